@@ -1,0 +1,56 @@
+//! From a seed to its private keys.
+
+use std::fmt;
+use std::str::FromStr;
+
+use blake2::digest::consts::U32;
+use blake2::{Blake2b, Digest};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{SecretKey, hex_bytes};
+
+/// A wallet's seed, 32 bytes. Prints as `****` and is wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Seed([u8; 32]);
+
+/// The text is no seed. What it was is not repeated.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a seed is 64 hexadecimal digits")]
+pub struct SeedError;
+
+impl Seed {
+    /// The seed with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The private key at `index`: BLAKE2b-256(seed ‖ index as u32 big-endian).
+    #[must_use]
+    pub fn key(&self, index: u32) -> SecretKey {
+        let mut hash = Blake2b::<U32>::new();
+        hash.update(self.0);
+        hash.update(index.to_be_bytes());
+        SecretKey::from_bytes(hash.finalize().into())
+    }
+
+    /// The seed as 64 lower-case hexadecimal digits, for the file it is kept in.
+    #[must_use]
+    pub fn expose_hex(&self) -> String {
+        hex::encode(self.0)
+    }
+}
+
+impl FromStr for Seed {
+    type Err = SeedError;
+
+    fn from_str(text: &str) -> Result<Self, SeedError> {
+        hex_bytes(text.trim()).map(Self).map_err(|_| SeedError)
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(****)")
+    }
+}

@@ -1,0 +1,88 @@
+//! Proof of work, Nano's spam guard. It is no part of a block's hash.
+
+use std::fmt;
+use std::str::FromStr;
+
+use blake2::digest::consts::U8;
+use blake2::{Blake2b, Digest};
+
+use super::{HexError, hex_bytes, serde_text};
+
+/// A work nonce. Its text is the nonce as 16 hexadecimal digits, big-endian.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Work(pub u64);
+
+impl Work {
+    /// BLAKE2b-64(nonce little-endian ‖ root), read little-endian. `root` is the previous block's
+    /// hash, or the public key for an account's first block.
+    #[must_use]
+    pub fn value(self, root: &[u8; 32]) -> u64 {
+        let mut hash = Blake2b::<U8>::new();
+        hash.update(self.0.to_le_bytes());
+        hash.update(root);
+        u64::from_le_bytes(hash.finalize().into())
+    }
+
+    /// Whether this nonce is enough for a block on `root`.
+    #[must_use]
+    pub fn reaches(self, root: &[u8; 32], threshold: Threshold) -> bool {
+        self.value(root) >= threshold.0
+    }
+}
+
+impl FromStr for Work {
+    type Err = HexError;
+
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        hex_bytes(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+serde_text!(Work);
+
+/// The least [`Work::value`] that is accepted. Its text is 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Threshold(pub u64);
+
+impl FromStr for Threshold {
+    type Err = HexError;
+
+    fn from_str(text: &str) -> Result<Self, HexError> {
+        hex_bytes(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+serde_text!(Threshold);
+
+/// What a network asks of a block's work, by the kind of block.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Thresholds {
+    /// For blocks that send or change the representative.
+    pub send: Threshold,
+    /// For blocks that receive, opening blocks among them.
+    pub receive: Threshold,
+}
+
+impl Thresholds {
+    /// The main network since epoch 2.
+    pub const MAINNET: Self =
+        Self { send: Threshold(0xffff_fff8_0000_0000), receive: Threshold(0xffff_fe00_0000_0000) };
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self::MAINNET
+    }
+}

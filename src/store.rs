@@ -1,0 +1,242 @@
+//! The port to what must outlive the process: spent hashes, payments, capabilities.
+//!
+//! Every operation returns only when its effect is durable, is atomic, takes the time as an
+//! argument, and is idempotent on its arguments: after [`StoreError::Unknown`] the caller repeats
+//! the same call. No engine shows through.
+
+use std::future::Future;
+use std::ops::Range;
+
+use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
+use crate::payment::{Mechanism, Nonce};
+use crate::routes::{RouteName, Terms};
+
+/// What became of a call that failed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// Certainly without effect, and no use repeating: the arguments do not fit what is stored.
+    #[error("not applied: {0}")]
+    NotApplied(String),
+    /// Perhaps applied. Repeat the same call to find out.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// Certainly without effect: the store cannot be reached or written (down, full, read-only).
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// One payment on its way: what the journal needs to finish it after a crash, knowing nothing else.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Intent {
+    /// The payment's identity, claimed for ever by the first that uses it.
+    pub block: BlockHash,
+    /// `nanoTxn`: the signed block, to broadcast again; it also names the frontier it builds on.
+    pub signed: Option<StateBlock>,
+    pub mechanism: Mechanism,
+    /// The challenge the payment answers. A retry must show the same one: the block is public, the
+    /// challenge is not.
+    pub challenge: Nonce,
+    pub route: RouteName,
+    pub terms: Terms,
+    pub payer: Account,
+    /// What the block moves, in raw; not less than the price.
+    pub amount: Raw,
+    pub pay_to: Account,
+    pub valid_before: UnixSeconds,
+}
+
+/// How far a payment has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PaymentState {
+    /// Journalled before the broadcast; holds its frontier: no other live intent may build on it.
+    Intent,
+    /// An intent that no node knew when last asked. Anyone may still publish its block, so it is
+    /// never closed by time; it holds no frontier.
+    Parked,
+    /// The hash is spent and the capability made.
+    Granted,
+    /// Certainly not on the ledger and never will be: another block is confirmed in its place.
+    Failed,
+}
+
+/// A row of the journal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Payment {
+    /// Position in the journal, from 1, without reuse.
+    pub sequence: u64,
+    pub intent: Intent,
+    pub state: PaymentState,
+    pub created_at: UnixSeconds,
+    pub updated_at: UnixSeconds,
+}
+
+/// The public name of a capability, derived from the payment's hash. It is not the secret.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CapabilityId(pub [u8; 16]);
+
+/// A capability as the store keeps it. The token is not in it: it is computed from this and a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CapabilityRecord {
+    pub id: CapabilityId,
+    pub block: BlockHash,
+    pub route: RouteName,
+    /// How many uses were bought.
+    pub uses: u32,
+    /// The first instant at which it is no longer good.
+    pub expires_at: UnixSeconds,
+    pub revoked: bool,
+}
+
+/// One instance of the gateway, for as long as it runs: random, never reused.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Holder(pub [u8; 16]);
+
+/// What became of [`Store::begin`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Begin {
+    /// The intent is journalled (or was parked and lives again); its frontier is held.
+    Fresh(Payment),
+    /// The hash is claimed already. Whether by the same challenge the caller compares.
+    Existing(Payment),
+    /// Another live intent builds on the same frontier.
+    FrontierHeld(BlockHash),
+}
+
+/// What became of [`Store::grant`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Grant {
+    /// The payment is granted, by this call or by an earlier one under the same challenge.
+    Granted {
+        record: CapabilityRecord,
+        /// Uses leased to the caller in the same step.
+        lease: Lease,
+        /// Whether this call made the grant.
+        fresh: bool,
+    },
+    /// The hash was spent under another challenge.
+    Taken,
+}
+
+/// Uses of one capability set aside for one instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lease {
+    /// Uses handed out by this call.
+    pub granted: u32,
+    /// Uses still in the store after it: neither spent nor leased to anyone.
+    pub remaining: u32,
+    /// Uses leased to other instances; they may come back.
+    pub elsewhere: u32,
+    /// When what this holder has not reported goes back to the capability.
+    pub expires_at: UnixSeconds,
+}
+
+/// One report and request of an instance about one capability.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LeaseRequest {
+    pub capability: CapabilityId,
+    pub holder: Holder,
+    /// Counts this holder's calls for this capability, from 1 ([`Store::grant`] is number 0). A
+    /// call that repeats the last number changes nothing and gets the same answer.
+    pub sequence: u64,
+    /// Uses spent since the last report, out of what was leased.
+    pub used: u32,
+    /// Uses handed back unspent.
+    pub returned: u32,
+    /// Uses wanted.
+    pub want: u32,
+    /// Seconds until the lease lapses unless renewed; each call renews it.
+    pub ttl: u64,
+}
+
+/// Which payments [`Store::scan`] is to give.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Filter {
+    /// Only payments in this state.
+    pub state: Option<PaymentState>,
+}
+
+/// How the store is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Health {
+    /// Whether a write would succeed as far as is known.
+    pub writable: bool,
+    /// Bytes free where the store writes; nothing where it cannot know.
+    pub free_bytes: Option<u64>,
+}
+
+/// The durable store.
+pub trait Store: Send + Sync + 'static {
+    /// Journals an intent before its block is broadcast and claims the block's hash for ever.
+    fn begin(
+        &self,
+        intent: &Intent,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<Begin, StoreError>> + Send;
+
+    /// Moves a payment that is in one of `from` to `to`. False where it is in another state: then
+    /// somebody else moved it. A granted payment is never moved.
+    fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// In one step: claims the hash where nobody has, marks the payment granted, makes its
+    /// capability `id` (its uses and expiry from the terms and `now`), and leases up to `want` uses
+    /// of it to `holder` for `ttl` seconds. A repeat under the same challenge gets the record that the first one
+    /// made; a parked or failed intent under the same challenge is granted too, since its block is
+    /// on the ledger after all.
+    fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
+
+    /// The payment made with `block`, if any.
+    fn payment(&self, block: BlockHash) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+
+    /// The capability `id`, if any.
+    fn capability(
+        &self,
+        id: CapabilityId,
+    ) -> impl Future<Output = Result<Option<CapabilityRecord>, StoreError>> + Send;
+
+    /// Reports and requests uses. Leases that lapsed before `now` go back to the capability first.
+    /// An expired or revoked capability hands out nothing.
+    fn lease(
+        &self,
+        request: LeaseRequest,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<Lease, StoreError>> + Send;
+
+    /// Ends a capability at once. False where there is none.
+    fn revoke(
+        &self,
+        id: CapabilityId,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Sets `count` address indexes of `pool` aside for ever: never handed out again, gaps allowed.
+    fn reserve_range(
+        &self,
+        pool: &str,
+        count: u32,
+    ) -> impl Future<Output = Result<Range<u32>, StoreError>> + Send;
+
+    /// Payments in the order of the journal, from the first after `after`, at most `limit`.
+    fn scan(
+        &self,
+        after: u64,
+        filter: Filter,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Payment>, StoreError>> + Send;
+
+    /// How the store is, without waiting for it.
+    fn health(&self) -> Health;
+}
