@@ -1,1 +1,289 @@
-//! (to come)
+//! Every metric, declared once. Prefix `faregate_`, base units, labels bounded by the
+//! configuration: no label ever comes from a client.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::nano::Raw;
+use crate::payment::{Mechanism, Refusal};
+
+/// How a request ended, for `requests_total` and `request_duration_seconds`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Outcome {
+    /// Served on a free route.
+    Free,
+    /// Answered 402 without a payment on it.
+    Challenged,
+    /// Served with the payment that came along.
+    Paid,
+    /// Served with a capability.
+    Unlocked,
+    /// A payment or capability refused, or a request that cannot be read.
+    Refused,
+    /// A payment that is not confirmed yet.
+    Pending,
+    /// No healthy node or store, or a limit reached.
+    Unavailable,
+    /// The upstream gave no answer that counts; the use was given back.
+    UpstreamFailed,
+}
+
+impl Outcome {
+    /// The `outcome` label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Challenged => "challenged",
+            Self::Paid => "paid",
+            Self::Unlocked => "unlocked",
+            Self::Refused => "refused",
+            Self::Pending => "pending",
+            Self::Unavailable => "unavailable",
+            Self::UpstreamFailed => "upstream_failed",
+        }
+    }
+}
+
+/// What became of a use, for `capability_uses_total`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum UseResult {
+    Committed,
+    GivenBack,
+}
+
+/// All metrics of one gateway, with the registry that shows them.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    challenges_issued: IntCounterVec,
+    refusals: IntCounterVec,
+    payments_settled: IntCounterVec,
+    revenue: CounterVec,
+    settlement_duration: HistogramVec,
+    confirmation_duration: Histogram,
+    capabilities_active: IntGauge,
+    capability_uses: IntCounterVec,
+    capability_evictions: IntCounter,
+    node_up: IntGaugeVec,
+    node_rpc_duration: HistogramVec,
+    node_rpc_errors: IntCounterVec,
+    store_writable: IntGauge,
+    config_generation: IntGauge,
+    config_reload_failures: IntCounter,
+}
+
+const FAST: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const SLOW: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
+
+/// Registers each metric as it is made; the first fault is kept.
+struct Declare<'a> {
+    registry: &'a Registry,
+}
+
+impl Declare<'_> {
+    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
+        let metric = made?;
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero, in a registry of their own.
+    ///
+    /// # Errors
+    /// When two metrics share a name, which a test would have shown.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("faregate".to_owned()), None)?;
+        let declare = Declare { registry: &registry };
+        let revenue = Opts::new("revenue_xno_total", "Revenue from settled payments, in XNO.");
+        let confirmation = HistogramOpts::new(
+            "confirmation_duration_seconds",
+            "Time from broadcast or first look to confirmation.",
+        );
+        let built = Opts::new("build_info", "Always 1; the labels say which build this is.");
+        let build_info = declare.register(IntGaugeVec::new(built, &["version"]))?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            requests: declare.counters(
+                "requests_total",
+                "Requests by route and how they ended.",
+                &["route", "outcome"],
+            )?,
+            request_duration: declare.histograms(
+                "request_duration_seconds",
+                "Time from the request's head to the end of the answer.",
+                &["route", "outcome"],
+                FAST,
+            )?,
+            challenges_issued: declare.counters(
+                "challenges_issued_total",
+                "Bills sent: 402 answers.",
+                &["route"],
+            )?,
+            refusals: declare.counters(
+                "refusals_total",
+                "Payments and capabilities refused, by code.",
+                &["reason", "mechanism"],
+            )?,
+            payments_settled: declare.counters(
+                "payments_settled_total",
+                "Payments settled into a capability.",
+                &["route", "mechanism"],
+            )?,
+            revenue: declare.register(CounterVec::new(revenue, &["route", "mechanism"]))?,
+            settlement_duration: declare.histograms(
+                "settlement_duration_seconds",
+                "Time from a checked proof to its capability.",
+                &["mechanism"],
+                SLOW,
+            )?,
+            confirmation_duration: declare
+                .register(Histogram::with_opts(confirmation.buckets(SLOW.to_vec())))?,
+            capabilities_active: declare.gauge("capabilities_active", "Capabilities in the cache.")?,
+            capability_uses: declare.counters(
+                "capability_uses_total",
+                "Uses of capabilities, committed or given back.",
+                &["route", "result"],
+            )?,
+            capability_evictions: declare.counter(
+                "capability_evictions_total",
+                "Capabilities pushed out of the cache for want of room.",
+            )?,
+            node_up: declare
+                .register(IntGaugeVec::new(Opts::new("node_up", "Whether the node answers."), &["node"]))?,
+            node_rpc_duration: declare.histograms(
+                "node_rpc_duration_seconds",
+                "Time of calls to a node.",
+                &["node", "action"],
+                FAST,
+            )?,
+            node_rpc_errors: declare.counters(
+                "node_rpc_errors_total",
+                "Calls to a node that gave no usable answer.",
+                &["node", "action"],
+            )?,
+            store_writable: declare.gauge("store_writable", "Whether the store takes writes.")?,
+            config_generation: declare
+                .gauge("config_generation", "Counts the configurations loaded, from 1.")?,
+            config_reload_failures: declare.counter(
+                "config_reload_failures_total",
+                "Reloads refused because of a fault in the file; the old configuration stayed.",
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts one request of `route` that ended as `outcome`.
+    pub fn request(&self, route: &str, outcome: Outcome, took: Duration) {
+        let labels = [route, outcome.as_str()];
+        self.requests.with_label_values(&labels).inc();
+        self.request_duration.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    pub fn challenge(&self, route: &str) {
+        self.challenges_issued.with_label_values(&[route]).inc();
+    }
+
+    /// Counts a refusal; `mechanism` is nothing for a capability or a proof that could not be read.
+    pub fn refusal(&self, reason: Refusal, mechanism: Option<Mechanism>) {
+        self.refusals.with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)]).inc();
+    }
+
+    /// Counts a payment of `amount` that was settled `took` after its proof was checked.
+    pub fn settled(&self, route: &str, mechanism: Mechanism, amount: Raw, took: Duration) {
+        let labels = [route, mechanism.as_str()];
+        self.payments_settled.with_label_values(&labels).inc();
+        self.revenue.with_label_values(&labels).inc_by(xno(amount));
+        self.settlement_duration.with_label_values(&[mechanism.as_str()]).observe(took.as_secs_f64());
+    }
+
+    pub fn confirmed(&self, took: Duration) {
+        self.confirmation_duration.observe(took.as_secs_f64());
+    }
+
+    pub fn capability_use(&self, route: &str, result: UseResult) {
+        let result = match result {
+            UseResult::Committed => "committed",
+            UseResult::GivenBack => "given_back",
+        };
+        self.capability_uses.with_label_values(&[route, result]).inc();
+    }
+
+    /// Shows how many capabilities are in the cache and how many were pushed out of it so far.
+    pub fn capabilities(&self, active: u64, evicted: u64) {
+        self.capabilities_active.set(i64::try_from(active).unwrap_or(i64::MAX));
+        self.capability_evictions.inc_by(evicted.saturating_sub(self.capability_evictions.get()));
+    }
+
+    pub fn node_up(&self, node: &str, up: bool) {
+        self.node_up.with_label_values(&[node]).set(i64::from(up));
+    }
+
+    /// Counts one call to a node.
+    pub fn node_rpc(&self, node: &str, action: &str, took: Duration, ok: bool) {
+        self.node_rpc_duration.with_label_values(&[node, action]).observe(took.as_secs_f64());
+        if !ok {
+            self.node_rpc_errors.with_label_values(&[node, action]).inc();
+        }
+    }
+
+    pub fn store_writable(&self, writable: bool) {
+        self.store_writable.set(i64::from(writable));
+    }
+
+    /// A configuration was loaded; the first is generation 1.
+    pub fn configured(&self) {
+        self.config_generation.inc();
+    }
+
+    pub fn reload_failed(&self) {
+        self.config_reload_failures.inc();
+    }
+
+    /// The metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be written, which its declaration rules out.
+    pub fn text(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// The amount in XNO as a floating-point number: for metrics only, never for money.
+fn xno(amount: Raw) -> f64 {
+    amount.xno().to_string().trim_end_matches(" XNO").parse().unwrap_or(0.0)
+}

@@ -4,6 +4,13 @@
 //! one, `Settled`, only the store can make. This module owns the facts it asks the ledger for, so
 //! that what a node says is checked on the way in.
 
+pub mod capability;
+pub mod challenge;
+mod intent;
+mod key;
+pub mod nano_signature;
+pub mod nano_txn;
+pub mod pool;
 mod refusal;
 
 use std::fmt;
@@ -11,6 +18,8 @@ use std::str::FromStr;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 
+pub use intent::{Confirmed, Intent};
+pub use key::{MacKey, MacKeys};
 pub use refusal::Refusal;
 
 /// How a client proves that it paid (x402.Nano).

@@ -4,12 +4,17 @@
 //! argument, and is idempotent on its arguments: after [`StoreError::Unknown`] the caller repeats
 //! the same call. No engine shows through.
 
+pub mod capabilities;
+pub mod settle;
+
 use std::future::Future;
 use std::ops::Range;
 
-use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
-use crate::payment::{Mechanism, Nonce};
-use crate::routes::{RouteName, Terms};
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::routes::RouteName;
+
+pub use crate::payment::Intent;
+pub use crate::payment::capability::CapabilityId;
 
 /// What became of a call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -23,26 +28,6 @@ pub enum StoreError {
     /// Certainly without effect: the store cannot be reached or written (down, full, read-only).
     #[error("store unavailable: {0}")]
     Unavailable(String),
-}
-
-/// One payment on its way: what the journal needs to finish it after a crash, knowing nothing else.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Intent {
-    /// The payment's identity, claimed for ever by the first that uses it.
-    pub block: BlockHash,
-    /// `nanoTxn`: the signed block, to broadcast again; it also names the frontier it builds on.
-    pub signed: Option<StateBlock>,
-    pub mechanism: Mechanism,
-    /// The challenge the payment answers. A retry must show the same one: the block is public, the
-    /// challenge is not.
-    pub challenge: Nonce,
-    pub route: RouteName,
-    pub terms: Terms,
-    pub payer: Account,
-    /// What the block moves, in raw; not less than the price.
-    pub amount: Raw,
-    pub pay_to: Account,
-    pub valid_before: UnixSeconds,
 }
 
 /// How far a payment has come.
@@ -69,10 +54,6 @@ pub struct Payment {
     pub created_at: UnixSeconds,
     pub updated_at: UnixSeconds,
 }
-
-/// The public name of a capability, derived from the payment's hash. It is not the secret.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct CapabilityId(pub [u8; 16]);
 
 /// A capability as the store keeps it. The token is not in it: it is computed from this and a key.
 #[derive(Clone, Debug, Eq, PartialEq)]

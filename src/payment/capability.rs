@@ -1,0 +1,141 @@
+//! Capabilities: what a payment is redeemed into, and the token that stands for it.
+//!
+//! A token says which capability it is, for which route, for how many uses and until when, under a
+//! MAC (PROTOCOL section 6). So any instance with the key can tell a real one from a made-up one
+//! without asking anybody; how many uses are left is for the store to say.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use blake2::digest::consts::U8;
+use blake2::{Blake2b, Digest};
+
+use super::Refusal;
+use super::key::MacKeys;
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::routes::RouteName;
+
+/// The public name of a capability, computed from the payment's hash: the same payment makes the
+/// same capability however often it is redeemed. It is not the secret.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CapabilityId(pub [u8; 16]);
+
+impl CapabilityId {
+    /// The name of what `block` buys.
+    #[must_use]
+    pub fn of_payment(keys: &MacKeys, block: BlockHash) -> Self {
+        Self(keys.mac(ID_DOMAIN, |part| part(&block.0)))
+    }
+}
+
+impl fmt::Display for CapabilityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// What a token stands for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Capability {
+    pub id: CapabilityId,
+    pub route: RouteName,
+    /// How many uses were bought.
+    pub uses: u32,
+    /// The first instant at which it is no longer good.
+    pub expires_at: UnixSeconds,
+}
+
+/// The text a client holds. Prints as `****`: it is as good as money.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Token(String);
+
+const ID_DOMAIN: &[u8; 16] = b"faregate cap. id";
+const TOKEN_DOMAIN: &[u8; 16] = b"faregate token 1";
+const VERSION: u8 = 1;
+/// Version, id, route tag, uses, expiry.
+const BODY: usize = 1 + 16 + 8 + 4 + 8;
+const LENGTH: usize = BODY + 16;
+
+impl Token {
+    /// The token that stands for `capability`.
+    #[must_use]
+    pub fn issue(keys: &MacKeys, capability: &Capability) -> Self {
+        let mut bytes = Vec::with_capacity(LENGTH);
+        bytes.push(VERSION);
+        bytes.extend(capability.id.0);
+        bytes.extend(route_tag(&capability.route));
+        bytes.extend(capability.uses.to_be_bytes());
+        bytes.extend(capability.expires_at.0.to_be_bytes());
+        let mac = keys.mac(TOKEN_DOMAIN, |part| part(&bytes));
+        bytes.extend(mac);
+        Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The text, to be sent to the client that paid and to nobody else.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(****)")
+    }
+}
+
+/// Reads what a client presents as its capability on `route` at `now`: the token, with or without
+/// the `; remaining=…` that it was sent with.
+///
+/// # Errors
+/// [`Refusal::CapabilityUnknown`] for a text that no active key made, [`Refusal::WrongResource`]
+/// for another route's, [`Refusal::CapabilityExpired`] after its time.
+pub fn recognise(
+    keys: &MacKeys,
+    presented: &str,
+    route: &RouteName,
+    now: UnixSeconds,
+) -> Result<Capability, Refusal> {
+    let text = presented.split(';').next().unwrap_or_default().trim();
+    let mut bytes = [0; LENGTH];
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Refusal::CapabilityUnknown)?;
+    if length != LENGTH {
+        return Err(Refusal::CapabilityUnknown);
+    }
+    let (body, mac) = bytes.split_at(BODY);
+    if !keys.verify(TOKEN_DOMAIN, mac, |part| part(body)) {
+        return Err(Refusal::CapabilityUnknown);
+    }
+    let mut fields = Fields(body);
+    let version = fields.take::<1>();
+    let (id, tag) = (CapabilityId(fields.take()), fields.take::<8>());
+    let (uses, expires_at) =
+        (u32::from_be_bytes(fields.take()), UnixSeconds(u64::from_be_bytes(fields.take())));
+    if version != [VERSION] {
+        return Err(Refusal::CapabilityUnknown);
+    }
+    if tag != route_tag(route) {
+        return Err(Refusal::WrongResource);
+    }
+    if expires_at <= now {
+        return Err(Refusal::CapabilityExpired);
+    }
+    Ok(Capability { id, route: route.clone(), uses, expires_at })
+}
+
+/// Takes fixed-length fields off the front of bytes whose length was checked.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let Some((field, rest)) = self.0.split_first_chunk() else { return [0; N] };
+        self.0 = rest;
+        *field
+    }
+}
+
+/// Enough of a route's identity to tell whose token it is; the MAC makes it binding.
+fn route_tag(route: &RouteName) -> [u8; 8] {
+    Blake2b::<U8>::digest(route.as_str()).into()
+}

@@ -1,0 +1,90 @@
+//! Challenges that cost the gateway nothing: minted and recognised with a key, remembered by nobody.
+//!
+//! The 32 bytes that name a challenge are 16 random ones and a MAC over them and the terms
+//! (PROTOCOL section 3). What comes back under a good MAC is what some instance with the key once
+//! offered, in every term, whatever the price table says by then.
+
+use super::key::MacKeys;
+use super::{Mechanism, Nonce, Refusal};
+use crate::nano::{Account, UnixSeconds};
+use crate::routes::{RouteName, Terms};
+
+/// What is offered: everything the MAC covers beside the random bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Offer {
+    pub mechanism: Mechanism,
+    pub route: RouteName,
+    pub terms: Terms,
+    pub pay_to: Account,
+    /// The first instant at which the offer no longer stands.
+    pub valid_before: UnixSeconds,
+}
+
+/// An offer that this gateway made. Only minting and recognising make one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Challenge {
+    nonce: Nonce,
+    offer: Offer,
+}
+
+const DOMAIN: &[u8; 16] = b"faregate challng";
+
+impl Challenge {
+    /// Makes a challenge of an offer. `random` must be fresh.
+    #[must_use]
+    pub fn mint(keys: &MacKeys, random: [u8; 16], offer: Offer) -> Self {
+        let mac = keys.mac(DOMAIN, |part| feed(part, &random, &offer));
+        let mut nonce = [0; 32];
+        let (head, tail) = nonce.split_at_mut(16);
+        head.copy_from_slice(&random);
+        tail.copy_from_slice(&mac);
+        Self { nonce: Nonce(nonce), offer }
+    }
+
+    /// Recognises a challenge from what a client echoes of it.
+    ///
+    /// # Errors
+    /// [`Refusal::ChallengeUnknown`], when no active key made this nonce for exactly this offer.
+    pub fn recognise(keys: &MacKeys, nonce: Nonce, offer: Offer) -> Result<Self, Refusal> {
+        let (random, mac) = nonce.0.split_at(16);
+        if keys.verify(DOMAIN, mac, |part| feed(part, random, &offer)) {
+            Ok(Self { nonce, offer })
+        } else {
+            Err(Refusal::ChallengeUnknown)
+        }
+    }
+
+    #[must_use]
+    pub const fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
+    #[must_use]
+    pub const fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// Whether the offer no longer stands at `now`.
+    #[must_use]
+    pub fn has_expired(&self, now: UnixSeconds) -> bool {
+        self.offer.valid_before <= now
+    }
+}
+
+/// The bytes under the MAC. The route is the one part of variable length, so its length goes first.
+fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
+    let Offer { mechanism, route, terms, pay_to, valid_before } = offer;
+    part(random);
+    part(&[match mechanism {
+        Mechanism::NanoTxn => 1,
+        Mechanism::NanoSignature => 2,
+    }]);
+    let route = route.as_str().as_bytes();
+    part(&u64::try_from(route.len()).unwrap_or(u64::MAX).to_be_bytes());
+    part(route);
+    part(&terms.amount.to_be_bytes());
+    part(&terms.grants.requests.get().to_be_bytes());
+    part(&terms.grants.seconds.to_be_bytes());
+    part(&pay_to.0);
+    part(&valid_before.0.to_be_bytes());
+}

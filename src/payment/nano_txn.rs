@@ -1,0 +1,90 @@
+//! `nanoTxn`, track A: the client signs a send, the gateway broadcasts it.
+//!
+//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Approved`], in the order of PROTOCOL section 4.
+//! What comes after (journal, broadcast, confirmation) needs the world and is the cashier's.
+
+use super::challenge::Challenge;
+use super::intent::Intent;
+use super::{AccountFacts, Refusal};
+use crate::nano::{Account, BlockHash, StateBlock, Threshold};
+
+/// A well-formed, correctly signed payment of the right address. Costs no question to the ledger.
+#[derive(Debug)]
+pub struct Checked {
+    challenge: Challenge,
+    block: StateBlock,
+    hash: BlockHash,
+}
+
+/// A payment that the ledger's facts allow, not yet broadcast.
+#[derive(Debug)]
+#[must_use = "an approved payment is to be journalled and broadcast"]
+pub struct Approved {
+    intent: Intent,
+}
+
+/// The checks that need no ledger: destination, signature, work.
+///
+/// # Errors
+/// [`Refusal::WrongDestination`], [`Refusal::InvalidSignature`], [`Refusal::InvalidWork`].
+pub fn check(challenge: Challenge, block: StateBlock, threshold: Threshold) -> Result<Checked, Refusal> {
+    if block.destination() != challenge.offer().pay_to {
+        return Err(Refusal::WrongDestination);
+    }
+    let hash = block.hash();
+    block.verify().map_err(|_| Refusal::InvalidSignature)?;
+    let work = block.work.ok_or(Refusal::InvalidWork)?;
+    if !work.reaches(&block.work_root(), threshold) {
+        return Err(Refusal::InvalidWork);
+    }
+    Ok(Checked { challenge, block, hash })
+}
+
+impl Checked {
+    #[must_use]
+    pub const fn hash(&self) -> BlockHash {
+        self.hash
+    }
+
+    #[must_use]
+    pub const fn challenge(&self) -> &Challenge {
+        &self.challenge
+    }
+
+    /// The account whose facts [`Checked::judge`] wants.
+    #[must_use]
+    pub const fn payer(&self) -> Account {
+        self.block.account
+    }
+
+    /// Holds the block against the state of its account: it must build on the confirmed frontier
+    /// and move the price, to the raw. An account without a block has nothing to send.
+    ///
+    /// # Errors
+    /// [`Refusal::StaleFrontier`], [`Refusal::InsufficientAmount`].
+    pub fn judge(self, facts: Option<&AccountFacts>) -> Result<Approved, Refusal> {
+        let facts = facts.ok_or(Refusal::StaleFrontier)?;
+        let previous = self.block.previous;
+        if previous != facts.frontier || previous != facts.confirmed_frontier {
+            return Err(Refusal::StaleFrontier);
+        }
+        let amount = facts.confirmed_balance.checked_sub(self.block.balance);
+        if amount != Some(self.challenge.offer().terms.amount) {
+            return Err(Refusal::InsufficientAmount);
+        }
+        Ok(Approved { intent: self.into_intent() })
+    }
+
+    /// The intent as the journal would hold it if the ledger's facts allow it.
+    fn into_intent(self) -> Intent {
+        let amount = self.challenge.offer().terms.amount;
+        Intent::new(&self.challenge, self.hash, Some(self.block), self.block.account, amount)
+    }
+}
+
+impl Approved {
+    #[must_use]
+    pub const fn intent(&self) -> &Intent {
+        &self.intent
+    }
+}
