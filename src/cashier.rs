@@ -1,1 +1,452 @@
-//! (to come)
+//! Carries one request through the payment rules: ask, decide, settle, unlock.
+//!
+//! Knows no HTTP. What it decides is a [`Verdict`]; the gateway renders it. Settlement runs in a
+//! task of its own on the core runtime, so that a client that hangs up, or a listener that shuts
+//! down, cannot cancel it.
+
+mod flights;
+mod proof;
+mod recovery;
+mod settlement;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Clock;
+use crate::entropy::{self, NoEntropy};
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::nano::{BlockHash, Thresholds};
+use crate::payment::capability::{self, Capability, CapabilityId, Token};
+use crate::payment::challenge::{Challenge, Offer};
+use crate::payment::pool::AddressPool;
+use crate::payment::{MacKeys, Mechanism, Refusal};
+use crate::routes::{RouteName, Terms};
+use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
+use crate::store::{Holder, Store};
+
+use flights::{Flights, Landing};
+pub use proof::{Evidence, Proof};
+
+/// How long a settlement is followed in the foreground of its own task before the background takes
+/// it over.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long look-ups of blocks that nobody knows count against a client.
+const LOOKUP_WINDOW: Duration = Duration::from_secs(60);
+/// Clients whose look-ups are counted at once; beyond, the oldest are forgotten.
+const LOOKUP_CLIENTS: u64 = 100_000;
+
+/// What can change while the gateway runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// In the order in which a bill offers them.
+    pub mechanisms: Vec<Mechanism>,
+    /// How long a challenge stands, in seconds.
+    pub lifetime: u64,
+    /// How long a request waits for its payment's confirmation before it is answered "pending".
+    pub wait: Duration,
+    /// Settlements under way at once; beyond, new ones are shed.
+    pub pending_settlements: usize,
+    /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
+    pub lookups_per_client: u32,
+}
+
+/// Everything the cashier is made of.
+#[derive(Debug)]
+pub struct Parts<L, S> {
+    pub keys: MacKeys,
+    pub pool: AddressPool,
+    pub thresholds: Thresholds,
+    pub ledger: Arc<L>,
+    pub store: Arc<S>,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub settings: Settings,
+    pub holder: Holder,
+    pub capabilities_cached: u64,
+    /// Where settlements run.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// What the cashier needs to know of a request to a priced route; no HTTP types.
+#[derive(Debug)]
+pub struct Ask {
+    pub route: RouteName,
+    pub terms: Terms,
+    pub presented: Presented,
+    /// Whom to count look-ups against.
+    pub client: Option<IpAddr>,
+}
+
+/// What came along with the request.
+#[derive(Debug)]
+pub enum Presented {
+    Nothing,
+    /// A capability's token, as received.
+    Token(String),
+    Proof(Box<Proof>),
+}
+
+/// What is to be done with a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Forward it; the use is taken.
+    Admit(Admitted),
+    /// Answer 402 with these challenges.
+    Bill(Bill),
+    /// Answer 503: try the same again later, pay nothing anew.
+    Wait(Wait),
+}
+
+/// The right to be forwarded.
+#[derive(Debug)]
+pub struct Admitted {
+    pub taken: Use,
+    /// Sent with the answer, so that the next use needs no payment.
+    pub token: Token,
+    pub how: How,
+}
+
+/// What let a request in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    /// A payment that came along.
+    Paid,
+    /// A capability.
+    Unlocked,
+}
+
+/// A 402.
+#[derive(Debug)]
+pub struct Bill {
+    pub challenges: Vec<Challenge>,
+    pub refused: Option<Refused>,
+}
+
+/// What was refused, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    pub refusal: Refusal,
+    pub mechanism: Option<Mechanism>,
+    /// The payment's block, where there was one.
+    pub block: Option<BlockHash>,
+}
+
+/// Why a request has to come again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Wait {
+    /// The payment is on its way; the same proof will be served once it is confirmed.
+    Pending { block: BlockHash, reason: PendingReason },
+    /// The last uses of the capability are under way or with another instance.
+    UsesOut,
+    /// No node is healthy: nothing is sold that could not be redeemed.
+    NoNode,
+    /// The store takes no writes: nothing is sold that could not be recorded.
+    NoStore,
+    /// A limit is reached.
+    Overloaded,
+}
+
+/// What a pending payment waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PendingReason {
+    /// Its confirmation.
+    Settlement,
+    /// To be seen by any node.
+    BlockNotFound,
+}
+
+/// Carries requests through the rules. Cheap to clone.
+#[derive(Debug)]
+pub struct Cashier<L, S>(Arc<Core<L, S>>);
+
+impl<L, S> Clone for Cashier<L, S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Core<L, S> {
+    keys: MacKeys,
+    pool: AddressPool,
+    thresholds: Thresholds,
+    ledger: Arc<L>,
+    store: Arc<S>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    settings: ArcSwap<Settings>,
+    capabilities: Capabilities<S>,
+    flights: Flights,
+    lookups: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl<L: Ledger, S: Store> Cashier<L, S> {
+    #[must_use]
+    pub fn new(parts: Parts<L, S>) -> Self {
+        let Parts { keys, pool, thresholds, ledger, store, clock, metrics, settings, holder, .. } = parts;
+        let capabilities =
+            Capabilities::new(Arc::clone(&store), clock.clone(), holder, parts.capabilities_cached);
+        let lookups =
+            moka::sync::Cache::builder().max_capacity(LOOKUP_CLIENTS).time_to_live(LOOKUP_WINDOW).build();
+        Self(Arc::new(Core {
+            keys,
+            pool,
+            thresholds,
+            ledger,
+            store,
+            clock,
+            metrics,
+            settings: ArcSwap::from_pointee(settings),
+            capabilities,
+            flights: Flights::default(),
+            lookups,
+            runtime: parts.runtime,
+        }))
+    }
+
+    /// Takes over changed settings; requests under way keep what they started with.
+    pub fn configure(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities<S> {
+        &self.0.capabilities
+    }
+
+    /// How many settlements are under way.
+    #[must_use]
+    pub fn settling(&self) -> usize {
+        self.0.flights.count()
+    }
+
+    /// Whether a payment could be settled now, as far as is known; why not otherwise.
+    ///
+    /// # Errors
+    /// [`Wait::NoNode`], [`Wait::NoStore`].
+    pub fn readiness(&self) -> Result<(), Wait> {
+        if !self.0.ledger.is_healthy() {
+            return Err(Wait::NoNode);
+        }
+        if !self.0.store.health().writable {
+            return Err(Wait::NoStore);
+        }
+        Ok(())
+    }
+
+    /// Decides one request to a priced route.
+    pub async fn decide(&self, ask: Ask) -> Verdict {
+        let Ask { route, terms, presented, client } = ask;
+        let decided = match presented {
+            Presented::Nothing => return self.bill(&route, terms, None),
+            Presented::Token(token) => self.unlock(&token, &route).await,
+            Presented::Proof(proof) => self.redeem(*proof, &route, client).await,
+        };
+        match decided {
+            Ok(admitted) => Verdict::Admit(admitted),
+            Err(Denied::Wait(wait)) => Verdict::Wait(wait),
+            Err(Denied::Refused(refused, late)) => {
+                self.0.metrics.refusal(refused.refusal, refused.mechanism);
+                let bill = self.bill(&route, terms, late.as_deref());
+                match bill {
+                    Verdict::Bill(bill) => Verdict::Bill(Bill { refused: Some(refused), ..bill }),
+                    Verdict::Admit(_) | Verdict::Wait(_) => bill,
+                }
+            }
+        }
+    }
+
+    /// A bill for one payment of `terms` on `route`; for a payment that came `late`, to the same
+    /// address. Minting keeps nothing.
+    fn bill(&self, route: &RouteName, terms: Terms, late: Option<&Challenge>) -> Verdict {
+        if let Err(wait) = self.readiness() {
+            return Verdict::Wait(wait);
+        }
+        let settings = self.0.settings.load();
+        let valid_before = self.0.clock.now().plus(settings.lifetime);
+        let mut challenges = Vec::with_capacity(settings.mechanisms.len());
+        for &mechanism in &settings.mechanisms {
+            match self.mint(mechanism, route, terms, late, valid_before) {
+                Ok(Some(challenge)) => challenges.push(challenge),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "no challenge can be made");
+                    return Verdict::Wait(Wait::Overloaded);
+                }
+            }
+        }
+        self.0.metrics.challenge(route.as_str());
+        Verdict::Bill(Bill { challenges, refused: None })
+    }
+
+    fn mint(
+        &self,
+        mechanism: Mechanism,
+        route: &RouteName,
+        terms: Terms,
+        late: Option<&Challenge>,
+        valid_before: crate::nano::UnixSeconds,
+    ) -> Result<Option<Challenge>, NoEntropy> {
+        let random: [u8; 16] = entropy::bytes()?;
+        let [a, b, c, d, e, f, g, h, ..] = random;
+        let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
+        let pay_to =
+            again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, [a, b, c, d, e, f, g, h]));
+        Ok(pay_to.map(|pay_to| {
+            let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
+            Challenge::mint(&self.0.keys, random, offer)
+        }))
+    }
+
+    /// The hot path: a token, a cache hit, a use.
+    async fn unlock(&self, token: &str, route: &RouteName) -> Result<Admitted, Denied> {
+        let refuse = |refusal| Denied::refused(refusal, None, None);
+        let claimed =
+            capability::recognise(&self.0.keys, token, route, self.0.clock.now()).map_err(refuse)?;
+        let found = self.0.capabilities.find(claimed.id).await.map_err(|error| {
+            tracing::warn!(%error, "a capability could not be looked up");
+            Denied::Wait(Wait::NoStore)
+        })?;
+        let held = found.ok_or_else(|| refuse(Refusal::CapabilityUnknown))?;
+        let exhausted = refuse(Refusal::CapabilityExhausted);
+        self.take(&held, How::Unlocked).await.map_err(|why| Denied::of(&why, exhausted))
+    }
+
+    async fn take(&self, held: &Arc<Held>, how: How) -> Result<Admitted, NoUse> {
+        let taken = self.0.capabilities.reserve(held).await?;
+        let record = held.record();
+        let capability = Capability {
+            id: record.id,
+            route: record.route.clone(),
+            uses: record.uses,
+            expires_at: record.expires_at,
+        };
+        Ok(Admitted { taken, token: Token::issue(&self.0.keys, &capability), how })
+    }
+
+    /// Redeems a proof of payment for one use.
+    async fn redeem(
+        &self,
+        proof: Proof,
+        route: &RouteName,
+        client: Option<IpAddr>,
+    ) -> Result<Admitted, Denied> {
+        let (mechanism, block) = (proof.offer.mechanism, proof.block());
+        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let Proof { nonce, offer, evidence } = proof;
+        let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
+        if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
+            let refused =
+                Refused { refusal: Refusal::PaymentExpired, mechanism: Some(mechanism), block: Some(block) };
+            return Err(Denied::Refused(refused, Some(Box::new(challenge))));
+        }
+        if challenge.offer().route != *route {
+            return Err(refuse(Refusal::WrongResource));
+        }
+        let landing = match self.in_hand(block, &challenge) {
+            Some(held) => Landing::Granted(held),
+            None => {
+                let checked = evidence.check(challenge, &self.0.thresholds).map_err(refuse)?;
+                self.fly(checked, client).await
+            }
+        };
+        match landing {
+            Landing::Granted(held) => {
+                let exhausted = refuse(Refusal::DuplicateBlockHash);
+                self.take(&held, How::Paid).await.map_err(|why| Denied::of(&why, exhausted))
+            }
+            Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
+            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
+        }
+    }
+
+    /// Whether a proof that comes after its challenge's time belongs to a payment that was journalled
+    /// within it.
+    async fn was_in_time(&self, challenge: &Challenge, block: BlockHash) -> Result<bool, Denied> {
+        match self.0.store.payment(block).await {
+            Ok(payment) => Ok(payment.is_some_and(|it| it.intent.challenge == challenge.nonce())),
+            Err(error) => {
+                tracing::warn!(%error, "a late payment could not be looked up");
+                Err(Denied::Wait(Wait::NoStore))
+            }
+        }
+    }
+
+    /// The capability that this very payment bought, if it is in hand.
+    fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<Held>> {
+        let held = self.0.capabilities.known(CapabilityId::of_payment(&self.0.keys, block))?;
+        (held.intent().challenge == challenge.nonce()).then_some(held)
+    }
+
+    /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
+    async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
+        let settings = self.0.settings.load_full();
+        let (block, nonce) = (checked.hash(), checked.challenge().nonce());
+        let searches = matches!(checked, proof::Checked::Signature(_));
+        let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
+        if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
+            return Landing::Unavailable(Wait::Overloaded);
+        }
+        let core = Arc::clone(&self.0);
+        let landing = self
+            .0
+            .flights
+            .join_or_start(block, nonce, settings.pending_settlements, settings.wait, &self.0.runtime, || {
+                core.settle(checked)
+            })
+            .await;
+        if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        landing
+    }
+
+    fn lookups_of(&self, client: IpAddr) -> Arc<AtomicU32> {
+        self.0.lookups.get_with(network_of(client), Arc::default)
+    }
+}
+
+/// Whom an address stands for: an IPv4 address itself, an IPv6 network of 64 bits, which one host
+/// commonly owns.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+    }
+}
+
+/// Why a request with something on it was not let in.
+#[derive(Debug)]
+enum Denied {
+    /// With the challenge of a payment that came too late.
+    Refused(Refused, Option<Box<Challenge>>),
+    Wait(Wait),
+}
+
+impl Denied {
+    const fn refused(refusal: Refusal, mechanism: Option<Mechanism>, block: Option<BlockHash>) -> Self {
+        Self::Refused(Refused { refusal, mechanism, block }, None)
+    }
+
+    /// Why no use could be taken; `exhausted` is the answer where all are spent.
+    fn of(why: &NoUse, exhausted: Self) -> Self {
+        match why {
+            NoUse::Exhausted => exhausted,
+            NoUse::Busy => Self::Wait(Wait::UsesOut),
+            NoUse::Store(error) => {
+                tracing::warn!(%error, "no use could be leased");
+                Self::Wait(Wait::NoStore)
+            }
+        }
+    }
+}

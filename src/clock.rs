@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use crate::nano::UnixSeconds;
 
@@ -38,7 +40,8 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Measures how long something takes. Monotonic; for durations only.
+/// Measures how long something takes. Monotonic; stands still with the runtime's clock when a
+/// simulation pauses it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 

@@ -124,6 +124,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When two metrics share a name, which a test would have shown.
+    #[expect(clippy::too_many_lines, reason = "one declaration a metric, all in one place")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("faregate".to_owned()), None)?;
         let declare = Declare { registry: &registry };

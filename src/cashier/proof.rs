@@ -1,0 +1,63 @@
+//! A proof of payment as the client presents it, and its cheap checks.
+
+use crate::nano::{BlockHash, StateBlock, Thresholds};
+use crate::payment::challenge::{Challenge, Offer};
+use crate::payment::{Nonce, Refusal, nano_signature, nano_txn};
+
+/// What a client claims: that it was made this offer under this nonce, and paid.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub nonce: Nonce,
+    pub offer: Offer,
+    pub evidence: Evidence,
+}
+
+/// How it shows that it paid; agrees with the offer's mechanism.
+#[derive(Clone, Debug)]
+pub enum Evidence {
+    Txn(StateBlock),
+    Signature(nano_signature::Claim),
+}
+
+impl Proof {
+    /// The payment's identity.
+    #[must_use]
+    pub fn block(&self) -> BlockHash {
+        match &self.evidence {
+            Evidence::Txn(block) => block.hash(),
+            Evidence::Signature(claim) => claim.block,
+        }
+    }
+}
+
+/// A proof that passed every check that needs no ledger.
+#[derive(Debug)]
+pub(super) enum Checked {
+    Txn(nano_txn::Checked),
+    Signature(nano_signature::Checked),
+}
+
+impl Evidence {
+    pub(super) fn check(self, challenge: Challenge, thresholds: &Thresholds) -> Result<Checked, Refusal> {
+        match self {
+            Self::Txn(block) => nano_txn::check(challenge, block, thresholds.send).map(Checked::Txn),
+            Self::Signature(claim) => nano_signature::check(challenge, claim).map(Checked::Signature),
+        }
+    }
+}
+
+impl Checked {
+    pub(super) const fn hash(&self) -> BlockHash {
+        match self {
+            Self::Txn(checked) => checked.hash(),
+            Self::Signature(checked) => checked.hash(),
+        }
+    }
+
+    pub(super) const fn challenge(&self) -> &Challenge {
+        match self {
+            Self::Txn(checked) => checked.challenge(),
+            Self::Signature(checked) => checked.challenge(),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Finishes what a crash, a restart or an impatient client left unfinished.
+//!
+//! Every intent in the journal is held against the ledger: confirmed is granted, unconfirmed is
+//! broadcast again, overtaken has failed. A block that no node knows is not broadcast by us, since
+//! the client may have moved on; its intent is parked, and never closed by time, since anyone may
+//! still publish the block (RELIABILITY 3.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::flights::Landing;
+use super::{Cashier, Core, PATIENCE, PendingReason};
+use crate::clock::Stopwatch;
+use crate::ledger::{Ledger, Sighting};
+use crate::payment::Confirmed;
+use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
+
+/// How often unfinished payments are looked at.
+const EVERY: Duration = Duration::from_secs(15);
+/// Payments read from the journal at once.
+const PAGE: usize = 256;
+/// Parked payments are looked at every so many rounds.
+const PARKED_ROUNDS: u64 = 8;
+
+impl<L: Ledger, S: Store> Cashier<L, S> {
+    /// Resolves unfinished payments, at once and then again and again until `shutdown` turns true.
+    pub async fn recover(&self, mut shutdown: watch::Receiver<bool>) {
+        let mut rounds: u64 = 0;
+        loop {
+            if self.0.ledger.is_healthy() {
+                if let Err(error) = self.recover_once(PaymentState::Intent).await {
+                    tracing::warn!(%error, "unfinished payments could not be read");
+                }
+                if rounds.is_multiple_of(PARKED_ROUNDS)
+                    && let Err(error) = self.recover_once(PaymentState::Parked).await
+                {
+                    tracing::warn!(%error, "parked payments could not be read");
+                }
+                rounds = rounds.saturating_add(1);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Starts the resolution of every payment that is in `state` and not under way.
+    async fn recover_once(&self, state: PaymentState) -> Result<(), StoreError> {
+        let limit = self.0.settings.load().pending_settlements;
+        let mut after = 0;
+        loop {
+            let page = self.0.store.scan(after, Filter { state: Some(state) }, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.sequence;
+            for payment in page {
+                let (block, nonce) = (payment.intent.block, payment.intent.challenge);
+                let core = Arc::clone(&self.0);
+                self.0.flights.start(block, nonce, limit, &self.0.runtime, || core.resolve(payment));
+            }
+        }
+    }
+}
+
+impl<L: Ledger, S: Store> Core<L, S> {
+    async fn resolve(self: Arc<Self>, payment: Payment) -> Landing {
+        let (watch, intent) = (Stopwatch::start(), payment.intent);
+        let pending = Landing::Pending(PendingReason::Settlement);
+        let mut facts = match self.ledger.block(intent.block).await {
+            Ok(Some(facts)) => facts,
+            Ok(None) => {
+                if let Some(block) = intent.signed {
+                    self.set_aside(&block).await;
+                }
+                return pending;
+            }
+            Err(_) => return pending,
+        };
+        if !facts.confirmed() {
+            if let Some(block) = intent.signed
+                && let Err(error) = self.ledger.publish_send(&block).await
+            {
+                tracing::debug!(block = %intent.block, %error, "broadcast again without effect");
+            }
+            match self.ledger.await_confirmation(intent.block, PATIENCE).await {
+                Ok(Sighting::Confirmed(confirmed)) => facts = confirmed,
+                Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => return pending,
+            }
+        }
+        tracing::info!(block = %intent.block, "an unfinished payment is confirmed");
+        self.grant(Confirmed::by_ledger(intent, &facts), watch).await
+    }
+
+    /// What becomes of an intent whose block no node knows.
+    async fn set_aside(&self, block: &crate::nano::StateBlock) {
+        let to = match self.was_overtaken(block).await {
+            Some(true) => PaymentState::Failed,
+            Some(false) => PaymentState::Parked,
+            None => return,
+        };
+        let from = [PaymentState::Intent, PaymentState::Parked];
+        match self.store.advance(block.hash(), &from, to, self.clock.now()).await {
+            Ok(_) => tracing::info!(block = %block.hash(), ?to, "an unfinished payment is set aside"),
+            Err(error) => tracing::warn!(block = %block.hash(), %error, "not set aside"),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! From a checked proof to a capability: the steps that need the ledger and the store.
+//!
+//! Not yet is never turned into no. A refusal is given only where the ledger or the store says so;
+//! everything else leaves the payment in the journal and is answered "pending".
+
+use std::time::Duration;
+
+use super::flights::Landing;
+use super::proof::Checked;
+use super::{Core, PATIENCE, PendingReason, Wait};
+use crate::clock::Stopwatch;
+use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
+use crate::nano::{BlockHash, StateBlock};
+use crate::payment::capability::CapabilityId;
+use crate::payment::{Confirmed, Intent, Nonce, Refusal, nano_signature, nano_txn};
+use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
+use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
+use crate::store::{Payment, PaymentState, Store, StoreError};
+
+/// How long a broadcast block is waited for before it is looked at again as a whole.
+const SLICE: Duration = Duration::from_secs(3);
+/// Between two looks where the ledger has nothing to say.
+const PAUSE: Duration = Duration::from_millis(250);
+
+const PENDING: Landing = Landing::Pending(PendingReason::Settlement);
+
+impl<L: Ledger, S: Store> Core<L, S> {
+    /// Settles a checked payment. Runs to its end whoever waits for it.
+    pub(super) async fn settle(self: std::sync::Arc<Self>, checked: Checked) -> Landing {
+        let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
+        let block = checked.hash();
+        let landing = match checked {
+            Checked::Txn(checked) => self.settle_txn(checked, watch).await,
+            Checked::Signature(checked) => self.settle_signature(checked, watch).await,
+        };
+        let duration_ms = watch.elapsed().as_millis();
+        match &landing {
+            Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
+            Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
+            Landing::Pending(reason) => tracing::info!(%block, %mechanism, ?reason, "payment pending"),
+            Landing::Unavailable(why) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
+        }
+        landing
+    }
+
+    async fn settle_txn(&self, checked: nano_txn::Checked, watch: Stopwatch) -> Landing {
+        let nonce = checked.challenge().nonce();
+        match self.store.payment(checked.hash()).await {
+            Err(error) => return no_store(&error),
+            Ok(Some(payment)) => return self.take_up(payment, nonce, watch).await,
+            Ok(None) => {}
+        }
+        let facts = match self.ledger.account(checked.payer()).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                tracing::warn!(%error, "the payer's account could not be looked up");
+                return Landing::Unavailable(Wait::NoNode);
+            }
+        };
+        let approved = match checked.judge(facts.as_ref()) {
+            Ok(approved) => approved,
+            Err(refusal) => return Landing::Refused(refusal),
+        };
+        match settle::claim(&*self.store, approved, self.clock.now()).await {
+            Err(error) => no_store(&error),
+            Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
+            Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
+            Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+        }
+    }
+
+    /// Goes on with a payment that the journal knows already.
+    async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
+        if payment.intent.challenge != nonce {
+            return Landing::Refused(Refusal::DuplicateBlockHash);
+        }
+        if payment.state == PaymentState::Granted {
+            return self.find_granted(payment).await;
+        }
+        match settle::resume(&*self.store, payment, self.clock.now()).await {
+            Err(error) => no_store(&error),
+            Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
+            Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Existing(payment)) => match payment.state {
+                PaymentState::Granted => self.find_granted(*payment).await,
+                PaymentState::Failed => Landing::Refused(Refusal::FrontierChanged),
+                PaymentState::Intent | PaymentState::Parked => PENDING,
+            },
+        }
+    }
+
+    async fn find_granted(&self, payment: Payment) -> Landing {
+        let id = CapabilityId::of_payment(&self.keys, payment.intent.block);
+        let holder = self.capabilities.holder();
+        match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
+            Ok(settled) => Landing::Granted(self.capabilities.admit(settled)),
+            Err(error) => unsettled(&error),
+        }
+    }
+
+    /// Broadcasts a claimed payment and follows it until it is granted, fails, or [`PATIENCE`] ends.
+    /// `process` is repeated while the block is not seen: a node can drop a block it accepted.
+    async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> Landing {
+        let Some(block) = claimed.intent().signed else {
+            tracing::error!(block = %claimed.intent().block, "a claimed payment without its block");
+            return PENDING;
+        };
+        let follow = Stopwatch::start();
+        // Refused is not "unknown": the node may have it already, so it is looked up.
+        let mut accepted = self.publish(&block).await;
+        while follow.elapsed() < PATIENCE {
+            match self.look_for(block.hash(), accepted).await {
+                Ok(Sighting::Confirmed(facts)) => {
+                    self.metrics.confirmed(follow.elapsed());
+                    let confirmed = Confirmed::by_ledger(claimed.into_intent(), &facts);
+                    return self.grant(confirmed, watch).await;
+                }
+                Ok(Sighting::Unconfirmed(_)) => {
+                    accepted = true;
+                    self.publish(&block).await;
+                }
+                Ok(Sighting::Unknown) => {
+                    if let Some(landing) = self.unseen(&block, accepted).await {
+                        return landing;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                    accepted = self.publish(&block).await;
+                }
+                Err(error) => {
+                    tracing::warn!(block = %block.hash(), %error, "confirmation not seen");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        PENDING
+    }
+
+    /// Waits for a block that a node took; looks once for one that all refused.
+    async fn look_for(&self, hash: BlockHash, accepted: bool) -> Result<Sighting, LedgerError> {
+        if accepted {
+            return self.ledger.await_confirmation(hash, SLICE).await;
+        }
+        Ok(match self.ledger.block(hash).await? {
+            Some(facts) if facts.confirmed() => Sighting::Confirmed(facts),
+            Some(facts) => Sighting::Unconfirmed(facts),
+            None => Sighting::Unknown,
+        })
+    }
+
+    /// Broadcasts a block; false where every node that answered refused it.
+    async fn publish(&self, block: &StateBlock) -> bool {
+        match self.ledger.publish_send(block).await {
+            Ok(()) => true,
+            Err(PublishError::Unknown(error)) => {
+                tracing::warn!(block = %block.hash(), %error, "broadcast without an answer");
+                true
+            }
+            Err(PublishError::Refused(reason)) => {
+                tracing::info!(block = %block.hash(), %reason, "broadcast refused");
+                false
+            }
+        }
+    }
+
+    /// What an unseen block means: another block confirmed in its place ends the payment; a refusal
+    /// without that parks it, since anyone may still publish the block. Nothing: wait on.
+    async fn unseen(&self, block: &StateBlock, accepted: bool) -> Option<Landing> {
+        let hash = block.hash();
+        match self.was_overtaken(block).await {
+            Some(true) => {
+                let live = [PaymentState::Intent, PaymentState::Parked];
+                match self.store.advance(hash, &live, PaymentState::Failed, self.clock.now()).await {
+                    Ok(_) => Some(Landing::Refused(Refusal::FrontierChanged)),
+                    Err(error) => Some(no_store(&error)),
+                }
+            }
+            Some(false) if !accepted => {
+                let live = [PaymentState::Intent];
+                match self.store.advance(hash, &live, PaymentState::Parked, self.clock.now()).await {
+                    Ok(_) => Some(Landing::Refused(Refusal::BroadcastFailed)),
+                    Err(error) => Some(no_store(&error)),
+                }
+            }
+            Some(false) | None => None,
+        }
+    }
+
+    /// Whether another block is confirmed in this one's place; nothing where no node can say.
+    pub(super) async fn was_overtaken(&self, block: &StateBlock) -> Option<bool> {
+        let account = self.ledger.account(block.account).await.ok()??;
+        if account.confirmed_frontier == block.previous {
+            return Some(false);
+        }
+        // The chain has moved on. Over this block or past it?
+        self.ledger.block(block.hash()).await.ok().map(|found| found.is_none())
+    }
+
+    pub(super) async fn grant(&self, confirmed: Result<Confirmed, Refusal>, watch: Stopwatch) -> Landing {
+        let confirmed = match confirmed {
+            Ok(confirmed) => confirmed,
+            Err(refusal) => return Landing::Refused(refusal),
+        };
+        let Intent { block, terms, .. } = *confirmed.intent();
+        let id = CapabilityId::of_payment(&self.keys, block);
+        let want = Capabilities::<S>::chunk(terms.grants.requests.get());
+        let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
+        match settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await {
+            Ok(settled) => {
+                if settled.is_fresh() {
+                    let Intent { route, mechanism, amount, .. } = settled.intent();
+                    self.metrics.settled(route.as_str(), *mechanism, *amount, watch.elapsed());
+                }
+                Landing::Granted(self.capabilities.admit(settled))
+            }
+            Err(error) => unsettled(&error),
+        }
+    }
+
+    async fn settle_signature(&self, checked: nano_signature::Checked, watch: Stopwatch) -> Landing {
+        let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+        match self.store.payment(hash).await {
+            Err(error) => return no_store(&error),
+            Ok(Some(payment)) if payment.intent.challenge != nonce => {
+                return Landing::Refused(Refusal::DuplicateBlockHash);
+            }
+            Ok(Some(payment)) if payment.state == PaymentState::Granted => {
+                return self.find_granted(payment).await;
+            }
+            Ok(_) => {}
+        }
+        let facts = match self.ledger.block(hash).await {
+            Ok(Some(facts)) => facts,
+            Ok(None) => return Landing::Pending(PendingReason::BlockNotFound),
+            Err(error) => {
+                tracing::warn!(block = %hash, %error, "the payment's block could not be looked up");
+                return Landing::Unavailable(Wait::NoNode);
+            }
+        };
+        let seen = match checked.judge(facts) {
+            Ok(seen) => seen,
+            Err(refusal) => return Landing::Refused(refusal),
+        };
+        let mut later = None;
+        if !seen.is_confirmed() {
+            let follow = Stopwatch::start();
+            match self.ledger.await_confirmation(hash, PATIENCE).await {
+                Ok(Sighting::Confirmed(facts)) => later = Some(facts),
+                Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => return PENDING,
+            }
+            self.metrics.confirmed(follow.elapsed());
+        }
+        self.grant(seen.confirm(later.as_ref()), watch).await
+    }
+}
+
+fn no_store(error: &StoreError) -> Landing {
+    tracing::warn!(%error, "a payment could not be recorded");
+    Landing::Unavailable(Wait::NoStore)
+}
+
+fn unsettled(error: &SettleError) -> Landing {
+    match error {
+        SettleError::Taken => Landing::Refused(Refusal::DuplicateBlockHash),
+        // The payment is on the ledger; only the record is missing, and the same proof brings it.
+        SettleError::Store(error) => {
+            tracing::error!(%error, "a confirmed payment could not be recorded yet");
+            PENDING
+        }
+    }
+}
