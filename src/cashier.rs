@@ -89,6 +89,8 @@ pub enum Presented {
     /// A capability's token, as received.
     Token(String),
     Proof(Box<Proof>),
+    /// Something that was refused before it was a proof.
+    Refused(Refusal),
 }
 
 /// What is to be done with a request.
@@ -247,6 +249,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Presented::Nothing => return self.bill(&route, terms, None),
             Presented::Token(token) => self.unlock(&token, &route).await,
             Presented::Proof(proof) => self.redeem(*proof, &route, client).await,
+            Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
         };
         match decided {
             Ok(admitted) => Verdict::Admit(admitted),

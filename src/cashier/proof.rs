@@ -2,7 +2,9 @@
 
 use crate::nano::{BlockHash, StateBlock, Thresholds};
 use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
+use crate::routes::{Grants, RouteName, Terms};
+use crate::x402;
 
 /// What a client claims: that it was made this offer under this nonce, and paid.
 #[derive(Clone, Debug)]
@@ -27,6 +29,31 @@ impl Proof {
             Evidence::Txn(block) => block.hash(),
             Evidence::Signature(claim) => claim.block,
         }
+    }
+}
+
+impl From<x402::Payment> for Proof {
+    /// Takes the claim out of its envelope, which has held the shape of the proof against the echoed
+    /// entry.
+    fn from(payment: x402::Payment) -> Self {
+        let x402::Payment { accepted, proof } = payment;
+        let extra = accepted.extra;
+        let grants = Grants { requests: extra.grants.requests, seconds: extra.grants.seconds };
+        let (mechanism, evidence) = match proof {
+            x402::Proof::NanoTxn { block } => (Mechanism::NanoTxn, Evidence::Txn(block)),
+            x402::Proof::NanoSignature { block_hash, account, signature } => {
+                let claim = nano_signature::Claim { block: block_hash, account, signature };
+                (Mechanism::NanoSignature, Evidence::Signature(claim))
+            }
+        };
+        let offer = Offer {
+            mechanism,
+            route: RouteName::new(&extra.route),
+            terms: Terms { amount: accepted.amount, grants },
+            pay_to: accepted.pay_to,
+            valid_before: extra.valid_before,
+        };
+        Self { nonce: Nonce(extra.challenge), offer, evidence }
     }
 }
 

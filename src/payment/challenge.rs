@@ -6,8 +6,9 @@
 
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal};
-use crate::nano::{Account, UnixSeconds};
+use crate::nano::{Account, Network, Threshold, UnixSeconds};
 use crate::routes::{RouteName, Terms};
+use crate::x402;
 
 /// What is offered: everything the MAC covers beside the random bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,6 +69,37 @@ impl Challenge {
     #[must_use]
     pub fn has_expired(&self, now: UnixSeconds) -> bool {
         self.offer.valid_before <= now
+    }
+}
+
+impl Challenge {
+    /// The entry of `accepts` that offers this challenge for `seconds`, asking of a block that the
+    /// gateway broadcasts that its work reaches `threshold`.
+    #[must_use]
+    pub fn requirements(&self, seconds: u64, threshold: Threshold) -> x402::PaymentRequirements {
+        let Offer { mechanism, route, terms, pay_to, valid_before } = &self.offer;
+        let track = match mechanism {
+            Mechanism::NanoTxn => {
+                let work = x402::WorkTerms { policy: x402::WorkPolicy::Required, threshold };
+                x402::Track::NanoTxn { work: Some(work) }
+            }
+            Mechanism::NanoSignature => x402::Track::NanoSignature,
+        };
+        x402::PaymentRequirements {
+            scheme: x402::Scheme::Exact,
+            network: Network::Mainnet,
+            asset: x402::Asset::Xno,
+            amount: terms.amount,
+            pay_to: *pay_to,
+            max_timeout_seconds: seconds,
+            extra: x402::Extra {
+                challenge: self.nonce.0,
+                valid_before: *valid_before,
+                route: route.as_str().to_owned(),
+                grants: x402::Grants { requests: terms.grants.requests, seconds: terms.grants.seconds },
+                track,
+            },
+        }
     }
 }
 

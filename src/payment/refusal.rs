@@ -87,6 +87,45 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// One sentence for the client's author: what was wrong and what to do.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::BlockNotFound => "no node knows the block: broadcast it, then send the same proof again",
+            Self::BroadcastFailed => "the network refused the block: build a new one on the account's frontier",
+            Self::CapabilityExhausted => "every use of the capability is spent: pay again",
+            Self::CapabilityExpired => "the capability's time is over: pay again",
+            Self::CapabilityUnknown => "this gateway knows no such capability: pay for one",
+            Self::ChallengeUnknown => {
+                "`accepted` is not an entry this gateway sent: echo one of `accepts` unchanged, `extra` and all"
+            }
+            Self::ConfirmationTimeout => "the block was not confirmed in time: send the same proof again",
+            Self::DuplicateBlockHash => "the block has paid for something already: pay with a new one",
+            Self::DuplicateFrontier => {
+                "another payment from the same frontier is under way: wait for it, then build on it"
+            }
+            Self::FrontierChanged => "another block was confirmed in this one's place: no money moved, pay anew",
+            Self::InsufficientAmount => "the block does not move the price: see `amount`, in raw",
+            Self::InvalidSignature => "the signature does not hold for the account",
+            Self::InvalidWork => "the block's work is missing or below `workThreshold`",
+            Self::MalformedPayload => "the payload is not what x402 version 2 asks for",
+            Self::PaymentExpired => {
+                "the challenge's time is over; this answer has a fresh one for the same address: a block that was \
+                 sent in time can be presented under it"
+            }
+            Self::SenderMismatch => "the block was sent by another account than the proof names",
+            Self::StaleFrontier => {
+                "`previous` is not the account's confirmed frontier: build the block on the frontier"
+            }
+            Self::UnconfirmedBlock => "the block is not confirmed yet: send the same proof again",
+            Self::WrongBlockType => "the block is not a send in a state block",
+            Self::WrongDestination => "the block does not pay the challenge's `payTo`",
+            Self::WrongResource => "paid for another route than the one asked for",
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

@@ -1,0 +1,254 @@
+//! What the gateway itself answers: the one place where a verdict becomes a status.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, VARY};
+use pingora::ErrorSource;
+use pingora::http::ResponseHeader;
+use pingora::prelude::{Error, ErrorType, Result, Session};
+use serde_json::{Value, json};
+
+use super::ask::{Decision, Sale};
+use super::tariff::Cors;
+use super::{Admission, Context, Priced};
+use crate::cashier::{Bill, PendingReason, Refused, Verdict, Wait};
+use crate::metrics::Outcome;
+use crate::nano::Network;
+use crate::routes::{CanonicalTarget, UpstreamName};
+use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
+
+/// Seconds after which what is not ready now may be.
+const RETRY_SECONDS: &str = "1";
+
+/// An answer of the gateway's own.
+struct Answer {
+    status: StatusCode,
+    headers: Vec<(&'static str, String)>,
+    body: Value,
+}
+
+/// Carries out a decision: gives the right to forward, or answers the request.
+pub(super) async fn respond(
+    session: &mut Session,
+    context: &mut Context,
+    decision: Decision,
+) -> Result<Option<Admission>> {
+    let answer = match decision {
+        Decision::Free { upstream, target } => match admit(context, &upstream, target, None) {
+            Some(admission) => return Ok(Some(admission)),
+            None => plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is gone"),
+        },
+        Decision::Priced(sale) => match sell(context, *sale) {
+            Ok(admission) => return Ok(Some(admission)),
+            Err(answer) => *answer,
+        },
+        Decision::Preflight => return preflight(session, context).await.map(|()| None),
+        Decision::Unreadable(why) => {
+            context.outcome = Outcome::Refused;
+            plain(StatusCode::BAD_REQUEST, "bad_request", &why)
+        }
+        Decision::NotFound => {
+            context.outcome = Outcome::Refused;
+            plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
+        }
+    };
+    send(session, context, answer).await.map(|()| None)
+}
+
+fn admit(
+    context: &mut Context,
+    upstream: &UpstreamName,
+    target: CanonicalTarget,
+    priced: Option<Priced>,
+) -> Option<Admission> {
+    let upstream = context.tariff.upstreams.get(upstream)?.clone();
+    let admission = Admission { upstream, target, priced, tries: 0 };
+    context.outcome = admission.outcome();
+    Some(admission)
+}
+
+fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box<Answer>> {
+    let Sale { route, target, verdict, detail } = sale;
+    match verdict {
+        Verdict::Admit(admitted) => {
+            let priced = Priced { admitted, charge_on: route.charge_on, counts: None };
+            admit(context, &route.upstream, target, Some(priced)).ok_or_else(|| {
+                Box::new(plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is gone"))
+            })
+        }
+        Verdict::Bill(bill) => {
+            context.outcome = if bill.refused.is_some() { Outcome::Refused } else { Outcome::Challenged };
+            let resource = Resource {
+                url: context.tariff.public_url.join(target.as_str()),
+                description: Some(route.description.clone()).filter(|it| !it.is_empty()),
+                mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
+            };
+            Err(Box::new(payment_required(context, bill, resource, detail)))
+        }
+        Verdict::Wait(wait) => {
+            context.outcome = match wait {
+                Wait::Pending { .. } | Wait::UsesOut => Outcome::Pending,
+                Wait::NoNode | Wait::NoStore | Wait::Overloaded => Outcome::Unavailable,
+            };
+            Err(Box::new(come_again(&wait)))
+        }
+    }
+}
+
+fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: Option<String>) -> Answer {
+    let Bill { challenges, refused } = bill;
+    let message = detail.unwrap_or_else(|| match &refused {
+        Some(refused) => refused.refusal.advice().to_owned(),
+        None => "this resource is paid for per use: pay one of `accepts` and send the proof in \
+                 PAYMENT-SIGNATURE"
+            .to_owned(),
+    });
+    let required = PaymentRequired {
+        error: Some(refused.as_ref().map_or("PAYMENT_REQUIRED", |it| it.refusal.code()).to_owned()),
+        resource,
+        accepts: challenges
+            .iter()
+            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.thresholds.send))
+            .collect(),
+        extensions: serde_json::Map::new(),
+    };
+    let mut headers = vec![("PAYMENT-REQUIRED", required.to_header())];
+    if let Some(refused) = refused {
+        headers.push(("PAYMENT-RESPONSE", failed(&refused, &message).to_header()));
+    }
+    let mut body = required.to_json();
+    if let Value::Object(fields) = &mut body {
+        // Beside what the header says, for people.
+        fields.insert("message".to_owned(), message.into());
+    }
+    Answer { status: StatusCode::PAYMENT_REQUIRED, headers, body }
+}
+
+fn failed(refused: &Refused, message: &str) -> SettlementResponse {
+    let outcome = x402::Outcome::Failed {
+        transaction: refused.block,
+        payer: None,
+        reason: refused.refusal.code().to_owned(),
+        message: Some(message.to_owned()),
+    };
+    SettlementResponse { network: Network::Mainnet, outcome, extensions: serde_json::Map::new() }
+}
+
+/// 503: the same request may come again, and nobody is to pay anew.
+fn come_again(wait: &Wait) -> Answer {
+    let (reason, message, block) = match wait {
+        Wait::Pending { block, reason: PendingReason::Settlement } => (
+            "settlement_pending",
+            "the payment is known and not confirmed yet: send the same proof again, do not pay again",
+            Some(*block),
+        ),
+        Wait::Pending { block, reason: PendingReason::BlockNotFound } => (
+            "BLOCK_NOT_FOUND",
+            "no node knows the block yet: send the same proof again, do not pay again",
+            Some(*block),
+        ),
+        Wait::UsesOut => {
+            ("uses_under_way", "the last uses of the capability are under way: try again", None)
+        }
+        Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can", None),
+        Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can", None),
+        Wait::Overloaded => ("overloaded", "too much is under way: try again", None),
+    };
+    let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];
+    if block.is_some() {
+        let outcome = x402::Outcome::Failed {
+            transaction: block,
+            payer: None,
+            reason: reason.to_owned(),
+            message: Some(message.to_owned()),
+        };
+        let response =
+            SettlementResponse { network: Network::Mainnet, outcome, extensions: serde_json::Map::new() };
+        headers.push(("PAYMENT-RESPONSE", response.to_header()));
+    }
+    let transaction = block.map(|it| it.lower_hex());
+    let body = json!({ "error": reason, "message": message, "transaction": transaction });
+    Answer { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
+}
+
+fn plain(status: StatusCode, error: &str, message: &str) -> Answer {
+    Answer { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
+}
+
+async fn send(session: &mut Session, context: &Context, answer: Answer) -> Result<()> {
+    let Answer { status, headers, body } = answer;
+    let body = Bytes::from(body.to_string());
+    let mut response = ResponseHeader::build(status, Some(12))?;
+    response.insert_header(CONTENT_TYPE, "application/json")?;
+    response.insert_header(CONTENT_LENGTH, body.len())?;
+    response.insert_header(CACHE_CONTROL, "no-store")?;
+    response.insert_header(VARY, "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, Origin")?;
+    for (name, value) in headers {
+        response.insert_header(name, value)?;
+    }
+    if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
+        cors.expose(&mut response, origin)?;
+    }
+    spare_connection(session, context);
+    session.write_response_header(Box::new(response), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
+    if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
+        cors.expose(&mut response, origin)?;
+        Cors::answer_preflight(&mut response, &session.req_header().headers)?;
+    }
+    session.write_response_header(Box::new(response), true).await
+}
+
+/// Keeps the connection although the request's body was not read, where what is left of it is
+/// bounded and small; else Pingora closes it.
+fn spare_connection(session: &mut Session, context: &Context) {
+    let headers = &session.req_header().headers;
+    let length = headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()).and_then(|it| it.parse().ok());
+    let small = match length {
+        Some(length) => context.tariff.limits.drained_body >= length,
+        None => !headers.contains_key(TRANSFER_ENCODING),
+    };
+    if small {
+        session.set_close_on_response_before_downstream_finish(false);
+    }
+}
+
+/// Answers a request whose upstream failed; gives the status, 0 where nobody is left to answer.
+pub(super) async fn failure(session: &mut Session, context: &mut Context, error: &Error) -> u16 {
+    let client_gone = *error.esource() == ErrorSource::Downstream;
+    let status = match error.etype() {
+        ErrorType::HTTPStatus(code) => StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout if !client_gone => {
+            StatusCode::GATEWAY_TIMEOUT
+        }
+        ErrorType::InvalidHTTPHeader if client_gone => StatusCode::BAD_REQUEST,
+        _ if client_gone => return 0,
+        _ if *error.esource() == ErrorSource::Upstream => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if session.response_written().is_some() {
+        // The answer has begun; all that is left is to cut it off.
+        return status.as_u16();
+    }
+    let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
+    let message = match priced {
+        Some(_) => {
+            "the upstream gave no answer; the use was given back: send the same request again with \
+             the PAYMENT-CAPABILITY of this answer"
+        }
+        None => "the upstream gave no answer",
+    };
+    let mut answer = plain(status, "upstream_failed", message);
+    if let Some(priced) = priced {
+        answer.headers = super::forward::receipt(priced, false);
+    }
+    context.outcome = Outcome::UpstreamFailed;
+    match send(session, context, answer).await {
+        Ok(()) => status.as_u16(),
+        Err(_) => 0,
+    }
+}

@@ -1,0 +1,156 @@
+//! An upstream: its addresses, which of them answer, and how it is spoken to.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::lb::discovery::ServiceDiscovery;
+use pingora::lb::health_check::HttpHealthCheck;
+use pingora::lb::selection::RoundRobin;
+use pingora::lb::{Backend, Backends, LoadBalancer};
+use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
+use tokio::sync::watch;
+
+use crate::config::{self, HostHeader, UpstreamUrl};
+use crate::routes::CanonicalTarget;
+
+/// Addresses tried for one selection before none counts as healthy.
+const SELECT_TRIES: usize = 64;
+/// How often host names are looked up again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// How long an idle connection to the upstream is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// One upstream of the configuration, ready to be spoken to.
+pub struct Upstream {
+    balancer: LoadBalancer<RoundRobin>,
+    settings: config::Upstream,
+    /// The same for all its URLs.
+    base_path: String,
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Which URL an address was looked up for.
+#[derive(Clone, Debug)]
+struct Of(UpstreamUrl);
+
+/// Looks the hosts of the URLs up.
+struct Names(Vec<UpstreamUrl>);
+
+#[async_trait]
+impl ServiceDiscovery for Names {
+    async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+        let mut found = BTreeSet::new();
+        for url in &self.0 {
+            let name = (url.host.trim_matches(['[', ']']), url.port);
+            match tokio::net::lookup_host(name).await {
+                Ok(addresses) => found.extend(addresses.map(|address| backend(address, url))),
+                Err(error) => tracing::warn!(host = %url.host, %error, "the upstream's name is not known"),
+            }
+        }
+        if found.is_empty() {
+            return Error::e_explain(ErrorType::ConnectError, "no upstream name could be looked up");
+        }
+        Ok((found, HashMap::new()))
+    }
+}
+
+fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
+    let mut backend =
+        Backend { addr: pingora::protocols::l4::socket::SocketAddr::Inet(address), weight: 1, ext: http::Extensions::new() };
+    drop(backend.ext.insert(Of(url.clone())));
+    backend
+}
+
+impl Upstream {
+    /// The upstream as configured, without an address until [`Upstream::refresh`] finds some.
+    #[must_use]
+    pub fn new(settings: &config::Upstream) -> Self {
+        let mut backends = Backends::new(Box::new(Names(settings.urls.clone())));
+        if let Some(health) = &settings.health
+            && let Some(url) = settings.urls.first()
+        {
+            backends.set_health_check(health_check(health, url));
+        }
+        let base_path = settings.urls.first().map(|it| it.base_path.clone()).unwrap_or_default();
+        Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone(), base_path }
+    }
+
+    /// Looks the names up. Without an answer the addresses known so far stay.
+    pub async fn refresh(&self) {
+        if let Err(error) = self.balancer.update().await {
+            tracing::warn!(%error, "the upstream's addresses were not refreshed");
+        }
+    }
+
+    /// Looks names up again and checks health until `shutdown` turns true.
+    pub async fn watch(&self, mut shutdown: watch::Receiver<bool>) {
+        let mut names = tokio::time::interval(RESOLVE_EVERY);
+        let every = self.settings.health.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
+        let mut checks = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                _ = names.tick() => self.refresh().await,
+                _ = checks.tick() => self.balancer.backends().run_health_check(true).await,
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// How many addresses there are to try.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.balancer.backends().get_backend().len()
+    }
+
+    /// Whether some address is known and healthy.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.balancer.select(b"", SELECT_TRIES).is_some()
+    }
+
+    /// The next healthy address, with this upstream's timeouts; nothing where there is none.
+    #[must_use]
+    pub fn peer(&self) -> Option<HttpPeer> {
+        let backend = self.balancer.select(b"", SELECT_TRIES)?;
+        let Of(url) = backend.ext.get::<Of>()?.clone();
+        let mut peer = HttpPeer::new(backend.addr, url.tls, url.host);
+        let options = &mut peer.options;
+        // Pingora's own defaults wait for ever.
+        options.connection_timeout = Some(self.settings.connect_timeout);
+        options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
+        options.read_timeout = Some(self.settings.timeout);
+        options.write_timeout = Some(self.settings.timeout);
+        options.idle_timeout = Some(IDLE);
+        Some(peer)
+    }
+
+    /// Path and query as the upstream is asked for them.
+    #[must_use]
+    pub fn path(&self, target: &CanonicalTarget) -> String {
+        format!("{}{}", self.base_path, target.as_str())
+    }
+
+    /// The `Host` to send; nothing to pass on the client's.
+    #[must_use]
+    pub fn host_header(&self) -> Option<String> {
+        match self.settings.host_header {
+            HostHeader::Preserve => None,
+            HostHeader::Upstream => self.settings.urls.first().map(UpstreamUrl::authority),
+        }
+    }
+}
+
+fn health_check(health: &config::Health, url: &UpstreamUrl) -> Box<HttpHealthCheck> {
+    let mut check = HttpHealthCheck::new(&url.host, url.tls);
+    if let Err(error) = check.req.set_raw_path(health.path.as_bytes()) {
+        tracing::warn!(path = %health.path, %error, "not a path for health checks");
+    }
+    Box::new(check)
+}
