@@ -10,3 +10,4 @@
 )]
 
 mod nano;
+mod x402;

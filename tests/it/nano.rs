@@ -1,7 +1,9 @@
 //! The currency, held against vectors on which independent Nano libraries agree
 //! (`tests/vectors/nano.json`).
 
-mod properties;
+pub(crate) mod properties;
+
+pub(crate) use properties::{block, raw};
 
 use std::collections::BTreeSet;
 
