@@ -15,6 +15,8 @@ mod work;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 pub use account::{Account, AccountError};
 pub use amount::{AmountError, Raw, Xno};
 pub use block::{BlockError, BlockHash, Representative, StateBlock};
@@ -23,8 +25,10 @@ pub use message::noms_digest;
 pub use signature::{SecretKey, Signature, SignatureError};
 pub use work::{Threshold, Thresholds, Work};
 
-/// Seconds since the Unix epoch: the only clock the protocol speaks (`validBefore`).
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+/// Seconds since the Unix epoch: the only clock the protocol speaks (`validBefore`). In JSON an
+/// integer.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct UnixSeconds(pub u64);
 
 impl UnixSeconds {

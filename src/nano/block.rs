@@ -169,16 +169,17 @@ fn hex_field<T: std::str::FromStr<Err = HexError>>(
 }
 
 impl From<StateBlock> for BlockText {
+    // Hexadecimal in lower case: x402.Nano's Track A asks for it, and nodes read either.
     fn from(block: StateBlock) -> Self {
         Self {
             r#type: "state".to_owned(),
             account: block.account.to_string(),
-            previous: block.previous.to_string(),
+            previous: block.previous.lower_hex(),
             representative: block.representative.to_string(),
             balance: block.balance.to_string(),
-            link: BlockHash(block.link).to_string(),
+            link: BlockHash(block.link).lower_hex(),
             link_as_account: Some(block.destination().to_string()),
-            signature: block.signature.to_string(),
+            signature: block.signature.lower_hex(),
             work: block.work.map(|work| work.to_string()),
         }
     }

@@ -29,7 +29,7 @@ impl Seed {
     #[must_use]
     pub fn key(&self, index: u32) -> SecretKey {
         let mut hash = Blake2b::<U32>::new();
-        hash.update(self.0);
+        hash.update(self.0.as_slice());
         hash.update(index.to_be_bytes());
         SecretKey::from_bytes(hash.finalize().into())
     }

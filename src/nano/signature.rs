@@ -56,7 +56,7 @@ impl SecretKey {
     }
 
     fn expand(&self) -> ExpandedSecretKey {
-        let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Blake2b512::digest(self.0).into());
+        let hash: Zeroizing<[u8; 64]> = Zeroizing::new(Blake2b512::digest(self.0.as_slice()).into());
         ExpandedSecretKey::from_bytes(&hash)
     }
 

@@ -1,0 +1,166 @@
+//! `SettlementResponse`, the receipt in `PAYMENT-RESPONSE`.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Fields, excerpt};
+use super::{Credential, Fault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
+use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
+
+/// What became of a payment (PROTOCOL section 5).
+#[derive(Clone, Debug, PartialEq)]
+pub struct SettlementResponse {
+    pub network: Network,
+    pub outcome: Outcome,
+    /// Besides `capability`, which [`Outcome::Settled`] holds.
+    pub extensions: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Settled {
+        transaction: BlockHash,
+        payer: Account,
+        /// What was paid, in raw.
+        amount: Raw,
+        /// What the payment bought.
+        capability: Option<Capability>,
+    },
+    /// Refused, or not settled yet.
+    Failed {
+        /// The block, where the proof named one that can be read.
+        transaction: Option<BlockHash>,
+        payer: Option<Account>,
+        /// A code: a refusal's, or `settlement_pending`.
+        reason: String,
+        /// A sentence for people.
+        message: Option<String>,
+    },
+}
+
+/// `extensions.capability`: the capability as its owner is told of it (PROTOCOL section 6).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Capability {
+    pub token: Credential,
+    /// Uses that are left.
+    pub remaining: u64,
+    pub expires: UnixSeconds,
+}
+
+const CAPABILITY: &str = "capability";
+
+impl SettlementResponse {
+    /// The receipt's JSON. `transaction` is the hash or `""`, never missing, as the official
+    /// clients need it; `x402Version` and `result.mode` are what x402.Nano's parser looks for.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut json = Map::new();
+        let mut put = |key: &str, value: Value| json.insert(key.to_owned(), value);
+        let mut extensions = self.extensions.clone();
+        put("x402Version", X402_VERSION.into());
+        put("network", self.network.to_string().into());
+        match &self.outcome {
+            Outcome::Settled { transaction, payer, amount, capability } => {
+                let (hash, payer) = (transaction.lower_hex(), payer.to_string());
+                let amount = amount.to_string();
+                let result =
+                    json!({ "mode": "settled", "sendHash": hash, "payerAccount": payer, "amount": amount });
+                put("success", true.into());
+                put("result", result);
+                put("transaction", hash.into());
+                put("payer", payer.into());
+                put("amount", amount.into());
+                if let Some(capability) = capability {
+                    extensions.insert(CAPABILITY.to_owned(), capability.to_json());
+                }
+            }
+            Outcome::Failed { transaction, payer, reason, message } => {
+                put("success", false.into());
+                put("result", json!({ "mode": "failed", "error": reason }));
+                let hash = transaction.map(|hash| hash.lower_hex()).unwrap_or_default();
+                put("transaction", hash.into());
+                put("errorReason", reason.as_str().into());
+                if let Some(payer) = payer {
+                    put("payer", payer.to_string().into());
+                }
+                if let Some(message) = message {
+                    put("errorMessage", message.as_str().into());
+                }
+            }
+        }
+        if !extensions.is_empty() {
+            put("extensions", Value::Object(extensions));
+        }
+        Value::Object(json)
+    }
+
+    /// The value of the `PAYMENT-RESPONSE` header.
+    #[must_use]
+    pub fn to_header(&self) -> String {
+        encode_header(&self.to_json())
+    }
+
+    /// Reads the value of a `PAYMENT-RESPONSE` header.
+    ///
+    /// # Errors
+    /// [`Malformed`]. A receipt that cannot be read says nothing about the payment.
+    pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
+        Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
+    }
+
+    /// Reads a receipt, with or without the `x402Version` that the official type does not have.
+    ///
+    /// # Errors
+    /// [`Fault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, Fault> {
+        Self::read_fields(&Fields::of_value(json, "")?)
+    }
+
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+        if fields.optional("x402Version").is_some() {
+            fields.version()?;
+        }
+        let network = fields.required("network")?;
+        if network.as_str() != Some(&Network::Mainnet.to_string()) {
+            return Err(Fault::Network { path: fields.path("network"), found: excerpt(network) });
+        }
+        let mut extensions = fields.extensions()?;
+        let transaction = fields.optional_parsed("transaction")?;
+        let outcome = if fields.flag("success")? {
+            extensions.remove(CAPABILITY);
+            let capability = match fields.optional_object("extensions")? {
+                Some(extensions) => extensions.optional_object(CAPABILITY)?,
+                None => None,
+            };
+            Outcome::Settled {
+                transaction: transaction.ok_or_else(|| fields.missing("transaction"))?,
+                payer: fields.parsed("payer")?,
+                amount: fields.parsed("amount")?,
+                capability: capability.map(|it| Capability::read(&it)).transpose()?,
+            }
+        } else {
+            Outcome::Failed {
+                transaction,
+                payer: fields.optional_parsed("payer")?,
+                reason: fields.text("errorReason")?.to_owned(),
+                message: fields.optional_text("errorMessage")?.map(str::to_owned),
+            }
+        };
+        Ok(Self { network: Network::Mainnet, outcome, extensions })
+    }
+}
+
+impl Capability {
+    fn to_json(&self) -> Value {
+        json!({ "token": self.token.expose(), "remaining": self.remaining, "expires": self.expires })
+    }
+
+    fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
+        Ok(Self {
+            token: Credential::new(fields.text("token")?.to_owned()),
+            remaining: fields.integer("remaining")?,
+            expires: UnixSeconds(fields.integer("expires")?),
+        })
+    }
+}
+
+serde_json_form!(SettlementResponse);
