@@ -84,7 +84,7 @@ pub async fn serve<A: ServerApp + Send + Sync + 'static>(
 }
 
 /// Returns once `shutdown` is true or its sender is gone.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+pub async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _seen = shutdown.wait_for(|&stop| stop).await.is_ok();
 }
 
