@@ -13,7 +13,7 @@
 //! * [`cashier`]: carries one request through the rules.
 //!
 //! Edge:
-//! * [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
+//! * [`listen`], [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
 
 pub mod nano;
 pub mod x402;
@@ -29,6 +29,7 @@ pub mod metrics;
 
 pub mod cashier;
 
+pub mod listen;
 pub mod config;
 pub mod gateway;
 pub mod admin;

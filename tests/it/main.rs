@@ -11,3 +11,4 @@
 
 mod nano;
 mod x402;
+mod listen;

@@ -1,0 +1,91 @@
+//! `faregate devnet`: the development ledger alone.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clock::Clock;
+use crate::devnet::{Devnet, DevnetError, DevnetOptions, THRESHOLDS};
+use crate::nano::{Threshold, Thresholds};
+
+/// Runs a Nano ledger for development: a node's RPC on loopback, money that is worth nothing.
+#[derive(Args, Clone, Debug)]
+pub struct DevnetArgs {
+    /// Where the RPC listens; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7076")]
+    pub rpc: SocketAddr,
+    /// How long a block takes to be confirmed: `0s`, `300ms`, `2s`
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = humantime::parse_duration)]
+    pub confirm_after: Duration,
+    /// What the work of every block has to reach, as 16 hexadecimal digits [default: a few
+    /// microseconds of computing; the main network: fffffff800000000]
+    #[arg(long, value_name = "HEX")]
+    pub work_threshold: Option<Threshold>,
+}
+
+/// Why the command ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DevnetCommandError {
+    #[error(transparent)]
+    Devnet(#[from] DevnetError),
+    #[error("nothing can be printed: {0}")]
+    Print(std::io::Error),
+    #[error("the signals that end the ledger cannot be listened for: {0}")]
+    Signal(std::io::Error),
+}
+
+/// Starts the ledger, prints how to use it to `out`, and runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// [`DevnetCommandError`], as a rule because the address is taken.
+pub async fn run(args: DevnetArgs, out: &mut impl Write) -> Result<(), DevnetCommandError> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DevnetCommandError::Signal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(DevnetCommandError::Signal)?;
+    let thresholds = args.work_threshold.map_or(THRESHOLDS, |it| Thresholds { send: it, receive: it });
+    let options = DevnetOptions {
+        listen: args.rpc,
+        confirm_after: args.confirm_after,
+        thresholds,
+        clock: Clock::system(),
+    };
+    let devnet = Devnet::start(options).await?;
+    print(&devnet, &args, thresholds, out).map_err(DevnetCommandError::Print)?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    devnet.stop().await;
+    Ok(())
+}
+
+fn print(
+    devnet: &Devnet,
+    args: &DevnetArgs,
+    thresholds: Thresholds,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    let (url, account) = (devnet.rpc_url(), devnet.genesis_account());
+    writeln!(out, "Development ledger, money worth nothing. Ends with Ctrl-C; nothing is kept.\n")?;
+    writeln!(out, "  RPC             {url}")?;
+    writeln!(out, "  funded seed     {} (index 0)", devnet.genesis_seed().expose_hex())?;
+    writeln!(out, "  funded account  {account}")?;
+    writeln!(out, "  genesis block   {}", devnet.lattice().genesis())?;
+    writeln!(
+        out,
+        "  confirmed       {} after a block arrives",
+        humantime::format_duration(args.confirm_after)
+    )?;
+    writeln!(out, "  work            {} to send, {} to receive\n", thresholds.send, thresholds.receive)?;
+    writeln!(out, "Try:")?;
+    for body in [
+        r#"{"action":"version"}"#.to_owned(),
+        format!(r#"{{"action":"account_info","account":"{account}","include_confirmed":true}}"#),
+        r#"{"action":"block_count"}"#.to_owned(),
+    ] {
+        writeln!(out, "  curl -d '{body}' {url}")?;
+    }
+    out.flush()
+}

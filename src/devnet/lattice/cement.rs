@@ -1,0 +1,110 @@
+//! Confirmation: when a block becomes final, and in which order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Kind, Lattice, Now};
+use crate::nano::BlockHash;
+
+/// What is to be confirmed, and what is not to be.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Agenda {
+    /// By the time since the ledger's start from which a block may be confirmed; the number is
+    /// the order of arrival.
+    due: BTreeSet<(Duration, u64, BlockHash)>,
+    arrivals: u64,
+    held: BTreeSet<BlockHash>,
+    all_held: bool,
+}
+
+impl Agenda {
+    pub(super) fn schedule(&mut self, hash: BlockHash, at: Duration) {
+        self.arrivals = self.arrivals.saturating_add(1);
+        self.due.insert((at, self.arrivals, hash));
+    }
+}
+
+impl Lattice {
+    /// Confirms what is due: a block after its predecessor and, where it receives, after its
+    /// source; none that is held.
+    pub fn advance(&mut self, now: Now) {
+        while let Some(next) = self.next_due(now) {
+            self.agenda.due.remove(&next);
+            self.cement(next.2);
+        }
+    }
+
+    /// The first that may be confirmed.
+    fn next_due(&self, now: Now) -> Option<(Duration, u64, BlockHash)> {
+        if self.agenda.all_held {
+            return None;
+        }
+        let mut due = self.agenda.due.iter().take_while(|&&(at, ..)| at <= now.elapsed);
+        due.find(|&&(.., hash)| {
+            !self.agenda.held.contains(&hash) && self.unconfirmed_dependencies(hash).is_empty()
+        })
+        .copied()
+    }
+
+    /// What has to be confirmed before this block is.
+    fn unconfirmed_dependencies(&self, hash: BlockHash) -> Vec<BlockHash> {
+        let Some(entry) = self.entry(hash) else { return Vec::new() };
+        let source = (entry.kind == Kind::Receive).then_some(BlockHash(entry.block.link));
+        [Some(entry.block.previous), source]
+            .into_iter()
+            .flatten()
+            .filter(|&dependency| self.entry(dependency).is_some_and(|entry| !entry.confirmed))
+            .collect()
+    }
+
+    fn cement(&mut self, hash: BlockHash) {
+        let Some(entry) = self.blocks.get_mut(&hash) else { return };
+        entry.confirmed = true;
+        if let Some(chain) = self.chains.get_mut(&entry.block.account) {
+            chain.confirmed_height = entry.height;
+            chain.confirmed_frontier = hash;
+        }
+        self.agenda.held.remove(&hash);
+    }
+
+    /// Confirms the block and all that it depends on, held or not. Answers whether the ledger has
+    /// the block.
+    pub fn confirm_now(&mut self, hash: BlockHash) -> bool {
+        let mut pending = vec![hash];
+        while let Some(&top) = pending.last() {
+            let dependencies = self.unconfirmed_dependencies(top);
+            if dependencies.is_empty() {
+                pending.pop();
+                if !self.is_confirmed(top) {
+                    self.cement(top);
+                }
+            } else {
+                pending.extend(dependencies);
+            }
+        }
+        self.agenda.due.retain(|&(_, _, due)| !self.blocks.get(&due).is_some_and(|entry| entry.confirmed));
+        self.entry(hash).is_some()
+    }
+
+    /// Never confirms this block, and so none that stands on it, until [`Lattice::release`]. The
+    /// block may be one that is yet to come.
+    pub fn hold(&mut self, hash: BlockHash) {
+        self.agenda.held.insert(hash);
+    }
+
+    /// Confirms nothing until [`Lattice::release`].
+    pub fn hold_all(&mut self) {
+        self.agenda.all_held = true;
+    }
+
+    /// Ends every hold; what is due is confirmed by the next [`Lattice::advance`].
+    pub fn release(&mut self) {
+        self.agenda.all_held = false;
+        self.agenda.held.clear();
+    }
+
+    /// Forgets a block that was rolled back.
+    pub(super) fn unschedule(&mut self, hash: BlockHash) {
+        self.agenda.due.retain(|&(_, _, due)| due != hash);
+    }
+}

@@ -1,0 +1,203 @@
+//! A node's RPC, in the reference C++ node's formats and words (NODE appendix A and B): numbers and
+//! booleans are strings, an empty collection is `""`, every error is an HTTP 200.
+
+mod accounts;
+mod blocks;
+mod node;
+mod process;
+mod receivable;
+mod request;
+mod work;
+
+use serde_json::{Map, Value, json};
+
+use super::lattice::{Lattice, Refusal};
+use crate::nano::{HexError, StateBlock};
+use request::Request;
+
+pub(super) use node::Identity;
+pub(super) use work::{Cancel, Job, generate};
+
+/// What a node answers instead; the texts are the reference node's.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum RpcError {
+    #[error("Can only POST requests")]
+    NotPost,
+    #[error("Unable to parse JSON")]
+    UnparsableJson,
+    #[error("Unknown command")]
+    UnknownCommand,
+    #[error("Empty response")]
+    EmptyResponse,
+    #[error("Account not found")]
+    AccountNotFound,
+    #[error("Bad account number")]
+    BadAccount,
+    #[error("Block not found")]
+    BlockNotFound,
+    #[error("Invalid block hash")]
+    InvalidBlockHash,
+    #[error("Bad hash number")]
+    BadHash,
+    #[error("Block is invalid")]
+    InvalidBlock,
+    #[error("Block work is less than threshold")]
+    WorkLow,
+    #[error("Invalid block subtype")]
+    InvalidSubtype,
+    #[error("Invalid block balance for given subtype")]
+    SubtypeBalance,
+    #[error("Invalid previous block for given subtype")]
+    SubtypePrevious,
+    #[error("Invalid epoch link")]
+    SubtypeEpochLink,
+    #[error("Invalid count")]
+    InvalidCount,
+    #[error("Invalid offset")]
+    InvalidOffset,
+    #[error("Bad threshold number")]
+    BadThreshold,
+    #[error("Bad work")]
+    BadWork,
+    #[error("Bad difficulty")]
+    BadDifficulty,
+    #[error("Bad multiplier")]
+    BadMultiplier,
+    #[error("Difficulty above config limit or below publish threshold")]
+    DifficultyLimit,
+    #[error("Work generation cancellation or failure")]
+    WorkFailed,
+    #[error("Active confirmation not found")]
+    ConfirmationNotFound,
+    #[error("Invalid root hash")]
+    InvalidRoot,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Ordered, see [`super::faults::Fault::Refuse`].
+    #[error("{0}")]
+    Ordered(String),
+}
+
+impl RpcError {
+    pub(super) fn to_json(&self) -> Value {
+        json!({ "error": self.to_string() })
+    }
+}
+
+/// What a request comes to.
+pub(super) enum Reply {
+    /// The answer, complete.
+    Now(Value),
+    /// Work, to be computed where nothing waits for it.
+    Work(Job),
+}
+
+/// A request that was understood as far as its action.
+pub(super) struct Call(Request);
+
+impl Call {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`RpcError::UnparsableJson`], also where there is no `action`.
+    pub(super) fn parse(body: &[u8]) -> Result<(String, Self), RpcError> {
+        let request = Request::parse(body)?;
+        let action = request.required("action")?;
+        Ok((action, Self(request)))
+    }
+
+    /// Answers from `ledger`, on which only `process` changes anything.
+    ///
+    /// # Errors
+    /// [`RpcError`], as the reference node would.
+    pub(super) fn answer(
+        &self,
+        action: &str,
+        ledger: &mut Lattice,
+        identity: &Identity,
+    ) -> Result<Reply, RpcError> {
+        let request = &self.0;
+        let answer = match action {
+            "account_balance" => accounts::balance(request, ledger),
+            "account_history" => accounts::history(request, ledger),
+            "account_info" => accounts::info(request, ledger),
+            "accounts_balances" => accounts::balances(request, ledger),
+            "accounts_frontiers" => accounts::frontiers(request, ledger),
+            "receivable" => receivable::of_account(request, ledger),
+            "pending" => receivable::of_account(request, ledger).map(deprecated),
+            "accounts_receivable" => receivable::of_accounts(request, ledger),
+            "accounts_pending" => receivable::of_accounts(request, ledger).map(deprecated),
+            "receivable_exists" => receivable::exists(request, ledger),
+            "pending_exists" => receivable::exists(request, ledger).map(deprecated),
+            "block_info" => blocks::info(request, ledger),
+            "blocks_info" => blocks::infos(request, ledger),
+            "block_confirm" => blocks::confirm(request, ledger),
+            "block_count" => Ok(node::block_count(ledger)),
+            "confirmation_info" => blocks::confirmation_info(request),
+            "confirmation_quorum" => Ok(node::confirmation_quorum(ledger)),
+            "active_difficulty" => Ok(node::active_difficulty(ledger)),
+            "telemetry" => Ok(node::telemetry(ledger, identity)),
+            "uptime" => Ok(node::uptime(identity)),
+            "version" => Ok(node::version(ledger)),
+            "process" => process::process(request, ledger, identity.now),
+            "work_generate" => return work::job(request, ledger).map(Reply::Work),
+            "work_validate" => work::validate(request, ledger),
+            _ => Err(RpcError::UnknownCommand),
+        }?;
+        Ok(Reply::Now(request.with_account_format_notice(answer)))
+    }
+}
+
+/// Whether an action only reads, so that it can be answered from an old state of the ledger.
+pub(super) fn only_reads(action: &str) -> bool {
+    !matches!(action, "process" | "work_generate")
+}
+
+fn deprecated(mut answer: Value) -> Value {
+    if let Value::Object(fields) = &mut answer {
+        fields.insert("deprecated".to_owned(), Value::from("1"));
+    }
+    answer
+}
+
+/// A map, or what the reference node prints for an empty one.
+fn map_or_empty(map: Map<String, Value>) -> Value {
+    if map.is_empty() { Value::from("") } else { Value::Object(map) }
+}
+
+/// A list, or what the reference node prints for an empty one.
+fn list_or_empty(list: Vec<Value>) -> Value {
+    if list.is_empty() { Value::from("") } else { Value::Array(list) }
+}
+
+fn flag(value: bool) -> Value {
+    Value::from(if value { "1" } else { "0" })
+}
+
+/// A block as `contents` carries it: an object where `json_block` was asked for, else its text.
+pub(super) fn contents(block: &StateBlock, as_json: bool) -> Value {
+    if as_json {
+        return serde_json::to_value(block).unwrap_or_default();
+    }
+    let mut text = pretty(block);
+    text.push('\n');
+    Value::from(text)
+}
+
+/// JSON as the reference node lays it out.
+pub(super) fn pretty(value: &impl serde::Serialize) -> String {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter));
+    debug_assert!(written.is_ok(), "maps with text keys into memory: nothing can fail");
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Reads hexadecimal as the reference node does: shorter than it should be is fine, leading zeros
+/// are understood.
+fn lenient_hex<T: std::str::FromStr<Err = HexError>>(text: &str, digits: usize) -> Option<T> {
+    if text.is_empty() || text.len() > digits {
+        return None;
+    }
+    format!("{text:0>digits$}").parse().ok()
+}
