@@ -1,1 +1,93 @@
-//! (to come)
+//! The operator's listener: metrics, liveness, readiness. Bind it where only they can reach it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Response, StatusCode, header};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use serde_json::json;
+
+use crate::cashier::Cashier;
+use crate::ledger::node::NodeLedger;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// Answers `/metrics`, `/healthz` and `/readyz`.
+#[derive(Debug)]
+pub struct Admin<S> {
+    cashier: Cashier<NodeLedger, S>,
+    ledger: Arc<NodeLedger>,
+    store: Arc<S>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S: Store> Admin<S> {
+    #[must_use]
+    pub const fn new(
+        cashier: Cashier<NodeLedger, S>,
+        ledger: Arc<NodeLedger>,
+        store: Arc<S>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { cashier, ledger, store, metrics }
+    }
+
+    fn metrics(&self) -> Response<Vec<u8>> {
+        let (active, evicted) = self.cashier.capabilities().counts();
+        self.metrics.capabilities(active, evicted);
+        self.metrics.store_writable(self.store.health().writable);
+        for node in self.ledger.nodes() {
+            self.metrics.node_up(&node.label, node.up);
+        }
+        match self.metrics.text() {
+            Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+            Err(error) => {
+                tracing::error!(%error, "the metrics cannot be written");
+                answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "metrics failed\n".to_owned())
+            }
+        }
+    }
+
+    /// Whether payments can be settled; paid requests in hand are served either way.
+    fn readiness(&self) -> Response<Vec<u8>> {
+        let health = self.store.health();
+        let nodes: Vec<_> =
+            self.ledger.nodes().into_iter().map(|it| json!({ "node": it.label, "up": it.up })).collect();
+        let ready = self.cashier.readiness().is_ok();
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let body = json!({
+            "ready": ready,
+            "nodes": nodes,
+            "store": { "writable": health.writable, "freeBytes": health.free_bytes },
+            "settling": self.cashier.settling(),
+        });
+        answer(status, "application/json", format!("{body}\n"))
+    }
+}
+
+#[async_trait]
+impl<S: Store> ServeHttp for Admin<S> {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        match session.req_header().uri.path() {
+            "/metrics" => self.metrics(),
+            "/healthz" => answer(StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            "/readyz" => self.readiness(),
+            _ => {
+                let known = "not here; try /metrics, /healthz or /readyz\n".to_owned();
+                answer(StatusCode::NOT_FOUND, "text/plain", known)
+            }
+        }
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Vec<u8>> {
+    let length = body.len();
+    let mut response = Response::new(body.into_bytes());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,1 +1,277 @@
-//! (to come)
+//! From a checked configuration to running services.
+//!
+//! Everything that has a file, a key, a thread or a background task is opened here, in one order,
+//! and closed in the other. Nothing listens yet: the caller binds and serves.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::cashier::{self, Cashier};
+use crate::clock::Clock;
+use crate::config::{Config, Nano, Pool, StoreLocation};
+use crate::entropy::{self, NoEntropy};
+use crate::gateway::Gateway;
+use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
+use crate::gateway::upstream::Upstream;
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, RpcEvent};
+use crate::metrics::Metrics;
+use crate::payment::pool::{AddressPool, seed_indexes};
+use crate::payment::{MacKeys, Mechanism};
+use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
+use crate::vault::{self, Vault, VaultError};
+
+/// The gateway as it is run: over Nano nodes and an SQLite store.
+pub type RunningGateway = Gateway<NodeLedger, SqliteStore>;
+
+/// How often nodes are asked whether they are there.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long background tasks may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a gateway cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    #[error("`nano.pool.seed_file`: {0}")]
+    Seed(VaultError),
+    #[error("`challenge.key_file`: {0}")]
+    Key(VaultError),
+    #[error("`challenge.previous_key_file`: {0}")]
+    PreviousKey(VaultError),
+    #[error("`nano.nodes`: {0}")]
+    Nodes(#[from] NodeSetupError),
+    #[error("`store.path`: {}: {error}", path.display())]
+    Store { path: PathBuf, error: Box<OpenError> },
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    #[error("the metrics cannot be declared: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the pool has no address for {0}: give it more addresses, or take {0} out of `nano.mechanisms`")]
+    NoAddress(Mechanism),
+}
+
+/// Running services of one gateway. [`Services::stop`] ends them; dropped, they end without
+/// reporting the last uses.
+#[derive(Debug)]
+pub struct Services {
+    cashier: Cashier<NodeLedger, SqliteStore>,
+    tariff: Arc<ArcSwap<Tariff>>,
+    metrics: Arc<Metrics>,
+    ledger: Arc<NodeLedger>,
+    store: Arc<SqliteStore>,
+    fixed: Config,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+/// Opens everything `config` names and starts the background tasks on the current runtime.
+///
+/// # Errors
+/// [`AssembleError`], which names the configuration's key.
+pub async fn assemble(config: Config, clock: Clock) -> Result<Services, AssembleError> {
+    let metrics = Arc::new(Metrics::new()?);
+    let keys = mac_keys(&config)?;
+    let pool = address_pool(&config.nano)?;
+    let ledger = Arc::new(node_ledger(&config.nano, &metrics)?);
+    let StoreLocation::Sqlite(path) = &config.store;
+    let store = SqliteStore::open(path, SqliteOptions::default())
+        .map_err(|error| AssembleError::Store { path: path.clone(), error: Box::new(error) })?;
+    let store = Arc::new(store);
+    let cashier = Cashier::new(cashier::Parts {
+        keys,
+        pool,
+        thresholds: config.nano.work,
+        ledger: Arc::clone(&ledger),
+        store: Arc::clone(&store),
+        clock,
+        metrics: Arc::clone(&metrics),
+        settings: settings(&config),
+        holder: Holder(entropy::bytes()?),
+        capabilities_cached: config.limits.capabilities_cached,
+        runtime: tokio::runtime::Handle::current(),
+    });
+    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff(&config).await)));
+    metrics.configured();
+    let (stop, shutdown) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    // Before the first probe no node counts as up, and nothing would be sold.
+    ledger.probe().await;
+    tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
+    let (recovering, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { recovering.recover(until).await });
+    let metering = cashier.clone();
+    tasks.spawn(async move { metering.capabilities().run(shutdown).await });
+    Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
+}
+
+fn mac_keys(config: &Config) -> Result<MacKeys, AssembleError> {
+    let active = vault::mac_key(&config.challenge.key_file).map_err(AssembleError::Key)?;
+    let previous = match &config.challenge.previous_key_file {
+        Some(path) => Some(vault::existing_mac_key(path).map_err(AssembleError::PreviousKey)?),
+        None => None,
+    };
+    Ok(MacKeys::new(active, previous))
+}
+
+/// The pool's addresses, derived once. A seed file that is not there is made: what the gateway
+/// earns is then under a key that only this file holds.
+///
+/// # Errors
+/// [`AssembleError::Seed`], [`AssembleError::NoAddress`].
+pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
+    let pool = match &nano.pool {
+        Pool::Seed { file, size } => {
+            if !file.exists() {
+                tracing::warn!(
+                    file = %file.display(),
+                    "made a new seed for the address pool: back it up, what is earned can only be spent with it"
+                );
+            }
+            let vault = Vault::open_or_create(file).map_err(AssembleError::Seed)?;
+            let accounts = |mechanism| {
+                let offered = nano.mechanisms.contains(&mechanism);
+                if offered { vault.accounts(seed_indexes(mechanism, *size)) } else { Vec::new() }
+            };
+            AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
+        }
+        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.mechanisms),
+        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.mechanisms),
+    };
+    match nano.mechanisms.iter().find(|it| pool.of(**it).is_empty()) {
+        Some(mechanism) => Err(AssembleError::NoAddress(*mechanism)),
+        None => Ok(pool),
+    }
+}
+
+fn node_ledger(nano: &Nano, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
+    let endpoints = nano
+        .nodes
+        .iter()
+        .map(|node| NodeEndpoint {
+            url: node.url.clone(),
+            parameters: node.parameters.clone(),
+            timeout: node.timeout,
+        })
+        .collect();
+    let metrics = Arc::clone(metrics);
+    let observe = move |event: RpcEvent<'_>| {
+        metrics.node_rpc(event.node, event.action, event.elapsed, event.ok);
+    };
+    Ok(NodeLedger::new(NodeClient::new(endpoints)?.observed_by(Arc::new(observe))))
+}
+
+fn settings(config: &Config) -> cashier::Settings {
+    cashier::Settings {
+        mechanisms: config.nano.mechanisms.clone(),
+        lifetime: config.challenge.lifetime,
+        wait: config.settlement.wait,
+        pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
+        lookups_per_client: config.limits.lookups_per_client,
+    }
+}
+
+/// The edge's view of `config`, its upstreams looked up and watched for as long as it is in use.
+async fn tariff(config: &Config) -> Tariff {
+    let (watched, shutdown) = watch::channel(false);
+    let mut upstreams = BTreeMap::new();
+    for (name, settings) in &config.upstreams {
+        let upstream = Arc::new(Upstream::new(settings));
+        upstream.refresh().await;
+        let (watching, until) = (Arc::clone(&upstream), shutdown.clone());
+        tokio::spawn(async move { watching.watch(until).await });
+        upstreams.insert(name.clone(), upstream);
+    }
+    Tariff {
+        table: config.table.clone(),
+        unmatched: config.unmatched.clone(),
+        public_url: config.public_url.clone(),
+        upstreams,
+        cors: config.cors.clone().map(|it| Cors(it.origins)),
+        challenge_lifetime: config.challenge.lifetime,
+        thresholds: config.nano.work,
+        limits: EdgeLimits {
+            idle_connection: config.limits.idle_connection,
+            drained_body: config.limits.drained_body,
+        },
+        watched,
+    }
+}
+
+impl Services {
+    /// The gateway, to be served on one listener or several.
+    #[must_use]
+    pub fn gateway(&self) -> RunningGateway {
+        Gateway::new(self.cashier.clone(), Arc::clone(&self.tariff), Arc::clone(&self.metrics))
+    }
+
+    /// The operator's listener.
+    #[must_use]
+    pub fn admin(&self) -> Admin<SqliteStore> {
+        let (cashier, ledger, store) =
+            (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
+        Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
+    }
+
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    #[must_use]
+    pub const fn store(&self) -> &Arc<SqliteStore> {
+        &self.store
+    }
+
+    /// Takes over a changed configuration: prices, upstreams, origins, mechanisms' order, times and
+    /// limits. Gives the keys that changed and need a restart; those stay as they were.
+    pub async fn reload(&self, config: &Config) -> Vec<&'static str> {
+        let fixed = &self.fixed;
+        let mut config = config.clone();
+        let mut held_back = Vec::new();
+        let mut hold = |key, changed: bool| {
+            if changed {
+                held_back.push(key);
+            }
+        };
+        hold("listen", config.listen != fixed.listen);
+        hold("admin", config.admin != fixed.admin);
+        hold("store", config.store != fixed.store);
+        hold("nano.nodes", config.nano.nodes != fixed.nano.nodes);
+        hold("nano.pool", config.nano.pool != fixed.nano.pool);
+        hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
+        hold("nano.work", config.nano.work != fixed.nano.work);
+        let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
+        hold("challenge.key_file", keys(&config) != keys(fixed));
+        config.nano = fixed.nano.clone();
+        self.cashier.configure(settings(&config));
+        self.tariff.store(Arc::new(tariff(&config).await));
+        self.metrics.configured();
+        held_back
+    }
+
+    /// Ends the background tasks, settlements under way first, reports the last uses and closes the
+    /// store. Call it when nothing is served any more.
+    pub async fn stop(mut self) {
+        let settled = async {
+            while self.cashier.settling() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(STOP_WITHIN, settled).await.is_err() {
+            let left = self.cashier.settling();
+            tracing::warn!(left, "settlements cut off; the next start takes them up from the journal");
+        }
+        self.stop.send_replace(true);
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!("background tasks cut off");
+        }
+        self.store.close().await;
+    }
+}

@@ -29,7 +29,7 @@ use crate::store::Store;
 use crate::store::capabilities::HangUp;
 
 use tariff::Tariff;
-use upstream::Upstream;
+use upstream::{Chosen, Upstream};
 
 /// The `route` label of requests that matched none.
 const NO_ROUTE: &str = "unmatched";
@@ -64,6 +64,8 @@ struct Admission {
     upstream: Arc<Upstream>,
     target: CanonicalTarget,
     priced: Option<Priced>,
+    /// The server it goes to, once one is chosen.
+    chosen: Option<Chosen>,
     tries: usize,
 }
 
@@ -150,9 +152,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Error::e_explain(ErrorType::InternalError, "no upstream without an admission");
         };
         admission.tries = admission.tries.saturating_add(1);
-        admission.upstream.peer().map(Box::new).ok_or_else(|| {
-            Error::explain(ErrorType::HTTPStatus(502), "no address of the upstream is known and healthy").into_up()
-        })
+        let Some(chosen) = admission.upstream.choose() else {
+            let why = "no address of the upstream is known and healthy";
+            return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
+        };
+        let peer = chosen.peer.clone();
+        admission.chosen = Some(chosen);
+        Ok(Box::new(peer))
     }
 
     fn fail_to_connect(

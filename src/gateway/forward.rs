@@ -8,7 +8,6 @@ use pingora::prelude::{Result, Session};
 use super::{Admission, Context, Priced};
 use crate::cashier::How;
 use crate::nano::Network;
-use crate::routes::ChargeOn;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// An upstream's own word that a request is not to be charged for.
@@ -17,14 +16,15 @@ const CHARGE: &str = "faregate-charge";
 /// Rewrites a request for the upstream: the canonical target, nothing of the payment, and what the
 /// gateway vouches for in place of whatever the client claimed.
 pub(super) fn request(session: &Session, request: &mut RequestHeader, admission: &Admission) -> Result<()> {
-    let upstream = &admission.upstream;
-    request.set_raw_path(upstream.path(&admission.target).as_bytes())?;
+    let chosen = admission.chosen.as_ref();
+    let base_path = chosen.map_or("", |it| it.base_path.as_str());
+    request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
     strip(&mut |name| request.remove_header(name), &session.req_header().headers, is_stopped_on_the_way_in);
     let host = session.req_header().headers.get(HOST).cloned();
     if let Some(host) = &host {
         request.insert_header("X-Forwarded-Host", host)?;
     }
-    if let Some(own) = upstream.host_header() {
+    if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
         request.insert_header(HOST, own)?;
     }
     if let Some(client) = session.client_addr().and_then(|it| it.as_inet()) {
@@ -58,12 +58,7 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     }
     let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.as_mut()) else { return Ok(()) };
     let status = response.status.as_u16();
-    let counts = !excused
-        && match priced.charge_on {
-            ChargeOn::Below500 => status < 500,
-            ChargeOn::Below400 => status < 400,
-            ChargeOn::Answered => true,
-        };
+    let counts = !excused && priced.charge_on.charges(status);
     priced.counts = Some(counts);
     for (name, value) in receipt(priced, counts) {
         response.insert_header(name, value)?;

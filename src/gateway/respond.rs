@@ -62,7 +62,7 @@ fn admit(
     priced: Option<Priced>,
 ) -> Option<Admission> {
     let upstream = context.tariff.upstreams.get(upstream)?.clone();
-    let admission = Admission { upstream, target, priced, tries: 0 };
+    let admission = Admission { upstream, target, priced, chosen: None, tries: 0 };
     context.outcome = admission.outcome();
     Some(admission)
 }
@@ -219,17 +219,7 @@ fn spare_connection(session: &mut Session, context: &Context) {
 
 /// Answers a request whose upstream failed; gives the status, 0 where nobody is left to answer.
 pub(super) async fn failure(session: &mut Session, context: &mut Context, error: &Error) -> u16 {
-    let client_gone = *error.esource() == ErrorSource::Downstream;
-    let status = match error.etype() {
-        ErrorType::HTTPStatus(code) => StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY),
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout if !client_gone => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
-        ErrorType::InvalidHTTPHeader if client_gone => StatusCode::BAD_REQUEST,
-        _ if client_gone => return 0,
-        _ if *error.esource() == ErrorSource::Upstream => StatusCode::BAD_GATEWAY,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    };
+    let Some(status) = status_of(error) else { return 0 };
     if session.response_written().is_some() {
         // The answer has begun; all that is left is to cut it off.
         return status.as_u16();
@@ -250,5 +240,22 @@ pub(super) async fn failure(session: &mut Session, context: &mut Context, error:
     match send(session, context, answer).await {
         Ok(()) => status.as_u16(),
         Err(_) => 0,
+    }
+}
+
+/// The status for an error; nothing where the client is gone.
+fn status_of(error: &Error) -> Option<StatusCode> {
+    let timeouts = [ErrorType::ReadTimedout, ErrorType::WriteTimedout, ErrorType::ConnectTimedout];
+    if let ErrorType::HTTPStatus(code) = error.etype() {
+        return Some(StatusCode::from_u16(*code).unwrap_or(StatusCode::BAD_GATEWAY));
+    }
+    match error.esource() {
+        ErrorSource::Downstream if *error.etype() == ErrorType::InvalidHTTPHeader => {
+            Some(StatusCode::BAD_REQUEST)
+        }
+        ErrorSource::Downstream => None,
+        ErrorSource::Upstream if timeouts.contains(error.etype()) => Some(StatusCode::GATEWAY_TIMEOUT),
+        ErrorSource::Upstream => Some(StatusCode::BAD_GATEWAY),
+        ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

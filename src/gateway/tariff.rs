@@ -13,9 +13,10 @@ use http::header::{
 };
 use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
+use tokio::sync::watch;
 
 use super::upstream::Upstream;
-use crate::config::PublicUrl;
+use crate::config::{Origins, PublicUrl};
 use crate::nano::Thresholds;
 use crate::routes::{PriceTable, UpstreamName};
 
@@ -34,6 +35,8 @@ pub struct Tariff {
     /// What a bill asks of a block's work.
     pub thresholds: Thresholds,
     pub limits: EdgeLimits,
+    /// The upstreams are watched until this is dropped.
+    pub watched: watch::Sender<bool>,
 }
 
 /// Bounds that the edge holds.
@@ -47,10 +50,7 @@ pub struct EdgeLimits {
 
 /// Which web pages of other origins may read answers and pay.
 #[derive(Clone, Debug)]
-pub struct Cors {
-    /// Allowed origins; nothing for any.
-    origins: Option<Vec<String>>,
-}
+pub struct Cors(pub Origins);
 
 /// What a page must be able to read of an answer.
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After";
@@ -61,21 +61,18 @@ const ALLOWED: &str =
 const PREFLIGHT_SECONDS: &str = "600";
 
 impl Cors {
-    /// Allows these origins, or any where `origins` is nothing.
-    #[must_use]
-    pub const fn new(origins: Option<Vec<String>>) -> Self {
-        Self { origins }
-    }
-
     #[must_use]
     pub fn allows(&self, origin: &str) -> bool {
-        self.origins.as_ref().is_none_or(|it| it.iter().any(|it| it == origin))
+        match &self.0 {
+            Origins::Any => true,
+            Origins::These(these) => these.iter().any(|it| it == origin),
+        }
     }
 
     /// Lets a page of `origin` read this answer and its payment headers.
     pub(super) fn expose(&self, response: &mut ResponseHeader, origin: &str) -> Result<()> {
         if !response.headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
-            let origin = if self.origins.is_none() { "*" } else { origin };
+            let origin = if self.0 == Origins::Any { "*" } else { origin };
             response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
         }
         response.append_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)?;

@@ -13,7 +13,6 @@ use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
 use tokio::sync::watch;
 
 use crate::config::{self, HostHeader, UpstreamUrl};
-use crate::routes::CanonicalTarget;
 
 /// Addresses tried for one selection before none counts as healthy.
 const SELECT_TRIES: usize = 64;
@@ -26,8 +25,6 @@ const IDLE: Duration = Duration::from_secs(30);
 pub struct Upstream {
     balancer: LoadBalancer<RoundRobin>,
     settings: config::Upstream,
-    /// The same for all its URLs.
-    base_path: String,
 }
 
 impl fmt::Debug for Upstream {
@@ -48,7 +45,7 @@ impl ServiceDiscovery for Names {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut found = BTreeSet::new();
         for url in &self.0 {
-            let name = (url.host.trim_matches(['[', ']']), url.port);
+            let name = (url.host.as_str(), url.port);
             match tokio::net::lookup_host(name).await {
                 Ok(addresses) => found.extend(addresses.map(|address| backend(address, url))),
                 Err(error) => tracing::warn!(host = %url.host, %error, "the upstream's name is not known"),
@@ -78,8 +75,7 @@ impl Upstream {
         {
             backends.set_health_check(health_check(health, url));
         }
-        let base_path = settings.urls.first().map(|it| it.base_path.clone()).unwrap_or_default();
-        Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone(), base_path }
+        Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone() }
     }
 
     /// Looks the names up. Without an answer the addresses known so far stay.
@@ -117,10 +113,10 @@ impl Upstream {
 
     /// The next healthy address, with this upstream's timeouts; nothing where there is none.
     #[must_use]
-    pub fn peer(&self) -> Option<HttpPeer> {
+    pub fn choose(&self) -> Option<Chosen> {
         let backend = self.balancer.select(b"", SELECT_TRIES)?;
         let Of(url) = backend.ext.get::<Of>()?.clone();
-        let mut peer = HttpPeer::new(backend.addr, url.tls, url.host);
+        let mut peer = HttpPeer::new(backend.addr, url.tls, url.host.clone());
         let options = &mut peer.options;
         // Pingora's own defaults wait for ever.
         options.connection_timeout = Some(self.settings.connect_timeout);
@@ -128,23 +124,29 @@ impl Upstream {
         options.read_timeout = Some(self.settings.timeout);
         options.write_timeout = Some(self.settings.timeout);
         options.idle_timeout = Some(IDLE);
-        Some(peer)
-    }
-
-    /// Path and query as the upstream is asked for them.
-    #[must_use]
-    pub fn path(&self, target: &CanonicalTarget) -> String {
-        format!("{}{}", self.base_path, target.as_str())
-    }
-
-    /// The `Host` to send; nothing to pass on the client's.
-    #[must_use]
-    pub fn host_header(&self) -> Option<String> {
-        match self.settings.host_header {
+        let host = match self.settings.host_header {
             HostHeader::Preserve => None,
-            HostHeader::Upstream => self.settings.urls.first().map(UpstreamUrl::authority),
-        }
+            HostHeader::Upstream => Some(authority(&url)),
+        };
+        Some(Chosen { peer, base_path: url.base_path, host })
     }
+}
+
+/// The server that a request goes to.
+#[derive(Debug)]
+pub struct Chosen {
+    pub peer: HttpPeer,
+    /// Put before the path.
+    pub base_path: String,
+    /// The `Host` to send; nothing to pass on the client's.
+    pub host: Option<String>,
+}
+
+/// Host and, where it is not the scheme's own, port.
+fn authority(url: &UpstreamUrl) -> String {
+    let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
+    let usual = if url.tls { 443 } else { 80 };
+    if url.port == usual { host } else { format!("{host}:{}", url.port) }
 }
 
 fn health_check(health: &config::Health, url: &UpstreamUrl) -> Box<HttpHealthCheck> {
