@@ -1,5 +1,8 @@
 //! The port through which the Nano network is asked and told things.
 
+pub mod node;
+pub mod work;
+
 use std::future::Future;
 use std::time::Duration;
 

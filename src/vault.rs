@@ -1,1 +1,246 @@
-//! (to come)
+//! The secrets that live in files: the seed, and the key that challenges are authenticated with.
+//!
+//! The only module that reads a seed or signs with one. A secret's file must be private to its
+//! owner; it appears under its name complete or not at all; no error repeats what is in it.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::entropy::{self, NoEntropy};
+use crate::nano::{Account, Seed, Signature, StateBlock, noms_digest};
+
+/// A secret's file holds 64 digits and a line end; whatever is longer is another file.
+const MAX_FILE: u64 = 1024;
+
+/// Fewer accounts than this are derived sooner than threads are started.
+const WORTH_THREADS: usize = 256;
+
+/// What is wrong with a secret's file.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    #[error("{}: there is no such file", path.display())]
+    Missing { path: PathBuf },
+    #[error(
+        "{}: others than its owner may use this file (mode {mode:04o}); do: chmod 600 {}",
+        path.display(), path.display()
+    )]
+    NotPrivate { path: PathBuf, mode: u32 },
+    #[error("{}: not a plain file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{}: this is no {what}, which is 64 hexadecimal digits on one line", path.display())]
+    NotHex { path: PathBuf, what: &'static str },
+    #[error("{}: exists already and is left as it is", path.display())]
+    Exists { path: PathBuf },
+    #[error("{}: cannot be read: {error}", path.display())]
+    Read { path: PathBuf, error: io::Error },
+    #[error("{}: cannot be written: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    NoEntropy(#[from] NoEntropy),
+}
+
+/// A seed and what it can sign. Prints as `****`.
+#[derive(Clone)]
+pub struct Vault {
+    seed: Seed,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vault(****)")
+    }
+}
+
+impl Vault {
+    /// The vault of a seed that is at hand already (a development ledger's).
+    #[must_use]
+    pub const fn from_seed(seed: Seed) -> Self {
+        Self { seed }
+    }
+
+    /// Reads the seed in `path`.
+    ///
+    /// # Errors
+    /// [`VaultError`], when the file is missing, not private, or holds no seed.
+    pub fn open(path: &Path) -> Result<Self, VaultError> {
+        read_secret(path, "seed").map(|bytes| Self::from_seed(Seed::from_bytes(*bytes)))
+    }
+
+    /// Makes a new seed and keeps it in `path`, which must not exist.
+    ///
+    /// # Errors
+    /// [`VaultError::Exists`], when it does; else when it cannot be written.
+    pub fn create(path: &Path) -> Result<Self, VaultError> {
+        if make_secret(path)? { Self::open(path) } else { Err(VaultError::Exists { path: path.to_owned() }) }
+    }
+
+    /// Reads the seed in `path`, after making it where there is none. Processes that start at once
+    /// agree on one seed.
+    ///
+    /// # Errors
+    /// As [`Vault::open`] and [`Vault::create`].
+    pub fn open_or_create(path: &Path) -> Result<Self, VaultError> {
+        read_or_make(path, "seed").map(|bytes| Self::from_seed(Seed::from_bytes(*bytes)))
+    }
+
+    /// The account at `index`.
+    #[must_use]
+    pub fn account(&self, index: u32) -> Account {
+        self.seed.key(index).account()
+    }
+
+    /// The accounts at `indexes`, in order; derived on all cores where there are many.
+    #[must_use]
+    pub fn accounts(&self, indexes: Range<u32>) -> Vec<Account> {
+        let indexes: Vec<u32> = indexes.collect();
+        let threads = thread::available_parallelism().map_or(1, |cores| cores.get());
+        let part = indexes.len().div_ceil(threads.max(1)).max(WORTH_THREADS);
+        let mut accounts = vec![Account::BURN; indexes.len()];
+        thread::scope(|scope| {
+            for (indexes, places) in indexes.chunks(part).zip(accounts.chunks_mut(part)) {
+                let derive = move || {
+                    for (index, place) in indexes.iter().zip(places) {
+                        *place = self.account(*index);
+                    }
+                };
+                scope.spawn(derive);
+            }
+        });
+        accounts
+    }
+
+    /// `block` with its signature by the key at `index`, which should be the key of its account.
+    #[must_use]
+    pub fn sign(&self, index: u32, block: &StateBlock) -> StateBlock {
+        block.signed(&self.seed.key(index))
+    }
+
+    /// The NOMS signature (ORIS-001) of `message` by the key at `index`; nothing where the message
+    /// is over 4 GiB.
+    #[must_use]
+    pub fn sign_message(&self, index: u32, message: &str) -> Option<Signature> {
+        noms_digest(message).map(|digest| self.seed.key(index).sign(&digest))
+    }
+}
+
+/// The key that a gateway's challenges and capabilities are authenticated with. Prints as `****`
+/// and is wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MacKey([u8; 32]);
+
+impl MacKey {
+    /// The key with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(****)")
+    }
+}
+
+/// The key in `path`, made on the first start. Processes that start at once agree on one key.
+///
+/// # Errors
+/// [`VaultError`], when the file is not private, holds no key, or cannot be made.
+pub fn mac_key(path: &Path) -> Result<MacKey, VaultError> {
+    read_or_make(path, "key").map(|bytes| MacKey(*bytes))
+}
+
+fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+    match read_secret(path, what) {
+        Err(VaultError::Missing { .. }) => {
+            // Whether this process made it or another one did, what counts is what is there.
+            make_secret(path)?;
+            read_secret(path, what)
+        }
+        other => other,
+    }
+}
+
+fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+    let unreadable = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            VaultError::Missing { path: path.to_owned() }
+        } else {
+            VaultError::Read { path: path.to_owned(), error }
+        }
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    check_private(path, &file.metadata().map_err(unreadable)?)?;
+    // Large enough from the start, so that no unwiped copy is left behind by growing.
+    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(0)));
+    file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
+    let mut secret = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim_ascii(), secret.as_mut())
+        .map_err(|_| VaultError::NotHex { path: path.to_owned(), what })?;
+    Ok(secret)
+}
+
+fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VaultError> {
+    if !metadata.is_file() {
+        return Err(VaultError::NotAFile { path: path.to_owned() });
+    }
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(VaultError::NotPrivate { path: path.to_owned(), mode });
+        }
+    }
+    Ok(())
+}
+
+/// Puts 32 fresh random bytes, in hexadecimal, into `path`; false where the file exists already.
+///
+/// The file is complete on the disk before it gets its name, and a link, other than a rename,
+/// never takes a name that is taken: of several that try at once one wins and no reader sees half.
+fn make_secret(path: &Path) -> Result<bool, VaultError> {
+    let secret = Zeroizing::new(entropy::bytes::<32>()?);
+    let digits = Zeroizing::new(hex::encode(*secret));
+    let nobody_elses = hex::encode(entropy::bytes::<8>()?);
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let draft = directory.join(format!(".faregate-{nobody_elses}.tmp"));
+    let unwritable = |error| VaultError::Write { path: path.to_owned(), error };
+    let made = write_private(&draft, digits.as_bytes()).and_then(|()| match fs::hard_link(&draft, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    });
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let made = made.map_err(unwritable)?;
+    #[cfg(unix)]
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(unwritable)?;
+    Ok(made)
+}
+
+fn write_private(path: &Path, digits: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(digits)?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}

@@ -1,1 +1,434 @@
-//! (to come)
+//! The paying client: sends a request, pays what a 402 asks for it, and sends it again.
+//!
+//! `offer` reads and writes the envelopes, `chain` makes the account's blocks, `held` keeps the
+//! capabilities that were bought. Nothing is kept beyond the process. What must hold: nothing is
+//! signed above the limit, and a request that was paid for is never paid for again.
+
+mod chain;
+mod held;
+mod offer;
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use reqwest::{Request, Response};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::ledger::LedgerError;
+use crate::ledger::node::{NodeClient, ProcessError};
+use crate::ledger::work::{WorkError, WorkSource};
+use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold, Thresholds};
+use crate::payment::{Mechanism, Refusal};
+use crate::vault::Vault;
+
+pub use held::Capability;
+pub use offer::OfferError;
+
+use chain::Chain;
+use held::{HeldCapabilities, Place};
+use offer::{Bill, Entry};
+
+/// The hardest work that a bill can ask for: eight times a send's on the main network. Above it a
+/// gateway could keep a client computing for days.
+const MAX_THRESHOLD: Threshold = Threshold(0xffff_ffff_0000_0000);
+
+/// How often one block is signed anew for challenges that ran out.
+const MAX_RESIGNS: u32 = 3;
+
+/// The pause before a paid request whose answer was lost is sent again.
+const LOST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a wallet behaves.
+#[derive(Clone, Debug)]
+pub struct WalletOptions {
+    /// The most that one request may cost.
+    pub max: Raw,
+    /// Pay this way only; otherwise by the first entry of the bill that is understood.
+    pub mechanism: Option<Mechanism>,
+    /// What the network asks of work; where it is not said, the node is asked, and where that does
+    /// not say, it is the main network's.
+    pub thresholds: Option<Thresholds>,
+    /// How long to wait for one of the wallet's own blocks to be confirmed.
+    pub confirm_wait: Duration,
+    /// How long to go on offering one proof while the gateway says "not yet".
+    pub settle_wait: Duration,
+}
+
+impl WalletOptions {
+    /// The usual patience, and at most `max` for a request.
+    #[must_use]
+    pub const fn up_to(max: Raw) -> Self {
+        Self {
+            max,
+            mechanism: None,
+            thresholds: None,
+            confirm_wait: Duration::from_secs(30),
+            settle_wait: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A payment that was signed for a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Payment {
+    pub mechanism: Mechanism,
+    /// In raw.
+    pub amount: Raw,
+    /// Who paid.
+    pub account: Account,
+    pub pay_to: Account,
+    /// The block, and so the payment's name.
+    pub hash: BlockHash,
+    /// Whether the gateway said that it took the payment. A `nanoTxn` block that it did not take
+    /// may never have been sent.
+    pub acknowledged: bool,
+}
+
+/// The answer to a request, and what it cost.
+#[derive(Debug)]
+pub struct Paid {
+    pub response: Response,
+    /// Nothing where the request was free, or a capability paid for it.
+    pub payment: Option<Payment>,
+    /// What is left of the capability that was bought or used.
+    pub capability: Option<Capability>,
+}
+
+/// A payment with what shows it to a gateway. Keep it where an error gives it: it is what the
+/// money was spent on.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Proof {
+    pub payment: Payment,
+    header: HeaderValue,
+}
+
+impl Proof {
+    /// The value of `PAYMENT-SIGNATURE`.
+    #[must_use]
+    pub const fn header(&self) -> &HeaderValue {
+        &self.header
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proof").field("payment", &self.payment).field("header", &"****").finish()
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Payment { mechanism, amount, hash, .. } = self.payment;
+        write!(f, "{} by {mechanism}, block {hash}", amount.xno())
+    }
+}
+
+/// Why a request was not answered. The variants with a [`Proof`] are those after which money may
+/// have moved.
+#[derive(Debug, thiserror::Error)]
+pub enum WalletError {
+    #[error("the body of the request cannot be sent twice")]
+    BodyNotRepeatable,
+    #[error("{origin} cannot be reached: {error}")]
+    Unreachable { origin: String, error: String },
+    #[error("the 402 of {origin} is not an x402 bill: {error}")]
+    NotAGateway { origin: String, error: OfferError },
+    #[error("nothing on the bill can be paid: {0}")]
+    NothingPayable(OfferError),
+    #[error("the price is {}, more than the limit of {} for a request", amount.xno(), max.xno())]
+    TooExpensive { amount: Raw, max: Raw },
+    #[error("the bill asks for work of {asked}, beyond {MAX_THRESHOLD}")]
+    WorkTooHard { asked: Threshold },
+    #[error(
+        "not enough funds in {account}: {} needed, {} there, {} to receive",
+        needed.xno(), balance.xno(), receivable.xno()
+    )]
+    NoFunds { account: Account, needed: Raw, balance: Raw, receivable: Raw },
+    #[error("no answer from the Nano network: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("{account} has a block that is not confirmed after {wait:?}")]
+    Unsettled { account: Account, wait: Duration },
+    #[error("funds could not be received with block {hash}: {error}")]
+    NotReceived { hash: BlockHash, error: ProcessError },
+    #[error("no work: {0}")]
+    Work(#[from] WorkError),
+    #[error("block {hash} was not taken by the network, and no node knows it: {error}")]
+    NotSent { hash: BlockHash, error: ProcessError },
+    #[error("the proof cannot be written: {0}")]
+    Unwritable(OfferError),
+    #[error("the gateway refused a payment ({proof}): {reason}")]
+    Refused { reason: String, proof: Box<Proof> },
+    #[error("the gateway has not settled a payment ({proof}) after {waited:?}; it may yet")]
+    Pending { proof: Box<Proof>, waited: Duration },
+    #[error("the answer to a paid request was lost ({proof}): {error}")]
+    AnswerLost { proof: Box<Proof>, error: String },
+}
+
+/// A paying client for one account. Share it: one payment is made at a time, since each block
+/// builds on the one before.
+#[derive(Debug)]
+pub struct Wallet {
+    http: reqwest::Client,
+    chain: Chain,
+    options: WalletOptions,
+    held: HeldCapabilities,
+    /// The account's turn to pay, and the last block it has made, which a node may not show yet.
+    turn: Mutex<Option<StateBlock>>,
+}
+
+/// What became of a request that was sent without paying.
+enum Unpaid {
+    Answered(Box<Paid>),
+    Billed(Bill),
+}
+
+/// What became of a request that was sent with a proof or a capability.
+enum Shown {
+    Answered(Response),
+    NotYet { waited: Duration },
+    Lost(String),
+}
+
+const CAPABILITY: HeaderName = HeaderName::from_static("payment-capability");
+const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
+
+impl Wallet {
+    /// A wallet that pays from the account at `index` of `vault`.
+    ///
+    /// # Errors
+    /// [`WalletError::Unreachable`], when TLS cannot be set up.
+    pub fn new(
+        vault: Vault,
+        index: u32,
+        nodes: NodeClient,
+        work: WorkSource,
+        options: WalletOptions,
+    ) -> Result<Self, WalletError> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
+            // A capability must not follow to where a redirect points.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| unreachable_origin("TLS", cause(error)))?;
+        let chain = Chain::new(vault, index, nodes, work, &options);
+        Ok(Self { http, chain, options, held: HeldCapabilities::default(), turn: Mutex::new(None) })
+    }
+
+    /// The account that pays.
+    #[must_use]
+    pub const fn account(&self) -> Account {
+        self.chain.account()
+    }
+
+    /// Sends `request` and pays for it where it is asked to. A capability that an earlier payment
+    /// bought is used first. Redirects are not followed.
+    ///
+    /// # Errors
+    /// [`WalletError`]. Where it holds a [`Proof`], the money may have moved: do not simply repeat
+    /// the request, it would be paid for again.
+    pub async fn request(&self, request: Request) -> Result<Paid, WalletError> {
+        let place = Place::of(&request);
+        let mut bill = match self.ask(&request, &place).await? {
+            Unpaid::Answered(paid) => return Ok(*paid),
+            Unpaid::Billed(bill) => bill,
+        };
+        self.choose(&bill)?;
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_somebody_is_paying) => {
+                let turn = self.turn.lock().await;
+                // Meanwhile this may have been paid for, and the bill may have run out.
+                match self.ask(&request, &place).await? {
+                    Unpaid::Answered(paid) => return Ok(*paid),
+                    Unpaid::Billed(fresh) => bill = fresh,
+                }
+                turn
+            }
+        };
+        let entry = self.choose(&bill)?;
+        self.pay(&request, &place, &bill, entry, turn).await
+    }
+
+    /// Sends a request with the capability that fits it, if any. A bill names the route, so that a
+    /// capability bought for another path of it is found too.
+    async fn ask(&self, request: &Request, place: &Place) -> Result<Unpaid, WalletError> {
+        let mut token = self.held.for_place(place);
+        let mut route = None;
+        loop {
+            let shown = token.clone().map(|token| (CAPABILITY, token));
+            let response = match self.show(request, shown, Duration::ZERO).await? {
+                Shown::Answered(response) => response,
+                Shown::NotYet { waited } => {
+                    return Err(unreachable_origin(place.origin(), format!("busy for {waited:?}")));
+                }
+                Shown::Lost(error) => return Err(unreachable_origin(place.origin(), error)),
+            };
+            if response.status() != StatusCode::PAYMENT_REQUIRED {
+                let capability = self.held.note(place, route, response.headers());
+                let paid = Paid { response, payment: None, capability };
+                return Ok(Unpaid::Answered(Box::new(paid)));
+            }
+            let bill = offer::bill(response.headers())
+                .map_err(|error| WalletError::NotAGateway { origin: place.origin().to_owned(), error })?;
+            if let Some(spent) = token {
+                self.held.forget(&spent);
+            }
+            route = bill.route();
+            token = route.as_deref().and_then(|route| self.held.for_route(place, route));
+            if token.is_none() {
+                return Ok(Unpaid::Billed(bill));
+            }
+        }
+    }
+
+    /// The entry to pay by, if the limits allow it.
+    fn choose<'a>(&self, bill: &'a Bill) -> Result<&'a Entry, WalletError> {
+        let entry = bill.choose(self.options.mechanism).map_err(WalletError::NothingPayable)?;
+        if entry.amount > self.options.max {
+            return Err(WalletError::TooExpensive { amount: entry.amount, max: self.options.max });
+        }
+        match entry.threshold {
+            Some(asked) if asked > MAX_THRESHOLD => Err(WalletError::WorkTooHard { asked }),
+            Some(_) | None => Ok(entry),
+        }
+    }
+
+    /// Pays by `entry` and redeems the payment. The one place where money is spent.
+    async fn pay(
+        &self,
+        request: &Request,
+        place: &Place,
+        bill: &Bill,
+        entry: &Entry,
+        mut turn: MutexGuard<'_, Option<StateBlock>>,
+    ) -> Result<Paid, WalletError> {
+        let block = self.chain.send(turn.as_ref(), entry).await?;
+        match entry.mechanism {
+            Mechanism::NanoSignature => {
+                self.chain.publish_send(&block).await?;
+                *turn = Some(block);
+                drop(turn);
+                self.redeem(request, place, bill, entry, &block).await
+            }
+            Mechanism::NanoTxn => {
+                let redeemed = self.redeem(request, place, bill, entry, &block).await;
+                // After a refusal the next payment may build on the same block: at most one of the
+                // two can be confirmed. Otherwise it has to wait until the node shows this one.
+                let out = match &redeemed {
+                    Ok(paid) => paid.payment.is_some_and(|payment| payment.acknowledged),
+                    Err(error) => {
+                        matches!(error, WalletError::Pending { .. } | WalletError::AnswerLost { .. })
+                    }
+                };
+                *turn = if out { Some(block) } else { *turn };
+                redeemed
+            }
+        }
+    }
+
+    /// Shows the proof until the gateway has decided. No other block is made, whatever it says.
+    async fn redeem(
+        &self,
+        request: &Request,
+        place: &Place,
+        bill: &Bill,
+        entry: &Entry,
+        block: &StateBlock,
+    ) -> Result<Paid, WalletError> {
+        let mut payment = Payment {
+            mechanism: entry.mechanism,
+            amount: entry.amount,
+            account: block.account,
+            pay_to: entry.pay_to,
+            hash: block.hash(),
+            acknowledged: false,
+        };
+        let mut entry = entry.clone();
+        let mut resigns = 0_u32;
+        loop {
+            let signature = match entry.mechanism {
+                Mechanism::NanoTxn => None,
+                Mechanism::NanoSignature => Some(self.signature(&entry, payment.hash)?),
+            };
+            let header = offer::proof(bill, &entry, block, signature).map_err(WalletError::Unwritable)?;
+            let proof = Box::new(Proof { payment, header: header.clone() });
+            let response =
+                match self.show(request, Some((SIGNATURE, header)), self.options.settle_wait).await? {
+                    Shown::Answered(response) => response,
+                    Shown::NotYet { waited } => return Err(WalletError::Pending { proof, waited }),
+                    Shown::Lost(error) => return Err(WalletError::AnswerLost { proof, error }),
+                };
+            if response.status() != StatusCode::PAYMENT_REQUIRED {
+                payment.acknowledged = offer::acknowledged(response.headers());
+                let capability = self.held.note(place, entry.route.clone(), response.headers());
+                return Ok(Paid { response, payment: Some(payment), capability });
+            }
+            let reason = offer::reason(response.headers());
+            let expired = reason.as_deref() == Some(Refusal::PaymentExpired.code());
+            let fresh = offer::bill(response.headers()).ok().and_then(|bill| bill.renewal_of(&entry));
+            match fresh {
+                // The block was sent in time and shown late: it is signed again, not paid again.
+                Some(fresh) if expired && resigns < MAX_RESIGNS => entry = fresh,
+                Some(_) | None => {
+                    let reason = reason.unwrap_or_else(|| "without a reason".to_owned());
+                    return Err(WalletError::Refused { reason, proof });
+                }
+            }
+            resigns = resigns.saturating_add(1);
+        }
+    }
+
+    fn signature(&self, entry: &Entry, hash: BlockHash) -> Result<Signature, WalletError> {
+        let message = format!("{}:{}:{}", hash.lower_hex(), entry.nonce.lower_hex(), entry.valid_before);
+        self.chain.sign_message(&message).ok_or(WalletError::Unwritable(OfferError::TooLong))
+    }
+
+    /// Sends a copy of `request` with one header more, again and again while the gateway says "not
+    /// yet", and for `patience` also while no answer comes.
+    async fn show(
+        &self,
+        request: &Request,
+        header: Option<(HeaderName, HeaderValue)>,
+        patience: Duration,
+    ) -> Result<Shown, WalletError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let mut copy = request.try_clone().ok_or(WalletError::BodyNotRepeatable)?;
+            if let Some((name, value)) = &header {
+                copy.headers_mut().insert(name.clone(), value.clone());
+            }
+            let (pause, end) = match self.http.execute(copy).await {
+                Ok(response) => match offer::not_yet(&response).filter(|_| header.is_some()) {
+                    Some(pause) => (pause, Shown::NotYet { waited }),
+                    None => return Ok(Shown::Answered(response)),
+                },
+                Err(error) => (LOST_PAUSE, Shown::Lost(cause(error))),
+            };
+            let limit = match &end {
+                Shown::Lost(_) => patience,
+                Shown::NotYet { .. } | Shown::Answered(_) => self.options.settle_wait,
+            };
+            if waited >= limit {
+                return Ok(end);
+            }
+            let pause = pause.min(limit.saturating_sub(waited)).max(Duration::from_millis(1));
+            tokio::time::sleep(pause).await;
+            waited = waited.saturating_add(pause);
+        }
+    }
+}
+
+fn unreachable_origin(origin: &str, error: String) -> WalletError {
+    WalletError::Unreachable { origin: origin.to_owned(), error }
+}
+
+/// The innermost reason; reqwest itself says only that sending failed, and the URL may hold a key.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,273 @@
+//! One exchange with one node: the HTTP around a call, its limits, and the node's health.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::{Map, Value};
+
+use super::{NodeEndpoint, NodeSetupError};
+
+/// The longest answer that is read. A `block_info` has 1.5 KiB, the longest list that is asked for
+/// some hundred.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// How much of a node's own words an error repeats.
+const MAX_QUOTE: usize = 200;
+
+/// Connecting is a round trip or two; whoever takes longer is not there.
+const MAX_CONNECT: Duration = Duration::from_secs(3);
+
+/// The C++ node closes each connection itself; an older idle one may be about to be closed.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// So many calls without an answer in a row, and the node counts as down.
+const DOWN_AFTER: u32 = 3;
+
+/// Why one node gave no answer that can be used.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// The node says no, in its own words.
+    #[error("says {0:?}")]
+    Refused(String),
+    /// What came is not what a node answers.
+    #[error("answers with nonsense: {0}")]
+    Nonsense(String),
+    /// What came has the right form and cannot be true.
+    #[error("is not believed: {0}")]
+    NotBelieved(String),
+}
+
+impl Fault {
+    /// Whether the node did answer, if only with a no.
+    pub(super) const fn is_answer(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => false,
+        }
+    }
+
+    /// The node's no, with the node's name.
+    pub(super) fn refusal(&self, label: &str) -> Option<String> {
+        match self {
+            Self::Refused(text) => Some(format!("{label}: {text}")),
+            Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => None,
+        }
+    }
+}
+
+/// Whether a node answers: up after an answer, down after a failed probe or [`DOWN_AFTER`] failures
+/// in a row, neither before it was asked.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    up: AtomicBool,
+    failures: AtomicU32,
+}
+
+impl Health {
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= DOWN_AFTER
+    }
+
+    pub(super) fn answered(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self) {
+        // Wraps after four thousand million failures in a row, into three more of them.
+        if self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= DOWN_AFTER {
+            self.up.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn down(&self) {
+        self.failures.store(DOWN_AFTER, Ordering::Relaxed);
+        self.up.store(false, Ordering::Relaxed);
+    }
+}
+
+/// One node.
+pub(super) struct Node {
+    endpoint: NodeEndpoint,
+    label: String,
+    http: reqwest::Client,
+    pub(super) health: Health,
+}
+
+impl Node {
+    pub(super) fn new(endpoint: NodeEndpoint, label: String) -> Result<Self, NodeSetupError> {
+        if !matches!(endpoint.url.scheme(), "http" | "https") {
+            return Err(NodeSetupError::Scheme(endpoint.url.scheme().to_owned()));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(endpoint.timeout.min(MAX_CONNECT))
+            .pool_idle_timeout(IDLE)
+            // A node does not redirect, and a key must not follow where it points.
+            .redirect(reqwest::redirect::Policy::none())
+            // Money is asked about where the configuration says, not where the environment says.
+            .no_proxy()
+            .build()
+            .map_err(|error| NodeSetupError::Tls(chain(&error)))?;
+        Ok(Self { endpoint, label, http, health: Health::default() })
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Sends one call and gives back the node's JSON, which is an object without an `error`.
+    pub(super) async fn ask(
+        &self,
+        action: &str,
+        fields: Map<String, Value>,
+        timeout: Option<Duration>,
+    ) -> Result<Value, Fault> {
+        let mut body = Map::new();
+        for (name, value) in &self.endpoint.parameters {
+            body.insert(name.clone(), value.as_str().into());
+        }
+        body.extend(fields);
+        body.insert("action".to_owned(), action.into());
+        let exchange = self.exchange(Value::Object(body).to_string());
+        match tokio::time::timeout(timeout.unwrap_or(self.endpoint.timeout), exchange).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Fault::TimedOut),
+        }
+    }
+
+    async fn exchange(&self, body: String) -> Result<Value, Fault> {
+        let request =
+            self.http.post(self.endpoint.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        let mut response = request.send().await.map_err(lost)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(lost)? {
+            if bytes.len().saturating_add(chunk.len()) > MAX_ANSWER {
+                return Err(Fault::Nonsense(format!("more than {MAX_ANSWER} bytes")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        self.judge(status, &bytes)
+    }
+
+    /// The C++ node answers 200 whatever it says; RsNano answers 400 and 422 in plain text where
+    /// it cannot read the call (trap 7). Any other status comes from something before the node.
+    fn judge(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {
+        let json = serde_json::from_slice::<Value>(bytes).ok().filter(Value::is_object);
+        let from_node = matches!(
+            status,
+            StatusCode::OK
+                | StatusCode::BAD_REQUEST
+                | StatusCode::UNPROCESSABLE_ENTITY
+                | StatusCode::INTERNAL_SERVER_ERROR
+        );
+        match json {
+            Some(_) if !from_node => Err(Fault::Unreachable(format!("status {status}"))),
+            Some(value) => match value.get("error") {
+                Some(Value::String(text)) => Err(Fault::Refused(self.quote(text))),
+                Some(Value::Null) | None if status == StatusCode::OK => Ok(value),
+                Some(Value::Null) | None => Err(Fault::Nonsense(format!("status {status} without an error"))),
+                Some(other) => Err(Fault::Refused(self.quote(&other.to_string()))),
+            },
+            None if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) => {
+                Err(Fault::Refused(self.quote(&String::from_utf8_lossy(bytes))))
+            }
+            None if from_node => Err(Fault::Nonsense(format!("status {status}, no JSON object"))),
+            None => Err(Fault::Unreachable(format!("status {status}"))),
+        }
+    }
+
+    /// The node's words, short and on one line; a parameter that they repeat is masked.
+    fn quote(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (_, value) in &self.endpoint.parameters {
+            if !value.is_empty() {
+                text = text.replace(value.as_str(), "****");
+            }
+        }
+        text.chars().map(|it| if it.is_control() { ' ' } else { it }).take(MAX_QUOTE).collect()
+    }
+}
+
+fn lost(error: reqwest::Error) -> Fault {
+    if error.is_timeout() { Fault::TimedOut } else { Fault::Unreachable(chain(&error.without_url())) }
+}
+
+/// An error with its causes; reqwest itself says only that it failed.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Node {
+        let url = "http://user:pass@rpc.example/KEY?key=s3cret".parse().unwrap();
+        let endpoint = NodeEndpoint::from_url(url, Duration::from_secs(1)).unwrap();
+        let label = endpoint.label();
+        Node::new(endpoint, label).unwrap()
+    }
+
+    #[test]
+    fn a_label_shows_no_key() {
+        let node = node();
+        assert_eq!(node.label(), "rpc.example:80");
+        assert_eq!(node.endpoint.parameters, [("key".to_owned(), "s3cret".to_owned())]);
+        let printed = format!("{:?}", node.endpoint);
+        assert!(
+            !printed.contains("s3cret") && !printed.contains("pass") && !printed.contains("KEY"),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn a_parameter_is_masked_where_the_node_repeats_it() {
+        let fault = node().judge(StatusCode::OK, br#"{"error":"key s3cret is over its quota"}"#);
+        assert_eq!(fault, Err(Fault::Refused("key **** is over its quota".to_owned())));
+    }
+
+    #[test]
+    fn only_the_nodes_own_statuses_are_its_word() {
+        let node = node();
+        let refused = |status| matches!(node.judge(status, br#"{"error":"Fork"}"#), Err(Fault::Refused(_)));
+        assert!(refused(StatusCode::OK) && refused(StatusCode::INTERNAL_SERVER_ERROR));
+        assert!(!refused(StatusCode::TOO_MANY_REQUESTS) && !refused(StatusCode::BAD_GATEWAY));
+        let text = node.judge(StatusCode::UNPROCESSABLE_ENTITY, b"Failed to deserialize\nthe JSON body");
+        assert_eq!(text, Err(Fault::Refused("Failed to deserialize the JSON body".to_owned())));
+        assert!(matches!(node.judge(StatusCode::OK, b"<html>"), Err(Fault::Nonsense(_))));
+        assert!(matches!(node.judge(StatusCode::OK, b"[]"), Err(Fault::Nonsense(_))));
+    }
+
+    #[test]
+    fn a_node_is_down_after_failures_in_a_row_and_up_after_an_answer() {
+        let health = Health::default();
+        assert!(!health.is_up() && !health.is_down());
+        health.answered();
+        health.failed();
+        health.failed();
+        assert!(health.is_up());
+        health.failed();
+        assert!(!health.is_up() && health.is_down());
+        health.answered();
+        assert!(health.is_up() && !health.is_down());
+    }
+}
