@@ -195,7 +195,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         forward::response(response, context)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
         let error_code = respond::failure(session, context, error).await;
         FailToProxy { error_code, can_reuse_downstream: false }
     }

@@ -7,7 +7,7 @@
 //!   [`payment`]: the rules, stage by stage.
 //!
 //! Ports, where the outside world comes in:
-//! * [`clock`], [`entropy`], [`vault`], [`ledger`], [`store`], [`metrics`].
+//! * [`clock`], [`entropy`], [`shutdown`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
 //! * [`cashier`]: carries one request through the rules.
@@ -22,6 +22,7 @@ pub mod payment;
 
 pub mod clock;
 pub mod entropy;
+pub mod shutdown;
 pub mod vault;
 pub mod ledger;
 pub mod store;

@@ -23,8 +23,9 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+
+use crate::shutdown::{self, StopSignal};
 
 /// Connections that one listener serves at once. One more is closed as soon as it is accepted:
 /// the ones that are being served go on.
@@ -47,14 +48,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve<A: ServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     app: Arc<A>,
-    shutdown: watch::Receiver<bool>,
+    shutdown: StopSignal,
 ) {
     let mut connections = JoinSet::new();
     let mut told = shutdown.clone();
     loop {
         tokio::select! {
             biased;
-            () = stopped(&mut told) => break,
+            () = shutdown::asked_for(&mut told) => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((_, peer)) if connections.len() >= MAX_CONNECTIONS => {
@@ -83,11 +84,6 @@ pub async fn serve<A: ServerApp + Send + Sync + 'static>(
     app.cleanup().await;
 }
 
-/// Returns once `shutdown` is true or its sender is gone.
-pub async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _seen = shutdown.wait_for(|&stop| stop).await.is_ok();
-}
-
 /// A panic in one connection ends that connection; it must be seen all the same.
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
@@ -102,7 +98,7 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     tcp: TcpStream,
     peer: SocketAddr,
     app: Arc<A>,
-    shutdown: watch::Receiver<bool>,
+    shutdown: StopSignal,
 ) {
     if let Err(error) = tcp.set_nodelay(true) {
         // The peer is gone already; there is nobody to serve.

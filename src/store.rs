@@ -5,7 +5,9 @@
 //! the same call. No engine shows through.
 
 pub mod capabilities;
+mod escrow;
 pub mod settle;
+mod sqlite;
 
 use std::future::Future;
 use std::ops::Range;
@@ -15,6 +17,7 @@ use crate::routes::RouteName;
 
 pub use crate::payment::Intent;
 pub use crate::payment::capability::CapabilityId;
+pub use sqlite::{OpenError, SqliteOptions, SqliteStore};
 
 /// What became of a call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

@@ -10,10 +10,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::entropy::{self, NoEntropy};
 use crate::nano::{Account, Seed, Signature, StateBlock, noms_digest};
+use crate::payment::MacKey;
 
 /// A secret's file holds 64 digits and a line end; whatever is longer is another file.
 const MAX_FILE: u64 = 1024;
@@ -129,36 +130,20 @@ impl Vault {
     }
 }
 
-/// The key that a gateway's challenges and capabilities are authenticated with. Prints as `****`
-/// and is wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MacKey([u8; 32]);
-
-impl MacKey {
-    /// The key with these bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for MacKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MacKey(****)")
-    }
-}
-
 /// The key in `path`, made on the first start. Processes that start at once agree on one key.
 ///
 /// # Errors
 /// [`VaultError`], when the file is not private, holds no key, or cannot be made.
 pub fn mac_key(path: &Path) -> Result<MacKey, VaultError> {
-    read_or_make(path, "key").map(|bytes| MacKey(*bytes))
+    read_or_make(path, "key").map(|bytes| MacKey::from_bytes(*bytes))
+}
+
+/// The key in `path`, which must be there: one that was in use before.
+///
+/// # Errors
+/// [`VaultError`], as [`mac_key`], and where there is no file.
+pub fn existing_mac_key(path: &Path) -> Result<MacKey, VaultError> {
+    read_secret(path, "key").map(|bytes| MacKey::from_bytes(*bytes))
 }
 
 fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {

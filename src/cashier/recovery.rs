@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::flights::Landing;
 use super::{Cashier, Core, PATIENCE, PendingReason};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
 use crate::payment::Confirmed;
+use crate::shutdown::{self, StopSignal};
 use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
 
 /// How often unfinished payments are looked at.
@@ -26,7 +25,7 @@ const PARKED_ROUNDS: u64 = 8;
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Resolves unfinished payments, at once and then again and again until `shutdown` turns true.
-    pub async fn recover(&self, mut shutdown: watch::Receiver<bool>) {
+    pub async fn recover(&self, mut shutdown: StopSignal) {
         let mut rounds: u64 = 0;
         loop {
             if self.0.ledger.is_healthy() {
@@ -42,7 +41,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                () = shutdown::asked_for(&mut shutdown) => return,
             }
         }
     }

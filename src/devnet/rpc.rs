@@ -11,11 +11,10 @@ mod work;
 
 use serde_json::{Map, Value, json};
 
-use super::lattice::{Lattice, Refusal};
+use super::lattice::{Lattice, Now, Refusal};
 use crate::nano::{HexError, StateBlock};
 use request::Request;
 
-pub(super) use node::Identity;
 pub(super) use work::{Cancel, Job, generate};
 
 /// What a node answers instead; the texts are the reference node's.
@@ -110,12 +109,7 @@ impl Call {
     ///
     /// # Errors
     /// [`RpcError`], as the reference node would.
-    pub(super) fn answer(
-        &self,
-        action: &str,
-        ledger: &mut Lattice,
-        identity: &Identity,
-    ) -> Result<Reply, RpcError> {
+    pub(super) fn answer(&self, action: &str, ledger: &mut Lattice, now: Now) -> Result<Reply, RpcError> {
         let request = &self.0;
         let answer = match action {
             "account_balance" => accounts::balance(request, ledger),
@@ -136,10 +130,10 @@ impl Call {
             "confirmation_info" => blocks::confirmation_info(request),
             "confirmation_quorum" => Ok(node::confirmation_quorum(ledger)),
             "active_difficulty" => Ok(node::active_difficulty(ledger)),
-            "telemetry" => Ok(node::telemetry(ledger, identity)),
-            "uptime" => Ok(node::uptime(identity)),
+            "telemetry" => Ok(node::telemetry(ledger, now)),
+            "uptime" => Ok(node::uptime(now)),
             "version" => Ok(node::version(ledger)),
-            "process" => process::process(request, ledger, identity.now),
+            "process" => process::process(request, ledger, now),
             "work_generate" => return work::job(request, ledger).map(Reply::Work),
             "work_validate" => work::validate(request, ledger),
             _ => Err(RpcError::UnknownCommand),

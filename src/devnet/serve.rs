@@ -14,10 +14,10 @@ use tokio::sync::Semaphore;
 
 use super::faults::{Fate, Fault, Faults};
 use super::lattice::{Lattice, Now};
-use super::rpc::{self, Call, Cancel, Identity, Job, Reply, RpcError};
+use super::rpc::{self, Call, Cancel, Job, Reply, RpcError};
 use crate::clock::{Clock, Stopwatch};
-use crate::listen;
 use crate::nano::Thresholds;
+use crate::shutdown;
 
 /// The largest body that is read; a request with a larger one is closed. The largest request that
 /// makes sense names some thousand accounts of 70 bytes.
@@ -103,12 +103,11 @@ impl Node {
 
     fn reply(&self, action: &str, call: &Call, fate: &Fate) -> Result<Reply, RpcError> {
         let (mut ledger, now) = self.ledger();
-        let identity = Identity { now };
         match &fate.snapshot {
             Some(snapshot) if rpc::only_reads(action) => {
-                call.answer(action, &mut Lattice::clone(snapshot), &identity)
+                call.answer(action, &mut Lattice::clone(snapshot), now)
             }
-            Some(_) | None => call.answer(action, &mut ledger, &identity),
+            Some(_) | None => call.answer(action, &mut ledger, now),
         }
     }
 
@@ -141,22 +140,22 @@ impl HttpServerApp for Node {
         let mut shutdown = shutdown.clone();
         let answered = tokio::select! {
             answered = serve(self, &mut session) => answered,
-            () = listen::stopped(&mut shutdown) => return None,
+            () = shutdown::asked_for(&mut shutdown) => return None,
         };
         if let Err(error) = answered {
             tracing::debug!(%error, "a request to the development ledger broke off");
-            return None;
         }
+        // Closed, whatever came of it.
         None
     }
 }
 
 /// Reads a request, answers it and closes the connection.
 async fn serve(node: &Node, session: &mut ServerSession) -> pingora::Result<()> {
-    session.set_keepalive(None);
     if !session.read_request().await? {
         return Ok(());
     }
+    session.set_keepalive(None);
     let mut body = Vec::new();
     while let Some(part) = session.read_request_body().await? {
         body.extend_from_slice(&part);

@@ -24,7 +24,10 @@ const CAPABILITY_HEADER: &str = "payment-capability";
 #[derive(Debug)]
 pub(super) enum Decision {
     /// Forward it unpaid.
-    Free { upstream: crate::routes::UpstreamName, target: CanonicalTarget },
+    Free {
+        upstream: crate::routes::UpstreamName,
+        target: CanonicalTarget,
+    },
     /// Forward it, answer a bill, or have it come again, as the cashier says.
     Priced(Box<Sale>),
     /// Answer a cross-origin preflight.
@@ -50,9 +53,10 @@ pub(super) async fn decide<L: Ledger, S: Store>(
     session: &Session,
     context: &mut Context,
 ) -> Decision {
-    context.origin = header(session, ORIGIN.as_str()).ok().flatten().filter(|origin| {
-        context.tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin))
-    });
+    context.origin = header(session, ORIGIN.as_str())
+        .ok()
+        .flatten()
+        .filter(|origin| context.tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin)));
     let target = match canonical(session) {
         Ok(target) => target,
         Err(why) => return Decision::Unreadable(why),
@@ -117,7 +121,8 @@ fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     if host.is_none() && request.version == Version::HTTP_11 {
         return Err("the Host header is missing".to_owned());
     }
-    let named = absolute.as_ref().map(|it| it.authority).or_else(|| request.uri.authority().map(|it| it.as_str()));
+    let named =
+        absolute.as_ref().map(|it| it.authority).or_else(|| request.uri.authority().map(|it| it.as_str()));
     if let (Some(host), Some(named)) = (&host, named)
         && !host.eq_ignore_ascii_case(named)
     {
@@ -153,9 +158,10 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
     let (first, more) = (values.next(), values.next());
     match (first, more) {
         (None, _) => Ok(None),
-        (Some(value), None) => {
-            value.to_str().map(|it| Some(it.to_owned())).map_err(|_| format!("the {name} header is not ASCII"))
-        }
+        (Some(value), None) => value
+            .to_str()
+            .map(|it| Some(it.to_owned()))
+            .map_err(|_| format!("the {name} header is not ASCII")),
         (Some(_), Some(_)) => Err(format!("more than one {name} header: send one")),
     }
 }

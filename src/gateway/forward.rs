@@ -47,10 +47,8 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
-    let excused = response
-        .headers
-        .get(CHARGE)
-        .is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
+    let excused =
+        response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
     let names = response.headers.clone();
     strip(&mut |name| response.remove_header(name), &names, is_stopped_on_the_way_out);
     if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
@@ -77,8 +75,10 @@ pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, Strin
     let (record, intent) = (held.record(), held.intent());
     let remaining = held.remaining().saturating_add(u32::from(!counts));
     let token = admitted.token.expose();
-    let mut headers =
-        vec![("PAYMENT-CAPABILITY", format!("{token}; remaining={remaining}; expires={}", record.expires_at))];
+    let mut headers = vec![(
+        "PAYMENT-CAPABILITY",
+        format!("{token}; remaining={remaining}; expires={}", record.expires_at),
+    )];
     if admitted.how == How::Paid {
         let capability = x402::Capability {
             token: Credential::new(token.to_owned()),

@@ -147,9 +147,7 @@ fn come_again(wait: &Wait) -> Answer {
             "no node knows the block yet: send the same proof again, do not pay again",
             Some(*block),
         ),
-        Wait::UsesOut => {
-            ("uses_under_way", "the last uses of the capability are under way: try again", None)
-        }
+        Wait::UsesOut => ("uses_under_way", "the last uses of the capability are under way: try again", None),
         Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can", None),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can", None),
         Wait::Overloaded => ("overloaded", "too much is under way: try again", None),

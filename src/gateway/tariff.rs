@@ -56,8 +56,7 @@ pub struct Cors(pub Origins);
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After";
 /// What a page may put on a request beside what it asks for. Official clients send the last one,
 /// which is a response header's name.
-const ALLOWED: &str =
-    "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, Content-Type, Authorization, Access-Control-Expose-Headers";
+const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, Content-Type, Authorization, Access-Control-Expose-Headers";
 const PREFLIGHT_SECONDS: &str = "600";
 
 impl Cors {

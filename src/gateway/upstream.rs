@@ -10,9 +10,9 @@ use pingora::lb::health_check::HttpHealthCheck;
 use pingora::lb::selection::RoundRobin;
 use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
-use tokio::sync::watch;
 
 use crate::config::{self, HostHeader, UpstreamUrl};
+use crate::shutdown::{self, StopSignal};
 
 /// Addresses tried for one selection before none counts as healthy.
 const SELECT_TRIES: usize = 64;
@@ -59,8 +59,11 @@ impl ServiceDiscovery for Names {
 }
 
 fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
-    let mut backend =
-        Backend { addr: pingora::protocols::l4::socket::SocketAddr::Inet(address), weight: 1, ext: http::Extensions::new() };
+    let mut backend = Backend {
+        addr: pingora::protocols::l4::socket::SocketAddr::Inet(address),
+        weight: 1,
+        ext: http::Extensions::new(),
+    };
     drop(backend.ext.insert(Of(url.clone())));
     backend
 }
@@ -86,7 +89,7 @@ impl Upstream {
     }
 
     /// Looks names up again and checks health until `shutdown` turns true.
-    pub async fn watch(&self, mut shutdown: watch::Receiver<bool>) {
+    pub async fn watch(&self, mut shutdown: StopSignal) {
         let mut names = tokio::time::interval(RESOLVE_EVERY);
         let every = self.settings.health.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
         let mut checks = tokio::time::interval(every);
@@ -94,7 +97,7 @@ impl Upstream {
             tokio::select! {
                 _ = names.tick() => self.refresh().await,
                 _ = checks.tick() => self.balancer.backends().run_health_check(true).await,
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                () = shutdown::asked_for(&mut shutdown) => return,
             }
         }
     }

@@ -19,6 +19,12 @@ impl MacKey {
         Self(bytes)
     }
 
+    /// The bytes, for the file they are kept in.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// BLAKE2b-128 keyed with this key. `domain` goes in as BLAKE2's personalisation, so that what
     /// is computed for one purpose means nothing for another.
     fn start(&self, domain: &[u8; 16]) -> Blake2bMac<U16> {

@@ -93,7 +93,9 @@ impl Refusal {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::BlockNotFound => "no node knows the block: broadcast it, then send the same proof again",
-            Self::BroadcastFailed => "the network refused the block: build a new one on the account's frontier",
+            Self::BroadcastFailed => {
+                "the network refused the block: build a new one on the account's frontier"
+            }
             Self::CapabilityExhausted => "every use of the capability is spent: pay again",
             Self::CapabilityExpired => "the capability's time is over: pay again",
             Self::CapabilityUnknown => "this gateway knows no such capability: pay for one",
@@ -105,7 +107,9 @@ impl Refusal {
             Self::DuplicateFrontier => {
                 "another payment from the same frontier is under way: wait for it, then build on it"
             }
-            Self::FrontierChanged => "another block was confirmed in this one's place: no money moved, pay anew",
+            Self::FrontierChanged => {
+                "another block was confirmed in this one's place: no money moved, pay anew"
+            }
             Self::InsufficientAmount => "the block does not move the price: see `amount`, in raw",
             Self::InvalidSignature => "the signature does not hold for the account",
             Self::InvalidWork => "the block's work is missing or below `workThreshold`",

@@ -14,12 +14,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::settle::Settled;
 use super::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, LeaseRequest, Store, StoreError};
 use crate::clock::Clock;
 use crate::nano::UnixSeconds;
+use crate::shutdown::{self, StopSignal};
 
 /// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
 /// what it had leased from the others.
@@ -470,7 +471,7 @@ impl<S: Store> Capabilities<S> {
 
     /// Reports uses as they are spent, renews what is out and hands back what is idle, until
     /// `shutdown` turns true; then reports and hands back everything once more.
-    pub async fn run(&self, mut shutdown: watch::Receiver<bool>) {
+    pub async fn run(&self, mut shutdown: StopSignal) {
         let mut ticks = tokio::time::interval(LOOK_OVER_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -480,7 +481,7 @@ impl<S: Store> Capabilities<S> {
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = shutdown::asked_for(&mut shutdown) => break,
             }
         }
         self.report().await;

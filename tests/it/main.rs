@@ -11,4 +11,5 @@
 
 mod nano;
 mod x402;
+mod devnet;
 mod listen;

@@ -14,12 +14,6 @@ const UNSIGNED: &str = "00000000000000000000000000000000000000000000000000000000
 /// The share of the online weight that confirms a block, in percent.
 const QUORUM_PERCENT: u128 = 67;
 
-/// The instant a request is answered in.
-#[derive(Clone, Copy)]
-pub(in crate::devnet) struct Identity {
-    pub(in crate::devnet) now: Now,
-}
-
 pub(super) fn version(ledger: &Lattice) -> Value {
     json!({
         "rpc_version": "1",
@@ -41,12 +35,12 @@ pub(super) fn block_count(ledger: &Lattice) -> Value {
     })
 }
 
-pub(super) fn uptime(identity: &Identity) -> Value {
-    json!({ "seconds": identity.now.elapsed.as_secs().to_string() })
+pub(super) fn uptime(now: Now) -> Value {
+    json!({ "seconds": now.elapsed.as_secs().to_string() })
 }
 
-pub(super) fn telemetry(ledger: &Lattice, identity: &Identity) -> Value {
-    let milliseconds = Duration::from_secs(identity.now.wall.0).as_millis();
+pub(super) fn telemetry(ledger: &Lattice, now: Now) -> Value {
+    let milliseconds = Duration::from_secs(now.wall.0).as_millis();
     json!({
         "block_count": ledger.block_count().to_string(),
         "cemented_count": ledger.confirmed_count().to_string(),
@@ -55,7 +49,7 @@ pub(super) fn telemetry(ledger: &Lattice, identity: &Identity) -> Value {
         "bandwidth_cap": "0",
         "peer_count": "0",
         "protocol_version": "21",
-        "uptime": identity.now.elapsed.as_secs().to_string(),
+        "uptime": now.elapsed.as_secs().to_string(),
         "genesis_block": ledger.genesis(),
         "major_version": env!("CARGO_PKG_VERSION_MAJOR"),
         "minor_version": env!("CARGO_PKG_VERSION_MINOR"),
@@ -90,9 +84,12 @@ pub(super) fn active_difficulty(ledger: &Lattice) -> Value {
 /// As if the whole supply were online: nobody else votes here.
 pub(super) fn confirmation_quorum(ledger: &Lattice) -> Value {
     let online = ledger.entry(ledger.genesis()).map_or(Raw::ZERO, |genesis| genesis.block.balance);
-    let hundredth = online.get().checked_div(100).unwrap_or(0);
+    // In two parts, because 67 times the supply does not fit.
+    let part = |amount: u128| amount.saturating_mul(QUORUM_PERCENT);
+    let (hundredth, rest) = (online.get() / 100, online.get() % 100);
+    let delta = part(hundredth).saturating_add(part(rest) / 100);
     json!({
-        "quorum_delta": hundredth.saturating_mul(QUORUM_PERCENT).to_string(),
+        "quorum_delta": delta.to_string(),
         "online_weight_quorum_percent": QUORUM_PERCENT.to_string(),
         "online_weight_minimum": "0",
         "online_stake_total": online,
