@@ -1,0 +1,193 @@
+//! TLS for the accept loop: certificates from PEM files, exchanged while it runs, HTTP/2 by ALPN.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::{ALPN, SslDigest};
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::Buffered;
+
+/// How long a client may take for the handshake.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{}: {why}", path.display())]
+    File { path: PathBuf, why: String },
+    #[error("the certificate and the key do not serve together: {0}")]
+    Unfit(rustls::Error),
+}
+
+/// A certificate with its key, which can be exchanged while connections are served with it.
+#[derive(Clone)]
+pub struct Tls(Arc<ArcSwap<ServerConfig>>);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls(****)")
+    }
+}
+
+impl Tls {
+    /// Reads a chain of certificates and its key, both PEM.
+    ///
+    /// # Errors
+    /// [`TlsError`], which names the file.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(config(certificate, key)?))))
+    }
+
+    /// Takes the files as they are now for connections to come.
+    ///
+    /// # Errors
+    /// [`TlsError`]; what was in use stays.
+    pub fn reload(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
+        self.0.store(Arc::new(config(certificate, key)?));
+        Ok(())
+    }
+
+    /// Shakes hands over `plain`.
+    pub(super) async fn accept(&self, plain: Buffered) -> io::Result<Secured> {
+        let accepted = TlsAcceptor::from(self.0.load_full()).accept(plain);
+        let stream = tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(Secured::new(stream))
+    }
+}
+
+fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let fault = |path: &Path| {
+        let path = path.to_owned();
+        move |error: rustls::pki_types::pem::Error| TlsError::File { path, why: error.to_string() }
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .map_err(fault(certificate))?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(fault(certificate))?;
+    if chain.is_empty() {
+        return Err(TlsError::File { path: certificate.to_owned(), why: "holds no certificate".to_owned() });
+    }
+    let key = PrivateKeyDer::from_pem_file(key).map_err(fault(key))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Unfit)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Unfit)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A TLS connection, as Pingora wants a stream to be.
+#[derive(Debug)]
+pub(super) struct Secured {
+    stream: TlsStream<Buffered>,
+    digest: Arc<SslDigest>,
+}
+
+impl Secured {
+    fn new(stream: TlsStream<Buffered>) -> Self {
+        let session = stream.get_ref().1;
+        let named = |text: Option<String>| text.unwrap_or_default();
+        let cipher = named(session.negotiated_cipher_suite().map(|it| format!("{:?}", it.suite())));
+        let version = named(session.protocol_version().map(|it| format!("{it:?}")));
+        let digest = Arc::new(SslDigest::new(cipher, version, None, None, Vec::new()));
+        Self { stream, digest }
+    }
+
+    fn plain(&self) -> &Buffered {
+        self.stream.get_ref().0
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Secured {
+    async fn shutdown(&mut self) {
+        if let Err(error) = self.stream.shutdown().await {
+            tracing::debug!(%error, "connection was gone before it was closed");
+        }
+    }
+}
+
+impl UniqueID for Secured {
+    fn id(&self) -> UniqueIDType {
+        self.plain().id()
+    }
+}
+
+impl Ssl for Secured {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match self.stream.get_ref().1.alpn_protocol()? {
+            b"h2" => Some(ALPN::H2),
+            _ => Some(ALPN::H1),
+        }
+    }
+}
+
+#[async_trait]
+impl Peek for Secured {}
+
+impl GetTimingDigest for Secured {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.plain().get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Secured {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.plain().get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Secured {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.plain().get_socket_digest()
+    }
+}
