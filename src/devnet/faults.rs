@@ -14,7 +14,7 @@ use super::lattice::Lattice;
 use super::rpc;
 use crate::nano::{Raw, StateBlock};
 
-/// Stands for every action in [`Faults::order`].
+/// Stands for every action in [`super::Devnet::order`].
 pub const ANY: &str = "*";
 
 /// What goes wrong.

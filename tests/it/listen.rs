@@ -8,7 +8,7 @@ use http::Response;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::protocols::http::ServerSession;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Answers with the address it sees, and then as many bytes as the path says.
 struct Mirror;
@@ -45,4 +45,39 @@ async fn serves_knows_the_client_and_stops() {
     stop.send(true).unwrap();
     served.await.unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+}
+
+/// Answers when it is told to.
+struct Patient {
+    asked: Notify,
+    go_on: Notify,
+}
+
+#[async_trait]
+impl ServeHttp for Patient {
+    async fn response(&self, _: &mut ServerSession) -> Response<Vec<u8>> {
+        self.asked.notify_one();
+        self.go_on.notified().await;
+        Response::builder().header("content-length", 4).body(b"done".to_vec()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, shutdown) = watch::channel(false);
+    let patient = Arc::new(Patient { asked: Notify::new(), go_on: Notify::new() });
+    let served = tokio::spawn(listen::serve(listener, Arc::clone(&patient), shutdown));
+    let asked = tokio::spawn(reqwest::get(format!("http://{address}/")));
+    patient.asked.notified().await;
+
+    stop.send(true).unwrap();
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!served.is_finished(), "it waits for the request");
+    patient.go_on.notify_one();
+    assert_eq!(asked.await.unwrap().unwrap().text().await.unwrap(), "done");
+    served.await.unwrap();
 }
