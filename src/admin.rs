@@ -69,6 +69,8 @@ impl<S: Store> Admin<S> {
 #[async_trait]
 impl<S: Store> ServeHttp for Admin<S> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        // One request a connection: an idle one would keep a shutdown waiting.
+        session.set_keepalive(None);
         match session.req_header().uri.path() {
             "/metrics" => self.metrics(),
             "/healthz" => answer(StatusCode::OK, "text/plain", "ok\n".to_owned()),

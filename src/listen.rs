@@ -5,6 +5,8 @@
 //! 0 and reads the port back), serves it on the runtime it runs on, and returns when it is told to
 //! stop and its connections are done. Any number of them live beside one another.
 
+mod tls;
+
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -26,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::shutdown::{self, StopSignal};
+pub use tls::{Tls, TlsError};
 
 /// Connections that one listener serves at once. One more is closed as soon as it is accepted:
 /// the ones that are being served go on.
@@ -50,6 +53,25 @@ pub async fn serve<A: ServerApp + Send + Sync + 'static>(
     app: Arc<A>,
     shutdown: StopSignal,
 ) {
+    accept(listener, None, app, shutdown).await;
+}
+
+/// As [`serve`], over TLS; HTTP/2 where the client wants it.
+pub async fn serve_tls<A: ServerApp + Send + Sync + 'static>(
+    listener: TcpListener,
+    tls: Tls,
+    app: Arc<A>,
+    shutdown: StopSignal,
+) {
+    accept(listener, Some(tls), app, shutdown).await;
+}
+
+async fn accept<A: ServerApp + Send + Sync + 'static>(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    app: Arc<A>,
+    shutdown: StopSignal,
+) {
     let mut connections = JoinSet::new();
     let mut told = shutdown.clone();
     loop {
@@ -62,7 +84,8 @@ pub async fn serve<A: ServerApp + Send + Sync + 'static>(
                     tracing::warn!(%peer, limit = MAX_CONNECTIONS, "connection refused, too many are open");
                 }
                 Ok((tcp, peer)) => {
-                    connections.spawn(connection(tcp, peer, Arc::clone(&app), shutdown.clone()));
+                    let (tls, app) = (tls.clone(), Arc::clone(&app));
+                    connections.spawn(connection(tcp, peer, tls, app, shutdown.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
@@ -97,6 +120,7 @@ fn report(ended: Result<(), JoinError>) {
 async fn connection<A: ServerApp + Send + Sync + 'static>(
     tcp: TcpStream,
     peer: SocketAddr,
+    tls: Option<Tls>,
     app: Arc<A>,
     shutdown: StopSignal,
 ) {
@@ -110,7 +134,17 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(peer)));
     let mut layer = TcpLayer::from(tcp);
     layer.set_socket_digest(digest);
-    let mut next: Option<pingora::protocols::Stream> = Some(Box::new(Buffered::new(layer)));
+    let plain = Buffered::new(layer);
+    let mut next: Option<pingora::protocols::Stream> = match tls {
+        None => Some(Box::new(plain)),
+        Some(tls) => match tls.accept(plain).await {
+            Ok(secured) => Some(Box::new(secured)),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no TLS handshake");
+                None
+            }
+        },
+    };
     while let Some(stream) = next {
         next = app.process_new(stream, &shutdown).await;
     }

@@ -145,7 +145,8 @@ fn listen(services: &Services, bound: Bound, shutdown: &StopSignal) -> JoinSet<(
     let mut listeners = JoinSet::new();
     let conf = Arc::new(ServerConf::default());
     let proxy = Arc::new(pingora::proxy::http_proxy(&conf, services.gateway()));
-    let at = |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+    let at =
+        |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
     if let Some(listener) = bound.http {
         tracing::info!(address = at(&listener), "listening");
         listeners.spawn(listen::serve(listener, Arc::clone(&proxy), shutdown.clone()));

@@ -69,7 +69,8 @@ impl Tls {
     /// Shakes hands over `plain`.
     pub(super) async fn accept(&self, plain: Buffered) -> io::Result<Secured> {
         let accepted = TlsAcceptor::from(self.0.load_full()).accept(plain);
-        let stream = tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream =
+            tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(Secured::new(stream))
     }
 }
