@@ -3,11 +3,19 @@
 //! Pure. A request is made canonical once (`request`), the canonical form is what is matched
 //! (`pattern`, `table`) and what is forwarded, so that no two parties read one path differently.
 
+mod pattern;
+mod request;
+mod table;
+
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::nano::Raw;
+
+pub use pattern::{MAX_SEGMENTS, Pattern, PatternError};
+pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
+pub use table::{Found, PriceTable, TableFault};
 
 /// A route's identity: its configured `name`, or its `match` where it has none. A challenge and a
 /// capability are bound to it, so it outlives a reload of the price table.
@@ -33,6 +41,29 @@ impl fmt::Display for RouteName {
     }
 }
 
+/// Which upstream serves a route.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct UpstreamName(Arc<str>);
+
+impl UpstreamName {
+    /// The upstream called `name`.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UpstreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What one payment buys on its route.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Grants {
@@ -48,4 +79,118 @@ pub struct Terms {
     /// The price of one payment.
     pub amount: Raw,
     pub grants: Grants,
+}
+
+/// Who may pass.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Access {
+    Free,
+    Priced(Terms),
+}
+
+impl Access {
+    #[must_use]
+    pub const fn is_free(self) -> bool {
+        match self {
+            Self::Free => true,
+            Self::Priced(_) => false,
+        }
+    }
+}
+
+/// Which answers of the upstream use up a use; any other gives it back (PROTOCOL section 5).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ChargeOn {
+    /// An answer below 500: the upstream did not fail.
+    #[default]
+    Below500,
+    /// An answer below 400: the request succeeded.
+    Below400,
+    /// Any answer at all.
+    Answered,
+}
+
+impl ChargeOn {
+    /// Every rule, in the order of their leniency towards the upstream.
+    pub const ALL: [Self; 3] = [Self::Below500, Self::Below400, Self::Answered];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Below500 => "below_500",
+            Self::Below400 => "below_400",
+            Self::Answered => "answered",
+        }
+    }
+
+    /// Whether an answer with this status uses up the use that was reserved for it.
+    #[must_use]
+    pub const fn charges(self, status: u16) -> bool {
+        match self {
+            Self::Below500 => status < 500,
+            Self::Below400 => status < 400,
+            Self::Answered => true,
+        }
+    }
+}
+
+/// One line of the price table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Route {
+    pub name: RouteName,
+    pub pattern: Pattern,
+    pub access: Access,
+    pub upstream: UpstreamName,
+    /// What the payer is told it buys; may be empty.
+    pub description: String,
+    /// The media type of what it buys; may be empty.
+    pub mime_type: String,
+    /// Left out of what the gateway publishes about its prices.
+    pub hidden: bool,
+    pub charge_on: ChargeOn,
+    /// Letter case and a trailing slash make another path.
+    pub case_sensitive: bool,
+}
+
+/// Why one route that covers a request comes before another that does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Precedence {
+    /// Segment `number`, from 1, says more closely what it wants.
+    Segment { number: usize, winner: String, loser: String },
+    /// The paths are the same, only the winner is case-sensitive.
+    CaseSensitive,
+    /// The paths are the same, only the winner names the method.
+    Method,
+}
+
+impl Route {
+    /// Why this route comes before `other`, for two that cover one request, this one the winner.
+    #[must_use]
+    pub fn precedence_over(&self, other: &Self) -> Precedence {
+        if let Some(position) = self.pattern.first_difference(&other.pattern) {
+            return Precedence::Segment {
+                number: position.saturating_add(1),
+                winner: self.pattern.shown(position).to_owned(),
+                loser: other.pattern.shown(position).to_owned(),
+            };
+        }
+        if self.case_sensitive && !other.case_sensitive {
+            Precedence::CaseSensitive
+        } else {
+            Precedence::Method
+        }
+    }
+}
+
+impl fmt::Display for Precedence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment { number, winner, loser } => {
+                write!(f, "in segment {number}, `{winner}` is closer than `{loser}`")
+            }
+            Self::CaseSensitive => f.write_str("of equal paths, the case-sensitive one wins"),
+            Self::Method => f.write_str("of equal paths, the one that names the method wins"),
+        }
+    }
 }

@@ -1,0 +1,237 @@
+//! What a route's `match` says, and which of two says it more closely.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::request::{CanonicalSegment, CanonicalTarget, MAX_PATH, NotCanonical};
+
+/// Segments of one pattern; it bounds how deep a look-up goes.
+pub const MAX_SEGMENTS: usize = 64;
+
+/// A route's `match`: an optional method, then a path of literal segments, `{name}` segments (any
+/// one segment each) and perhaps `**` at the end (any number of segments, none among them).
+///
+/// Literals are compared decoded, so that no spelling of a path escapes its price.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern {
+    text: String,
+    method: Option<String>,
+    segments: Vec<Segment>,
+    /// Ends in `**`.
+    open: bool,
+    /// Ends in `/`; of weight only where the route is case-sensitive.
+    slash: bool,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Segment {
+    Literal {
+        text: String,
+        decoded: String,
+        /// `decoded` in lower case.
+        folded: String,
+    },
+    Any,
+}
+
+/// Why a `match` is no pattern.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PatternError {
+    #[error("a pattern is an optional method and a path: `GET /v1/quote/{{symbol}}`")]
+    Form,
+    #[error("{0:?} is no method: methods are written in upper case")]
+    Method(String),
+    #[error("HEAD is priced as GET: write `GET` or no method")]
+    Head,
+    #[error("the pattern's path is not canonical: {0}")]
+    Path(#[from] NotCanonical),
+    #[error("a pattern has no query")]
+    Query,
+    #[error("`**` stands only at the end of a pattern")]
+    OpenInside,
+    #[error("`*` is no pattern: write `{{name}}` for one segment, `**` at the end for any number")]
+    Star,
+    #[error("{0:?}: `{{name}}` is a whole segment, with a name of letters, digits, `_` and `-`")]
+    Placeholder(String),
+    #[error("the name {{{0}}} occurs twice")]
+    NameTwice(String),
+    #[error("more than {MAX_SEGMENTS} segments")]
+    TooDeep,
+}
+
+impl Pattern {
+    /// Reads a `match`.
+    ///
+    /// # Errors
+    /// [`PatternError`], where it is not of this form, or its path is not one a request could have.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let text = text.trim();
+        let (method, path) = match text.split_once(' ') {
+            Some((method, path)) => (Some(parse_method(method)?), path.trim_start()),
+            None => (None, text),
+        };
+        if path.len() > MAX_PATH {
+            return Err(NotCanonical::PathTooLong.into());
+        }
+        if path.contains('?') {
+            return Err(PatternError::Query);
+        }
+        let path = path.strip_prefix('/').ok_or(PatternError::Form)?;
+        let (path, open) = match path.strip_suffix("**") {
+            Some(before) if before.is_empty() || before.ends_with('/') => (before, true),
+            Some(_) | None => (path, false),
+        };
+        if path == "/" {
+            return Err(NotCanonical::EmptySegment.into());
+        }
+        let slash = !open && path.ends_with('/');
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut names = BTreeSet::new();
+        let mut segments = Vec::new();
+        if !path.is_empty() {
+            for segment in path.split('/') {
+                segments.push(parse_segment(segment, &mut names)?);
+            }
+        }
+        if segments.len() > MAX_SEGMENTS {
+            return Err(PatternError::TooDeep);
+        }
+        Ok(Self { text: text.to_owned(), method, segments, open, slash })
+    }
+
+    /// The pattern as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The method it names, in upper case; nothing where any will do.
+    #[must_use]
+    pub fn method(&self) -> Option<&str> {
+        self.method.as_deref()
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) const fn ends_in_slash(&self) -> bool {
+        self.slash
+    }
+
+    /// Whether a request with `method` has the pattern's. `HEAD` is priced as `GET`; letter case
+    /// does not make another method.
+    pub(super) fn admits_method(&self, method: &str) -> bool {
+        let Some(own) = self.method.as_deref() else { return true };
+        own.eq_ignore_ascii_case(method) || (own == "GET" && method.eq_ignore_ascii_case("HEAD"))
+    }
+
+    /// Whether some request's method is admitted by both.
+    pub(super) fn shares_method_with(&self, other: &Self) -> bool {
+        self.method.is_none() || other.method.is_none() || self.method == other.method
+    }
+
+    /// Whether the literals stand in `target` exactly as written, and its trailing slash too.
+    /// Asked of a target whose folded path the pattern covers.
+    pub(super) fn is_exactly(&self, target: &CanonicalTarget) -> bool {
+        let mut path = target.decoded().trim_matches('/').split('/');
+        let literal = self.segments.iter().all(|segment| match (segment, path.next()) {
+            (Segment::Literal { decoded, .. }, Some(found)) => decoded == found,
+            (Segment::Any, Some(_)) => true,
+            (Segment::Literal { .. } | Segment::Any, None) => false,
+        });
+        let has_slash = target.decoded().len() > 1 && target.decoded().ends_with('/');
+        literal && (self.open || has_slash == self.slash)
+    }
+
+    /// What stands at a position: the closer it says what it wants, the greater.
+    fn rank(&self, position: usize) -> Rank {
+        match self.segments.get(position) {
+            Some(Segment::Literal { .. }) => Rank::Literal,
+            Some(Segment::Any) => Rank::Any,
+            None if self.open && position >= self.segments.len() => Rank::Open,
+            None => Rank::End,
+        }
+    }
+
+    /// Compares two patterns that cover one path: the greater says more closely which path it
+    /// wants. From the left, a literal beats `{name}` beats the path's end beats `**`.
+    #[must_use]
+    pub fn compare_paths(&self, other: &Self) -> Ordering {
+        self.first_difference(other)
+            .map_or(Ordering::Equal, |position| self.rank(position).cmp(&other.rank(position)))
+    }
+
+    /// The first position, from 0, at which the two differ in rank.
+    pub(super) fn first_difference(&self, other: &Self) -> Option<usize> {
+        let longest = self.segments.len().max(other.segments.len());
+        (0..=longest).find(|&position| self.rank(position) != other.rank(position))
+    }
+
+    /// The segment at a position as people write it.
+    pub(super) fn shown(&self, position: usize) -> &str {
+        match self.segments.get(position) {
+            Some(Segment::Literal { text, .. }) => text,
+            Some(Segment::Any) => "{name}",
+            None if self.open => "**",
+            None => "the end of the path",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Rank {
+    Open,
+    End,
+    Any,
+    Literal,
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn parse_method(text: &str) -> Result<String, PatternError> {
+    if text == "HEAD" {
+        return Err(PatternError::Head);
+    }
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
+        Ok(text.to_owned())
+    } else {
+        Err(PatternError::Method(text.chars().take(40).collect()))
+    }
+}
+
+fn parse_segment(text: &str, names: &mut BTreeSet<String>) -> Result<Segment, PatternError> {
+    if text.is_empty() {
+        return Err(NotCanonical::EmptySegment.into());
+    }
+    if text == "**" {
+        return Err(PatternError::OpenInside);
+    }
+    if text.contains('*') {
+        return Err(PatternError::Star);
+    }
+    if text.contains(['{', '}']) {
+        let refused = || PatternError::Placeholder(text.chars().take(40).collect());
+        let name = text.strip_prefix('{').and_then(|it| it.strip_suffix('}')).ok_or_else(refused)?;
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if name.is_empty() || !name.bytes().all(is_name) {
+            return Err(refused());
+        }
+        if !names.insert(name.to_owned()) {
+            return Err(PatternError::NameTwice(name.to_owned()));
+        }
+        return Ok(Segment::Any);
+    }
+    let CanonicalSegment { text, decoded } = CanonicalSegment::parse(text)?;
+    let folded = decoded.to_lowercase();
+    Ok(Segment::Literal { text, decoded, folded })
+}

@@ -1,0 +1,274 @@
+//! One spelling for a request's path: what is matched is what is forwarded.
+//!
+//! A proxy and its upstream that read one path differently are how a bill is dodged, so whatever
+//! two servers are known to read differently is refused, and the rest is written in one way.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Bytes of a request's path, as received. Longer ones are refused before they are read.
+pub const MAX_PATH: usize = 4096;
+/// Bytes of a request's query.
+pub const MAX_QUERY: usize = 16 * 1024;
+
+/// A request target in the one spelling this gateway knows for it.
+///
+/// The path starts with `/`, has no empty or dot segment (but perhaps a trailing slash), carries
+/// unreserved characters as themselves and everything encoded in upper-case hexadecimal. The query
+/// is as it came.
+#[derive(Clone, Eq, PartialEq)]
+pub struct CanonicalTarget {
+    /// Path, and `?query` where there is one.
+    text: String,
+    path_length: usize,
+    /// The path with nothing encoded. An encoded slash is refused, so its segments are the path's.
+    decoded: String,
+    /// `decoded` in lower case.
+    folded: String,
+}
+
+/// Why a request target has no canonical form. All are answered 400 (PROTOCOL section 9).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotCanonical {
+    #[error("a path starts with `/`")]
+    NoLeadingSlash,
+    /// `OPTIONS *` asks about the server, not about anything that could be priced.
+    #[error("`*` names the server as a whole, no resource of it")]
+    Asterisk,
+    #[error("the path is longer than {MAX_PATH} bytes")]
+    PathTooLong,
+    #[error("the query is longer than {MAX_QUERY} bytes")]
+    QueryTooLong,
+    #[error("`//`: an empty path segment")]
+    EmptySegment,
+    #[error("`.` or `..` as a path segment")]
+    DotSegment,
+    #[error("an encoded slash (`%2F`) in the path")]
+    EncodedSlash,
+    #[error("a backslash in the path")]
+    Backslash,
+    #[error("a path parameter (`;`)")]
+    Parameter,
+    #[error("a fragment (`#`): it never belongs in a request")]
+    Fragment,
+    #[error("a NUL or another control character")]
+    Control,
+    #[error("a space: write `%20`")]
+    Space,
+    #[error("`%` without two hexadecimal digits after it: write `%25`")]
+    BadPercent,
+    #[error("encoded twice: `%25` followed by two hexadecimal digits")]
+    EncodedTwice,
+    #[error("a character beyond ASCII: encode its UTF-8 bytes with `%`")]
+    NotAscii,
+    #[error("encoded bytes that are not UTF-8")]
+    NotUtf8,
+}
+
+impl CanonicalTarget {
+    /// Reads a request target in origin form: a path and perhaps `?query`.
+    ///
+    /// # Errors
+    /// [`NotCanonical`], for what different servers read differently (PROTOCOL section 9).
+    pub fn parse(target: &str) -> Result<Self, NotCanonical> {
+        if target == "*" {
+            return Err(NotCanonical::Asterisk);
+        }
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        if path.len() > MAX_PATH {
+            return Err(NotCanonical::PathTooLong);
+        }
+        if let Some(query) = query {
+            check_query(query)?;
+        }
+        let segments = path.strip_prefix('/').ok_or(NotCanonical::NoLeadingSlash)?;
+        let (mut text, mut decoded) =
+            (String::with_capacity(target.len()), String::with_capacity(path.len()));
+        let mut rest = Some(segments);
+        while let Some(here) = rest {
+            let (segment, after) = match here.split_once('/') {
+                Some((segment, after)) => (segment, Some(after)),
+                None => (here, None),
+            };
+            text.push('/');
+            decoded.push('/');
+            // Only the last segment may be empty: that is a trailing slash.
+            if segment.is_empty() && after.is_some() {
+                return Err(NotCanonical::EmptySegment);
+            }
+            let segment = CanonicalSegment::parse(segment)?;
+            text.push_str(&segment.text);
+            decoded.push_str(&segment.decoded);
+            rest = after;
+        }
+        let path_length = text.len();
+        if let Some(query) = query {
+            text.push('?');
+            text.push_str(query);
+        }
+        let folded = decoded.to_lowercase();
+        Ok(Self { text, path_length, decoded, folded })
+    }
+
+    /// Path and query, as they are forwarded.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The path alone.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.text.get(..self.path_length).unwrap_or(&self.text)
+    }
+
+    /// What stands after the `?`, byte for byte as it came.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.text.get(self.path_length..)?.strip_prefix('?')
+    }
+
+    /// The decoded path, letter case as it came.
+    pub(super) fn decoded(&self) -> &str {
+        &self.decoded
+    }
+
+    /// The decoded path in lower case.
+    pub(super) fn folded(&self) -> &str {
+        &self.folded
+    }
+}
+
+impl fmt::Display for CanonicalTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for CanonicalTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CanonicalTarget({:?})", self.text)
+    }
+}
+
+/// A request target in absolute form, taken apart.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AbsoluteTarget<'a> {
+    /// Whether the scheme is `https`.
+    pub secure: bool,
+    /// What stands between `//` and the path. It must agree with `Host`; that is for the caller.
+    pub authority: &'a str,
+    /// The rest in origin form, for [`CanonicalTarget::parse`]; `/` where nothing is left.
+    pub target: Cow<'a, str>,
+}
+
+impl<'a> AbsoluteTarget<'a> {
+    /// Takes `http(s)://authority/path?query` apart; nothing where the target has another form.
+    #[must_use]
+    pub fn split(target: &'a str) -> Option<Self> {
+        let (scheme, rest) = target.split_once("://")?;
+        let secure = scheme.eq_ignore_ascii_case("https");
+        if !secure && !scheme.eq_ignore_ascii_case("http") {
+            return None;
+        }
+        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at_checked(end)?;
+        let target = if target.is_empty() {
+            Cow::Borrowed("/")
+        } else if target.starts_with('?') {
+            Cow::Owned(format!("/{target}"))
+        } else {
+            Cow::Borrowed(target)
+        };
+        Some(Self { secure, authority, target })
+    }
+}
+
+/// One path segment, for requests and patterns alike.
+pub(super) struct CanonicalSegment {
+    /// As it is forwarded.
+    pub(super) text: String,
+    /// With nothing encoded.
+    pub(super) decoded: String,
+}
+
+impl CanonicalSegment {
+    /// Reads what stands between two slashes.
+    pub(super) fn parse(raw: &str) -> Result<Self, NotCanonical> {
+        let mut text = String::with_capacity(raw.len());
+        let mut decoded = Vec::with_capacity(raw.len());
+        let mut bytes = raw.bytes();
+        while let Some(first) = bytes.next() {
+            let (byte, encoded) = if first == b'%' {
+                (hex_pair(bytes.next(), bytes.next()).ok_or(NotCanonical::BadPercent)?, true)
+            } else {
+                (first, false)
+            };
+            admit(byte, encoded)?;
+            decoded.push(byte);
+            if is_unreserved(byte) || (!encoded && is_delimiter(byte)) {
+                text.push(char::from(byte));
+            } else {
+                text.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        let decoded = String::from_utf8(decoded).map_err(|_| NotCanonical::NotUtf8)?;
+        if decoded == "." || decoded == ".." {
+            return Err(NotCanonical::DotSegment);
+        }
+        // Judged after decoding: `%25%32%66` would be forwarded as `%252f`.
+        let twice = |it: &[u8]| matches!(it, [b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+        if decoded.as_bytes().windows(3).any(twice) {
+            return Err(NotCanonical::EncodedTwice);
+        }
+        if decoded.chars().any(char::is_control) {
+            return Err(NotCanonical::Control);
+        }
+        Ok(Self { text, decoded })
+    }
+}
+
+/// Refuses the bytes that no path may carry in this form.
+fn admit(byte: u8, encoded: bool) -> Result<(), NotCanonical> {
+    match byte {
+        b'/' if encoded => Err(NotCanonical::EncodedSlash),
+        b'\\' => Err(NotCanonical::Backslash),
+        b';' => Err(NotCanonical::Parameter),
+        0..=0x1f | 0x7f => Err(NotCanonical::Control),
+        b'#' if !encoded => Err(NotCanonical::Fragment),
+        b' ' if !encoded => Err(NotCanonical::Space),
+        0x80.. if !encoded => Err(NotCanonical::NotAscii),
+        _ => Ok(()),
+    }
+}
+
+fn check_query(query: &str) -> Result<(), NotCanonical> {
+    if query.len() > MAX_QUERY {
+        return Err(NotCanonical::QueryTooLong);
+    }
+    query.bytes().try_for_each(|byte| match byte {
+        0..=0x1f | 0x7f => Err(NotCanonical::Control),
+        b'#' => Err(NotCanonical::Fragment),
+        b' ' => Err(NotCanonical::Space),
+        0x80.. => Err(NotCanonical::NotAscii),
+        _ => Ok(()),
+    })
+}
+
+/// RFC 3986 section 2.3: the same resource, encoded or not.
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What else RFC 3986 lets a segment carry as itself.
+const fn is_delimiter(byte: u8) -> bool {
+    matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+}
+
+fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|it| u8::try_from(it).ok());
+    digit(high?)?.checked_mul(16)?.checked_add(digit(low?)?)
+}

@@ -1,0 +1,280 @@
+//! The price table: routes indexed by their segments, and the order of precedence among them.
+//!
+//! Of the routes that cover a request, the winner is the one
+//! 1. whose path is closest: segment by segment from the left, a literal beats `{name}` beats the
+//!    path's end beats `**`;
+//! 2. of equal paths, the case-sensitive one;
+//! 3. of these, the one that names the method.
+//!
+//! Two routes that are equal in all three are a fault. So is a case-sensitive route beside one of
+//! the other kind (free, priced) wherever that would let the spelling of a path decide on its
+//! price.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::pattern::Segment;
+use super::{CanonicalTarget, Route};
+
+/// The routes, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct PriceTable {
+    routes: Vec<Arc<Route>>,
+    /// A tree over folded segments; the root comes first.
+    nodes: Vec<Node>,
+}
+
+/// What comes after one prefix of segments. Routes and nodes by index.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    literals: BTreeMap<String, usize>,
+    any: Option<usize>,
+    /// Routes whose pattern ends here, best first.
+    ends: Vec<usize>,
+    /// Routes whose `**` stands here, best first.
+    opens: Vec<usize>,
+}
+
+/// What a look-up found.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    Route(&'a Arc<Route>),
+    Unmatched,
+}
+
+/// Why routes cannot stand beside each other. Numbers are positions in the list, from 0.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TableFault {
+    #[error("routes[{second}] claims the same requests as routes[{first}]")]
+    Equal { first: usize, second: usize },
+    #[error(
+        "letter case or a trailing slash would decide between routes[{free}], which is free, and routes[{priced}], which is not"
+    )]
+    Alias { free: usize, priced: usize },
+    #[error("routes[{first}] and routes[{second}] have the same name")]
+    SameName { first: usize, second: usize },
+}
+
+impl PriceTable {
+    /// Indexes the routes.
+    ///
+    /// # Errors
+    /// Every [`TableFault`] among them.
+    pub fn new(routes: Vec<Route>) -> Result<Self, Vec<TableFault>> {
+        let routes = routes.into_iter().map(Arc::new).collect();
+        let mut table = Self { routes, nodes: vec![Node::default()] };
+        for index in 0..table.routes.len() {
+            table.insert(index);
+        }
+        let Self { routes, nodes } = &mut table;
+        for node in nodes {
+            // Stable: what is equal here is disjoint or a fault.
+            let worse_first = |index: &usize| {
+                routes.get(*index).map(|it| (!it.case_sensitive, it.pattern.method().is_none()))
+            };
+            node.ends.sort_by_key(worse_first);
+            node.opens.sort_by_key(worse_first);
+        }
+        let mut faults = table.same_names();
+        faults.extend(table.equals());
+        faults.extend(table.aliases());
+        if faults.is_empty() { Ok(table) } else { Err(faults) }
+    }
+
+    /// Which route a request falls under. Allocates nothing; the time grows with the path's
+    /// segments and the logarithm of the routes.
+    #[must_use]
+    pub fn find(&self, method: &str, target: &CanonicalTarget) -> Found<'_> {
+        let mut found = Found::Unmatched;
+        let stopped = self.visit(method, target, &mut |route| {
+            found = Found::Route(route);
+            ControlFlow::Break(())
+        });
+        match stopped {
+            ControlFlow::Break(()) | ControlFlow::Continue(()) => found,
+        }
+    }
+
+    /// Every route that covers a request, the winner first.
+    #[must_use]
+    pub fn matches(&self, method: &str, target: &CanonicalTarget) -> Vec<&Arc<Route>> {
+        let mut all = Vec::new();
+        match self.visit(method, target, &mut |route| {
+            all.push(route);
+            ControlFlow::Continue(())
+        }) {
+            ControlFlow::Break(()) | ControlFlow::Continue(()) => all,
+        }
+    }
+
+    /// The routes in the order of the file.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    fn insert(&mut self, index: usize) {
+        let Some(route) = self.routes.get(index).map(Arc::clone) else { return };
+        let mut at = 0;
+        for segment in route.pattern.segments() {
+            let fresh = self.nodes.len();
+            let Some(node) = self.nodes.get_mut(at) else { return };
+            at = match segment {
+                Segment::Literal { folded, .. } => *node.literals.entry(folded.clone()).or_insert(fresh),
+                Segment::Any => *node.any.get_or_insert(fresh),
+            };
+            if at == fresh {
+                self.nodes.push(Node::default());
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(at) {
+            if route.pattern.is_open() { &mut node.opens } else { &mut node.ends }.push(index);
+        }
+    }
+
+    fn visit<'t>(
+        &'t self,
+        method: &str,
+        target: &CanonicalTarget,
+        see: &mut dyn FnMut(&'t Arc<Route>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let path = target.folded();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let path = if path.is_empty() { None } else { Some(path) };
+        self.descend(0, path, &mut |route| {
+            let covers = route.pattern.admits_method(method)
+                && (!route.case_sensitive || route.pattern.is_exactly(target));
+            if covers { see(route) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// Depth first, the closest first, so that what is seen first is the winner. As deep as the
+    /// deepest pattern at most.
+    fn descend<'t>(
+        &'t self,
+        at: usize,
+        path: Option<&str>,
+        see: &mut dyn FnMut(&'t Arc<Route>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let Some(node) = self.nodes.get(at) else { return ControlFlow::Continue(()) };
+        if let Some(path) = path {
+            let (segment, rest) = match path.split_once('/') {
+                Some((segment, rest)) => (segment, Some(rest)),
+                None => (path, None),
+            };
+            if let Some(&next) = node.literals.get(segment) {
+                self.descend(next, rest, see)?;
+            }
+            if let Some(next) = node.any {
+                self.descend(next, rest, see)?;
+            }
+        } else {
+            node.ends.iter().filter_map(|&it| self.routes.get(it)).try_for_each(&mut *see)?;
+        }
+        node.opens.iter().filter_map(|&it| self.routes.get(it)).try_for_each(see)
+    }
+
+    fn same_names(&self) -> Vec<TableFault> {
+        let mut names = BTreeMap::new();
+        let mut faults = Vec::new();
+        for (second, route) in self.routes.iter().enumerate() {
+            let first = *names.entry(&route.name).or_insert(second);
+            if first != second {
+                faults.push(TableFault::SameName { first, second });
+            }
+        }
+        faults
+    }
+
+    /// Routes that nothing tells apart.
+    fn equals(&self) -> Vec<TableFault> {
+        let mut faults = Vec::new();
+        for node in &self.nodes {
+            for leaf in [&node.ends, &node.opens] {
+                let mut seen = BTreeMap::new();
+                for (&index, route) in leaf.iter().filter_map(|it| Some((it, self.routes.get(*it)?))) {
+                    let known = *seen.entry((route.pattern.method(), exact_form(route))).or_insert(index);
+                    if known != index {
+                        let (first, second) = (known.min(index), known.max(index));
+                        faults.push(TableFault::Equal { first, second });
+                    }
+                }
+            }
+        }
+        faults
+    }
+
+    /// Routes between which the spelling of a path would decide on its price.
+    fn aliases(&self) -> Vec<TableFault> {
+        let mut faults = Vec::new();
+        for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| route.case_sensitive) {
+            let rival = self.overlapping(0, route.pattern.segments(), route.pattern.is_open(), &|other| {
+                self.routes.get(other).is_some_and(|other| spelling_decides(route, other))
+            });
+            let Some(rival) = rival else { continue };
+            let (free, priced) = if route.access.is_free() { (index, rival) } else { (rival, index) };
+            let fault = TableFault::Alias { free, priced };
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        faults
+    }
+
+    /// The first route that is `wanted` among those that cover some path which a pattern covers
+    /// too, whatever the letter case. The pattern is what is left of its segments, and whether `**`
+    /// follows them.
+    fn overlapping(
+        &self,
+        at: usize,
+        left: &[Segment],
+        open: bool,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let node = self.nodes.get(at)?;
+        let among = |routes: &[usize]| routes.iter().copied().find(|&it| wanted(it));
+        if let Some(found) = among(&node.opens) {
+            return Some(found);
+        }
+        let every_child = || node.literals.values().copied().chain(node.any);
+        match left.split_first() {
+            Some((Segment::Literal { folded, .. }, left)) => {
+                let mut children = node.literals.get(folded).copied().into_iter().chain(node.any);
+                children.find_map(|next| self.overlapping(next, left, open, wanted))
+            }
+            Some((Segment::Any, left)) => {
+                every_child().find_map(|next| self.overlapping(next, left, open, wanted))
+            }
+            None => among(&node.ends).or_else(|| {
+                open.then(|| every_child().find_map(|next| self.overlapping(next, left, open, wanted)))?
+            }),
+        }
+    }
+}
+
+/// Whether, between a case-sensitive route and one that overlaps with it, a path's spelling decides
+/// on its price. It does not where the other covers every spelling and wins in all of them.
+fn spelling_decides(sensitive: &Route, other: &Route) -> bool {
+    let wins_always =
+        !other.case_sensitive && other.pattern.compare_paths(&sensitive.pattern) == Ordering::Greater;
+    sensitive.access.is_free() != other.access.is_free()
+        && !wins_always
+        && sensitive.pattern.shares_method_with(&other.pattern)
+}
+
+/// What tells a case-sensitive route from another with the same folded segments; nothing for one
+/// that is not.
+fn exact_form(route: &Route) -> Option<(Vec<&str>, bool)> {
+    fn literal(segment: &Segment) -> &str {
+        match segment {
+            Segment::Literal { decoded, .. } => decoded,
+            Segment::Any => "",
+        }
+    }
+    route
+        .case_sensitive
+        .then(|| (route.pattern.segments().iter().map(literal).collect(), route.pattern.ends_in_slash()))
+}
