@@ -19,7 +19,7 @@ use super::pattern::Segment;
 use super::{CanonicalTarget, Route};
 
 /// The routes, ready to be asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PriceTable {
     routes: Vec<Arc<Route>>,
     /// A tree over folded segments; the root comes first.
@@ -27,7 +27,7 @@ pub struct PriceTable {
 }
 
 /// What comes after one prefix of segments. Routes and nodes by index.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Node {
     literals: BTreeMap<String, usize>,
     any: Option<usize>,
@@ -77,9 +77,14 @@ impl PriceTable {
             node.ends.sort_by_key(worse_first);
             node.opens.sort_by_key(worse_first);
         }
+        let equals = table.equals();
+        let is_known = |first: usize, second: usize| {
+            equals.contains(&TableFault::Equal { first: first.min(second), second: first.max(second) })
+        };
+        let aliases = table.aliases(&is_known);
         let mut faults = table.same_names();
-        faults.extend(table.equals());
-        faults.extend(table.aliases());
+        faults.extend(equals);
+        faults.extend(aliases);
         if faults.is_empty() { Ok(table) } else { Err(faults) }
     }
 
@@ -207,12 +212,14 @@ impl PriceTable {
         faults
     }
 
-    /// Routes between which the spelling of a path would decide on its price.
-    fn aliases(&self) -> Vec<TableFault> {
+    /// Routes between which the spelling of a path would decide on its price, but for pairs that
+    /// are known to be at fault.
+    fn aliases(&self, is_known: &dyn Fn(usize, usize) -> bool) -> Vec<TableFault> {
         let mut faults = Vec::new();
         for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| route.case_sensitive) {
             let rival = self.overlapping(0, route.pattern.segments(), route.pattern.is_open(), &|other| {
-                self.routes.get(other).is_some_and(|other| spelling_decides(route, other))
+                self.routes.get(other).is_some_and(|it| spelling_decides(route, it))
+                    && !is_known(index, other)
             });
             let Some(rival) = rival else { continue };
             let (free, priced) = if route.access.is_free() { (index, rival) } else { (rival, index) };

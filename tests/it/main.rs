@@ -8,3 +8,6 @@
     clippy::as_conversions,
     reason = "a test fails by panicking"
 )]
+
+mod config;
+mod routes;

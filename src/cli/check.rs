@@ -1,0 +1,115 @@
+//! `faregate check`: everything that is wrong with a configuration, or what it sells.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use crate::config::{Config, Faults};
+use crate::routes::{Access, Grants, Route};
+
+/// The configuration is at fault (sysexits).
+const EX_CONFIG: u8 = 78;
+
+/// Check a configuration: all its faults at once, with line and hint.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Checks the file and writes what came of it to `out`. Exit code 0, or 78 for a faulty file.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(faults) => return report_faults(&faults, args.json, out),
+    };
+    let file = args.config.display().to_string();
+    if args.json {
+        let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
+        let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes });
+        writeln!(out, "{whole}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for warning in &config.warnings {
+        writeln!(out, "{}", warning.about(&file))?;
+    }
+    write_table(&config, out)?;
+    writeln!(out, "{file} is good: {} route(s)", config.table.routes().len())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the faults of a file. The exit code is that of a faulty configuration.
+pub(super) fn report_faults(faults: &Faults, json: bool, out: &mut impl Write) -> io::Result<ExitCode> {
+    if json {
+        let whole = json!({ "file": faults.file, "good": false, "faults": faults.faults, "warnings": [], "routes": [] });
+        writeln!(out, "{whole}")?;
+    } else {
+        writeln!(out, "{faults}\n{} fault(s)", faults.faults.len())?;
+    }
+    Ok(ExitCode::from(EX_CONFIG))
+}
+
+fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let header = ["MATCH", "PRICE", "GRANTS", "UPSTREAM"].map(ToOwned::to_owned);
+    let rows: Vec<[String; 4]> = std::iter::once(header)
+        .chain(config.table.routes().iter().map(|route| {
+            let (price, grants) = match route.access {
+                Access::Free => ("free".to_owned(), String::new()),
+                Access::Priced(terms) => (terms.amount.xno().to_string(), in_words(terms.grants)),
+            };
+            [route.pattern.to_string(), price, grants, route.upstream.to_string()]
+        }))
+        .collect();
+    let mut widths = [0; 4];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in &rows {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// What a payment buys, as people say it.
+pub(super) fn in_words(grants: Grants) -> String {
+    let requests = grants.requests.get();
+    let noun = if requests == 1 { "request" } else { "requests" };
+    format!("{requests} {noun} within {}", humantime::format_duration(Duration::from_secs(grants.seconds)))
+}
+
+/// A route for programs.
+pub(super) fn describe(route: &Route) -> Value {
+    let priced = match route.access {
+        Access::Free => Value::Null,
+        Access::Priced(terms) => json!({
+            "amount": terms.amount,
+            "xno": terms.amount.xno().to_string(),
+            "requests": terms.grants.requests,
+            "seconds": terms.grants.seconds,
+        }),
+    };
+    json!({
+        "name": route.name.as_str(),
+        "match": route.pattern.as_str(),
+        "upstream": route.upstream.as_str(),
+        "free": route.access.is_free(),
+        "price": priced,
+        "charge_on": route.charge_on.as_str(),
+        "case_sensitive": route.case_sensitive,
+        "hidden": route.hidden,
+    })
+}

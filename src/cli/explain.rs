@@ -1,0 +1,178 @@
+//! `faregate explain`: what the gateway would do with one request, and why.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::check::{describe, in_words, report_faults};
+use crate::config::{Config, Unmatched};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Route, UpstreamName};
+
+/// The arguments make no request (sysexits).
+const EX_USAGE: u8 = 64;
+/// A request that the gateway answers 400 (sysexits: the data is at fault).
+const EX_DATAERR: u8 = 65;
+
+/// Say which route a request falls under, why, what it costs and where it would go.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The request's method.
+    #[arg(value_name = "METHOD")]
+    pub method: String,
+    /// The request's URL, or its path and query.
+    #[arg(value_name = "URL")]
+    pub url: String,
+}
+
+/// Explains the request on `out`. Exit code 0, 64 for what is no request, 65 for one that is
+/// answered 400, 78 for a faulty file.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(faults) => return report_faults(&faults, args.json, out),
+    };
+    if http::Method::from_bytes(args.method.as_bytes()).is_err() {
+        return refuse(args, EX_USAGE, &format!("{:?} is no method", args.method), out);
+    }
+    let absolute = AbsoluteTarget::split(&args.url);
+    let target = absolute.as_ref().map_or(args.url.as_str(), |it| &it.target);
+    if absolute.is_none() && !target.starts_with('/') && target != "*" {
+        let message = "the URL begins with neither `http://`, `https://` nor `/`";
+        return refuse(args, EX_USAGE, message, out);
+    }
+    let target = match CanonicalTarget::parse(target) {
+        Ok(target) => target,
+        Err(error) => {
+            let message = format!("not canonical, answered 400: {error}");
+            return refuse(args, EX_DATAERR, &message, out);
+        }
+    };
+    let foreign = absolute.map(|it| it.authority).filter(|authority| !is_public(&config, authority));
+    let answer = Answer { config: &config, method: &args.method, target: &target, foreign };
+    if args.json {
+        writeln!(out, "{}", answer.json())?
+    } else {
+        answer.write(out)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_public(config: &Config, authority: &str) -> bool {
+    let public = config.public_url.authority();
+    let default_port = if config.public_url.is_secure() { ":443" } else { ":80" };
+    authority.strip_suffix(default_port).unwrap_or(authority).eq_ignore_ascii_case(public)
+}
+
+fn refuse(args: &Args, code: u8, message: &str, out: &mut impl Write) -> io::Result<ExitCode> {
+    if args.json {
+        writeln!(out, "{}", json!({ "method": args.method, "url": args.url, "error": message }))?;
+    } else {
+        writeln!(out, "{} {:?}: {message}", args.method, args.url)?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+struct Answer<'a> {
+    config: &'a Config,
+    method: &'a str,
+    target: &'a CanonicalTarget,
+    /// An authority that is not the configured one.
+    foreign: Option<&'a str>,
+}
+
+impl Answer<'_> {
+    /// Every route that covers the request, the winner first.
+    fn routes(&self) -> Vec<&Arc<Route>> {
+        self.config.table.matches(self.method, self.target)
+    }
+
+    /// The URLs at an upstream that would get the request, one of them.
+    fn destinations(&self, upstream: &UpstreamName) -> Vec<String> {
+        let urls = self.config.upstreams.get(upstream).map(|it| it.urls.as_slice()).unwrap_or_default();
+        urls.iter().map(|url| format!("{url}{}", self.target)).collect()
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "request   {} {}", self.method, self.target)?;
+        if let Some(foreign) = self.foreign {
+            let public = self.config.public_url.authority();
+            writeln!(
+                out,
+                "note      {foreign:?} is not the public URL's {public:?}; only the path counts here"
+            )?;
+        }
+        let routes = self.routes();
+        let Some((winner, others)) = routes.split_first() else {
+            writeln!(out, "route     none")?;
+            return match &self.config.unmatched {
+                Unmatched::NotFound => writeln!(out, "answer    404"),
+                Unmatched::Free(upstream) => {
+                    writeln!(out, "costs     nothing (`unmatched` is free)")?;
+                    self.write_destinations(upstream, out)
+                }
+            };
+        };
+        writeln!(out, "route     {} (`{}`)", winner.name, winner.pattern)?;
+        match others.first() {
+            Some(next) => writeln!(out, "why       {}", winner.precedence_over(next))?,
+            None => writeln!(out, "why       no other route covers it")?,
+        }
+        match winner.access {
+            Access::Free => writeln!(out, "costs     nothing")?,
+            Access::Priced(terms) => {
+                writeln!(out, "costs     {} ({} raw)", terms.amount.xno(), terms.amount)?;
+                writeln!(out, "grants    {}", in_words(terms.grants))?;
+                writeln!(out, "charged   {}", winner.charge_on.as_str())?;
+            }
+        }
+        self.write_destinations(&winner.upstream, out)?;
+        for other in others {
+            let why = winner.precedence_over(other);
+            writeln!(out, "beaten    {} (`{}`): {why}", other.name, other.pattern)?;
+        }
+        Ok(())
+    }
+
+    fn write_destinations(&self, upstream: &UpstreamName, out: &mut impl Write) -> io::Result<()> {
+        self.destinations(upstream).iter().try_for_each(|url| writeln!(out, "goes to   {upstream}: {url}"))
+    }
+
+    fn json(&self) -> Value {
+        let routes = self.routes();
+        let upstream = match (routes.first(), &self.config.unmatched) {
+            (Some(winner), _) => Some(&winner.upstream),
+            (None, Unmatched::Free(upstream)) => Some(upstream),
+            (None, Unmatched::NotFound) => None,
+        };
+        let beaten: Vec<_> = routes
+            .iter()
+            .skip(1)
+            .zip(std::iter::repeat(routes.first()))
+            .filter_map(|(other, winner)| {
+                Some(json!({ "route": describe(other), "why": winner?.precedence_over(other).to_string() }))
+            })
+            .collect();
+        json!({
+            "method": self.method,
+            "target": self.target.as_str(),
+            "foreign_authority": self.foreign,
+            "route": routes.first().map(|route| describe(route)),
+            "beaten": beaten,
+            "upstream": upstream.map(UpstreamName::as_str),
+            "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
+        })
+    }
+}

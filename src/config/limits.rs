@@ -1,0 +1,173 @@
+//! Times, places and bounds: challenges, settlement, the store, what is held in memory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_yaml::Value;
+
+use super::judge::Judge;
+use super::mirror::{ChallengeFile, LimitsFile, Piece, SettlementFile, StoreFile};
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Challenge {
+    /// Seconds for which a challenge can be answered.
+    pub lifetime: u64,
+    /// The key of the challenges' MAC; made where there is none.
+    pub key_file: PathBuf,
+    /// The key before it, still good for what was minted under it.
+    pub previous_key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settlement {
+    /// How long a request waits for its payment's confirmation before it is told to come again.
+    pub wait: Duration,
+    /// The least time between two questions about one block.
+    pub poll: Duration,
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StoreLocation {
+    Sqlite(PathBuf),
+}
+
+/// What is held at most. Reaching one sheds new work, never live work.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Bytes of a request's body that are read and thrown away after an early answer; with more,
+    /// the connection is closed.
+    pub drained_body: u64,
+    /// Capabilities in memory; others are looked up in the store.
+    pub capabilities_cached: u64,
+    /// Payments that settle at one time.
+    pub pending_settlements: u32,
+    /// Look-ups of blocks that no node knows, a minute and client.
+    pub lookups_per_client: u32,
+    /// How long a client's connection may lie idle.
+    pub idle_connection: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            drained_body: 64 * 1024,
+            capabilities_cached: 1_000_000,
+            pending_settlements: 1024,
+            lookups_per_client: 30,
+            idle_connection: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Seconds.
+const DEFAULT_LIFETIME: u64 = 120;
+const MIN_LIFETIME: u64 = 10;
+const MAX_LIFETIME: u64 = 3600;
+
+const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
+const MAX_CAPABILITIES: u64 = 100_000_000;
+const MAX_PENDING: u32 = 1_000_000;
+const MAX_LOOKUPS: u32 = 1_000_000;
+
+pub(super) fn challenge(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Challenge> {
+    let file: ChallengeFile = judge.section_or_default("challenge", piece)?;
+    let range = MIN_LIFETIME..=MAX_LIFETIME;
+    let lifetime = judge.seconds("challenge.lifetime", file.lifetime, range, DEFAULT_LIFETIME);
+    let key_file = match file.key_file {
+        Piece::Missing => Some(judge.base.join("challenge.key")),
+        given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => judge.file("challenge.key_file", given),
+    };
+    let previous_given = file.previous_key_file.is_given();
+    let previous = judge.file("challenge.previous_key_file", file.previous_key_file);
+    if previous.is_some() && previous == key_file {
+        let message = "the same file as `key_file`";
+        judge.fault("challenge.previous_key_file", message, "name the file of the key before it");
+    }
+    (previous_given == previous.is_some()).then_some(Challenge {
+        lifetime: lifetime?,
+        key_file: key_file?,
+        previous_key_file: previous,
+    })
+}
+
+pub(super) fn settlement(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Settlement> {
+    let file: SettlementFile = judge.section_or_default("settlement", piece)?;
+    let (second, milli) = (Duration::from_secs, Duration::from_millis);
+    let wait = judge.duration("settlement.wait", file.wait, milli(100)..=second(120), second(15));
+    let poll = judge.duration("settlement.poll", file.poll, milli(10)..=second(10), milli(100));
+    Some(Settlement { wait: wait?, poll: poll? })
+}
+
+pub(super) fn store(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<StoreLocation> {
+    let file: StoreFile = judge.section_or_default("store", piece)?;
+    match file.path {
+        Piece::Missing => Some(judge.base.join("faregate.db")),
+        given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => judge.file("store.path", given),
+    }
+    .map(StoreLocation::Sqlite)
+}
+
+pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limits> {
+    let default = Limits::default();
+    let file: LimitsFile = judge.section_or_default("limits", piece)?;
+    let drained_body = bytes(judge, "limits.drained_body", file.drained_body, default.drained_body);
+    let capabilities_cached = judge.count(
+        "limits.capabilities_cached",
+        file.capabilities_cached,
+        1..=MAX_CAPABILITIES,
+        default.capabilities_cached,
+    );
+    let pending_settlements = judge.count(
+        "limits.pending_settlements",
+        file.pending_settlements,
+        1..=MAX_PENDING,
+        default.pending_settlements,
+    );
+    let lookups_per_client = judge.count(
+        "limits.lookups_per_client",
+        file.lookups_per_client,
+        1..=MAX_LOOKUPS,
+        default.lookups_per_client,
+    );
+    let idle_connection = judge.duration(
+        "limits.idle_connection",
+        file.idle_connection,
+        Duration::from_secs(1)..=Duration::from_secs(3600),
+        default.idle_connection,
+    );
+    Some(Limits {
+        drained_body: drained_body?,
+        capabilities_cached: capabilities_cached?,
+        pending_settlements: pending_settlements?,
+        lookups_per_client: lookups_per_client?,
+        idle_connection: idle_connection?,
+    })
+}
+
+/// A number of bytes: `65536`, `64 KiB`, `1 MiB`.
+fn bytes(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>, default: u64) -> Option<u64> {
+    if !piece.is_given() {
+        return Some(default);
+    }
+    let hint = "write a number of bytes, or `64 KiB`, `1 MiB`; at most 1024 MiB";
+    let value = judge.get(path, piece, hint)?;
+    let number = value.as_u64().or_else(|| value.as_str().and_then(parse_bytes));
+    let number = number.filter(|it| *it <= MAX_DRAINED_BODY);
+    if number.is_none() {
+        judge.fault(path, "not a number of bytes that can be used here", hint);
+    }
+    number
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}

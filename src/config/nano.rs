@@ -1,0 +1,299 @@
+//! The Nano side: which nodes are asked, where payments go, how they are proven.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_yaml::Value;
+use url::Url;
+
+use super::document::item;
+use super::judge::Judge;
+use super::mirror::{NanoFile, NodeFile, Piece, PoolFile, WorkFile};
+use crate::nano::{Account, Threshold, Thresholds};
+use crate::payment::Mechanism;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Nano {
+    /// In order of preference; at least one.
+    pub nodes: Vec<NodeUrl>,
+    pub pool: Pool,
+    /// Where what was earned is swept to.
+    pub treasury: Option<Account>,
+    /// In the order of `accepts`; at least one, none twice.
+    pub mechanisms: Vec<Mechanism>,
+    /// What the network asks of a block's work.
+    pub work: Thresholds,
+}
+
+/// Where a node answers RPC. Prints without path and parameters: they may be keys.
+#[derive(Clone, Eq, PartialEq)]
+pub struct NodeUrl {
+    /// Without query.
+    pub url: Url,
+    /// What stood in the query; it travels in the body of each call.
+    pub parameters: Vec<(String, String)>,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// Where payments are sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Pool {
+    /// `size` accounts, derived from the seed in `file`.
+    Seed { file: PathBuf, size: u32 },
+    /// Accounts whose keys are elsewhere; none twice.
+    Addresses(Vec<Account>),
+    /// One account, for one mechanism.
+    Address(Account),
+}
+
+/// Accounts of one pool.
+pub const MAX_POOL: u32 = 1_000_000;
+/// A pool is cut into one range for each mechanism, none of them empty.
+pub const MIN_POOL: u32 = 2;
+const DEFAULT_POOL: u32 = 1024;
+
+/// How long a node may take for one answer.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_NODE_TIMEOUT: Duration = Duration::from_millis(100);
+const MAX_NODE_TIMEOUT: Duration = Duration::from_secs(120);
+
+const ACCOUNT_HINT: &str = "copy the whole address: `nano_` and 60 characters";
+
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url.origin().ascii_serialization())?;
+        if self.url.path() == "/" && self.parameters.is_empty() { Ok(()) } else { f.write_str("/****") }
+    }
+}
+
+impl fmt::Debug for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeUrl({self}, {:?})", self.timeout)
+    }
+}
+
+pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
+    let value = judge.need("", "nano", piece, "`nodes` and `pool` belong there")?;
+    let file: NanoFile = judge.open("nano", value)?;
+    let nodes = nodes(judge, file.nodes);
+    let treasury = account(judge, "nano.treasury", file.treasury);
+    let pool = pool(judge, file.pool, treasury.flatten());
+    let mechanisms_given = file.mechanisms.is_given();
+    let mechanisms = mechanisms(judge, file.mechanisms);
+    let work = work(judge, file.work);
+    if let (Some(pool), Some(mechanisms)) = (&pool, &mechanisms) {
+        let place = if mechanisms_given { "nano.mechanisms" } else { "nano.pool" };
+        enough_addresses(judge, place, pool, mechanisms.len());
+    }
+    Some(Nano { nodes: nodes?, pool: pool?, treasury: treasury?, mechanisms: mechanisms?, work: work? })
+}
+
+/// A block sent to an address of one mechanism must be of no use for another, so each has its own.
+fn enough_addresses(judge: &mut Judge<'_>, place: &str, pool: &Pool, mechanisms: usize) {
+    match pool {
+        Pool::Address(_) if mechanisms > 1 => judge.fault(
+            place,
+            "with one address only one mechanism can be on",
+            "write `mechanisms: [nanoTxn]`, or give the pool a `seed_file` or an `addresses_file`",
+        ),
+        Pool::Addresses(accounts) if accounts.len() < mechanisms => judge.fault(
+            "nano.pool.addresses_file",
+            format_args!("{} address(es) for {mechanisms} mechanisms: each needs its own", accounts.len()),
+            "add addresses to the file, or turn a mechanism off",
+        ),
+        Pool::Address(_) | Pool::Addresses(_) | Pool::Seed { .. } => {}
+    }
+}
+
+fn nodes(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<NodeUrl>> {
+    let hint = "write `nodes: [http://127.0.0.1:7076]`";
+    let items = judge.need("nano", "nodes", piece, hint)?;
+    if items.is_empty() {
+        judge.fault("nano.nodes", "no node: payments could not be seen", hint);
+        return None;
+    }
+    let count = items.len();
+    let mut nodes: Vec<NodeUrl> = Vec::new();
+    for (index, value) in items.into_iter().enumerate() {
+        let path = item("nano.nodes", index);
+        let Some(node) = node(judge, &path, value) else { continue };
+        if nodes.iter().any(|it| it.url == node.url && it.parameters == node.parameters) {
+            judge.fault(&path, "this node is named twice", "name each node once");
+        } else {
+            nodes.push(node);
+        }
+    }
+    (nodes.len() == count).then_some(nodes)
+}
+
+fn node(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<NodeUrl> {
+    let hint = "write `http://HOST:PORT` or `https://HOST/PATH?key=${NODE_KEY}`";
+    let (place, text, timeout) = if let Value::String(text) = value {
+        (path.to_owned(), Some(text), Some(NODE_TIMEOUT))
+    } else {
+        let file: NodeFile = judge.open(path, value)?;
+        let text = judge.need(path, "url", file.url, hint);
+        let range = MIN_NODE_TIMEOUT..=MAX_NODE_TIMEOUT;
+        let timeout = judge.duration(&format!("{path}.timeout"), file.timeout, range, NODE_TIMEOUT);
+        (format!("{path}.url"), text, timeout)
+    };
+    let text = text?;
+    let (url, parameters) = judge.read(&place, &text, hint, node_url)?;
+    Some(NodeUrl { url, parameters, timeout: timeout? })
+}
+
+/// The message repeats nothing of the URL: keys stand in it.
+fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
+    let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("a node is asked over http or https".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a user or password in the URL is not read".to_owned());
+    }
+    if url.fragment().is_some() {
+        return Err("a fragment (`#`) has no meaning here".to_owned());
+    }
+    let parameters = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    url.set_query(None);
+    Ok((url, parameters))
+}
+
+/// An account somebody holds a key of; the outer nothing is a fault.
+fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
+    if !piece.is_given() {
+        return Some(None);
+    }
+    let account = judge.text(path, piece, ACCOUNT_HINT, str::parse::<Account>)?;
+    if account == Account::BURN {
+        judge.fault(path, BURN, "use an account of your own");
+        return None;
+    }
+    Some(Some(account))
+}
+
+const BURN: &str = "this is the burn account: what is sent there is gone";
+
+fn pool(judge: &mut Judge<'_>, piece: Piece<Value>, treasury: Option<Account>) -> Option<Pool> {
+    const PATH: &str = "nano.pool";
+    let hint = "write one of `seed_file`, `addresses_file`, `address`";
+    let value = judge.need("nano", "pool", piece, hint)?;
+    let file: PoolFile = judge.open(PATH, value)?;
+    let given = [file.seed_file.is_given(), file.addresses_file.is_given(), file.address.is_given()];
+    if given.iter().filter(|it| **it).count() != 1 {
+        judge.fault(PATH, "a pool has exactly one source of addresses", hint);
+        return None;
+    }
+    if file.size.is_given() && !file.seed_file.is_given() {
+        judge.fault("nano.pool.size", "only a pool with a `seed_file` has a size", "leave `size` out");
+    }
+    if file.seed_file.is_given() {
+        let size = judge.count("nano.pool.size", file.size, MIN_POOL..=MAX_POOL, DEFAULT_POOL);
+        let seed = judge.file("nano.pool.seed_file", file.seed_file);
+        return Some(Pool::Seed { file: seed?, size: size? });
+    }
+    if file.address.is_given() {
+        let account = account(judge, "nano.pool.address", file.address)??;
+        if treasury == Some(account) {
+            judge.fault("nano.pool.address", TREASURY_IN_POOL, "use another account for one of the two");
+        }
+        return Some(Pool::Address(account));
+    }
+    let path = judge.file("nano.pool.addresses_file", file.addresses_file)?;
+    addresses(judge, &path, treasury).map(Pool::Addresses)
+}
+
+const TREASURY_IN_POOL: &str = "the treasury is in the pool: what is swept would stay where it was";
+
+/// The accounts of a file, one a line; `#` begins a comment.
+fn addresses(judge: &mut Judge<'_>, path: &Path, treasury: Option<Account>) -> Option<Vec<Account>> {
+    const PLACE: &str = "nano.pool.addresses_file";
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            judge.refuse(PLACE, format_args!("{}: {error}", path.display()), "one address a line");
+            return None;
+        }
+    };
+    let before = judge.faults.len();
+    let mut accounts = Vec::new();
+    let mut lines = BTreeMap::new();
+    for (number, line) in (1_usize..).zip(text.lines()) {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let at = format!("{} line {number}", path.display());
+        let account = match line.parse::<Account>() {
+            Ok(account) => account,
+            Err(error) => {
+                judge.refuse(PLACE, format_args!("{at}: {error}"), ACCOUNT_HINT);
+                continue;
+            }
+        };
+        let first = *lines.entry(account).or_insert(number);
+        if first != number {
+            judge.refuse(PLACE, format_args!("{at}: the same address as in line {first}"), "keep one");
+        } else if account == Account::BURN {
+            judge.refuse(PLACE, format_args!("{at}: {BURN}"), "take it out");
+        } else if treasury == Some(account) {
+            judge.refuse(PLACE, format_args!("{at}: {TREASURY_IN_POOL}"), "take it out");
+        }
+        accounts.push(account);
+    }
+    if accounts.is_empty() && judge.faults.len() == before {
+        judge.refuse(PLACE, format_args!("{}: no address in it", path.display()), "one address a line");
+    }
+    if u32::try_from(accounts.len()).map_or(true, |count| count > MAX_POOL) {
+        judge.refuse(PLACE, format_args!("more than {MAX_POOL} addresses"), "use fewer");
+    }
+    (judge.faults.len() == before).then_some(accounts)
+}
+
+fn mechanisms(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<Mechanism>> {
+    const PATH: &str = "nano.mechanisms";
+    /// Known to the protocol, not to this version.
+    const LATER: &str = "nanoSession";
+    let hint = "known are `nanoTxn` and `nanoSignature`";
+    if !piece.is_given() {
+        return Some(Mechanism::ALL.to_vec());
+    }
+    let items = judge.get(PATH, piece, hint)?;
+    if items.is_empty() {
+        judge.fault(PATH, "no mechanism: nothing could be paid", hint);
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    let mut mechanisms = Vec::new();
+    for (index, value) in items.iter().enumerate() {
+        let path = item(PATH, index);
+        let text = value.as_str().unwrap_or_default();
+        if text == LATER {
+            judge.fault(&path, "`nanoSession` is not in this version", hint);
+        } else if let Some(mechanism) = judge.read(&path, text, hint, str::parse::<Mechanism>) {
+            if seen.insert(mechanism) {
+                mechanisms.push(mechanism);
+            } else {
+                judge.fault(&path, "this mechanism is named twice", "name each once");
+            }
+        }
+    }
+    (mechanisms.len() == items.len()).then_some(mechanisms)
+}
+
+fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {
+    let hint = "write 16 hexadecimal digits in quotes: \"fffffff800000000\"";
+    let file: WorkFile = judge.section_or_default("nano.work", piece)?;
+    let mut threshold = |path: &str, piece: Piece<String>, default: Threshold| {
+        if !piece.is_given() {
+            return Some(default);
+        }
+        judge.text(path, piece, hint, str::parse::<Threshold>)
+    };
+    let send = threshold("nano.work.send", file.send, Thresholds::MAINNET.send);
+    let receive = threshold("nano.work.receive", file.receive, Thresholds::MAINNET.receive);
+    Some(Thresholds { send: send?, receive: receive? })
+}
