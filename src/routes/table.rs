@@ -114,6 +114,12 @@ impl PriceTable {
         }
     }
 
+    /// What a request falls under that has a path of `route` and a method that no route names.
+    #[must_use]
+    pub fn find_other_method(&self, route: &Route) -> Found<'_> {
+        route.pattern.sample().map_or(Found::Unmatched, |target| self.find("", &target))
+    }
+
     /// The routes in the order of the file.
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {

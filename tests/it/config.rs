@@ -276,6 +276,26 @@ fn what_is_hardly_meant_is_a_warning() {
 }
 
 #[test]
+fn a_price_that_another_method_escapes_is_a_warning() {
+    let route = |pattern: &str| format!("{{ match: \"{pattern}\", upstream: api, price: 1 raw }}");
+    let free = "{ match: /**, upstream: api, free: true }";
+    let open = "unmatched: { upstream: api, free: true }";
+    let (get, any, post) = (route("GET /a/{x}"), route("/a/**"), route("POST /a/{x}"));
+    for (rest, count) in [
+        (format!("routes: [{get}]"), 0),
+        (format!("routes: [{get}, {free}]"), 1),
+        (format!("routes: [{get}]\n{open}"), 1),
+        (format!("routes: [{get}, {post}, {free}]"), 2),
+        (format!("routes: [{get}, {any}, {free}]"), 0),
+        (format!("routes: [{any}]\n{open}"), 0),
+    ] {
+        let warnings = parse(&file(NANO, &rest)).unwrap().warnings;
+        assert_eq!(warnings.len(), count, "{rest}: {warnings:?}");
+        assert!(warnings.iter().all(|it| it.0.message.contains("any other method passes free")));
+    }
+}
+
+#[test]
 fn a_reload_sees_what_changed() {
     let one = parse(&file(NANO, ROUTES)).unwrap();
     assert_eq!(one, parse(&file(NANO, ROUTES)).unwrap());
