@@ -116,6 +116,9 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     let mut used = BTreeSet::new();
     let table = prices::table(judge, file.routes, known.as_ref(), &mut used);
     let unmatched = prices::unmatched(judge, file.unmatched, known.as_ref(), &mut used, table.as_ref());
+    if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
+        prices::warn_of_free_methods(judge, table, unmatched);
+    }
     let cors = listen::cors(judge, file.cors);
     let limits = limits::limits(judge, file.limits);
     let mut upstreams = BTreeMap::new();

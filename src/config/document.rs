@@ -79,7 +79,11 @@ pub(super) fn read(
     let mut reader =
         Reader { parser: Parser::new_from_str(text), places: Places::default(), env, faults: Vec::new() };
     let outcome = if text.len() > MAX_FILE {
-        Err(Broken::because(None, &format!("the file is larger than {MAX_FILE} bytes")))
+        Err(Broken::because(
+            None,
+            &format!("the file is larger than {MAX_FILE} bytes"),
+            "is this the right file?",
+        ))
     } else {
         reader.document()
     };
@@ -100,12 +104,15 @@ struct Reader<'a> {
     faults: Vec<Fault>,
 }
 
+const SYNTAX_HINT: &str = "look at brackets, quotes, colons and indentation here and just above";
+
 /// The reading cannot go on.
 struct Broken(Fault);
 
 impl Broken {
-    fn because(mark: Option<Mark>, message: &str) -> Self {
-        Self(Fault { mark, key: String::new(), message: message.to_owned(), hint: None })
+    fn because(mark: Option<Mark>, message: &str, hint: &str) -> Self {
+        let hint = Some(hint.to_owned());
+        Self(Fault { mark, key: String::new(), message: message.to_owned(), hint })
     }
 }
 
@@ -113,7 +120,7 @@ impl From<ScanError> for Broken {
     fn from(error: ScanError) -> Self {
         let at = error.marker();
         let mark = Mark { line: at.line(), column: at.col().saturating_add(1) };
-        Self::because(Some(mark), &format!("not YAML: {}", error.info()))
+        Self::because(Some(mark), &format!("not YAML: {}", error.info()), SYNTAX_HINT)
     }
 }
 
@@ -126,7 +133,7 @@ impl<'a> Reader<'a> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, mark_of(span))),
             Some(Err(error)) => Err(error.into()),
-            None => Err(Broken::because(None, "not YAML: it ends too early")),
+            None => Err(Broken::because(None, "not YAML: it ends too early", SYNTAX_HINT)),
         }
     }
 
@@ -145,18 +152,28 @@ impl<'a> Reader<'a> {
                 | Event::MappingEnd) => {
                     let value = self.node(other, mark, "", 0)?;
                     if whole.replace(value).is_some() {
-                        return Err(Broken::because(Some(mark), "a second document: a file holds one"));
+                        return Err(Broken::because(
+                            Some(mark),
+                            "a second document",
+                            "a file holds one: take the `---` away",
+                        ));
                     }
                 }
             }
         }
-        whole.ok_or_else(|| Broken::because(None, "the file is empty"))
+        whole.ok_or_else(|| {
+            Broken::because(None, "the file is empty", "config/minimal.yaml is the smallest that works")
+        })
     }
 
     /// The value that begins with `event`.
     fn node(&mut self, event: Event<'a>, mark: Mark, path: &str, depth: usize) -> Result<Value, Broken> {
         if depth > MAX_DEPTH {
-            return Err(Broken::because(Some(mark), &format!("nested more than {MAX_DEPTH} deep")));
+            return Err(Broken::because(
+                Some(mark),
+                &format!("nested more than {MAX_DEPTH} deep"),
+                SYNTAX_HINT,
+            ));
         }
         self.places.values.insert(path.to_owned(), mark);
         let (anchor, tag) = match &event {
@@ -217,7 +234,9 @@ impl<'a> Reader<'a> {
                 | Event::Alias(_)
                 | Event::SequenceStart(..)
                 | Event::SequenceEnd
-                | Event::MappingStart(..) => return Err(Broken::because(Some(mark), "a key must be a word")),
+                | Event::MappingStart(..) => {
+                    return Err(Broken::because(Some(mark), "a key must be a word", "write `key: value`"));
+                }
             };
             let here = below(path, &key);
             let first = self.places.keys.get(&here).copied();

@@ -11,7 +11,7 @@ use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
 use crate::routes::{
-    Access, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
+    Access, ChargeOn, Found, Grants, Pattern, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -315,12 +315,32 @@ pub(super) fn unmatched(
         judge.fault("unmatched", "what no route covers has no price: it can only be free", hint);
         return None;
     }
-    let is_loose = |route: &Route| route.case_sensitive && !route.access.is_free();
-    if let Some(route) = table.and_then(|table| table.routes().iter().find(|route| is_loose(route))) {
-        let message =
-            format!("another spelling of the case-sensitive route {:?} would pass free", route.name.as_str());
+    let loose = table.and_then(|table| {
+        table.routes().iter().position(|route| route.case_sensitive && !route.access.is_free())
+    });
+    if let Some(index) = loose {
+        let place = item("routes", index);
+        let message = format!(
+            "another spelling of the case-sensitive {place} (line {}) would pass free",
+            judge.line(&place)
+        );
         judge.fault("unmatched", message, "write `unmatched: 404`, or take `case_sensitive` away");
         return None;
     }
     Some(Unmatched::Free(upstream))
+}
+
+/// Warns of priced routes whose path is free by another method.
+pub(super) fn warn_of_free_methods(judge: &mut Judge<'_>, table: &PriceTable, unmatched: &Unmatched) {
+    for (index, route) in table.routes().iter().enumerate() {
+        let Some(method) = route.pattern.method().filter(|_| !route.access.is_free()) else { continue };
+        let way = match (table.find_other_method(route), unmatched) {
+            (Found::Route(other), _) if other.access.is_free() => "a free route",
+            (Found::Unmatched, Unmatched::Free(_)) => "`unmatched`",
+            (Found::Route(_) | Found::Unmatched, Unmatched::NotFound | Unmatched::Free(_)) => continue,
+        };
+        let message = format!("priced for {method} alone: any other method passes free through {way}");
+        let hint = "leave the method out, or price the path for the other methods too";
+        judge.warn(&below(&item("routes", index), "match"), message, hint);
+    }
 }

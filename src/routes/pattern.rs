@@ -112,6 +112,22 @@ impl Pattern {
         self.method.as_deref()
     }
 
+    /// A path the pattern covers.
+    pub(super) fn sample(&self) -> Result<CanonicalTarget, NotCanonical> {
+        let mut path = String::new();
+        for segment in &self.segments {
+            path.push('/');
+            path.push_str(match segment {
+                Segment::Literal { text, .. } => text,
+                Segment::Any => "0",
+            });
+        }
+        if self.slash || path.is_empty() {
+            path.push('/');
+        }
+        CanonicalTarget::parse(&path)
+    }
+
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }

@@ -212,7 +212,8 @@ impl CanonicalSegment {
             if is_unreserved(byte) || (!encoded && is_delimiter(byte)) {
                 text.push(char::from(byte));
             } else {
-                text.push_str(&format!("%{byte:02X}"));
+                text.push('%');
+                text.extend([byte >> 4, byte & 15].map(hex_digit));
             }
         }
         let decoded = String::from_utf8(decoded).map_err(|_| NotCanonical::NotUtf8)?;
@@ -266,6 +267,11 @@ const fn is_unreserved(byte: u8) -> bool {
 /// What else RFC 3986 lets a segment carry as itself.
 const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
+}
+
+/// An upper-case digit for a number below 16.
+fn hex_digit(value: u8) -> char {
+    char::from_digit(u32::from(value), 16).unwrap_or('0').to_ascii_uppercase()
 }
 
 fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {

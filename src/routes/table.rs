@@ -77,9 +77,14 @@ impl PriceTable {
             node.ends.sort_by_key(worse_first);
             node.opens.sort_by_key(worse_first);
         }
+        let equals = table.equals();
+        let is_known = |first: usize, second: usize| {
+            equals.contains(&TableFault::Equal { first: first.min(second), second: first.max(second) })
+        };
+        let aliases = table.aliases(&is_known);
         let mut faults = table.same_names();
-        faults.extend(table.equals());
-        faults.extend(table.aliases());
+        faults.extend(equals);
+        faults.extend(aliases);
         if faults.is_empty() { Ok(table) } else { Err(faults) }
     }
 
@@ -107,6 +112,12 @@ impl PriceTable {
         }) {
             ControlFlow::Break(()) | ControlFlow::Continue(()) => all,
         }
+    }
+
+    /// What a request falls under that has a path of `route` and a method that no route names.
+    #[must_use]
+    pub fn find_other_method(&self, route: &Route) -> Found<'_> {
+        route.pattern.sample().map_or(Found::Unmatched, |target| self.find("", &target))
     }
 
     /// The routes in the order of the file.
@@ -207,12 +218,14 @@ impl PriceTable {
         faults
     }
 
-    /// Routes between which the spelling of a path would decide on its price.
-    fn aliases(&self) -> Vec<TableFault> {
+    /// Routes between which the spelling of a path would decide on its price, but for pairs that
+    /// are known to be at fault.
+    fn aliases(&self, is_known: &dyn Fn(usize, usize) -> bool) -> Vec<TableFault> {
         let mut faults = Vec::new();
         for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| route.case_sensitive) {
             let rival = self.overlapping(0, route.pattern.segments(), route.pattern.is_open(), &|other| {
-                self.routes.get(other).is_some_and(|other| spelling_decides(route, other))
+                self.routes.get(other).is_some_and(|it| spelling_decides(route, it))
+                    && !is_known(index, other)
             });
             let Some(rival) = rival else { continue };
             let (free, priced) = if route.access.is_free() { (index, rival) } else { (rival, index) };

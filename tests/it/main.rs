@@ -9,7 +9,5 @@
     reason = "a test fails by panicking"
 )]
 
-mod nano;
-mod x402;
-mod devnet;
-mod listen;
+mod config;
+mod routes;

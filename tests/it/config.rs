@@ -1,0 +1,324 @@
+//! The configuration: every shipped file, every message.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use faregate::config::{Config, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys};
+use faregate::nano::Raw;
+use faregate::payment::Mechanism;
+use faregate::routes::{Access, CanonicalTarget, ChargeOn, Found};
+use serde_yaml::Value;
+
+const ADDRESS: &str = "nano_1wfogo7rodwspj7f89sr7ah1er38so9jcfcjprmwot5q8a55ndpu5bfi1wmb";
+const OTHER: &str = "nano_3fhiu33b8o4mnp6ricj8n6yurxofjjmuqh8yowuhnghd7p6k31tro7jyme6r";
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+}
+
+fn parse(text: &str) -> Result<Config, Faults> {
+    parse_with(text, |_| None)
+}
+
+fn parse_with(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config, Faults> {
+    Config::parse(text, "test.yaml", Path::new("/etc/faregate"), env)
+}
+
+/// A file that works, with `nano` and `rest` as given.
+fn file(nano: &str, rest: &str) -> String {
+    format!(
+        "public_url: https://api.example.com\n\
+         listen: {{ http: 127.0.0.1:8402 }}\n\
+         nano: {nano}\n\
+         upstreams: {{ api: {{ url: http://127.0.0.1:3000 }} }}\n\
+         {rest}\n"
+    )
+}
+
+const NANO: &str = "{ nodes: [http://127.0.0.1:7076], pool: { seed_file: pool.seed } }";
+const ROUTES: &str = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }]";
+
+#[test]
+fn every_bad_file_gives_its_one_message_at_its_line() {
+    let mut count = 0;
+    let mut failures = Vec::new();
+    for entry in fs::read_dir(shipped("bad")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines();
+        let expect = lines.next().unwrap().strip_prefix("# expect: ").unwrap();
+        let line: usize = lines.next().unwrap().strip_prefix("# line: ").unwrap().parse().unwrap();
+        count += 1;
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        match Config::load(&path) {
+            Ok(_) => failures.push(format!("{name} is accepted")),
+            Err(faults) => {
+                let printed = faults.to_string();
+                let at_line = faults.faults[0].mark.map(|mark| mark.line) == Some(line);
+                let hinted = faults.faults.iter().all(|it| it.hint.is_some());
+                if faults.faults.len() != 1 || !printed.contains(expect) || !at_line || !hinted {
+                    failures.push(format!("{name}: expected {expect:?} in line {line}, got:\n{printed}"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert!(count >= 25, "only {count} bad files");
+}
+
+#[test]
+fn every_shipped_good_file_loads_without_a_warning() {
+    for name in ["minimal.yaml", "full.yaml"] {
+        let config = Config::load(&shipped(name)).unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(config.warnings, [], "{name}");
+    }
+}
+
+/// The paths of all keys below `value`, list items and chosen names left open.
+fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Mapping(map) => {
+            for (key, value) in map {
+                let key = key.as_str().unwrap();
+                let chosen = path == "upstreams";
+                let name = if chosen { "*" } else { key };
+                let here = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+                if !chosen {
+                    into.insert(here.clone());
+                }
+                keys_of(value, &here, into);
+            }
+        }
+        Value::Sequence(items) => {
+            for item in items {
+                keys_of(item, &format!("{path}[]"), into);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Tagged(_) => {}
+    }
+}
+
+#[test]
+fn the_full_file_has_every_key_and_no_other() {
+    let text = fs::read_to_string(shipped("full.yaml")).unwrap();
+    // An alternative stands in a comment, as `# key: value`; the one to `unmatched` replaces it.
+    let is_key =
+        |text: &str| text.bytes().all(|it| it.is_ascii_lowercase() || it == b'_') && !text.is_empty();
+    let open = |line: &str| {
+        let (indent, rest) = line.split_once("# ")?;
+        let (key, value) = rest.split_once(": ")?;
+        let is_alternative = indent.trim().is_empty() && is_key(key) && !value.is_empty();
+        is_alternative.then(|| format!("{indent}{rest}"))
+    };
+    let text: Vec<_> = text
+        .lines()
+        .filter(|line| *line != "unmatched: 404")
+        .map(|line| open(line).unwrap_or_else(|| line.to_owned()))
+        .collect();
+    let mut shown = BTreeSet::new();
+    keys_of(&serde_yaml::from_str(&text.join("\n")).unwrap(), "", &mut shown);
+    let known: BTreeSet<_> = known_keys().into_iter().collect();
+    assert_eq!(shown, known);
+    assert!(known.len() > 50);
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let config = parse(&file(NANO, ROUTES)).unwrap();
+    assert_eq!(config.public_url.join("/a?b"), "https://api.example.com/a?b");
+    assert_eq!(config.public_url.authority(), "api.example.com");
+    assert_eq!(config.challenge.lifetime, 120);
+    assert_eq!(config.challenge.key_file, Path::new("/etc/faregate/challenge.key"));
+    assert_eq!(config.settlement.wait, Duration::from_secs(15));
+    assert_eq!(config.settlement.poll, Duration::from_millis(100));
+    assert_eq!(config.store, StoreLocation::Sqlite("/etc/faregate/faregate.db".into()));
+    assert_eq!(config.nano.pool, Pool::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
+    assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
+    assert_eq!(config.unmatched, Unmatched::NotFound);
+    assert_eq!((config.admin, &config.cors), (None, &None));
+    assert_eq!(config.limits, Limits::default());
+    let route = &config.table.routes()[0];
+    assert_eq!(route.name.as_str(), "/v1/**");
+    assert_eq!(route.charge_on, ChargeOn::Below500);
+    let Access::Priced(terms) = route.access else { panic!("it is priced") };
+    assert_eq!(terms.amount, Raw::new(10_u128.pow(27)));
+    assert_eq!((terms.grants.requests.get(), terms.grants.seconds), (1, 3600));
+}
+
+#[test]
+fn the_full_file_means_what_it_says() {
+    let config = Config::load(&shipped("full.yaml")).unwrap();
+    let target = CanonicalTarget::parse("/v1/search").unwrap();
+    let Found::Route(route) = config.table.find("GET", &target) else { panic!("it is there") };
+    assert_eq!(route.name.as_str(), "search");
+    assert_eq!(config.upstreams.len(), 2);
+    assert_eq!(config.cors.unwrap().origins, Origins::These(vec!["https://app.example.com".to_owned()]));
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn a_file_with_ten_faults_gives_all_ten_in_order() {
+    let text = "public_url: ftp://api.example.com\n\
+        listen: { http: here }\n\
+        nano:\n  nodes: [telnet://node]\n  pool: { seed_file: pool.seed, size: 1 }\n  mechanisms: [cash]\n\
+        challenge: { lifetime: 1s }\n\
+        stor: {}\n\
+        upstreams: { api: { url: http://127.0.0.1:3000 } }\n\
+        routes:\n  - { match: /a, upstream: api, price: 0 raw }\n  - { match: /b, upstream: apo, price: 1 raw }\n  - { match: c, upstream: api, price: 1 raw }\n";
+    let faults = parse(text).unwrap_err();
+    let lines: Vec<_> = faults.faults.iter().map(|fault| fault.mark.unwrap().line).collect();
+    assert_eq!(lines, [1, 2, 4, 5, 6, 7, 8, 11, 12, 13], "{faults}");
+}
+
+#[test]
+fn what_is_not_one_yaml_document_is_refused() {
+    assert!(parse("").unwrap_err().to_string().contains("the file is empty"));
+    assert!(parse("a: 1\n---\nb: 2\n").unwrap_err().to_string().contains("a second document"));
+    assert!(parse("a: \t[\n").unwrap_err().to_string().contains("not YAML"));
+    let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
+    assert!(parse(&deep).unwrap_err().to_string().contains("nested more than"));
+}
+
+#[test]
+fn a_variable_is_put_in_and_its_value_never_printed() {
+    let nano =
+        "{ nodes: [\"https://rpc.example.net/path?key=${KEY}&n=$${KEY}\"], pool: { seed_file: pool.seed } }";
+    let env = |name: &str| (name == "KEY").then(|| "s3cr3t".to_owned());
+    let config = parse_with(&file(nano, ROUTES), env).unwrap();
+    let node = &config.nano.nodes[0];
+    let expected = [("key", "s3cr3t"), ("n", "${KEY}")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(node.parameters, expected);
+    assert_eq!(node.url.as_str(), "https://rpc.example.net/path");
+    assert_eq!(node.to_string(), "https://rpc.example.net/****");
+    assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn a_fault_in_a_variables_value_does_not_repeat_it() {
+    let places = [
+        file(NANO, "routes: [{ match: /a, upstream: api, price: \"${KEY}\" }]"),
+        file(NANO, "routes: [{ match: /a, upstream: \"${KEY}\", price: 1 raw }]"),
+        file(NANO, "routes: [{ match: \"${KEY}\", upstream: api, price: 1 raw }]"),
+        file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, hidden: \"${KEY}\" }]"),
+        file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, charge_on: \"${KEY}\" }]"),
+        file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, grants: { requests: \"${KEY}\" } }]"),
+        file(NANO, &format!("{ROUTES}\nchallenge: {{ lifetime: \"${{KEY}}\" }}")),
+        file("{ nodes: [\"${KEY}\"], pool: { seed_file: a } }", ROUTES),
+        file("{ nodes: [http://a], pool: { address: \"${KEY}\" } }", ROUTES),
+        file("{ nodes: [http://a], pool: { addresses_file: \"${KEY}\" } }", ROUTES),
+        file("{ nodes: [http://a], pool: { seed_file: a }, mechanisms: [\"${KEY}\"] }", ROUTES),
+        file("{ nodes: [http://a], pool: { seed_file: a }, work: { send: \"${KEY}\" } }", ROUTES),
+        file(NANO, ROUTES).replace("http://127.0.0.1:3000", "\"x:${KEY}\""),
+        file(NANO, ROUTES).replace("127.0.0.1:8402", "\"${KEY}\""),
+    ];
+    for text in places {
+        let faults = parse_with(&text, |_| Some("s3cr3t".to_owned())).unwrap_err();
+        assert_eq!(faults.faults.len(), 1, "{text}\n{faults}");
+        assert!(!faults.to_string().contains("s3cr3t"), "{faults}");
+        assert!(!serde_json::to_string(&faults).unwrap().contains("s3cr3t"), "{faults}");
+    }
+}
+
+#[test]
+fn a_variable_can_be_a_number_but_no_structure() {
+    let text =
+        file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, grants: { requests: \"${N}\" } }]");
+    let config = parse_with(&text, |_| Some("7".to_owned())).unwrap();
+    let Access::Priced(terms) = config.table.routes()[0].access else { panic!("it is priced") };
+    assert_eq!(terms.grants.requests.get(), 7);
+    let text = file(NANO, "routes: [{ match: /a, upstream: api, price: \"${P}\" }]");
+    let faults = parse_with(&text, |_| Some("1 raw, free: true".to_owned())).unwrap_err();
+    assert_eq!(faults.faults[0].key, "routes[0].price");
+}
+
+#[test]
+fn the_pool_can_be_a_file_of_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |addresses: &str, more: &str| {
+        fs::write(dir.path().join("pool.txt"), addresses).unwrap();
+        let nano = format!("{{ nodes: [http://a], pool: {{ addresses_file: pool.txt }}{more} }}");
+        Config::parse(&file(&nano, ROUTES), "test.yaml", dir.path(), |_| None)
+    };
+    let good = load(&format!("# ours\n{ADDRESS} # first\n\n{OTHER}\n"), "").unwrap();
+    let expected = vec![ADDRESS.parse().unwrap(), OTHER.parse().unwrap()];
+    assert_eq!(good.nano.pool, Pool::Addresses(expected));
+
+    let message = |addresses: &str, more: &str| load(addresses, more).unwrap_err().to_string();
+    let xrb = ADDRESS.replace("nano_", "xrb_");
+    assert!(message(&format!("{ADDRESS}\n{xrb}\n"), "").contains("line 2: the same address as in line 1"));
+    assert!(message(&format!("{ADDRESS}\n{OTHER}x\n"), "").contains("line 2: an account has 60 characters"));
+    assert!(message(ADDRESS, "").contains("each needs its own"));
+    assert!(message("# none\n", "").contains("no address in it"));
+    let treasury = format!(", treasury: {OTHER}");
+    assert!(
+        message(&format!("{ADDRESS}\n{OTHER}\n"), &treasury).contains("line 2: the treasury is in the pool")
+    );
+    let burn = "nano_1111111111111111111111111111111111111111111111111111hifc8npp";
+    assert!(message(&format!("{ADDRESS}\n{burn}\n"), "").contains("line 2: this is the burn account"));
+    assert!(load(ADDRESS, ", mechanisms: [nanoTxn]").is_ok());
+}
+
+#[test]
+fn what_is_hardly_meant_is_a_warning() {
+    let rest = format!("{ROUTES}\nadmin: {{ listen: 0.0.0.0:9402 }}");
+    let text = file(NANO, &rest).replace("api: {", "idle: { url: http://127.0.0.1:1 }, api: {");
+    let warnings = parse(&text).unwrap().warnings;
+    let printed: Vec<_> = warnings.iter().map(|it| it.about("f.yaml").to_string()).collect();
+    assert_eq!(printed.len(), 2);
+    assert!(printed[0].starts_with("f.yaml:4:20: warning: upstreams.idle: no route leads"), "{}", printed[0]);
+    assert!(
+        printed[1].starts_with("f.yaml:6:18: warning: admin.listen: the admin listener"),
+        "{}",
+        printed[1]
+    );
+}
+
+#[test]
+fn a_price_that_another_method_escapes_is_a_warning() {
+    let route = |pattern: &str| format!("{{ match: \"{pattern}\", upstream: api, price: 1 raw }}");
+    let free = "{ match: /**, upstream: api, free: true }";
+    let open = "unmatched: { upstream: api, free: true }";
+    let (get, any, post) = (route("GET /a/{x}"), route("/a/**"), route("POST /a/{x}"));
+    for (rest, count) in [
+        (format!("routes: [{get}]"), 0),
+        (format!("routes: [{get}, {free}]"), 1),
+        (format!("routes: [{get}]\n{open}"), 1),
+        (format!("routes: [{get}, {post}, {free}]"), 2),
+        (format!("routes: [{get}, {any}, {free}]"), 0),
+        (format!("routes: [{any}]\n{open}"), 0),
+    ] {
+        let warnings = parse(&file(NANO, &rest)).unwrap().warnings;
+        assert_eq!(warnings.len(), count, "{rest}: {warnings:?}");
+        assert!(warnings.iter().all(|it| it.0.message.contains("any other method passes free")));
+    }
+}
+
+#[test]
+fn a_reload_sees_what_changed() {
+    let one = parse(&file(NANO, ROUTES)).unwrap();
+    assert_eq!(one, parse(&file(NANO, ROUTES)).unwrap());
+    assert_ne!(one, parse(&file(NANO, &ROUTES.replace("0.001", "0.002"))).unwrap());
+}
+
+#[test]
+fn line_ends_of_windows_are_line_ends() {
+    assert_eq!(parse(&file(NANO, ROUTES).replace('\n', "\r\n")), parse(&file(NANO, ROUTES)));
+}
+
+#[test]
+fn a_file_of_ten_thousand_routes_is_read() {
+    let routes: String = (0..10_000)
+        .map(|n| format!("  - {{ match: \"GET /v1/{n}/**\", upstream: api, price: {} raw }}\n", n + 1))
+        .collect();
+    let config =
+        parse(&file(NANO, &format!("routes:\n{routes}"))).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(config.table.routes().len(), 10_000);
+}
+
+#[test]
+fn a_missing_file_is_a_fault_too() {
+    let faults = Config::load(&shipped("no-such.yaml")).unwrap_err();
+    assert!(faults.to_string().contains("no-such.yaml: the file cannot be read"), "{faults}");
+}
