@@ -8,3 +8,9 @@
     clippy::as_conversions,
     reason = "a test fails by panicking"
 )]
+
+mod node;
+mod pay;
+mod scripted;
+mod vault;
+mod wallet;

@@ -1,0 +1,390 @@
+//! `faregate pay`: sends a request and pays what a 402 asks for it.
+//!
+//! The answer goes to `out`, what it cost to `err`; with `--json` both go to `out`, one object a
+//! request. Exit codes follow sysexits.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reqwest::{Request, Response, Url};
+use serde_json::{Value, json};
+
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
+use crate::ledger::work::{WorkObserver, WorkSource};
+use crate::nano::{AmountError, Raw};
+use crate::payment::Mechanism;
+use crate::vault::{Vault, VaultError};
+use crate::wallet::{Paid, Payment, Proof, Wallet, WalletError, WalletOptions};
+
+/// How long one call to the node may take.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer that is held in memory, which only `--json` does.
+const MAX_JSON_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Arguments of `faregate pay`.
+#[derive(Clone, Debug, Args)]
+pub struct PayArgs {
+    /// What to request
+    pub url: Url,
+    /// A Nano node's RPC address; query parameters (a key) travel in the body of each call.
+    /// Repeat it to name more nodes, asked in order
+    #[arg(long = "node", value_name = "URL", required = true)]
+    pub nodes: Vec<Url>,
+    /// The file with the seed that pays: 64 hexadecimal digits, mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub seed_file: PathBuf,
+    /// Which of the seed's accounts pays
+    #[arg(long, default_value_t = 0)]
+    pub index: u32,
+    /// Pay by `nanoTxn` (the gateway broadcasts) or `nanoSignature` (this client does) only
+    #[arg(long)]
+    pub mechanism: Option<Mechanism>,
+    /// The most that one request may cost
+    #[arg(long, value_name = "AMOUNT", default_value = "0.01 XNO", value_parser = amount)]
+    pub max: Raw,
+    /// The method; GET, or POST where there is a body
+    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    pub method: Option<Method>,
+    /// A header, `Name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body
+    #[arg(short = 'd', long = "data", value_name = "BODY")]
+    pub body: Option<String>,
+    /// How many times to send it; what one payment bought is used up first
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Print one JSON object a request
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn amount(text: &str) -> Result<Raw, AmountError> {
+    Raw::with_unit(text)
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write a header as 'Name: value'")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
+    let value = value.trim().parse().map_err(|_| "the value has a character that no header may have")?;
+    Ok((name, value))
+}
+
+/// How `faregate pay` ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PayExit {
+    /// Every request was answered with a status below 400.
+    Answered,
+    /// The last answer was an error of the upstream or the gateway (status 400 or above).
+    ErrorAnswer,
+    /// The arguments do not fit together (`EX_USAGE`).
+    Usage,
+    /// The gateway or every node is out of reach, or the funds are (`EX_UNAVAILABLE`).
+    Unavailable,
+    /// The output cannot be written (`EX_IOERR`).
+    Output,
+    /// A payment is on its way and not settled yet (`EX_TEMPFAIL`).
+    Pending,
+    /// The 402 is none of x402, or none that this wallet can pay (`EX_PROTOCOL`).
+    NotPayable,
+    /// It would cost more than `--max` (`EX_NOPERM`).
+    TooExpensive,
+    /// The seed file is missing, not private or no seed's (`EX_CONFIG`).
+    Configuration,
+}
+
+impl PayExit {
+    /// The process's exit code.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Answered => 0,
+            Self::ErrorAnswer => 1,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Output => 74,
+            Self::Pending => 75,
+            Self::NotPayable => 76,
+            Self::TooExpensive => 77,
+            Self::Configuration => 78,
+        }
+    }
+}
+
+impl From<PayExit> for std::process::ExitCode {
+    fn from(exit: PayExit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why nothing, or nothing more, was requested.
+#[derive(Debug, thiserror::Error)]
+enum PayError {
+    #[error("{0}; name a file that holds a seed with --seed-file")]
+    Seed(#[from] VaultError),
+    #[error("--node: {0}")]
+    Node(#[from] NodeSetupError),
+    #[error("{0}: not an http or https address")]
+    Address(Url),
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    #[error("the answer broke off: {0}")]
+    BrokenOff(String),
+    #[error("the answer has more than {MAX_JSON_ANSWER} bytes; leave out --json to have it streamed")]
+    TooLong,
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs `faregate pay`, the answer to `out`, all else to `err`.
+pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> PayExit {
+    let outcome = pay(&args, out, err).await.and_then(|exit| {
+        out.flush()?;
+        Ok(exit)
+    });
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) => {
+            let (exit, advice) = judged(&error);
+            let report = if args.json {
+                writeln!(out, "{}", failed(&error)).and_then(|()| out.flush())
+            } else {
+                let advice = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
+                writeln!(err, "faregate: {error}{advice}")
+            };
+            // Where even that cannot be written, the exit code is left to say it.
+            if report.is_err() { PayExit::Output } else { exit }
+        }
+    }
+}
+
+async fn pay(
+    args: &PayArgs,
+    out: &mut (dyn Write + Send),
+    err: &mut (dyn Write + Send),
+) -> Result<PayExit, PayError> {
+    let wallet = wallet(args)?;
+    let mut exit = PayExit::Answered;
+    for _ in 0..args.repeat {
+        let paid = wallet.request(request(args)?).await?;
+        let status = paid.response.status();
+        if args.json {
+            let line = as_json(&wallet, paid).await?;
+            writeln!(out, "{line}")?;
+        } else {
+            for line in told(&paid) {
+                writeln!(err, "{line}")?;
+            }
+            stream(paid.response, out).await?;
+        }
+        exit = if status.is_client_error() || status.is_server_error() { PayExit::ErrorAnswer } else { exit };
+    }
+    Ok(exit)
+}
+
+fn wallet(args: &PayArgs) -> Result<Wallet, PayError> {
+    let vault = Vault::open(&args.seed_file)?;
+    let endpoints: Result<Vec<_>, _> =
+        args.nodes.iter().map(|url| NodeEndpoint::from_url(url.clone(), NODE_TIMEOUT)).collect();
+    let nodes = NodeClient::new(endpoints?)?;
+    let mut work = WorkSource::node_first(nodes.clone());
+    if io::stderr().is_terminal() && !args.json {
+        work = work.observed_by(progress_bar());
+    }
+    let options = WalletOptions { mechanism: args.mechanism, ..WalletOptions::up_to(args.max) };
+    Ok(Wallet::new(vault, args.index, nodes, work, options)?)
+}
+
+fn request(args: &PayArgs) -> Result<Request, PayError> {
+    if !matches!(args.url.scheme(), "http" | "https") {
+        return Err(PayError::Address(args.url.clone()));
+    }
+    let default = if args.body.is_some() { Method::POST } else { Method::GET };
+    let mut request = Request::new(args.method.clone().unwrap_or(default), args.url.clone());
+    for (name, value) in &args.headers {
+        request.headers_mut().append(name.clone(), value.clone());
+    }
+    *request.body_mut() = args.body.clone().map(Into::into);
+    Ok(request)
+}
+
+/// A bar that shows itself while work is computed and goes when it is done.
+fn progress_bar() -> WorkObserver {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // A template that does not parse would leave the plain bar.
+    if let Ok(style) = ProgressStyle::with_template("computing work {wide_bar} {elapsed}") {
+        bar.set_style(style);
+    }
+    Arc::new(move |progress| {
+        // Luck may need several times the average; the bar then stays nearly full.
+        bar.set_length(progress.expected);
+        bar.set_position(progress.tried.min(progress.expected.saturating_sub(1)));
+        if progress.found {
+            bar.finish_and_clear();
+            bar.reset();
+        }
+    })
+}
+
+async fn stream(mut response: Response, out: &mut (dyn Write + Send)) -> Result<(), PayError> {
+    while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
+        out.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
+fn broken_off(error: reqwest::Error) -> PayError {
+    PayError::BrokenOff(error.without_url().to_string())
+}
+
+/// What the request cost and what is left, in lines.
+fn told(paid: &Paid) -> Vec<String> {
+    let mut lines = Vec::new();
+    match &paid.payment {
+        Some(Payment { mechanism, amount, account, hash, acknowledged, .. }) => {
+            lines.push(format!("paid {} by {mechanism} from {account}, block {hash}", amount.xno()));
+            if !acknowledged {
+                lines.push("the gateway did not say that it took the payment".to_owned());
+            }
+        }
+        None if paid.capability.is_some() => lines.push("paid for already".to_owned()),
+        None => {}
+    }
+    if let Some(remaining) = paid.capability.and_then(|capability| capability.remaining) {
+        lines.push(format!("{remaining} more requests are paid for"));
+    }
+    if paid.response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        lines.push("status 503: the gateway cannot serve this now; try again later".to_owned());
+    } else if !paid.response.status().is_success() {
+        lines.push(format!("status {}", paid.response.status()));
+    }
+    lines
+}
+
+async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
+    let Paid { mut response, payment, capability } = paid;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
+        if body.len().saturating_add(chunk.len()) > MAX_JSON_ANSWER {
+            return Err(PayError::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut line = json!({
+        "status": response.status().as_u16(),
+        "account": wallet.account(),
+        "payment": payment.as_ref().map(payment_json),
+        "capability": capability.map(|capability| json!({
+            "remaining": capability.remaining,
+            "expires": capability.expires_at.map(|at| at.0),
+        })),
+    });
+    if let Some(fields) = line.as_object_mut() {
+        // Bytes that are no text cannot stand in JSON as they are.
+        match String::from_utf8(body) {
+            Ok(text) => fields.insert("body".to_owned(), text.into()),
+            Err(bytes) => fields.insert("body_base64".to_owned(), STANDARD.encode(bytes.as_bytes()).into()),
+        };
+    }
+    Ok(line)
+}
+
+fn payment_json(payment: &Payment) -> Value {
+    json!({
+        "mechanism": payment.mechanism,
+        "amount_raw": payment.amount,
+        "amount": payment.amount.xno().to_string(),
+        "account": payment.account,
+        "pay_to": payment.pay_to,
+        "block": payment.hash,
+        "acknowledged": payment.acknowledged,
+    })
+}
+
+/// An error as one JSON object; with the proof, where money may have moved.
+fn failed(error: &PayError) -> Value {
+    let proof = match error {
+        PayError::Wallet(error) => proof_in(error),
+        PayError::Seed(_)
+        | PayError::Node(_)
+        | PayError::Address(_)
+        | PayError::BrokenOff(_)
+        | PayError::TooLong
+        | PayError::Output(_) => None,
+    };
+    json!({
+        "error": error.to_string(),
+        "payment": proof.map(|proof| payment_json(&proof.payment)),
+        "proof": proof.and_then(|proof| proof.header().to_str().ok()),
+    })
+}
+
+fn proof_in(error: &WalletError) -> Option<&Proof> {
+    match error {
+        WalletError::Refused { proof, .. }
+        | WalletError::Pending { proof, .. }
+        | WalletError::AnswerLost { proof, .. } => Some(proof),
+        WalletError::BodyNotRepeatable
+        | WalletError::Unreachable { .. }
+        | WalletError::NotAGateway { .. }
+        | WalletError::NothingPayable(_)
+        | WalletError::TooExpensive { .. }
+        | WalletError::WorkTooHard { .. }
+        | WalletError::NoFunds { .. }
+        | WalletError::Ledger(_)
+        | WalletError::Unsettled { .. }
+        | WalletError::NotReceived { .. }
+        | WalletError::Work(_)
+        | WalletError::NotSent { .. }
+        | WalletError::Unwritable(_) => None,
+    }
+}
+
+/// The exit code of an error, and what to do about it.
+fn judged(error: &PayError) -> (PayExit, Option<&'static str>) {
+    match error {
+        PayError::Seed(_) => (PayExit::Configuration, None),
+        PayError::Node(_) | PayError::Address(_) | PayError::TooLong => (PayExit::Usage, None),
+        PayError::BrokenOff(_) => (PayExit::Unavailable, None),
+        PayError::Output(_) => (PayExit::Output, None),
+        PayError::Wallet(error) => judged_wallet(error),
+    }
+}
+
+fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
+    match error {
+        WalletError::TooExpensive { .. } => (
+            PayExit::TooExpensive,
+            Some("nothing was paid; raise the limit with --max, as in --max '0.1 XNO'"),
+        ),
+        WalletError::NoFunds { .. } => {
+            (PayExit::Unavailable, Some("nothing was paid; send XNO to that account and run this again"))
+        }
+        WalletError::NotAGateway { .. } => (PayExit::NotPayable, Some("nothing was paid")),
+        WalletError::NothingPayable(_) | WalletError::WorkTooHard { .. } => {
+            (PayExit::NotPayable, Some("nothing was paid; this wallet cannot pay that gateway"))
+        }
+        WalletError::Ledger(_) => {
+            (PayExit::Unavailable, Some("nothing was paid; is the address after --node a Nano node's RPC?"))
+        }
+        WalletError::Unreachable { .. } => (PayExit::Unavailable, Some("nothing was paid by this request")),
+        WalletError::Unsettled { .. } | WalletError::NotReceived { .. } => {
+            (PayExit::Pending, Some("nothing was paid for this request; try again when it is confirmed"))
+        }
+        WalletError::NotSent { .. } | WalletError::Work(_) => (PayExit::Unavailable, None),
+        WalletError::Pending { .. } | WalletError::AnswerLost { .. } => (
+            PayExit::Pending,
+            Some("do not simply pay again: run with --json to keep the proof, which stays good"),
+        ),
+        WalletError::Refused { .. } => (PayExit::NotPayable, None),
+        WalletError::BodyNotRepeatable | WalletError::Unwritable(_) => (PayExit::Usage, None),
+    }
+}
