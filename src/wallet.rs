@@ -39,6 +39,11 @@ const MAX_RESIGNS: u32 = 3;
 /// The pause before a paid request whose answer was lost is sent again.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a gateway may take to accept a connection, and to send anything at all. It holds a paid
+/// request while the network confirms the payment.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// How a wallet behaves.
 #[derive(Clone, Debug)]
 pub struct WalletOptions {
@@ -207,6 +212,8 @@ impl Wallet {
     ) -> Result<Self, WalletError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE)
             // A capability must not follow to where a redirect points.
             .redirect(reqwest::redirect::Policy::none())
             .build()

@@ -19,6 +19,8 @@ pub struct WorkProgress {
     pub tried: u64,
     /// How many are needed on average; luck can need several times as many.
     pub expected: u64,
+    /// Whether the computation has found what it looked for: this is its last word.
+    pub found: bool,
 }
 
 /// Is told, from a computing thread and many times a second, how a computation goes.
@@ -133,20 +135,26 @@ impl Search {
         let mut done = 0_u64;
         while done < length && !self.stop.load(Ordering::Relaxed) {
             let from = first.wrapping_add(done);
-            let found = (0..BATCH)
-                .map(|step| Work(from.wrapping_add(step)))
-                .find(|it| it.reaches(&self.root, self.threshold));
+            let mut nonces = (0..BATCH).map(|step| Work(from.wrapping_add(step)));
+            let found = nonces.find(|it| it.reaches(&self.root, self.threshold));
+            let tried = self.tried.fetch_add(BATCH, Ordering::Relaxed).saturating_add(BATCH);
             if found.is_some() {
-                self.stop.store(true, Ordering::Relaxed);
+                // Only the first thread to find one has the last word.
+                if !self.stop.swap(true, Ordering::Relaxed) {
+                    self.tell(tried, true);
+                }
                 return found;
             }
+            self.tell(tried, false);
             done = done.saturating_add(BATCH);
-            let tried = self.tried.fetch_add(BATCH, Ordering::Relaxed).saturating_add(BATCH);
-            if let Some(observer) = &self.observer {
-                observer(WorkProgress { tried, expected: expected_tries(self.threshold) });
-            }
         }
         None
+    }
+
+    fn tell(&self, tried: u64, found: bool) {
+        if let Some(observer) = &self.observer {
+            observer(WorkProgress { tried, expected: expected_tries(self.threshold), found });
+        }
     }
 }
 

@@ -24,7 +24,8 @@ static RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 /// The longest header that is read, as the gateway's own limit (PROTOCOL section 2).
 const MAX_HEADER: usize = 16 * 1024;
 
-/// The longest pause that a gateway can impose between two tries.
+/// The pauses between two tries that a gateway can ask for.
+const MIN_RETRY_AFTER: Duration = Duration::from_millis(50);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// The pause where the gateway does not say.
@@ -217,7 +218,7 @@ pub(super) fn not_yet(response: &Response) -> Option<Duration> {
         return None;
     }
     let told = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Some(told.map_or(RETRY_AFTER_DEFAULT, Duration::from_secs).min(MAX_RETRY_AFTER))
+    Some(told.map_or(RETRY_AFTER_DEFAULT, Duration::from_secs).clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
 }
 
 /// Why a payment was refused: the code in `PAYMENT-RESPONSE`, else what the new bill says.

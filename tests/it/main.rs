@@ -9,5 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
-mod config;
-mod routes;
+mod node;
+mod pay;
+mod scripted;
+mod vault;
+mod wallet;

@@ -1,0 +1,586 @@
+//! Nano nodes: both dialects as captured from running nodes, and every way in which one can fail.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use faregate::ledger::node::{
+    Contents, NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, ProcessError, Subtype,
+};
+use faregate::ledger::work::WorkSource;
+use faregate::ledger::{Ledger, LedgerError, PublishError, Sighting};
+use faregate::nano::{Account, BlockHash, Raw, Representative, Seed, Signature, StateBlock, Threshold, Work};
+use faregate::payment::{BlockFacts, BlockKind};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::scripted::{Reply, Scripted, Seen, nobody};
+
+const DIALECTS: [&str; 2] = ["cpp", "rsnano"];
+
+fn capture(name: &str) -> Value {
+    let path = format!("{}/tests/captures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn client(urls: &[&Url]) -> NodeClient {
+    client_with(urls, Duration::from_secs(5))
+}
+
+fn client_with(urls: &[&Url], timeout: Duration) -> NodeClient {
+    let endpoints = urls.iter().map(|url| NodeEndpoint::from_url((*url).clone(), timeout).unwrap());
+    NodeClient::new(endpoints.collect()).unwrap()
+}
+
+/// A node that answers each call with what was captured.
+async fn replaying(dialect: &'static str) -> Scripted {
+    Scripted::start(move |seen| {
+        let name = match seen.action().as_str() {
+            "process" => "process_send".to_owned(),
+            action => action.to_owned(),
+        };
+        Reply::json(&capture(&name)[dialect])
+    })
+    .await
+}
+
+/// An account with three blocks: 10 raw, then 7, then 7 under another representative.
+struct Blocks {
+    account: Account,
+    payee: Account,
+    opened: StateBlock,
+    sent: StateBlock,
+    changed: StateBlock,
+}
+
+fn blocks() -> Blocks {
+    let seed = Seed::from_bytes([5; 32]);
+    let (account, payee) = (seed.key(0).account(), seed.key(1).account());
+    let block = |previous: BlockHash, balance, link| {
+        let unsigned = StateBlock {
+            account,
+            previous,
+            representative: Representative(account),
+            balance: Raw::new(balance),
+            link,
+            signature: Signature([0; 64]),
+            work: Some(Work(0)),
+        };
+        unsigned.signed(&seed.key(0))
+    };
+    let opened = block(BlockHash::ZERO, 10, [9; 32]);
+    let sent = block(opened.hash(), 7, payee.0);
+    let changed = block(sent.hash(), 7, [0; 32]);
+    Blocks { account, payee, opened, sent, changed }
+}
+
+fn block_info(block: &StateBlock, confirmed: bool) -> Value {
+    json!({
+        "block_account": block.account,
+        "amount": "3",
+        "balance": block.balance,
+        "height": "2",
+        "local_timestamp": "0",
+        "successor": BlockHash::ZERO,
+        "confirmed": confirmed.to_string(),
+        "contents": block,
+        "subtype": "send",
+    })
+}
+
+fn absent() -> Value {
+    capture("not_found")["block_info"].clone()
+}
+
+/// A node that has these blocks.
+async fn having(blocks: &[(StateBlock, bool)]) -> Scripted {
+    let known: BTreeMap<String, Value> = blocks
+        .iter()
+        .map(|(block, confirmed)| (block.hash().to_string(), block_info(block, *confirmed)))
+        .collect();
+    Scripted::start(move |seen| {
+        let body = seen.json();
+        let hash = body["hash"].as_str().unwrap_or("");
+        Reply::json(known.get(hash).unwrap_or(&absent()))
+    })
+    .await
+}
+
+fn ledger(nodes: &[&Scripted]) -> NodeLedger {
+    NodeLedger::new(client(&nodes.iter().map(|node| &node.url).collect::<Vec<_>>()))
+}
+
+#[tokio::test]
+async fn both_dialects_are_read_as_captured() {
+    for dialect in DIALECTS {
+        let node = replaying(dialect).await;
+        let client = client(&[&node.url]);
+        let said = capture("account_info")[dialect].clone();
+
+        let info = client.account_info(Account::BURN).await.unwrap().unwrap();
+        assert_eq!(info.frontier.to_string(), said["frontier"].as_str().unwrap(), "{dialect}");
+        assert_eq!(info.confirmed_frontier, info.frontier);
+        assert_eq!(info.confirmed_balance.to_string(), said["confirmed_balance"].as_str().unwrap());
+        assert_eq!(info.representative.to_string(), said["representative"].as_str().unwrap());
+        let asked = node.seen()[0].json();
+        assert_eq!(
+            (&asked["include_confirmed"], &asked["representative"], &asked["receivable"]),
+            (&json!("true"), &json!("true"), &json!("true"))
+        );
+
+        let version = client.version().await.unwrap();
+        assert_eq!(version.network, "dev");
+        assert!(version.node_vendor.contains("Nano V28.0") || version.node_vendor.contains("RsNano"));
+        let count = client.block_count().await.unwrap();
+        assert_eq!(count.count, count.cemented);
+        let telemetry = client.telemetry().await.unwrap();
+        assert_eq!(telemetry.block_count, count.count);
+        assert_eq!(telemetry.genesis_block.lower_hex()[..8], *"04270d7f");
+        let thresholds = client.thresholds().await.unwrap();
+        assert_eq!(thresholds.send, Threshold(0xffc0_0000_0000_0000));
+        assert_eq!(thresholds.receive, Threshold(0xf000_0000_0000_0000));
+    }
+}
+
+#[tokio::test]
+async fn a_captured_block_hashes_to_the_hash_it_was_asked_by() {
+    for (dialect, hash) in [
+        ("cpp", "F1AB570581877CB91EC211EAE5D1FDF7B488B4F3BC513E1340F9F1A3244B1F3B"),
+        ("rsnano", "F8F34DCC0EAAB35975F5C41C34552F7AA4A6E637AF75BC65268086EF36A6AFE4"),
+    ] {
+        // `contents` as an object, and as the string that C++ gives without `json_block`.
+        for name in ["block_info", "block_info_text"] {
+            let answer = capture(name)[dialect].clone();
+            let node = Scripted::start(move |_| Reply::json(&answer)).await;
+            let hash: BlockHash = hash.parse().unwrap();
+            let info = client(&[&node.url]).block_info(hash).await.unwrap().unwrap();
+            assert!(info.confirmed);
+            let Contents::State(block) = info.contents else { panic!("a state block: {dialect}, {name}") };
+            assert_eq!(block.hash(), hash, "{dialect}, {name}");
+            assert_eq!(block.verify(), Ok(()), "{dialect}, {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_captured_send_is_accepted_under_its_own_hash_only() {
+    let captured = capture("process_send");
+    let block: StateBlock = serde_json::from_value(captured["request"]["block"].clone()).unwrap();
+    let node = replaying("cpp").await;
+    let client = client(&[&node.url]);
+    assert_eq!(client.process(&block, Subtype::Send).await, Ok(()));
+    let sent = node.seen()[0].json();
+    assert_eq!((&sent["subtype"], &sent["json_block"]), (&json!("send"), &json!("true")));
+    assert_eq!(serde_json::from_value::<StateBlock>(sent["block"].clone()).unwrap(), block);
+
+    let other = blocks().sent;
+    let answer = client.process(&other, Subtype::Send).await;
+    assert!(matches!(answer, Err(ProcessError::NoAnswer(LedgerError::NotBelieved(_)))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn receivable_blocks_are_read_and_none_is_none() {
+    for dialect in DIALECTS {
+        let node = replaying(dialect).await;
+        let found = client(&[&node.url]).receivable(Account::BURN, 10, Raw::new(1)).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].amount, Raw::new(5 * 10_u128.pow(27)));
+        assert!(found[0].source.is_some());
+        let asked = node.seen()[0].json();
+        assert_eq!((&asked["count"], &asked["threshold"]), (&json!("10"), &json!("1")));
+
+        let empty = Scripted::start(move |_| Reply::json(&capture("receivable_empty")[dialect])).await;
+        let found = client(&[&empty.url]).receivable(Account::BURN, 10, Raw::ZERO).await;
+        assert_eq!(found, Ok(Vec::new()), "{dialect}");
+    }
+}
+
+#[tokio::test]
+async fn the_amount_of_a_captured_send_comes_from_the_block_before() {
+    for dialect in DIALECTS {
+        // The block before it is not in the capture: it is shown as a legacy block, whose balance
+        // only the node can tell.
+        let hash = capture("block_info")[dialect]["contents"].clone();
+        let block: StateBlock = serde_json::from_value(hash).unwrap();
+        let before = block.balance.checked_add(Raw::new(5 * 10_u128.pow(27))).unwrap();
+        let node = Scripted::start(move |seen| {
+            let mut answer = capture("block_info")[dialect].clone();
+            if seen.json()["hash"] == json!(block.previous) {
+                answer["balance"] = json!(before);
+                answer["contents"] = json!({"type": "open", "source": BlockHash::ZERO});
+            }
+            Reply::json(&answer)
+        })
+        .await;
+        let facts = ledger(&[&node]).block(block.hash()).await.unwrap().unwrap();
+        let amount = Raw::new(5 * 10_u128.pow(27));
+        let (account, destination) = (block.account, block.destination());
+        assert_eq!(facts.kind(), BlockKind::Send { account, destination, amount }, "{dialect}");
+        assert!(facts.confirmed());
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_block_is_judged_by_the_balance_before_it() {
+    let Blocks { account, payee, opened, sent, changed } = blocks();
+    let node = having(&[(opened, true), (sent, false), (changed, true)]).await;
+    let ledger = ledger(&[&node]);
+    let kind = async |block: &StateBlock| ledger.block(block.hash()).await.unwrap().unwrap().kind();
+    assert_eq!(kind(&sent).await, BlockKind::Send { account, destination: payee, amount: Raw::new(3) });
+    assert_eq!(kind(&opened).await, BlockKind::Other);
+    assert_eq!(kind(&changed).await, BlockKind::Other);
+    assert_eq!(ledger.block(BlockHash([8; 32])).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_legacy_block_is_no_send() {
+    let answer = json!({
+        "block_account": Account::BURN, "balance": "1", "confirmed": "true",
+        "contents": {"type": "send", "previous": BlockHash::ZERO, "balance": "0000000000000000000000000000000A"},
+    });
+    let node = Scripted::start(move |_| Reply::json(&answer)).await;
+    let hash = BlockHash([1; 32]);
+    assert_eq!(ledger(&[&node]).block(hash).await, Ok(Some(BlockFacts::of_legacy_block(hash, true))));
+}
+
+#[tokio::test]
+async fn what_no_node_knows_is_not_there() {
+    for action in ["account_info", "block_info"] {
+        let answer = capture("not_found")[action].clone();
+        let node = Scripted::start(move |_| Reply::json(&answer)).await;
+        let client = client(&[&node.url]);
+        match action {
+            "account_info" => assert_eq!(client.account_info(Account::BURN).await, Ok(None)),
+            _ => assert_eq!(client.block_info(BlockHash::ZERO).await, Ok(None)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_has_not_the_last_word() {
+    let Blocks { opened, sent, .. } = blocks();
+    let behind = having(&[]).await;
+    let ahead = having(&[(opened, true), (sent, true)]).await;
+    assert!(ledger(&[&behind, &ahead]).block(sent.hash()).await.unwrap().unwrap().confirmed());
+    assert_eq!(behind.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn not_found_stands_when_the_other_node_cannot_be_asked() {
+    let (dead, behind) = (nobody(), having(&[]).await);
+    for urls in [[&dead.url, &behind.url], [&behind.url, &dead.url]] {
+        assert_eq!(NodeLedger::new(client(&urls)).block(BlockHash([1; 32])).await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn the_next_node_is_asked_when_one_fails() {
+    let Blocks { opened, sent, .. } = blocks();
+    let good = having(&[(opened, true), (sent, true)]).await;
+    let failing: [fn(&Seen) -> Reply; 8] = [
+        |_| Reply::Drop,
+        |_| Reply::Hang,
+        |_| Reply::text(422, "Failed to deserialize the JSON body into the target type"),
+        |_| Reply::text(400, "Failed to parse the request body as JSON"),
+        |_| Reply::text(502, "<html>bad gateway</html>"),
+        |_| Reply::text(200, "{\"contents\": "),
+        |_| Reply::json(&json!({"error": "Unknown command"})),
+        |_| Reply::json(&json!({})),
+    ];
+    for (number, answer) in failing.into_iter().enumerate() {
+        let bad = Scripted::start(answer).await;
+        let client = client_with(&[&bad.url, &good.url], Duration::from_millis(300));
+        let facts = NodeLedger::new(client).block(sent.hash()).await.unwrap().unwrap();
+        assert!(facts.confirmed(), "{number}");
+        assert_eq!(bad.seen().len(), 1, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn each_failure_of_the_only_node_has_its_name() {
+    let hash = BlockHash([1; 32]);
+    let short = Duration::from_millis(200);
+    let alone = async |url: &Url| client_with(&[url], short).block_info(hash).await.unwrap_err();
+
+    let hanging = Scripted::start(|_| Reply::Hang).await;
+    assert_eq!(alone(&hanging.url).await, LedgerError::TimedOut);
+    assert!(matches!(alone(&nobody().url).await, LedgerError::Unreachable(_)));
+    let dropping = Scripted::start(|_| Reply::Drop).await;
+    assert!(matches!(alone(&dropping.url).await, LedgerError::Unreachable(_)));
+    let refusing = Scripted::start(|_| Reply::text(422, "expected a hex string")).await;
+    assert!(alone(&refusing.url).await.to_string().contains("expected a hex string"));
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    let flood = Scripted::start(|_| Reply::text(200, &" ".repeat(5 * 1024 * 1024))).await;
+    let error = client(&[&flood.url]).version().await.unwrap_err();
+    assert!(error.to_string().contains("more than 4194304 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn contents_that_hash_to_another_block_are_not_believed() {
+    let Blocks { opened, sent, changed, .. } = blocks();
+    let lie = block_info(&changed, true);
+    let liar = Scripted::start(move |_| Reply::json(&lie)).await;
+    let error = ledger(&[&liar]).block(sent.hash()).await.unwrap_err();
+    assert!(
+        matches!(&error, LedgerError::NotBelieved(why) if why.contains(&sent.hash().to_string())),
+        "{error}"
+    );
+
+    let honest = having(&[(opened, true), (sent, false)]).await;
+    assert!(!ledger(&[&liar, &honest]).block(sent.hash()).await.unwrap().unwrap().confirmed());
+}
+
+#[tokio::test]
+async fn a_block_before_that_is_another_makes_no_amount() {
+    let Blocks { opened, sent, .. } = blocks();
+    let richer = StateBlock { balance: Raw::new(1000), ..opened };
+    let (right, wrong) = (block_info(&sent, true), block_info(&richer, true));
+    let liar = Scripted::start(move |seen| {
+        Reply::json(if seen.json()["hash"] == json!(sent.hash()) { &right } else { &wrong })
+    })
+    .await;
+    let answer = ledger(&[&liar]).block(sent.hash()).await;
+    assert!(matches!(answer, Err(LedgerError::NotBelieved(_))), "{answer:?}");
+
+    let gap = having(&[(sent, true)]).await;
+    let answer = ledger(&[&gap]).block(sent.hash()).await;
+    assert!(matches!(answer, Err(LedgerError::NotBelieved(_))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_accounts_confirmed_state_is_told_apart_from_its_newest() {
+    let node = Scripted::start(|_| {
+        let mut answer = capture("account_info")["cpp"].clone();
+        answer["confirmed_frontier"] = json!(BlockHash([4; 32]).lower_hex());
+        answer["confirmed_balance"] = json!("12");
+        Reply::json(&answer)
+    })
+    .await;
+    let facts = ledger(&[&node]).account(Account::BURN).await.unwrap().unwrap();
+    assert_eq!(facts.confirmed_frontier, BlockHash([4; 32]));
+    assert_eq!(facts.confirmed_balance, Raw::new(12));
+    assert_ne!(facts.frontier, facts.confirmed_frontier);
+}
+
+#[tokio::test]
+async fn a_send_goes_to_every_node_and_one_yes_is_enough() {
+    let sent = blocks().sent;
+    let hash = sent.hash().lower_hex();
+    let yes = Scripted::start(move |_| Reply::json(&json!({"hash": hash}))).await;
+    let no = Scripted::start(|_| Reply::json(&json!({"error": "Gap previous block"}))).await;
+    let dead = nobody();
+    let ledger = NodeLedger::new(client(&[&dead.url, &no.url, &yes.url]));
+    assert_eq!(ledger.publish_send(&sent).await, Ok(()));
+    // The one that refuses is told as well, if later.
+    until(|| no.calls("process") == 1).await;
+
+    let refused = NodeLedger::new(client(&[&no.url, &dead.url])).publish_send(&sent).await;
+    assert!(
+        matches!(&refused, Err(PublishError::Refused(why)) if why.contains("Gap previous block")),
+        "{refused:?}"
+    );
+    let unknown = NodeLedger::new(client(&[&dead.url])).publish_send(&sent).await;
+    assert!(matches!(unknown, Err(PublishError::Unknown(LedgerError::Unreachable(_)))), "{unknown:?}");
+    let hanging = Scripted::start(|_| Reply::Hang).await;
+    let late =
+        NodeLedger::new(client_with(&[&hanging.url], Duration::from_millis(100))).publish_send(&sent).await;
+    assert_eq!(late, Err(PublishError::Unknown(LedgerError::TimedOut)));
+    let page = Scripted::start(|_| Reply::text(503, "busy")).await;
+    let unknown = NodeLedger::new(client(&[&page.url])).publish_send(&sent).await;
+    assert!(matches!(unknown, Err(PublishError::Unknown(_))), "{unknown:?}");
+}
+
+/// Waits until `true_now`, by yielding to the tasks that make it so.
+async fn until(true_now: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        while !true_now() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    waited.await.expect("it became true");
+}
+
+#[tokio::test]
+async fn a_key_travels_in_the_body_and_shows_nowhere() {
+    let node = Scripted::start(|_| Reply::json(&json!({"error": "bad key s3cret"}))).await;
+    let mut url = node.url.clone();
+    url.set_query(Some("key=s3cret&user=me&action=stop"));
+    let client = client(&[&url]);
+    let error = client.version().await.unwrap_err();
+    let seen = &node.seen()[0];
+    assert_eq!(
+        (seen.path.as_str(), &seen.json()["key"], &seen.json()["user"]),
+        ("/", &json!("s3cret"), &json!("me"))
+    );
+    // A parameter does not change what is asked.
+    assert_eq!(seen.action(), "version");
+    for text in [error.to_string(), format!("{client:?}"), format!("{error:?}")] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn confirmation_is_awaited_through_absence_and_failure() {
+    let Blocks { opened, sent, .. } = blocks();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&looks);
+    let node = Scripted::start(move |seen| {
+        if seen.json()["hash"] == json!(opened.hash()) {
+            return Reply::json(&block_info(&opened, true));
+        }
+        match counted.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::json(&absent()),
+            1 | 4 => Reply::Drop,
+            2 | 3 => Reply::json(&block_info(&sent, false)),
+            _ => Reply::json(&block_info(&sent, true)),
+        }
+    })
+    .await;
+    let seen = ledger(&[&node]).await_confirmation(sent.hash(), Duration::from_secs(30)).await.unwrap();
+    assert!(matches!(seen, Sighting::Confirmed(facts) if facts.hash() == sent.hash()), "{seen:?}");
+    assert_eq!(looks.load(Ordering::SeqCst), 6);
+    // The balance before it was asked for once: the hash covers it.
+    assert_eq!(node.seen().len(), 7);
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_what_was_seen_last() {
+    let Blocks { opened, sent, .. } = blocks();
+    let wait = Duration::from_millis(150);
+    let node = having(&[(opened, true), (sent, false)]).await;
+    let seen = ledger(&[&node]).await_confirmation(sent.hash(), wait).await;
+    assert!(matches!(seen, Ok(Sighting::Unconfirmed(_))), "{seen:?}");
+    assert_eq!(
+        ledger(&[&having(&[]).await]).await_confirmation(sent.hash(), wait).await,
+        Ok(Sighting::Unknown)
+    );
+    let nobody = nobody();
+    let dead = NodeLedger::new(client(&[&nobody.url]));
+    let seen = dead.await_confirmation(sent.hash(), wait).await;
+    assert!(matches!(seen, Err(LedgerError::Unreachable(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_node_stuck_behind_does_not_hold_a_confirmation_back() {
+    let Blocks { opened, sent, .. } = blocks();
+    let stuck = having(&[(opened, true), (sent, false)]).await;
+    let ahead = having(&[(opened, true), (sent, true)]).await;
+    let seen = ledger(&[&stuck, &ahead]).await_confirmation(sent.hash(), Duration::from_secs(30)).await;
+    assert!(matches!(seen, Ok(Sighting::Confirmed(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn health_follows_probes_and_calls() {
+    let node = replaying("rsnano").await;
+    let nobody = nobody();
+    let client = client(&[&node.url, &nobody.url]);
+    let up = || client.nodes().iter().map(|node| node.up).collect::<Vec<_>>();
+    assert_eq!((client.is_healthy(), up()), (false, vec![false, false]));
+    client.probe().await;
+    assert_eq!((client.is_healthy(), up()), (true, vec![true, false]));
+
+    let dead = NodeLedger::new(client_with(&[&nobody.url], Duration::from_millis(100)));
+    dead.probe().await;
+    assert!(!dead.is_healthy());
+    let failing = Arc::new(Mutex::new(false));
+    let flag = Arc::clone(&failing);
+    let node =
+        Scripted::start(move |_| if *flag.lock().unwrap() { Reply::Drop } else { Reply::json(&absent()) })
+            .await;
+    let ledger = ledger(&[&node]);
+    assert_eq!(ledger.block(BlockHash::ZERO).await, Ok(None));
+    assert!(ledger.is_healthy(), "an answer shows that it is there");
+    *failing.lock().unwrap() = true;
+    for failures in 1..=3 {
+        assert!(ledger.block(BlockHash::ZERO).await.is_err());
+        assert_eq!(ledger.is_healthy(), failures < 3);
+    }
+}
+
+#[tokio::test]
+async fn the_watch_notices_and_ends_when_told() {
+    let node = replaying("cpp").await;
+    let ledger = Arc::new(ledger(&[&node]));
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
+    let watch = tokio::spawn(Arc::clone(&ledger).watch(Duration::from_millis(5), shutdown));
+    until(|| ledger.is_healthy() && node.calls("block_count") >= 2).await;
+    stop.send(true).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), watch).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn every_call_is_observed() {
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&events);
+    let (node, dead) = (replaying("cpp").await, nobody());
+    let client = client(&[&dead.url, &node.url]).observed_by(Arc::new(move |event| {
+        log.lock().unwrap().push((event.node.to_owned(), event.action, event.ok));
+    }));
+    client.version().await.unwrap();
+    let label = |url: &Url| format!("127.0.0.1:{}", url.port().unwrap());
+    let expected = [(label(&dead.url), "version", false), (label(&node.url), "version", true)];
+    assert_eq!(*events.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn nodes_of_one_provider_have_names_of_their_own() {
+    let url: Url = "https://rpc.example.net/?key=a".parse().unwrap();
+    let labels: Vec<_> = client(&[&url, &url]).nodes().into_iter().map(|node| node.label).collect();
+    assert_eq!(labels, ["rpc.example.net:443", "rpc.example.net:443#2"]);
+    assert_eq!(NodeClient::new(Vec::new()).unwrap_err(), NodeSetupError::NoNodes);
+    let socket = NodeEndpoint::from_url("ws://a/".parse().unwrap(), Duration::from_secs(1));
+    assert_eq!(socket.unwrap_err(), NodeSetupError::Scheme("ws".to_owned()));
+}
+
+#[tokio::test]
+async fn work_is_asked_for_in_the_nodes_own_numbers_and_checked() {
+    let root = [3; 32];
+    let easy = Threshold(0xf000_0000_0000_0000);
+    let good = (0..).map(Work).find(|work| work.reaches(&root, easy)).unwrap();
+    // RsNano refuses a hexadecimal difficulty.
+    let rsnano = Scripted::start(move |seen| match seen.json()["difficulty"].as_str() {
+        Some("17293822569102704640") => Reply::json(&json!({"work": good.to_string().to_uppercase()})),
+        _ => Reply::text(422, "Failed to deserialize the JSON body into the target type: \"expected \" u64"),
+    })
+    .await;
+    assert_eq!(client(&[&rsnano.url]).work_generate(root, easy).await, Ok(good));
+    assert_eq!(rsnano.calls("work_generate"), 2);
+
+    let bad = (0..).map(Work).find(|work| !work.reaches(&root, easy)).unwrap();
+    let lazy = Scripted::start(move |_| Reply::json(&json!({"work": bad}))).await;
+    let lazy = client(&[&lazy.url]);
+    assert!(matches!(lazy.work_generate(root, easy).await, Err(LedgerError::NotBelieved(_))));
+    let computed = WorkSource::node_first(lazy).work(root, easy).await.unwrap();
+    assert!(computed.reaches(&root, easy));
+}
+
+#[tokio::test]
+async fn work_is_computed_here_and_its_progress_told() {
+    let root = [7; 32];
+    let threshold = Threshold(0xffff_e000_0000_0000);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let source =
+        WorkSource::local().observed_by(Arc::new(move |progress| log.lock().unwrap().push(progress)));
+    assert!(source.work(root, threshold).await.unwrap().reaches(&root, threshold));
+    let told = told.lock().unwrap();
+    assert_eq!(told.iter().filter(|progress| progress.found).count(), 1);
+    assert!(told.iter().all(|progress| progress.expected == 1 << 19 && progress.tried > 0));
+}
+
+#[tokio::test]
+async fn work_that_nobody_waits_for_is_given_up() {
+    let tried = Arc::new(Mutex::new(0));
+    let log = Arc::clone(&tried);
+    let source =
+        WorkSource::local().observed_by(Arc::new(move |progress| *log.lock().unwrap() = progress.tried));
+    let search = tokio::spawn(async move { source.work([1; 32], Threshold(u64::MAX)).await });
+    until(|| *tried.lock().unwrap() > 0).await;
+    search.abort();
+    assert!(search.await.unwrap_err().is_cancelled());
+    // The runtime waits for its blocking threads when this test ends: it would never.
+}
