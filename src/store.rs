@@ -14,7 +14,7 @@ use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::payment::{Mechanism, Nonce};
 use crate::routes::{RouteName, Terms};
 
-pub use sqlite::{OpenError, SqliteOptions, SqliteStore};
+pub use sqlite::{OpenError, OpenFault, SqliteOptions, SqliteStore};
 
 /// What became of a call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

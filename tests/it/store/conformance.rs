@@ -16,7 +16,7 @@ const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 async fn begun(store: &impl Store, intent: &Intent) -> Payment {
     match store.begin(intent, NOW).await.unwrap() {
         Begin::Fresh(payment) => payment,
-        other => panic!("not fresh: {other:?}"),
+        other @ (Begin::Existing(_) | Begin::FrontierHeld(_)) => panic!("not fresh: {other:?}"),
     }
 }
 
@@ -46,7 +46,7 @@ async fn state_of(store: &impl Store, block: BlockHash) -> PaymentState {
     store.payment(block).await.unwrap().unwrap().state
 }
 
-pub async fn an_intent_is_kept_to_the_last_bit<S: Store>(store: Arc<S>) {
+async fn an_intent_is_kept_to_the_last_bit<S: Store>(store: Arc<S>) {
     let with_work = signed(hash(1), hash(100), 1);
     let mut without_work = signed(hash(2), hash(101), 1);
     without_work.signed.as_mut().unwrap().work = None;
@@ -60,7 +60,7 @@ pub async fn an_intent_is_kept_to_the_last_bit<S: Store>(store: Arc<S>) {
     }
 }
 
-pub async fn a_repeated_intent_is_existing<S: Store>(store: Arc<S>) {
+async fn a_repeated_intent_is_existing<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     let first = begun(&*store, &intent).await;
     assert_eq!(store.begin(&intent, LATER).await, Ok(Begin::Existing(first.clone())));
@@ -68,7 +68,7 @@ pub async fn a_repeated_intent_is_existing<S: Store>(store: Arc<S>) {
     assert_eq!(store.begin(&stranger, LATER).await, Ok(Begin::Existing(first)), "the first claim stands");
 }
 
-pub async fn a_live_intent_holds_its_frontier<S: Store>(store: Arc<S>) {
+async fn a_live_intent_holds_its_frontier<S: Store>(store: Arc<S>) {
     begun(&*store, &signed(hash(1), hash(100), 1)).await;
     let fork = signed(hash(2), hash(100), 2);
     assert_eq!(store.begin(&fork, LATER).await, Ok(Begin::FrontierHeld(hash(1))));
@@ -80,19 +80,19 @@ pub async fn a_live_intent_holds_its_frontier<S: Store>(store: Arc<S>) {
     begun(&*store, &fork).await;
 }
 
-pub async fn a_granted_payment_holds_no_frontier<S: Store>(store: Arc<S>) {
+async fn a_granted_payment_holds_no_frontier<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     begun(&*store, &intent).await;
     granted(&*store, &intent, 1, 1, 30).await;
     begun(&*store, &signed(hash(2), hash(100), 2)).await;
 }
 
-pub async fn payments_without_a_block_share_no_frontier<S: Store>(store: Arc<S>) {
+async fn payments_without_a_block_share_no_frontier<S: Store>(store: Arc<S>) {
     begun(&*store, &sent(hash(1), 1)).await;
     begun(&*store, &sent(hash(2), 2)).await;
 }
 
-pub async fn a_parked_intent_lives_again_under_its_challenge<S: Store>(store: Arc<S>) {
+async fn a_parked_intent_lives_again_under_its_challenge<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     begun(&*store, &intent).await;
     store.advance(hash(1), &[PaymentState::Intent], PaymentState::Parked, NOW).await.unwrap();
@@ -111,7 +111,7 @@ pub async fn a_parked_intent_lives_again_under_its_challenge<S: Store>(store: Ar
     );
 }
 
-pub async fn a_parked_intent_waits_while_another_holds_its_frontier<S: Store>(store: Arc<S>) {
+async fn a_parked_intent_waits_while_another_holds_its_frontier<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     begun(&*store, &intent).await;
     store.advance(hash(1), &[PaymentState::Intent], PaymentState::Parked, NOW).await.unwrap();
@@ -122,7 +122,7 @@ pub async fn a_parked_intent_waits_while_another_holds_its_frontier<S: Store>(st
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Parked);
 }
 
-pub async fn a_failed_intent_stays_failed_for_begin<S: Store>(store: Arc<S>) {
+async fn a_failed_intent_stays_failed_for_begin<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     begun(&*store, &intent).await;
     store.advance(hash(1), &[PaymentState::Intent], PaymentState::Failed, NOW).await.unwrap();
@@ -131,7 +131,7 @@ pub async fn a_failed_intent_stays_failed_for_begin<S: Store>(store: Arc<S>) {
     );
 }
 
-pub async fn advance_moves_only_from_where_the_caller_saw_it<S: Store>(store: Arc<S>) {
+async fn advance_moves_only_from_where_the_caller_saw_it<S: Store>(store: Arc<S>) {
     begun(&*store, &signed(hash(1), hash(100), 1)).await;
     let parked = [PaymentState::Parked];
     assert_eq!(store.advance(hash(1), &parked, PaymentState::Failed, LATER).await, Ok(false));
@@ -147,14 +147,14 @@ pub async fn advance_moves_only_from_where_the_caller_saw_it<S: Store>(store: Ar
     );
 }
 
-pub async fn nothing_but_a_grant_grants<S: Store>(store: Arc<S>) {
+async fn nothing_but_a_grant_grants<S: Store>(store: Arc<S>) {
     begun(&*store, &signed(hash(1), hash(100), 1)).await;
     let forced = store.advance(hash(1), &[PaymentState::Intent], PaymentState::Granted, LATER).await;
     assert!(is_unfit(&forced), "{forced:?}");
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Intent);
 }
 
-pub async fn a_granted_payment_is_never_moved<S: Store>(store: Arc<S>) {
+async fn a_granted_payment_is_never_moved<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     granted(&*store, &intent, 1, 1, 30).await;
     let all = [PaymentState::Intent, PaymentState::Parked, PaymentState::Granted, PaymentState::Failed];
@@ -164,7 +164,7 @@ pub async fn a_granted_payment_is_never_moved<S: Store>(store: Arc<S>) {
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Granted);
 }
 
-pub async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
+async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     let (record, lease, fresh) = granted(&*store, &intent, 1, 4, 30).await;
     assert!(fresh);
@@ -182,12 +182,12 @@ pub async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) 
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Granted, "without an intent before it");
 }
 
-pub async fn a_grant_leases_no_more_than_was_bought<S: Store>(store: Arc<S>) {
+async fn a_grant_leases_no_more_than_was_bought<S: Store>(store: Arc<S>) {
     let (_, lease, _) = granted(&*store, &sent(hash(1), 1), 1, u32::MAX, 30).await;
     assert_eq!((lease.granted, lease.remaining), (USES, 0));
 }
 
-pub async fn a_repeated_grant_gets_the_first_answer<S: Store>(store: Arc<S>) {
+async fn a_repeated_grant_gets_the_first_answer<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     let (record, lease, _) = granted(&*store, &intent, 1, 4, 30).await;
     let again = store.grant(&intent, id(hash(1)), holder(1), 4, 30, LATER).await.unwrap();
@@ -197,7 +197,7 @@ pub async fn a_repeated_grant_gets_the_first_answer<S: Store>(store: Arc<S>) {
     assert_eq!(store.capability(id(hash(9))).await, Ok(None));
 }
 
-pub async fn a_grant_repeated_elsewhere_leases_there<S: Store>(store: Arc<S>) {
+async fn a_grant_repeated_elsewhere_leases_there<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     granted(&*store, &intent, 1, 4, 30).await;
     let (_, lease, fresh) = granted(&*store, &intent, 2, 4, 30).await;
@@ -205,7 +205,7 @@ pub async fn a_grant_repeated_elsewhere_leases_there<S: Store>(store: Arc<S>) {
     assert_eq!((lease.granted, lease.remaining, lease.elsewhere), (4, 2, 4));
 }
 
-pub async fn a_grant_repeated_late_hands_out_nothing<S: Store>(store: Arc<S>) {
+async fn a_grant_repeated_late_hands_out_nothing<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     granted(&*store, &intent, 1, 4, 30).await;
     store.lease(report(hash(1), 1, 1, 1, 0, 0), LATER).await.unwrap();
@@ -213,7 +213,7 @@ pub async fn a_grant_repeated_late_hands_out_nothing<S: Store>(store: Arc<S>) {
     assert_eq!((lease.granted, lease.remaining), (0, USES - 4));
 }
 
-pub async fn another_challenge_finds_the_hash_taken<S: Store>(store: Arc<S>) {
+async fn another_challenge_finds_the_hash_taken<S: Store>(store: Arc<S>) {
     begun(&*store, &signed(hash(1), hash(100), 1)).await;
     granted(&*store, &sent(hash(2), 1), 1, 1, 30).await;
     for thief in [signed(hash(1), hash(100), 2), sent(hash(1), 2), sent(hash(2), 2)] {
@@ -223,7 +223,7 @@ pub async fn another_challenge_finds_the_hash_taken<S: Store>(store: Arc<S>) {
     assert_eq!(store.capability(id(hash(1))).await, Ok(None));
 }
 
-pub async fn parked_and_failed_intents_are_granted_after_all<S: Store>(store: Arc<S>) {
+async fn parked_and_failed_intents_are_granted_after_all<S: Store>(store: Arc<S>) {
     for (number, gone) in [(1, PaymentState::Parked), (2, PaymentState::Failed)] {
         let intent = signed(hash(number), hash(100 + number), 1);
         begun(&*store, &intent).await;
@@ -236,14 +236,14 @@ pub async fn parked_and_failed_intents_are_granted_after_all<S: Store>(store: Ar
     }
 }
 
-pub async fn one_id_names_one_capability<S: Store>(store: Arc<S>) {
+async fn one_id_names_one_capability<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 1, 30).await;
     let second = store.grant(&sent(hash(2), 1), id(hash(1)), holder(1), 1, 30, NOW).await;
     assert!(is_unfit(&second), "{second:?}");
     assert_eq!(store.payment(hash(2)).await, Ok(None), "and the whole step is undone");
 }
 
-pub async fn a_lease_counts_what_was_spent_and_handed_back<S: Store>(store: Arc<S>) {
+async fn a_lease_counts_what_was_spent_and_handed_back<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 6, 30).await;
     let lease = store.lease(report(hash(1), 1, 1, 2, 3, 0), LATER).await.unwrap();
     assert_eq!(lease, Lease { granted: 0, remaining: 7, elsewhere: 0, expires_at: LATER.plus(30) });
@@ -251,7 +251,7 @@ pub async fn a_lease_counts_what_was_spent_and_handed_back<S: Store>(store: Arc<
     assert_eq!((other.granted, other.remaining, other.elsewhere), (7, 0, 1));
 }
 
-pub async fn a_repeated_report_counts_once<S: Store>(store: Arc<S>) {
+async fn a_repeated_report_counts_once<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 6, 30).await;
     let request = report(hash(1), 1, 1, 2, 0, 3);
     let first = store.lease(request, LATER).await.unwrap();
@@ -263,7 +263,7 @@ pub async fn a_repeated_report_counts_once<S: Store>(store: Arc<S>) {
     assert_eq!(next.remaining, USES - 9, "2 and 7 are spent, nothing twice");
 }
 
-pub async fn nobody_reports_more_than_it_has<S: Store>(store: Arc<S>) {
+async fn nobody_reports_more_than_it_has<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 4, 30).await;
     for (used, returned) in [(5, 0), (0, 5), (3, 2), (u32::MAX, u32::MAX)] {
         let answer = store.lease(report(hash(1), 1, 1, used, returned, 0), LATER).await;
@@ -275,7 +275,7 @@ pub async fn nobody_reports_more_than_it_has<S: Store>(store: Arc<S>) {
     assert_eq!(honest.remaining, USES - 4, "the refused reports left no trace");
 }
 
-pub async fn a_lapsed_lease_goes_back<S: Store>(store: Arc<S>) {
+async fn a_lapsed_lease_goes_back<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, USES, 30).await;
     let before = store.lease(report(hash(1), 2, 1, 0, 0, 5), NOW.plus(29)).await.unwrap();
     assert_eq!((before.granted, before.remaining, before.elsewhere), (0, 0, USES));
@@ -283,14 +283,14 @@ pub async fn a_lapsed_lease_goes_back<S: Store>(store: Arc<S>) {
     assert_eq!((after.granted, after.remaining, after.elsewhere), (4, USES - 4, 0));
 }
 
-pub async fn a_call_renews_the_lease<S: Store>(store: Arc<S>) {
+async fn a_call_renews_the_lease<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, USES, 30).await;
     store.lease(report(hash(1), 1, 1, 0, 0, 0), NOW.plus(20)).await.unwrap();
     let other = store.lease(report(hash(1), 2, 1, 0, 0, 1), NOW.plus(40)).await.unwrap();
     assert_eq!((other.granted, other.elsewhere), (0, USES));
 }
 
-pub async fn a_late_report_counts_as_far_as_uses_remain<S: Store>(store: Arc<S>) {
+async fn a_late_report_counts_as_far_as_uses_remain<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 6, 30).await;
     let other = store.lease(report(hash(1), 2, 1, 0, 0, 8), NOW.plus(30)).await.unwrap();
     assert_eq!((other.granted, other.remaining), (8, 2), "the six are back");
@@ -302,7 +302,7 @@ pub async fn a_late_report_counts_as_far_as_uses_remain<S: Store>(store: Arc<S>)
     assert_eq!((rest.granted, rest.remaining), (0, 0));
 }
 
-pub async fn an_expired_capability_takes_reports_only<S: Store>(store: Arc<S>) {
+async fn an_expired_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 4, 1000).await;
     let last = store.lease(report(hash(1), 2, 1, 0, 0, 1), NOW.plus(GOOD_FOR - 1)).await.unwrap();
     assert_eq!(last.granted, 1);
@@ -313,7 +313,7 @@ pub async fn an_expired_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     assert_eq!((joined.granted, fresh), (0, false));
 }
 
-pub async fn a_revoked_capability_takes_reports_only<S: Store>(store: Arc<S>) {
+async fn a_revoked_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 4, 30).await;
     assert_eq!(store.revoke(id(hash(1)), LATER).await, Ok(true));
     assert_eq!(store.revoke(id(hash(1)), LATER).await, Ok(true), "as often as one likes");
@@ -325,7 +325,7 @@ pub async fn a_revoked_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     assert_eq!((joined.granted, record.revoked), (0, true));
 }
 
-pub async fn a_lease_of_nothing_is_refused<S: Store>(store: Arc<S>) {
+async fn a_lease_of_nothing_is_refused<S: Store>(store: Arc<S>) {
     let unknown = store.lease(report(hash(1), 1, 1, 0, 0, 1), NOW).await;
     assert!(is_unfit(&unknown), "{unknown:?}");
     granted(&*store, &sent(hash(1), 1), 1, 0, 30).await;
@@ -333,7 +333,7 @@ pub async fn a_lease_of_nothing_is_refused<S: Store>(store: Arc<S>) {
     assert!(is_unfit(&unnumbered), "{unnumbered:?}");
 }
 
-pub async fn no_index_is_handed_out_twice<S: Store>(store: Arc<S>) {
+async fn no_index_is_handed_out_twice<S: Store>(store: Arc<S>) {
     assert_eq!(store.reserve_range("pages", 3).await, Ok(0..3));
     assert_eq!(store.reserve_range("pages", 0).await, Ok(3..3));
     assert_eq!(store.reserve_range("other", 2).await, Ok(0..2));
@@ -343,7 +343,7 @@ pub async fn no_index_is_handed_out_twice<S: Store>(store: Arc<S>) {
     assert_eq!(store.reserve_range("pages", u32::MAX - 5).await, Ok(5..u32::MAX));
 }
 
-pub async fn a_scan_reads_the_journal_in_order<S: Store>(store: Arc<S>) {
+async fn a_scan_reads_the_journal_in_order<S: Store>(store: Arc<S>) {
     for number in 1..=5 {
         begun(&*store, &signed(hash(number), hash(100 + number), 1)).await;
     }
@@ -366,7 +366,7 @@ pub async fn a_scan_reads_the_journal_in_order<S: Store>(store: Arc<S>) {
     assert_eq!(places(0, None, 0).await, [0; 0]);
 }
 
-pub async fn of_many_grants_of_one_hash_one_is_fresh<S: Store>(store: Arc<S>) {
+async fn of_many_grants_of_one_hash_one_is_fresh<S: Store>(store: Arc<S>) {
     let tasks: Vec<_> = (0..64)
         .map(|number| {
             let store = Arc::clone(&store);
@@ -391,7 +391,7 @@ pub async fn of_many_grants_of_one_hash_one_is_fresh<S: Store>(store: Arc<S>) {
     assert!(winners.iter().all(|challenge| *challenge == winners[0]), "one challenge has it");
 }
 
-pub async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S>) {
+async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S>) {
     let tasks: Vec<_> = (1..=64)
         .map(|number| {
             let store = Arc::clone(&store);
@@ -410,7 +410,7 @@ pub async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S
     assert!(held.iter().all(|by| *by == fresh[0]));
 }
 
-pub async fn a_failing_call_takes_no_neighbour_with_it<S: Store>(store: Arc<S>) {
+async fn a_failing_call_takes_no_neighbour_with_it<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 1, 30).await;
     let tasks: Vec<_> = (2..=65)
         .map(|number| {

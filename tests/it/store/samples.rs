@@ -8,31 +8,31 @@ use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{CapabilityId, Holder, Intent};
 
 /// When the tests begin.
-pub const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 /// How long what a payment of [`signed`] or [`sent`] buys is good, in seconds.
-pub const GOOD_FOR: u64 = 100;
+pub(super) const GOOD_FOR: u64 = 100;
 
 /// How many uses it buys.
-pub const USES: u32 = 10;
+pub(super) const USES: u32 = 10;
 
-pub const fn hash(number: u8) -> BlockHash {
+pub(super) const fn hash(number: u8) -> BlockHash {
     BlockHash([number; 32])
 }
 
-pub const fn holder(number: u8) -> Holder {
+pub(super) const fn holder(number: u8) -> Holder {
     Holder([number; 16])
 }
 
 /// The capability that the payment with `block` buys.
-pub fn id(block: BlockHash) -> CapabilityId {
+pub(super) fn id(block: BlockHash) -> CapabilityId {
     let mut id = [0xcc; 16];
     id[..8].copy_from_slice(&block.0[..8]);
     CapabilityId(id)
 }
 
 /// A `nanoTxn` payment on the frontier `previous`.
-pub fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
+pub(super) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
     let payer = Account([0x77; 32]);
     let pay_to = Account([0x55; 32]);
     let block_itself = StateBlock {
@@ -48,7 +48,7 @@ pub fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
 }
 
 /// A `nanoSignature` payment.
-pub fn sent(block: BlockHash, challenge: u8) -> Intent {
+pub(super) fn sent(block: BlockHash, challenge: u8) -> Intent {
     Intent {
         block,
         signed: None,

@@ -122,12 +122,13 @@ impl Teller {
     }
 
     fn note(&mut self, call: Call, answer: &str) {
-        match call {
-            Call::Lease { payment, holder, ahead, .. } if answer.starts_with("Ok") => {
-                *self.numbers.entry((payment, holder)).or_insert(0) += ahead;
-            }
-            Call::Wait { seconds } => self.now = self.now.plus(seconds),
-            _ => {}
+        if let Call::Wait { seconds } = call {
+            self.now = self.now.plus(seconds);
+        }
+        if let Call::Lease { payment, holder, ahead, .. } = call
+            && answer.starts_with("Ok")
+        {
+            *self.numbers.entry((payment, holder)).or_insert(0) += ahead;
         }
     }
 }
