@@ -57,30 +57,34 @@ impl Default for SqliteOptions {
     }
 }
 
-/// Why a store cannot be opened.
+/// A store cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+#[error("the store {}: {fault}", path.display())]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub fault: OpenFault,
+}
+
+/// Why a store cannot be opened, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFault {
     #[error("the directory {} does not exist: make it, or name another in `store: {{ path: … }}`", .0.display())]
     NoDirectory(PathBuf),
-    #[error("the store's path is not a file")]
+    #[error("this is not a file: name one in `store: {{ path: … }}`")]
     NotAFile,
-    #[error(
-        "{} is on a network file system ({kind}), which loses writes under SQLite: use a local disk, or PostgreSQL",
-        directory.display()
-    )]
-    Network { directory: PathBuf, kind: &'static str },
-    #[error("the file system cannot carry a write-ahead log: use a local disk")]
+    #[error("{0} is a network file system, which loses writes under SQLite: use a local disk, or PostgreSQL")]
+    Network(&'static str),
+    #[error("the file system cannot carry a write-ahead log: use a local disk, or PostgreSQL")]
     NoWal,
     #[error(
-        "the store was written by a newer Faregate (its version is {found}, this program knows {known}): \
-         run that one"
+        "written by a newer Faregate (version {found} of the file, this program knows {known}): run that one"
     )]
     Newer { found: u32, known: u32 },
     #[error("the file is a database of another program: name another in `store: {{ path: … }}`")]
     Foreign,
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
 
@@ -102,6 +106,10 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        Self::start(path, options).map_err(|fault| OpenError { path: path.to_owned(), fault })
+    }
+
+    fn start(path: &Path, options: SqliteOptions) -> Result<Self, OpenFault> {
         connection::prepare(path)?;
         let mut connection = connection::writing(path, options.busy_timeout)?;
         // Before anything is changed: a file that is somebody else's stays as it is.
@@ -154,7 +162,7 @@ fn spawn(
     name: &str,
     alive: &watch::Sender<()>,
     serve: impl FnOnce() + Send + 'static,
-) -> Result<(), OpenError> {
+) -> Result<(), OpenFault> {
     let alive = alive.clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         serve();
@@ -221,7 +229,7 @@ impl Store for SqliteStore {
 
     fn health(&self) -> Health {
         Health {
-            writable: self.vitals.writable.load(Ordering::Relaxed),
+            writable: self.vitals.writable.load(Ordering::Relaxed) && !self.writer.is_closed(),
             free_bytes: connection::free_bytes(&self.directory),
         }
     }

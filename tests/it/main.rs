@@ -9,8 +9,4 @@
     reason = "a test fails by panicking"
 )]
 
-mod node;
-mod pay;
-mod scripted;
-mod vault;
-mod wallet;
+mod store;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::OpenError;
+use super::OpenFault;
 
 /// Page cache of a connection, in KiB.
 const CACHE_KIB: i32 = 65_536;
@@ -27,14 +27,14 @@ pub(super) fn directory(path: &Path) -> PathBuf {
 /// beside it gets the same mode.
 ///
 /// # Errors
-/// [`OpenError`] where there is no directory, it lies on a network, or no file can be made in it.
-pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
+/// [`OpenFault`] where there is no directory, it lies on a network, or no file can be made in it.
+pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     let directory = directory(path);
     if !directory.is_dir() {
-        return Err(OpenError::NoDirectory(directory));
+        return Err(OpenFault::NoDirectory(directory));
     }
     if let Some(kind) = network_kind(&directory)? {
-        return Err(OpenError::Network { directory, kind });
+        return Err(OpenFault::Network(kind));
     }
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -48,7 +48,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenError> {
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if !path.is_file() {
-                return Err(OpenError::NotAFile);
+                return Err(OpenFault::NotAFile);
             }
         }
         Err(error) => return Err(error.into()),
@@ -86,10 +86,10 @@ pub(super) fn reading(path: &Path, busy_timeout: Duration) -> rusqlite::Result<C
 /// Puts the file into write-ahead-log mode, which stays with it.
 ///
 /// # Errors
-/// [`OpenError::NoWal`] where the file system cannot carry it.
-pub(super) fn use_wal(connection: &Connection) -> Result<(), OpenError> {
+/// [`OpenFault::NoWal`] where the file system cannot carry it.
+pub(super) fn use_wal(connection: &Connection) -> Result<(), OpenFault> {
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    if mode.eq_ignore_ascii_case("wal") { Ok(()) } else { Err(OpenError::NoWal) }
+    if mode.eq_ignore_ascii_case("wal") { Ok(()) } else { Err(OpenFault::NoWal) }
 }
 
 /// The write-ahead log that belongs to `path`.

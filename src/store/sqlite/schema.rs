@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::OpenError;
+use super::OpenFault;
 
 /// Marks the file as Faregate's (`file` and SQLite's own tools show it): "FARE".
 const APPLICATION_ID: i32 = 0x4641_5245;
@@ -101,15 +101,15 @@ SELECT
     mechanism,
     route,
     -- Base 16 to base 10^13, three digits of it, one hexadecimal digit a step.
-    (WITH RECURSIVE step (place, high, middle, low) AS (
-        SELECT 1, 0, 0, 0
+    (WITH RECURSIVE step (place, digit, high, middle, low) AS (
+        SELECT 1, instr('123456789ABCDEF', substr(hex(payments.amount), 1, 1)), 0, 0, 0
         UNION ALL
         SELECT place + 1,
+            instr('123456789ABCDEF', substr(hex(payments.amount), place + 1, 1)),
             high * 16 + (middle * 16 + (low * 16 + digit) / 10000000000000) / 10000000000000,
             (middle * 16 + (low * 16 + digit) / 10000000000000) % 10000000000000,
             (low * 16 + digit) % 10000000000000
-        FROM (SELECT *, instr('123456789ABCDEF', substr(hex(payments.amount), place, 1)) AS digit FROM step)
-        WHERE place <= 32
+        FROM step WHERE place <= 32
     )
     SELECT coalesce(nullif(ltrim(printf('%013d%013d%013d', high, middle, low), '0'), ''), '0')
     FROM step WHERE place = 33) AS amount_raw,
@@ -123,20 +123,20 @@ FROM payments;
 /// Looks whether the file is one this program may write to, and gives its version.
 ///
 /// # Errors
-/// [`OpenError::Newer`] for the file of a newer program, [`OpenError::Foreign`] for a database that
+/// [`OpenFault::Newer`] for the file of a newer program, [`OpenFault::Foreign`] for a database that
 /// is not Faregate's, or what SQLite says.
-pub(super) fn inspect(connection: &Connection) -> Result<u32, OpenError> {
+pub(super) fn inspect(connection: &Connection) -> Result<u32, OpenFault> {
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if application != APPLICATION_ID {
         let objects: u32 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if objects > 0 || application != 0 || found != 0 {
-            return Err(OpenError::Foreign);
+            return Err(OpenFault::Foreign);
         }
     }
     if found > known() {
-        return Err(OpenError::Newer { found, known: known() });
+        return Err(OpenFault::Newer { found, known: known() });
     }
     Ok(found)
 }
@@ -150,7 +150,7 @@ fn known() -> u32 {
 ///
 /// # Errors
 /// As [`inspect`]: another process may have been here in between.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenFault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = inspect(&transaction)?;
     for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {

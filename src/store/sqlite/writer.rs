@@ -98,6 +98,11 @@ impl Queue {
         drop(self.commands.send(Command::Close).await);
     }
 
+    /// Whether the writer has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// A way to reach the writer that does not keep it alive.
     pub(super) fn downgrade(&self) -> mpsc::WeakSender<Command> {
         self.commands.downgrade()
