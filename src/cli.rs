@@ -1,3 +1,137 @@
-//! (to come)
+//! The command line: one file a subcommand. The only part that prints.
 
+pub mod check;
+pub mod demo;
+pub mod devnet;
+pub mod explain;
 pub mod pay;
+pub mod pool;
+pub mod serve;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Exit codes of sysexits.h that the subcommands share.
+pub const EX_USAGE: u8 = 64;
+pub const EX_UNAVAILABLE: u8 = 69;
+pub const EX_SOFTWARE: u8 = 70;
+pub const EX_IOERR: u8 = 74;
+pub const EX_CONFIG: u8 = 78;
+
+/// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
+#[derive(Debug, Parser)]
+#[command(name = "faregate", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged to standard error: `error`, `warn`, `info`, `debug`, or filters such as
+    /// `info,faregate::cashier=debug` [default: info for serve, error for the others]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole thing in one process, on loopback, nothing to install
+    Demo(demo::DemoArgs),
+    /// The gateway
+    Serve(serve::ServeArgs),
+    /// All faults of a configuration at once
+    Check(check::Args),
+    /// Which route a request takes, and what it costs
+    Explain(explain::Args),
+    /// A development ledger with a node's RPC
+    Devnet(devnet::DevnetArgs),
+    /// Send a request and pay what it costs
+    Pay(pay::PayArgs),
+    /// The pool's addresses
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+}
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, and go to standard output.
+            let printed = error.print();
+            let asked = !error.use_stderr();
+            return if asked && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EX_USAGE) };
+        }
+    };
+    let usual = if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" };
+    if let Err(error) = start_logging(cli.log.as_deref().unwrap_or(usual), cli.log_format) {
+        complain(&format!("--log: {error}"));
+        return ExitCode::from(EX_USAGE);
+    }
+    dispatch(cli.command)
+}
+
+fn dispatch(command: Command) -> ExitCode {
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    match command {
+        Command::Check(args) => printed(check::run(&args, &mut out)),
+        Command::Explain(args) => printed(explain::run(&args, &mut out)),
+        Command::Pool(command) => pool::run(&command, &mut out),
+        Command::Serve(args) => on_runtime(serve::run(args)),
+        Command::Demo(args) => on_runtime(demo::run(args, &mut out)),
+        Command::Pay(args) => on_runtime(async { pay::run(args, &mut out, &mut err).await.into() }),
+        Command::Devnet(args) => on_runtime(async {
+            match devnet::run(args, &mut out).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(&error.to_string());
+                    ExitCode::from(EX_UNAVAILABLE)
+                }
+            }
+        }),
+    }
+}
+
+fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// Runs a subcommand on the one runtime of the process: connections, settlements and calls to nodes
+/// share it.
+fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            complain(&format!("no threads can be started: {error}"));
+            ExitCode::from(EX_SOFTWARE)
+        }
+    }
+}
+
+fn printed(outcome: io::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("the output cannot be written: {error}"));
+        ExitCode::from(EX_IOERR)
+    })
+}
+
+/// Says on standard error what went wrong. Where even that cannot be written, the exit code says it.
+fn complain(message: &str) {
+    let _written = writeln!(io::stderr(), "faregate: {message}").is_ok();
+}

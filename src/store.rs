@@ -4,7 +4,9 @@
 //! argument, and is idempotent on its arguments: after [`StoreError::Unknown`] the caller repeats
 //! the same call. No engine shows through.
 
+pub mod capabilities;
 mod escrow;
+pub mod settle;
 mod sqlite;
 
 use std::future::Future;
@@ -15,8 +17,6 @@ use crate::routes::RouteName;
 
 pub use crate::payment::Intent;
 pub use crate::payment::capability::CapabilityId;
-pub use sqlite::{OpenError, SqliteOptions, SqliteStore};
-
 pub use sqlite::{OpenError, OpenFault, SqliteOptions, SqliteStore};
 
 /// What became of a call that failed.

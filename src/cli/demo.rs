@@ -123,7 +123,10 @@ impl Stage {
         let (gateway, admin) = (public.local_addr()?, operator.local_addr()?);
         let folder = tempfile::Builder::new().prefix("faregate-demo-").tempdir()?;
         let text = configuration(gateway, admin, upstream, &devnet);
-        writeln!(out, "An API at http://{upstream} that knows nothing of money; in front of it a gateway with")?;
+        writeln!(
+            out,
+            "An API at http://{upstream} that knows nothing of money; in front of it a gateway with"
+        )?;
         writeln!(out, "this price table, and a Nano ledger for development:\n")?;
         for line in text.lines().skip_while(|line| !line.starts_with("routes:")) {
             writeln!(out, "    {line}")?;

@@ -52,7 +52,6 @@ fn minus_order(scalar: &[u8; 32]) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::verifies;
 

@@ -9,4 +9,16 @@
     reason = "a test fails by panicking"
 )]
 
+mod cli;
+mod config;
+mod devnet;
+mod listen;
+mod nano;
+mod node;
+mod pay;
+mod routes;
+mod scripted;
 mod store;
+mod vault;
+mod wallet;
+mod x402;

@@ -183,11 +183,8 @@ fn wallet(stage: &Stage, mechanism: Option<Mechanism>) -> Result<Wallet, StoryEr
     let vault = Vault::open(&stage.folder.path().join("wallet.seed"))?;
     let endpoint = NodeEndpoint::from_url(Url::parse(&stage.devnet.rpc_url())?, NODE_TIMEOUT)?;
     let nodes = NodeClient::new(vec![endpoint])?;
-    let options = WalletOptions {
-        mechanism,
-        thresholds: Some(crate::devnet::THRESHOLDS),
-        ..WalletOptions::up_to(MAX)
-    };
+    let options =
+        WalletOptions { mechanism, thresholds: Some(crate::devnet::THRESHOLDS), ..WalletOptions::up_to(MAX) };
     Ok(Wallet::new(vault, 0, nodes, WorkSource::local(), options)?)
 }
 
