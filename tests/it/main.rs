@@ -12,10 +12,12 @@
 mod cli;
 mod config;
 mod devnet;
+mod exchange;
 mod listen;
 mod nano;
 mod node;
 mod pay;
+mod rig;
 mod routes;
 mod scripted;
 mod store;

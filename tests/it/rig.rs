@@ -1,0 +1,211 @@
+//! A whole gateway on loopback for one test: a development ledger, an upstream that answers as the
+//! test says, the services, and the gateway on a free port.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use faregate::assemble::{self, Services};
+use faregate::clock::Clock;
+use faregate::config::Config;
+use faregate::devnet::{Devnet, DevnetOptions};
+use faregate::listen;
+use faregate::nano::{Raw, SecretKey, StateBlock, UnixSeconds};
+use faregate::x402::{Offer, Offers, Proof, encode_header};
+use pingora::server::configuration::ServerConf;
+use reqwest::{Client, Response};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::scripted::{Reply, Scripted, Seen};
+
+/// How a gateway is to be; the usual one with what a test changes.
+pub(crate) struct Plan {
+    /// YAML lines under `routes:`, and whatever else follows them.
+    pub(crate) routes: String,
+    /// YAML lines before `routes:`.
+    pub(crate) more: String,
+    pub(crate) devnet: DevnetOptions,
+    pub(crate) clock: Clock,
+    pub(crate) answer: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
+}
+
+/// One priced route, one of many uses, one free, one of another price.
+pub(crate) const ROUTES: &str = r#"
+  - { match: "GET /v1/quote/{symbol}", upstream: api, price: 0.0001 XNO }
+  - { name: search, match: "/v1/search/**", upstream: api, price: 0.001 XNO, grants: { requests: 5, within: 1h } }
+  - { name: paid, match: "/paid", upstream: api, price: 1 raw }
+  - { match: "/free/**", upstream: api, free: true }
+"#;
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            routes: ROUTES.to_owned(),
+            more: String::new(),
+            devnet: DevnetOptions::default(),
+            clock: Clock::system(),
+            answer: Box::new(|seen| Reply::text(200, &format!("upstream saw {} {}", seen.method, seen.path))),
+        }
+    }
+}
+
+/// A gateway that runs, with everything around it.
+pub(crate) struct Rig {
+    pub(crate) devnet: Devnet,
+    pub(crate) upstream: Scripted,
+    pub(crate) services: Services,
+    /// `http://127.0.0.1:PORT`
+    pub(crate) url: String,
+    pub(crate) http: Client,
+    pub(crate) folder: TempDir,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::with(Plan::default()).await
+    }
+
+    pub(crate) async fn with(plan: Plan) -> Self {
+        let devnet = Devnet::start(plan.devnet.clone()).await.unwrap();
+        let upstream = Scripted::start(plan.answer).await;
+        let folder = TempDir::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let text =
+            yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
+        let config = parse(&text, folder.path());
+        let services = assemble::assemble(config, plan.clock).await.unwrap();
+        let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
+        let (stop, shutdown) = watch::channel(false);
+        let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
+        let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { devnet, upstream, services, url, http, folder, stop, served }
+    }
+
+    /// Ends everything in order; what a test left under way shows here.
+    pub(crate) async fn end(self) {
+        self.stop.send_replace(true);
+        self.served.await.unwrap();
+        self.services.stop().await;
+        self.devnet.stop().await;
+    }
+
+    /// A configuration like this rig's with other routes.
+    pub(crate) fn config(&self, more: &str, routes: &str) -> Config {
+        let upstream = self.upstream.url.origin().ascii_serialization();
+        parse(&yaml(&self.url, &self.devnet, &upstream, more, routes), self.folder.path())
+    }
+
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    }
+
+    /// The bill for `path`: its two offers, `nanoTxn` first.
+    pub(crate) async fn bill(&self, path: &str) -> [Offer; 2] {
+        let response = self.get(path, &[]).await;
+        assert_eq!(response.status(), 402);
+        offers(&response).offers.try_into().unwrap()
+    }
+
+    /// A key whose account holds `amount`, received and confirmed.
+    pub(crate) fn payer(&self, index: u32, amount: Raw) -> SecretKey {
+        let key = faregate::nano::Seed::from_bytes([0x5a; 32]).key(index);
+        self.devnet.fund(key.account(), amount).unwrap();
+        self.devnet.receive_all(&key).unwrap();
+        key
+    }
+
+    /// The header that answers the `nanoTxn` offer with a block by `key`, and the block.
+    pub(crate) fn txn(&self, key: &SecretKey, offer: &Offer) -> (String, StateBlock) {
+        let block = self.devnet.send_block(key, offer.pay_to, offer.amount).unwrap();
+        (encode_header(&offer.answer(&Proof::NanoTxn { block })), block)
+    }
+
+    /// Pays `path` by `nanoTxn`, and gives the answer.
+    pub(crate) async fn pay(&self, key: &SecretKey, path: &str) -> Response {
+        let [txn, _] = self.bill(path).await;
+        let (header, _) = self.txn(key, &txn);
+        self.get(path, &[("PAYMENT-SIGNATURE", &header)]).await
+    }
+}
+
+/// Plenty for any test: 10 XNO.
+pub(crate) const PLENTY: Raw = Raw::new(10_000_000_000_000_000_000_000_000_000_000);
+
+/// The signature that answers a `nanoSignature` offer for a block that was sent.
+pub(crate) fn signature(key: &SecretKey, block: &StateBlock, offer: &Offer) -> String {
+    let faregate::x402::Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
+    let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
+    let digest = faregate::nano::noms_digest(&message).unwrap();
+    let proof = Proof::NanoSignature {
+        block_hash: block.hash(),
+        account: key.account(),
+        signature: key.sign(&digest),
+    };
+    encode_header(&offer.answer(&proof))
+}
+
+/// The offers of a 402.
+pub(crate) fn offers(response: &Response) -> Offers {
+    Offers::from_header(header(response, "payment-required")).unwrap()
+}
+
+pub(crate) fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+}
+
+/// The code of a 402's or 503's body.
+pub(crate) async fn error(response: Response) -> String {
+    let body: Value = response.json().await.unwrap();
+    body["error"].as_str().unwrap().to_owned()
+}
+
+/// The token and the `remaining` of an answer's `PAYMENT-CAPABILITY`.
+pub(crate) fn capability(response: &Response) -> (String, u32) {
+    let value = header(response, "payment-capability");
+    let (token, rest) = value.split_once("; remaining=").unwrap();
+    (token.to_owned(), rest.split(';').next().unwrap().parse().unwrap())
+}
+
+/// A clock that stands where a test puts it.
+pub(crate) fn manual_clock() -> (Clock, Arc<std::sync::atomic::AtomicU64>) {
+    let seconds = Arc::new(std::sync::atomic::AtomicU64::new(1_800_000_000));
+    let shown = Arc::clone(&seconds);
+    (Clock::from_fn(move || UnixSeconds(shown.load(std::sync::atomic::Ordering::SeqCst))), seconds)
+}
+
+/// Waits until `done`, looking every few milliseconds, and fails after ten seconds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let look = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), look).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+fn yaml(url: &str, devnet: &Devnet, upstream: &str, more: &str, routes: &str) -> String {
+    let work = faregate::devnet::THRESHOLDS;
+    let mut text = String::new();
+    writeln!(text, "public_url: {url}\nlisten: {{ http: {} }}", url.trim_start_matches("http://")).unwrap();
+    writeln!(text, "nano:\n  nodes: [{}]\n  pool: {{ seed_file: pool.seed, size: 8 }}", devnet.rpc_url())
+        .unwrap();
+    writeln!(text, "  work: {{ send: \"{}\", receive: \"{}\" }}", work.send, work.receive).unwrap();
+    writeln!(text, "upstreams:\n  api: {{ url: \"{upstream}\" }}\n{more}\nroutes:\n{routes}").unwrap();
+    text
+}
+
+fn parse(text: &str, folder: &Path) -> Config {
+    Config::parse(text, "test.yaml", folder, |_| None).unwrap_or_else(|faults| panic!("{faults}\n{text}"))
+}
