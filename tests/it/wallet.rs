@@ -328,20 +328,19 @@ async fn a_send_that_no_node_keeps_is_reported_and_not_shown() {
 
 #[tokio::test]
 async fn the_next_block_waits_until_the_node_shows_the_last() {
-    // The gateway takes the first block and this wallet's node never sees it.
-    let books = Books::with_balance(1000);
-    books.lock().unwrap().forgetful = true;
-    let (node, gateway) = (node(&books).await, selling(&books).await);
-    let options =
-        WalletOptions { confirm_wait: Duration::from_millis(300), ..WalletOptions::up_to(Raw::new(PRICE)) };
-    let wallet = wallet_with(&node, options);
-    wallet.request(get(&gateway, "/q")).await.unwrap();
-    let mut other = get(&gateway, "/q");
-    *other.method_mut() = reqwest::Method::DELETE;
-    let gateway_of_others = selling(&books).await;
-    other.url_mut().set_port(gateway_of_others.url.port()).unwrap();
-    let error = wallet.request(other).await.unwrap_err();
-    assert!(matches!(error, WalletError::Unsettled { .. }), "{error}");
+    for mechanism in Mechanism::ALL {
+        // The gateway takes the first payment, and this wallet's node never shows it.
+        let books = Books::with_balance(1000);
+        books.lock().unwrap().forgetful = true;
+        let node = node(&books).await;
+        let gateway = scripted_gateway(Vec::new()).await;
+        let options = WalletOptions { confirm_wait: Duration::from_millis(300), ..by(mechanism) };
+        let wallet = wallet_with(&node, options);
+        assert!(wallet.request(get(&gateway, "/q")).await.unwrap().payment.unwrap().acknowledged);
+        let error = wallet.request(get(&gateway, "/q")).await.unwrap_err();
+        assert!(matches!(error, WalletError::Unsettled { .. }), "{mechanism}: {error}");
+        assert_eq!(proofs(&gateway).len(), 1, "{mechanism}");
+    }
 }
 
 #[tokio::test]

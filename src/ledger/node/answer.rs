@@ -32,9 +32,9 @@ pub struct AccountInfo {
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
-    /// What was sent to the account and not received yet.
-    #[serde(deserialize_with = "scalar")]
-    pub receivable: Raw,
+    /// What was sent to the account and not received yet, where the node says.
+    #[serde(default, deserialize_with = "scalar_if_any")]
+    pub receivable: Option<Raw>,
 }
 
 /// `block_info`. Nothing in it is proved by it; a state block's contents are by their hash.
@@ -246,6 +246,15 @@ where
         Scalar::Truth(_) => return Err(serde::de::Error::custom("a boolean where a number belongs")),
     };
     text.parse().map_err(serde::de::Error::custom)
+}
+
+/// For a field that may be left out, not for one that is written wrong.
+fn scalar_if_any<'de, D: Deserializer<'de>, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    scalar(from).map(Some)
 }
 
 fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
