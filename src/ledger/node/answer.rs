@@ -32,9 +32,9 @@ pub struct AccountInfo {
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
-    /// What was sent to the account and not received yet.
-    #[serde(deserialize_with = "scalar")]
-    pub receivable: Raw,
+    /// What was sent to the account and not received yet, where the node says.
+    #[serde(default, deserialize_with = "scalar_if_any")]
+    pub receivable: Option<Raw>,
 }
 
 /// `block_info`. Nothing in it is proved by it; a state block's contents are by their hash.
@@ -248,6 +248,15 @@ where
     text.parse().map_err(serde::de::Error::custom)
 }
 
+/// For a field that may be left out, not for one that is written wrong.
+fn scalar_if_any<'de, D: Deserializer<'de>, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    scalar(from).map(Some)
+}
+
 fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match Scalar::deserialize(from)? {
         Scalar::Truth(truth) => Ok(truth),
@@ -263,6 +272,7 @@ fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use serde_json::json;
