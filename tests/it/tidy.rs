@@ -27,8 +27,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "gateway",
         &[
-            "cashier", "clock", "config", "ledger", "metrics", "nano", "payment", "routes", "shutdown", "store",
-            "x402",
+            "cashier", "clock", "config", "ledger", "metrics", "nano", "payment", "routes", "shutdown",
+            "store", "x402",
         ],
         false,
     ),
@@ -38,16 +38,16 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "assemble",
         &[
-            "admin", "cashier", "clock", "config", "entropy", "gateway", "ledger", "metrics", "nano", "payment",
-            "shutdown", "store", "vault",
+            "admin", "cashier", "clock", "config", "entropy", "gateway", "ledger", "metrics", "nano",
+            "payment", "shutdown", "store", "vault",
         ],
         false,
     ),
     (
         "cli",
         &[
-            "assemble", "clock", "config", "devnet", "ledger", "listen", "nano", "payment", "routes", "shutdown",
-            "vault", "wallet", "x402",
+            "assemble", "clock", "config", "devnet", "ledger", "listen", "nano", "payment", "routes",
+            "shutdown", "vault", "wallet", "x402",
         ],
         false,
     ),
@@ -55,18 +55,39 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
 
 /// What a pure module may not say.
 const IMPURE: &[&str] = &[
-    "async ", ".await", "tokio", "reqwest", "pingora", "prometheus", "tracing::", "std::env", "std::fs", "std::io",
-    "std::net", "std::process", "std::thread", "SystemTime", "Instant", "Mutex", "RwLock", "Atomic", "getrandom",
-    "rand::", "HashMap", "HashSet", "crate::entropy", "crate::clock",
+    "async ",
+    ".await",
+    "tokio",
+    "reqwest",
+    "pingora",
+    "prometheus",
+    "tracing::",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "SystemTime",
+    "Instant",
+    "Mutex",
+    "RwLock",
+    "Atomic",
+    "getrandom",
+    "rand::",
+    "HashMap",
+    "HashSet",
+    "crate::entropy",
+    "crate::clock",
 ];
 
 /// Names that say nothing of what is in a file.
-const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "types", "helpers", "models", "prelude", "manager", "misc"];
+const EMPTY_NAMES: &[&str] =
+    &["utils", "util", "common", "types", "helpers", "models", "prelude", "manager", "misc"];
 
 #[test]
 fn layers_point_down_and_the_pure_part_is_pure() {
-    let layers: BTreeMap<_, _> =
-        LAYERS.iter().map(|(name, below, pure)| (*name, (*below, *pure))).collect();
+    let layers: BTreeMap<_, _> = LAYERS.iter().map(|(name, below, pure)| (*name, (*below, *pure))).collect();
     let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
     for (path, text) in sources() {
         let module = path.split(['/', '.']).next().unwrap().to_owned();
@@ -127,7 +148,8 @@ fn every_file_says_what_it_is_for_and_is_named_after_it() {
 fn the_rule_sees_what_it_forbids() {
     let names: Vec<_> = named("use crate::store::{Store}; let it = crate::gateway::Gateway;").collect();
     assert_eq!(names, ["store", "gateway"]);
-    let lines: Vec<_> = code_lines("let a = 1; // crate::x\n#[cfg(test)]\nmod tests { async fn f() {} }").collect();
+    let lines: Vec<_> =
+        code_lines("let a = 1; // crate::x\n#[cfg(test)]\nmod tests { async fn f() {} }").collect();
     assert_eq!(lines, [(1, "let a = 1; ")]);
 }
 

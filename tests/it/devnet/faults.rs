@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faregate::devnet::faults::ANY;
 use faregate::devnet::{Fault, Lie, Times};
-use faregate::nano::Raw;
+use faregate::nano::{Raw, StateBlock};
 use serde_json::{Value, json};
 
 use super::{Net, accepted, block, key, process};
