@@ -4,12 +4,17 @@
 //! argument, and is idempotent on its arguments: after [`StoreError::Unknown`] the caller repeats
 //! the same call. No engine shows through.
 
+mod escrow;
+mod sqlite;
+
 use std::future::Future;
 use std::ops::Range;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::payment::{Mechanism, Nonce};
 use crate::routes::{RouteName, Terms};
+
+pub use sqlite::{OpenError, OpenFault, SqliteOptions, SqliteStore};
 
 /// What became of a call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

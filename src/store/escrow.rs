@@ -1,0 +1,160 @@
+//! The arithmetic of one capability's uses: bought, spent, or set aside for instances.
+//!
+//! Pure. An engine loads an [`Escrow`], applies one call, and writes back what changed. At every
+//! moment `spent` + what all shares have out + what remains = `uses`.
+
+use crate::nano::UnixSeconds;
+use crate::store::{Holder, Lease, LeaseRequest};
+
+/// One capability's uses and who has some of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Escrow {
+    /// How many uses were bought.
+    pub(super) uses: u32,
+    /// How many of them are gone.
+    pub(super) spent: u32,
+    /// Whether uses may be handed out: neither expired nor revoked.
+    pub(super) open: bool,
+    pub(super) shares: Vec<Share>,
+}
+
+/// What one instance has of a capability, and what it was last told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Share {
+    pub(super) holder: Holder,
+    /// The number of its last call.
+    pub(super) sequence: u64,
+    /// Uses it has out, live.
+    pub(super) outstanding: u32,
+    /// Uses it had out when a lease lapsed and has not accounted for since. They are back in the
+    /// capability; a request that was under way at that moment may still report one of them.
+    pub(super) late: u32,
+    /// The answer to its last call; `answer.expires_at` is when `outstanding` lapses.
+    pub(super) answer: Lease,
+}
+
+/// A call that does not fit what the holder has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum Misfit {
+    #[error("call {came} of this holder comes after its call {last}")]
+    OutOfOrder { came: u64, last: u64 },
+    #[error("a holder's calls count from 1; 0 is the grant")]
+    NoNumber,
+    #[error("{used} uses spent and {returned} returned are more than the {out} the holder had")]
+    MoreThanOut { used: u32, returned: u32, out: u64 },
+}
+
+impl Escrow {
+    /// Uses neither spent nor leased to anyone.
+    pub(super) fn remaining(&self) -> u32 {
+        let out = self.shares.iter().fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
+        debug_assert!(
+            u64::from(self.spent).saturating_add(u64::from(out)) <= u64::from(self.uses),
+            "more uses are out than were bought: {self:?}"
+        );
+        self.uses.saturating_sub(self.spent).saturating_sub(out)
+    }
+
+    /// Opens a share for the holder of a grant (its call number 0) with up to `want` uses. A holder
+    /// whose last call is this one gets its answer again; one that has gone on since gets nothing
+    /// more.
+    pub(super) fn grant(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
+        if let Some(own) = self.shares.iter().find(|share| share.holder == holder) {
+            if own.sequence == 0 {
+                return own.answer;
+            }
+            return self.answer(own, 0, own.answer.expires_at);
+        }
+        self.lapse(now);
+        self.hand_out(Share::new(holder), 0, want, now.plus(ttl))
+    }
+
+    /// Takes a report and a request.
+    ///
+    /// # Errors
+    /// [`Misfit`]; what `self` holds then is to be thrown away.
+    pub(super) fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Misfit> {
+        let known = self.shares.iter().find(|share| share.holder == request.holder);
+        match known {
+            Some(own) if own.sequence == request.sequence => return Ok(own.answer),
+            Some(own) if own.sequence > request.sequence => {
+                return Err(Misfit::OutOfOrder { came: request.sequence, last: own.sequence });
+            }
+            None if request.sequence == 0 => return Err(Misfit::NoNumber),
+            Some(_) | None => {}
+        }
+        self.lapse(now);
+        let mut own = self
+            .shares
+            .iter()
+            .position(|share| share.holder == request.holder)
+            .map_or_else(|| Share::new(request.holder), |place| self.shares.swap_remove(place));
+        let late = own.report(request.used, request.returned)?;
+        // Live uses first: they are spent whatever else is left of the capability.
+        self.spent = self.spent.saturating_add(request.used.saturating_sub(late));
+        let free = self.remaining().saturating_sub(own.outstanding);
+        self.spent = self.spent.saturating_add(late.min(free));
+        Ok(self.hand_out(own, request.sequence, request.want, now.plus(request.ttl)))
+    }
+
+    /// Takes back what is out on leases that are over.
+    fn lapse(&mut self, now: UnixSeconds) {
+        for share in &mut self.shares {
+            if share.answer.expires_at <= now {
+                share.late = share.late.saturating_add(share.outstanding);
+                share.outstanding = 0;
+            }
+        }
+    }
+
+    /// Gives `own`, which is not among the shares, up to `want` uses and puts it there.
+    fn hand_out(&mut self, mut own: Share, sequence: u64, want: u32, expires_at: UnixSeconds) -> Lease {
+        let free = self.remaining().saturating_sub(own.outstanding);
+        let granted = if self.open { want.min(free) } else { 0 };
+        own.sequence = sequence;
+        own.outstanding = own.outstanding.saturating_add(granted);
+        self.shares.push(own);
+        let answer = self.answer(&own, granted, expires_at);
+        if let Some(own) = self.shares.last_mut() {
+            own.answer = answer;
+        }
+        answer
+    }
+
+    fn answer(&self, own: &Share, granted: u32, expires_at: UnixSeconds) -> Lease {
+        let elsewhere = self
+            .shares
+            .iter()
+            .filter(|share| share.holder != own.holder)
+            .fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
+        Lease { granted, remaining: self.remaining(), elsewhere, expires_at }
+    }
+}
+
+impl Share {
+    const fn new(holder: Holder) -> Self {
+        let answer = Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0) };
+        Self { holder, sequence: 0, outstanding: 0, late: 0, answer }
+    }
+
+    /// Accounts for `used` and `returned`: out of what is live, then out of what lapsed. Gives how
+    /// many of `used` were late.
+    fn report(&mut self, used: u32, returned: u32) -> Result<u32, Misfit> {
+        let out = u64::from(self.outstanding).saturating_add(u64::from(self.late));
+        if u64::from(used).saturating_add(u64::from(returned)) > out {
+            return Err(Misfit::MoreThanOut { used, returned, out });
+        }
+        let late = self.take(used);
+        self.take(returned);
+        Ok(late)
+    }
+
+    /// Takes `count` off what is out, live ones first. Gives how many were not live.
+    fn take(&mut self, count: u32) -> u32 {
+        let live = count.min(self.outstanding);
+        let late = count.saturating_sub(live);
+        self.outstanding = self.outstanding.saturating_sub(live);
+        self.late = self.late.saturating_sub(late);
+        late
+    }
+}

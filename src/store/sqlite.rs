@@ -1,0 +1,254 @@
+//! The embedded store: one SQLite file, for one machine.
+//!
+//! Write-ahead log, an fsync for every commit, one writing thread that commits in groups
+//! ([`writer`]), reading threads beside it ([`reader`]), checkpoints on a thread of their own
+//! ([`checkpoint`]). The threads belong to no runtime: any may call. Two processes may have the file
+//! open at once, so that one can take over from the other.
+//!
+//! Certain: what was answered is on the disk. A store that is dropped without [`SqliteStore::close`]
+//! still finishes what is queued, as long as the process lives.
+
+mod capabilities;
+mod checkpoint;
+mod connection;
+mod fault;
+mod payments;
+mod reader;
+mod rows;
+mod schema;
+mod writer;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use self::checkpoint::Checkpointer;
+use self::payments::Grantee;
+use self::reader::Queries;
+use self::writer::{Queue, Vitals, Writer};
+use super::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    Payment, PaymentState, Store, StoreError,
+};
+use crate::nano::{BlockHash, UnixSeconds};
+
+/// How a store is run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SqliteOptions {
+    /// Calls that may wait, writing and reading each; one more is refused.
+    pub queue: NonZeroUsize,
+    /// Threads that read.
+    pub readers: NonZeroUsize,
+    /// How long to wait for another process that is writing.
+    pub busy_timeout: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        const QUEUE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+        const READERS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+        Self { queue: QUEUE, readers: READERS, busy_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// A store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the store {}: {fault}", path.display())]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub fault: OpenFault,
+}
+
+/// Why a store cannot be opened, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFault {
+    #[error("the directory {} does not exist: make it, or name another in `store: {{ path: … }}`", .0.display())]
+    NoDirectory(PathBuf),
+    #[error("this is not a file: name one in `store: {{ path: … }}`")]
+    NotAFile,
+    #[error("{0} is a network file system, which loses writes under SQLite: use a local disk, or PostgreSQL")]
+    Network(&'static str),
+    #[error("the file system cannot carry a write-ahead log: use a local disk, or PostgreSQL")]
+    NoWal,
+    #[error(
+        "written by a newer Faregate (version {found} of the file, this program knows {known}): run that one"
+    )]
+    Newer { found: u32, known: u32 },
+    #[error("the file is a database of another program: name another in `store: {{ path: … }}`")]
+    Foreign,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// The store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Queue,
+    readers: Queries,
+    vitals: Arc<Vitals>,
+    directory: PathBuf,
+    /// Hangs up when every reading thread has ended.
+    reading: watch::Receiver<()>,
+    /// Hangs up when the writing thread has ended.
+    writing: watch::Receiver<()>,
+}
+
+impl SqliteStore {
+    /// Opens the store at `path`, made if it is not there (mode 0600; its directory must exist), and
+    /// brought to this program's version. Blocks.
+    ///
+    /// # Errors
+    /// [`OpenError`], which says what to do.
+    pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        Self::start(path, options).map_err(|fault| OpenError { path: path.to_owned(), fault })
+    }
+
+    fn start(path: &Path, options: SqliteOptions) -> Result<Self, OpenFault> {
+        connection::prepare(path)?;
+        let mut connection = connection::writing(path, options.busy_timeout)?;
+        // Before anything is changed: a file that is somebody else's stays as it is.
+        schema::inspect(&connection)?;
+        connection::use_wal(&connection)?;
+        schema::migrate(&mut connection)?;
+
+        let (reads, reading) = watch::channel(());
+        let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), commits: AtomicU64::new(0) });
+        let (queries, waiting) = Queries::new(options.queue.get());
+        for _ in 0..options.readers.get() {
+            let (connection, waiting) = (reader::open(path, options.busy_timeout)?, Arc::clone(&waiting));
+            let reads = reads.clone();
+            spawn("store-reader", move || {
+                reader::serve(&connection, &waiting);
+                drop(connection);
+                drop(reads);
+            })?;
+        }
+        let (queue, commands) = Queue::new(options.queue.get());
+        let (writer_ends, writer_lives) = std::sync::mpsc::channel();
+        let checkpointer = Checkpointer {
+            connection: connection::writing(path, options.busy_timeout)?,
+            wal: connection::wal_path(path),
+            writer: queue.downgrade(),
+            vitals: Arc::clone(&vitals),
+            writer_lives,
+        };
+        let checkpoints = spawn("store-checkpoint", move || checkpointer.serve())?;
+        let (writes, writing) = watch::channel(());
+        let mut writer = Writer {
+            path: path.to_owned(),
+            busy_timeout: options.busy_timeout,
+            connection: Some(connection),
+            commands,
+            vitals: Arc::clone(&vitals),
+        };
+        spawn("store-writer", move || {
+            writer.serve();
+            drop(writer_ends);
+            if checkpoints.join().is_err() {
+                tracing::error!("the store's checkpoint thread panicked");
+            }
+            drop(writer);
+            drop(writes);
+        })?;
+        Ok(Self {
+            writer: queue,
+            readers: queries,
+            vitals,
+            directory: connection::directory(path),
+            reading,
+            writing,
+        })
+    }
+
+    /// Finishes everything that is queued and gives the file free. Calls after it are refused.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        ended(&self.reading).await;
+        // Last, and alone: whoever closes the file last folds the log into it.
+        self.writer.close().await;
+        ended(&self.writing).await;
+    }
+}
+
+/// Waits until nobody holds the other end.
+async fn ended(threads: &watch::Receiver<()>) {
+    let mut threads = threads.clone();
+    while threads.changed().await.is_ok() {}
+}
+
+fn spawn(name: &str, serve: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenFault> {
+    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(serve)?)
+}
+
+impl Store for SqliteStore {
+    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
+        let intent = intent.clone();
+        self.writer.run(move |db| payments::begin(db, &intent, now)).await
+    }
+
+    async fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let from = from.to_vec();
+        self.writer.run(move |db| payments::advance(db, block, &from, to, now)).await
+    }
+
+    async fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        let intent = intent.clone();
+        let grantee = Grantee { id, holder, want, ttl };
+        self.writer.run(move |db| payments::grant(db, &intent, grantee, now)).await
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        self.readers.ask(move |db| payments::find(db, block)).await
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        self.readers.ask(move |db| capabilities::find(db, id)).await
+    }
+
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        self.writer.run(move |db| capabilities::lease(db, &request, now)).await
+    }
+
+    async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.writer.run(move |db| capabilities::revoke(db, id, now)).await
+    }
+
+    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
+        let pool = pool.to_owned();
+        self.writer.run(move |db| capabilities::reserve_range(db, &pool, count)).await
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+        self.readers.ask(move |db| payments::scan(db, after, filter, limit)).await
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            writable: self.vitals.writable.load(Ordering::Relaxed) && !self.writer.is_closed(),
+            free_bytes: connection::free_bytes(&self.directory),
+        }
+    }
+}

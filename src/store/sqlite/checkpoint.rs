@@ -1,0 +1,80 @@
+//! The thread that keeps the write-ahead log short, off the path of the commits, and that has the
+//! writer try again while the disk refuses it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::mpsc::WeakSender;
+
+use super::writer::{Command, Vitals};
+
+/// How often the log's size is looked at.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// A log longer than this many bytes is copied into the database, as far as nobody is in the way.
+const CHECKPOINT_ABOVE: u64 = 4 << 20;
+
+/// A log longer than this many bytes is emptied by the writer between two commits: under steady
+/// load there is no other moment at which it could start over.
+const TRUNCATE_ABOVE: u64 = 256 << 20;
+
+/// While the disk refuses writes, every so many looks one is tried.
+const PROBE_EVERY: u32 = 10;
+
+/// The thread's own state.
+pub(super) struct Checkpointer {
+    pub(super) connection: Connection,
+    pub(super) wal: PathBuf,
+    pub(super) writer: WeakSender<Command>,
+    pub(super) vitals: Arc<Vitals>,
+    /// Nothing ever comes; it hangs up when the writer has ended.
+    pub(super) writer_lives: Receiver<std::convert::Infallible>,
+}
+
+impl Checkpointer {
+    /// Serves as long as the writer lives.
+    pub(super) fn serve(self) {
+        let (mut seen, mut looks, mut failing) = (0, 0_u32, false);
+        while self.writer_lives.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+            looks = looks.wrapping_add(1);
+            if !self.vitals.writable.load(Ordering::Relaxed) && looks.is_multiple_of(PROBE_EVERY) {
+                self.ask(Command::Probe);
+            }
+            let commits = self.vitals.commits.load(Ordering::Relaxed);
+            if commits == seen {
+                continue;
+            }
+            match self.checkpoint() {
+                Ok(()) => (seen, failing) = (commits, false),
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(%error, "the write-ahead log cannot be checkpointed");
+                }
+                // Said once; tried again at the next look.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn checkpoint(&self) -> rusqlite::Result<()> {
+        let length = std::fs::metadata(&self.wal).map_or(0, |wal| wal.len());
+        if length > TRUNCATE_ABOVE {
+            self.ask(Command::Truncate);
+        }
+        if length > CHECKPOINT_ABOVE {
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, command: Command) {
+        if let Some(writer) = self.writer.upgrade() {
+            // A full queue has work that will tell as much as a probe would; the next look asks again.
+            drop(writer.try_send(command));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What an operation fails with, and what that means to the caller.
+
+use rusqlite::ErrorCode;
+
+use crate::store::StoreError;
+
+/// Why an operation did nothing.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The arguments do not fit what is stored.
+    Unfit(String),
+    /// SQLite refused.
+    Engine(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl Fault {
+    /// The caller's view of a fault before the commit: it certainly had no effect.
+    pub(super) fn before_commit(self) -> StoreError {
+        match self {
+            Self::Unfit(reason) => StoreError::NotApplied(reason),
+            Self::Engine(error) if is_unfit(&error) => StoreError::NotApplied(error.to_string()),
+            Self::Engine(error) => StoreError::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Whether the statement or its values are at fault, rather than the file or the machine.
+fn is_unfit(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::ApiMisuse
+                | ErrorCode::ParameterOutOfRange
+                | ErrorCode::TooBig
+        )
+    )
+}
+
+/// The caller's view of a commit that failed.
+///
+/// Busy: nothing was begun. Full: the record that makes a transaction count is the last one
+/// written, so where any write was refused it is not in the log. After anything else (a failed
+/// fsync above all) it may be there, and a restart would find it.
+pub(super) fn of_commit(error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DiskFull) => StoreError::Unavailable(error.to_string()),
+        _ => StoreError::Unknown(error.to_string()),
+    }
+}

@@ -1,0 +1,153 @@
+//! The operations on the journal and the claimed hashes. Each runs inside the writer's
+//! transaction (those that only read, on a reader's connection) and leaves committing to it.
+
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::capabilities;
+use super::fault::Fault;
+use super::rows::{self, INSERT, PAYMENT_COLUMNS, state_code, stored};
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, Payment, PaymentState};
+
+/// `Store::begin`.
+pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Result<Begin, Fault> {
+    let known = find(db, intent.block)?;
+    if let Some(payment) = &known
+        && (payment.state != PaymentState::Parked || payment.intent.challenge != intent.challenge)
+    {
+        return Ok(Begin::Existing(payment.clone()));
+    }
+    let building = known.as_ref().map_or(intent, |payment| &payment.intent);
+    if let Some(holder) = frontier_holder(db, building)? {
+        return Ok(Begin::FrontierHeld(holder));
+    }
+    match known {
+        Some(payment) => {
+            move_to(db, payment.sequence, PaymentState::Intent, now)?;
+            Ok(Begin::Fresh(Payment { state: PaymentState::Intent, updated_at: now, ..payment }))
+        }
+        None => Ok(Begin::Fresh(insert(db, intent, PaymentState::Intent, now)?)),
+    }
+}
+
+/// `Store::advance`.
+pub(super) fn advance(
+    db: &Connection,
+    block: BlockHash,
+    from: &[PaymentState],
+    to: PaymentState,
+    now: UnixSeconds,
+) -> Result<bool, Fault> {
+    if to == PaymentState::Granted {
+        return Err(Fault::Unfit("only a grant makes a payment granted".to_owned()));
+    }
+    let Some(payment) = find(db, block)? else { return Ok(false) };
+    if payment.state == PaymentState::Granted || !from.contains(&payment.state) {
+        return Ok(false);
+    }
+    if to == PaymentState::Intent
+        && let Some(holder) = frontier_holder(db, &payment.intent)?.filter(|holder| *holder != block)
+    {
+        return Err(Fault::Unfit(format!("payment {holder} holds the frontier of {block}")));
+    }
+    move_to(db, payment.sequence, to, now)?;
+    Ok(true)
+}
+
+/// Who is granted uses by [`grant`], and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grantee {
+    pub(super) id: CapabilityId,
+    pub(super) holder: Holder,
+    pub(super) want: u32,
+    /// Seconds.
+    pub(super) ttl: u64,
+}
+
+/// `Store::grant`.
+pub(super) fn grant(
+    db: &Connection,
+    intent: &Intent,
+    grantee: Grantee,
+    now: UnixSeconds,
+) -> Result<Grant, Fault> {
+    let payment = match find(db, intent.block)? {
+        None => insert(db, intent, PaymentState::Granted, now)?,
+        Some(payment) if payment.intent.challenge != intent.challenge => return Ok(Grant::Taken),
+        Some(payment) if payment.state == PaymentState::Granted => {
+            let (record, lease) = capabilities::join(db, payment.sequence, grantee, now)?;
+            return Ok(Grant::Granted { record, lease, fresh: false });
+        }
+        Some(payment) => {
+            move_to(db, payment.sequence, PaymentState::Granted, now)?;
+            payment
+        }
+    };
+    let (record, lease) = capabilities::open(db, &payment, grantee, now)?;
+    Ok(Grant::Granted { record, lease, fresh: true })
+}
+
+/// `Store::payment`.
+pub(super) fn find(db: &Connection, block: BlockHash) -> Result<Option<Payment>, Fault> {
+    let sql = format!(
+        "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
+         WHERE c.block = ?1"
+    );
+    Ok(db.prepare_cached(&sql)?.query_row([block.0], rows::payment).optional()?)
+}
+
+/// `Store::scan`.
+pub(super) fn scan(db: &Connection, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, Fault> {
+    // No row lies after a number that SQLite cannot hold.
+    let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    // Almost all payments are granted, so that for them the journal itself is the index.
+    let condition = match filter.state {
+        None => String::new(),
+        Some(PaymentState::Granted) => format!("AND p.state = {}", state_code(PaymentState::Granted)),
+        Some(state) => format!(
+            "AND p.state <> {} AND p.state = {}",
+            state_code(PaymentState::Granted),
+            state_code(state)
+        ),
+    };
+    let sql = format!(
+        "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > ?1 {condition} \
+         ORDER BY p.sequence LIMIT ?2"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_map(params![after, limit], rows::payment)?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// Claims the intent's hash and writes it at the end of the journal.
+fn insert(db: &Connection, intent: &Intent, state: PaymentState, now: UnixSeconds) -> Result<Payment, Fault> {
+    let mut statement = db.prepare_cached(INSERT)?;
+    let sequence =
+        rows::insert_values(intent, state, now, |values| statement.insert(params_from_iter(values)))?;
+    db.prepare_cached("INSERT INTO claims (block, sequence) VALUES (?1, ?2)")?
+        .execute(params![intent.block.0, sequence])?;
+    Ok(Payment {
+        sequence: sequence.cast_unsigned(),
+        intent: intent.clone(),
+        state,
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+fn move_to(db: &Connection, sequence: u64, to: PaymentState, now: UnixSeconds) -> Result<(), Fault> {
+    db.prepare_cached("UPDATE payments SET state = ?2, updated_at = ?3 WHERE sequence = ?1")?
+        .execute(params![stored(sequence), state_code(to), stored(now.0)])?;
+    Ok(())
+}
+
+/// The live intent that builds on the same block as `intent`, which may be itself.
+fn frontier_holder(db: &Connection, intent: &Intent) -> Result<Option<BlockHash>, Fault> {
+    let Some(frontier) = rows::frontier(intent) else { return Ok(None) };
+    let holder = db
+        .prepare_cached("SELECT block FROM payments WHERE previous = ?1 AND state = 0")?
+        .query_row([frontier.0], |row| row.get(0))
+        .optional()?;
+    Ok(holder.map(BlockHash))
+}

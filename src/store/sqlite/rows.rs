@@ -1,0 +1,157 @@
+//! How payments are written as rows, and read back.
+
+use rusqlite::types::{FromSqlError, Type};
+use rusqlite::{Row, ToSql};
+
+use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
+use crate::payment::Nonce;
+use crate::routes::{Grants, RouteName, Terms};
+use crate::store::{Intent, Payment, PaymentState};
+
+/// The columns of a payment, in the order of [`payment`].
+pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
+     p.price, p.requests, p.seconds, p.payer, p.amount, p.pay_to, p.valid_before, p.state, p.created_at, \
+     p.updated_at";
+
+/// Reads a row of [`PAYMENT_COLUMNS`].
+pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
+    let signed: Option<Vec<u8>> = row.get(2)?;
+    let signed = match signed {
+        None => None,
+        Some(bytes) => {
+            Some(decode_block(&bytes).ok_or_else(|| unreadable(2, Type::Blob, "not a state block"))?)
+        }
+    };
+    let mechanism: String = row.get(3)?;
+    let intent = Intent {
+        block: BlockHash(row.get(1)?),
+        signed,
+        mechanism: mechanism.parse().map_err(|_| unreadable(3, Type::Text, "not a mechanism"))?,
+        challenge: Nonce(row.get(4)?),
+        route: RouteName::new(&row.get::<_, String>(5)?),
+        terms: Terms {
+            amount: Raw::from_be_bytes(row.get(6)?),
+            grants: Grants { requests: row.get(7)?, seconds: number(row, 8)? },
+        },
+        payer: Account(row.get(9)?),
+        amount: Raw::from_be_bytes(row.get(10)?),
+        pay_to: Account(row.get(11)?),
+        valid_before: UnixSeconds(number(row, 12)?),
+    };
+    Ok(Payment {
+        sequence: number(row, 0)?,
+        intent,
+        state: state(row.get(13)?).ok_or_else(|| unreadable(13, Type::Integer, "not a state"))?,
+        created_at: UnixSeconds(number(row, 14)?),
+        updated_at: UnixSeconds(number(row, 15)?),
+    })
+}
+
+/// SQLite's integers are signed. A number keeps its 64 bits on the way in and out; those that
+/// mean something (times, sequences) are far from the sign.
+pub(super) const fn stored(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+/// The number stored in column `index`.
+pub(super) fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(index).map(i64::cast_unsigned)
+}
+
+/// A state as it is stored. The schema's indexes name 0 (an intent) and 2 (granted).
+pub(super) const fn state_code(state: PaymentState) -> u8 {
+    match state {
+        PaymentState::Intent => 0,
+        PaymentState::Parked => 1,
+        PaymentState::Granted => 2,
+        PaymentState::Failed => 3,
+    }
+}
+
+/// The inverse of [`state_code`].
+pub(super) const fn state(code: u8) -> Option<PaymentState> {
+    match code {
+        0 => Some(PaymentState::Intent),
+        1 => Some(PaymentState::Parked),
+        2 => Some(PaymentState::Granted),
+        3 => Some(PaymentState::Failed),
+        _ => None,
+    }
+}
+
+/// The block an intent builds on, which it holds while it lives.
+pub(super) fn frontier(intent: &Intent) -> Option<BlockHash> {
+    intent.signed.as_ref().map(|block| block.previous)
+}
+
+/// The block in the node's binary form (216 bytes, 208 without work).
+pub(super) fn encode_block(block: &StateBlock) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(216);
+    bytes.extend(block.account.0);
+    bytes.extend(block.previous.0);
+    bytes.extend(block.representative.0.0);
+    bytes.extend(block.balance.to_be_bytes());
+    bytes.extend(block.link);
+    bytes.extend(block.signature.0);
+    if let Some(work) = block.work {
+        bytes.extend(work.0.to_be_bytes());
+    }
+    bytes
+}
+
+/// The inverse of [`encode_block`].
+fn decode_block(bytes: &[u8]) -> Option<StateBlock> {
+    let (account, rest) = bytes.split_first_chunk::<32>()?;
+    let (previous, rest) = rest.split_first_chunk::<32>()?;
+    let (representative, rest) = rest.split_first_chunk::<32>()?;
+    let (balance, rest) = rest.split_first_chunk::<16>()?;
+    let (link, rest) = rest.split_first_chunk::<32>()?;
+    let (signature, rest) = rest.split_first_chunk::<64>()?;
+    let work = match rest {
+        [] => None,
+        rest => Some(Work(u64::from_be_bytes(rest.try_into().ok()?))),
+    };
+    Some(StateBlock {
+        account: Account(*account),
+        previous: BlockHash(*previous),
+        representative: Representative(Account(*representative)),
+        balance: Raw::from_be_bytes(*balance),
+        link: *link,
+        signature: Signature(*signature),
+        work,
+    })
+}
+
+fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(FromSqlError::Other(reason.into())))
+}
+
+/// Gives an insert of `intent` its values, in the order of [`INSERT`].
+pub(super) fn insert_values<R>(
+    intent: &Intent,
+    state: PaymentState,
+    now: UnixSeconds,
+    then: impl FnOnce(&[&dyn ToSql]) -> R,
+) -> R {
+    then(&[
+        &intent.block.0,
+        &intent.signed.as_ref().map(encode_block),
+        &intent.mechanism.as_str(),
+        &intent.challenge.0,
+        &intent.route.as_str(),
+        &intent.terms.amount.to_be_bytes(),
+        &intent.terms.grants.requests.get(),
+        &stored(intent.terms.grants.seconds),
+        &intent.payer.0,
+        &intent.amount.to_be_bytes(),
+        &intent.pay_to.0,
+        &stored(intent.valid_before.0),
+        &state_code(state),
+        &stored(now.0),
+    ])
+}
+
+/// Adds a payment to the end of the journal. Both of its times are the last value.
+pub(super) const INSERT: &str = "INSERT INTO payments (block, signed, mechanism, challenge, route, price, \
+     requests, seconds, payer, amount, pay_to, valid_before, state, created_at, updated_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)";

@@ -1,0 +1,169 @@
+//! The tables, and how a file of an earlier version becomes one of this.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::OpenFault;
+
+/// Marks the file as Faregate's (`file` and SQLite's own tools show it): "FARE".
+const APPLICATION_ID: i32 = 0x4641_5245;
+
+/// Step n takes a file from `user_version` n to n + 1. A step that has been released is never
+/// edited: the next change is the next step.
+const MIGRATIONS: [&str; 1] = [FIRST];
+
+/// Version 1.
+///
+/// `claims` maps a block's hash to its place in the journal. `payments` is the journal; it only
+/// grows at its end, as do `capabilities` and `leases`, which are keyed by the same number, so that
+/// a commit dirties few pages. Random keys dirty one page a row, so that there is only one such
+/// table: a capability whose id is the first 16 bytes of its block's hash is found through
+/// `claims` and has no `name`. Any other id is kept as the name, at the price of a second random
+/// key (half the settlements a second, once there are millions of rows).
+///
+/// Amounts are 16 big-endian bytes, which sort as the amounts do; `payments_readable` shows them
+/// in decimal raw, computed exactly in plain SQL, so that any SQLite tool can read it. Times are
+/// Unix seconds. `signed` is the state block in the node's binary form: account, previous,
+/// representative, balance, link, signature, and the work where there is one.
+const FIRST: &str = "
+CREATE TABLE payments (
+    sequence     INTEGER PRIMARY KEY,
+    block        BLOB NOT NULL CHECK (length(block) = 32),
+    state        INTEGER NOT NULL CHECK (state BETWEEN 0 AND 3),
+    mechanism    TEXT NOT NULL,
+    challenge    BLOB NOT NULL,
+    route        TEXT NOT NULL,
+    price        BLOB NOT NULL CHECK (length(price) = 16),
+    requests     INTEGER NOT NULL,
+    seconds      INTEGER NOT NULL,
+    payer        BLOB NOT NULL,
+    amount       BLOB NOT NULL CHECK (length(amount) = 16),
+    pay_to       BLOB NOT NULL,
+    valid_before INTEGER NOT NULL,
+    signed       BLOB,
+    previous     BLOB GENERATED ALWAYS AS (substr(signed, 33, 32)) VIRTUAL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX held_frontiers ON payments (previous) WHERE state = 0;
+CREATE INDEX ungranted_payments ON payments (state) WHERE state <> 2;
+
+CREATE TRIGGER payments_are_kept BEFORE DELETE ON payments
+BEGIN SELECT RAISE(ABORT, 'a payment is never deleted'); END;
+
+CREATE TRIGGER granted_is_final BEFORE UPDATE OF state ON payments WHEN old.state = 2
+BEGIN SELECT RAISE(ABORT, 'a granted payment is never moved'); END;
+
+CREATE TABLE claims (
+    block    BLOB PRIMARY KEY,
+    sequence INTEGER NOT NULL REFERENCES payments (sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER claims_are_kept BEFORE DELETE ON claims
+BEGIN SELECT RAISE(ABORT, 'a claimed hash is never given up'); END;
+
+CREATE TABLE capabilities (
+    payment    INTEGER PRIMARY KEY REFERENCES payments (sequence),
+    name       BLOB CHECK (length(name) = 16),
+    uses       INTEGER NOT NULL,
+    spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent BETWEEN 0 AND uses),
+    expires_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) STRICT;
+
+CREATE UNIQUE INDEX named_capabilities ON capabilities (name) WHERE name IS NOT NULL;
+
+CREATE TABLE leases (
+    payment     INTEGER NOT NULL REFERENCES capabilities (payment),
+    holder      BLOB NOT NULL,
+    sequence    INTEGER NOT NULL,
+    outstanding INTEGER NOT NULL,
+    late        INTEGER NOT NULL,
+    granted     INTEGER NOT NULL,
+    remaining   INTEGER NOT NULL,
+    elsewhere   INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    PRIMARY KEY (payment, holder)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ranges (
+    pool TEXT PRIMARY KEY,
+    next INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE probe (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    writes INTEGER NOT NULL
+) STRICT;
+INSERT INTO probe VALUES (1, 0);
+
+CREATE VIEW payments_readable AS
+SELECT
+    sequence,
+    hex(block) AS block,
+    CASE state WHEN 0 THEN 'intent' WHEN 1 THEN 'parked' WHEN 2 THEN 'granted' ELSE 'failed' END AS state,
+    mechanism,
+    route,
+    -- Base 16 to base 10^13, three digits of it, one hexadecimal digit a step.
+    (WITH RECURSIVE step (place, digit, high, middle, low) AS (
+        SELECT 1, instr('123456789ABCDEF', substr(hex(payments.amount), 1, 1)), 0, 0, 0
+        UNION ALL
+        SELECT place + 1,
+            instr('123456789ABCDEF', substr(hex(payments.amount), place + 1, 1)),
+            high * 16 + (middle * 16 + (low * 16 + digit) / 10000000000000) / 10000000000000,
+            (middle * 16 + (low * 16 + digit) / 10000000000000) % 10000000000000,
+            (low * 16 + digit) % 10000000000000
+        FROM step WHERE place <= 32
+    )
+    SELECT coalesce(nullif(ltrim(printf('%013d%013d%013d', high, middle, low), '0'), ''), '0')
+    FROM step WHERE place = 33) AS amount_raw,
+    hex(payer) AS payer_key,
+    hex(pay_to) AS pay_to_key,
+    datetime(created_at, 'unixepoch') AS created_at,
+    datetime(updated_at, 'unixepoch') AS updated_at
+FROM payments;
+";
+
+/// Looks whether the file is one this program may write to, and gives its version.
+///
+/// # Errors
+/// [`OpenFault::Newer`] for the file of a newer program, [`OpenFault::Foreign`] for a database that
+/// is not Faregate's, or what SQLite says.
+pub(super) fn inspect(connection: &Connection) -> Result<u32, OpenFault> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    if application != APPLICATION_ID {
+        let objects: u32 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if objects > 0 || application != 0 || found != 0 {
+            return Err(OpenFault::Foreign);
+        }
+    }
+    if found > known() {
+        return Err(OpenFault::Newer { found, known: known() });
+    }
+    Ok(found)
+}
+
+/// The version of this program.
+fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
+/// Brings the file to the version of this program, in one transaction.
+///
+/// # Errors
+/// As [`inspect`]: another process may have been here in between.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenFault> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = inspect(&transaction)?;
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
+        transaction.execute_batch(step)?;
+    }
+    if found < known() {
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", known())?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
