@@ -8,3 +8,5 @@
     clippy::as_conversions,
     reason = "a test fails by panicking"
 )]
+
+mod store;

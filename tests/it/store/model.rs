@@ -1,0 +1,298 @@
+//! The store's contract as plainly as it can be written: everything in one place, every use a
+//! thing of its own. The oracle the engines are held against.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Mutex;
+
+use faregate::nano::{BlockHash, UnixSeconds};
+use faregate::store::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    Payment, PaymentState, Store, StoreError,
+};
+
+#[derive(Default)]
+pub(super) struct Model(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    journal: Vec<Payment>,
+    capabilities: BTreeMap<CapabilityId, Capability>,
+    ranges: BTreeMap<String, u32>,
+}
+
+#[derive(Clone)]
+struct Capability {
+    record: CapabilityRecord,
+    uses: Vec<Use>,
+    holders: BTreeMap<[u8; 16], Told>,
+}
+
+/// Where one use is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Use {
+    Free,
+    Out(Holder),
+    Spent,
+}
+
+/// What a holder was last told, and how many uses it let lapse.
+#[derive(Clone, Copy)]
+struct Told {
+    sequence: u64,
+    answer: Lease,
+    late: u32,
+}
+
+fn unfit<T>(reason: &str) -> Result<T, StoreError> {
+    Err(StoreError::NotApplied(reason.to_owned()))
+}
+
+impl State {
+    fn find(&mut self, block: BlockHash) -> Option<&mut Payment> {
+        self.journal.iter_mut().find(|payment| payment.intent.block == block)
+    }
+
+    fn add(&mut self, intent: &Intent, state: PaymentState, now: UnixSeconds) -> Payment {
+        let sequence = self.journal.len() as u64 + 1;
+        let payment = Payment { sequence, intent: intent.clone(), state, created_at: now, updated_at: now };
+        self.journal.push(payment.clone());
+        payment
+    }
+
+    /// The other live intent on the frontier of `intent`.
+    fn rival(&self, intent: &Intent) -> Option<BlockHash> {
+        let frontier = intent.signed?.previous;
+        self.journal
+            .iter()
+            .filter(|it| it.state == PaymentState::Intent && it.intent.block != intent.block)
+            .find(|it| it.intent.signed.is_some_and(|block| block.previous == frontier))
+            .map(|it| it.intent.block)
+    }
+}
+
+impl Capability {
+    /// Moves one use that is `from` to `to`, if there is one.
+    fn shift(&mut self, from: Use, to: Use) -> bool {
+        match self.uses.iter_mut().find(|it| **it == from) {
+            Some(found) => {
+                *found = to;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn count(&self, wanted: impl Fn(Use) -> bool) -> u32 {
+        self.uses.iter().filter(|it| wanted(**it)).count() as u32
+    }
+
+    fn lapse(&mut self, now: UnixSeconds) {
+        for (holder, mut told) in self.holders.clone() {
+            if told.answer.expires_at <= now {
+                while self.shift(Use::Out(Holder(holder)), Use::Free) {
+                    told.late += 1;
+                }
+                self.holders.insert(holder, told);
+            }
+        }
+    }
+
+    fn answer(&self, holder: Holder, granted: u32, expires_at: UnixSeconds) -> Lease {
+        Lease {
+            granted,
+            remaining: self.count(|it| it == Use::Free),
+            elsewhere: self.count(|it| matches!(it, Use::Out(other) if other != holder)),
+            expires_at,
+        }
+    }
+
+    fn hand_out(&mut self, holder: Holder, want: u32, now: UnixSeconds) -> u32 {
+        if self.record.revoked || self.record.expires_at <= now {
+            return 0;
+        }
+        (0..want.min(self.record.uses)).filter(|_| self.shift(Use::Free, Use::Out(holder))).count() as u32
+    }
+
+    fn join(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
+        match self.holders.get(&holder.0) {
+            Some(told) if told.sequence == 0 => told.answer,
+            Some(told) => self.answer(holder, 0, told.answer.expires_at),
+            None => {
+                self.lapse(now);
+                let granted = self.hand_out(holder, want, now);
+                let answer = self.answer(holder, granted, now.plus(ttl));
+                self.holders.insert(holder.0, Told { sequence: 0, answer, late: 0 });
+                answer
+            }
+        }
+    }
+
+    fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        let holder = request.holder;
+        match self.holders.get(&holder.0) {
+            Some(told) if told.sequence == request.sequence => return Ok(told.answer),
+            Some(told) if told.sequence > request.sequence => return unfit("an old call"),
+            None if request.sequence == 0 => return unfit("no number"),
+            Some(_) | None => {}
+        }
+        self.lapse(now);
+        let mut late = self.holders.get(&holder.0).map_or(0, |told| told.late);
+        let had = self.count(|it| it == Use::Out(holder)) + late;
+        if u64::from(request.used) + u64::from(request.returned) > u64::from(had) {
+            return unfit("more than it had");
+        }
+        let mut spent_late = 0;
+        for _ in 0..request.used {
+            if !self.shift(Use::Out(holder), Use::Spent) {
+                late -= 1;
+                spent_late += 1;
+            }
+        }
+        for _ in 0..request.returned {
+            if !self.shift(Use::Out(holder), Use::Free) {
+                late -= 1;
+            }
+        }
+        for _ in 0..spent_late {
+            self.shift(Use::Free, Use::Spent);
+        }
+        let granted = self.hand_out(holder, request.want, now);
+        let answer = self.answer(holder, granted, now.plus(request.ttl));
+        self.holders.insert(holder.0, Told { sequence: request.sequence, answer, late });
+        Ok(answer)
+    }
+}
+
+impl Store for Model {
+    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if let Some(known) = state.find(intent.block).cloned() {
+            if known.state != PaymentState::Parked || known.intent.challenge != intent.challenge {
+                return Ok(Begin::Existing(known));
+            }
+            if let Some(rival) = state.rival(&known.intent) {
+                return Ok(Begin::FrontierHeld(rival));
+            }
+            let known = state.find(intent.block).unwrap();
+            known.state = PaymentState::Intent;
+            known.updated_at = now;
+            return Ok(Begin::Fresh(known.clone()));
+        }
+        if let Some(rival) = state.rival(intent) {
+            return Ok(Begin::FrontierHeld(rival));
+        }
+        Ok(Begin::Fresh(state.add(intent, PaymentState::Intent, now)))
+    }
+
+    async fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if to == PaymentState::Granted {
+            return unfit("only a grant grants");
+        }
+        let Some(known) = state.find(block).cloned() else { return Ok(false) };
+        if known.state == PaymentState::Granted || !from.contains(&known.state) {
+            return Ok(false);
+        }
+        if to == PaymentState::Intent && state.rival(&known.intent).is_some() {
+            return unfit("another holds the frontier");
+        }
+        let known = state.find(block).unwrap();
+        known.state = to;
+        known.updated_at = now;
+        Ok(true)
+    }
+
+    async fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let known = state.find(intent.block).cloned();
+        if known.as_ref().is_some_and(|known| known.intent.challenge != intent.challenge) {
+            return Ok(Grant::Taken);
+        }
+        let granted = known.as_ref().is_some_and(|known| known.state == PaymentState::Granted);
+        if !granted {
+            if state.capabilities.contains_key(&id) {
+                return unfit("the id is another payment's");
+            }
+            let bought = match &known {
+                Some(known) => {
+                    let row = state.find(known.intent.block).unwrap();
+                    row.state = PaymentState::Granted;
+                    row.updated_at = now;
+                    row.intent.clone()
+                }
+                None => state.add(intent, PaymentState::Granted, now).intent,
+            };
+            let uses = bought.terms.grants.requests.get();
+            let record = CapabilityRecord {
+                id,
+                block: bought.block,
+                route: bought.route,
+                uses,
+                expires_at: now.plus(bought.terms.grants.seconds),
+                revoked: false,
+            };
+            let uses = vec![Use::Free; uses as usize];
+            state.capabilities.insert(id, Capability { record, uses, holders: BTreeMap::new() });
+        }
+        let capability = state.capabilities.values_mut().find(|it| it.record.block == intent.block).unwrap();
+        let lease = capability.join(holder, want, ttl, now);
+        Ok(Grant::Granted { record: capability.record.clone(), lease, fresh: !granted })
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        Ok(self.0.lock().unwrap().find(block).cloned())
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        Ok(self.0.lock().unwrap().capabilities.get(&id).map(|it| it.record.clone()))
+    }
+
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let Some(capability) = state.capabilities.get_mut(&request.capability) else {
+            return unfit("no such capability");
+        };
+        let mut changed = capability.clone();
+        let answer = changed.lease(&request, now)?;
+        *capability = changed;
+        Ok(answer)
+    }
+
+    async fn revoke(&self, id: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let found = state.capabilities.get_mut(&id);
+        Ok(found.map(|capability| capability.record.revoked = true).is_some())
+    }
+
+    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let next = state.ranges.entry(pool.to_owned()).or_insert(0);
+        let Some(end) = next.checked_add(count) else { return unfit("the pool is used up") };
+        Ok(std::mem::replace(next, end)..end)
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let fits = |it: &&Payment| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
+        Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
+    }
+
+    fn health(&self) -> Health {
+        Health { writable: true, free_bytes: None }
+    }
+}

@@ -1,0 +1,71 @@
+//! Payments to try a store with.
+
+use std::num::NonZeroU32;
+
+use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
+use faregate::payment::{Mechanism, Nonce};
+use faregate::routes::{Grants, RouteName, Terms};
+use faregate::store::{CapabilityId, Holder, Intent};
+
+/// When the tests begin.
+pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+/// How long what a payment of [`signed`] or [`sent`] buys is good, in seconds.
+pub(super) const GOOD_FOR: u64 = 100;
+
+/// How many uses it buys.
+pub(super) const USES: u32 = 10;
+
+pub(super) const fn hash(number: u8) -> BlockHash {
+    BlockHash([number; 32])
+}
+
+pub(super) const fn holder(number: u8) -> Holder {
+    Holder([number; 16])
+}
+
+/// The capability that the payment with `block` buys: for every second one the beginning of the
+/// block's hash, which engines may keep more cheaply than any other name.
+pub(super) fn id(block: BlockHash) -> CapabilityId {
+    let mut id = [0; 16];
+    id.copy_from_slice(&block.0[..16]);
+    if block.0[3].is_multiple_of(2) {
+        id[15] = 0xcc;
+    }
+    CapabilityId(id)
+}
+
+/// A `nanoTxn` payment on the frontier `previous`.
+pub(super) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
+    let payer = Account([0x77; 32]);
+    let pay_to = Account([0x55; 32]);
+    let block_itself = StateBlock {
+        account: payer,
+        previous,
+        representative: Representative(Account([0x33; 32])),
+        balance: Raw::new(u128::MAX - 12),
+        link: pay_to.0,
+        signature: Signature([0x99; 64]),
+        work: Some(Work(0x0123_4567_89ab_cdef)),
+    };
+    Intent { signed: Some(block_itself), mechanism: Mechanism::NanoTxn, ..sent(block, challenge) }
+}
+
+/// A `nanoSignature` payment.
+pub(super) fn sent(block: BlockHash, challenge: u8) -> Intent {
+    Intent {
+        block,
+        signed: None,
+        mechanism: Mechanism::NanoSignature,
+        challenge: Nonce([challenge; 32]),
+        route: RouteName::new("GET /v1/quote/{symbol}"),
+        terms: Terms {
+            amount: Raw::new(10_u128.pow(26)),
+            grants: Grants { requests: NonZeroU32::new(USES).unwrap(), seconds: GOOD_FOR },
+        },
+        payer: Account([0x77; 32]),
+        amount: Raw::new(10_u128.pow(26) + 1),
+        pay_to: Account([0x55; 32]),
+        valid_before: NOW.plus(120),
+    }
+}

@@ -1,0 +1,171 @@
+//! Random histories: SQLite must answer every call exactly as the model does. A history that
+//! fails is shrunk, and kept for replay under `proptest-regressions`.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use faregate::nano::{BlockHash, UnixSeconds};
+use faregate::store::{
+    Filter, Intent, LeaseRequest, PaymentState, SqliteOptions, SqliteStore, Store, StoreError,
+};
+use proptest::prelude::*;
+
+use super::model::Model;
+use super::samples::{NOW, hash, holder, id, sent, signed};
+
+/// Payments there are: two on one frontier, one on another, one sent by its payer.
+const PAYMENTS: u8 = 4;
+const HOLDERS: u8 = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Begin { payment: u8, challenge: u8 },
+    Advance { payment: u8, from: PaymentState, or_from: PaymentState, to: PaymentState },
+    Grant { payment: u8, challenge: u8, stranger: bool, holder: u8, want: u32, ttl: u64 },
+    Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, want: u32, ttl: u64 },
+    Revoke { payment: u8 },
+    Reserve { count: u32 },
+    Payment { payment: u8 },
+    Capability { payment: u8 },
+    Scan { after: u64, state: Option<PaymentState>, limit: usize },
+    Wait { seconds: u64 },
+}
+
+fn intent(payment: u8, challenge: u8) -> Intent {
+    match payment {
+        0 | 1 => signed(hash(payment), hash(100), challenge),
+        2 => signed(hash(payment), hash(101), challenge),
+        _ => sent(hash(payment), challenge),
+    }
+}
+
+fn state() -> impl Strategy<Value = PaymentState> {
+    prop_oneof![
+        Just(PaymentState::Intent),
+        Just(PaymentState::Parked),
+        Just(PaymentState::Granted),
+        Just(PaymentState::Failed),
+    ]
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let payment = 0..PAYMENTS;
+    // Mostly the right challenge.
+    let challenge = prop_oneof![5 => Just(1_u8), 1 => Just(2)];
+    prop_oneof![
+        4 => (payment.clone(), challenge.clone())
+            .prop_map(|(payment, challenge)| Call::Begin { payment, challenge }),
+        3 => (payment.clone(), state(), state(), state())
+            .prop_map(|(payment, from, or_from, to)| Call::Advance { payment, from, or_from, to }),
+        4 => (payment.clone(), challenge, prop::bool::weighted(0.1), 0..HOLDERS, 0..12_u32, 0..40_u64).prop_map(
+            |(payment, challenge, stranger, holder, want, ttl)| Call::Grant {
+                payment, challenge, stranger, holder, want, ttl
+            }
+        ),
+        10 => (
+            payment.clone(), 0..HOLDERS, prop_oneof![1 => Just(0_u64), 6 => Just(1), 1 => Just(2)],
+            0..4_u32, 0..3_u32, 0..8_u32, 0..40_u64
+        ).prop_map(|(payment, holder, ahead, used, returned, want, ttl)| Call::Lease {
+            payment, holder, ahead, used, returned, want, ttl
+        }),
+        1 => payment.clone().prop_map(|payment| Call::Revoke { payment }),
+        1 => prop_oneof![0..9_u32, Just(u32::MAX)].prop_map(|count| Call::Reserve { count }),
+        1 => payment.clone().prop_map(|payment| Call::Payment { payment }),
+        1 => payment.prop_map(|payment| Call::Capability { payment }),
+        1 => (prop_oneof![0..5_u64, Just(u64::MAX)], proptest::option::of(state()), 0..5_usize)
+            .prop_map(|(after, state, limit)| Call::Scan { after, state, limit }),
+        3 => (0..60_u64).prop_map(|seconds| Call::Wait { seconds }),
+    ]
+}
+
+/// One history's state outside the stores.
+struct Teller {
+    now: UnixSeconds,
+    /// The number of the last call that each holder got an answer to.
+    numbers: BTreeMap<(u8, u8), u64>,
+}
+
+impl Teller {
+    /// The answer in a form that shows everything but the wording of errors.
+    async fn ask(&self, store: &impl Store, call: Call) -> String {
+        let now = self.now;
+        match call {
+            Call::Begin { payment, challenge } => shown(store.begin(&intent(payment, challenge), now).await),
+            Call::Advance { payment, from, or_from, to } => {
+                shown(store.advance(hash(payment), &[from, or_from], to, now).await)
+            }
+            Call::Grant { payment, challenge, stranger, holder: by, want, ttl } => {
+                let named: BlockHash = if stranger { hash((payment + 1) % PAYMENTS) } else { hash(payment) };
+                let intent = intent(payment, challenge);
+                shown(store.grant(&intent, id(named), holder(by), want, ttl, now).await)
+            }
+            Call::Lease { payment, holder: by, ahead, used, returned, want, ttl } => {
+                let last = self.numbers.get(&(payment, by)).copied().unwrap_or(0);
+                let request = LeaseRequest {
+                    capability: id(hash(payment)),
+                    holder: holder(by),
+                    sequence: last + ahead,
+                    used,
+                    returned,
+                    want,
+                    ttl,
+                };
+                shown(store.lease(request, now).await)
+            }
+            Call::Revoke { payment } => shown(store.revoke(id(hash(payment)), now).await),
+            Call::Reserve { count } => shown(store.reserve_range("pages", count).await),
+            Call::Payment { payment } => shown(store.payment(hash(payment)).await),
+            Call::Capability { payment } => shown(store.capability(id(hash(payment))).await),
+            Call::Scan { after, state, limit } => shown(store.scan(after, Filter { state }, limit).await),
+            Call::Wait { .. } => String::new(),
+        }
+    }
+
+    fn note(&mut self, call: Call, answer: &str) {
+        if let Call::Wait { seconds } = call {
+            self.now = self.now.plus(seconds);
+        }
+        if let Call::Lease { payment, holder, ahead, .. } = call
+            && answer.starts_with("Ok")
+        {
+            *self.numbers.entry((payment, holder)).or_insert(0) += ahead;
+        }
+    }
+}
+
+fn shown<T: Debug>(answer: Result<T, StoreError>) -> String {
+    format!(
+        "{:?}",
+        answer.map_err(|error| match error {
+            StoreError::NotApplied(_) => "not applied",
+            StoreError::Unknown(_) => "unknown",
+            StoreError::Unavailable(_) => "unavailable",
+        })
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sqlite_answers_as_the_model_does(calls in prop::collection::vec(call(), 1..80)) {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let model = Model::default();
+            let sqlite =
+                SqliteStore::open(&directory.path().join("store.db"), SqliteOptions::default()).unwrap();
+            let mut teller = Teller { now: NOW, numbers: BTreeMap::new() };
+            for call in calls {
+                let expected = teller.ask(&model, call).await;
+                let got = teller.ask(&sqlite, call).await;
+                prop_assert_eq!(&got, &expected, "{:?}", call);
+                teller.note(call, &expected);
+            }
+            let journals = (model.scan(0, Filter::default(), 99).await, sqlite.scan(0, Filter::default(), 99).await);
+            prop_assert_eq!(journals.0, journals.1);
+            sqlite.close().await;
+            Ok(())
+        })?;
+    }
+}
