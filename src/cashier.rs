@@ -384,7 +384,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The capability that this very payment bought, if it is in hand.
     fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<Held>> {
-        let held = self.0.capabilities.known(CapabilityId::of_payment(&self.0.keys, block))?;
+        let held = self.0.capabilities.known(CapabilityId::of_payment(block))?;
         (held.intent().challenge == challenge.nonce()).then_some(held)
     }
 

@@ -90,7 +90,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     async fn find_granted(&self, payment: Payment) -> Landing {
-        let id = CapabilityId::of_payment(&self.keys, payment.intent.block);
+        let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
         match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
             Ok(settled) => Landing::Granted(self.capabilities.admit(settled)),
@@ -201,7 +201,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(refusal) => return Landing::Refused(refusal),
         };
         let Intent { block, terms, .. } = *confirmed.intent();
-        let id = CapabilityId::of_payment(&self.keys, block);
+        let id = CapabilityId::of_payment(block);
         let want = Capabilities::<S>::chunk(terms.grants.requests.get());
         let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         match settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await {
