@@ -20,6 +20,7 @@ mod pay;
 mod rig;
 mod routes;
 mod scripted;
+mod simulation;
 mod store;
 mod tidy;
 mod vault;
