@@ -95,6 +95,9 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         }
     }
     drop(listener);
+    // Before the wait: by this the app learns that connections which lie idle are to end. Requests
+    // under way go on.
+    app.cleanup().await;
     let drained = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -104,7 +107,6 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         tracing::warn!(open = connections.len(), "connections cut off, the grace period is over");
         connections.shutdown().await;
     }
-    app.cleanup().await;
 }
 
 /// A panic in one connection ends that connection; it must be seen all the same.
