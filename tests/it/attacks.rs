@@ -72,6 +72,14 @@ async fn refused_unasked(rig: &Rig, path: &str, proof: &str, code: &str) -> [Off
     bill
 }
 
+/// As [`refused_unasked`], for one row of a table.
+async fn row_is_refused_unasked(rig: &Rig, what: &str, proof: &str, code: &str) {
+    let before = Effects::of(rig);
+    let answer = rig.get(QUOTE, &[(PROOF, proof)]).await;
+    assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, code), "{what}");
+    assert_eq!(Effects::of(rig), before, "{what}");
+}
+
 async fn refusal(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
     let answer = rig.get(path, &[(PROOF, proof)]).await;
     let bill = crate::rig::offers(&answer).offers.try_into().expect("a fresh bill with the refusal");

@@ -4,7 +4,7 @@
 use faregate::x402::{Offer, encode_header};
 use serde_json::{Value, json};
 
-use super::{PROOF, QUOTE, balance, refused_unasked, scene, served, txn_json};
+use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_json};
 use crate::rig::{PLENTY, Plan, Rig, manual_clock};
 
 /// Good envelopes for the two offers of one bill, neither handed in yet.
@@ -55,12 +55,12 @@ async fn a_term_of_the_echoed_entry_is_bent() {
             ("extra", name, Value::Null, "MALFORMED_PAYLOAD"),
         ];
         for (parent, field, value, code) in rows {
-            println!("{name}: {parent}.{field} = {value}");
+            let what = format!("{name}: {parent}.{field} = {value}");
             let mut bent = good.clone();
             let entry = if parent.is_empty() { &mut bent["accepted"] } else { &mut bent["accepted"][parent] };
             assert_ne!(entry[field], value);
             entry[field] = value;
-            refused_unasked(&rig, QUOTE, &encode_header(&bent), code).await;
+            row_is_refused_unasked(&rig, &what, &encode_header(&bent), code).await;
         }
         // Both halves of the name, the random one and the MAC, at either end.
         for at in [0, 31, 32, 63] {

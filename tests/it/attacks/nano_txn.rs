@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::{
     Effects, ONE, PROOF, QUOTE, ask_until_decided, balance, bill_to, block, frontier, journal, less,
-    malleated, more, pending, received, refused, refused_unasked, scene, served, txn, txn_json, unhurried,
-    with_work,
+    malleated, more, pending, received, refused, refused_unasked, row_is_refused_unasked, scene, served, txn,
+    txn_json, unhurried, with_work,
 };
-use crate::rig::{PLENTY, Plan, Rig, error, header, manual_clock, offers, signature};
+use crate::rig::{PLENTY, Plan, Rig, error, eventually, header, manual_clock, offers, signature};
 
 #[tokio::test]
 async fn a_stranger_hands_in_a_block_that_the_gateway_has_broadcast() {
@@ -201,9 +201,10 @@ async fn two_blocks_on_one_frontier_the_first_not_broadcast_yet() {
     };
     let ((first, first_block), (second, second_block)) = (rig.txn(&payer, &one), rig.txn(&payer, &other));
     assert_eq!(first_block.previous, second_block.previous);
-    rig.devnet.order("process", Fault::Drop, Times::Always);
+    rig.devnet.order("account_info", Fault::Hold, Times::Always);
     pending(&rig, QUOTE, &first, "settlement_pending").await;
     refused_unasked(&rig, QUOTE, &second, "DUPLICATE_FRONTIER").await;
+    assert_eq!(rig.devnet.faults().calls("process"), 0);
     rig.devnet.faults().clear();
     assert_eq!(ask_until_decided(&rig, QUOTE, &first).await.status(), 200);
     refused(&rig, QUOTE, &second, "STALE_FRONTIER").await;
@@ -408,6 +409,8 @@ async fn a_fork_wins_after_process_has_returned_a_hash() {
     assert!(
         rig.devnet.lattice().entry(sent.hash()).is_none() && rig.devnet.lattice().is_confirmed(rival.hash())
     );
+    let has_failed = || async { journal(&rig, sent.hash()).await == Some(PaymentState::Failed) };
+    eventually("the payment fails", has_failed).await;
     let answer = ask_until_decided(&rig, QUOTE, &proof).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "FRONTIER_CHANGED"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, Raw::ZERO));
@@ -492,6 +495,9 @@ async fn no_node_answers_while_a_proof_is_handed_in() {
     rig.end().await;
 }
 
+/// What is wrong, and how it is made so.
+type Row<'a> = (&'a str, &'a dyn Fn(&mut Value));
+
 #[tokio::test]
 async fn the_envelope_is_not_one() {
     let rig = Rig::start().await;
@@ -504,7 +510,7 @@ async fn the_envelope_is_not_one() {
         change(&mut json);
         encode_header(&json)
     };
-    let malformed: [(&str, &dyn Fn(&mut Value)); 8] = [
+    let malformed: [Row<'_>; 8] = [
         ("the version is 1", &|it| it["x402Version"] = 1.into()),
         ("the payload is empty", &|it| it["payload"] = json!({})),
         ("the block is a text", &|it| it["payload"]["block"] = "{}".into()),
@@ -517,8 +523,7 @@ async fn the_envelope_is_not_one() {
         }),
     ];
     for (what, with) in malformed {
-        println!("{what}");
-        refused_unasked(&rig, QUOTE, &change(with), "MALFORMED_PAYLOAD").await;
+        row_is_refused_unasked(&rig, what, &change(with), "MALFORMED_PAYLOAD").await;
     }
     let before = Effects::of(&rig);
     for unreadable in ["", "%", "bm8=", "W10=", &"A".repeat(20_000)] {
