@@ -24,6 +24,7 @@ use crate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, 
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::store::capabilities::Capabilities;
 use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
 use crate::vault::{self, Vault, VaultError};
 
@@ -227,6 +228,12 @@ impl Services {
     #[must_use]
     pub const fn store(&self) -> &Arc<SqliteStore> {
         &self.store
+    }
+
+    /// What was bought and is in hand; here one is revoked.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities<SqliteStore> {
+        self.cashier.capabilities()
     }
 
     /// Takes over a changed configuration: prices, upstreams, origins, mechanisms' order, times and

@@ -399,7 +399,6 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
     async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
         let settings = self.0.settings.load_full();
-        let (block, nonce) = (checked.hash(), checked.challenge().nonce());
         let searches = matches!(checked, proof::Checked::Signature(_));
         let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
         if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
@@ -409,9 +408,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let landing = self
             .0
             .flights
-            .join_or_start(block, nonce, settings.pending_settlements, settings.wait, &self.0.runtime, || {
-                core.settle(checked)
-            })
+            .join_or_start(
+                checked.passage(),
+                settings.pending_settlements,
+                settings.wait,
+                &self.0.runtime,
+                || core.settle(checked),
+            )
             .await;
         if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
             count.fetch_add(1, Ordering::Relaxed);
