@@ -78,7 +78,7 @@ impl Flights {
 
     /// Whether `block` is being settled under `nonce`.
     pub(super) fn is_under_way(&self, block: BlockHash, nonce: Nonce) -> bool {
-        self.lock().get(&block).is_some_and(|(owner, _)| *owner == nonce)
+        self.lock().blocks.get(&block).is_some_and(|(owner, _)| *owner == nonce)
     }
 
     // Insertions and removals; nobody awaits while holding it.
@@ -156,6 +156,8 @@ impl Flights {
         let (land, result) = watch::channel(None);
         aloft.blocks.insert(block, (nonce, result.clone()));
         aloft.frontiers.extend(frontier);
+        // A runtime that is ending drops the task at once, and with it the strip, which locks.
+        drop(aloft);
         let strip = Strip { flights: Arc::clone(&self.0), passage };
         let settle = settle();
         runtime.spawn(async move {

@@ -190,6 +190,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
                 if world.is_unsettled(key.account())
                     || signed_for.iter().any(|it| world.truth(it.block.hash()).is_some())
                 {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
                 let block = world.send(key, challenge.offer().pay_to, ware.1.amount);
