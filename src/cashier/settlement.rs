@@ -113,6 +113,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 Ok(Sighting::Confirmed(facts)) => {
                     self.metrics.confirmed(follow.elapsed());
                     let confirmed = Confirmed::by_ledger(claimed.into_intent(), &facts);
+                    if let Err(refusal) = &confirmed {
+                        self.contradicted(&block, *refusal).await;
+                    }
                     return self.grant(confirmed, watch).await;
                 }
                 Ok(Sighting::Unconfirmed(_)) => {
@@ -133,6 +136,17 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
         }
         PENDING
+    }
+
+    /// Sets a payment aside that the ledger confirmed as something else than it was judged to be: a
+    /// node lied about the account. Its money has moved and buys nothing; it is for people to see.
+    async fn contradicted(&self, block: &StateBlock, refusal: Refusal) {
+        let hash = block.hash();
+        tracing::error!(block = %hash, reason = %refusal, "a node lied: the ledger contradicts a payment");
+        let live = [PaymentState::Intent];
+        if let Err(error) = self.store.advance(hash, &live, PaymentState::Parked, self.clock.now()).await {
+            tracing::warn!(block = %hash, %error, "not set aside");
+        }
     }
 
     /// Waits for a block that a node took; looks once for one that all refused.

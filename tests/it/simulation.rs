@@ -18,7 +18,7 @@ use people::{Book, Town, accidents, cheater, eavesdropper, honest};
 use world::{Ablation, FUNDS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 128;
 /// How long things go wrong, in virtual seconds.
 const TROUBLE: Duration = Duration::from_secs(60);
 /// Within how long after that every honest payer must be served.
@@ -90,6 +90,7 @@ fn play(seed: u64, ablation: Ablation) -> Played {
 }
 
 fn number(name: &str) -> Option<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a test's own argument")]
     std::env::var(name).ok().map(|it| it.parse().expect(name))
 }
 
@@ -127,7 +128,8 @@ fn no_payment_is_lost_doubled_or_billed_again() {
         }
     });
     let (purchases, kills) = *totals.lock().unwrap();
-    println!("{seeds} schedules, {purchases} purchases, {kills} kills, 0 violations");
+    #[expect(clippy::print_stdout, reason = "the figures of a longer run")]
+    let () = println!("{seeds} schedules, {purchases} purchases, {kills} kills, 0 violations");
     assert!(purchases > 2 * seeds, "hardly anything was bought: {purchases}");
     assert!(kills > seeds, "hardly anything went wrong: {kills}");
 }

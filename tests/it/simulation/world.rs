@@ -1,5 +1,7 @@
 //! The world of one simulation: chance, the Nano network, and what every instance shares.
 
+#![expect(clippy::disallowed_methods, reason = "the simulation's own clock")]
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
