@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod devnet;
 mod exchange;
+mod kills;
 mod listen;
 mod nano;
 mod node;
