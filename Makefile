@@ -19,7 +19,7 @@ help:
 
 # A debug build is there sooner, and plays the same exchange.
 demo: cmake
-	$(CARGO) run --locked --quiet -- demo $(if $(KEEP),,--once)
+	$(CARGO) run --locked -- demo $(if $(KEEP),,--once)
 
 test: cmake
 	$(CARGO) test --locked
