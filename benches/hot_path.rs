@@ -261,6 +261,10 @@ impl Store for Plenty {
         unused()
     }
 
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Health {
         Health { writable: true, free_bytes: None }
     }

@@ -37,7 +37,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: bare LISTEN UPSTREAM".into());
     };
     let listener = TcpListener::bind(at.parse::<SocketAddr>()?).await?;
-    let app = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), Bare { upstream: upstream.parse()? });
+    let app =
+        pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), Bare { upstream: upstream.parse()? });
     let (_running, shutdown) = watch::channel(false);
     listen::serve(listener, Arc::new(app), shutdown).await;
     Ok(())
