@@ -16,7 +16,7 @@ use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -90,6 +90,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
         clock,
+        entropy: Entropy::system(),
         metrics: Arc::clone(&metrics),
         settings: settings(&config),
         holder: Holder(entropy::bytes()?),

@@ -95,6 +95,8 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         }
     }
     drop(listener);
+    // What ends connections that wait for a request; those with one go on.
+    app.cleanup().await;
     let drained = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -104,7 +106,6 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         tracing::warn!(open = connections.len(), "connections cut off, the grace period is over");
         connections.shutdown().await;
     }
-    app.cleanup().await;
 }
 
 /// A panic in one connection ends that connection; it must be seen all the same.

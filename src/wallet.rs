@@ -96,6 +96,8 @@ pub struct Paid {
     pub response: Response,
     /// Nothing where the request was free, or a capability paid for it.
     pub payment: Option<Payment>,
+    /// The payment's proof, where the gateway did not say that it took it: money may have moved.
+    pub proof: Option<Box<Proof>>,
     /// What is left of the capability that was bought or used.
     pub capability: Option<Capability>,
 }
@@ -273,7 +275,7 @@ impl Wallet {
             };
             if response.status() != StatusCode::PAYMENT_REQUIRED {
                 let capability = self.held.note(place, route, response.headers());
-                let paid = Paid { response, payment: None, capability };
+                let paid = Paid { response, payment: None, proof: None, capability };
                 return Ok(Unpaid::Answered(Box::new(paid)));
             }
             let bill = offer::bill(response.headers())
@@ -311,6 +313,8 @@ impl Wallet {
         mut turn: MutexGuard<'_, Option<StateBlock>>,
     ) -> Result<Paid, WalletError> {
         let block = self.chain.send(turn.as_ref(), entry).await?;
+        let (mechanism, amount_raw) = (entry.mechanism, entry.amount);
+        tracing::info!(block = %block.hash(), %amount_raw, %mechanism, "a payment is signed");
         match entry.mechanism {
             Mechanism::NanoSignature => {
                 self.chain.publish_send(&block).await?;
@@ -369,7 +373,8 @@ impl Wallet {
             if response.status() != StatusCode::PAYMENT_REQUIRED {
                 payment.acknowledged = offer::acknowledged(response.headers());
                 let capability = self.held.note(place, entry.route.clone(), response.headers());
-                return Ok(Paid { response, payment: Some(payment), capability });
+                let proof = (!payment.acknowledged).then_some(proof);
+                return Ok(Paid { response, payment: Some(payment), proof, capability });
             }
             let reason = offer::reason(response.headers());
             let expired = reason.as_deref() == Some(Refusal::PaymentExpired.code());
@@ -406,10 +411,13 @@ impl Wallet {
                 copy.headers_mut().insert(name.clone(), value.clone());
             }
             let (pause, end) = match self.http.execute(copy).await {
-                Ok(response) => match offer::not_yet(&response).filter(|_| header.is_some()) {
-                    Some(pause) => (pause, Shown::NotYet { waited }),
-                    None => return Ok(Shown::Answered(response)),
-                },
+                Ok(response) => {
+                    let shown = header.as_ref().map(|(name, _)| *name == SIGNATURE);
+                    match shown.and_then(|proof| offer::not_yet(&response, proof)) {
+                        Some(pause) => (pause, Shown::NotYet { waited }),
+                        None => return Ok(Shown::Answered(response)),
+                    }
+                }
                 Err(error) => (LOST_PAUSE, Shown::Lost(cause(error))),
             };
             let limit = match &end {

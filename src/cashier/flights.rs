@@ -47,6 +47,11 @@ impl Flights {
         self.lock().len()
     }
 
+    /// Whether `block` is being settled under `nonce`.
+    pub(super) fn is_under_way(&self, block: BlockHash, nonce: Nonce) -> bool {
+        self.lock().get(&block).is_some_and(|(owner, _)| *owner == nonce)
+    }
+
     // Insertions and removals; nobody awaits while holding it.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockHash, (Nonce, Result)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -40,8 +40,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 rounds = rounds.saturating_add(1);
             }
             tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
+                biased;
                 () = shutdown::asked_for(&mut shutdown) => return,
+                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }

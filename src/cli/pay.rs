@@ -270,7 +270,7 @@ fn told(paid: &Paid) -> Vec<String> {
 }
 
 async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
-    let Paid { mut response, payment, capability } = paid;
+    let Paid { mut response, payment, proof, capability } = paid;
     let mut body = Vec::new();
     let token = token(&response);
     while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
@@ -283,6 +283,7 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
         "status": response.status().as_u16(),
         "account": wallet.account(),
         "payment": payment.as_ref().map(payment_json),
+        "proof": proof.as_ref().and_then(|proof| proof.header().to_str().ok()),
         "capability": capability.map(|capability| json!({
             "token": token,
             "remaining": capability.remaining,

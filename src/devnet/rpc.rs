@@ -12,7 +12,7 @@ mod work;
 use serde_json::{Map, Value, json};
 
 use super::lattice::{Lattice, Now, Refusal};
-use crate::nano::{HexError, StateBlock};
+use crate::nano::{Account, BlockHash, HexError, Raw, Signature, StateBlock, Work};
 use request::Request;
 
 pub(super) use work::{Cancel, Job, generate};
@@ -170,12 +170,43 @@ fn flag(value: bool) -> Value {
 
 /// A block as `contents` carries it: an object where `json_block` was asked for, else its text.
 pub(super) fn contents(block: &StateBlock, as_json: bool) -> Value {
+    let block = NodeBlock::of(block);
     if as_json {
         return serde_json::to_value(block).unwrap_or_default();
     }
-    let mut text = pretty(block);
+    let mut text = pretty(&block);
     text.push('\n');
     Value::from(text)
+}
+
+/// A block as the reference node prints it: hexadecimal in upper case, but for the work.
+#[derive(serde::Serialize)]
+struct NodeBlock {
+    r#type: &'static str,
+    account: Account,
+    previous: BlockHash,
+    representative: Account,
+    balance: Raw,
+    link: BlockHash,
+    link_as_account: Account,
+    signature: Signature,
+    work: Option<Work>,
+}
+
+impl NodeBlock {
+    const fn of(block: &StateBlock) -> Self {
+        Self {
+            r#type: "state",
+            account: block.account,
+            previous: block.previous,
+            representative: block.representative.0,
+            balance: block.balance,
+            link: BlockHash(block.link),
+            link_as_account: block.destination(),
+            signature: block.signature,
+            work: block.work,
+        }
+    }
 }
 
 /// JSON as the reference node lays it out.

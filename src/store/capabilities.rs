@@ -476,12 +476,13 @@ impl<S: Store> Capabilities<S> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
+                () = shutdown::asked_for(&mut shutdown) => break,
                 () = self.reports.bell.notified() => {
                     tokio::time::sleep(REPORT_AFTER).await;
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,
-                () = shutdown::asked_for(&mut shutdown) => break,
             }
         }
         self.report().await;

@@ -211,10 +211,15 @@ pub(super) fn acknowledged(headers: &HeaderMap) -> bool {
     success(headers) == Some(true)
 }
 
-/// How long to wait where the gateway says that a payment is on its way: the same proof is to be
-/// shown again. An upstream's own 503 carries no word about a payment that failed.
-pub(super) fn not_yet(response: &Response) -> Option<Duration> {
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE || success(response.headers()) != Some(false) {
+/// How long to wait where the gateway says that a payment, or the use of one, is on its way: the
+/// same is to be shown again. After a `proof` every 503 means that but one that says the payment
+/// was taken, which is the upstream's own: what stands between may not know of payments at all.
+pub(super) fn not_yet(response: &Response, proof: bool) -> Option<Duration> {
+    let waits = match success(response.headers()) {
+        Some(taken) => !taken,
+        None => proof,
+    };
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE || !waits {
         return None;
     }
     let told = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());

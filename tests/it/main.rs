@@ -21,6 +21,7 @@ mod rig;
 mod routes;
 mod scripted;
 mod store;
+mod tidy;
 mod vault;
 mod wallet;
 mod x402;

@@ -1,1 +1,141 @@
-//! `faregate pay`.
+//! `faregate pay`, from its arguments to its exit code.
+
+use clap::Parser;
+use faregate::cli::pay::{PayArgs, PayExit, run};
+use serde_json::Value;
+
+use crate::scripted::{Reply, Scripted, nobody};
+use crate::wallet::world::{Books, at, bill, entry, node, payer, seed_file, selling};
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    pay: PayArgs,
+}
+
+struct Outcome {
+    exit: PayExit,
+    out: String,
+    err: String,
+}
+
+async fn pay(arguments: &[&str]) -> Outcome {
+    let command =
+        Command::try_parse_from(std::iter::once(&"pay").chain(arguments)).expect("arguments that parse");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = run(command.pay, &mut out, &mut err).await;
+    Outcome { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+}
+
+/// Runs the command with a seed of its own, against this gateway and node.
+async fn pay_at(url: &url::Url, node: &url::Url, more: &[&str]) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let seed = seed_file(directory.path());
+    let mut arguments = vec![url.as_str(), "--node", node.as_str(), "--seed-file", seed.to_str().unwrap()];
+    arguments.extend(more);
+    pay(&arguments).await
+}
+
+#[tokio::test]
+async fn the_answer_goes_to_one_place_and_the_cost_to_another() {
+    let books = Books::with_balance(1000);
+    let (node, gateway) = (node(&books).await, selling(&books).await);
+    let more = ["--max", "100 raw", "--repeat", "2", "-d", "ask", "-H", "X-Mine: a: b"];
+    let Outcome { exit, out, err } = pay_at(&at(&gateway, "/q"), &node.url, &more).await;
+    assert_eq!((exit, out.as_str()), (PayExit::Answered, "quotequote"), "{err}");
+    let lines: Vec<_> = err.lines().collect();
+    assert!(lines[0].starts_with(&format!(
+        "paid 0.0000000000000000000000000001 XNO by nanoTxn from {}, block ",
+        payer()
+    )));
+    assert_eq!(
+        lines[1..],
+        ["2 more requests are paid for", "paid for already", "1 more requests are paid for"]
+    );
+    let seen = &gateway.seen()[0];
+    assert_eq!(
+        (seen.method.as_str(), seen.body.as_slice(), seen.header("x-mine")),
+        ("POST", &b"ask"[..], Some("a: b"))
+    );
+}
+
+#[tokio::test]
+async fn json_is_one_object_a_request() {
+    let books = Books::with_balance(1000);
+    let (node, gateway) = (node(&books).await, selling(&books).await);
+    let Outcome { exit, out, err } =
+        pay_at(&at(&gateway, "/q"), &node.url, &["--json", "--repeat", "2"]).await;
+    assert_eq!((exit, err.as_str()), (PayExit::Answered, ""));
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["status"], &lines[0]["body"]), (&200.into(), &"quote".into()));
+    assert_eq!(
+        (&lines[0]["payment"]["amount_raw"], &lines[0]["payment"]["acknowledged"]),
+        (&"100".into(), &true.into())
+    );
+    assert_eq!((&lines[1]["payment"], &lines[1]["capability"]["remaining"]), (&Value::Null, &1.into()));
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test]
+async fn each_fault_says_what_to_do_and_has_its_code() {
+    let rich = Books::with_balance(1000);
+    let (node_of_rich, gateway) = (node(&rich).await, selling(&rich).await);
+    let node_of_poor = node(&Books::with_balance(1)).await;
+    let plain = Scripted::start(|_| Reply::text(402, "pay me")).await;
+    let foreign =
+        Scripted::start(|_| bill("", &[serde_json::json!({"scheme": "exact", "network": "eip155:1"})])).await;
+    let refusing = Scripted::start(|_| bill("DUPLICATE_BLOCK_HASH", &[entry("nanoTxn")])).await;
+    let missing = Scripted::start(|_| Reply::text(404, "no such thing")).await;
+    let dead = nobody();
+    let cases: [(&url::Url, &url::Url, &[&str], u8, &str); 8] = [
+        (&gateway.url, &node_of_rich.url, &["--max", "99 raw"], 77, "raise the limit with --max"),
+        (&gateway.url, &node_of_poor.url, &[], 69, "send XNO to that account"),
+        (&gateway.url, &dead.url, &[], 69, "a Nano node's RPC"),
+        (&dead.url, &node_of_rich.url, &[], 69, "cannot be reached"),
+        (&plain.url, &node_of_rich.url, &[], 76, "is not an x402 bill"),
+        (&foreign.url, &node_of_rich.url, &[], 76, "eip155:1"),
+        (&refusing.url, &node_of_rich.url, &[], 76, "DUPLICATE_BLOCK_HASH"),
+        (&missing.url, &node_of_rich.url, &[], 1, "status 404"),
+    ];
+    for (url, node, more, code, says) in cases {
+        let Outcome { exit, err, .. } = pay_at(url, node, more).await;
+        assert_eq!(exit.code(), code, "{err}");
+        assert!(err.contains(says), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_payment_leaves_its_proof_in_the_json() {
+    let node = node(&Books::with_balance(1000)).await;
+    let refusing = Scripted::start(|_| bill("WRONG_RESOURCE", &[entry("nanoTxn")])).await;
+    let Outcome { out, .. } = pay_at(&refusing.url, &node.url, &["--json"]).await;
+    let line: Value = serde_json::from_str(&out).unwrap();
+    assert!(line["error"].as_str().unwrap().contains("WRONG_RESOURCE"));
+    assert_eq!(line["payment"]["amount_raw"], "100");
+    assert_eq!(refusing.seen()[1].header("PAYMENT-SIGNATURE"), line["proof"].as_str());
+}
+
+#[tokio::test]
+async fn a_seed_file_that_will_not_do_is_a_configuration_fault() {
+    let arguments = ["http://127.0.0.1:1/", "--node", "http://127.0.0.1:1/", "--seed-file", "/nowhere/seed"];
+    let Outcome { exit, err, .. } = pay(&arguments).await;
+    assert_eq!((exit.code(), err.contains("/nowhere/seed: there is no such file")), (78, true), "{err}");
+}
+
+#[test]
+fn arguments_that_cannot_be_meant_are_refused() {
+    let all = ["pay", "http://a/", "--node", "http://n/", "--seed-file", "s"];
+    let parses = |more: &[&str]| Command::try_parse_from(all.iter().chain(more)).is_ok();
+    assert!(parses(&[]) && parses(&["-X", "PUT", "--mechanism", "nanoSignature"]));
+    for wrong in [
+        ["--max", "0.01"],
+        ["--max", "x XNO"],
+        ["-H", "no colon"],
+        ["--mechanism", "card"],
+        ["--repeat", "0"],
+    ] {
+        assert!(!parses(&wrong), "{wrong:?}");
+    }
+    let defaults = Command::try_parse_from(all).unwrap().pay;
+    assert_eq!(defaults.max.xno().to_string(), "0.01 XNO");
+}

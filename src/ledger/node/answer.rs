@@ -32,9 +32,9 @@ pub struct AccountInfo {
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
-    /// What was sent to the account and not received yet.
-    #[serde(deserialize_with = "scalar")]
-    pub receivable: Raw,
+    /// What was sent to the account and not received yet, where the node says.
+    #[serde(default, deserialize_with = "scalar_if_any")]
+    pub receivable: Option<Raw>,
 }
 
 /// `block_info`. Nothing in it is proved by it; a state block's contents are by their hash.
@@ -45,6 +45,8 @@ pub struct BlockInfo {
     /// The account's balance after the block, as the node tells it.
     pub balance: Raw,
     pub confirmed: bool,
+    /// The next block of the chain, if the node has one.
+    pub successor: Option<BlockHash>,
     pub contents: Contents,
 }
 
@@ -128,6 +130,8 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         balance: Raw,
         #[serde(deserialize_with = "truth")]
         confirmed: bool,
+        #[serde(default)]
+        successor: Option<BlockHash>,
         contents: Value,
     }
     let told: Told = typed(value)?;
@@ -141,7 +145,13 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         Some(kind @ ("send" | "receive" | "open" | "change")) => Contents::Legacy(kind.to_owned()),
         Some(_) | None => return Err(nonsense("`contents` has no known `type`")),
     };
-    Ok(BlockInfo { account: told.block_account, balance: told.balance, confirmed: told.confirmed, contents })
+    Ok(BlockInfo {
+        account: told.block_account,
+        balance: told.balance,
+        confirmed: told.confirmed,
+        successor: told.successor.filter(|next| *next != BlockHash::ZERO),
+        contents,
+    })
 }
 
 /// The largest first.
@@ -246,6 +256,15 @@ where
         Scalar::Truth(_) => return Err(serde::de::Error::custom("a boolean where a number belongs")),
     };
     text.parse().map_err(serde::de::Error::custom)
+}
+
+/// For a field that may be left out, not for one that is written wrong.
+fn scalar_if_any<'de, D: Deserializer<'de>, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    scalar(from).map(Some)
 }
 
 fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {

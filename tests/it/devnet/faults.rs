@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faregate::devnet::faults::ANY;
 use faregate::devnet::{Fault, Lie, Times};
-use faregate::nano::Raw;
+use faregate::nano::{Raw, StateBlock};
 use serde_json::{Value, json};
 
 use super::{Net, accepted, block, key, process};
@@ -100,10 +100,11 @@ async fn lies() {
         (&lied["confirmed"], &lied["amount"], &lied["balance"]),
         (&json!("true"), &json!("77"), &json!("88"))
     );
-    assert_eq!(lied["contents"], json!(other), "as it was signed");
+    let block = |contents: &Value| serde_json::from_value::<StateBlock>(contents.clone()).unwrap();
+    assert_eq!(block(&lied["contents"]), other, "as it was signed");
     request["json_block"] = json!(false);
     let text = net.ask(&request).await["contents"].as_str().unwrap().to_owned();
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!(other));
+    assert_eq!(block(&serde_json::from_str(&text).unwrap()), other);
     let truth = net.ask(&request).await;
     assert_eq!((&truth["confirmed"], &truth["amount"]), (&json!("false"), &json!("10")));
 
