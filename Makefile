@@ -24,10 +24,12 @@ demo: cmake
 test: cmake
 	$(CARGO) test --locked
 
+# The documentation is for those who work on it: private items are in it, and may be linked to.
 check: cmake configs
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
+		$(CARGO) doc --locked --no-deps --document-private-items
 
 configs: cmake
 	$(CARGO) build --locked
