@@ -1,5 +1,7 @@
 //! What is taken off and put on a request and its answer on their way through.
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 use http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -19,7 +21,9 @@ pub(super) fn request(session: &Session, request: &mut RequestHeader, admission:
     let chosen = admission.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
     request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
-    strip(&mut |name| request.remove_header(name), &session.req_header().headers, is_stopped_on_the_way_in);
+    for name in stopped(&session.req_header().headers, is_stopped_on_the_way_in) {
+        let _removed = request.remove_header(&name).is_some();
+    }
     if !asks_for_websocket(&session.req_header().headers) {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
@@ -54,8 +58,9 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     }
     let excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
-    let names = response.headers.clone();
-    strip(&mut |name| response.remove_header(name), &names, is_stopped_on_the_way_out);
+    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
+        let _removed = response.remove_header(&name).is_some();
+    }
     if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
         cors.expose(response, origin)?;
     }
@@ -103,14 +108,14 @@ pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, Strin
     headers
 }
 
-/// Removes every header whose name, in its plainest spelling, `stops`.
-fn strip<T>(remove: &mut dyn FnMut(&HeaderName) -> Option<T>, headers: &HeaderMap, stops: fn(&str) -> bool) {
-    for name in headers.keys() {
-        // Many servers read `_` and `-` as one; header names arrive in lower case.
-        if stops(&name.as_str().replace('_', "-")) {
-            let _removed = remove(name).is_some();
-        }
-    }
+/// The headers whose name, in its plainest spelling, `stops`.
+fn stopped(headers: &HeaderMap, stops: fn(&str) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| stops(&plainest(name.as_str()))).cloned().collect()
+}
+
+/// Many servers read `_` and `-` as one; header names arrive in lower case.
+fn plainest(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
 /// The one protocol that a connection may change to. In a tunnel of HTTP/2 every path of the

@@ -112,11 +112,12 @@ fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: O
             .collect(),
         extensions: serde_json::Map::new(),
     };
-    let mut headers = vec![("PAYMENT-REQUIRED", required.to_header())];
+    // Written out once, for the header and for the body.
+    let mut body = required.to_json();
+    let mut headers = vec![("PAYMENT-REQUIRED", x402::encode_header(&body))];
     if let Some(refused) = refused {
         headers.push(("PAYMENT-RESPONSE", failed(&refused, &message).to_header()));
     }
-    let mut body = required.to_json();
     if let Value::Object(fields) = &mut body {
         // Beside what the header says, for people.
         fields.insert("message".to_owned(), message.into());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed};
-use faregate::store::{Filter, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{Filter, Payment, PaymentState, SqliteOptions, SqliteStore, Store};
 use faregate::x402::{Offers, Proof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
@@ -148,14 +148,7 @@ async fn compare(devnet: &Devnet, folder: &Path, bought: &Bought, rounds: u32) {
     let settled = journal.iter().filter(|it| it.state == PaymentState::Granted).count();
     assert_eq!(settled, granted.len(), "a block is granted once");
     assert!(journal.iter().all(|it| it.state == PaymentState::Granted), "nothing is left unfinished");
-    let ledger = devnet.lattice();
-    let mut earned: u128 = 0;
-    for payment in &journal {
-        assert!(ledger.is_confirmed(payment.intent.block));
-        let entry = ledger.receivables(payment.intent.pay_to).find(|(hash, _)| *hash == payment.intent.block);
-        earned += entry.expect("receivable").1.amount.get();
-    }
-    drop(ledger);
+    let earned: u128 = journal.iter().map(|payment| receivable(devnet, payment)).sum();
     let spent: u128 = (0..PAYERS)
         .map(|index| Seed::from_bytes([0x6b; 32]).key(index).account())
         .map(|account| PLENTY.get() - devnet.lattice().balance(account).get())
@@ -165,6 +158,14 @@ async fn compare(devnet: &Devnet, folder: &Path, bought: &Bought, rounds: u32) {
     store.close().await;
     #[expect(clippy::print_stdout, reason = "the figures of a longer run")]
     let () = println!("{rounds} kills, {} payments, {spent} raw, none lost, none doubled", bought.len());
+}
+
+/// What the ledger has for the pool from a payment's block, which must be confirmed.
+fn receivable(devnet: &Devnet, payment: &Payment) -> u128 {
+    let ledger = devnet.lattice();
+    assert!(ledger.is_confirmed(payment.intent.block));
+    let found = ledger.receivables(payment.intent.pay_to).find(|(hash, _)| *hash == payment.intent.block);
+    found.expect("receivable").1.amount.get()
 }
 
 fn start(config: &Path) -> Child {
