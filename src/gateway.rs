@@ -98,6 +98,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         let client_gone = error.is_some_and(|it| *it.esource() == ErrorSource::Downstream);
         let result = match (error, counts) {
             (None, Some(true)) => {
+                fail::fail_point!("use-answered", |_| std::process::abort());
                 taken.commit();
                 UseResult::Committed
             }
@@ -145,6 +146,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         match respond::respond(session, context, decision).await? {
             Some(admission) => {
                 context.admission = Some(admission);
+                fail::fail_point!("use-held", |_| std::process::abort());
                 Ok(false)
             }
             None => Ok(true),

@@ -7,7 +7,7 @@
 //!   [`payment`]: the rules, stage by stage.
 //!
 //! Ports, where the outside world comes in:
-//! * [`clock`], [`entropy`], [`shutdown`], [`vault`], [`ledger`], [`store`], [`metrics`].
+//! * [`clock`], [`entropy`], [`shutdown`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
 //! * [`cashier`]: carries one request through the rules.
@@ -23,6 +23,7 @@ pub mod payment;
 pub mod clock;
 pub mod entropy;
 pub mod shutdown;
+mod sync;
 pub mod vault;
 pub mod ledger;
 pub mod store;

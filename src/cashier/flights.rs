@@ -5,7 +5,7 @@
 //! leaves it running.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use super::{PendingReason, Wait};
 use crate::nano::BlockHash;
 use crate::payment::{Nonce, Refusal};
 use crate::store::capabilities::Held;
+use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
 
 /// How a settlement ended, for everyone who waited for it.
 #[derive(Clone, Debug)]
@@ -93,7 +94,7 @@ impl Flights {
         passage: Passage,
         limit: usize,
         wait: Duration,
-        runtime: &tokio::runtime::Handle,
+        runtime: &Handle,
         settle: impl FnOnce() -> F,
     ) -> Landing
     where
@@ -110,7 +111,7 @@ impl Flights {
             // client's to see, but whether its own proof is good can only be said after.
             return pending;
         }
-        let landed = tokio::time::timeout(wait, result.wait_for(Option::is_some)).await;
+        let landed = sync::timeout(wait, result.wait_for(Option::is_some)).await;
         match landed {
             Ok(Ok(landing)) => landing.clone().unwrap_or(pending),
             // The wait is over, or the task died; the journal knows how far it came.
@@ -124,7 +125,7 @@ impl Flights {
         &self,
         passage: Passage,
         limit: usize,
-        runtime: &tokio::runtime::Handle,
+        runtime: &Handle,
         settle: impl FnOnce() -> F,
     ) where
         F: Future<Output = Landing> + Send + 'static,
@@ -136,7 +137,7 @@ impl Flights {
         &self,
         passage: Passage,
         limit: usize,
-        runtime: &tokio::runtime::Handle,
+        runtime: &Handle,
         settle: impl FnOnce() -> F,
     ) -> Boarding
     where

@@ -61,6 +61,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(approved) => approved,
             Err(refusal) => return Landing::Refused(refusal),
         };
+        fail::fail_point!("payment-checked", |_| std::process::abort());
         match settle::claim(&*self.store, approved, self.clock.now()).await {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
@@ -105,9 +106,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
             tracing::error!(block = %claimed.intent().block, "a claimed payment without its block");
             return PENDING;
         };
+        fail::fail_point!("payment-claimed", |_| std::process::abort());
         let follow = Stopwatch::start();
         // Refused is not "unknown": the node may have it already, so it is looked up.
         let mut accepted = self.publish(&block).await;
+        fail::fail_point!("payment-broadcast", |_| std::process::abort());
         while follow.elapsed() < PATIENCE {
             match self.look_for(block.hash(), accepted).await {
                 Ok(Sighting::Confirmed(facts)) => {
@@ -220,8 +223,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let id = CapabilityId::of_payment(block);
         let want = Capabilities::<S>::chunk(terms.grants.requests.get());
         let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
+        fail::fail_point!("payment-confirmed", |_| std::process::abort());
         match settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await {
             Ok(settled) => {
+                fail::fail_point!("payment-granted", |_| std::process::abort());
                 if settled.is_fresh() {
                     let Intent { route, mechanism, amount, .. } = settled.intent();
                     self.metrics.settled(route.as_str(), *mechanism, *amount, watch.elapsed());
@@ -258,12 +263,14 @@ impl<L: Ledger, S: Store> Core<L, S> {
         };
         let mut later = None;
         if !seen.is_confirmed() {
+            fail::fail_point!("payment-checked", |_| std::process::abort());
             // Journalled, so that the proof stays good when its challenge runs out meanwhile.
             match settle::note(&*self.store, &seen, self.clock.now()).await {
                 Ok(true) => {}
                 Ok(false) => return Landing::Refused(Refusal::DuplicateBlockHash),
                 Err(error) => return no_store(&error),
             }
+            fail::fail_point!("payment-claimed", |_| std::process::abort());
             let follow = Stopwatch::start();
             match self.ledger.await_confirmation(hash, PATIENCE).await {
                 Ok(Sighting::Confirmed(facts)) => later = Some(facts),

@@ -7,8 +7,8 @@
 //! favours the payer, by a bounded amount).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,6 +21,7 @@ use super::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, LeaseRequest,
 use crate::clock::Clock;
 use crate::nano::UnixSeconds;
 use crate::shutdown::{self, StopSignal};
+use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
 
 /// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
 /// what it had leased from the others.
@@ -485,14 +486,14 @@ impl<S: Store> Capabilities<S> {
     /// Reports uses as they are spent, renews what is out and hands back what is idle, until
     /// `shutdown` turns true; then reports and hands back everything once more.
     pub async fn run(&self, mut shutdown: StopSignal) {
-        let mut ticks = tokio::time::interval(LOOK_OVER_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = sync::interval(LOOK_OVER_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown::asked_for(&mut shutdown) => break,
                 () = self.reports.bell.notified() => {
-                    tokio::time::sleep(REPORT_AFTER).await;
+                    sync::sleep(REPORT_AFTER).await;
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,
@@ -503,6 +504,7 @@ impl<S: Store> Capabilities<S> {
     }
 
     async fn report(&self) {
+        fail::fail_point!("use-committed", |_| std::process::abort());
         let waiting = self.reports.take();
         // All at once, so that the store commits them together.
         let calls = waiting.iter().map(|held| self.settle_up(held, false));

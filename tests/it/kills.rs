@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,11 +10,11 @@ use std::time::Duration;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed};
 use faregate::store::{Filter, Payment, PaymentState, SqliteOptions, SqliteStore, Store};
-use faregate::x402::{Offers, Proof, encode_header};
+use faregate::x402::{Proof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
+use crate::program::{self, PRICE, Program};
 use crate::rig::{PLENTY, signature};
 use crate::scripted::{Reply, Scripted};
 
@@ -23,7 +22,6 @@ const ROUNDS: u32 = 6;
 const PAYERS: u32 = 6;
 /// Uses that one payment buys on the route.
 const USES: u32 = 3;
-const PRICE: u128 = 1_000;
 
 /// What one payer bought: by payment, how often it was served.
 type Bought = BTreeMap<BlockHash, u32>;
@@ -43,14 +41,11 @@ async fn a_gateway_that_is_killed_loses_and_doubles_no_payment() {
     let devnet = Arc::new(Devnet::start(options).await.unwrap());
     let upstream = Scripted::start(|_| Reply::text(200, "served")).await;
     let folder = TempDir::new().unwrap();
-    let address = free_address();
-    let config = folder.path().join("faregate.yaml");
-    std::fs::write(&config, yaml(&address, &devnet, &upstream.url.origin().ascii_serialization())).unwrap();
-    let http = Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-    let shop =
-        Arc::new(Shop { url: format!("http://{address}"), devnet, http, closing: AtomicBool::new(false) });
+    let program = Program::new(folder.path(), &devnet, &upstream.url.origin().ascii_serialization(), USES);
+    let (url, http) = (program.url.clone(), program::client());
+    let shop = Arc::new(Shop { url, devnet, http, closing: AtomicBool::new(false) });
 
-    let mut gateway = start(&config);
+    let mut gateway = program.start(None);
     let payers: Vec<_> = (0..PAYERS)
         .map(|index| {
             let key = Seed::from_bytes([0x6b; 32]).key(index);
@@ -63,7 +58,7 @@ async fn a_gateway_that_is_killed_loses_and_doubles_no_payment() {
         // Long enough to be in the middle of things, at another point each time.
         tokio::time::sleep(Duration::from_millis(150 + u64::from(round) * 37 % 400)).await;
         gateway.kill().await.unwrap();
-        gateway = start(&config);
+        gateway = program.start(None);
     }
     shop.closing.store(true, Ordering::SeqCst);
     let mut bought = Bought::new();
@@ -72,7 +67,7 @@ async fn a_gateway_that_is_killed_loses_and_doubles_no_payment() {
             tokio::time::timeout(Duration::from_secs(60), payer).await.expect("served in the end").unwrap(),
         );
     }
-    end(gateway).await;
+    program::end(gateway).await;
     compare(&shop.devnet, folder.path(), &bought, rounds).await;
 }
 
@@ -82,7 +77,7 @@ async fn pay(shop: Arc<Shop>, key: SecretKey, by_signature: bool) -> Bought {
     let mut bought = Bought::new();
     while !shop.closing.load(Ordering::SeqCst) {
         let offers = loop {
-            match shop.get(None).await {
+            match program::get(&shop.http, &shop.url, None).await {
                 Some((StatusCode::PAYMENT_REQUIRED, Some(bill))) => break bill,
                 Some((status, _)) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
                 None => {}
@@ -99,7 +94,7 @@ async fn pay(shop: Arc<Shop>, key: SecretKey, by_signature: bool) -> Bought {
         };
         let mut served = 0;
         while served < USES {
-            match shop.get(Some(&proof)).await {
+            match program::get(&shop.http, &shop.url, Some(&proof)).await {
                 Some((StatusCode::OK, _)) => served += 1,
                 Some((StatusCode::SERVICE_UNAVAILABLE, _)) | None => {
                     tokio::time::sleep(Duration::from_millis(30)).await;
@@ -113,22 +108,6 @@ async fn pay(shop: Arc<Shop>, key: SecretKey, by_signature: bool) -> Bought {
         bought.insert(block.hash(), served);
     }
     bought
-}
-
-impl Shop {
-    /// The status, and of a 402 the bill; nothing where the connection broke.
-    async fn get(&self, proof: Option<&str>) -> Option<(StatusCode, Option<Offers>)> {
-        let mut request = self.http.get(format!("{}/thing", self.url));
-        if let Some(proof) = proof {
-            request = request.header("PAYMENT-SIGNATURE", proof);
-        }
-        let response = request.send().await.ok()?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        // The answer counts when it is whole.
-        response.bytes().await.ok()?;
-        let bill = headers.get("payment-required").map(|it| Offers::from_header(it).unwrap());
-        Some((status, bill))
-    }
 }
 
 /// Clients, journal and ledger say the same.
@@ -166,49 +145,4 @@ fn receivable(devnet: &Devnet, payment: &Payment) -> u128 {
     assert!(ledger.is_confirmed(payment.intent.block));
     let found = ledger.receivables(payment.intent.pay_to).find(|(hash, _)| *hash == payment.intent.block);
     found.expect("receivable").1.amount.get()
-}
-
-fn start(config: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_faregate"))
-        .args(["serve", "--log", "error", "--config"])
-        .arg(config)
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-/// Ends the gateway as an operator would, so that the last uses are reported.
-async fn end(mut gateway: Child) {
-    let pid = gateway.id().expect("running").to_string();
-    let told = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-    assert!(told.success());
-    let ended = tokio::time::timeout(Duration::from_secs(30), gateway.wait()).await.expect("ends").unwrap();
-    assert!(ended.success(), "{ended}");
-}
-
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-fn yaml(address: &str, devnet: &Devnet, upstream: &str) -> String {
-    let work = faregate::devnet::THRESHOLDS;
-    format!(
-        r#"public_url: http://{address}
-listen: {{ http: {address} }}
-nano:
-  nodes: [{}]
-  pool: {{ seed_file: pool.seed, size: 4 }}
-  work: {{ send: "{}", receive: "{}" }}
-challenge: {{ lifetime: 3600s }}
-upstreams:
-  api: {{ url: "{upstream}" }}
-routes:
-  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {USES}, within: 1h }} }}
-"#,
-        devnet.rpc_url(),
-        work.send,
-        work.receive
-    )
 }

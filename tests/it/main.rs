@@ -12,13 +12,17 @@
 mod attacks;
 mod cli;
 mod config;
+mod crash_points;
 mod devnet;
+mod disk_full;
 mod exchange;
 mod kills;
 mod listen;
 mod nano;
 mod node;
 mod pay;
+mod power_cut;
+mod program;
 mod proxy;
 mod rig;
 mod routes;

@@ -2,6 +2,6 @@
 
 mod conformance;
 pub(crate) mod model;
-mod samples;
+pub(crate) mod samples;
 mod sequences;
 mod sqlite;

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::connection;
 use super::fault::{Fault, of_commit};
 use crate::store::StoreError;
+use crate::sync::mpsc;
 
 /// Operations in one commit, at most.
 const BATCH: usize = 512;

@@ -8,25 +8,25 @@ use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{CapabilityId, Holder, Intent};
 
 /// When the tests begin.
-pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 /// How long what a payment of [`signed`] or [`sent`] buys is good, in seconds.
-pub(super) const GOOD_FOR: u64 = 100;
+pub(crate) const GOOD_FOR: u64 = 100;
 
 /// How many uses it buys.
-pub(super) const USES: u32 = 10;
+pub(crate) const USES: u32 = 10;
 
-pub(super) const fn hash(number: u8) -> BlockHash {
+pub(crate) const fn hash(number: u8) -> BlockHash {
     BlockHash([number; 32])
 }
 
-pub(super) const fn holder(number: u8) -> Holder {
+pub(crate) const fn holder(number: u8) -> Holder {
     Holder([number; 16])
 }
 
 /// The capability that the payment with `block` buys: for every second one the beginning of the
 /// block's hash, which engines may keep more cheaply than any other name.
-pub(super) fn id(block: BlockHash) -> CapabilityId {
+pub(crate) fn id(block: BlockHash) -> CapabilityId {
     let mut id = [0; 16];
     id.copy_from_slice(&block.0[..16]);
     if block.0[3].is_multiple_of(2) {
@@ -36,7 +36,7 @@ pub(super) fn id(block: BlockHash) -> CapabilityId {
 }
 
 /// A `nanoTxn` payment on the frontier `previous`.
-pub(super) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
+pub(crate) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> Intent {
     let payer = Account([0x77; 32]);
     let pay_to = Account([0x55; 32]);
     let block_itself = StateBlock {
@@ -52,7 +52,7 @@ pub(super) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> In
 }
 
 /// A `nanoSignature` payment.
-pub(super) fn sent(block: BlockHash, challenge: u8) -> Intent {
+pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
     Intent {
         block,
         signed: None,

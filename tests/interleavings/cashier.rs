@@ -1,0 +1,107 @@
+//! The settlements under way: one for each block, one for each frontier, and nobody waits in vain.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::future::{block_on, spawn, yield_now};
+
+use crate::nano::BlockHash;
+use crate::payment::{Nonce, Refusal};
+use crate::sync::{Handle, Mutex};
+
+pub(crate) use faregate::cashier::{PendingReason, Wait};
+
+#[path = "../../src/cashier/flights.rs"]
+mod flights;
+
+use flights::{Flights, Landing, Passage};
+
+/// What a settlement touches: the blocks that are spent, and which settlements run.
+#[derive(Default)]
+struct Books {
+    spent: BTreeSet<BlockHash>,
+    settled: u32,
+    running: BTreeSet<BlockHash>,
+    frontiers: BTreeSet<BlockHash>,
+}
+
+/// A settlement that would go wrong if another of its block or frontier ran beside it. What it ends
+/// with stands for a grant.
+async fn settle(books: Arc<Mutex<Books>>, passage: Passage) -> Landing {
+    {
+        let mut books = books.lock().unwrap();
+        assert!(books.running.insert(passage.block), "two settlements of one block");
+        assert!(passage.frontier.is_none_or(|it| books.frontiers.insert(it)), "two on one frontier");
+    }
+    yield_now().await;
+    let is_new = !books.lock().unwrap().spent.contains(&passage.block);
+    yield_now().await;
+    let mut books = books.lock().unwrap();
+    if is_new {
+        books.spent.insert(passage.block);
+        books.settled += 1;
+    }
+    books.running.remove(&passage.block);
+    if let Some(frontier) = passage.frontier {
+        books.frontiers.remove(&frontier);
+    }
+    Landing::Unavailable(Wait::Pending { block: passage.block, reason: PendingReason::Settlement })
+}
+
+fn passage(block: u8, nonce: u8, frontier: u8) -> Passage {
+    Passage {
+        block: BlockHash([block; 32]),
+        nonce: Nonce([nonce; 32]),
+        frontier: Some(BlockHash([frontier; 32])),
+    }
+}
+
+#[test]
+fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
+    crate::explore(|| {
+        let (flights, books) = (Arc::new(Flights::default()), Arc::new(Mutex::new(Books::default())));
+        // Copies of one proof, another challenge's, a rival on the frontier, and a block of its own.
+        let proofs = [(1, 1, 9), (1, 1, 9), (1, 1, 9), (1, 2, 9), (2, 3, 9), (3, 4, 8)];
+        let riders: Vec<_> = proofs
+            .into_iter()
+            .map(|(block, nonce, frontier)| {
+                let (flights, books) = (Arc::clone(&flights), Arc::clone(&books));
+                spawn(async move {
+                    let passage = passage(block, nonce, frontier);
+                    let start = || settle(books, passage);
+                    let landing = flights.join_or_start(passage, 2, Duration::ZERO, &Handle, start).await;
+                    match landing {
+                        Landing::Unavailable(Wait::Pending { block, .. }) => assert_eq!(block, passage.block),
+                        Landing::Pending(PendingReason::Settlement)
+                        | Landing::Unavailable(Wait::Overloaded)
+                        | Landing::Refused(Refusal::DuplicateFrontier) => {}
+                        other => panic!("{other:?}"),
+                    }
+                    assert!(flights.count() <= 2, "more than the limit");
+                })
+            })
+            .collect();
+        block_on(async {
+            for rider in riders {
+                rider.await.unwrap();
+            }
+            // Those who waited too short left theirs running.
+            while flights.count() > 0 {
+                yield_now().await;
+            }
+            // Nothing is left behind: the same may start again, and finds the journal.
+            let again = passage(1, 1, 9);
+            assert!(!flights.is_under_way(again.block, again.nonce));
+            let copy = Arc::clone(&books);
+            flights.start(again, 1, &Handle, || settle(copy, again));
+            while flights.count() > 0 {
+                yield_now().await;
+            }
+        });
+        let books = books.lock().unwrap();
+        assert!(books.spent.contains(&BlockHash([1; 32])));
+        assert_eq!(books.settled as usize, books.spent.len(), "a block was settled twice");
+        assert!(books.running.is_empty() && books.frontiers.is_empty());
+    });
+}

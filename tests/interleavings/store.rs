@@ -1,0 +1,31 @@
+//! The meter of a capability over a store that loses answers, and the store's own queue.
+
+pub(crate) use faregate::store::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    OpenFault, Payment, PaymentState, Store, StoreError,
+};
+
+#[path = "../../src/store/capabilities.rs"]
+pub(crate) mod capabilities;
+mod meter;
+#[expect(dead_code, reason = "the integration tests' own")]
+#[path = "../it/store/model.rs"]
+mod model;
+#[expect(dead_code, reason = "the integration tests' own")]
+#[path = "../it/store/samples.rs"]
+mod samples;
+mod sqlite;
+
+/// What a capability is taken in from.
+pub(crate) mod settle {
+    use super::{CapabilityRecord, Intent, Lease};
+
+    /// Stands for the program's own, which only a confirmed payment makes.
+    pub(crate) struct Settled(pub(super) Intent, pub(super) CapabilityRecord, pub(super) Lease);
+
+    impl Settled {
+        pub(super) fn into_parts(self) -> (Intent, CapabilityRecord, Lease) {
+            (self.0, self.1, self.2)
+        }
+    }
+}

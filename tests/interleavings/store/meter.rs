@@ -1,0 +1,226 @@
+//! Uses of one capability, taken, spent and given back by many at two instances, while each reports,
+//! renews and hands back: never more than were bought, and none is lost.
+
+use std::sync::Arc;
+
+use shuttle::future::{block_on, spawn, yield_now};
+use shuttle::rand::Rng;
+use tokio::sync::watch;
+
+use super::capabilities::{Capabilities, HangUp, NoUse};
+use super::model::Model;
+use super::samples::{NOW, USES, hash, holder, id, sent};
+use super::settle::Settled;
+use super::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    Payment, PaymentState, Store, StoreError,
+};
+use crate::clock::Clock;
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::sync::Mutex;
+
+/// Requests at each instance; more than there are uses.
+const REQUESTS: usize = 4;
+
+/// The store as an instance sees it: every call takes a while, and some answers are lost.
+struct Far {
+    store: Arc<Model>,
+    /// Whether the answers of lease calls get lost.
+    lossy: bool,
+}
+
+impl Store for Far {
+    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
+        self.store.begin(intent, now).await
+    }
+
+    async fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.store.advance(block, from, to, now).await
+    }
+
+    async fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        self.store.grant(intent, id, holder, want, ttl, now).await
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        yield_now().await;
+        self.store.payment(block).await
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        yield_now().await;
+        self.store.capability(id).await
+    }
+
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        yield_now().await;
+        let fate = if self.lossy { shuttle::rand::thread_rng().gen_range(0..10) } else { 9 };
+        match fate {
+            0 => return Err(StoreError::Unavailable("it did not arrive".to_owned())),
+            1 => return Err(StoreError::Unknown("it did not arrive, or it did".to_owned())),
+            _ => {}
+        }
+        let answer = self.store.lease(request, now).await;
+        yield_now().await;
+        if fate == 2 { Err(StoreError::Unknown("the answer is lost".to_owned())) } else { answer }
+    }
+
+    async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.store.revoke(id, now).await
+    }
+
+    async fn reserve_range(&self, pool: &str, count: u32) -> Result<std::ops::Range<u32>, StoreError> {
+        self.store.reserve_range(pool, count).await
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+        self.store.scan(after, filter, limit).await
+    }
+
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> Health {
+        Health { writable: true, free_bytes: None }
+    }
+}
+
+/// What became of the requests.
+#[derive(Default)]
+struct Tally {
+    spent: u32,
+    under_way: u32,
+    called_used_up: u32,
+}
+
+/// Takes a use and spends it, gives it back, or is hung up on.
+async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>) {
+    let held = loop {
+        match capabilities.find(id(hash(1))).await {
+            Ok(found) => break found.expect("it was granted"),
+            Err(_) => yield_now().await,
+        }
+    };
+    for _ in 0..3 {
+        match capabilities.reserve(&held).await {
+            Ok(taken) => {
+                {
+                    let mut tally = tally.lock().unwrap();
+                    tally.under_way += 1;
+                    assert!(tally.spent + tally.under_way <= USES, "more uses are out than were bought");
+                    assert_eq!(
+                        tally.called_used_up, 0,
+                        "a use was left when a request was told there was none"
+                    );
+                }
+                yield_now().await;
+                let dice = shuttle::rand::thread_rng().gen_range(0..4);
+                let mut tally = tally.lock().unwrap();
+                tally.under_way -= 1;
+                // Counted before it happens, so that who takes it next is not counted first.
+                match dice {
+                    0 => taken.give_back(),
+                    1 => {
+                        if taken.hang_up() == HangUp::Committed {
+                            tally.spent += 1;
+                        }
+                    }
+                    _ => {
+                        tally.spent += 1;
+                        taken.commit();
+                    }
+                }
+            }
+            Err(NoUse::Exhausted) => {
+                tally.lock().unwrap().called_used_up += 1;
+                return;
+            }
+            Err(NoUse::Busy | NoUse::Store(_)) => yield_now().await,
+        }
+    }
+}
+
+/// Plays it; `instances` share the store, and `lossy` loses answers on the way.
+fn play(instances: u8, lossy: bool) {
+    let store = Arc::new(Model::default());
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    block_on(async {
+        let intent = sent(hash(1), 1);
+        let (stop, shutdown) = watch::channel(false);
+        let (mut requests, mut running) = (Vec::new(), Vec::new());
+        for instance in 0..instances {
+            let far = Arc::new(Far { store: Arc::clone(&store), lossy });
+            let clock = Clock::from_fn(|| NOW);
+            let capabilities = Arc::new(Capabilities::new(far, clock, holder(instance), 100));
+            if instance == 0 {
+                let granted = store.grant(&intent, id(hash(1)), holder(0), 2, 10, NOW).await;
+                let Ok(Grant::Granted { record, lease, .. }) = granted else { panic!("{granted:?}") };
+                drop(capabilities.admit(Settled(intent.clone(), record, lease)));
+            }
+            for _ in 0..REQUESTS {
+                requests.push(spawn(request(Arc::clone(&capabilities), Arc::clone(&tally))));
+            }
+            let shutdown = shutdown.clone();
+            running.push(spawn(async move {
+                capabilities.run(shutdown).await;
+                // What went wrong is settled by the last look, unless that goes wrong, too.
+            }));
+        }
+        for request in requests {
+            request.await.unwrap();
+        }
+        stop.send_replace(true);
+        for instance in running {
+            instance.await.unwrap();
+        }
+        let probe = LeaseRequest {
+            capability: id(hash(1)),
+            holder: holder(99),
+            sequence: 1,
+            used: 0,
+            returned: 0,
+            want: 0,
+            ttl: 10,
+        };
+        let left = store.lease(probe, NOW).await.unwrap();
+        let tally = tally.lock().unwrap();
+        assert_eq!(tally.under_way, 0);
+        assert!(tally.spent + left.remaining + left.elsewhere >= USES, "a use is lost");
+        if !lossy {
+            assert_eq!((left.elsewhere, tally.spent + left.remaining), (0, USES), "reported and handed back");
+        }
+        if tally.called_used_up > 0 {
+            assert_eq!(tally.spent, USES, "a request was told there was no use left, and there was");
+        }
+    });
+}
+
+#[test]
+fn uses_are_neither_lost_nor_doubled() {
+    crate::explore(|| play(1, false));
+}
+
+#[test]
+fn instances_share_uses_exactly() {
+    crate::explore(|| play(2, false));
+}
+
+#[test]
+fn lost_answers_lose_no_use() {
+    crate::explore(|| play(2, true));
+}

@@ -1,0 +1,99 @@
+//! The real program as a process of its own, in front of a development ledger, and a client that
+//! takes a broken connection for what it is.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use faregate::devnet::Devnet;
+use faregate::x402::Offers;
+use reqwest::{Client, Response, StatusCode};
+use tokio::process::{Child, Command};
+
+/// What a payment of the only priced route costs, in raw.
+pub(crate) const PRICE: u128 = 1_000;
+
+/// The program's configuration on the disk, and where it listens.
+pub(crate) struct Program {
+    pub(crate) url: String,
+    config: PathBuf,
+}
+
+impl Program {
+    /// A configuration in `folder`: one route, `/thing`, whose payments buy `uses`.
+    pub(crate) fn new(folder: &Path, devnet: &Devnet, upstream: &str, uses: u32) -> Self {
+        let address = free_address();
+        let config = folder.join("faregate.yaml");
+        std::fs::write(&config, yaml(&address, devnet, upstream, uses)).unwrap();
+        Self { url: format!("http://{address}"), config }
+    }
+
+    /// Starts it; `failpoints` in the language of the `fail` crate.
+    pub(crate) fn start(&self, failpoints: Option<&str>) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
+        command.args(["serve", "--log", "error", "--config"]).arg(&self.config);
+        command.env_remove("FAILPOINTS").envs(failpoints.map(|it| ("FAILPOINTS", it)));
+        command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+    }
+}
+
+/// Ends the program as an operator would, so that the last uses are reported.
+pub(crate) async fn end(mut program: Child) {
+    let pid = program.id().expect("running").to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+    assert!(told.success());
+    let ended = tokio::time::timeout(Duration::from_secs(30), program.wait()).await.expect("ends").unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+/// A client without a memory or a proxy.
+pub(crate) fn client() -> Client {
+    Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap()
+}
+
+/// Asks for `/thing`: the status, and of a 402 the bill; nothing where the connection broke.
+pub(crate) async fn get(
+    http: &Client,
+    url: &str,
+    proof: Option<&str>,
+) -> Option<(StatusCode, Option<Offers>)> {
+    let mut request = http.get(format!("{url}/thing"));
+    if let Some(proof) = proof {
+        request = request.header("PAYMENT-SIGNATURE", proof);
+    }
+    whole(request.send().await.ok()?).await
+}
+
+async fn whole(response: Response) -> Option<(StatusCode, Option<Offers>)> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    // The answer counts when it is whole.
+    response.bytes().await.ok()?;
+    let bill = headers.get("payment-required").map(|it| Offers::from_header(it).unwrap());
+    Some((status, bill))
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn yaml(address: &str, devnet: &Devnet, upstream: &str, uses: u32) -> String {
+    let work = faregate::devnet::THRESHOLDS;
+    format!(
+        r#"public_url: http://{address}
+listen: {{ http: {address} }}
+nano:
+  nodes: [{}]
+  pool: {{ seed_file: pool.seed, size: 4 }}
+  work: {{ send: "{}", receive: "{}" }}
+challenge: {{ lifetime: 3600s }}
+upstreams:
+  api: {{ url: "{upstream}" }}
+routes:
+  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {uses}, within: 1h }} }}
+"#,
+        devnet.rpc_url(),
+        work.send,
+        work.receive
+    )
+}
