@@ -386,16 +386,22 @@ impl<S: Store> Capabilities<S> {
         if self.try_take(held) {
             return Ok(self.taken(held));
         }
-        let want = Self::chunk(held.meter().stored);
-        self.call(held, &mut unresolved, want, false).await?;
-        if self.try_take(held) {
-            return Ok(self.taken(held));
-        }
-        let meter = held.meter();
-        if !meter.revoked && (meter.elsewhere > 0 || meter.reserved > 0) {
-            Err(NoUse::Busy)
-        } else {
-            Err(NoUse::Exhausted)
+        loop {
+            let want = Self::chunk(held.meter().stored);
+            let granted = self.call(held, &mut unresolved, want, false).await?;
+            if self.try_take(held) {
+                return Ok(self.taken(held));
+            }
+            let meter = held.meter();
+            if meter.is_spent() {
+                return Err(NoUse::Exhausted);
+            }
+            // What was leased is gone to others already: there may be more.
+            if granted == 0 {
+                // One that was given back meanwhile is free at the next try.
+                let comes_back = meter.elsewhere > 0 || meter.reserved > 0 || meter.available > 0;
+                return Err(if comes_back { NoUse::Busy } else { NoUse::Exhausted });
+            }
         }
     }
 
@@ -419,14 +425,15 @@ impl<S: Store> Capabilities<S> {
     }
 
     /// One lease call: reports what was used, hands back what lapsed or, if `hand_back`, all that is
-    /// free, asks for `want`. A call whose outcome stayed unknown is made again first, word for word.
+    /// free, asks for `want`; gives how many it got. A call whose outcome stayed unknown is made again
+    /// first, word for word.
     async fn call(
         &self,
         held: &Arc<Held>,
         unresolved: &mut Option<LeaseRequest>,
         want: u32,
         hand_back: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u32, StoreError> {
         if let Some(request) = *unresolved {
             self.complete(held, request).await?;
             *unresolved = None;
@@ -465,7 +472,7 @@ impl<S: Store> Capabilities<S> {
         }
     }
 
-    async fn complete(&self, held: &Arc<Held>, request: LeaseRequest) -> Result<(), StoreError> {
+    async fn complete(&self, held: &Arc<Held>, request: LeaseRequest) -> Result<u32, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
         let out = {
             let mut meter = held.meter();
@@ -480,7 +487,7 @@ impl<S: Store> Capabilities<S> {
         if out {
             self.out().insert(held.record.id, Arc::clone(held));
         }
-        Ok(())
+        Ok(lease.granted)
     }
 
     /// Reports uses as they are spent, renews what is out and hands back what is idle, until

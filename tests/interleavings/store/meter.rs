@@ -19,8 +19,10 @@ use crate::clock::Clock;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::sync::Mutex;
 
-/// Requests at each instance; more than there are uses.
-const REQUESTS: usize = 4;
+/// Requests at all instances together; what each tries to take is more than there is.
+const REQUESTS: u8 = 8;
+/// Uses that a request tries to take, one after the other.
+const TRIES: u8 = 3;
 
 /// The store as an instance sees it: every call takes a while, and some answers are lost.
 struct Far {
@@ -116,7 +118,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>)
             Err(_) => yield_now().await,
         }
     };
-    for _ in 0..3 {
+    for _ in 0..TRIES {
         match capabilities.reserve(&held).await {
             Ok(taken) => {
                 {
@@ -172,7 +174,7 @@ fn play(instances: u8, lossy: bool) {
                 let Ok(Grant::Granted { record, lease, .. }) = granted else { panic!("{granted:?}") };
                 drop(capabilities.admit(Settled(intent.clone(), record, lease)));
             }
-            for _ in 0..REQUESTS {
+            for _ in 0..REQUESTS / instances {
                 requests.push(spawn(request(Arc::clone(&capabilities), Arc::clone(&tally))));
             }
             let shutdown = shutdown.clone();
