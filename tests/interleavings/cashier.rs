@@ -12,6 +12,7 @@ use crate::sync::{Handle, Mutex};
 
 pub(crate) use faregate::cashier::{PendingReason, Wait};
 
+#[expect(dead_code, reason = "the program's own, which uses all of it")]
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 

@@ -5,10 +5,10 @@ pub(crate) use faregate::store::{
     OpenFault, Payment, PaymentState, Store, StoreError,
 };
 
+#[expect(dead_code, unreachable_pub, reason = "the program's own, which uses all of it")]
 #[path = "../../src/store/capabilities.rs"]
 pub(crate) mod capabilities;
 mod meter;
-#[expect(dead_code, reason = "the integration tests' own")]
 #[path = "../it/store/model.rs"]
 mod model;
 #[expect(dead_code, reason = "the integration tests' own")]
