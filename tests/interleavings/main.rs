@@ -10,6 +10,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::arithmetic_side_effects,
+    clippy::as_conversions,
     reason = "a test fails by panicking"
 )]
 
