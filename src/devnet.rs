@@ -108,11 +108,8 @@ impl Devnet {
     /// [`DevnetError::Listen`] where the address is taken or not ours.
     pub async fn start(options: DevnetOptions) -> Result<Self, DevnetError> {
         let world = Arc::new(World::new(options.thresholds, options.confirm_after, options.clock));
-        let node = NodeOptions {
-            listen: options.listen,
-            websocket: options.websocket,
-            dialect: options.dialect,
-        };
+        let node =
+            NodeOptions { listen: options.listen, websocket: options.websocket, dialect: options.dialect };
         let node = DevnetNode::start(Arc::clone(&world), node).await?;
         let (stop, shutdown) = watch::channel(false);
         let published = tokio::spawn(Arc::clone(&world).publish(shutdown));

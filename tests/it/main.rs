@@ -15,6 +15,7 @@ mod devnet;
 mod exchange;
 mod listen;
 mod nano;
+mod network;
 mod node;
 mod pay;
 mod rig;

@@ -32,6 +32,9 @@ pub struct AccountInfo {
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
+    /// How many of its blocks are confirmed, where the node says; one that is behind shows fewer.
+    #[serde(default, deserialize_with = "scalar_if_any")]
+    pub confirmed_height: Option<u64>,
     /// What was sent to the account and not received yet, where the node says.
     #[serde(default, deserialize_with = "scalar_if_any")]
     pub receivable: Option<Raw>,
@@ -144,6 +147,26 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
     Ok(BlockInfo { account: told.block_account, balance: told.balance, confirmed: told.confirmed, contents })
 }
 
+/// `blocks_info` with `include_not_found`: what is known, by hash. What is not is left out.
+pub(super) fn blocks_info(value: &Value) -> Result<BTreeMap<BlockHash, BlockInfo>, Fault> {
+    let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
+    let Value::Object(blocks) = blocks else {
+        return if is_empty(blocks) { Ok(BTreeMap::new()) } else { Err(nonsense("`blocks` is no map")) };
+    };
+    let read = |(hash, info): (&String, &Value)| Ok((hash.parse().map_err(nonsense)?, block_info(info)?));
+    blocks.iter().map(read).collect()
+}
+
+/// An empty collection, in any of its spellings.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// The largest first.
 pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
     #[derive(Deserialize)]
@@ -157,12 +180,7 @@ pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
         Amount(Raw),
     }
     let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
-    let empty = match blocks {
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-    };
-    if empty {
+    if is_empty(blocks) {
         return Ok(Vec::new());
     }
     let entries: BTreeMap<String, Entry> = typed(blocks)?;
