@@ -198,8 +198,9 @@ fn a_variable_is_put_in_and_its_value_never_printed() {
 #[test]
 fn nodes_near_are_trusted_and_others_are_not() {
     let trusted = |url: &str, rest: &str| {
-        let nano =
-            format!("{{ nodes: [{{ url: \"{url}\"{rest} }}, \"http://[::1]:1\"], pool: {{ seed_file: a }} }}");
+        let nano = format!(
+            "{{ nodes: [{{ url: \"{url}\"{rest} }}, \"http://[::1]:1\"], pool: {{ seed_file: a }} }}"
+        );
         parse(&file(&nano, ROUTES)).unwrap().nano.nodes[0].trusted
     };
     for near in ["http://127.0.0.1:7076", "http://10.1.2.3", "http://[fd00::1]", "http://nano-node:7076"] {

@@ -301,18 +301,61 @@ async fn a_node_that_refuses_batches_is_asked_block_by_block() {
     assert!(net.confirmed(block.hash(), WAIT).await);
 }
 
+/// Everything that is logged while this is kept, by the thread that made it.
+struct Logs {
+    text: Arc<Mutex<Vec<u8>>>,
+    _while_kept: tracing::subscriber::DefaultGuard,
+}
+
+impl Logs {
+    fn keep() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || Sink(Arc::clone(&into)))
+            .finish();
+        Self { text, _while_kept: tracing::subscriber::set_default(subscriber) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
-async fn no_key_shows_in_what_is_printed_of_nodes() {
+async fn no_key_shows_in_what_is_logged_or_printed_of_nodes() {
+    let logs = Logs::keep();
     let dead = nobody();
     let mut url = dead.url.clone();
     url.set_query(Some("key=s3cret"));
     url.set_path("/s3cret/");
     let client = NodeClient::new(vec![endpoint(url.as_str(), false)]).unwrap();
-    url.set_scheme("ws").unwrap_or(());
-    let socket = SocketEndpoint::from_url("ws://a.example/s3cret?key=s3cret".parse().unwrap()).unwrap();
-    let ledger = NodeLedger::new(client).hearing(vec![socket.clone()]);
-    let error = ledger.await_confirmation(BlockHash([1; 32]), Duration::from_millis(100)).await.unwrap_err();
+    let socket = format!("ws://{}:{}/s3cret?key=s3cret", url.host_str().unwrap(), url.port().unwrap());
+    let socket = SocketEndpoint::from_url(socket.parse().unwrap()).unwrap();
+    let ledger = Arc::new(NodeLedger::new(client).hearing(vec![socket.clone()]));
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    let listening = tokio::spawn(Arc::clone(&ledger).listen([key(1).account()].into(), shutdown));
+    ledger.probe().await;
+    let error = ledger.await_confirmation(BlockHash([1; 32]), Duration::from_millis(300)).await.unwrap_err();
+    listening.abort();
+    let logged = logs.text();
+    assert!(logged.contains("a WebSocket is not connected") && logged.contains("a node does not answer"));
     for text in [
+        logged,
         error.to_string(),
         format!("{ledger:?}"),
         format!("{socket:?}"),

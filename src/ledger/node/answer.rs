@@ -314,6 +314,32 @@ mod tests {
         }
     }
 
+    /// As captured from both implementations, shortened: the hash in either case, `contents` as
+    /// text or not, nothing found in any spelling.
+    #[test]
+    fn many_blocks_are_read_in_either_dialect() {
+        let contents = json!({
+            "type": "state",
+            "account": Account::BURN, "previous": BlockHash::ZERO, "representative": Account::BURN,
+            "balance": "7", "link": BlockHash::ZERO, "signature": "00".repeat(64), "work": "CBAF14D31106C88E",
+        });
+        let info = |contents: Value| json!({"block_account": Account::BURN, "balance": "7", "confirmed": "true", "contents": contents});
+        let (upper, lower) = ("AB".repeat(32), "cd".repeat(32));
+        let told = json!({
+            "blocks": {upper.as_str(): info(contents.clone()), lower.as_str(): info(contents.to_string().into())},
+            "blocks_not_found": ["00".repeat(32)],
+        });
+        let found = blocks_info(&told).unwrap();
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [BlockHash([0xab; 32]), BlockHash([0xcd; 32])]);
+        assert!(found.values().all(|info| info.confirmed && info.balance.get() == 7));
+        for none in [json!({"blocks": ""}), json!({"blocks": {}}), json!({"blocks": []})] {
+            assert_eq!(blocks_info(&none), Ok(BTreeMap::new()), "{none}");
+        }
+        for nonsense in [json!({}), json!({"blocks": [1]}), json!({"blocks": {"AB": info(contents)}})] {
+            assert!(matches!(blocks_info(&nonsense), Err(Fault::Nonsense(_))), "{nonsense}");
+        }
+    }
+
     #[test]
     fn the_largest_receivable_comes_first() {
         let (small, large) = ("11".repeat(32), "22".repeat(32));

@@ -258,6 +258,10 @@ impl Ledger for NodeLedger {
             async move { seen_by(&client, node, hash).await }
         };
         let Some(seen) = self.client.read(look).await? else { return Ok(None) };
+        if let (Contents::State(block), false) = (&seen.contents, seen.confirmed) {
+            // It is likely to be waited for next.
+            self.watcher.expect(block);
+        }
         let confirmed = seen.confirmed && self.is_confirmed(hash, &seen.node).await;
         facts_of(hash, &seen.contents, seen.before, confirmed).map(Some)
     }

@@ -4,39 +4,33 @@
 //! however many payments wait. Tickers run while something is waited for. A WebSocket's message is
 //! a hint to look at once; while one is connected, the looks in between are few.
 
+mod waiting;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-use super::ledger::{balance_of, believe, facts_of};
 use super::reads::{Call, block_info_call, sum_up};
 use super::transport::{Fault, Node};
 use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
 use crate::ledger::{LedgerError, Sighting};
 use crate::nano::{BlockHash, Raw, StateBlock};
+use waiting::{Waiting, honest};
 
 /// Hashes in one call.
 const BATCH: usize = 256;
-/// Of a node that does not know `blocks_info`, so many blocks are asked for one by one in a tick.
+/// A node that does not take `blocks_info` is asked for so many blocks at a time, each by itself.
 const SINGLES: usize = 16;
 
-/// Between two looks at a block in its first second.
-pub(super) const FIRST_TICK: Duration = Duration::from_millis(100);
-const SECOND_TICK: Duration = Duration::from_millis(250);
-const LAST_TICK: Duration = Duration::from_secs(1);
-/// Between two looks while a WebSocket would tell.
-const QUIET_TICK: Duration = Duration::from_secs(2);
-/// Past its first second a block is looked at less often, past this least often.
-const OLD: Duration = Duration::from_secs(5);
+/// Between two looks at a block in its first second, unless configured.
+const FIRST_TICK: Duration = Duration::from_millis(100);
 
-/// How long one node may say "confirmed" before the others, and still be only ahead of them.
-const AHEAD: Duration = Duration::from_millis(1500);
-
-/// Broadcast blocks whose predecessor is remembered, so that both are asked for in one call.
+/// Blocks whose predecessor is remembered, so that both are asked for in one call.
 const MAX_EXPECTED: usize = 1024;
 
 /// Everything that is waited for.
@@ -59,36 +53,6 @@ struct State {
     expected: VecDeque<(BlockHash, BlockHash)>,
     /// WebSockets that are subscribed.
     hearing: usize,
-}
-
-/// One block that is waited for.
-#[derive(Debug)]
-struct Waiting {
-    waiters: usize,
-    told: watch::Sender<Result<Sighting, LedgerError>>,
-    /// From here its looks become rarer: when it was first waited for, or last hinted at.
-    since: Duration,
-    hinted: bool,
-    /// When each node was last asked.
-    asked: BTreeMap<usize, Duration>,
-    words: BTreeMap<usize, Word>,
-    contents: Option<Contents>,
-    /// The block before, and the balance after it where that is known.
-    previous: Option<BlockHash>,
-    before: Option<Raw>,
-    /// Nodes that were found to say what the others deny.
-    odd: BTreeSet<usize>,
-}
-
-/// What a node last said of a block.
-#[derive(Clone, Copy, Debug)]
-struct Word {
-    /// Whether it has the block.
-    present: bool,
-    confirmed: bool,
-    /// When it first said so, and when last.
-    first: Duration,
-    last: Duration,
 }
 
 /// What one call is about.
@@ -117,7 +81,7 @@ impl Watcher {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a block that is broadcast builds on.
+    /// Remembers what a block builds on that is broadcast or was seen.
     pub(super) fn expect(&self, block: &StateBlock) {
         let pair = (block.hash(), block.previous);
         let mut state = self.state();
@@ -153,18 +117,7 @@ impl Watcher {
         let now = self.started.elapsed();
         let mut state = self.state();
         let previous = state.expected.iter().find(|(block, _)| *block == hash).map(|(_, it)| *it);
-        let waiting = state.waiting.entry(hash).or_insert_with(|| Waiting {
-            waiters: 0,
-            told: watch::Sender::new(Err(LedgerError::TimedOut)),
-            since: now,
-            hinted: false,
-            asked: BTreeMap::new(),
-            words: BTreeMap::new(),
-            contents: None,
-            previous,
-            before: (previous == Some(BlockHash::ZERO)).then_some(Raw::ZERO),
-            odd: BTreeSet::new(),
-        });
+        let waiting = state.waiting.entry(hash).or_insert_with(|| Waiting::new(now, previous));
         waiting.waiters = waiting.waiters.saturating_add(1);
         waiting.told.subscribe()
     }
@@ -339,13 +292,13 @@ impl Watcher {
         node: &Node,
         batch: &[BlockHash],
     ) -> Result<BTreeMap<BlockHash, BlockInfo>, Fault> {
-        let mut found = BTreeMap::new();
-        for &hash in batch.iter().take(SINGLES) {
-            if let Some(info) = self.client.look_up(node, &block_info_call(hash), answer::block_info).await? {
-                found.insert(hash, info);
-            }
-        }
-        Ok(found)
+        let look = |hash: BlockHash| async move {
+            let info = self.client.look_up(node, &block_info_call(hash), answer::block_info).await?;
+            Ok(info.map(|info| (hash, info)))
+        };
+        let looks = stream::iter(batch.iter().copied().map(look)).buffer_unordered(SINGLES);
+        let found: Vec<_> = looks.try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Those who have seen nothing yet learn what went wrong.
@@ -448,116 +401,5 @@ impl Drop for Leave<'_> {
                 state.expected.retain(|(block, _)| *block != self.hash);
             }
         }
-    }
-}
-
-fn honest(hash: BlockHash, info: &BlockInfo) -> Result<(), Fault> {
-    match &info.contents {
-        Contents::State(block) => believe(hash, block),
-        Contents::Legacy(_) => Ok(()),
-    }
-}
-
-impl Waiting {
-    /// Between two looks, by how long the block is waited for.
-    fn pause(&self, now: Duration, tick: Duration, quiet: bool, decides: bool) -> Duration {
-        let age = now.saturating_sub(self.since);
-        let pause = match age {
-            _ if quiet && !self.hinted => QUIET_TICK,
-            age if age < LAST_TICK => tick,
-            age if age < OLD => SECOND_TICK,
-            _ => LAST_TICK,
-        };
-        pause.max(if decides { tick } else { LAST_TICK })
-    }
-
-    /// Makes every node due.
-    fn look_anew(&mut self, now: Duration, hinted: bool) {
-        self.since = now;
-        self.hinted = hinted;
-        self.asked.clear();
-    }
-
-    /// Notes what a node says of the block.
-    fn hear(
-        &mut self,
-        index: usize,
-        hash: BlockHash,
-        found: &BTreeMap<BlockHash, BlockInfo>,
-        now: Duration,
-    ) -> Result<(), Fault> {
-        let confirmed = match found.get(&hash) {
-            Some(info) => {
-                honest(hash, info)?;
-                info.confirmed
-            }
-            None => false,
-        };
-        if let (Some(previous), None) = (self.previous, self.before) {
-            match found.get(&previous) {
-                Some(info) => self.before = Some(balance_of(previous, info)?),
-                None if found.contains_key(&hash) => {
-                    let text = format!("it has a block and not the one before, {previous}");
-                    return Err(Fault::NotBelieved(text));
-                }
-                None => {}
-            }
-        }
-        let first = self.words.get(&index).filter(|word| word.confirmed == confirmed).map(|word| word.first);
-        let present = found.contains_key(&hash);
-        self.words.insert(index, Word { present, confirmed, first: first.unwrap_or(now), last: now });
-        Ok(())
-    }
-
-    /// Tells those who wait what the nodes' words come to.
-    fn conclude(&self, hash: BlockHash, client: &NodeClient) {
-        let say = |index: &usize| client.nodes.get(*index);
-        let confirming = self.words.iter().filter(|(_, word)| word.confirmed);
-        let confirmed = client.suffice(confirming.filter_map(|(index, _)| say(index)));
-        let is_legacy = matches!(self.contents, Some(Contents::Legacy(_)));
-        let sighting = match &self.contents {
-            None if self.words.is_empty() => return,
-            None => Ok(Sighting::Unknown),
-            // It was there, and was rolled back.
-            Some(_) if self.words.values().all(|word| !word.present) => Ok(Sighting::Unknown),
-            Some(_) if self.before.is_none() && !is_legacy => return,
-            Some(contents) => facts_of(hash, contents, self.before, confirmed).map(|facts| {
-                if confirmed { Sighting::Confirmed(facts) } else { Sighting::Unconfirmed(facts) }
-            }),
-        };
-        self.told.send_if_modified(|told| {
-            let changes = !matches!(told, Ok(Sighting::Confirmed(_))) && *told != sighting;
-            if changes {
-                *told = sighting;
-            }
-            changes
-        });
-    }
-
-    /// Nodes that call the block confirmed for longer than they can be merely ahead, each once, and
-    /// whether others outvote it.
-    fn odd_ones(&mut self, client: &NodeClient, now: Duration) -> Vec<(Arc<Node>, bool)> {
-        let mut found = Vec::new();
-        for (index, word) in self.words.iter().filter(|(_, word)| word.confirmed) {
-            let Some(node) = client.nodes.get(*index) else { continue };
-            let since = word.first.saturating_add(AHEAD);
-            if node.is_trusted() || now < since || self.odd.contains(index) {
-                continue;
-            }
-            let denying = || {
-                let words = self.words.iter().filter(|(_, word)| !word.confirmed && word.last >= since);
-                words.filter_map(|(index, _)| client.nodes.get(*index))
-            };
-            let agreeing = self.words.values().filter(|word| word.confirmed).count();
-            let trusted = denying().any(|node| node.is_trusted());
-            let voices: BTreeSet<_> = denying().map(|node| node.voice()).collect();
-            let outvoted = trusted || voices.len() > agreeing;
-            // One against one: the other may be the one that is late. It is told of in time.
-            if outvoted || (!voices.is_empty() && now >= since.saturating_add(AHEAD)) {
-                found.push((*index, Arc::clone(node), outvoted));
-            }
-        }
-        self.odd.extend(found.iter().map(|(index, ..)| *index));
-        found.into_iter().map(|(_, node, outvoted)| (node, outvoted)).collect()
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use faregate::devnet::{Devnet, DevnetOptions, NodeOptions, SocketDialect};
 use faregate::ledger::node::{NodeClient, NodeLedger, SocketEndpoint};
 use faregate::ledger::{Ledger, Sighting};
+use faregate::listen;
 use faregate::nano::{Account, Raw};
 use futures_util::{SinkExt, StreamExt};
+use pingora::apps::http_app::HttpServer;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -216,6 +218,33 @@ async fn a_gateway_hears_of_its_payments() {
     let before = rig.devnet.faults().calls("blocks_info");
     assert_eq!(rig.pay(&payer, "/paid").await.status(), 200);
     assert_eq!(rig.devnet.faults().calls("blocks_info") - before, 2);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = format!("http://{}", listener.local_addr().unwrap());
+    let (_stop, shutdown) = watch::channel(false);
+    let operator =
+        tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(rig.services.admin())), shutdown));
+    let asked = async |path: &str| {
+        let answer = rig.http.get(format!("{admin}{path}")).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    let label = rig.devnet.address().to_string();
+    let ready: Value = serde_json::from_str(&asked("/readyz").await).unwrap();
+    assert_eq!(
+        ready["nodes"],
+        json!([{"node": label, "up": true, "breaker": "closed", "behind": false, "trusted": true}])
+    );
+    assert_eq!(ready["websockets"][0]["connected"], true);
+    let metrics = asked("/metrics").await;
+    for line in [
+        format!("faregate_node_up{{node=\"{label}\"}} 1"),
+        format!("faregate_breaker_state{{node=\"{label}\"}} 0"),
+        format!("faregate_node_behind{{node=\"{label}\"}} 0"),
+        "faregate_websocket_connected 1".to_owned(),
+        "faregate_confirmation_duration_seconds_count 1".to_owned(),
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line}\n{metrics}");
+    }
+    operator.abort();
     // Killed between the broadcast and the confirmation: granted all the same.
     let [txn, _] = rig.bill("/paid").await;
     let (header, block) = rig.txn(&payer, &txn);
