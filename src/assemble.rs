@@ -16,7 +16,7 @@ use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -24,6 +24,7 @@ use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeS
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::store::capabilities::Capabilities;
 use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
 use crate::vault::{self, Vault, VaultError};
 
@@ -91,6 +92,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
         clock,
+        entropy: Entropy::system(),
         metrics: Arc::clone(&metrics),
         settings: settings(&config),
         holder: Holder(entropy::bytes()?),
@@ -243,6 +245,12 @@ impl Services {
         &self.store
     }
 
+    /// What was bought and is in hand; here one is revoked.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities<SqliteStore> {
+        self.cashier.capabilities()
+    }
+
     /// Takes over a changed configuration: prices, upstreams, origins, mechanisms' order, times and
     /// limits. Gives the keys that changed and need a restart; those stay as they were.
     pub async fn reload(&self, config: &Config) -> Vec<&'static str> {
@@ -266,6 +274,8 @@ impl Services {
         hold("nano.work", config.nano.work != fixed.nano.work);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
         hold("challenge.key_file", keys(&config) != keys(fixed));
+        let cached = |it: &Config| it.limits.capabilities_cached;
+        hold("limits.capabilities_cached", cached(&config) != cached(fixed));
         config.nano = fixed.nano.clone();
         self.cashier.configure(settings(&config));
         self.tariff.store(Arc::new(tariff(&config).await));

@@ -24,7 +24,7 @@ use crate::shutdown::{self, StopSignal};
 
 /// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
 /// what it had leased from the others.
-pub const LEASE_SECONDS: u64 = 30;
+pub const LEASE_SECONDS: u64 = 10;
 /// Uses leased at once at most.
 const LARGEST_CHUNK: u32 = 256;
 /// How long uses wait to be reported together.
@@ -53,6 +53,8 @@ struct Meter {
     available: u32,
     /// Taken by requests under way.
     reserved: u32,
+    /// On their way back to the store.
+    returning: u32,
     /// Spent and not reported.
     unreported: u32,
     /// Left in the store when it was last asked.
@@ -72,7 +74,8 @@ struct Meter {
 impl Meter {
     /// Uses that are left beside those under way.
     fn remaining(&self) -> u32 {
-        self.available.saturating_add(self.stored).saturating_add(self.elsewhere)
+        let here = self.available.saturating_add(self.returning);
+        here.saturating_add(self.stored).saturating_add(self.elsewhere)
     }
 
     /// Whether nothing is left anywhere, and nothing can come back.
@@ -81,7 +84,7 @@ impl Meter {
     }
 
     fn is_out(&self) -> bool {
-        self.available > 0 || self.reserved > 0 || self.unreported > 0
+        self.available > 0 || self.returning > 0 || self.reserved > 0 || self.unreported > 0
     }
 }
 
@@ -90,6 +93,7 @@ impl Held {
         let meter = Meter {
             available: lease.granted,
             reserved: 0,
+            returning: 0,
             unreported: 0,
             stored: lease.remaining,
             elsewhere: lease.elsewhere,
@@ -125,9 +129,11 @@ impl Held {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_take(&self, now: UnixSeconds) -> bool {
+    /// Takes a use that is leased and free. A lease that has lapsed may be with another instance, but
+    /// while the store is away (`alone`) nobody can take it: what is in hand is served on.
+    fn try_take(&self, now: UnixSeconds, alone: bool) -> bool {
         let mut meter = self.meter();
-        if meter.revoked || meter.lapses_at <= now {
+        if meter.revoked || (meter.lapses_at <= now && !alone) {
             return false;
         }
         let Some(left) = meter.available.checked_sub(1) else { return false };
@@ -369,19 +375,19 @@ impl<S: Store> Capabilities<S> {
     /// # Errors
     /// [`NoUse`].
     pub async fn reserve(&self, held: &Arc<Held>) -> Result<Use, NoUse> {
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         if held.meter().is_spent() {
             return Err(NoUse::Exhausted);
         }
         let mut unresolved = held.calls.lock().await;
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         let want = Self::chunk(held.meter().stored);
         self.call(held, &mut unresolved, want, false).await?;
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         let meter = held.meter();
@@ -390,6 +396,10 @@ impl<S: Store> Capabilities<S> {
         } else {
             Err(NoUse::Exhausted)
         }
+    }
+
+    fn try_take(&self, held: &Held) -> bool {
+        held.try_take(self.clock.now(), !self.store.is_writable())
     }
 
     fn taken(&self, held: &Arc<Held>) -> Use {
@@ -431,6 +441,7 @@ impl<S: Store> Capabilities<S> {
             let mut meter = held.meter();
             meter.unreported = meter.unreported.saturating_add(request.used);
             meter.available = meter.available.saturating_add(request.returned);
+            meter.returning = meter.returning.saturating_sub(request.returned);
         }
         outcome
     }
@@ -441,6 +452,7 @@ impl<S: Store> Capabilities<S> {
         meter.queued = false;
         let returned =
             if hand_back || meter.lapses_at <= now { std::mem::take(&mut meter.available) } else { 0 };
+        meter.returning = meter.returning.saturating_add(returned);
         LeaseRequest {
             capability: held.record.id,
             holder: self.holder,
@@ -457,6 +469,7 @@ impl<S: Store> Capabilities<S> {
         let out = {
             let mut meter = held.meter();
             meter.available = meter.available.saturating_add(lease.granted);
+            meter.returning = meter.returning.saturating_sub(request.returned);
             meter.stored = lease.remaining;
             meter.elsewhere = lease.elsewhere;
             meter.lapses_at = lease.expires_at;
@@ -476,12 +489,13 @@ impl<S: Store> Capabilities<S> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
+                () = shutdown::asked_for(&mut shutdown) => break,
                 () = self.reports.bell.notified() => {
                     tokio::time::sleep(REPORT_AFTER).await;
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,
-                () = shutdown::asked_for(&mut shutdown) => break,
             }
         }
         self.report().await;

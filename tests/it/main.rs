@@ -9,18 +9,23 @@
     reason = "a test fails by panicking"
 )]
 
+mod attacks;
 mod cli;
 mod config;
 mod devnet;
 mod exchange;
+mod kills;
 mod listen;
 mod nano;
 mod network;
 mod node;
 mod pay;
+mod proxy;
 mod rig;
 mod routes;
 mod scripted;
+mod serve;
+mod simulation;
 mod store;
 mod tidy;
 mod vault;

@@ -48,6 +48,8 @@ pub struct BlockInfo {
     /// The account's balance after the block, as the node tells it.
     pub balance: Raw,
     pub confirmed: bool,
+    /// The next block of the chain, if the node has one.
+    pub successor: Option<BlockHash>,
     pub contents: Contents,
 }
 
@@ -131,6 +133,8 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         balance: Raw,
         #[serde(deserialize_with = "truth")]
         confirmed: bool,
+        #[serde(default)]
+        successor: Option<BlockHash>,
         contents: Value,
     }
     let told: Told = typed(value)?;
@@ -144,7 +148,13 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         Some(kind @ ("send" | "receive" | "open" | "change")) => Contents::Legacy(kind.to_owned()),
         Some(_) | None => return Err(nonsense("`contents` has no known `type`")),
     };
-    Ok(BlockInfo { account: told.block_account, balance: told.balance, confirmed: told.confirmed, contents })
+    Ok(BlockInfo {
+        account: told.block_account,
+        balance: told.balance,
+        confirmed: told.confirmed,
+        successor: told.successor.filter(|next| *next != BlockHash::ZERO),
+        contents,
+    })
 }
 
 /// `blocks_info` with `include_not_found`: what is known, by hash. What is not is left out.

@@ -266,6 +266,10 @@ impl Ledger for NodeLedger {
         facts_of(hash, &seen.contents, seen.before, confirmed).map(Some)
     }
 
+    async fn successor(&self, hash: BlockHash) -> Result<Option<BlockHash>, LedgerError> {
+        Ok(self.client.block_info(hash).await?.and_then(|info| info.successor))
+    }
+
     async fn publish_send(&self, block: &StateBlock) -> Result<(), PublishError> {
         self.watcher.expect(block);
         self.client.process(block, Subtype::Send).await.map_err(|error| match error {

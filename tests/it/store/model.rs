@@ -12,7 +12,7 @@ use faregate::store::{
 };
 
 #[derive(Default)]
-pub(super) struct Model(Mutex<State>);
+pub(crate) struct Model(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -290,6 +290,10 @@ impl Store for Model {
         let state = self.0.lock().unwrap();
         let fits = |it: &&Payment| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
         Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
+    }
+
+    fn is_writable(&self) -> bool {
+        true
     }
 
     fn health(&self) -> Health {
