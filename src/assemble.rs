@@ -20,7 +20,7 @@ use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, RpcEvent};
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
@@ -79,7 +79,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let metrics = Arc::new(Metrics::new()?);
     let keys = mac_keys(&config)?;
     let pool = address_pool(&config.nano)?;
-    let ledger = Arc::new(node_ledger(&config.nano, &metrics)?);
+    let ledger = Arc::new(node_ledger(&config, &metrics)?);
+    let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
     let StoreLocation::Sqlite(path) = &config.store;
     let store = SqliteStore::open(path, SqliteOptions::default())
         .map_err(|error| AssembleError::Store { path: path.clone(), error: Box::new(error) })?;
@@ -105,6 +106,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     // Before the first probe no node counts as up, and nothing would be sold.
     ledger.probe().await;
     tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
+    tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
     let metering = cashier.clone();
@@ -151,7 +153,8 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
     }
 }
 
-fn node_ledger(nano: &Nano, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
+fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
+    let nano = &config.nano;
     let endpoints = nano
         .nodes
         .iter()
@@ -159,13 +162,19 @@ fn node_ledger(nano: &Nano, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSe
             url: node.url.clone(),
             parameters: node.parameters.clone(),
             timeout: node.timeout,
+            trusted: node.trusted,
         })
         .collect();
+    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
     let metrics = Arc::clone(metrics);
-    let observe = move |event: RpcEvent<'_>| {
-        metrics.node_rpc(event.node, event.action, event.elapsed, event.ok);
+    let observe = move |event: NodeEvent<'_>| match event {
+        NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
+        NodeEvent::Hedged { node } => metrics.hedged(node),
+        NodeEvent::Disagreed { node } => metrics.disagreement(node),
     };
-    Ok(NodeLedger::new(NodeClient::new(endpoints)?.observed_by(Arc::new(observe))))
+    let client = NodeClient::new(endpoints)?.with_quorum(nano.quorum).observed_by(Arc::new(observe));
+    let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
+    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
 }
 
 fn settings(config: &Config) -> cashier::Settings {
@@ -225,6 +234,12 @@ impl Services {
         &self.metrics
     }
 
+    /// The gateway's view of the Nano network.
+    #[must_use]
+    pub const fn ledger(&self) -> &Arc<NodeLedger> {
+        &self.ledger
+    }
+
     #[must_use]
     pub const fn store(&self) -> &Arc<SqliteStore> {
         &self.store
@@ -251,6 +266,9 @@ impl Services {
         hold("admin", config.admin != fixed.admin);
         hold("store", config.store != fixed.store);
         hold("nano.nodes", config.nano.nodes != fixed.nano.nodes);
+        hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);
+        hold("nano.websocket", config.nano.websockets != fixed.nano.websockets);
+        hold("settlement.poll", config.settlement.poll != fixed.settlement.poll);
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
         hold("nano.work", config.nano.work != fixed.nano.work);

@@ -11,6 +11,7 @@ mod limits;
 mod listen;
 mod mirror;
 mod nano;
+mod nodes;
 mod prices;
 mod upstream;
 
@@ -27,7 +28,8 @@ pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};
 pub use listen::{Cors, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
-pub use nano::{MAX_POOL, MIN_POOL, Nano, NodeUrl, Pool};
+pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
+pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use upstream::{Health, HostHeader, Upstream, UpstreamUrl};
 

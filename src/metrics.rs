@@ -75,6 +75,11 @@ pub struct Metrics {
     node_up: IntGaugeVec,
     node_rpc_duration: HistogramVec,
     node_rpc_errors: IntCounterVec,
+    node_behind: IntGaugeVec,
+    breaker_state: IntGaugeVec,
+    rpc_disagreement: IntCounterVec,
+    hedges: IntCounterVec,
+    websocket_connected: IntGauge,
     store_writable: IntGauge,
     config_generation: IntGauge,
     config_reload_failures: IntCounter,
@@ -106,6 +111,10 @@ impl Declare<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.register(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn histograms(
@@ -195,6 +204,30 @@ impl Metrics {
                 "Calls to a node that gave no usable answer.",
                 &["node", "action"],
             )?,
+            node_behind: declare.gauges(
+                "node_behind",
+                "Whether the node knows far fewer confirmed blocks than the others.",
+                &["node"],
+            )?,
+            breaker_state: declare.gauges(
+                "breaker_state",
+                "Whether the node is asked: 0 yes (closed), 1 to see (half-open), 2 no (open).",
+                &["node"],
+            )?,
+            rpc_disagreement: declare.counters(
+                "rpc_disagreement_total",
+                "Times the node called a block confirmed that others did not, for longer than it could be ahead.",
+                &["node"],
+            )?,
+            hedges: declare.counters(
+                "hedge_total",
+                "Calls that were slow, so that another node was asked as well.",
+                &["node"],
+            )?,
+            websocket_connected: declare.gauge(
+                "websocket_connected",
+                "How many WebSockets are subscribed to confirmations.",
+            )?,
             store_writable: declare.gauge("store_writable", "Whether the store takes writes.")?,
             config_generation: declare
                 .gauge("config_generation", "Counts the configurations loaded, from 1.")?,
@@ -250,6 +283,24 @@ impl Metrics {
 
     pub fn node_up(&self, node: &str, up: bool) {
         self.node_up.with_label_values(&[node]).set(i64::from(up));
+    }
+
+    /// Shows whether a node is behind, and how its breaker stands: 0 closed, 1 half-open, 2 open.
+    pub fn node_standing(&self, node: &str, behind: bool, breaker: i64) {
+        self.node_behind.with_label_values(&[node]).set(i64::from(behind));
+        self.breaker_state.with_label_values(&[node]).set(breaker);
+    }
+
+    pub fn disagreement(&self, node: &str) {
+        self.rpc_disagreement.with_label_values(&[node]).inc();
+    }
+
+    pub fn hedged(&self, node: &str) {
+        self.hedges.with_label_values(&[node]).inc();
+    }
+
+    pub fn websockets(&self, connected: usize) {
+        self.websocket_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 
     /// Counts one call to a node.

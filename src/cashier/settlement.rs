@@ -50,7 +50,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Some(payment)) => return self.take_up(payment, nonce, watch).await,
             Ok(None) => {}
         }
-        let facts = match self.ledger.account(checked.payer()).await {
+        let facts = match self.ledger.account_at(checked.payer(), checked.previous()).await {
             Ok(facts) => facts,
             Err(error) => {
                 tracing::warn!(%error, "the payer's account could not be looked up");

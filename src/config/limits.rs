@@ -22,7 +22,7 @@ pub struct Challenge {
 pub struct Settlement {
     /// How long a request waits for its payment's confirmation before it is told to come again.
     pub wait: Duration,
-    /// The least time between two questions about one block.
+    /// Between two looks at a block in its first second; later they are rarer.
     pub poll: Duration,
 }
 

@@ -110,6 +110,8 @@ sections! {
     }
     "nano" => NanoFile {
         nodes: Vec<Value>,
+        quorum: Count,
+        websocket: Value,
         pool: Value,
         treasury: String,
         mechanisms: Vec<Value>,
@@ -118,6 +120,7 @@ sections! {
     "nano.nodes[]" => NodeFile {
         url: String,
         timeout: String,
+        trusted: bool,
     }
     "nano.pool" => PoolFile {
         seed_file: String,

@@ -17,6 +17,7 @@ mod exchange;
 mod kills;
 mod listen;
 mod nano;
+mod network;
 mod node;
 mod pay;
 mod proxy;

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("entropy", &[], false),
     ("shutdown", &[], false),
     ("vault", &["entropy", "nano", "payment"], false),
-    ("ledger", &["clock", "nano", "payment"], false),
+    ("ledger", &["clock", "entropy", "nano", "payment"], false),
     ("store", &["clock", "nano", "payment", "routes", "shutdown"], false),
     ("metrics", &["nano", "payment"], false),
     (
