@@ -89,6 +89,7 @@ sections! {
         nano: Value,
         challenge: Value,
         settlement: Value,
+        sweep: Value,
         store: Value,
         upstreams: Value,
         routes: Vec<Value>,
@@ -137,6 +138,11 @@ sections! {
     "settlement" => SettlementFile {
         wait: String,
         poll: String,
+    }
+    "sweep" => SweepFile {
+        every: String,
+        minimum: String,
+        representative: String,
     }
     "store" => StoreFile {
         path: String,

@@ -3,11 +3,12 @@
 //! [`NodeClient`] speaks to one or more nodes in order and reads both implementations' dialects
 //! (the C++ node and RsNano); [`NodeLedger`] makes of it the gateway's [`Ledger`](super::Ledger).
 //! `endpoint` says where a node is, `transport` carries one exchange with one node, `answer` reads what came back, `ledger` decides
-//! what of it is believed.
+//! what of it is believed, `many` asks about a whole pool.
 
 mod answer;
 mod endpoint;
 mod ledger;
+mod many;
 mod transport;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::nano::{Account, BlockHash, Raw, StateBlock, Threshold, Thresholds, Wo
 pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telemetry, Version};
 pub use endpoint::{NodeEndpoint, NodeSetupError};
 pub use ledger::NodeLedger;
+pub use many::{Balance, MOST_RECEIVABLE, Received};
 
 use transport::{Fault, Node};
 

@@ -10,6 +10,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("x402", &["nano"], true),
     ("routes", &["nano"], true),
     ("payment", &["nano", "routes", "x402"], true),
+    ("sweep", &["nano"], true),
     ("clock", &["nano"], false),
     ("entropy", &[], false),
     ("shutdown", &[], false),
@@ -22,6 +23,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         &["clock", "entropy", "ledger", "metrics", "nano", "payment", "routes", "shutdown", "store", "x402"],
         false,
     ),
+    ("sweeper", &["ledger", "nano", "shutdown", "sweep", "vault"], false),
+    ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["shutdown"], false),
     ("config", &["nano", "payment", "routes"], false),
     (
@@ -39,15 +42,15 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         "assemble",
         &[
             "admin", "cashier", "clock", "config", "entropy", "gateway", "ledger", "metrics", "nano",
-            "payment", "shutdown", "store", "vault",
+            "payment", "reconcile", "shutdown", "store", "sweep", "sweeper", "vault",
         ],
         false,
     ),
     (
         "cli",
         &[
-            "assemble", "clock", "config", "devnet", "ledger", "listen", "nano", "payment", "routes",
-            "shutdown", "vault", "wallet", "x402",
+            "assemble", "clock", "config", "devnet", "ledger", "listen", "nano", "payment", "reconcile",
+            "routes", "shutdown", "store", "sweep", "sweeper", "vault", "wallet", "x402",
         ],
         false,
     ),

@@ -146,6 +146,11 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
 
 /// The largest first.
 pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
+    receivable_of(value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?)
+}
+
+/// The blocks of one account, the largest first.
+pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Entry {
@@ -156,7 +161,6 @@ pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
         },
         Amount(Raw),
     }
-    let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
     let empty = match blocks {
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
@@ -217,11 +221,11 @@ pub(super) fn processed(value: &Value, sent: BlockHash) -> Result<(), Fault> {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
     T::deserialize(value).map_err(nonsense)
 }
 
-fn nonsense(why: impl fmt::Display) -> Fault {
+pub(super) fn nonsense(why: impl fmt::Display) -> Fault {
     Fault::Nonsense(why.to_string().chars().take(200).collect())
 }
 
@@ -235,7 +239,7 @@ enum Scalar {
     Truth(bool),
 }
 
-fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
+pub(super) fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
 where
     T: FromStr,
     T::Err: fmt::Display,
@@ -257,7 +261,7 @@ where
     scalar(from).map(Some)
 }
 
-fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+pub(super) fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match Scalar::deserialize(from)? {
         Scalar::Truth(truth) => Ok(truth),
         Scalar::Number(0) => Ok(false),

@@ -83,14 +83,41 @@ impl NodeLedger {
             .await
     }
 
+    /// As [`Ledger::await_confirmation`], for a block of one's own: the balance `before` it is known
+    /// and the block before it need not be asked for.
+    ///
+    /// # Errors
+    /// [`LedgerError`], when no look worked.
+    pub async fn await_own(
+        &self,
+        hash: BlockHash,
+        before: Raw,
+        wait: Duration,
+    ) -> Result<Sighting, LedgerError> {
+        self.await_with(hash, Some(before), wait).await
+    }
+
+    async fn await_with(
+        &self,
+        hash: BlockHash,
+        before: Option<Raw>,
+        wait: Duration,
+    ) -> Result<Sighting, LedgerError> {
+        let mut last = Err(LedgerError::TimedOut);
+        match tokio::time::timeout(wait, self.look_until_confirmed(hash, before, &mut last)).await {
+            Ok(facts) => Ok(Sighting::Confirmed(facts)),
+            Err(_elapsed) => last,
+        }
+    }
+
     /// Looks until the block is confirmed; `last` keeps what the latest look that worked has shown.
     async fn look_until_confirmed(
         &self,
         hash: BlockHash,
+        mut before: Option<Raw>,
         last: &mut Result<Sighting, LedgerError>,
     ) -> BlockFacts {
         let mut pause = FIRST_PAUSE;
-        let mut before = None;
         let mut turn = 0_usize;
         loop {
             match self.look(hash, before, turn).await {
@@ -198,11 +225,7 @@ impl Ledger for NodeLedger {
     }
 
     async fn await_confirmation(&self, hash: BlockHash, wait: Duration) -> Result<Sighting, LedgerError> {
-        let mut last = Err(LedgerError::TimedOut);
-        match tokio::time::timeout(wait, self.look_until_confirmed(hash, &mut last)).await {
-            Ok(facts) => Ok(Sighting::Confirmed(facts)),
-            Err(_elapsed) => last,
-        }
+        self.await_with(hash, None, wait).await
     }
 
     fn is_healthy(&self) -> bool {
