@@ -97,6 +97,25 @@ impl<S: Store> Books<S> {
         Ok(outcome)
     }
 
+    /// The sends to the pool, received or not, that no payment claims.
+    ///
+    /// # Errors
+    /// [`ReconcileError`], when either cannot be read.
+    pub async fn unclaimed(&self) -> Result<Vec<Arrival>, ReconcileError> {
+        let mut arrivals = self.waiting().await?;
+        arrivals.extend(self.received().await?);
+        let found = self.without_grant(arrivals).await?.into_iter();
+        Ok(found
+            .filter_map(|it| match it {
+                Discrepancy::Unclaimed(arrival) => Some(arrival),
+                Discrepancy::Missing(_)
+                | Discrepancy::Unconfirmed(_)
+                | Discrepancy::Different { .. }
+                | Discrepancy::NotGranted { .. } => None,
+            })
+            .collect())
+    }
+
     /// The confirmed sends that wait at the pool.
     ///
     /// # Errors
@@ -110,9 +129,8 @@ impl<S: Store> Books<S> {
             account,
             received: false,
         };
-        let each = |(account, blocks): (Account, Vec<_>)| {
-            blocks.into_iter().map(move |it| arrival(account, it))
-        };
+        let each =
+            |(account, blocks): (Account, Vec<_>)| blocks.into_iter().map(move |it| arrival(account, it));
         Ok(found.into_iter().flat_map(each).collect())
     }
 

@@ -211,8 +211,7 @@ impl Sweeper {
     /// # Errors
     /// [`SweepError`], when the account cannot be read or its newest block is not confirmed.
     pub async fn plan(&self, place: Place) -> Result<Vec<Step>, SweepError> {
-        let facts: PoolAccount =
-            facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
+        let facts: PoolAccount = facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
         Ok(sweep::plan(&facts, &self.settings.rules)?)
     }
 

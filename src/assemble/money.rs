@@ -147,8 +147,7 @@ async fn look(
     reported: &mut BTreeSet<BlockHash>,
 ) -> Result<(), ReconcileError> {
     let waiting = books.waiting().await?;
-    let receivable =
-        waiting.iter().fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
+    let receivable = waiting.iter().fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
     let found = books.without_grant(waiting).await?;
     metrics.pool_waits(receivable, found.len());
     for discrepancy in found {

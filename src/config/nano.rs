@@ -163,11 +163,7 @@ fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
 }
 
 /// An account somebody holds a key of; the outer nothing is a fault.
-pub(super) fn account(
-    judge: &mut Judge<'_>,
-    path: &str,
-    piece: Piece<String>,
-) -> Option<Option<Account>> {
+pub(super) fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
     if !piece.is_given() {
         return Some(None);
     }

@@ -75,6 +75,8 @@ pub fn can_sweep(nano: &Nano) -> Result<Account, (&'static str, &'static str)> {
             ));
         }
     }
-    nano.treasury
-        .ok_or(("there is no treasury to sweep to", "name an account of your own in `nano: { treasury: nano_… }`"))
+    nano.treasury.ok_or((
+        "there is no treasury to sweep to",
+        "name an account of your own in `nano: { treasury: nano_… }`",
+    ))
 }

@@ -142,10 +142,9 @@ fn map_of<'a>(value: &'a Value, name: &str) -> Result<Vec<(Account, &'a Value)>,
     match blocks {
         Value::String(text) if text.is_empty() => Ok(Vec::new()),
         Value::Array(list) if list.is_empty() => Ok(Vec::new()),
-        Value::Object(entries) => entries
-            .iter()
-            .map(|(account, value)| Ok((account.parse().map_err(nonsense)?, value)))
-            .collect(),
+        Value::Object(entries) => {
+            entries.iter().map(|(account, value)| Ok((account.parse().map_err(nonsense)?, value))).collect()
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Err(nonsense(format_args!("`{name}` is not a map of accounts")))
         }
