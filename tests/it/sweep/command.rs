@@ -1,0 +1,252 @@
+//! `faregate sweep`, and the sweep beside a gateway, from a configuration file.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use clap::Parser;
+use faregate::assemble;
+use faregate::cli::sweep::{SweepArgs, run};
+use faregate::clock::Clock;
+use faregate::config::Config;
+use faregate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
+use faregate::nano::{Account, Raw, Seed};
+use faregate::payment::Mechanism;
+use faregate::payment::pool::seed_indexes;
+use faregate::vault::Turn;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::rig::eventually;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: SweepArgs,
+}
+
+/// A configuration file, its pool's seed, and a ledger.
+struct Home {
+    devnet: Devnet,
+    folder: TempDir,
+    config: PathBuf,
+    seed: Seed,
+}
+
+const POOL: &str = "{ seed_file: pool.seed, size: 3 }";
+const ONE_XNO: u128 = 10_u128.pow(30);
+
+impl Home {
+    async fn new(pool: &str, more: &str) -> Self {
+        Self::with(pool, more, DevnetOptions::default()).await
+    }
+
+    async fn with(pool: &str, more: &str, options: DevnetOptions) -> Self {
+        let devnet = Devnet::start(options).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let seed = Seed::from_bytes([0x31; 32]);
+        let file = folder.path().join("pool.seed");
+        std::fs::write(&file, seed.expose_hex()).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let config = folder.path().join("faregate.yaml");
+        let text = format!(
+            "public_url: http://127.0.0.1:1\nlisten: {{ http: 127.0.0.1:0 }}\n\
+             nano:\n  nodes: [{}]\n  pool: {pool}\n  treasury: {}\n  work: {{ send: \"{}\", receive: \"{}\" }}\n\
+             upstreams: {{ api: {{ url: http://127.0.0.1:1 }} }}\n\
+             routes: [{{ match: /a, upstream: api, price: 1 XNO }}]\n{more}\n",
+            devnet.rpc_url(),
+            super::TREASURY,
+            THRESHOLDS.send,
+            THRESHOLDS.receive
+        );
+        std::fs::write(&config, text).unwrap();
+        Self { devnet, folder, config, seed }
+    }
+
+    fn fund(&self, mechanism: Mechanism, place: u32, amount: u128) -> Account {
+        let index = seed_indexes(mechanism, 3).start + place;
+        let account = self.seed.key(index).account();
+        self.devnet.fund(account, Raw::new(amount)).unwrap();
+        account
+    }
+
+    async fn sweep(&self, more: &[&str]) -> (u8, String, String) {
+        let arguments = ["sweep", "--config", self.config.to_str().unwrap()];
+        let line = Line::try_parse_from(arguments.iter().chain(more)).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = run(line.args, &mut out, &mut err).await;
+        let code = (0..=255).find(|it| code == std::process::ExitCode::from(*it)).unwrap();
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    fn treasury(&self) -> u128 {
+        self.devnet.lattice().receivable_sum(super::TREASURY, true).get()
+    }
+}
+
+#[tokio::test]
+async fn every_mechanisms_range_is_swept_and_the_next_run_finds_nothing() {
+    // One of the mechanisms is not offered any more; its addresses may hold money all the same.
+    let home = Home::new(POOL, "sweep: { minimum: 0.5 XNO }").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    home.fund(Mechanism::NanoSignature, 2, ONE_XNO / 2);
+    home.fund(Mechanism::NanoSignature, 1, ONE_XNO / 4);
+    let (code, out, err) = home.sweep(&["--once"]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("1.5 XNO to the treasury, 4 blocks"), "{out}");
+    assert_eq!(home.treasury(), ONE_XNO / 2 * 3);
+    let (code, out, _) = home.sweep(&["--once"]).await;
+    assert_eq!((code, out.as_str()), (0, "nothing to sweep\n"));
+    home.fund(Mechanism::NanoSignature, 1, ONE_XNO / 4 + 1);
+    let (_, out, _) = home.sweep(&["--once", "--json"]).await;
+    let round: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&round["sent_raw"], &round["sent_xno"], &round["blocks"], &round["accounts"][0]["error"]),
+        (
+            &"500000000000000000000000000001".into(),
+            &"0.500000000000000000000000000001".into(),
+            &3.into(),
+            &Value::Null
+        )
+    );
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_prints_the_plan_and_does_nothing() {
+    let home = Home::new(POOL, "").await;
+    let account = home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    home.fund(Mechanism::NanoTxn, 0, 2 * ONE_XNO);
+    let blocks = home.devnet.lattice().block_count();
+    let (code, out, err) = home.sweep(&["--dry-run"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    for part in [
+        account.to_string().as_str(),
+        "open     2 XNO  (2000000000000000000000000000000 raw)  ",
+        "receive  1 XNO",
+        "send     3 XNO",
+        "1 account(s), 3 XNO (3000000000000000000000000000000 raw) would go to the treasury",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in:\n{out}");
+    }
+    let (_, json, _) = home.sweep(&["--dry-run", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(home.devnet.lattice().block_count(), blocks);
+    assert_eq!((home.treasury(), home.devnet.faults().calls("process")), (0, 0));
+    // And the plan is what is then done.
+    let (_, done, _) = home.sweep(&["--once", "--json"]).await;
+    let done: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(json["accounts"][0]["blocks"], done["accounts"][0]["blocks"]);
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_without_the_seed_refuses_and_says_where_to_sweep() {
+    let one = Account([0x55; 32]);
+    let home = Home::new(&format!("{{ address: {one} }}\n  mechanisms: [nanoTxn]"), "").await;
+    let (code, out, err) = home.sweep(&["--once"]).await;
+    assert_eq!((code, out.as_str()), (78, ""));
+    assert!(
+        err.contains("this gateway holds no key of its pool: it cannot sweep")
+            && err.contains("on the machine with the seed"),
+        "{err}"
+    );
+    let addresses = home.folder.path().join("pool.addresses");
+    std::fs::write(&addresses, format!("{one}\n{}\n", Account([0x56; 32]))).unwrap();
+    let text = std::fs::read_to_string(&home.config).unwrap();
+    let text = text.replace("address: nano_", "addresses_file: pool.addresses } # ");
+    std::fs::write(&home.config, text).unwrap();
+    let (code, _, err) = home.sweep(&["--dry-run"]).await;
+    assert!(code == 78 && err.contains("on the machine with the seed"), "{code} {err}");
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn no_seed_is_made_and_no_node_is_69() {
+    let home = Home::new(POOL, "").await;
+    home.devnet.order("accounts_balances", faregate::devnet::Fault::Drop, faregate::devnet::Times::Always);
+    let (code, _, err) = home.sweep(&["--once"]).await;
+    assert!(code == 69 && err.contains("nano.nodes"), "{code} {err}");
+    let file = home.folder.path().join("pool.seed");
+    std::fs::remove_file(&file).unwrap();
+    let (code, _, err) = home.sweep(&["--once"]).await;
+    assert!(code == 78 && err.contains("there is no such file"), "{code} {err}");
+    assert!(!file.exists());
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn one_process_sweeps_and_the_other_skips() {
+    let home = Home::new(POOL, "").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    let file = home.folder.path().join("pool.seed");
+    let turn = Turn::take(&file).unwrap().expect("nobody has it");
+    assert!(Turn::take(&file).unwrap().is_none());
+    let (code, _, err) = home.sweep(&["--once"]).await;
+    assert!(code == 75 && err.contains("another process is sweeping"), "{code} {err}");
+    assert_eq!(home.treasury(), 0);
+    drop(turn);
+    assert_eq!(home.sweep(&["--once"]).await.0, 0);
+    assert_eq!(home.treasury(), ONE_XNO);
+    home.devnet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_with_no_warning_the_next_run_does_the_rest() {
+    let options = DevnetOptions { confirm_after: Duration::from_millis(20), ..DevnetOptions::default() };
+    let home = Home::with(POOL, "", options).await;
+    for number in 0..12 {
+        home.fund(Mechanism::NanoTxn, number % 3, ONE_XNO);
+    }
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
+        command.args(["sweep", "--once", "--config"]).arg(&home.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    for count in [2, 6, 11] {
+        let mut child = command().spawn().unwrap();
+        home.devnet.faults().called("process", count).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let mut last = command().spawn().unwrap();
+    let ended = tokio::task::spawn_blocking(move || last.wait().unwrap()).await.unwrap();
+    assert!(ended.success());
+    assert_eq!(home.treasury(), 12 * ONE_XNO);
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn beside_a_gateway_the_pool_is_swept_and_counted() {
+    let home = Home::new(POOL, "sweep: { every: 1s }").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    let services = assemble::assemble(Config::load(&home.config).unwrap(), Clock::system()).await.unwrap();
+    eventually("the pool is swept", || async { home.treasury() == ONE_XNO }).await;
+    home.fund(Mechanism::NanoSignature, 0, ONE_XNO);
+    eventually("the next round sweeps what came later", || async { home.treasury() == 2 * ONE_XNO }).await;
+    eventually("it is counted", || async {
+        services.metrics().text().unwrap().contains("faregate_swept_xno_total 2\n")
+    })
+    .await;
+    services.stop().await;
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_claims_is_looked_at_beside_a_gateway() {
+    let home = Home::new(POOL, "").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    home.fund(Mechanism::NanoSignature, 0, ONE_XNO / 2);
+    let services = assemble::assemble(Config::load(&home.config).unwrap(), Clock::system()).await.unwrap();
+    eventually("the look is shown", || async {
+        let text = services.metrics().text().unwrap();
+        text.contains("faregate_pool_receivable_xno 1.5\n")
+            && text.contains("faregate_unclaimed_payments 2\n")
+    })
+    .await;
+    assert_eq!(home.devnet.faults().calls("process"), 0, "without `sweep` nothing is swept");
+    services.stop().await;
+    home.devnet.stop().await;
+}
