@@ -4,6 +4,7 @@
 //! Reads both and changes neither. The ledger is read before the journal, which has each payment
 //! before it is broadcast: what is under way is not mistaken for unclaimed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -89,8 +90,7 @@ impl<S: Store> Books<S> {
     /// # Errors
     /// [`ReconcileError`], when either cannot be read.
     pub async fn reconcile(&self) -> Result<Outcome, ReconcileError> {
-        let mut arrivals = self.waiting().await?;
-        arrivals.extend(self.received().await?);
+        let arrivals = self.arrivals().await?;
         let mut outcome = Outcome { arrivals: arrivals.len(), ..Outcome::default() };
         self.check_granted(&mut outcome).await?;
         outcome.discrepancies.extend(self.without_grant(arrivals).await?);
@@ -102,9 +102,7 @@ impl<S: Store> Books<S> {
     /// # Errors
     /// [`ReconcileError`], when either cannot be read.
     pub async fn unclaimed(&self) -> Result<Vec<Arrival>, ReconcileError> {
-        let mut arrivals = self.waiting().await?;
-        arrivals.extend(self.received().await?);
-        let found = self.without_grant(arrivals).await?.into_iter();
+        let found = self.without_grant(self.arrivals().await?).await?.into_iter();
         Ok(found
             .filter_map(|it| match it {
                 Discrepancy::Unclaimed(arrival) => Some(arrival),
@@ -132,6 +130,14 @@ impl<S: Store> Books<S> {
         let each =
             |(account, blocks): (Account, Vec<_>)| blocks.into_iter().map(move |it| arrival(account, it));
         Ok(found.into_iter().flat_map(each).collect())
+    }
+
+    /// Every confirmed send to the pool, each once: one may be received between the two readings.
+    async fn arrivals(&self) -> Result<Vec<Arrival>, LedgerError> {
+        let waiting = self.waiting().await?;
+        let received = self.received().await?;
+        let by_send: BTreeMap<_, _> = waiting.into_iter().chain(received).map(|it| (it.send, it)).collect();
+        Ok(by_send.into_values().collect())
     }
 
     /// The sends that the pool has received.

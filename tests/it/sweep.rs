@@ -2,6 +2,7 @@
 
 mod command;
 mod faults;
+pub(crate) mod home;
 mod plan;
 mod volume;
 

@@ -1,6 +1,5 @@
 //! `faregate sweep`, and the sweep beside a gateway, from a configuration file.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,14 +8,13 @@ use faregate::assemble;
 use faregate::cli::sweep::{SweepArgs, run};
 use faregate::clock::Clock;
 use faregate::config::Config;
-use faregate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
-use faregate::nano::{Account, Raw, Seed};
+use faregate::devnet::DevnetOptions;
+use faregate::nano::Account;
 use faregate::payment::Mechanism;
-use faregate::payment::pool::seed_indexes;
 use faregate::vault::Turn;
 use serde_json::Value;
-use tempfile::TempDir;
 
+use super::home::{Home, ONE_XNO, POOL, number};
 use crate::rig::eventually;
 
 #[derive(Parser)]
@@ -25,64 +23,13 @@ struct Line {
     args: SweepArgs,
 }
 
-/// A configuration file, its pool's seed, and a ledger.
-struct Home {
-    devnet: Devnet,
-    folder: TempDir,
-    config: PathBuf,
-    seed: Seed,
-}
-
-const POOL: &str = "{ seed_file: pool.seed, size: 3 }";
-const ONE_XNO: u128 = 10_u128.pow(30);
-
-impl Home {
-    async fn new(pool: &str, more: &str) -> Self {
-        Self::with(pool, more, DevnetOptions::default()).await
-    }
-
-    async fn with(pool: &str, more: &str, options: DevnetOptions) -> Self {
-        let devnet = Devnet::start(options).await.unwrap();
-        let folder = TempDir::new().unwrap();
-        let seed = Seed::from_bytes([0x31; 32]);
-        let file = folder.path().join("pool.seed");
-        std::fs::write(&file, seed.expose_hex()).unwrap();
-        #[cfg(unix)]
-        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let config = folder.path().join("faregate.yaml");
-        let text = format!(
-            "public_url: http://127.0.0.1:1\nlisten: {{ http: 127.0.0.1:0 }}\n\
-             nano:\n  nodes: [{}]\n  pool: {pool}\n  treasury: {}\n  work: {{ send: \"{}\", receive: \"{}\" }}\n\
-             upstreams: {{ api: {{ url: http://127.0.0.1:1 }} }}\n\
-             routes: [{{ match: /a, upstream: api, price: 1 XNO }}]\n{more}\n",
-            devnet.rpc_url(),
-            super::TREASURY,
-            THRESHOLDS.send,
-            THRESHOLDS.receive
-        );
-        std::fs::write(&config, text).unwrap();
-        Self { devnet, folder, config, seed }
-    }
-
-    fn fund(&self, mechanism: Mechanism, place: u32, amount: u128) -> Account {
-        let index = seed_indexes(mechanism, 3).start + place;
-        let account = self.seed.key(index).account();
-        self.devnet.fund(account, Raw::new(amount)).unwrap();
-        account
-    }
-
-    async fn sweep(&self, more: &[&str]) -> (u8, String, String) {
-        let arguments = ["sweep", "--config", self.config.to_str().unwrap()];
-        let line = Line::try_parse_from(arguments.iter().chain(more)).unwrap();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run(line.args, &mut out, &mut err).await;
-        let code = (0..=255).find(|it| code == std::process::ExitCode::from(*it)).unwrap();
-        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
-    }
-
-    fn treasury(&self) -> u128 {
-        self.devnet.lattice().receivable_sum(super::TREASURY, true).get()
-    }
+async fn sweep(home: &Home, more: &[&str]) -> (u8, String, String) {
+    let arguments = ["sweep", "--config", home.config.to_str().unwrap()];
+    let line = Line::try_parse_from(arguments.iter().chain(more)).unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = run(line.args, &mut out, &mut err).await;
+    let code = number(code);
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
 #[tokio::test]
@@ -92,14 +39,14 @@ async fn every_mechanisms_range_is_swept_and_the_next_run_finds_nothing() {
     home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
     home.fund(Mechanism::NanoSignature, 2, ONE_XNO / 2);
     home.fund(Mechanism::NanoSignature, 1, ONE_XNO / 4);
-    let (code, out, err) = home.sweep(&["--once"]).await;
+    let (code, out, err) = sweep(&home, &["--once"]).await;
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     assert!(out.contains("1.5 XNO to the treasury, 4 blocks"), "{out}");
     assert_eq!(home.treasury(), ONE_XNO / 2 * 3);
-    let (code, out, _) = home.sweep(&["--once"]).await;
+    let (code, out, _) = sweep(&home, &["--once"]).await;
     assert_eq!((code, out.as_str()), (0, "nothing to sweep\n"));
     home.fund(Mechanism::NanoSignature, 1, ONE_XNO / 4 + 1);
-    let (_, out, _) = home.sweep(&["--once", "--json"]).await;
+    let (_, out, _) = sweep(&home, &["--once", "--json"]).await;
     let round: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
         (&round["sent_raw"], &round["sent_xno"], &round["blocks"], &round["accounts"][0]["error"]),
@@ -119,7 +66,7 @@ async fn a_dry_run_prints_the_plan_and_does_nothing() {
     let account = home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
     home.fund(Mechanism::NanoTxn, 0, 2 * ONE_XNO);
     let blocks = home.devnet.lattice().block_count();
-    let (code, out, err) = home.sweep(&["--dry-run"]).await;
+    let (code, out, err) = sweep(&home, &["--dry-run"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     for part in [
         account.to_string().as_str(),
@@ -130,12 +77,12 @@ async fn a_dry_run_prints_the_plan_and_does_nothing() {
     ] {
         assert!(out.contains(part), "{part:?} is not in:\n{out}");
     }
-    let (_, json, _) = home.sweep(&["--dry-run", "--json"]).await;
+    let (_, json, _) = sweep(&home, &["--dry-run", "--json"]).await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(home.devnet.lattice().block_count(), blocks);
     assert_eq!((home.treasury(), home.devnet.faults().calls("process")), (0, 0));
     // And the plan is what is then done.
-    let (_, done, _) = home.sweep(&["--once", "--json"]).await;
+    let (_, done, _) = sweep(&home, &["--once", "--json"]).await;
     let done: Value = serde_json::from_str(&done).unwrap();
     assert_eq!(json["accounts"][0]["blocks"], done["accounts"][0]["blocks"]);
     home.devnet.stop().await;
@@ -145,7 +92,7 @@ async fn a_dry_run_prints_the_plan_and_does_nothing() {
 async fn a_gateway_without_the_seed_refuses_and_says_where_to_sweep() {
     let one = Account([0x55; 32]);
     let home = Home::new(&format!("{{ address: {one} }}\n  mechanisms: [nanoTxn]"), "").await;
-    let (code, out, err) = home.sweep(&["--once"]).await;
+    let (code, out, err) = sweep(&home, &["--once"]).await;
     assert_eq!((code, out.as_str()), (78, ""));
     assert!(
         err.contains("this gateway holds no key of its pool: it cannot sweep")
@@ -157,7 +104,7 @@ async fn a_gateway_without_the_seed_refuses_and_says_where_to_sweep() {
     let text = std::fs::read_to_string(&home.config).unwrap();
     let text = text.replace("address: nano_", "addresses_file: pool.addresses } # ");
     std::fs::write(&home.config, text).unwrap();
-    let (code, _, err) = home.sweep(&["--dry-run"]).await;
+    let (code, _, err) = sweep(&home, &["--dry-run"]).await;
     assert!(code == 78 && err.contains("on the machine with the seed"), "{code} {err}");
     home.devnet.stop().await;
 }
@@ -166,11 +113,11 @@ async fn a_gateway_without_the_seed_refuses_and_says_where_to_sweep() {
 async fn no_seed_is_made_and_no_node_is_69() {
     let home = Home::new(POOL, "").await;
     home.devnet.order("accounts_balances", faregate::devnet::Fault::Drop, faregate::devnet::Times::Always);
-    let (code, _, err) = home.sweep(&["--once"]).await;
+    let (code, _, err) = sweep(&home, &["--once"]).await;
     assert!(code == 69 && err.contains("nano.nodes"), "{code} {err}");
     let file = home.folder.path().join("pool.seed");
     std::fs::remove_file(&file).unwrap();
-    let (code, _, err) = home.sweep(&["--once"]).await;
+    let (code, _, err) = sweep(&home, &["--once"]).await;
     assert!(code == 78 && err.contains("there is no such file"), "{code} {err}");
     assert!(!file.exists());
     home.devnet.stop().await;
@@ -183,11 +130,11 @@ async fn one_process_sweeps_and_the_other_skips() {
     let file = home.folder.path().join("pool.seed");
     let turn = Turn::take(&file).unwrap().expect("nobody has it");
     assert!(Turn::take(&file).unwrap().is_none());
-    let (code, _, err) = home.sweep(&["--once"]).await;
+    let (code, _, err) = sweep(&home, &["--once"]).await;
     assert!(code == 75 && err.contains("another process is sweeping"), "{code} {err}");
     assert_eq!(home.treasury(), 0);
     drop(turn);
-    assert_eq!(home.sweep(&["--once"]).await.0, 0);
+    assert_eq!(sweep(&home, &["--once"]).await.0, 0);
     assert_eq!(home.treasury(), ONE_XNO);
     home.devnet.stop().await;
 }
