@@ -115,7 +115,13 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let metering = cashier.clone();
     let until = shutdown.clone();
     tasks.spawn(async move { metering.capabilities().run(until).await });
-    tasks.spawn(money::watch_pool(&config.nano, &ledger, &store, &metrics, shutdown.clone())?);
+    tasks.spawn(money::watch_pool(
+        config.clone(),
+        NodeLedger::clone(&ledger),
+        Arc::clone(&store),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    ));
     if let Some(sweep) = money::sweep_in_background(&config, &ledger, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }

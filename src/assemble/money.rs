@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::AssembleError;
 use crate::config::{Config, Nano, Pool, can_sweep};
 use crate::ledger::node::NodeLedger;
 use crate::ledger::work::WorkSource;
@@ -26,9 +25,9 @@ use crate::vault::{Vault, VaultError};
 const CONFIRM_WAIT: Duration = Duration::from_secs(60);
 
 /// Accounts that are swept side by side: enough that waits for confirmation overlap.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
-/// The pause between two looks at what waits at the pool.
+/// The pause between two looks at what waits at the pool, where it is not swept.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
 /// Unclaimed sends that are remembered as reported. Beyond it they are reported again.
@@ -113,32 +112,36 @@ pub(super) fn sweep_in_background(
     Ok(Some(sweeper.run(seed_file, sweep.every, shutdown)))
 }
 
-/// Looks at what waits at the pool, at once and then every ten minutes, for the metrics and the log.
-pub(super) fn watch_pool(
-    nano: &Nano,
-    ledger: &NodeLedger,
-    store: &Arc<SqliteStore>,
-    metrics: &Arc<Metrics>,
+/// Looks at what waits at the pool, for the metrics and the log: at once, and then as often as it is
+/// swept, or every ten minutes.
+pub(super) async fn watch_pool(
+    config: Config,
+    ledger: NodeLedger,
+    store: Arc<SqliteStore>,
+    metrics: Arc<Metrics>,
     mut shutdown: StopSignal,
-) -> Result<impl Future<Output = ()> + use<>, AssembleError> {
-    let pool = pool_accounts(nano).map_err(AssembleError::Seed)?;
-    let books = Books::new(ledger.clone(), Arc::clone(store), pool);
-    let metrics = Arc::clone(metrics);
-    Ok(async move {
-        let mut reported = BTreeSet::new();
-        let looks = async {
-            loop {
-                if let Err(error) = look(&books, &metrics, &mut reported).await {
-                    tracing::debug!(%error, "what waits at the pool cannot be looked at");
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+) {
+    let every = config.sweep.as_ref().map_or(LOOK_EVERY, |it| it.every);
+    let looks = async {
+        // Seconds for a pool of a million accounts: the start does not wait for it.
+        let pool = match tokio::task::spawn_blocking(move || pool_accounts(&config.nano)).await {
+            Ok(Ok(pool)) => pool,
+            Ok(Err(error)) => return tracing::error!(%error, "the pool is not looked at"),
+            Err(error) => return tracing::error!(%error, "the pool is not looked at"),
         };
-        tokio::select! {
-            () = looks => {}
-            () = shutdown::asked_for(&mut shutdown) => {}
+        let books = Books::new(ledger, store, pool);
+        let mut reported = BTreeSet::new();
+        loop {
+            if let Err(error) = look(&books, &metrics, &mut reported).await {
+                tracing::debug!(%error, "what waits at the pool cannot be looked at");
+            }
+            tokio::time::sleep(every).await;
         }
-    })
+    };
+    tokio::select! {
+        () = looks => {}
+        () = shutdown::asked_for(&mut shutdown) => {}
+    }
 }
 
 async fn look(

@@ -107,12 +107,13 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, R
     let mut interrupt = signal(SignalKind::interrupt())?;
     let forever = async {
         loop {
-            if let Some(_turn) = Turn::take(&seed_file)? {
-                match rounds.one(out).await {
+            match Turn::take(&seed_file)? {
+                Some(_turn) => match rounds.one(out).await {
                     Ok(_complete) => {}
                     Err(RunError::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
                     Err(error) => return Err(error),
-                }
+                },
+                None => tracing::warn!("another process is sweeping this pool, this one skips"),
             }
             tokio::time::sleep(every).await;
         }

@@ -87,9 +87,7 @@ impl Pool {
     fn left(&self) -> u128 {
         let accounts = (0..self.size).map(|index| self.account(index));
         let ledger = self.devnet.lattice();
-        accounts
-            .map(|it| ledger.balance(it).get() + ledger.receivable_sum(it, false).get())
-            .fold(0, |sum, it| sum + it)
+        accounts.map(|it| ledger.balance(it).get() + ledger.receivable_sum(it, false).get()).sum()
     }
 
     /// How many blocks an account has.

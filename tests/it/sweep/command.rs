@@ -165,6 +165,31 @@ async fn killed_with_no_warning_the_next_run_does_the_rest() {
     home.devnet.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_once_it_sweeps_again_and_again_until_it_is_told_to_end() {
+    let home = Home::new(POOL, "sweep: { every: 1s }").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
+    command.args(["sweep", "--json", "--config"]).arg(&home.config).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    eventually("the pool is swept", || async { home.treasury() == ONE_XNO }).await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    eventually("the next round sweeps what came later", || async { home.treasury() == 2 * ONE_XNO }).await;
+    let looks = home.devnet.faults().calls("accounts_balances");
+    home.devnet.faults().called("accounts_balances", looks + 1).await;
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert!(ended.status.success());
+    let lines = String::from_utf8(ended.stdout).unwrap();
+    let sent = |line: &str| {
+        let round: Value = serde_json::from_str(line).unwrap();
+        round["sent_raw"].as_str().unwrap().parse::<u128>().unwrap()
+    };
+    assert_eq!(lines.lines().map(sent).sum::<u128>(), 2 * ONE_XNO);
+    assert!(lines.lines().count() >= 2, "{lines}");
+    home.devnet.stop().await;
+}
+
 #[tokio::test]
 async fn beside_a_gateway_the_pool_is_swept_and_counted() {
     let home = Home::new(POOL, "sweep: { every: 1s }").await;
