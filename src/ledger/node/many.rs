@@ -94,6 +94,9 @@ impl NodeClient {
                 }
                 if blocks.len() >= few {
                     blocks = self.receivable(account, MOST_RECEIVABLE, Raw::new(1)).await?;
+                    if blocks.len() >= usize::try_from(MOST_RECEIVABLE).unwrap_or(usize::MAX) {
+                        tracing::warn!(%account, read = blocks.len(), "more waits here than is read at once");
+                    }
                 }
                 found.insert(account, blocks);
             }
