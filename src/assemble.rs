@@ -19,7 +19,7 @@ use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -27,6 +27,7 @@ use crate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, 
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::store::capabilities::Capabilities;
 use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
 use crate::vault::{self, Vault, VaultError};
 
@@ -97,6 +98,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
         clock,
+        entropy: Entropy::system(),
         metrics: Arc::clone(&metrics),
         settings: settings(&config),
         holder: Holder(entropy::bytes()?),
@@ -252,6 +254,12 @@ impl Services {
     #[must_use]
     pub const fn store(&self) -> &Arc<SqliteStore> {
         &self.store
+    }
+
+    /// What was bought and is in hand; here one is revoked.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities<SqliteStore> {
+        self.cashier.capabilities()
     }
 
     /// Takes over a changed configuration: prices, upstreams, origins, mechanisms' order, times and

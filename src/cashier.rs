@@ -17,7 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
-use crate::entropy::{self, NoEntropy};
+use crate::entropy::{Entropy, NoEntropy};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::nano::{BlockHash, Thresholds};
@@ -64,6 +64,7 @@ pub struct Parts<L, S> {
     pub ledger: Arc<L>,
     pub store: Arc<S>,
     pub clock: Clock,
+    pub entropy: Entropy,
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
     pub holder: Holder,
@@ -180,6 +181,7 @@ struct Core<L, S> {
     ledger: Arc<L>,
     store: Arc<S>,
     clock: Clock,
+    entropy: Entropy,
     metrics: Arc<Metrics>,
     settings: ArcSwap<Settings>,
     capabilities: Capabilities<S>,
@@ -191,7 +193,9 @@ struct Core<L, S> {
 impl<L: Ledger, S: Store> Cashier<L, S> {
     #[must_use]
     pub fn new(parts: Parts<L, S>) -> Self {
-        let Parts { keys, pool, thresholds, ledger, store, clock, metrics, settings, holder, .. } = parts;
+        let Parts {
+            keys, pool, thresholds, ledger, store, clock, entropy, metrics, settings, holder, ..
+        } = parts;
         let capabilities =
             Capabilities::new(Arc::clone(&store), clock.clone(), holder, parts.capabilities_cached);
         let lookups =
@@ -203,6 +207,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             ledger,
             store,
             clock,
+            entropy,
             metrics,
             settings: ArcSwap::from_pointee(settings),
             capabilities,
@@ -296,7 +301,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         late: Option<&Challenge>,
         valid_before: crate::nano::UnixSeconds,
     ) -> Result<Option<Challenge>, NoEntropy> {
-        let random: [u8; 16] = entropy::bytes()?;
+        let random: [u8; 16] = self.0.entropy.bytes()?;
         let [a, b, c, d, e, f, g, h, ..] = random;
         let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
         let pay_to =
@@ -370,9 +375,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// Whether a proof that comes after its challenge's time belongs to a payment that was journalled
+    /// Whether a proof that comes after its challenge's time belongs to a payment that was taken up
     /// within it.
     async fn was_in_time(&self, challenge: &Challenge, block: BlockHash) -> Result<bool, Denied> {
+        if self.0.flights.is_under_way(block, challenge.nonce()) {
+            return Ok(true);
+        }
         match self.0.store.payment(block).await {
             Ok(payment) => Ok(payment.is_some_and(|it| it.intent.challenge == challenge.nonce())),
             Err(error) => {
@@ -384,14 +392,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The capability that this very payment bought, if it is in hand.
     fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<Held>> {
-        let held = self.0.capabilities.known(CapabilityId::of_payment(&self.0.keys, block))?;
+        let held = self.0.capabilities.known(CapabilityId::of_payment(block))?;
         (held.intent().challenge == challenge.nonce()).then_some(held)
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
     async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
         let settings = self.0.settings.load_full();
-        let (block, nonce) = (checked.hash(), checked.challenge().nonce());
         let searches = matches!(checked, proof::Checked::Signature(_));
         let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
         if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
@@ -401,9 +408,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let landing = self
             .0
             .flights
-            .join_or_start(block, nonce, settings.pending_settlements, settings.wait, &self.0.runtime, || {
-                core.settle(checked)
-            })
+            .join_or_start(
+                checked.passage(),
+                settings.pending_settlements,
+                settings.wait,
+                &self.0.runtime,
+                || core.settle(checked),
+            )
             .await;
         if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
             count.fetch_add(1, Ordering::Relaxed);

@@ -1,16 +1,53 @@
 //! The one place that asks the system for random bytes.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// The system has no random bytes to give; nothing secret can be made.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the system gives no random bytes: {0}")]
 pub struct NoEntropy(String);
 
-/// `N` random bytes, fit for secrets.
+type Fill = dyn Fn(&mut [u8]) -> Result<(), NoEntropy> + Send + Sync;
+
+/// A source of random bytes. Cheap to clone; whoever assembles the gateway decides which one it
+/// draws from, so that a simulation can be played again.
+#[derive(Clone)]
+pub struct Entropy(Arc<Fill>);
+
+impl Entropy {
+    /// The system's source, fit for secrets.
+    #[must_use]
+    pub fn system() -> Self {
+        Self::from_fn(|bytes| getrandom::fill(bytes).map_err(|error| NoEntropy(error.to_string())))
+    }
+
+    /// A source that fills what it is given by `fill`.
+    pub fn from_fn(fill: impl Fn(&mut [u8]) -> Result<(), NoEntropy> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fill))
+    }
+
+    /// `N` bytes of the source.
+    ///
+    /// # Errors
+    /// [`NoEntropy`], when the source fails.
+    pub fn bytes<const N: usize>(&self) -> Result<[u8; N], NoEntropy> {
+        let mut bytes = [0; N];
+        (self.0)(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entropy")
+    }
+}
+
+/// `N` random bytes of the system, fit for secrets.
 ///
 /// # Errors
 /// [`NoEntropy`], when the system's source fails.
 pub fn bytes<const N: usize>() -> Result<[u8; N], NoEntropy> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| NoEntropy(error.to_string()))?;
-    Ok(bytes)
+    Entropy::system().bytes()
 }

@@ -59,6 +59,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// The block, or nothing where no node knows it.
     fn block(&self, hash: BlockHash) -> impl Future<Output = Result<Option<BlockFacts>, LedgerError>> + Send;
 
+    /// The block that follows `hash` on its account's chain, confirmed or not; nothing where none
+    /// does or no node knows `hash`.
+    fn successor(
+        &self,
+        hash: BlockHash,
+    ) -> impl Future<Output = Result<Option<BlockHash>, LedgerError>> + Send;
+
     /// Broadcasts a send (`process` with `subtype` `send`). Repeating it is harmless.
     fn publish_send(&self, block: &StateBlock) -> impl Future<Output = Result<(), PublishError>> + Send;
 

@@ -95,7 +95,8 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         }
     }
     drop(listener);
-    // What ends connections that wait for a request; those with one go on.
+    // Before the wait: by this the app learns that connections which lie idle are to end. Requests
+    // under way go on.
     app.cleanup().await;
     let drained = async {
         while let Some(ended) = connections.join_next().await {

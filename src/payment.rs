@@ -94,6 +94,7 @@ pub struct AccountFacts {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BlockFacts {
     hash: BlockHash,
+    previous: BlockHash,
     kind: BlockKind,
     confirmed: bool,
 }
@@ -137,19 +138,26 @@ impl BlockFacts {
             }
             Some(_) | None => BlockKind::Other,
         };
-        Ok(Self { hash: asked, kind, confirmed })
+        Ok(Self { hash: asked, previous: block.previous, kind, confirmed })
     }
 
     /// The facts of a block from before state blocks, which no payment is made with. Its contents
     /// are not checked: whatever they are, it is refused.
     #[must_use]
     pub const fn of_legacy_block(asked: BlockHash, confirmed: bool) -> Self {
-        Self { hash: asked, kind: BlockKind::Other, confirmed }
+        Self { hash: asked, previous: BlockHash::ZERO, kind: BlockKind::Other, confirmed }
     }
 
     #[must_use]
     pub const fn hash(&self) -> BlockHash {
         self.hash
+    }
+
+    /// The block before it on its account's chain; zero for the first, and for a legacy block,
+    /// where it is not known.
+    #[must_use]
+    pub const fn previous(&self) -> BlockHash {
+        self.previous
     }
 
     #[must_use]

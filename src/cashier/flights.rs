@@ -1,9 +1,10 @@
-//! One settlement per block at a time: the first proof starts it, copies wait for its result.
+//! One settlement per block at a time: the first proof starts it, copies wait for its result. And
+//! one per frontier: of two blocks on it the ledger takes one.
 //!
 //! The task belongs to nobody's connection. A waiter that goes away, or that waited long enough,
 //! leaves it running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,37 +28,69 @@ pub(super) enum Landing {
 
 type Result = watch::Receiver<Option<Landing>>;
 
+/// What is to be settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passage {
+    pub(super) block: BlockHash,
+    pub(super) nonce: Nonce,
+    /// What the block builds on, where the gateway broadcasts it.
+    pub(super) frontier: Option<BlockHash>,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Flights(Arc<Mutex<BTreeMap<BlockHash, (Nonce, Result)>>>);
+pub(super) struct Flights(Arc<Mutex<Aloft>>);
+
+/// The settlements under way.
+#[derive(Debug, Default)]
+struct Aloft {
+    blocks: BTreeMap<BlockHash, (Nonce, Result)>,
+    frontiers: BTreeSet<BlockHash>,
+}
 
 /// Takes a flight off the list when its task ends, however it ends.
 struct Strip {
-    flights: Arc<Mutex<BTreeMap<BlockHash, (Nonce, Result)>>>,
-    block: BlockHash,
+    flights: Arc<Mutex<Aloft>>,
+    passage: Passage,
 }
 
 impl Drop for Strip {
     fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.block);
+        let mut aloft = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        aloft.blocks.remove(&self.passage.block);
+        if let Some(frontier) = self.passage.frontier {
+            aloft.frontiers.remove(&frontier);
+        }
     }
+}
+
+/// What becomes of one more that wants to be settled.
+enum Boarding {
+    /// It is under way, under this challenge.
+    Aloft(Nonce, Result),
+    FrontierHeld,
+    Full,
 }
 
 impl Flights {
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().blocks.len()
+    }
+
+    /// Whether `block` is being settled under `nonce`.
+    pub(super) fn is_under_way(&self, block: BlockHash, nonce: Nonce) -> bool {
+        self.lock().blocks.get(&block).is_some_and(|(owner, _)| *owner == nonce)
     }
 
     // Insertions and removals; nobody awaits while holding it.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockHash, (Nonce, Result)>> {
+    fn lock(&self) -> MutexGuard<'_, Aloft> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, at most `wait`, for the settlement of `block`, starting it with `settle` on `runtime`
-    /// unless one is under way. At most `limit` are under way at once.
+    /// Waits, at most `wait`, for the settlement of a block, starting it with `settle` on `runtime`
+    /// unless one is under way. At most `limit` are under way at once, and one on each frontier.
     pub(super) async fn join_or_start<F>(
         &self,
-        block: BlockHash,
-        nonce: Nonce,
+        passage: Passage,
         limit: usize,
         wait: Duration,
         runtime: &tokio::runtime::Handle,
@@ -67,10 +100,12 @@ impl Flights {
         F: Future<Output = Landing> + Send + 'static,
     {
         let pending = Landing::Pending(PendingReason::Settlement);
-        let Some((owner, mut result)) = self.find_or_start(block, nonce, limit, runtime, settle) else {
-            return Landing::Unavailable(Wait::Overloaded);
+        let (owner, mut result) = match self.find_or_start(passage, limit, runtime, settle) {
+            Boarding::Aloft(owner, result) => (owner, result),
+            Boarding::FrontierHeld => return Landing::Refused(Refusal::DuplicateFrontier),
+            Boarding::Full => return Landing::Unavailable(Wait::Overloaded),
         };
-        if owner != nonce {
+        if owner != passage.nonce {
             // The block is being redeemed under another challenge; how that ends is not this
             // client's to see, but whether its own proof is good can only be said after.
             return pending;
@@ -83,42 +118,47 @@ impl Flights {
         }
     }
 
-    /// Starts `settle` for `block` unless a settlement is under way or `limit` is reached, waiting
-    /// for nothing.
+    /// Starts `settle` for a block unless it or one on its frontier is under way or `limit` is
+    /// reached, waiting for nothing.
     pub(super) fn start<F>(
         &self,
-        block: BlockHash,
-        nonce: Nonce,
+        passage: Passage,
         limit: usize,
         runtime: &tokio::runtime::Handle,
         settle: impl FnOnce() -> F,
     ) where
         F: Future<Output = Landing> + Send + 'static,
     {
-        drop(self.find_or_start(block, nonce, limit, runtime, settle));
+        drop(self.find_or_start(passage, limit, runtime, settle));
     }
 
     fn find_or_start<F>(
         &self,
-        block: BlockHash,
-        nonce: Nonce,
+        passage: Passage,
         limit: usize,
         runtime: &tokio::runtime::Handle,
         settle: impl FnOnce() -> F,
-    ) -> Option<(Nonce, Result)>
+    ) -> Boarding
     where
         F: Future<Output = Landing> + Send + 'static,
     {
-        let mut flights = self.lock();
-        if let Some(flight) = flights.get(&block) {
-            return Some(flight.clone());
+        let Passage { block, nonce, frontier } = passage;
+        let mut aloft = self.lock();
+        if let Some((owner, result)) = aloft.blocks.get(&block) {
+            return Boarding::Aloft(*owner, result.clone());
         }
-        if flights.len() >= limit {
-            return None;
+        if frontier.is_some_and(|it| aloft.frontiers.contains(&it)) {
+            return Boarding::FrontierHeld;
+        }
+        if aloft.blocks.len() >= limit {
+            return Boarding::Full;
         }
         let (land, result) = watch::channel(None);
-        flights.insert(block, (nonce, result.clone()));
-        let strip = Strip { flights: Arc::clone(&self.0), block };
+        aloft.blocks.insert(block, (nonce, result.clone()));
+        aloft.frontiers.extend(frontier);
+        // A runtime that is ending drops the task at once, and with it the strip, which locks.
+        drop(aloft);
+        let strip = Strip { flights: Arc::clone(&self.0), passage };
         let settle = settle();
         runtime.spawn(async move {
             let landing = settle.await;
@@ -126,6 +166,6 @@ impl Flights {
             drop(strip);
             land.send_replace(Some(landing));
         });
-        Some((nonce, result))
+        Boarding::Aloft(nonce, result)
     }
 }

@@ -1,5 +1,6 @@
 //! A proof of payment as the client presents it, and its cheap checks.
 
+use super::flights::Passage;
 use crate::nano::{BlockHash, StateBlock, Thresholds};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
@@ -79,6 +80,15 @@ impl Checked {
             Self::Txn(checked) => checked.hash(),
             Self::Signature(checked) => checked.hash(),
         }
+    }
+
+    /// What is to be settled.
+    pub(super) const fn passage(&self) -> Passage {
+        let frontier = match self {
+            Self::Txn(checked) => Some(checked.frontier()),
+            Self::Signature(_) => None,
+        };
+        Passage { block: self.hash(), nonce: self.challenge().nonce(), frontier }
     }
 
     pub(super) const fn challenge(&self) -> &Challenge {

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::Landing;
+use super::flights::{Landing, Passage};
 use super::{Cashier, Core, PATIENCE, PendingReason};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
-use crate::payment::Confirmed;
+use crate::payment::{Confirmed, Intent};
 use crate::shutdown::{self, StopSignal};
 use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
 
@@ -40,8 +40,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 rounds = rounds.saturating_add(1);
             }
             tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
+                biased;
                 () = shutdown::asked_for(&mut shutdown) => return,
+                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }
@@ -55,9 +56,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.sequence;
             for payment in page {
-                let (block, nonce) = (payment.intent.block, payment.intent.challenge);
+                let Intent { block, challenge: nonce, signed, .. } = &payment.intent;
+                // A parked payment holds no frontier.
+                let frontier = signed.filter(|_| state == PaymentState::Intent).map(|it| it.previous);
+                let passage = Passage { block: *block, nonce: *nonce, frontier };
                 let core = Arc::clone(&self.0);
-                self.0.flights.start(block, nonce, limit, &self.0.runtime, || core.resolve(payment));
+                self.0.flights.start(passage, limit, &self.0.runtime, || core.resolve(payment));
             }
         }
     }

@@ -90,7 +90,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     async fn find_granted(&self, payment: Payment) -> Landing {
-        let id = CapabilityId::of_payment(&self.keys, payment.intent.block);
+        let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
         match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
             Ok(settled) => Landing::Granted(self.capabilities.admit(settled)),
@@ -113,6 +113,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 Ok(Sighting::Confirmed(facts)) => {
                     self.metrics.confirmed(follow.elapsed());
                     let confirmed = Confirmed::by_ledger(claimed.into_intent(), &facts);
+                    if let Err(refusal) = &confirmed {
+                        self.contradicted(&block, *refusal).await;
+                    }
                     return self.grant(confirmed, watch).await;
                 }
                 Ok(Sighting::Unconfirmed(_)) => {
@@ -133,6 +136,17 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
         }
         PENDING
+    }
+
+    /// Sets a payment aside that the ledger confirmed as something else than it was judged to be: a
+    /// node lied about the account. Its money has moved and buys nothing; it is for people to see.
+    async fn contradicted(&self, block: &StateBlock, refusal: Refusal) {
+        let hash = block.hash();
+        tracing::error!(block = %hash, reason = %refusal, "a node lied: the ledger contradicts a payment");
+        let live = [PaymentState::Intent];
+        if let Err(error) = self.store.advance(hash, &live, PaymentState::Parked, self.clock.now()).await {
+            tracing::warn!(block = %hash, %error, "not set aside");
+        }
     }
 
     /// Waits for a block that a node took; looks once for one that all refused.
@@ -185,14 +199,16 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    /// Whether another block is confirmed in this one's place; nothing where no node can say.
+    /// Whether another block is confirmed in this one's place; nothing where no node can say. That a
+    /// node does not know this block proves nothing: it may be behind. What proves it is the other
+    /// block.
     pub(super) async fn was_overtaken(&self, block: &StateBlock) -> Option<bool> {
-        let account = self.ledger.account(block.account).await.ok()??;
-        if account.confirmed_frontier == block.previous {
+        let Some(next) = self.ledger.successor(block.previous).await.ok()? else { return Some(false) };
+        if next == block.hash() {
             return Some(false);
         }
-        // The chain has moved on. Over this block or past it?
-        self.ledger.block(block.hash()).await.ok().map(|found| found.is_none())
+        let rival = self.ledger.block(next).await.ok()?;
+        Some(rival.is_some_and(|facts| facts.confirmed() && facts.previous() == block.previous))
     }
 
     pub(super) async fn grant(&self, confirmed: Result<Confirmed, Refusal>, watch: Stopwatch) -> Landing {
@@ -201,7 +217,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(refusal) => return Landing::Refused(refusal),
         };
         let Intent { block, terms, .. } = *confirmed.intent();
-        let id = CapabilityId::of_payment(&self.keys, block);
+        let id = CapabilityId::of_payment(block);
         let want = Capabilities::<S>::chunk(terms.grants.requests.get());
         let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         match settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await {
@@ -242,6 +258,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
         };
         let mut later = None;
         if !seen.is_confirmed() {
+            // Journalled, so that the proof stays good when its challenge runs out meanwhile.
+            match settle::note(&*self.store, &seen, self.clock.now()).await {
+                Ok(true) => {}
+                Ok(false) => return Landing::Refused(Refusal::DuplicateBlockHash),
+                Err(error) => return no_store(&error),
+            }
             let follow = Stopwatch::start();
             match self.ledger.await_confirmation(hash, PATIENCE).await {
                 Ok(Sighting::Confirmed(facts)) => later = Some(facts),

@@ -10,7 +10,7 @@ use super::Context;
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, Route, Terms};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, Terms};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
@@ -109,6 +109,9 @@ fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     if request.headers.contains_key(TRANSFER_ENCODING) && had_content_length(session) {
         return Err("both Content-Length and Transfer-Encoding: the body's end is ambiguous".to_owned());
     }
+    if had_fragment(session) {
+        return Err(NotCanonical::Fragment.to_string());
+    }
     let raw = std::str::from_utf8(request.raw_path())
         .map_err(|_| "the request target is not UTF-8: percent-encode it".to_owned())?;
     let absolute = AbsoluteTarget::split(raw);
@@ -140,6 +143,16 @@ fn had_content_length(session: &Session) -> bool {
             let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
             name.trim_ascii().eq_ignore_ascii_case(b"content-length")
         })
+    })
+}
+
+/// Whether the target as received had a fragment. Pingora cuts it off unsaid; who stands before
+/// might have matched the whole.
+fn had_fragment(session: &Session) -> bool {
+    session.as_http1().is_some_and(|session| {
+        let line = session.get_headers_raw_bytes();
+        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        line.iter().skip_while(|&&byte| byte != b' ').any(|&byte| byte == b'#')
     })
 }
 

@@ -1,7 +1,7 @@
 //! What is taken off and put on a request and its answer on their way through.
 
 use http::HeaderName;
-use http::header::{CACHE_CONTROL, HOST, HeaderMap, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
@@ -20,6 +20,11 @@ pub(super) fn request(session: &Session, request: &mut RequestHeader, admission:
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
     request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
     strip(&mut |name| request.remove_header(name), &session.req_header().headers, is_stopped_on_the_way_in);
+    if !asks_for_websocket(&session.req_header().headers) {
+        for name in [UPGRADE, CONNECTION] {
+            let _removed = request.remove_header(&name).is_some();
+        }
+    }
     let host = session.req_header().headers.get(HOST).cloned();
     if let Some(host) = &host {
         request.insert_header("X-Forwarded-Host", host)?;
@@ -108,11 +113,31 @@ fn strip<T>(remove: &mut dyn FnMut(&HeaderName) -> Option<T>, headers: &HeaderMa
     }
 }
 
-/// Payment headers, old and new, and whatever the gateway itself puts on.
+/// The one protocol that a connection may change to. In a tunnel of HTTP/2 every path of the
+/// upstream could be asked for, and nobody would send a bill.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(UPGRADE).iter();
+    let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    asked.next().is_some_and(websocket) && asked.next().is_none()
+}
+
+/// Payment headers, old and new, whatever the gateway itself puts on, and those by which an
+/// upstream might take another method or path than the one that was judged.
 fn is_stopped_on_the_way_in(name: &str) -> bool {
-    const STARTS: [&str; 4] = ["payment-", "x-payment", "x-x402", "faregate-"];
-    const NAMES: [&str; 6] =
-        ["payment", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "x-real-ip"];
+    const STARTS: [&str; 5] = ["payment-", "x-payment", "x-x402", "faregate-", "x-original-ur"];
+    const NAMES: [&str; 11] = [
+        "payment",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "forwarded",
+        "x-real-ip",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-rewrite-url",
+        "http2-settings",
+    ];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 

@@ -16,16 +16,20 @@ use super::key::MacKeys;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 
-/// The public name of a capability, computed from the payment's hash: the same payment makes the
-/// same capability however often it is redeemed. It is not the secret.
+/// The public name of a capability: the beginning of its payment's hash, so that the same payment
+/// makes the same capability however often, by whom and under which key it is redeemed. It is not
+/// the secret.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CapabilityId(pub [u8; 16]);
 
 impl CapabilityId {
     /// The name of what `block` buys.
     #[must_use]
-    pub fn of_payment(keys: &MacKeys, block: BlockHash) -> Self {
-        Self(keys.mac(ID_DOMAIN, |part| part(&block.0)))
+    pub fn of_payment(block: BlockHash) -> Self {
+        let (head, _) = block.0.split_at(16);
+        let mut id = [0; 16];
+        id.copy_from_slice(head);
+        Self(id)
     }
 }
 
@@ -50,7 +54,6 @@ pub struct Capability {
 #[derive(Clone, Eq, PartialEq)]
 pub struct Token(String);
 
-const ID_DOMAIN: &[u8; 16] = b"faregate cap. id";
 const TOKEN_DOMAIN: &[u8; 16] = b"faregate token 1";
 const VERSION: u8 = 1;
 /// Version, id, route tag, uses, expiry.

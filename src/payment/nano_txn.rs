@@ -51,6 +51,12 @@ impl Checked {
         &self.challenge
     }
 
+    /// What the block builds on: of two blocks on it the ledger takes one.
+    #[must_use]
+    pub const fn frontier(&self) -> BlockHash {
+        self.block.previous
+    }
+
     /// The account whose facts [`Checked::judge`] wants.
     #[must_use]
     pub const fn payer(&self) -> Account {

@@ -55,6 +55,8 @@ pub enum NotCanonical {
     Control,
     #[error("a space: write `%20`")]
     Space,
+    #[error("an encoded space at an end of a path segment")]
+    SpaceAtEnd,
     #[error("`%` without two hexadecimal digits after it: write `%25`")]
     BadPercent,
     #[error("encoded twice: `%25` followed by two hexadecimal digits")]
@@ -227,6 +229,10 @@ impl CanonicalSegment {
         }
         if decoded.chars().any(char::is_control) {
             return Err(NotCanonical::Control);
+        }
+        // Some file systems and frameworks trim it, and then it is another path.
+        if decoded.trim().len() != decoded.len() {
+            return Err(NotCanonical::SpaceAtEnd);
         }
         Ok(Self { text, decoded })
     }

@@ -53,6 +53,8 @@ struct Meter {
     available: u32,
     /// Taken by requests under way.
     reserved: u32,
+    /// On their way back to the store.
+    returning: u32,
     /// Spent and not reported.
     unreported: u32,
     /// Left in the store when it was last asked.
@@ -72,7 +74,8 @@ struct Meter {
 impl Meter {
     /// Uses that are left beside those under way.
     fn remaining(&self) -> u32 {
-        self.available.saturating_add(self.stored).saturating_add(self.elsewhere)
+        let here = self.available.saturating_add(self.returning);
+        here.saturating_add(self.stored).saturating_add(self.elsewhere)
     }
 
     /// Whether nothing is left anywhere, and nothing can come back.
@@ -81,7 +84,7 @@ impl Meter {
     }
 
     fn is_out(&self) -> bool {
-        self.available > 0 || self.reserved > 0 || self.unreported > 0
+        self.available > 0 || self.returning > 0 || self.reserved > 0 || self.unreported > 0
     }
 }
 
@@ -90,6 +93,7 @@ impl Held {
         let meter = Meter {
             available: lease.granted,
             reserved: 0,
+            returning: 0,
             unreported: 0,
             stored: lease.remaining,
             elsewhere: lease.elsewhere,
@@ -431,6 +435,7 @@ impl<S: Store> Capabilities<S> {
             let mut meter = held.meter();
             meter.unreported = meter.unreported.saturating_add(request.used);
             meter.available = meter.available.saturating_add(request.returned);
+            meter.returning = meter.returning.saturating_sub(request.returned);
         }
         outcome
     }
@@ -441,6 +446,7 @@ impl<S: Store> Capabilities<S> {
         meter.queued = false;
         let returned =
             if hand_back || meter.lapses_at <= now { std::mem::take(&mut meter.available) } else { 0 };
+        meter.returning = meter.returning.saturating_add(returned);
         LeaseRequest {
             capability: held.record.id,
             holder: self.holder,
@@ -457,6 +463,7 @@ impl<S: Store> Capabilities<S> {
         let out = {
             let mut meter = held.meter();
             meter.available = meter.available.saturating_add(lease.granted);
+            meter.returning = meter.returning.saturating_sub(request.returned);
             meter.stored = lease.remaining;
             meter.elsewhere = lease.elsewhere;
             meter.lapses_at = lease.expires_at;
@@ -476,12 +483,13 @@ impl<S: Store> Capabilities<S> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
+                () = shutdown::asked_for(&mut shutdown) => break,
                 () = self.reports.bell.notified() => {
                     tokio::time::sleep(REPORT_AFTER).await;
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,
-                () = shutdown::asked_for(&mut shutdown) => break,
             }
         }
         self.report().await;

@@ -24,6 +24,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -95,8 +96,10 @@ pub struct SqliteStore {
     readers: Queries,
     vitals: Arc<Vitals>,
     directory: PathBuf,
-    /// Hangs up when every thread has ended.
-    threads: watch::Receiver<()>,
+    /// Hangs up when every reading thread has ended.
+    reading: watch::Receiver<()>,
+    /// Hangs up when the writing thread has ended.
+    writing: watch::Receiver<()>,
 }
 
 impl SqliteStore {
@@ -117,12 +120,17 @@ impl SqliteStore {
         connection::use_wal(&connection)?;
         schema::migrate(&mut connection)?;
 
-        let (alive, threads) = watch::channel(());
+        let (reads, reading) = watch::channel(());
         let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), commits: AtomicU64::new(0) });
         let (queries, waiting) = Queries::new(options.queue.get());
         for _ in 0..options.readers.get() {
             let (connection, waiting) = (reader::open(path, options.busy_timeout)?, Arc::clone(&waiting));
-            spawn("store-reader", &alive, move || reader::serve(&connection, &waiting))?;
+            let reads = reads.clone();
+            spawn("store-reader", move || {
+                reader::serve(&connection, &waiting);
+                drop(connection);
+                drop(reads);
+            })?;
         }
         let (queue, commands) = Queue::new(options.queue.get());
         let (writer_ends, writer_lives) = std::sync::mpsc::channel();
@@ -133,42 +141,52 @@ impl SqliteStore {
             vitals: Arc::clone(&vitals),
             writer_lives,
         };
-        spawn("store-checkpoint", &alive, move || checkpointer.serve())?;
-        let writer = Writer {
+        let checkpoints = spawn("store-checkpoint", move || checkpointer.serve())?;
+        let (writes, writing) = watch::channel(());
+        let mut writer = Writer {
             path: path.to_owned(),
             busy_timeout: options.busy_timeout,
             connection: Some(connection),
             commands,
             vitals: Arc::clone(&vitals),
         };
-        spawn("store-writer", &alive, move || {
+        spawn("store-writer", move || {
             writer.serve();
             drop(writer_ends);
+            if checkpoints.join().is_err() {
+                tracing::error!("the store's checkpoint thread panicked");
+            }
+            drop(writer);
+            drop(writes);
         })?;
-        Ok(Self { writer: queue, readers: queries, vitals, directory: connection::directory(path), threads })
+        Ok(Self {
+            writer: queue,
+            readers: queries,
+            vitals,
+            directory: connection::directory(path),
+            reading,
+            writing,
+        })
     }
 
     /// Finishes everything that is queued and gives the file free. Calls after it are refused.
     pub async fn close(&self) {
-        self.writer.close().await;
         self.readers.close().await;
-        let mut threads = self.threads.clone();
-        while threads.changed().await.is_ok() {}
+        ended(&self.reading).await;
+        // Last, and alone: whoever closes the file last folds the log into it.
+        self.writer.close().await;
+        ended(&self.writing).await;
     }
 }
 
-/// Starts a thread that counts as alive until it has ended.
-fn spawn(
-    name: &str,
-    alive: &watch::Sender<()>,
-    serve: impl FnOnce() + Send + 'static,
-) -> Result<(), OpenFault> {
-    let alive = alive.clone();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        serve();
-        drop(alive);
-    })?;
-    Ok(())
+/// Waits until nobody holds the other end.
+async fn ended(threads: &watch::Receiver<()>) {
+    let mut threads = threads.clone();
+    while threads.changed().await.is_ok() {}
+}
+
+fn spawn(name: &str, serve: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenFault> {
+    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(serve)?)
 }
 
 impl Store for SqliteStore {

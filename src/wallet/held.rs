@@ -125,7 +125,6 @@ fn read(headers: &HeaderMap) -> Option<(HeaderValue, Capability)> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod attacks;
 mod cli;
 mod config;
 mod devnet;
@@ -21,6 +22,7 @@ mod payments;
 mod rig;
 mod routes;
 mod scripted;
+mod simulation;
 mod store;
 mod sweep;
 mod tidy;

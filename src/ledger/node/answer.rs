@@ -45,6 +45,8 @@ pub struct BlockInfo {
     /// The account's balance after the block, as the node tells it.
     pub balance: Raw,
     pub confirmed: bool,
+    /// The next block of the chain, if the node has one.
+    pub successor: Option<BlockHash>,
     pub contents: Contents,
 }
 
@@ -128,6 +130,8 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         balance: Raw,
         #[serde(deserialize_with = "truth")]
         confirmed: bool,
+        #[serde(default)]
+        successor: Option<BlockHash>,
         contents: Value,
     }
     let told: Told = typed(value)?;
@@ -141,7 +145,13 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         Some(kind @ ("send" | "receive" | "open" | "change")) => Contents::Legacy(kind.to_owned()),
         Some(_) | None => return Err(nonsense("`contents` has no known `type`")),
     };
-    Ok(BlockInfo { account: told.block_account, balance: told.balance, confirmed: told.confirmed, contents })
+    Ok(BlockInfo {
+        account: told.block_account,
+        balance: told.balance,
+        confirmed: told.confirmed,
+        successor: told.successor.filter(|next| *next != BlockHash::ZERO),
+        contents,
+    })
 }
 
 /// The largest first.
@@ -276,7 +286,6 @@ pub(super) fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use serde_json::json;

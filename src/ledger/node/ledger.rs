@@ -217,6 +217,10 @@ impl Ledger for NodeLedger {
         Ok(self.look(hash, None, 0).await?.map(|seen| seen.facts))
     }
 
+    async fn successor(&self, hash: BlockHash) -> Result<Option<BlockHash>, LedgerError> {
+        Ok(self.client.block_info(hash).await?.and_then(|info| info.successor))
+    }
+
     async fn publish_send(&self, block: &StateBlock) -> Result<(), PublishError> {
         self.client.process(block, Subtype::Send).await.map_err(|error| match error {
             ProcessError::Refused(text) => PublishError::Refused(text),

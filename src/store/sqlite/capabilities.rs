@@ -20,8 +20,9 @@ struct Stored {
     spent: u32,
 }
 
-const CAPABILITY: &str = "SELECT k.payment, k.id, p.block, p.route, k.uses, k.expires_at, \
-     k.revoked_at IS NOT NULL, k.spent FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
+const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
+     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent \
+     FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
 fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
     Ok(Stored {
@@ -38,8 +39,22 @@ fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
     })
 }
 
+/// The name that an id has to be kept under; none where the block's hash begins with it.
+fn name(id: CapabilityId, block: BlockHash) -> Option<[u8; 16]> {
+    (!block.0.starts_with(&id.0)).then_some(id.0)
+}
+
 fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<Stored>, Fault> {
-    let sql = format!("{CAPABILITY} WHERE k.id = ?1");
+    let sql = format!(
+        "{CAPABILITY} JOIN claims AS c ON c.sequence = k.payment \
+         WHERE c.block BETWEEN ?1 AND ?2 AND k.name IS NULL"
+    );
+    let (first, last) = ([id.0, [0; 16]].concat(), [id.0, [0xff; 16]].concat());
+    let begins = db.prepare_cached(&sql)?.query_row([first, last], stored_capability).optional()?;
+    if begins.is_some() {
+        return Ok(begins);
+    }
+    let sql = format!("{CAPABILITY} WHERE k.name = ?1");
     Ok(db.prepare_cached(&sql)?.query_row([id.0], stored_capability).optional()?)
 }
 
@@ -48,25 +63,41 @@ pub(super) fn find(db: &Connection, id: CapabilityId) -> Result<Option<Capabilit
     Ok(by_id(db, id)?.map(|stored| stored.record))
 }
 
-/// Makes the capability that `payment` buys at `now`.
-pub(super) fn insert(
+/// Makes the capability that `payment` buys at `now`, and leases uses of it to the holder of the
+/// grant.
+pub(super) fn open(
     db: &Connection,
     payment: &Payment,
-    id: CapabilityId,
+    grantee: Grantee,
     now: UnixSeconds,
-) -> Result<(), Fault> {
+) -> Result<(CapabilityRecord, Lease), Fault> {
+    if let Some(other) = by_id(db, grantee.id)? {
+        return Err(Fault::Unfit(format!("the id is that of what payment {} bought", other.record.block)));
+    }
     let grants = payment.intent.terms.grants;
-    db.prepare_cached("INSERT INTO capabilities (payment, id, uses, expires_at) VALUES (?1, ?2, ?3, ?4)")?
+    let record = CapabilityRecord {
+        id: grantee.id,
+        block: payment.intent.block,
+        route: payment.intent.route.clone(),
+        uses: grants.requests.get(),
+        expires_at: now.plus(grants.seconds),
+        revoked: false,
+    };
+    db.prepare_cached("INSERT INTO capabilities (payment, name, uses, expires_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![
             stored(payment.sequence),
-            id.0,
-            grants.requests.get(),
-            stored(now.plus(grants.seconds).0)
+            name(record.id, record.block),
+            record.uses,
+            stored(record.expires_at.0)
         ])?;
-    Ok(())
+    let capability = Stored { payment: payment.sequence, record, spent: 0 };
+    let lease = change(db, &capability, Vec::new(), now, |escrow| {
+        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
+    })?;
+    Ok((capability.record, lease))
 }
 
-/// Leases uses of what `payment` bought to the holder of a grant.
+/// Leases uses of what `payment` bought to the holder of a repeated grant.
 pub(super) fn join(
     db: &Connection,
     payment: u64,
@@ -75,7 +106,7 @@ pub(super) fn join(
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     let sql = format!("{CAPABILITY} WHERE k.payment = ?1");
     let capability = db.prepare_cached(&sql)?.query_row([stored(payment)], stored_capability)?;
-    let lease = change(db, &capability, now, |escrow| {
+    let lease = change(db, &capability, shares(db, payment)?, now, |escrow| {
         Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
     })?;
     Ok((capability.record, lease))
@@ -85,17 +116,17 @@ pub(super) fn join(
 pub(super) fn lease(db: &Connection, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Fault> {
     let capability =
         by_id(db, request.capability)?.ok_or_else(|| Fault::Unfit("no such capability".to_owned()))?;
-    change(db, &capability, now, |escrow| {
+    change(db, &capability, shares(db, capability.payment)?, now, |escrow| {
         escrow.lease(request, now).map_err(|misfit| Fault::Unfit(misfit.to_string()))
     })
 }
 
 /// `Store::revoke`.
 pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Result<bool, Fault> {
-    let found = db
-        .prepare_cached("UPDATE capabilities SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1")?
-        .execute(params![id.0, stored(now.0)])?;
-    Ok(found > 0)
+    let Some(capability) = by_id(db, id)? else { return Ok(false) };
+    db.prepare_cached("UPDATE capabilities SET revoked_at = coalesce(revoked_at, ?2) WHERE payment = ?1")?
+        .execute(params![stored(capability.payment), stored(now.0)])?;
+    Ok(true)
 }
 
 /// `Store::reserve_range`.
@@ -115,10 +146,11 @@ pub(super) fn reserve_range(db: &Connection, pool: &str, count: u32) -> Result<R
     Ok(start..end)
 }
 
-/// Loads the capability's uses, lets `call` change them, and writes what it changed.
+/// Lets `call` change the capability's uses, of which `shares` are out, and writes what it changed.
 fn change(
     db: &Connection,
     capability: &Stored,
+    shares: Vec<Share>,
     now: UnixSeconds,
     call: impl FnOnce(&mut Escrow) -> Result<Lease, Fault>,
 ) -> Result<Lease, Fault> {
@@ -126,7 +158,7 @@ fn change(
         uses: capability.record.uses,
         spent: capability.spent,
         open: !capability.record.revoked && now < capability.record.expires_at,
-        shares: shares(db, capability.payment)?,
+        shares,
     };
     let mut after = before.clone();
     let answer = call(&mut after)?;

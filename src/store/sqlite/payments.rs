@@ -83,8 +83,7 @@ pub(super) fn grant(
             payment
         }
     };
-    capabilities::insert(db, &payment, grantee.id, now)?;
-    let (record, lease) = capabilities::join(db, payment.sequence, grantee, now)?;
+    let (record, lease) = capabilities::open(db, &payment, grantee, now)?;
     Ok(Grant::Granted { record, lease, fresh: true })
 }
 

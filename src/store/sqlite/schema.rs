@@ -15,8 +15,10 @@ const MIGRATIONS: [&str; 1] = [FIRST];
 ///
 /// `claims` maps a block's hash to its place in the journal. `payments` is the journal; it only
 /// grows at its end, as do `capabilities` and `leases`, which are keyed by the same number, so that
-/// a commit dirties few pages. Random keys dirty one page a row: the two here are the claimed hash,
-/// and the capability's id, which the caller makes and nothing here can compute.
+/// a commit dirties few pages. Random keys dirty one page a row, so that there is only one such
+/// table: a capability whose id is the first 16 bytes of its block's hash is found through
+/// `claims` and has no `name`. Any other id is kept as the name, at the price of a second random
+/// key (half the settlements a second, once there are millions of rows).
 ///
 /// Amounts are 16 big-endian bytes, which sort as the amounts do; `payments_readable` shows them
 /// in decimal raw, computed exactly in plain SQL, so that any SQLite tool can read it. Times are
@@ -62,12 +64,14 @@ BEGIN SELECT RAISE(ABORT, 'a claimed hash is never given up'); END;
 
 CREATE TABLE capabilities (
     payment    INTEGER PRIMARY KEY REFERENCES payments (sequence),
-    id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    name       BLOB CHECK (length(name) = 16),
     uses       INTEGER NOT NULL,
     spent      INTEGER NOT NULL DEFAULT 0 CHECK (spent BETWEEN 0 AND uses),
     expires_at INTEGER NOT NULL,
     revoked_at INTEGER
 ) STRICT;
+
+CREATE UNIQUE INDEX named_capabilities ON capabilities (name) WHERE name IS NOT NULL;
 
 CREATE TABLE leases (
     payment     INTEGER NOT NULL REFERENCES capabilities (payment),

@@ -162,7 +162,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Serves until the queue is closed and empty.
-    pub(super) fn serve(mut self) {
+    pub(super) fn serve(&mut self) {
         while let Some(first) = self.commands.blocking_recv() {
             let mut batch = Vec::new();
             self.sort(first, &mut batch);

@@ -12,7 +12,7 @@ use faregate::store::{
 };
 
 #[derive(Default)]
-pub(super) struct Model(Mutex<State>);
+pub(crate) struct Model(Mutex<State>);
 
 #[derive(Default)]
 struct State {

@@ -1,0 +1,236 @@
+//! One running gateway of the simulation: the real cashier over the shared store, through a store
+//! connection that breaks before and after effects, until it is killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use faregate::cashier::{Cashier, Parts, Settings};
+use faregate::clock::Clock;
+use faregate::entropy::Entropy;
+use faregate::metrics::Metrics;
+use faregate::nano::{BlockHash, Threshold, Thresholds, UnixSeconds};
+use faregate::payment::pool::AddressPool;
+use faregate::payment::{MacKey, MacKeys, Mechanism};
+use faregate::store::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    Payment, PaymentState, Store, StoreError,
+};
+use tokio::sync::watch;
+
+use super::world::{Ablation, Life, Nodes, World, store_fault};
+
+pub(super) type Till = Cashier<Nodes, Connection>;
+
+/// A gateway that runs.
+pub(super) struct Instance {
+    pub(super) till: Till,
+    pub(super) life: Arc<Life>,
+    stop: watch::Sender<bool>,
+    /// Uses that this instance delivered and has not durably reported, by payment.
+    pub(super) unreported: Arc<Mutex<BTreeMap<CapabilityId, i64>>>,
+}
+
+impl Instance {
+    pub(super) fn start(world: &Arc<World>, addresses: u32) -> Self {
+        let life = Arc::new(Life::default());
+        let unreported = Arc::default();
+        let connection = Connection {
+            world: Arc::clone(world),
+            life: Arc::clone(&life),
+            unreported: Arc::clone(&unreported),
+            reported: Mutex::default(),
+        };
+        let seed = faregate::nano::Seed::from_bytes([9; 32]);
+        let pool = |first: u32| (first..first + addresses).map(|index| seed.key(index).account()).collect();
+        let (shown, dice) = (Arc::clone(world), Arc::clone(world));
+        let till = Cashier::new(Parts {
+            keys: MacKeys::new(MacKey::from_bytes([3; 32]), None),
+            pool: AddressPool::new(pool(0), pool(1000)),
+            thresholds: Thresholds { send: Threshold(0), receive: Threshold(0) },
+            ledger: Arc::new(Nodes { world: Arc::clone(world), life: Arc::clone(&life) }),
+            store: Arc::new(connection),
+            clock: Clock::from_fn(move || shown.now()),
+            entropy: Entropy::from_fn(move |bytes| {
+                dice.fill(bytes);
+                Ok(())
+            }),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            settings: Settings {
+                mechanisms: Mechanism::ALL.to_vec(),
+                lifetime: 20,
+                wait: Duration::from_secs(3),
+                pending_settlements: 64,
+                lookups_per_client: 1000,
+            },
+            holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
+            capabilities_cached: 1000,
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let (stop, shutdown) = watch::channel(false);
+        let (recovering, until) = (till.clone(), shutdown.clone());
+        tokio::spawn(async move { recovering.recover(until).await });
+        let metering = till.clone();
+        tokio::spawn(async move { metering.capabilities().run(shutdown).await });
+        Self { till, life, stop, unreported }
+    }
+
+    /// As `kill -9` does: nothing it waits for ever comes.
+    pub(super) fn kill(&self) {
+        self.life.end();
+        self.stop.send_replace(true);
+    }
+}
+
+/// An instance's connection to the shared store.
+pub(super) struct Connection {
+    world: Arc<World>,
+    life: Arc<Life>,
+    unreported: Arc<Mutex<BTreeMap<CapabilityId, i64>>>,
+    /// The numbers of the lease calls that took effect: a repeat reports nothing again.
+    reported: Mutex<BTreeSet<u64>>,
+}
+
+impl Connection {
+    /// A call: late, lost before it has an effect, lost after it, or answered.
+    async fn call<T>(&self, effect: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.life.alive().await;
+        tokio::time::sleep(Duration::from_micros(200 + self.world.below(5_000))).await;
+        self.life.alive().await;
+        if self.world.store_is_down() {
+            return Err(StoreError::Unavailable("the store is away".to_owned()));
+        }
+        if self.world.fault(3) {
+            return Err(store_fault(&self.world, false));
+        }
+        let answer = effect.await;
+        if self.world.fault(3) {
+            return Err(store_fault(&self.world, true));
+        }
+        tokio::time::sleep(Duration::from_micros(200 + self.world.below(5_000))).await;
+        self.life.alive().await;
+        answer
+    }
+
+    /// The payment as the ablated journal would show it to whoever presents it now.
+    fn as_shown(&self, payment: Option<Payment>) -> Option<Payment> {
+        match (self.world.ablation, payment) {
+            (Ablation::UnboundRetry, Some(mut payment)) => {
+                payment.intent.challenge =
+                    self.world.last_presented(payment.intent.block).unwrap_or(payment.intent.challenge);
+                Some(payment)
+            }
+            (Ablation::ForgetSpent, _) => None,
+            (_, payment) => payment,
+        }
+    }
+}
+
+impl Store for Connection {
+    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
+        self.call(async {
+            if self.world.ablation == Ablation::ForgetIntents {
+                let state = PaymentState::Intent;
+                let payment =
+                    Payment { sequence: 1, intent: intent.clone(), state, created_at: now, updated_at: now };
+                return Ok(Begin::Fresh(payment));
+            }
+            self.world.store.begin(intent, now).await
+        })
+        .await
+    }
+
+    async fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        if to == PaymentState::Failed {
+            // The rule itself: failed means that the block is not on the ledger and never will be.
+            self.world
+                .hold(self.world.truth(block) != Some(true), || format!("{block} failed and is confirmed"));
+        }
+        self.call(self.world.store.advance(block, from, to, now)).await
+    }
+
+    async fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        let confirmed = self.world.truth(intent.block) == Some(true);
+        self.world.hold(confirmed, || format!("{} is granted and not confirmed", intent.block));
+        self.call(async {
+            let ttl = if self.world.ablation == Ablation::LeaseForEver { 1_000_000 } else { ttl };
+            let mut intent = intent.clone();
+            let mut id = id;
+            match self.world.ablation {
+                Ablation::UnboundRetry => {
+                    if let Some(payment) = self.world.store.payment(intent.block).await? {
+                        intent = payment.intent;
+                    }
+                }
+                Ablation::ForgetSpent => {
+                    // Each grant a thing of its own: what a store without a spent set would do.
+                    let mut hash = intent.block;
+                    self.world.fill(&mut hash.0[16..]);
+                    self.world.fill(&mut id.0);
+                    intent.block = hash;
+                }
+                Ablation::Nothing
+                | Ablation::ForgetIntents
+                | Ablation::LeaseForEver
+                | Ablation::TrustBroadcast => {}
+            }
+            self.world.store.grant(&intent, id, holder, want, ttl, now).await
+        })
+        .await
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        self.call(async { Ok(self.as_shown(self.world.store.payment(block).await?)) }).await
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        self.call(self.world.store.capability(id)).await
+    }
+
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        let id = request.capability;
+        self.call(async {
+            let mut asked = request;
+            if self.world.ablation == Ablation::LeaseForEver {
+                asked.ttl = 1_000_000;
+            }
+            let lease = self.world.store.lease(asked, now).await?;
+            if self.reported.lock().unwrap().insert(request.sequence) {
+                *self.unreported.lock().unwrap().entry(id).or_default() -= i64::from(request.used);
+            }
+            Ok(lease)
+        })
+        .await
+    }
+
+    async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.revoke(id, now)).await
+    }
+
+    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
+        self.call(self.world.store.reserve_range(pool, count)).await
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+        self.call(self.world.store.scan(after, filter, limit)).await
+    }
+
+    fn health(&self) -> Health {
+        Health { writable: !self.world.store_is_down(), free_bytes: None }
+    }
+}

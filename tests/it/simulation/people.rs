@@ -1,0 +1,356 @@
+//! Who uses the gateways of a simulation: honest payers by both mechanisms, an eavesdropper who
+//! sees the whole network, a payer who cheats. And the accidents.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use faregate::cashier::{Admitted, Ask, Bill, Evidence, Presented, Proof, Verdict};
+use faregate::nano::{Account, BlockHash, Raw, SecretKey, StateBlock};
+use faregate::payment::capability::CapabilityId;
+use faregate::payment::challenge::Challenge;
+use faregate::payment::{Mechanism, Refusal, nano_signature};
+use faregate::routes::{Grants, RouteName, Terms};
+use faregate::store::capabilities::HangUp;
+
+use super::instance::Instance;
+use super::world::World;
+
+/// How long a client waits for an answer before it takes the connection for dead.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The town: the instances that run, and what was served.
+pub(super) struct Town {
+    pub(super) world: Arc<World>,
+    pub(super) instances: Mutex<Vec<Arc<Instance>>>,
+    pub(super) book: Mutex<Book>,
+}
+
+#[derive(Default)]
+pub(super) struct Book {
+    /// Whole answers that reached a client, by payment.
+    pub(super) served: BTreeMap<CapabilityId, i64>,
+    /// Uses bought, by payment.
+    pub(super) bought: BTreeMap<CapabilityId, i64>,
+    /// Answers that a crash may have forgotten.
+    pub(super) forgiven: BTreeMap<CapabilityId, i64>,
+    pub(super) purchases: u64,
+    pub(super) kills: u64,
+}
+
+/// What is sold: the cheap one for one request, the dear one for three.
+pub(super) fn wares() -> [(RouteName, Terms); 2] {
+    let terms = |amount, requests: u32| Terms {
+        amount: Raw::new(amount),
+        grants: Grants { requests: requests.try_into().unwrap(), seconds: 3600 },
+    };
+    [(RouteName::new("cheap"), terms(10, 1)), (RouteName::new("dear"), terms(30, 3))]
+}
+
+/// How one request ended for its client.
+enum Answer {
+    Served,
+    /// The upstream failed; nothing was delivered.
+    Failed,
+    /// Come again.
+    Wait,
+    Bill(Bill),
+    /// No answer at all.
+    Lost,
+}
+
+impl Town {
+    fn someone(&self) -> Arc<Instance> {
+        let instances = self.instances.lock().unwrap();
+        Arc::clone(&instances[self.world.below(instances.len() as u64) as usize])
+    }
+
+    /// Sends a request to some instance; an admitted one is forwarded and its outcome settled.
+    async fn ask(&self, ware: &(RouteName, Terms), presented: Presented, patient: bool) -> Answer {
+        let instance = self.someone();
+        let ask = Ask { route: ware.0.clone(), terms: ware.1, presented, client: None };
+        let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
+        if instance.life.is_over() {
+            return Answer::Lost;
+        }
+        match decided {
+            Err(_) => Answer::Lost,
+            Ok(Verdict::Wait(_)) => Answer::Wait,
+            Ok(Verdict::Bill(bill)) => Answer::Bill(bill),
+            Ok(Verdict::Admit(admitted)) => self.forward(&instance, admitted, patient).await,
+        }
+    }
+
+    async fn forward(&self, instance: &Instance, admitted: Admitted, patient: bool) -> Answer {
+        let id = admitted.taken.held().record().id;
+        let uses = i64::from(admitted.taken.held().record().uses);
+        self.book.lock().unwrap().bought.insert(id, uses);
+        tokio::time::sleep(Duration::from_millis(5 + self.world.below(2_000))).await;
+        if instance.life.is_over() {
+            return Answer::Lost;
+        }
+        if self.world.fault(15) {
+            admitted.taken.give_back();
+            return Answer::Failed;
+        }
+        if !patient && self.world.chance(30) {
+            let hung_up = admitted.taken.hang_up();
+            if hung_up == HangUp::Committed {
+                *instance.unreported.lock().unwrap().entry(id).or_default() += 1;
+            }
+            return Answer::Lost;
+        }
+        *self.book.lock().unwrap().served.entry(id).or_default() += 1;
+        *instance.unreported.lock().unwrap().entry(id).or_default() += 1;
+        admitted.taken.commit();
+        Answer::Served
+    }
+
+    /// A challenge for `ware` by `mechanism`; asks until there is one.
+    async fn bill(&self, ware: &(RouteName, Terms), mechanism: Mechanism) -> Challenge {
+        loop {
+            if let Answer::Bill(bill) = self.ask(ware, Presented::Nothing, true).await
+                && let Some(challenge) = of(&bill, mechanism)
+            {
+                return challenge;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Kills an instance and starts another in its place.
+    fn crash(self: &Arc<Self>, addresses: u32) {
+        let fresh = Arc::new(Instance::start(&self.world, addresses));
+        let dead = {
+            let mut instances = self.instances.lock().unwrap();
+            let which = self.world.below(instances.len() as u64) as usize;
+            std::mem::replace(&mut instances[which], fresh)
+        };
+        dead.kill();
+        let mut book = self.book.lock().unwrap();
+        book.kills += 1;
+        for (id, count) in dead.unreported.lock().unwrap().iter() {
+            *book.forgiven.entry(*id).or_default() += (*count).max(0);
+        }
+        self.world.note(|| "an instance is killed, another starts".to_owned());
+    }
+}
+
+fn of(bill: &Bill, mechanism: Mechanism) -> Option<Challenge> {
+    bill.challenges.iter().find(|it| it.offer().mechanism == mechanism).cloned()
+}
+
+fn txn(challenge: &Challenge, block: StateBlock) -> Presented {
+    let evidence = Evidence::Txn(block);
+    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+}
+
+fn signed(challenge: &Challenge, block: BlockHash, account: Account, key: &SecretKey) -> Presented {
+    let digest = faregate::nano::noms_digest(&nano_signature::message(block, challenge)).unwrap();
+    let claim = nano_signature::Claim { block, account, signature: key.sign(&digest) };
+    let evidence = Evidence::Signature(claim);
+    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+}
+
+/// A block that was signed for a challenge.
+#[derive(Clone)]
+struct Paid {
+    challenge: Challenge,
+    block: StateBlock,
+    /// Refused for good while the network did not know the block.
+    given_up: bool,
+}
+
+/// One honest payer: buys `purchases` things, one after the other, and uses each to its end.
+pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism, purchases: u64) -> Raw {
+    let mut spent = Raw::ZERO;
+    for _ in 0..purchases {
+        let ware = wares()[town.world.below(2) as usize].clone();
+        buy(&town, &key, mechanism, &ware).await;
+        spent = spent.checked_add(ware.1.amount).unwrap();
+        town.book.lock().unwrap().purchases += 1;
+        tokio::time::sleep(Duration::from_millis(town.world.below(3_000))).await;
+    }
+    spent
+}
+
+async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) {
+    let world = &town.world;
+    let mut left = ware.1.grants.requests.get();
+    // Every block signed for this purchase: all build on one frontier, so one at most is confirmed.
+    let mut signed_for: Vec<Paid> = Vec::new();
+    let mut impatience = 1;
+    while left > 0 {
+        let on_chain = signed_for.iter().rfind(|it| world.truth(it.block.hash()).is_some()).cloned();
+        let paid = match (on_chain, signed_for.last()) {
+            (Some(paid), _) => paid,
+            (None, Some(last)) if !last.given_up && !last.challenge.has_expired(world.now()) => last.clone(),
+            (None, _) => {
+                let challenge = town.bill(ware, mechanism).await;
+                if world.is_unsettled(key.account())
+                    || signed_for.iter().any(|it| world.truth(it.block.hash()).is_some())
+                {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+                let block = world.send(key, challenge.offer().pay_to, ware.1.amount);
+                if mechanism == Mechanism::NanoSignature {
+                    world.hold(world.process(&block).is_ok(), || "an honest send was refused".to_owned());
+                }
+                signed_for.push(Paid { challenge, block, given_up: false });
+                continue;
+            }
+        };
+        let hash = paid.block.hash();
+        let presented = match mechanism {
+            Mechanism::NanoTxn => txn(&paid.challenge, paid.block),
+            Mechanism::NanoSignature => signed(&paid.challenge, hash, key.account(), key),
+        };
+        world.present(hash, paid.challenge.nonce());
+        let patient = impatience == 0 || !world.chance(10);
+        if !patient {
+            impatience -= 1;
+        }
+        match town.ask(ware, presented, patient).await {
+            Answer::Served => left -= 1,
+            Answer::Failed | Answer::Lost => {}
+            Answer::Wait => tokio::time::sleep(Duration::from_millis(700)).await,
+            Answer::Bill(bill) => {
+                let refusal = bill.refused.as_ref().map(|it| it.refusal);
+                world.note(|| format!("{mechanism} {hash} refused: {refusal:?}, {left} left"));
+                refused(world, &mut signed_for, &paid, &bill, refusal);
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+        }
+    }
+}
+
+/// What an honest payer makes of a refusal: which ones he may be given, and what he does.
+fn refused(world: &World, signed_for: &mut Vec<Paid>, paid: &Paid, bill: &Bill, refusal: Option<Refusal>) {
+    let (hash, mechanism) = (paid.block.hash(), paid.challenge.offer().mechanism);
+    match (mechanism, refusal) {
+        (Mechanism::NanoSignature, Some(Refusal::PaymentExpired)) => {
+            let fresh = of(bill, mechanism).expect("a fresh challenge");
+            let same = fresh.offer().pay_to == paid.challenge.offer().pay_to;
+            world.hold(same, || format!("{hash} came late and was given another address"));
+            signed_for.push(Paid { challenge: fresh, block: paid.block, given_up: false });
+        }
+        (Mechanism::NanoTxn, Some(Refusal::PaymentExpired)) => {
+            let seen = world.truth(hash);
+            world.hold(seen.is_none(), || format!("{hash} was broadcast and is called expired ({seen:?})"));
+        }
+        (
+            Mechanism::NanoTxn,
+            Some(
+                Refusal::StaleFrontier
+                | Refusal::InsufficientAmount
+                | Refusal::DuplicateFrontier
+                | Refusal::BroadcastFailed
+                | Refusal::FrontierChanged,
+            ),
+        ) => {
+            // Where the network shows the block after all, the same proof is shown again.
+            if world.truth(hash).is_none() {
+                signed_for.iter_mut().filter(|it| it.block.hash() == hash).for_each(|it| it.given_up = true);
+            }
+        }
+        (_, other) => world.hold(false, || format!("an honest payment {hash} was answered {other:?}")),
+    }
+}
+
+/// Sees every block of the network and tries to be served with it.
+pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200 + town.world.below(1_500))).await;
+        let blocks = town.world.public();
+        if blocks.is_empty() {
+            continue;
+        }
+        let block = blocks[town.world.below(blocks.len() as u64) as usize];
+        let ware = &wares()[town.world.below(2) as usize];
+        let mechanism = Mechanism::ALL[town.world.below(2) as usize];
+        for _ in 0..4 {
+            let challenge = town.bill(ware, mechanism).await;
+            if challenge.offer().pay_to != block.destination() {
+                continue;
+            }
+            let presented = match (mechanism, town.world.below(2)) {
+                (Mechanism::NanoTxn, _) => txn(&challenge, block),
+                (Mechanism::NanoSignature, 0) => signed(&challenge, block.hash(), block.account, &key),
+                (Mechanism::NanoSignature, _) => signed(&challenge, block.hash(), key.account(), &key),
+            };
+            town.world.present(block.hash(), challenge.nonce());
+            let answer = town.ask(ware, presented, true).await;
+            let got = matches!(answer, Answer::Served | Answer::Failed);
+            town.world.hold(!got, || format!("the eavesdropper was served with {}", block.hash()));
+            break;
+        }
+    }
+}
+
+/// Pays once and tries to be served more often: under other challenges, on other routes, by the
+/// other mechanism, with two blocks on one frontier, hanging up before the end.
+pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(town.world.below(4_000))).await;
+        if town.world.is_unsettled(key.account()) {
+            continue;
+        }
+        let ware = wares()[town.world.below(2) as usize].clone();
+        let mechanism = Mechanism::ALL[town.world.below(2) as usize];
+        let challenge = town.bill(&ware, mechanism).await;
+        if town.world.is_unsettled(key.account()) {
+            continue;
+        }
+        let block = town.world.send(&key, challenge.offer().pay_to, ware.1.amount);
+        if mechanism == Mechanism::NanoSignature || town.world.chance(30) {
+            let _known = town.world.process(&block);
+        }
+        if town.world.chance(30) {
+            // Another block on the same frontier, straight to the network: back to himself.
+            let rival = town.world.send(&key, key.account(), Raw::new(1));
+            let _won = town.world.process(&rival);
+        }
+        let mut tries = Vec::new();
+        for round in 0..6 {
+            let (town, key, ware, challenge) =
+                (Arc::clone(&town), key.clone(), ware.clone(), challenge.clone());
+            tries.push(tokio::spawn(async move {
+                let ware = if round % 3 == 2 { wares()[town.world.below(2) as usize].clone() } else { ware };
+                let challenge = if round % 2 == 1 {
+                    town.bill(&ware, challenge.offer().mechanism).await
+                } else {
+                    challenge
+                };
+                let presented = match challenge.offer().mechanism {
+                    Mechanism::NanoTxn => txn(&challenge, block),
+                    Mechanism::NanoSignature => signed(&challenge, block.hash(), key.account(), &key),
+                };
+                for _ in 0..3 {
+                    let again = match &presented {
+                        Presented::Proof(proof) => Presented::Proof(proof.clone()),
+                        Presented::Nothing | Presented::Token(_) | Presented::Refused(_) => return,
+                    };
+                    town.world.present(block.hash(), challenge.nonce());
+                    let _answer = town.ask(&ware, again, false).await;
+                    tokio::time::sleep(Duration::from_millis(town.world.below(2_000))).await;
+                }
+            }));
+        }
+        for it in tries {
+            it.await.unwrap();
+        }
+    }
+}
+
+/// What goes wrong in the world.
+pub(super) async fn accidents(town: Arc<Town>, addresses: u32) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(1_000 + town.world.below(7_000))).await;
+        match town.world.below(5) {
+            0..=2 => town.crash(addresses),
+            3 => town.world.store_goes_down(Duration::from_millis(town.world.below(6_000))),
+            _ => town.world.nodes_go_down(Duration::from_millis(town.world.below(8_000))),
+        }
+    }
+}
