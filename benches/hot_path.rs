@@ -1,1 +1,322 @@
-fn main() {}
+//! What one request costs in the parts that it meets on its way, without sockets.
+//!
+//! `make bench`, or one group: `cargo bench --bench hot_path -- challenge`. `benches/proxy/run`
+//! measures whole requests.
+#![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a benchmark fails by panicking")]
+
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use faregate::clock::Clock;
+use faregate::nano::{
+    Account, BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Threshold, UnixSeconds,
+    Work, noms_digest,
+};
+use faregate::payment::capability::{self, Capability, Token};
+use faregate::payment::challenge::{Challenge, Offer};
+use faregate::payment::{MacKey, MacKeys, Mechanism, Nonce};
+use faregate::routes::{
+    Access, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms, UpstreamName,
+};
+use faregate::store::capabilities::Capabilities;
+use faregate::store::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
+    Payment, PaymentState, Store, StoreError,
+};
+use faregate::x402::{self, PaymentPayload, PaymentRequired, PaymentRequirements, Presented, Resource};
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const LATER: UnixSeconds = UnixSeconds(1_800_003_600);
+const PRICE: Raw = Raw::new(1_000_000_000_000_000_000_000_000);
+const THRESHOLD: Threshold = Threshold(0xffff_fff8_0000_0000);
+/// Capabilities in the cache.
+const CACHED: u64 = 1_000_000;
+
+fn keys() -> MacKeys {
+    MacKeys::new(MacKey::from_bytes([0x42; 32]), None)
+}
+
+fn payer() -> SecretKey {
+    Seed::from_bytes([0x17; 32]).key(0)
+}
+
+fn route() -> RouteName {
+    RouteName::new("GET /v1/quote/{symbol}")
+}
+
+fn terms() -> Terms {
+    Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 } }
+}
+
+fn offer(mechanism: Mechanism) -> Offer {
+    Offer {
+        mechanism,
+        route: route(),
+        terms: terms(),
+        pay_to: Seed::from_bytes([0x18; 32]).key(7).account(),
+        valid_before: NOW.plus(120),
+    }
+}
+
+fn mint(keys: &MacKeys, mechanism: Mechanism, random: u128) -> Challenge {
+    Challenge::mint(keys, random.to_le_bytes(), offer(mechanism))
+}
+
+fn requirements(challenge: &Challenge) -> PaymentRequirements {
+    challenge.requirements(120, THRESHOLD)
+}
+
+fn block() -> StateBlock {
+    let key = payer();
+    let unsigned = StateBlock {
+        account: key.account(),
+        previous: BlockHash([0x33; 32]),
+        representative: Representative(key.account()),
+        balance: Raw::new(5_000_000_000_000_000_000_000_000_000_000),
+        link: offer(Mechanism::NanoTxn).pay_to.0,
+        signature: Signature([0; 64]),
+        work: Some(Work(0x0123_4567_89ab_cdef)),
+    };
+    unsigned.signed(&key)
+}
+
+/// Minting the two challenges of a bill and writing them as a 402's header and body.
+fn bill(c: &mut Criterion) {
+    let keys = keys();
+    let mut random = 0_u128;
+    let mut both = move || {
+        random += 1;
+        Mechanism::ALL.map(|mechanism| mint(&keys, mechanism, random))
+    };
+    let mut group = c.benchmark_group("challenge");
+    group.bench_function("mint two", |b| b.iter(&mut both));
+    group.bench_function("mint two, header and body of the 402", |b| {
+        b.iter(|| {
+            let required = PaymentRequired {
+                error: Some("PAYMENT_REQUIRED".to_owned()),
+                resource: Resource {
+                    url: "https://api.example.com/v1/quote/XNO".to_owned(),
+                    description: None,
+                    mime_type: None,
+                },
+                accepts: both().iter().map(requirements).collect(),
+                extensions: serde_json::Map::new(),
+            };
+            (required.to_header(), required.to_json().to_string())
+        });
+    });
+    let keys = self::keys();
+    let minted = mint(&keys, Mechanism::NanoTxn, 1);
+    group.bench_function("recognise", |b| {
+        b.iter_batched(
+            || offer(Mechanism::NanoTxn),
+            |offer| Challenge::recognise(&keys, minted.nonce(), offer).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+/// Reading what a client hands in, and the two signatures that may be in it.
+fn proof(c: &mut Criterion) {
+    let (keys, block) = (keys(), block());
+    let challenge = mint(&keys, Mechanism::NanoTxn, 1);
+    let payment = x402::Payment { accepted: requirements(&challenge), proof: x402::Proof::NanoTxn { block } };
+    let payload = PaymentPayload {
+        resource: None,
+        presented: Presented::Payment(Box::new(payment)),
+        extensions: serde_json::Map::new(),
+    };
+    let header = payload.to_header();
+    let mut group = c.benchmark_group("proof");
+    group.bench_function("decode PAYMENT-SIGNATURE", |b| {
+        b.iter(|| PaymentPayload::from_header(black_box(&header)).unwrap());
+    });
+    group.bench_function("verify a block's signature", |b| b.iter(|| black_box(&block).verify().unwrap()));
+    group.bench_function("a block's hash", |b| b.iter(|| black_box(&block).hash()));
+
+    let message = format!("{}:{}:{}", block.hash().lower_hex(), challenge.nonce().lower_hex(), NOW.plus(120));
+    let signature = payer().sign(&noms_digest(&message).unwrap());
+    group.bench_function("verify a NOMS signature", |b| {
+        b.iter(|| signature.verify(&block.account, &noms_digest(black_box(&message)).unwrap()).unwrap());
+    });
+    group.finish();
+}
+
+fn table(routes: u32) -> PriceTable {
+    let route = |number: u32| Route {
+        name: RouteName::new(&format!("route {number}")),
+        pattern: Pattern::parse(&format!("GET /v1/service-{number}/{{item}}/detail")).unwrap(),
+        access: Access::Priced(terms()),
+        upstream: UpstreamName::new("api"),
+        description: String::new(),
+        mime_type: String::new(),
+        hidden: false,
+        charge_on: ChargeOn::default(),
+        case_sensitive: false,
+    };
+    PriceTable::new((0..routes).map(route).collect()).unwrap()
+}
+
+fn routes(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route");
+    for count in [10, 10_000] {
+        let table = table(count);
+        let raw = format!("/v1/service-{}/XNO/detail?full=1", count - 1);
+        group.bench_function(format!("canonical form and match, {count} routes"), |b| {
+            b.iter(|| {
+                let target = CanonicalTarget::parse(black_box(&raw)).unwrap();
+                black_box(table.find("GET", &target));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A store in which every payment has bought as many uses as there are, so that the cache can be
+/// filled without a million writes.
+#[derive(Debug)]
+struct Plenty;
+
+fn unused<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable("not part of this benchmark".to_owned()))
+}
+
+fn hash_of(id: CapabilityId) -> BlockHash {
+    let mut hash = [0; 32];
+    for (byte, of) in hash.iter_mut().zip(id.0) {
+        *byte = of;
+    }
+    BlockHash(hash)
+}
+
+impl Store for Plenty {
+    async fn begin(&self, _: &Intent, _: UnixSeconds) -> Result<Begin, StoreError> {
+        unused()
+    }
+
+    async fn advance(
+        &self,
+        _: BlockHash,
+        _: &[PaymentState],
+        _: PaymentState,
+        _: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    async fn grant(
+        &self,
+        _: &Intent,
+        _: CapabilityId,
+        _: Holder,
+        _: u32,
+        _: u64,
+        _: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        unused()
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        let account = Account([0x77; 32]);
+        let intent = Intent {
+            block,
+            signed: None,
+            mechanism: Mechanism::NanoSignature,
+            challenge: Nonce([1; 32]),
+            route: route(),
+            terms: terms(),
+            payer: account,
+            amount: PRICE,
+            pay_to: account,
+            valid_before: LATER,
+        };
+        let state = PaymentState::Granted;
+        Ok(Some(Payment { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        let (block, expires_at) = (hash_of(id), LATER);
+        Ok(Some(CapabilityRecord { id, block, route: route(), uses: u32::MAX, expires_at, revoked: false }))
+    }
+
+    async fn lease(&self, request: LeaseRequest, _: UnixSeconds) -> Result<Lease, StoreError> {
+        Ok(Lease { granted: request.want, remaining: u32::MAX / 2, elsewhere: 0, expires_at: LATER })
+    }
+
+    async fn revoke(&self, _: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    async fn reserve_range(&self, _: &str, _: u32) -> Result<Range<u32>, StoreError> {
+        unused()
+    }
+
+    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<Payment>, StoreError> {
+        unused()
+    }
+
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> Health {
+        Health { writable: true, free_bytes: None }
+    }
+}
+
+/// The outcome of work that waits for nothing: the hot path has no await that does, and a runtime
+/// would cost more than what is measured.
+fn at_once<T>(work: impl Future<Output = T>) -> T {
+    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(it) => it,
+        Poll::Pending => unreachable!("the store of this benchmark answers at once"),
+    }
+}
+
+fn id(number: u64) -> CapabilityId {
+    let mut id = [0; 16];
+    for (byte, of) in id.iter_mut().zip(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()) {
+        *byte = of;
+    }
+    CapabilityId(id)
+}
+
+/// A capability's way: its token, the cache, a use.
+fn capabilities(c: &mut Criterion) {
+    let (keys, route) = (keys(), route());
+    let token = |number| {
+        let capability = Capability { id: id(number), route: route.clone(), uses: 100, expires_at: LATER };
+        Token::issue(&keys, &capability).expose().to_owned()
+    };
+    let mut group = c.benchmark_group("capability");
+    let one = token(1);
+    group.bench_function("issue a token", |b| b.iter(|| token(black_box(1))));
+    group.bench_function("recognise a token", |b| {
+        b.iter(|| capability::recognise(&keys, black_box(&one), &route, NOW).unwrap());
+    });
+
+    let clock = Clock::from_fn(|| NOW);
+    let held = Capabilities::new(Arc::new(Plenty), clock, Holder([1; 16]), CACHED * 2);
+    for number in 0..CACHED {
+        at_once(held.find(id(number))).unwrap().unwrap();
+    }
+    let mut number = 0_u64;
+    group.bench_function("find one of a million, reserve a use, commit it", |b| {
+        b.iter(|| {
+            // A step that meets all of them, far from each other in memory.
+            number = (number + 7_919) % CACHED;
+            let found = at_once(held.find(id(number))).unwrap().unwrap();
+            at_once(held.reserve(&found)).unwrap().commit();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(hot_path, bill, proof, routes, capabilities);
+criterion_main!(hot_path);

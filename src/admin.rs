@@ -36,7 +36,7 @@ impl<S: Store> Admin<S> {
     fn metrics(&self) -> Response<Vec<u8>> {
         let (active, evicted) = self.cashier.capabilities().counts();
         self.metrics.capabilities(active, evicted);
-        self.metrics.store_writable(self.store.health().writable);
+        self.metrics.store_writable(self.store.is_writable());
         for node in self.ledger.nodes() {
             self.metrics.node_up(&node.label, node.up);
         }

@@ -284,6 +284,8 @@ impl Services {
         hold("sweep", config.sweep != fixed.sweep);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
         hold("challenge.key_file", keys(&config) != keys(fixed));
+        let cached = |it: &Config| it.limits.capabilities_cached;
+        hold("limits.capabilities_cached", cached(&config) != cached(fixed));
         config.nano = fixed.nano.clone();
         self.cashier.configure(settings(&config));
         self.tariff.store(Arc::new(tariff(&config).await));

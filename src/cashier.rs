@@ -241,7 +241,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if !self.0.ledger.is_healthy() {
             return Err(Wait::NoNode);
         }
-        if !self.0.store.health().writable {
+        if !self.0.store.is_writable() {
             return Err(Wait::NoStore);
         }
         Ok(())

@@ -10,7 +10,7 @@ pub mod pool;
 pub mod serve;
 pub mod sweep;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -112,9 +112,20 @@ fn dispatch(command: Command) -> ExitCode {
     }
 }
 
+/// Libraries that log whole requests below `info`, proofs and capabilities with them.
+const KEPT_AT_INFO: [&str; 8] =
+    ["pingora", "pingora_core", "pingora_proxy", "h2", "hyper", "hyper_util", "reqwest", "rustls"];
+
 fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    for library in KEPT_AT_INFO {
+        let directive = format!("{library}=info").parse().map_err(|error| format!("{library}: {error}"))?;
+        filter = filter.add_directive(directive);
+    }
+    // Colours are for people: a file or a journal gets none.
+    let coloured = io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(coloured);
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

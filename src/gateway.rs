@@ -15,10 +15,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use http::StatusCode;
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::FailToProxy;
+use pingora::upstreams::peer::Peer;
 
 use crate::cashier::{Admitted, Cashier, How};
 use crate::clock::Stopwatch;
@@ -66,7 +69,8 @@ struct Admission {
     priced: Option<Priced>,
     /// The server it goes to, once one is chosen.
     chosen: Option<Chosen>,
-    tries: usize,
+    /// The addresses that were chosen so far.
+    tried: Vec<SocketAddr>,
 }
 
 /// A use under way, and what decides whether it is spent.
@@ -86,9 +90,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         Self { cashier, tariff, metrics }
     }
 
-    /// Settles what became of the use, once the request is over.
+    /// Settles what became of the use, if that is not settled yet.
     fn close(&self, context: &mut Context, error: Option<&Error>) {
-        let Some(Admission { priced: Some(priced), .. }) = context.admission.take() else { return };
+        let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.take()) else { return };
         let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
         let Priced { admitted: Admitted { taken, .. }, counts, .. } = priced;
         let client_gone = error.is_some_and(|it| *it.esource() == ErrorSource::Downstream);
@@ -151,12 +155,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let Some(admission) = context.admission.as_mut() else {
             return Error::e_explain(ErrorType::InternalError, "no upstream without an admission");
         };
-        admission.tries = admission.tries.saturating_add(1);
-        let Some(chosen) = admission.upstream.choose() else {
+        let Some(chosen) = admission.upstream.choose(&admission.tried) else {
             let why = "no address of the upstream is known and healthy";
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
         let peer = chosen.peer.clone();
+        admission.tried.push(peer.address().clone());
         admission.chosen = Some(chosen);
         Ok(Box::new(peer))
     }
@@ -169,7 +173,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent: another address of the same upstream may be tried.
-        let more = context.admission.as_ref().is_some_and(|it| it.tries < it.upstream.addresses());
+        let more = context.admission.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
         error.set_retry(more);
         error
     }
@@ -192,7 +196,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        forward::response(response, context)
+        forward::response(response, context)?;
+        let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
+        if priced.is_some_and(|it| it.counts == Some(false)) {
+            // Before the answer leaves: whoever tries again at once finds the use.
+            self.close(context, None);
+        }
+        Ok(())
     }
 
     async fn fail_to_proxy(
@@ -201,16 +211,23 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
-        let error_code = respond::failure(session, context, error).await;
+        let failure = respond::failure(session, context, error);
+        // Before the answer leaves, as above.
+        self.close(context, Some(error));
+        let error_code = match failure {
+            Some(failure) => failure.send(session, context).await,
+            None => 0,
+        };
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
-        self.close(context, error);
+        let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        // A tunnel is what was bought; how it ends is for those who speak through it.
+        self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
         let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
         let took = context.started.elapsed();
         self.metrics.request(route, context.outcome, took);
-        let status = session.response_written().map_or(0, |it| it.status.as_u16());
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = context.outcome.as_str(), duration_ms, "request");
         if let Some(error) = error {

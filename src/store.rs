@@ -221,6 +221,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Payment>, StoreError>> + Send;
 
+    /// Whether a write would succeed as far as is known. Asked with every bill: reads a flag.
+    fn is_writable(&self) -> bool;
+
     /// How the store is, without waiting for it.
     fn health(&self) -> Health;
 }

@@ -62,7 +62,7 @@ pub struct PayArgs {
     /// How many times to send it; what one payment bought is used up first
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
-    /// Print one JSON object a request
+    /// Print one JSON object a request, with the capability's token, which is as good as money
     #[arg(long)]
     pub json: bool,
 }
@@ -272,6 +272,7 @@ fn told(paid: &Paid) -> Vec<String> {
 async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
     let Paid { mut response, payment, proof, capability } = paid;
     let mut body = Vec::new();
+    let token = token(&response);
     while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
         if body.len().saturating_add(chunk.len()) > MAX_JSON_ANSWER {
             return Err(PayError::TooLong);
@@ -284,6 +285,7 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
         "payment": payment.as_ref().map(payment_json),
         "proof": proof.as_ref().and_then(|proof| proof.header().to_str().ok()),
         "capability": capability.map(|capability| json!({
+            "token": token,
             "remaining": capability.remaining,
             "expires": capability.expires_at.map(|at| at.0),
         })),
@@ -296,6 +298,12 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
         };
     }
     Ok(line)
+}
+
+/// The capability's token, for programs that go on by other means. Whoever has it can use it up.
+fn token(response: &Response) -> Option<String> {
+    let value = response.headers().get("payment-capability")?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_owned())
 }
 
 fn payment_json(payment: &Payment) -> Value {

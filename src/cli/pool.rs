@@ -54,7 +54,9 @@ fn addresses(args: &AddressesArgs, out: &mut impl Write) -> Result<(), PoolError
     let pool = address_pool(&config.nano)?;
     let mechanisms: Vec<Mechanism> =
         Mechanism::ALL.into_iter().filter(|it| config.nano.mechanisms.contains(it)).collect();
-    writeln!(out, "# {} addresses, in turn for {mechanisms:?}", config.nano.mechanisms.len())?;
+    let count: usize = mechanisms.iter().map(|it| pool.of(*it).len()).sum();
+    let names: Vec<_> = mechanisms.iter().map(|it| it.as_str()).collect();
+    writeln!(out, "# {count} addresses, in turn for {}", names.join(", "))?;
     let longest = mechanisms.iter().map(|it| pool.of(*it).len()).max().unwrap_or(0);
     for slot in 0..longest {
         for mechanism in &mechanisms {

@@ -1,10 +1,13 @@
 //! What is taken off and put on a request and its answer on their way through.
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 use http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
+use super::tariff::extend_list;
 use super::{Admission, Context, Priced};
 use crate::cashier::How;
 use crate::nano::Network;
@@ -13,20 +16,36 @@ use crate::x402::{self, Credential, SettlementResponse};
 /// An upstream's own word that a request is not to be charged for.
 const CHARGE: &str = "faregate-charge";
 
+/// The request headers by which an answer differs.
+pub(super) const VARIES_BY: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY";
+
+/// What content delivery networks go by before `Cache-Control`. A paid answer is for no shared cache.
+const SHARED_CACHES: [&str; 5] = [
+    "cdn-cache-control",
+    "surrogate-control",
+    "cloudflare-cdn-cache-control",
+    "vercel-cdn-cache-control",
+    "x-accel-expires",
+];
+
 /// Rewrites a request for the upstream: the canonical target, nothing of the payment, and what the
 /// gateway vouches for in place of whatever the client claimed.
 pub(super) fn request(session: &Session, request: &mut RequestHeader, admission: &Admission) -> Result<()> {
     let chosen = admission.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
     request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
-    strip(&mut |name| request.remove_header(name), &session.req_header().headers, is_stopped_on_the_way_in);
+    for name in stopped(&session.req_header().headers, is_stopped_on_the_way_in) {
+        let _removed = request.remove_header(&name).is_some();
+    }
     if !asks_for_websocket(&session.req_header().headers) {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
         }
     }
-    let host = session.req_header().headers.get(HOST).cloned();
-    if let Some(host) = &host {
+    let received = session.req_header();
+    // HTTP/2 says it in the target.
+    let host = received.headers.get(HOST).and_then(|it| it.to_str().ok());
+    if let Some(host) = host.or_else(|| received.uri.authority().map(|it| it.as_str())) {
         request.insert_header("X-Forwarded-Host", host)?;
     }
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
@@ -54,10 +73,11 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     }
     let excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
-    let names = response.headers.clone();
-    strip(&mut |name| response.remove_header(name), &names, is_stopped_on_the_way_out);
-    if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
-        cors.expose(response, origin)?;
+    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
+        let _removed = response.remove_header(&name).is_some();
+    }
+    if let Some(cors) = &context.tariff.cors {
+        cors.expose(response, context.origin.as_deref())?;
     }
     let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.as_mut()) else { return Ok(()) };
     let status = response.status.as_u16();
@@ -68,8 +88,10 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     }
     let cache_control = private(&response.headers);
     response.insert_header(CACHE_CONTROL, cache_control)?;
-    response.append_header(VARY, "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY")?;
-    Ok(())
+    for name in SHARED_CACHES {
+        let _removed = response.remove_header(name);
+    }
+    extend_list(response, VARY, VARIES_BY)
 }
 
 /// The headers that tell a client what it has: the capability, and with a payment its receipt.
@@ -103,14 +125,14 @@ pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, Strin
     headers
 }
 
-/// Removes every header whose name, in its plainest spelling, `stops`.
-fn strip<T>(remove: &mut dyn FnMut(&HeaderName) -> Option<T>, headers: &HeaderMap, stops: fn(&str) -> bool) {
-    for name in headers.keys() {
-        // Many servers read `_` and `-` as one; header names arrive in lower case.
-        if stops(&name.as_str().replace('_', "-")) {
-            let _removed = remove(name).is_some();
-        }
-    }
+/// The headers whose name, in its plainest spelling, `stops`.
+fn stopped(headers: &HeaderMap, stops: fn(&str) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| stops(&plainest(name.as_str()))).cloned().collect()
+}
+
+/// Many servers read `_` and `-` as one; header names arrive in lower case.
+fn plainest(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
 /// The one protocol that a connection may change to. In a tunnel of HTTP/2 every path of the
@@ -121,21 +143,18 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
     asked.next().is_some_and(websocket) && asked.next().is_none()
 }
 
-/// Payment headers, old and new, whatever the gateway itself puts on, and those by which an
-/// upstream might take another method or path than the one that was judged.
+/// Payment headers, old and new; whatever the gateway itself puts on; and what some servers take for
+/// the request's address, path or method in place of those that were matched and paid for.
 fn is_stopped_on_the_way_in(name: &str) -> bool {
-    const STARTS: [&str; 5] = ["payment-", "x-payment", "x-x402", "faregate-", "x-original-ur"];
-    const NAMES: [&str; 11] = [
+    const STARTS: [&str; 6] = ["payment-", "x-payment", "x-x402", "faregate-", "x-forwarded-", "x-original-"];
+    const NAMES: [&str; 8] = [
         "payment",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
         "forwarded",
         "x-real-ip",
-        "x-http-method-override",
-        "x-http-method",
-        "x-method-override",
         "x-rewrite-url",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
         "http2-settings",
     ];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
@@ -150,13 +169,23 @@ fn is_stopped_on_the_way_out(name: &str) -> bool {
 
 /// `Cache-Control` of a paid answer: for this client only, otherwise as the upstream wants it.
 fn private(headers: &HeaderMap) -> HeaderValue {
-    let mut directives = vec!["private".to_owned()];
+    let mut kept = vec!["private"];
     let given = headers.get_all(CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
-    for directive in given.flat_map(|it| it.split(',')).map(str::trim).filter(|it| !it.is_empty()) {
+    for directive in given.flat_map(directives) {
         let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
         if !["public", "s-maxage", "private", "proxy-revalidate"].contains(&name.as_str()) {
-            directives.push(directive.to_owned());
+            kept.push(directive);
         }
     }
-    HeaderValue::from_str(&directives.join(", ")).unwrap_or(HeaderValue::from_static("private"))
+    HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static("private"))
+}
+
+/// What stands between the commas that are not within quotes.
+fn directives(value: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let parts = value.split(move |character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    });
+    parts.map(str::trim).filter(|it| !it.is_empty())
 }

@@ -1,12 +1,17 @@
 //! What the gateway itself answers: the one place where a verdict becomes a status.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING, VARY};
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING, VARY,
+};
+use http::{Method, StatusCode};
 use pingora::ErrorSource;
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::ask::{Decision, Sale};
 use super::tariff::Cors;
@@ -19,6 +24,15 @@ use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
 
 /// Seconds after which what is not ready now may be.
 const RETRY_SECONDS: &str = "1";
+
+/// Bytes of a target that a bill's `resource.url` repeats. All response headers together stay under
+/// 8 KiB (PROTOCOL section 2), and a client decides how long its target is.
+const MAX_NAMED: usize = 1024;
+
+/// How long, and for how many bytes, a client that is still sending is listened to after its answer.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_IDLE: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// An answer of the gateway's own.
 struct Answer {
@@ -62,7 +76,7 @@ fn admit(
     priced: Option<Priced>,
 ) -> Option<Admission> {
     let upstream = context.tariff.upstreams.get(upstream)?.clone();
-    let admission = Admission { upstream, target, priced, chosen: None, tries: 0 };
+    let admission = Admission { upstream, target, priced, chosen: None, tried: Vec::new() };
     context.outcome = admission.outcome();
     Some(admission)
 }
@@ -79,7 +93,7 @@ fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box
         Verdict::Bill(bill) => {
             context.outcome = if bill.refused.is_some() { Outcome::Refused } else { Outcome::Challenged };
             let resource = Resource {
-                url: context.tariff.public_url.join(target.as_str()),
+                url: context.tariff.public_url.join(named(&target)),
                 description: Some(route.description.clone()).filter(|it| !it.is_empty()),
                 mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
             };
@@ -93,6 +107,21 @@ fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box
             Err(Box::new(come_again(&wait)))
         }
     }
+}
+
+/// As much of a target as a bill has room for: without its query where it is too long, and then only
+/// the folders that fit. What is bought is the route; the URL tells people what they asked for.
+fn named(target: &CanonicalTarget) -> &str {
+    if target.as_str().len() <= MAX_NAMED {
+        return target.as_str();
+    }
+    let path = target.path();
+    if path.len() <= MAX_NAMED {
+        return path;
+    }
+    // A canonical path is ASCII, so no character is cut.
+    let fits = path.get(..MAX_NAMED).unwrap_or_default();
+    fits.rfind('/').and_then(|end| fits.get(..=end)).unwrap_or("/")
 }
 
 fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: Option<String>) -> Answer {
@@ -112,11 +141,12 @@ fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: O
             .collect(),
         extensions: serde_json::Map::new(),
     };
-    let mut headers = vec![("PAYMENT-REQUIRED", required.to_header())];
+    // Written out once, for the header and for the body.
+    let mut body = required.to_json();
+    let mut headers = vec![("PAYMENT-REQUIRED", x402::encode_header(&body))];
     if let Some(refused) = refused {
         headers.push(("PAYMENT-RESPONSE", failed(&refused, &message).to_header()));
     }
-    let mut body = required.to_json();
     if let Value::Object(fields) = &mut body {
         // Beside what the header says, for people.
         fields.insert("message".to_owned(), message.into());
@@ -180,22 +210,49 @@ async fn send(session: &mut Session, context: &Context, answer: Answer) -> Resul
     response.insert_header(CONTENT_TYPE, "application/json")?;
     response.insert_header(CONTENT_LENGTH, body.len())?;
     response.insert_header(CACHE_CONTROL, "no-store")?;
-    response.insert_header(VARY, "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, Origin")?;
+    response.insert_header(VARY, super::forward::VARIES_BY)?;
     for (name, value) in headers {
         response.insert_header(name, value)?;
     }
-    if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
-        cors.expose(&mut response, origin)?;
+    if let Some(cors) = &context.tariff.cors {
+        cors.expose(&mut response, context.origin.as_deref())?;
     }
     spare_connection(session, context);
+    if session.req_header().method == Method::HEAD {
+        // Over HTTP/2 Pingora would send the body, and the client would reset the stream.
+        return session.write_response_header(Box::new(response), true).await;
+    }
     session.write_response_header(Box::new(response), false).await?;
-    session.write_response_body(Some(body), true).await
+    session.write_response_body(Some(body), true).await?;
+    linger(session).await;
+    Ok(())
+}
+
+/// Reads on for a while before a connection is closed on a client that is still sending: closed at
+/// once, it would be reset, and the answer lost with it before the client has read it.
+async fn linger(session: &mut Session) {
+    let closes = session.as_http1().is_some() && !session.is_body_done();
+    if !closes || session.req_header().headers.contains_key(EXPECT) {
+        return;
+    }
+    let body = session.as_downstream_mut();
+    let drained = async {
+        let mut read = 0_usize;
+        while let Ok(Ok(Some(part))) = timeout(LINGER_IDLE, body.read_request_body()).await {
+            read = read.saturating_add(part.len());
+            if read > LINGER_BYTES {
+                return;
+            }
+        }
+    };
+    // Time is up, or it is done: closed either way.
+    let _in_time = timeout(LINGER, drained).await.is_ok();
 }
 
 async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
     let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
-    if let (Some(cors), Some(origin)) = (&context.tariff.cors, &context.origin) {
-        cors.expose(&mut response, origin)?;
+    if let Some(cors) = &context.tariff.cors {
+        cors.expose(&mut response, context.origin.as_deref())?;
         Cors::answer_preflight(&mut response, &session.req_header().headers)?;
     }
     session.write_response_header(Box::new(response), true).await
@@ -215,12 +272,18 @@ fn spare_connection(session: &mut Session, context: &Context) {
     }
 }
 
-/// Answers a request whose upstream failed; gives the status, 0 where nobody is left to answer.
-pub(super) async fn failure(session: &mut Session, context: &mut Context, error: &Error) -> u16 {
-    let Some(status) = status_of(error) else { return 0 };
+/// What a request is answered whose upstream failed.
+pub(super) struct Failure {
+    status: StatusCode,
+    /// Nothing where an answer has begun: all that is left is to cut it off.
+    answer: Option<Answer>,
+}
+
+/// The answer to a request whose upstream failed; nothing where nobody is left to answer.
+pub(super) fn failure(session: &Session, context: &mut Context, error: &Error) -> Option<Failure> {
+    let status = status_of(error)?;
     if session.response_written().is_some() {
-        // The answer has begun; all that is left is to cut it off.
-        return status.as_u16();
+        return Some(Failure { status, answer: None });
     }
     let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
     let message = match priced {
@@ -235,9 +298,17 @@ pub(super) async fn failure(session: &mut Session, context: &mut Context, error:
         answer.headers = super::forward::receipt(priced, false);
     }
     context.outcome = Outcome::UpstreamFailed;
-    match send(session, context, answer).await {
-        Ok(()) => status.as_u16(),
-        Err(_) => 0,
+    Some(Failure { status, answer: Some(answer) })
+}
+
+impl Failure {
+    /// Answers; gives the status, 0 where the client is gone.
+    pub(super) async fn send(self, session: &mut Session, context: &Context) -> u16 {
+        let sent = match self.answer {
+            Some(answer) => send(session, context, answer).await,
+            None => Ok(()),
+        };
+        if sent.is_ok() { self.status.as_u16() } else { 0 }
     }
 }
 

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, VARY,
 };
+use http::{HeaderMap, HeaderName};
 use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
 use tokio::sync::watch;
@@ -57,6 +57,8 @@ const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, R
 /// What a page may put on a request beside what it asks for. Official clients send the last one,
 /// which is a response header's name.
 const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, Content-Type, Authorization, Access-Control-Expose-Headers";
+/// Bytes of what a preflight asks for that are repeated in its answer.
+const MAX_ASKED: usize = 2048;
 const PREFLIGHT_SECONDS: &str = "600";
 
 impl Cors {
@@ -68,28 +70,49 @@ impl Cors {
         }
     }
 
-    /// Lets a page of `origin` read this answer and its payment headers.
-    pub(super) fn expose(&self, response: &mut ResponseHeader, origin: &str) -> Result<()> {
-        if !response.headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
-            let origin = if self.0 == Origins::Any { "*" } else { origin };
+    /// Lets a page of `origin` read this answer and its payment headers. Without an allowed origin the
+    /// answer only says that it would be another for one: what the upstream itself allows to others
+    /// stands.
+    pub(super) fn expose(&self, response: &mut ResponseHeader, origin: Option<&str>) -> Result<()> {
+        extend_list(response, VARY, "Origin")?;
+        let Some(origin) = origin else { return Ok(()) };
+        if self.0 == Origins::Any {
+            response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
+            // Browsers refuse the two together.
+            let _removed = response.remove_header(&ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        } else {
             response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
         }
-        response.append_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)?;
-        response.append_header(VARY, "Origin")?;
-        Ok(())
+        extend_list(response, ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
     }
 
     /// Allows what a preflight asks for: the price is asked for when the request itself comes.
     pub(super) fn answer_preflight(response: &mut ResponseHeader, request: &HeaderMap) -> Result<()> {
-        let asked = |name| request.get(name).and_then(|it: &HeaderValue| it.to_str().ok());
+        let asked = |name| {
+            let value = request.get(name).and_then(|it: &HeaderValue| it.to_str().ok());
+            value.filter(|it| it.len() <= MAX_ASKED)
+        };
         let method = asked(ACCESS_CONTROL_REQUEST_METHOD).unwrap_or("GET").to_owned();
         response.insert_header(ACCESS_CONTROL_ALLOW_METHODS, method)?;
-        let headers = match asked(ACCESS_CONTROL_REQUEST_HEADERS) {
-            Some(more) if !more.trim().is_empty() => format!("{ALLOWED}, {more}"),
-            Some(_) | None => ALLOWED.to_owned(),
-        };
-        response.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, headers)?;
+        response.insert_header(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED)?;
+        extend_list(
+            response,
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            asked(ACCESS_CONTROL_REQUEST_HEADERS).unwrap_or_default(),
+        )?;
         response.insert_header(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS)?;
         Ok(())
     }
+}
+
+/// Writes a header that is a list as one line, with what `more` names and it did not name yet.
+pub(super) fn extend_list(response: &mut ResponseHeader, name: HeaderName, more: &str) -> Result<()> {
+    let mut names: Vec<String> = Vec::new();
+    let given = response.headers.get_all(&name).iter().filter_map(|it| it.to_str().ok());
+    for item in given.chain([more]).flat_map(|it| it.split(',')).map(str::trim) {
+        if !item.is_empty() && !names.iter().any(|it| it.eq_ignore_ascii_case(item)) {
+            names.push(item.to_owned());
+        }
+    }
+    response.insert_header(name, names.join(", "))
 }

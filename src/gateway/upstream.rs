@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::lb::discovery::ServiceDiscovery;
-use pingora::lb::health_check::HttpHealthCheck;
+use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
 use pingora::lb::selection::RoundRobin;
 use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
+use pingora::protocols::l4::socket::SocketAddr;
 
 use crate::config::{self, HostHeader, UpstreamUrl};
 use crate::shutdown::{self, StopSignal};
@@ -59,11 +60,7 @@ impl ServiceDiscovery for Names {
 }
 
 fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
-    let mut backend = Backend {
-        addr: pingora::protocols::l4::socket::SocketAddr::Inet(address),
-        weight: 1,
-        ext: http::Extensions::new(),
-    };
+    let mut backend = Backend { addr: SocketAddr::Inet(address), weight: 1, ext: http::Extensions::new() };
     drop(backend.ext.insert(Of(url.clone())));
     backend
 }
@@ -73,10 +70,8 @@ impl Upstream {
     #[must_use]
     pub fn new(settings: &config::Upstream) -> Self {
         let mut backends = Backends::new(Box::new(Names(settings.urls.clone())));
-        if let Some(health) = &settings.health
-            && let Some(url) = settings.urls.first()
-        {
-            backends.set_health_check(health_check(health, url));
+        if let Some(health) = &settings.health {
+            backends.set_health_check(Box::new(Checks::new(health, &settings.urls)));
         }
         Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone() }
     }
@@ -114,10 +109,13 @@ impl Upstream {
         self.balancer.select(b"", SELECT_TRIES).is_some()
     }
 
-    /// The next healthy address, with this upstream's timeouts; nothing where there is none.
+    /// The next healthy address that is none of those `tried`, with this upstream's timeouts; nothing
+    /// where there is none.
     #[must_use]
-    pub fn choose(&self) -> Option<Chosen> {
-        let backend = self.balancer.select(b"", SELECT_TRIES)?;
+    pub fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
+        let backend = self
+            .balancer
+            .select_with(b"", SELECT_TRIES, |it, healthy| healthy && !tried.contains(&it.addr))?;
         let Of(url) = backend.ext.get::<Of>()?.clone();
         let mut peer = HttpPeer::new(backend.addr, url.tls, url.host.clone());
         let options = &mut peer.options;
@@ -152,10 +150,39 @@ fn authority(url: &UpstreamUrl) -> String {
     if url.port == usual { host } else { format!("{host}:{}", url.port) }
 }
 
-fn health_check(health: &config::Health, url: &UpstreamUrl) -> Box<HttpHealthCheck> {
-    let mut check = HttpHealthCheck::new(&url.host, url.tls);
-    if let Err(error) = check.req.set_raw_path(health.path.as_bytes()) {
-        tracing::warn!(path = %health.path, %error, "not a path for health checks");
+/// Asks each server how it is under its own name and below its own base path.
+struct Checks(Vec<(UpstreamUrl, HttpHealthCheck)>);
+
+impl Checks {
+    fn new(health: &config::Health, urls: &[UpstreamUrl]) -> Self {
+        Self(urls.iter().map(|url| (url.clone(), health_check(health, url))).collect())
     }
-    Box::new(check)
+}
+
+#[async_trait]
+impl HealthCheck for Checks {
+    async fn check(&self, target: &Backend) -> Result<()> {
+        let asked = target.ext.get::<Of>().and_then(|Of(url)| self.0.iter().find(|(it, _)| it == url));
+        match asked {
+            Some((_, check)) => check.check(target).await,
+            None => Error::e_explain(ErrorType::InternalError, "a server that is not configured"),
+        }
+    }
+
+    fn health_threshold(&self, _: bool) -> usize {
+        1
+    }
+}
+
+fn health_check(health: &config::Health, url: &UpstreamUrl) -> HttpHealthCheck {
+    let mut check = HttpHealthCheck::new(&url.host, url.tls);
+    let path = format!("{}{}", url.base_path, health.path);
+    let made = check
+        .req
+        .set_raw_path(path.as_bytes())
+        .and_then(|()| check.req.insert_header(http::header::HOST, authority(url)));
+    if let Err(error) = made {
+        tracing::warn!(path, %error, "not a path for health checks");
+    }
+    check
 }

@@ -24,7 +24,7 @@ use crate::shutdown::{self, StopSignal};
 
 /// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
 /// what it had leased from the others.
-pub const LEASE_SECONDS: u64 = 30;
+pub const LEASE_SECONDS: u64 = 10;
 /// Uses leased at once at most.
 const LARGEST_CHUNK: u32 = 256;
 /// How long uses wait to be reported together.
@@ -129,9 +129,11 @@ impl Held {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_take(&self, now: UnixSeconds) -> bool {
+    /// Takes a use that is leased and free. A lease that has lapsed may be with another instance, but
+    /// while the store is away (`alone`) nobody can take it: what is in hand is served on.
+    fn try_take(&self, now: UnixSeconds, alone: bool) -> bool {
         let mut meter = self.meter();
-        if meter.revoked || meter.lapses_at <= now {
+        if meter.revoked || (meter.lapses_at <= now && !alone) {
             return false;
         }
         let Some(left) = meter.available.checked_sub(1) else { return false };
@@ -373,19 +375,19 @@ impl<S: Store> Capabilities<S> {
     /// # Errors
     /// [`NoUse`].
     pub async fn reserve(&self, held: &Arc<Held>) -> Result<Use, NoUse> {
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         if held.meter().is_spent() {
             return Err(NoUse::Exhausted);
         }
         let mut unresolved = held.calls.lock().await;
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         let want = Self::chunk(held.meter().stored);
         self.call(held, &mut unresolved, want, false).await?;
-        if held.try_take(self.clock.now()) {
+        if self.try_take(held) {
             return Ok(self.taken(held));
         }
         let meter = held.meter();
@@ -394,6 +396,10 @@ impl<S: Store> Capabilities<S> {
         } else {
             Err(NoUse::Exhausted)
         }
+    }
+
+    fn try_take(&self, held: &Held) -> bool {
+        held.try_take(self.clock.now(), !self.store.is_writable())
     }
 
     fn taken(&self, held: &Arc<Held>) -> Use {

@@ -245,10 +245,11 @@ impl Store for SqliteStore {
         self.readers.ask(move |db| payments::scan(db, after, filter, limit)).await
     }
 
+    fn is_writable(&self) -> bool {
+        self.vitals.writable.load(Ordering::Relaxed) && !self.writer.is_closed()
+    }
+
     fn health(&self) -> Health {
-        Health {
-            writable: self.vitals.writable.load(Ordering::Relaxed) && !self.writer.is_closed(),
-            free_bytes: connection::free_bytes(&self.directory),
-        }
+        Health { writable: self.is_writable(), free_bytes: connection::free_bytes(&self.directory) }
     }
 }

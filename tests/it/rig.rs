@@ -27,7 +27,8 @@ use crate::scripted::{Reply, Scripted, Seen};
 pub(crate) struct Plan {
     /// YAML lines under `routes:`, and whatever else follows them.
     pub(crate) routes: String,
-    /// YAML lines before `routes:`.
+    /// YAML lines before `routes:`: more upstreams, then whatever else. `UPSTREAM` stands for the
+    /// scripted upstream's URL.
     pub(crate) more: String,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
@@ -54,6 +55,14 @@ impl Default for Plan {
     }
 }
 
+/// How a gateway ends before a restart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ending {
+    Orderly,
+    /// As when it is killed: nothing is reported, nothing handed back.
+    Abrupt,
+}
+
 /// A gateway that runs, with everything around it.
 pub(crate) struct Rig {
     pub(crate) devnet: Devnet,
@@ -63,6 +72,8 @@ pub(crate) struct Rig {
     pub(crate) url: String,
     pub(crate) http: Client,
     pub(crate) folder: TempDir,
+    config: Config,
+    clock: Clock,
     stop: watch::Sender<bool>,
     served: JoinHandle<()>,
 }
@@ -81,12 +92,44 @@ impl Rig {
         let text =
             yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
         let config = parse(&text, folder.path());
-        let services = assemble::assemble(config, plan.clock).await.unwrap();
+        Self::on(listener, devnet, upstream, folder, config, plan.clock).await
+    }
+
+    async fn on(
+        listener: TcpListener,
+        devnet: Devnet,
+        upstream: Scripted,
+        folder: TempDir,
+        config: Config,
+        clock: Clock,
+    ) -> Self {
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
         let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { devnet, upstream, services, url, http, folder, stop, served }
+        Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
+    }
+
+    /// Ends the gateway, with or without its last words to the store, and starts another on the same
+    /// files.
+    pub(crate) async fn restart(self, how: Ending) -> Self {
+        let Self { devnet, upstream, services, folder, config, clock, stop, served, .. } = self;
+        match how {
+            Ending::Orderly => {
+                stop.send_replace(true);
+                served.await.unwrap();
+                services.stop().await;
+            }
+            Ending::Abrupt => {
+                served.abort();
+                assert!(served.await.unwrap_err().is_cancelled());
+                drop(services);
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, devnet, upstream, folder, config, clock).await
     }
 
     /// Ends everything in order; what a test left under way shows here.
@@ -202,7 +245,12 @@ fn yaml(url: &str, devnet: &Devnet, upstream: &str, more: &str, routes: &str) ->
     writeln!(text, "nano:\n  nodes: [{}]\n  pool: {{ seed_file: pool.seed, size: 8 }}", devnet.rpc_url())
         .unwrap();
     writeln!(text, "  work: {{ send: \"{}\", receive: \"{}\" }}", work.send, work.receive).unwrap();
-    writeln!(text, "upstreams:\n  api: {{ url: \"{upstream}\" }}\n{more}\nroutes:\n{routes}").unwrap();
+    writeln!(
+        text,
+        "upstreams:\n  api: {{ url: \"{upstream}\" }}\n{}\nroutes:\n{routes}",
+        more.replace("UPSTREAM", upstream)
+    )
+    .unwrap();
     text
 }
 

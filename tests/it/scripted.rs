@@ -23,6 +23,10 @@ impl Seen {
         found.map(|(_, value)| value.as_str())
     }
 
+    pub(crate) fn headers(&self) -> &[(String, String)] {
+        &self.headers
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a JSON body")
     }
@@ -135,9 +139,36 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
     let mut seen = Seen { method, path, headers, body: Vec::new() };
+    if seen.header("transfer-encoding") == Some("chunked") {
+        seen.body = chunks(stream).await?;
+        return Some(seen);
+    }
     seen.body = vec![0; seen.header("content-length").map_or(0, |length| length.parse().unwrap())];
     stream.read_exact(&mut seen.body).await.ok()?;
     Some(seen)
+}
+
+/// A chunked body, with its trailers thrown away.
+pub(crate) async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok().filter(|length| *length > 0)?;
+        let length = usize::from_str_radix(line.split(';').next()?.trim(), 16).ok()?;
+        let mut chunk = vec![0; length];
+        stream.read_exact(&mut chunk).await.ok()?;
+        body.extend(chunk);
+        loop {
+            line.clear();
+            stream.read_line(&mut line).await.ok().filter(|length| *length > 0)?;
+            if line == "\r\n" {
+                break;
+            }
+        }
+        if length == 0 {
+            return Some(body);
+        }
+    }
 }
 
 async fn write(stream: &mut BufReader<TcpStream>, reply: Reply) {

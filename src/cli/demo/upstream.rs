@@ -17,6 +17,8 @@ pub(super) struct Quotes {
 #[async_trait]
 impl ServeHttp for Quotes {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        // One request a connection: an idle one would keep the demo's end waiting.
+        session.set_keepalive(None);
         let path = session.req_header().uri.path();
         let (status, body) = if let Some(symbol) = path.strip_prefix("/v1/quote/") {
             (StatusCode::OK, json!({ "symbol": symbol, "price": "1.17" }))

@@ -2,6 +2,7 @@
 
 use faregate::devnet::{Fault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, Seed, Signature, StateBlock};
+use faregate::store::PaymentState;
 use faregate::x402::{Offer, encode_header};
 
 use super::{
@@ -140,7 +141,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     for _ in 0..2 {
         pending(&rig, QUOTE, &proof, "settlement_pending").await;
     }
-    assert_eq!(journal(&rig, sent.hash()).await, None, "nothing is spent yet");
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "noted, and not spent yet");
     assert!(rig.devnet.confirm_now(sent.hash()));
     assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
     refused(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
@@ -163,7 +164,7 @@ async fn an_unconfirmed_payment_is_taken_back_by_a_fork() {
         assert_eq!(answer.status(), 503);
     }
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, Raw::ZERO));
-    assert_eq!(journal(&rig, sent.hash()).await, None);
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "never granted");
 }
 
 #[tokio::test]

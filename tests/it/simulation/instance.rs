@@ -230,7 +230,11 @@ impl Store for Connection {
         self.call(self.world.store.scan(after, filter, limit)).await
     }
 
+    fn is_writable(&self) -> bool {
+        !self.world.store_is_down()
+    }
+
     fn health(&self) -> Health {
-        Health { writable: !self.world.store_is_down(), free_bytes: None }
+        Health { writable: self.is_writable(), free_bytes: None }
     }
 }

@@ -292,6 +292,10 @@ impl Store for Model {
         Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
     }
 
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Health {
         Health { writable: true, free_bytes: None }
     }

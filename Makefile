@@ -1,0 +1,57 @@
+# What a person types. Cargo does the work; Pingora's zlib needs cmake to build, which is installed
+# where it is missing.
+
+CARGO ?= cargo
+# Where cargo builds to, as an absolute or relative path.
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+# The configurations that are shipped to be used.
+CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose-faregate.yaml
+
+.PHONY: help demo test check configs bench build cmake
+
+help:
+	@echo 'make demo         the whole exchange on this machine, with play money; nothing to install or set up'
+	@echo 'make demo KEEP=1  the same, and leaves everything running for you to try'
+	@echo 'make test         every test'
+	@echo 'make check        format, lints, documentation, shipped configurations'
+	@echo 'make bench        what the parts of a request cost, and then whole requests (minutes)'
+	@echo 'make build        target/release/faregate'
+
+# A debug build is there sooner, and plays the same exchange.
+demo: cmake
+	$(CARGO) run --locked -- demo $(if $(KEEP),,--once)
+
+test: cmake
+	$(CARGO) test --locked
+
+# The documentation is for those who work on it: private items are in it, and may be linked to.
+check: cmake configs
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
+		$(CARGO) doc --locked --no-deps --document-private-items
+
+configs: cmake
+	$(CARGO) build --locked
+	@for file in $(CONFIGS); do \
+		$(TARGET)/debug/faregate check --config "$$file" || exit 1; \
+	done
+
+bench: cmake
+	$(CARGO) bench --locked --bench hot_path
+	benches/proxy/run
+
+build: cmake
+	$(CARGO) build --locked --release
+
+# As root, through sudo, or by Homebrew, and only where there is none.
+cmake:
+	@command -v cmake >/dev/null && exit 0; \
+	echo 'cmake is missing and needed to build; installing it'; \
+	if [ "$$(id -u)" = 0 ]; then as_root=; elif command -v sudo >/dev/null; then as_root=sudo; else as_root=false; fi; \
+	if command -v apt-get >/dev/null; then \
+		$$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends cmake; \
+	elif command -v dnf >/dev/null; then $$as_root dnf install -y -q cmake; \
+	elif command -v brew >/dev/null; then brew install --quiet cmake; \
+	else false; fi \
+	|| { echo 'cmake could not be installed: install it and run make again' >&2; exit 1; }

@@ -1,0 +1,501 @@
+//! The program as a process: how it starts, ends, reloads, and what it says when it cannot.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use faregate::devnet::{Devnet, DevnetOptions, Fault, THRESHOLDS, Times};
+use faregate::nano::Seed;
+use faregate::x402::{Proof, encode_header};
+use reqwest::{Client, Response, Version};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::proxy::wire::{Played, soon};
+use crate::rig::{PLENTY, capability, error, eventually, header, offers};
+use crate::scripted::{Reply, Scripted};
+
+/// What a gateway process needs around it.
+struct World {
+    devnet: Devnet,
+    upstream: Scripted,
+    folder: TempDir,
+}
+
+const ROUTES: &str = r#"
+  - { name: search, match: "/v1/search/**", upstream: api, price: 1 raw, grants: { requests: 5, within: 1h } }
+  - { match: "/free/**", upstream: api, free: true }
+"#;
+
+impl World {
+    async fn start() -> Self {
+        let devnet = Devnet::start(DevnetOptions::default()).await.unwrap();
+        let upstream = Scripted::start(|seen| Reply::text(200, &format!("upstream saw {}", seen.path))).await;
+        Self { devnet, upstream, folder: TempDir::new().unwrap() }
+    }
+
+    /// Writes the configuration; `listen` is what stands after that key, `more` whole lines: more
+    /// upstreams first.
+    fn write(&self, listen: &str, more: &str, routes: &str) -> PathBuf {
+        let (node, upstream) = (self.devnet.rpc_url(), &self.upstream.url);
+        let text = format!(
+            "public_url: https://api.example.com\nlisten: {listen}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+             nano:\n  nodes: [{node}]\n  pool: {{ seed_file: pool.seed, size: 8 }}\n  \
+             work: {{ send: \"{}\", receive: \"{}\" }}\nupstreams:\n  api: {{ url: \"{upstream}\" }}\n{more}\nroutes:\n{routes}",
+            THRESHOLDS.send, THRESHOLDS.receive
+        );
+        let path = self.folder.path().join("faregate.yaml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Pays `url` and gives the answer.
+    async fn pay(&self, client: &Client, url: &str) -> Response {
+        self.pay_with_proof(client, url).await.0
+    }
+
+    /// Pays `url` and gives the answer and the header that paid.
+    async fn pay_with_proof(&self, client: &Client, url: &str) -> (Response, String) {
+        let key = Seed::from_bytes([0x5b; 32]).key(0);
+        self.devnet.fund(key.account(), PLENTY).unwrap();
+        self.devnet.receive_all(&key).unwrap();
+        let bill = client.get(url).send().await.unwrap();
+        assert_eq!(bill.status(), 402);
+        let offer = offers(&bill).offers.remove(0);
+        let block = self.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+        let proof = encode_header(&offer.answer(&Proof::NanoTxn { block }));
+        let answer = client.get(url).header("PAYMENT-SIGNATURE", &proof).send().await.unwrap();
+        (answer, proof)
+    }
+}
+
+/// A gateway process; ended with the test.
+struct Process {
+    child: Child,
+    /// What it has logged so far, line by line.
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+    /// By what is said of them: `listening`, `listening, TLS`, `listening, admin`.
+    addresses: BTreeMap<String, SocketAddr>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already in most tests.
+        let _ended = self.child.kill().is_err();
+        let _reaped = self.child.wait().is_err();
+    }
+}
+
+fn faregate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command that ends by itself.
+async fn run(arguments: &[&str]) -> Output {
+    let mut command = faregate(arguments);
+    let ran = tokio::task::spawn_blocking(move || command.output());
+    tokio::time::timeout(Duration::from_secs(60), ran).await.expect("it ends").unwrap().unwrap()
+}
+
+fn said(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+impl Process {
+    /// Starts `faregate serve` and returns once all its listeners are there.
+    async fn start(config: &Path, listeners: usize, level: &str) -> Self {
+        let config = config.to_str().unwrap();
+        let mut command = faregate(&["--log", level, "--log-format", "json", "serve", "--config", config]);
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+        let reader = std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let reader = Some(reader);
+        let mut process = Self { child, log, reader, addresses: BTreeMap::new() };
+        eventually("it listens", || async { process.listening().len() == listeners }).await;
+        process.addresses = process.listening();
+        process
+    }
+
+    fn logged(&self) -> Vec<Value> {
+        self.log.lock().unwrap().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn listening(&self) -> BTreeMap<String, SocketAddr> {
+        let of = |line: &Value| {
+            let fields = &line["fields"];
+            let address = fields["address"].as_str()?.parse().ok()?;
+            fields["message"]
+                .as_str()
+                .filter(|it| it.starts_with("listening"))
+                .map(|it| (it.to_owned(), address))
+        };
+        self.logged().iter().filter_map(of).collect()
+    }
+
+    fn has_said(&self, words: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(words))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses["listening"])
+    }
+
+    fn admin(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses["listening, admin"])
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// How it ended, once it has and its last line is read.
+    async fn ended(&mut self) -> ExitStatus {
+        let child = Mutex::new(&mut self.child);
+        eventually("it ends", || async { child.lock().unwrap().try_wait().unwrap().is_some() }).await;
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.child.wait().unwrap()
+    }
+}
+
+fn client() -> Client {
+    Client::builder().no_proxy().build().unwrap()
+}
+
+async fn text(client: &Client, url: String) -> (u16, String) {
+    let answer = client.get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+const LISTEN: &str = "{ http: 127.0.0.1:0 }";
+
+#[tokio::test]
+async fn it_starts_sells_shows_how_it_is_and_ends() {
+    let world = World::start().await;
+    let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "info").await;
+    let client = client();
+    world.devnet.order("version", Fault::ServerError, Times::ONCE);
+    let paid = world.pay(&client, &process.url("/v1/search/x")).await;
+    assert_eq!((paid.status().as_u16(), capability(&paid).1), (200, 4));
+    let refused =
+        client.get(process.url("/v1/search/x")).header("PAYMENT-CAPABILITY", "bm9uZQ").send().await.unwrap();
+    assert_eq!(refused.status(), 402);
+
+    assert_eq!(text(&client, process.admin("/healthz")).await, (200, "ok\n".to_owned()));
+    let (status, ready) = text(&client, process.admin("/readyz")).await;
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    assert_eq!(
+        (status, &ready["ready"], &ready["nodes"][0]["up"]),
+        (200, &true.into(), &true.into()),
+        "{ready}"
+    );
+    assert_eq!(text(&client, process.admin("/nowhere")).await.0, 404);
+    exposition(&text(&client, process.admin("/metrics")).await.1);
+
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+    assert!(process.has_said("\"ended\""));
+}
+
+/// Judges a text of metrics, and that all are there that have something to show.
+fn exposition(text: &str) {
+    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut helped = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(help.ends_with('.'), "{line}");
+            helped.push(name);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(kinds.insert(name, kind).is_none(), "{name} stands there twice");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let family = base.filter(|it| kinds.get(it) == Some(&"histogram")).unwrap_or(name);
+            let kind = kinds.get(family).unwrap_or_else(|| panic!("no TYPE before {line}"));
+            assert!(helped.contains(&family) && family.starts_with("faregate_"), "{line}");
+            assert_eq!(*kind == "counter", family.ends_with("_total"), "{line}");
+            assert!(value.parse::<f64>().unwrap().is_finite(), "{line}");
+        }
+    }
+    for name in [
+        "requests_total",
+        "request_duration_seconds",
+        "challenges_issued_total",
+        "refusals_total",
+        "payments_settled_total",
+        "revenue_xno_total",
+        "settlement_duration_seconds",
+        "confirmation_duration_seconds",
+        "capabilities_active",
+        "capability_uses_total",
+        "capability_evictions_total",
+        "node_up",
+        "node_rpc_duration_seconds",
+        "config_generation",
+        "config_reload_failures_total",
+        "build_info",
+    ] {
+        assert!(kinds.contains_key(format!("faregate_{name}").as_str()), "{name} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn told_to_end_it_finishes_what_is_under_way() {
+    let world = World::start().await;
+    let mut upstream = Played::start().await;
+    let more = format!("  slow: {{ url: \"{}\" }}\n", upstream.url);
+    let routes = format!("{ROUTES}\n  - {{ match: \"/slow\", upstream: slow, free: true }}\n");
+    let mut process = Process::start(&world.write(LISTEN, &more, &routes), 2, "info").await;
+    let (client, idle) =
+        (client(), tokio::net::TcpStream::connect(process.addresses["listening"]).await.unwrap());
+    let under_way = tokio::spawn(client.get(process.url("/slow")).send());
+    let mut call = upstream.call().await;
+    process.signal("-TERM");
+    let address = process.addresses["listening"];
+    eventually("no new connections", || async { tokio::net::TcpStream::connect(address).await.is_err() })
+        .await;
+    assert!(process.child.try_wait().unwrap().is_none(), "it waits for the request");
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+    assert_eq!(soon("the answer", under_way).await.unwrap().unwrap().text().await.unwrap(), "done");
+    // Neither an idle connection nor one that is kept for reuse holds it up.
+    let ended = tokio::time::timeout(Duration::from_secs(5), process.ended()).await.expect("quickly");
+    assert_eq!(ended.code(), Some(0));
+    drop((idle, client));
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_what_is_right_and_refuses_what_is_not() {
+    let world = World::start().await;
+    let config = world.write(LISTEN, "", ROUTES);
+    let mut process = Process::start(&config, 2, "info").await;
+    let client = client();
+    let price = || async {
+        let bill = client.get(process.url("/v1/search/x")).send().await.unwrap();
+        offers(&bill).offers[0].amount.to_string()
+    };
+    assert_eq!(price().await, "1");
+    world.write(LISTEN, "store: { path: other.db }", &ROUTES.replace("price: 1 raw", "price: 7 raw"));
+    process.signal("-HUP");
+    eventually("the new price", || async { price().await == "7" }).await;
+    let named = || async { process.has_said("needs a restart") && process.has_said("store") };
+    eventually("the key that stays is named", named).await;
+
+    world.write(LISTEN, "limts: {}", &ROUTES.replace("price: 1 raw", "price: 0 raw"));
+    process.signal("-HUP");
+    eventually("it says why not", || async { process.has_said("not reloaded") }).await;
+    for part in ["limts", "price", "faregate.yaml:"] {
+        assert!(process.has_said(part), "{part}");
+    }
+    assert_eq!(price().await, "7");
+    let metrics = text(&client, process.admin("/metrics")).await.1;
+    assert!(metrics.contains("faregate_config_reload_failures_total 1\n"), "{metrics}");
+    assert!(metrics.contains("faregate_config_generation 2\n"), "{metrics}");
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_start_says_why() {
+    let world = World::start().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = world.write(&format!("{{ http: {} }}", taken.local_addr().unwrap()), "", ROUTES);
+    let ended = run(&["--log", "debug", "serve", "--config", config.to_str().unwrap()]).await;
+    let message = said(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(69), "{message}");
+    assert!(
+        message.contains("`listen.http`") && message.contains(&taken.local_addr().unwrap().to_string()),
+        "{message}"
+    );
+
+    let config = world.write(
+        "{ htp: 127.0.0.1:0 }",
+        "limits: { idle_connection: soon }",
+        &ROUTES.replace("1 raw", "0 raw"),
+    );
+    let ended = run(&["serve", "--config", config.to_str().unwrap()]).await;
+    let message = said(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(78), "{message}");
+    for fault in ["htp", "idle_connection", "price"] {
+        assert!(message.contains(fault), "{fault} in {message}");
+    }
+
+    for (file, key) in [("nowhere/faregate.db", "store.path"), ("faregate.yaml", "store.path")] {
+        let config = world.write(LISTEN, &format!("store: {{ path: {file} }}"), ROUTES);
+        let ended = run(&["serve", "--config", config.to_str().unwrap()]).await;
+        let message = said(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(78), "{message}");
+        assert!(message.contains(key), "{message}");
+    }
+    let ended = run(&["serve", "--config", "/nowhere/faregate.yaml"]).await;
+    assert_eq!(ended.status.code(), Some(78));
+    assert!(said(&ended.stderr).contains("/nowhere/faregate.yaml"));
+}
+
+#[tokio::test]
+async fn tls_speaks_both_versions_of_http() {
+    let world = World::start().await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(world.folder.path().join("key.pem"), made.key_pair.serialize_pem()).unwrap();
+    let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
+    let routes = "  - { name: search, match: \"/v1/search/**\", upstream: kept, price: 1 raw, grants: { requests: 5, within: 1h } }\n";
+    let more = format!("  kept: {{ url: \"{}\", host_header: preserve }}\n", world.upstream.url);
+    let mut process = Process::start(&world.write(listen, &more, routes), 2, "info").await;
+    let address = process.addresses["listening, TLS"];
+    let authority = format!("localhost:{}", address.port());
+    let url = format!("https://{authority}/v1/search/x?y=z");
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let trusting =
+        || Client::builder().no_proxy().add_root_certificate(root.clone()).resolve("localhost", address);
+    for (client, version) in [
+        (trusting().http1_only().build().unwrap(), Version::HTTP_11),
+        (trusting().http2_prior_knowledge().build().unwrap(), Version::HTTP_2),
+        (trusting().build().unwrap(), Version::HTTP_2),
+    ] {
+        let paid = world.pay(&client, &url).await;
+        assert_eq!((paid.version(), paid.status().as_u16()), (version, 200));
+        let (token, left) = capability(&paid);
+        assert_eq!((left, paid.text().await.unwrap().as_str()), (4, "upstream saw /v1/search/x?y=z"));
+        let body = vec![b'x'; 200_000];
+        let posted =
+            client.post(&url).header("PAYMENT-CAPABILITY", &token).body(body.clone()).send().await.unwrap();
+        assert_eq!((posted.status().as_u16(), capability(&posted).1), (200, 3));
+        let seen = world.upstream.seen().pop().unwrap();
+        assert!(seen.method == "POST" && seen.body == body);
+        for (name, value) in [
+            ("host", authority.as_str()),
+            ("x-forwarded-host", authority.as_str()),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-payment-route", "search"),
+        ] {
+            assert_eq!(seen.header(name), Some(value), "{name} over {version:?}");
+        }
+        let unpaid = client.post(&url).body(body).send().await.unwrap();
+        assert_eq!(
+            (unpaid.status().as_u16(), header(&unpaid, "cache-control")),
+            (402, "no-store"),
+            "{version:?}"
+        );
+        assert_eq!(error(unpaid).await, "PAYMENT_REQUIRED");
+        let head = client.head(&url).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), head.bytes().await.unwrap().len()), (402, 0));
+        let head = client.head(&url).header("PAYMENT-CAPABILITY", &token).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), capability(&head).1), (200, 2));
+        assert_eq!(head.bytes().await.unwrap().len(), 0);
+    }
+    assert!(client().get(&url).send().await.is_err(), "the certificate is its own");
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn even_the_most_talkative_log_keeps_what_opens_doors() {
+    let world = World::start().await;
+    let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "trace").await;
+    let client = client();
+    let url = process.url("/v1/search/x?key=in-the-query");
+    let (paid, proof) = world.pay_with_proof(&client, &url).await;
+    let (token, _) = capability(&paid);
+    for (name, value, status) in [
+        ("PAYMENT-CAPABILITY", token.as_str(), 200),
+        ("payment-signature", &proof, 200),
+        ("X-PAYMENT", &proof, 200),
+        ("PAYMENT-CAPABILITY", "bm90LWEtdG9rZW4", 402),
+    ] {
+        let again = client.get(&url).header(name, value).send().await.unwrap();
+        assert_eq!(again.status(), status, "{name}");
+    }
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+    let seed = std::fs::read_to_string(world.folder.path().join("pool.seed")).unwrap();
+    let key = std::fs::read_to_string(world.folder.path().join("challenge.key")).unwrap();
+    let forwarded = format!("{:?}", world.upstream.seen());
+    let lines = process.log.lock().unwrap();
+    assert!(lines.iter().any(|line| line.contains("\"DEBUG\"")), "it was talkative");
+    for secret in [token.as_str(), &proof, seed.trim(), key.trim(), "bm90LWEtdG9rZW4", "in-the-query"] {
+        let line = lines.iter().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} in {line:?}");
+    }
+    assert!(!forwarded.contains(&token) && !forwarded.contains(&proof), "{forwarded}");
+}
+
+#[tokio::test]
+async fn the_demo_shows_itself() {
+    let ended = run(&["demo", "--once"]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", said(&ended.stderr));
+    assert!(said(&ended.stdout).contains("402"), "{}", said(&ended.stdout));
+}
+
+#[tokio::test]
+async fn wrong_usage_is_told_from_help() {
+    for wrong in
+        [&[][..], &["serv"], &["serve"], &["serve", "--config"], &["--log-format", "xml", "demo"], &["pool"]]
+    {
+        let ended = run(wrong).await;
+        assert_eq!(ended.status.code(), Some(64), "{wrong:?}: {}", said(&ended.stderr));
+        assert!(said(&ended.stdout).is_empty() && said(&ended.stderr).contains("--help"), "{wrong:?}");
+    }
+    let ended = run(&["--log", "loud=x=y", "serve", "--config", "x"]).await;
+    assert_eq!(ended.status.code(), Some(64));
+    for asked in [&["--help"][..], &["--version"], &["serve", "--help"], &["pool", "addresses", "--help"]] {
+        let ended = run(asked).await;
+        assert_eq!(ended.status.code(), Some(0), "{asked:?}");
+        assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_pools_addresses_can_be_taken_to_a_gateway_without_a_key() {
+    let world = World::start().await;
+    let config = world.write(LISTEN, "", ROUTES);
+    let config = config.to_str().unwrap();
+    let ended = run(&["pool", "addresses", "--config", config]).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", said(&ended.stderr));
+    let printed = said(&ended.stdout).to_owned();
+    let addresses: Vec<&str> = printed.lines().filter(|line| line.starts_with("nano_")).collect();
+    let all: std::collections::BTreeSet<_> = addresses.iter().collect();
+    assert_eq!((addresses.len(), all.len()), (16, 16), "{printed}");
+    assert_eq!(
+        run(&["pool", "addresses", "--config", config]).await.stdout,
+        ended.stdout,
+        "the same each time"
+    );
+
+    let keyless = TempDir::new().unwrap();
+    std::fs::write(keyless.path().join("pool.txt"), &printed).unwrap();
+    let text = std::fs::read_to_string(config).unwrap();
+    let text = text.replace("{ seed_file: pool.seed, size: 8 }", "{ addresses_file: pool.txt }");
+    let keyless_config = keyless.path().join("faregate.yaml");
+    std::fs::write(&keyless_config, text).unwrap();
+    let again = run(&["pool", "addresses", "--config", keyless_config.to_str().unwrap()]).await;
+    assert_eq!(said(&again.stdout), printed, "cut in the same way");
+    let mut process = Process::start(&keyless_config, 2, "info").await;
+    let client = client();
+    let bill = client.get(process.url("/v1/search/x")).send().await.unwrap();
+    for offer in offers(&bill).offers {
+        assert!(addresses.contains(&offer.pay_to.to_string().as_str()));
+    }
+    assert_eq!(world.pay(&client, &process.url("/v1/search/x")).await.status(), 200);
+    assert!(!keyless.path().join("pool.seed").exists());
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
