@@ -1,7 +1,10 @@
 //! From a checked configuration to running services.
 //!
 //! Everything that has a file, a key, a thread or a background task is opened here, in one order,
-//! and closed in the other. Nothing listens yet: the caller binds and serves.
+//! and closed in the other. Nothing listens yet: the caller binds and serves. `money` is what looks
+//! after the pool.
+
+mod money;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +31,8 @@ use crate::store::capabilities::Capabilities;
 use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
 use crate::vault::{self, Vault, VaultError};
 
+pub use money::{SweepSetupError, pool_accounts, sweeper};
+
 /// The gateway as it is run: over Nano nodes and an SQLite store.
 pub type RunningGateway = Gateway<NodeLedger, SqliteStore>;
 
@@ -49,6 +54,8 @@ pub enum AssembleError {
     Nodes(#[from] NodeSetupError),
     #[error("`store.path`: {}: {error}", path.display())]
     Store { path: PathBuf, error: Box<OpenError> },
+    #[error(transparent)]
+    Sweep(#[from] SweepSetupError),
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
     #[error("the metrics cannot be declared: {0}")]
@@ -110,7 +117,18 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
     let metering = cashier.clone();
-    tasks.spawn(async move { metering.capabilities().run(shutdown).await });
+    let until = shutdown.clone();
+    tasks.spawn(async move { metering.capabilities().run(until).await });
+    tasks.spawn(money::watch_pool(
+        config.clone(),
+        NodeLedger::clone(&ledger),
+        Arc::clone(&store),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    ));
+    if let Some(sweep) = money::sweep_in_background(&config, &ledger, &metrics, shutdown)? {
+        tasks.spawn(sweep);
+    }
     Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
 }
 
@@ -155,6 +173,23 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
 
 fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
     let nano = &config.nano;
+    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
+    let metrics = Arc::clone(metrics);
+    let observe = move |event: NodeEvent<'_>| match event {
+        NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
+        NodeEvent::Hedged { node } => metrics.hedged(node),
+        NodeEvent::Disagreed { node } => metrics.disagreement(node),
+    };
+    let client = node_client(nano)?.observed_by(Arc::new(observe));
+    let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
+    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
+}
+
+/// A client for the nodes of a configuration.
+///
+/// # Errors
+/// [`NodeSetupError`], when one is not HTTP, or TLS cannot be set up.
+pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
     let endpoints = nano
         .nodes
         .iter()
@@ -165,16 +200,7 @@ fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, No
             trusted: node.trusted,
         })
         .collect();
-    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
-    let metrics = Arc::clone(metrics);
-    let observe = move |event: NodeEvent<'_>| match event {
-        NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
-        NodeEvent::Hedged { node } => metrics.hedged(node),
-        NodeEvent::Disagreed { node } => metrics.disagreement(node),
-    };
-    let client = NodeClient::new(endpoints)?.with_quorum(nano.quorum).observed_by(Arc::new(observe));
-    let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
-    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
+    Ok(NodeClient::new(endpoints)?.with_quorum(nano.quorum))
 }
 
 fn settings(config: &Config) -> cashier::Settings {
@@ -272,6 +298,8 @@ impl Services {
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
         hold("nano.work", config.nano.work != fixed.nano.work);
+        hold("nano.treasury", config.nano.treasury != fixed.nano.treasury);
+        hold("sweep", config.sweep != fixed.sweep);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
         hold("challenge.key_file", keys(&config) != keys(fixed));
         let cached = |it: &Config| it.limits.capabilities_cached;

@@ -5,8 +5,10 @@ pub mod demo;
 pub mod devnet;
 pub mod explain;
 pub mod pay;
+pub mod payments;
 pub mod pool;
 pub mod serve;
+pub mod sweep;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ pub const EX_USAGE: u8 = 64;
 pub const EX_UNAVAILABLE: u8 = 69;
 pub const EX_SOFTWARE: u8 = 70;
 pub const EX_IOERR: u8 = 74;
+pub const EX_TEMPFAIL: u8 = 75;
 pub const EX_CONFIG: u8 = 78;
 
 /// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
@@ -59,6 +62,11 @@ enum Command {
     /// The pool's addresses
     #[command(subcommand)]
     Pool(pool::PoolCommand),
+    /// Receive what the pool was sent and forward it to the treasury
+    Sweep(sweep::SweepArgs),
+    /// The journal of payments
+    #[command(subcommand)]
+    Payments(payments::PaymentsCommand),
 }
 
 /// Runs the program with the process's arguments.
@@ -90,6 +98,8 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Serve(args) => on_runtime(serve::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args, &mut out)),
         Command::Pay(args) => on_runtime(async { pay::run(args, &mut out, &mut err).await.into() }),
+        Command::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        Command::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
         Command::Devnet(args) => on_runtime(async {
             match devnet::run(args, &mut out).await {
                 Ok(()) => ExitCode::SUCCESS,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::nano::Raw;
@@ -83,6 +83,9 @@ pub struct Metrics {
     store_writable: IntGauge,
     config_generation: IntGauge,
     config_reload_failures: IntCounter,
+    pool_receivable: Gauge,
+    unclaimed_payments: IntGauge,
+    swept: Counter,
 }
 
 const FAST: &[f64] =
@@ -235,6 +238,16 @@ impl Metrics {
                 "config_reload_failures_total",
                 "Reloads refused because of a fault in the file; the old configuration stayed.",
             )?,
+            pool_receivable: declare.register(Gauge::new(
+                "pool_receivable_xno",
+                "Sent to the pool and not received yet, in XNO, when last looked.",
+            ))?,
+            unclaimed_payments: declare.gauge(
+                "unclaimed_payments",
+                "Sends that wait at the pool and that no payment claims, when last looked.",
+            )?,
+            swept: declare
+                .register(Counter::new("swept_xno_total", "Sent from the pool to the treasury, in XNO."))?,
             registry,
         })
     }
@@ -322,6 +335,17 @@ impl Metrics {
 
     pub fn reload_failed(&self) {
         self.config_reload_failures.inc();
+    }
+
+    /// Shows what waits at the pool: how much, and how many sends that no payment claims.
+    pub fn pool_waits(&self, receivable: Raw, unclaimed: usize) {
+        self.pool_receivable.set(xno(receivable));
+        self.unclaimed_payments.set(i64::try_from(unclaimed).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a confirmed send to the treasury.
+    pub fn swept(&self, amount: Raw) {
+        self.swept.inc_by(xno(amount));
     }
 
     /// The metrics in Prometheus' text format.

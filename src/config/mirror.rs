@@ -89,6 +89,7 @@ sections! {
         nano: Value,
         challenge: Value,
         settlement: Value,
+        sweep: Value,
         store: Value,
         upstreams: Value,
         routes: Vec<Value>,
@@ -140,6 +141,11 @@ sections! {
     "settlement" => SettlementFile {
         wait: String,
         poll: String,
+    }
+    "sweep" => SweepFile {
+        every: String,
+        minimum: String,
+        representative: String,
     }
     "store" => StoreFile {
         path: String,

@@ -92,7 +92,7 @@ fn enough_addresses(judge: &mut Judge<'_>, place: &str, pool: &Pool, mechanisms:
 }
 
 /// An account somebody holds a key of; the outer nothing is a fault.
-fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
+pub(super) fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
     if !piece.is_given() {
         return Some(None);
     }

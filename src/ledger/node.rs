@@ -5,11 +5,13 @@
 //! `endpoint` says where a node is, `transport` carries one exchange with one node, `answer` reads
 //! what came back. `reads` chooses whom to ask, with `breaker` and `pace`; `ledger` decides what is
 //! believed, `watcher` waits for confirmations and `socket` hears of them.
+//! `many` asks about a whole pool.
 
 mod answer;
 mod breaker;
 mod endpoint;
 mod ledger;
+mod many;
 mod pace;
 mod reads;
 mod socket;
@@ -31,6 +33,7 @@ pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telem
 pub use breaker::BreakerState;
 pub use endpoint::{NodeEndpoint, NodeSetupError};
 pub use ledger::NodeLedger;
+pub use many::{Balance, MOST_RECEIVABLE, Received};
 pub use socket::{SocketEndpoint, SocketStatus};
 
 use pace::HedgeBudget;

@@ -138,6 +138,10 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
     assert_eq!((config.admin, &config.cors), (None, &None));
+    assert_eq!(config.sweep, None);
+    let treasury = NANO.replace("{ nodes", &format!("{{ treasury: {OTHER}, nodes"));
+    let sweep = parse(&file(&treasury, &format!("sweep: {{}}\n{ROUTES}"))).unwrap().sweep.unwrap();
+    assert_eq!((sweep.every, sweep.minimum.get()), (Duration::from_secs(600), 10_u128.pow(27)));
     assert_eq!(config.limits, Limits::default());
     let route = &config.table.routes()[0];
     assert_eq!(route.name.as_str(), "/v1/**");

@@ -179,6 +179,11 @@ fn is_empty(value: &Value) -> bool {
 
 /// The largest first.
 pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
+    receivable_of(value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?)
+}
+
+/// The blocks of one account, the largest first.
+pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Entry {
@@ -189,7 +194,6 @@ pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
         },
         Amount(Raw),
     }
-    let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
     if is_empty(blocks) {
         return Ok(Vec::new());
     }
@@ -245,11 +249,11 @@ pub(super) fn processed(value: &Value, sent: BlockHash) -> Result<(), Fault> {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
     T::deserialize(value).map_err(nonsense)
 }
 
-fn nonsense(why: impl fmt::Display) -> Fault {
+pub(super) fn nonsense(why: impl fmt::Display) -> Fault {
     Fault::Nonsense(why.to_string().chars().take(200).collect())
 }
 
@@ -263,7 +267,7 @@ enum Scalar {
     Truth(bool),
 }
 
-fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
+pub(super) fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
 where
     T: FromStr,
     T::Err: fmt::Display,
@@ -285,7 +289,7 @@ where
     scalar(from).map(Some)
 }
 
-fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+pub(super) fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match Scalar::deserialize(from)? {
         Scalar::Truth(truth) => Ok(truth),
         Scalar::Number(0) => Ok(false),

@@ -36,6 +36,12 @@ impl Call {
         Self { action, fields: fields.into() }
     }
 
+    /// The same call with one field more.
+    pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.fields.push((name, value));
+        self
+    }
+
     /// How long the action may take, whatever a node's configured time; that can only be shorter.
     /// Work alone takes as long as it takes.
     fn patience(&self, node: &Node) -> Duration {
