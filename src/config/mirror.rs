@@ -140,6 +140,12 @@ sections! {
     }
     "store" => StoreFile {
         path: String,
+        free_space: Value,
+        postgres: String,
+        password_file: String,
+        ca_file: String,
+        connections: Count,
+        allow_unsafe: bool,
     }
     "upstreams.*" => UpstreamFile {
         url: String,
@@ -164,6 +170,7 @@ sections! {
         mime_type: String,
         hidden: bool,
         charge_on: String,
+        metering: String,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {

@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         false,
     ),
     ("listen", &["shutdown"], false),
-    ("config", &["nano", "payment", "routes"], false),
+    ("config", &["nano", "payment", "routes", "store"], false),
     (
         "gateway",
         &[
@@ -47,7 +47,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         "cli",
         &[
             "assemble", "clock", "config", "devnet", "ledger", "listen", "nano", "payment", "routes",
-            "shutdown", "vault", "wallet", "x402",
+            "shutdown", "store", "vault", "wallet", "x402",
         ],
         false,
     ),
