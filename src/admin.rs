@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::cashier::Cashier;
 use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, Unsound};
 
 /// Answers `/metrics`, `/healthz` and `/readyz`.
 #[derive(Debug)]
@@ -36,7 +36,9 @@ impl<S: Store> Admin<S> {
     fn metrics(&self) -> Response<Vec<u8>> {
         let (active, evicted) = self.cashier.capabilities().counts();
         self.metrics.capabilities(active, evicted);
-        self.metrics.store_writable(self.store.is_writable());
+        let health = self.store.health();
+        let behind = self.cashier.store_readiness() == Err(Unsound::ClockBehind);
+        self.metrics.store(health.writable, health.free_bytes, behind);
         for node in self.ledger.nodes() {
             self.metrics.node_up(&node.label, node.up);
             let breaker = match node.breaker {
@@ -69,12 +71,13 @@ impl<S: Store> Admin<S> {
         let socket = |it: SocketStatus| json!({ "node": it.label, "connected": it.connected });
         let sockets: Vec<_> = self.ledger.sockets().into_iter().map(socket).collect();
         let ready = self.cashier.readiness().is_ok();
+        let fault = self.cashier.store_readiness().err().map(|why| why.to_string());
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": ready,
             "nodes": nodes,
             "websockets": sockets,
-            "store": { "writable": health.writable, "freeBytes": health.free_bytes },
+            "store": { "writable": health.writable, "freeBytes": health.free_bytes, "fault": fault },
             "settling": self.cashier.settling(),
         });
         answer(status, "application/json", format!("{body}\n"))

@@ -7,7 +7,6 @@
 mod money;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,17 +26,23 @@ use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeS
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
-use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
+use crate::store::{
+    Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
+    StoreObserver, Unsound,
+};
 use crate::vault::{self, Vault, VaultError};
 
 pub use money::{SweepSetupError, pool_accounts, sweeper};
 
-/// The gateway as it is run: over Nano nodes and an SQLite store.
-pub type RunningGateway = Gateway<NodeLedger, SqliteStore>;
+/// The gateway as it is run: over Nano nodes and the configured store.
+pub type RunningGateway = Gateway<NodeLedger, Engine>;
 
 /// How often nodes are asked whether they are there.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the store is sound.
+const LOOK_AT_STORE_EVERY: Duration = Duration::from_secs(1);
 /// How long background tasks may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -52,8 +57,10 @@ pub enum AssembleError {
     PreviousKey(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
-    #[error("`store.path`: {}: {error}", path.display())]
-    Store { path: PathBuf, error: Box<OpenError> },
+    #[error("`store.path`: {0}")]
+    Sqlite(#[from] Box<OpenError>),
+    #[error("`store.postgres`: {0}")]
+    Postgres(#[from] PostgresFault),
     #[error(transparent)]
     Sweep(#[from] SweepSetupError),
     #[error(transparent)]
@@ -68,11 +75,11 @@ pub enum AssembleError {
 /// reporting the last uses.
 #[derive(Debug)]
 pub struct Services {
-    cashier: Cashier<NodeLedger, SqliteStore>,
+    cashier: Cashier<NodeLedger, Engine>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     ledger: Arc<NodeLedger>,
-    store: Arc<SqliteStore>,
+    store: Arc<Engine>,
     fixed: Config,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -88,10 +95,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
-    let StoreLocation::Sqlite(path) = &config.store;
-    let store = SqliteStore::open(path, SqliteOptions::default())
-        .map_err(|error| AssembleError::Store { path: path.clone(), error: Box::new(error) })?;
-    let store = Arc::new(store);
+    let store = Arc::new(open_store(&config.store, Some(observer(&metrics))).await?);
     let cashier = Cashier::new(cashier::Parts {
         keys,
         pool,
@@ -116,6 +120,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
+    let (watching, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { tell_of_store(&watching, until).await });
     let metering = cashier.clone();
     let until = shutdown.clone();
     tasks.spawn(async move { metering.capabilities().run(until).await });
@@ -130,6 +136,54 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         tasks.spawn(sweep);
     }
     Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
+}
+
+/// Opens the store where it is; `observer` is told what it does.
+///
+/// # Errors
+/// [`AssembleError::Sqlite`], [`AssembleError::Postgres`].
+pub async fn open_store(
+    location: &StoreLocation,
+    observer: Option<StoreObserver>,
+) -> Result<Engine, AssembleError> {
+    let engine = match location {
+        StoreLocation::Sqlite { path, free_space } => {
+            let options = SqliteOptions { free_space: *free_space, ..SqliteOptions::default() };
+            Engine::from(SqliteStore::open_observed(path, options, observer.clone()).map_err(Box::new)?)
+        }
+        StoreLocation::Postgres(options) => Engine::from(PostgresStore::open(options).await?),
+    };
+    Ok(match observer {
+        Some(observer) => engine.observed_by(observer),
+        None => engine,
+    })
+}
+
+fn observer(metrics: &Arc<Metrics>) -> StoreObserver {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |event| match event {
+        StoreEvent::Call { operation, elapsed, ok } => metrics.store_call(operation, elapsed, ok),
+        StoreEvent::Commit { operations, elapsed } => metrics.store_commit(operations, elapsed),
+    })
+}
+
+/// Says in the log when the store stops and starts to take sales.
+async fn tell_of_store(cashier: &Cashier<NodeLedger, Engine>, mut shutdown: StopSignal) {
+    let mut last: Result<(), Unsound> = Ok(());
+    loop {
+        let state = cashier.store_readiness();
+        if state != last {
+            match state {
+                Ok(()) => tracing::info!("the store is sound again: selling goes on"),
+                Err(fault) => tracing::error!(%fault, "nothing new is sold"),
+            }
+            last = state;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AT_STORE_EVERY) => {}
+            () = shutdown::asked_for(&mut shutdown) => return,
+        }
+    }
 }
 
 fn mac_keys(config: &Config) -> Result<MacKeys, AssembleError> {
@@ -185,13 +239,10 @@ fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, No
     Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
 }
 
-/// A client for the nodes of a configuration.
-///
-/// # Errors
-/// [`NodeSetupError`], when one is not HTTP, or TLS cannot be set up.
-pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
-    let endpoints = nano
-        .nodes
+/// Where the nodes of `nano` are.
+#[must_use]
+pub fn endpoints(nano: &Nano) -> Vec<NodeEndpoint> {
+    nano.nodes
         .iter()
         .map(|node| NodeEndpoint {
             url: node.url.clone(),
@@ -199,8 +250,15 @@ pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
             timeout: node.timeout,
             trusted: node.trusted,
         })
-        .collect();
-    Ok(NodeClient::new(endpoints)?.with_quorum(nano.quorum))
+        .collect()
+}
+
+/// A client for the nodes of a configuration.
+///
+/// # Errors
+/// [`NodeSetupError`], when one is not HTTP, or TLS cannot be set up.
+pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
+    Ok(NodeClient::new(endpoints(nano))?.with_quorum(nano.quorum))
 }
 
 fn settings(config: &Config) -> cashier::Settings {
@@ -249,7 +307,7 @@ impl Services {
 
     /// The operator's listener.
     #[must_use]
-    pub fn admin(&self) -> Admin<SqliteStore> {
+    pub fn admin(&self) -> Admin<Engine> {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
         Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
@@ -267,13 +325,13 @@ impl Services {
     }
 
     #[must_use]
-    pub const fn store(&self) -> &Arc<SqliteStore> {
+    pub const fn store(&self) -> &Arc<Engine> {
         &self.store
     }
 
     /// What was bought and is in hand; here one is revoked.
     #[must_use]
-    pub fn capabilities(&self) -> &Capabilities<SqliteStore> {
+    pub fn capabilities(&self) -> &Capabilities<Engine> {
         self.cashier.capabilities()
     }
 

@@ -1,12 +1,15 @@
 //! The command line: one file a subcommand. The only part that prints.
 
+pub mod backup;
 pub mod check;
 pub mod demo;
 pub mod devnet;
+pub mod doctor;
 pub mod explain;
 pub mod pay;
 pub mod payments;
 pub mod pool;
+pub mod recover;
 pub mod serve;
 pub mod sweep;
 
@@ -59,6 +62,12 @@ enum Command {
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs
     Pay(pay::PayArgs),
+    /// Whether the store, the clock, keys, nodes and upstreams are sound
+    Doctor(doctor::DoctorArgs),
+    /// A verified copy of the store, taken beside a running gateway
+    Backup(backup::BackupArgs),
+    /// Claim anew what was spent since a restored backup
+    Recover(recover::RecoverArgs),
     /// The pool's addresses
     #[command(subcommand)]
     Pool(pool::PoolCommand),
@@ -94,6 +103,9 @@ fn dispatch(command: Command) -> ExitCode {
     match command {
         Command::Check(args) => printed(check::run(&args, &mut out)),
         Command::Explain(args) => printed(explain::run(&args, &mut out)),
+        Command::Doctor(args) => on_runtime(async { printed(doctor::run(args, &mut out).await) }),
+        Command::Backup(args) => printed(backup::run(&args, &mut out)),
+        Command::Recover(args) => on_runtime(async { printed(recover::run(args, &mut out).await) }),
         Command::Pool(command) => pool::run(&command, &mut out),
         Command::Serve(args) => on_runtime(serve::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args, &mut out)),

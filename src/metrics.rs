@@ -81,6 +81,12 @@ pub struct Metrics {
     hedges: IntCounterVec,
     websocket_connected: IntGauge,
     store_writable: IntGauge,
+    store_free: IntGauge,
+    clock_behind: IntGauge,
+    store_duration: HistogramVec,
+    store_errors: IntCounterVec,
+    store_commit: Histogram,
+    store_batch: Histogram,
     config_generation: IntGauge,
     config_reload_failures: IntCounter,
     pool_receivable: Gauge,
@@ -90,6 +96,7 @@ pub struct Metrics {
 
 const FAST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const SLOW: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
 
 /// Registers each metric as it is made; the first fault is kept.
@@ -145,6 +152,8 @@ impl Metrics {
             "confirmation_duration_seconds",
             "Time from broadcast or first look to confirmation.",
         );
+        let commit = HistogramOpts::new("store_commit_seconds", "Time of one commit to the disk.");
+        let batch = HistogramOpts::new("store_batch_size", "Operations that were committed together.");
         let built = Opts::new("build_info", "Always 1; the labels say which build this is.");
         let build_info = declare.register(IntGaugeVec::new(built, &["version"]))?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -232,6 +241,25 @@ impl Metrics {
                 "How many WebSockets are subscribed to confirmations.",
             )?,
             store_writable: declare.gauge("store_writable", "Whether the store takes writes.")?,
+            store_free: declare
+                .gauge("store_free_bytes", "Bytes free where the store writes; 0 where it cannot know.")?,
+            clock_behind: declare.gauge(
+                "clock_behind_journal",
+                "Whether the clock is behind the newest payment, so that nothing is sold.",
+            )?,
+            store_duration: declare.histograms(
+                "store_duration_seconds",
+                "Time of calls to the store.",
+                &["operation"],
+                FAST,
+            )?,
+            store_errors: declare.counters(
+                "store_errors_total",
+                "Calls to the store that came to nothing or to an unknown end.",
+                &["operation"],
+            )?,
+            store_commit: declare.register(Histogram::with_opts(commit.buckets(FAST.to_vec())))?,
+            store_batch: declare.register(Histogram::with_opts(batch.buckets(COUNTS.to_vec())))?,
             config_generation: declare
                 .gauge("config_generation", "Counts the configurations loaded, from 1.")?,
             config_reload_failures: declare.counter(
@@ -324,8 +352,25 @@ impl Metrics {
         }
     }
 
-    pub fn store_writable(&self, writable: bool) {
+    /// Shows how the store is: `free` bytes where that is known, and whether the clock is behind it.
+    pub fn store(&self, writable: bool, free: Option<u64>, clock_behind: bool) {
         self.store_writable.set(i64::from(writable));
+        self.store_free.set(i64::try_from(free.unwrap_or(0)).unwrap_or(i64::MAX));
+        self.clock_behind.set(i64::from(clock_behind));
+    }
+
+    /// Counts one call to the store.
+    pub fn store_call(&self, operation: &str, took: Duration, ok: bool) {
+        self.store_duration.with_label_values(&[operation]).observe(took.as_secs_f64());
+        if !ok {
+            self.store_errors.with_label_values(&[operation]).inc();
+        }
+    }
+
+    /// Counts one commit of so many operations.
+    pub fn store_commit(&self, operations: usize, took: Duration) {
+        self.store_commit.observe(took.as_secs_f64());
+        self.store_batch.observe(f64::from(u32::try_from(operations).unwrap_or(u32::MAX)));
     }
 
     /// A configuration was loaded; the first is generation 1.

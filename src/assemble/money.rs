@@ -16,7 +16,7 @@ use crate::payment::Mechanism;
 use crate::payment::pool::seed_indexes;
 use crate::reconcile::{Books, Discrepancy, ReconcileError};
 use crate::shutdown::{self, StopSignal};
-use crate::store::SqliteStore;
+use crate::store::Engine;
 use crate::sweep::{Action, Rules, Step};
 use crate::sweeper::{Settings, Sweeper, TreasuryInPool};
 use crate::vault::{Vault, VaultError};
@@ -117,7 +117,7 @@ pub(super) fn sweep_in_background(
 pub(super) async fn watch_pool(
     config: Config,
     ledger: NodeLedger,
-    store: Arc<SqliteStore>,
+    store: Arc<Engine>,
     metrics: Arc<Metrics>,
     mut shutdown: StopSignal,
 ) {
@@ -145,7 +145,7 @@ pub(super) async fn watch_pool(
 }
 
 async fn look(
-    books: &Books<SqliteStore>,
+    books: &Books<Engine>,
     metrics: &Metrics,
     reported: &mut BTreeSet<BlockHash>,
 ) -> Result<(), ReconcileError> {

@@ -66,6 +66,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
         }
     }
 
@@ -81,6 +82,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
             Ok(Claim::Existing(payment)) => match payment.state {
                 PaymentState::Granted => self.find_granted(*payment).await,
                 PaymentState::Failed => Landing::Refused(Refusal::FrontierChanged),

@@ -16,12 +16,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{EX_CONFIG, EX_IOERR, EX_UNAVAILABLE, EX_USAGE};
+use crate::assemble::{AssembleError, open_store};
 use crate::clock::Clock;
 use crate::config::{Config, Faults, StoreLocation};
 use crate::ledger::node::NodeSetupError;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::reconcile::ReconcileError;
-use crate::store::{Filter, OpenError, Payment, PaymentState, SqliteOptions, SqliteStore, Store, StoreError};
+use crate::store::{Engine, Filter, Payment, PaymentState, Store, StoreError};
 use crate::vault::VaultError;
 
 /// Payments that are read at a time.
@@ -139,8 +140,8 @@ enum PaymentsError {
     Since(String),
     #[error("`store.path`: {}: there is no journal yet: the gateway makes it at its first start", .0.display())]
     NoJournal(PathBuf),
-    #[error("`store.path`: {0}")]
-    Open(Box<OpenError>),
+    #[error("{0}")]
+    Open(Box<AssembleError>),
     #[error("the journal has no payment by block {0}")]
     NoPayment(BlockHash),
     #[error("`nano.pool.seed_file`: {0}")]
@@ -199,30 +200,30 @@ fn load(path: &Path) -> Result<Config, PaymentsError> {
 }
 
 /// The journal of a configuration. None is made.
-fn open(config: &Config) -> Result<SqliteStore, PaymentsError> {
-    let StoreLocation::Sqlite(path) = &config.store;
-    if !path.exists() {
+async fn open(config: &Config) -> Result<Engine, PaymentsError> {
+    if let StoreLocation::Sqlite { path, .. } = &config.store
+        && !path.exists()
+    {
         return Err(PaymentsError::NoJournal(path.clone()));
     }
-    let options = SqliteOptions { readers: NonZeroUsize::MIN, ..SqliteOptions::default() };
-    SqliteStore::open(path, options).map_err(|error| PaymentsError::Open(Box::new(error)))
+    open_store(&config.store, None).await.map_err(|error| PaymentsError::Open(Box::new(error)))
 }
 
 /// The part of a journal that arguments name, page by page.
 struct Part {
-    store: SqliteStore,
+    store: Engine,
     filter: Filter,
     since: UnixSeconds,
     after: u64,
 }
 
 impl Part {
-    fn open(args: &JournalArgs) -> Result<Self, PaymentsError> {
+    async fn open(args: &JournalArgs) -> Result<Self, PaymentsError> {
         let since = match &args.since {
             Some(text) => since(text, Clock::system().now())?,
             None => UnixSeconds(0),
         };
-        let store = open(&load(&args.config)?)?;
+        let store = open(&load(&args.config)?).await?;
         let filter = Filter { state: args.state.map(State::of_store) };
         Ok(Self { store, filter, since, after: 0 })
     }
@@ -252,7 +253,7 @@ fn since(text: &str, now: UnixSeconds) -> Result<UnixSeconds, PaymentsError> {
 }
 
 async fn list(args: &ListArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode, PaymentsError> {
-    let mut part = Part::open(&args.journal)?;
+    let mut part = Part::open(&args.journal).await?;
     if !args.json {
         print::heading(out)?;
     }
@@ -278,7 +279,7 @@ async fn list(args: &ListArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
 }
 
 async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode, PaymentsError> {
-    let store = open(&load(&args.config)?)?;
+    let store = open(&load(&args.config)?).await?;
     let payment = store.payment(args.hash).await?.ok_or(PaymentsError::NoPayment(args.hash))?;
     if args.json { print::json_line(&payment, out) } else { print::whole(&payment, out) }?;
     store.close().await;
@@ -286,7 +287,7 @@ async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
 }
 
 async fn export(args: &ExportArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode, PaymentsError> {
-    let mut part = Part::open(&args.journal)?;
+    let mut part = Part::open(&args.journal).await?;
     if matches!(args.format, Format::Csv) {
         print::csv_heading(out)?;
     }

@@ -149,6 +149,12 @@ sections! {
     }
     "store" => StoreFile {
         path: String,
+        free_space: Value,
+        postgres: String,
+        password_file: String,
+        ca_file: String,
+        connections: Count,
+        allow_unsafe: bool,
     }
     "upstreams.*" => UpstreamFile {
         url: String,
@@ -173,6 +179,7 @@ sections! {
         mime_type: String,
         hidden: bool,
         charge_on: String,
+        metering: String,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {

@@ -133,7 +133,10 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.challenge.key_file, Path::new("/etc/faregate/challenge.key"));
     assert_eq!(config.settlement.wait, Duration::from_secs(15));
     assert_eq!(config.settlement.poll, Duration::from_millis(100));
-    assert_eq!(config.store, StoreLocation::Sqlite("/etc/faregate/faregate.db".into()));
+    assert_eq!(
+        config.store,
+        StoreLocation::Sqlite { path: "/etc/faregate/faregate.db".into(), free_space: 64 << 20 }
+    );
     assert_eq!(config.nano.pool, Pool::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);

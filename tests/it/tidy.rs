@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sweeper", &["ledger", "nano", "shutdown", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["shutdown"], false),
-    ("config", &["nano", "payment", "routes"], false),
+    ("config", &["nano", "payment", "routes", "store"], false),
     (
         "gateway",
         &[

@@ -14,13 +14,13 @@ use crate::ledger::node::NodeLedger;
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::reconcile::{Arrival, Books, Discrepancy};
-use crate::store::SqliteStore;
+use crate::store::Engine;
 
-fn books(path: &Path) -> Result<(Books<SqliteStore>, Arc<SqliteStore>), PaymentsError> {
+async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), PaymentsError> {
     let config = load(path)?;
     let ledger = NodeLedger::new(node_client(&config.nano)?);
     let pool = pool_accounts(&config.nano)?;
-    let store = Arc::new(open(&config)?);
+    let store = Arc::new(open(&config).await?);
     Ok((Books::new(ledger, Arc::clone(&store), pool), store))
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn list_unclaimed(
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<ExitCode, PaymentsError> {
-    let (books, store) = books(path)?;
+    let (books, store) = books(path).await?;
     let found = books.unclaimed().await?;
     if json {
         found.iter().try_for_each(|it| writeln!(out, "{}", arrival(it)))?;
@@ -47,7 +47,7 @@ pub(super) async fn reconcile(
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<ExitCode, PaymentsError> {
-    let (books, store) = books(path)?;
+    let (books, store) = books(path).await?;
     let outcome = books.reconcile().await?;
     let agrees = outcome.discrepancies.is_empty();
     if json {

@@ -226,6 +226,10 @@ impl Store for Connection {
         self.call(self.world.store.reserve_range(pool, count)).await
     }
 
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.mark_spent(block, now)).await
+    }
+
     async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
         self.call(self.world.store.scan(after, filter, limit)).await
     }
@@ -235,6 +239,6 @@ impl Store for Connection {
     }
 
     fn health(&self) -> Health {
-        Health { writable: self.is_writable(), free_bytes: None }
+        Health { writable: self.is_writable(), ..self.world.store.health() }
     }
 }
