@@ -20,6 +20,7 @@ use faregate::nano::{
 use faregate::payment::capability::{self, Capability, Token};
 use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::{MacKey, MacKeys, Mechanism, Nonce};
+use faregate::routes::Metering;
 use faregate::routes::{
     Access, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms, UpstreamName,
 };
@@ -158,6 +159,7 @@ fn table(routes: u32) -> PriceTable {
         mime_type: String::new(),
         hidden: false,
         charge_on: ChargeOn::default(),
+        metering: Metering::default(),
         case_sensitive: false,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()
@@ -246,7 +248,13 @@ impl Store for Plenty {
     }
 
     async fn lease(&self, request: LeaseRequest, _: UnixSeconds) -> Result<Lease, StoreError> {
-        Ok(Lease { granted: request.want, remaining: u32::MAX / 2, elsewhere: 0, expires_at: LATER })
+        Ok(Lease {
+            granted: request.want,
+            remaining: u32::MAX / 2,
+            elsewhere: 0,
+            expires_at: LATER,
+            revoked: false,
+        })
     }
 
     async fn revoke(&self, _: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
@@ -254,6 +262,10 @@ impl Store for Plenty {
     }
 
     async fn reserve_range(&self, _: &str, _: u32) -> Result<Range<u32>, StoreError> {
+        unused()
+    }
+
+    async fn mark_spent(&self, _: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
         unused()
     }
 
@@ -266,7 +278,7 @@ impl Store for Plenty {
     }
 
     fn health(&self) -> Health {
-        Health { writable: true, free_bytes: None }
+        Health { writable: true, free_bytes: None, floor: 0, newest: UnixSeconds(0) }
     }
 }
 
@@ -312,7 +324,7 @@ fn capabilities(c: &mut Criterion) {
             // A step that meets all of them, far from each other in memory.
             number = (number + 7_919) % CACHED;
             let found = at_once(held.find(id(number))).unwrap().unwrap();
-            at_once(held.reserve(&found)).unwrap().commit();
+            at_once(held.reserve(&found, Metering::Leased)).unwrap().commit();
         });
     });
     group.finish();

@@ -9,9 +9,9 @@ use pingora::protocols::http::ServerSession;
 use serde_json::json;
 
 use crate::cashier::Cashier;
-use crate::ledger::node::NodeLedger;
+use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, Unsound};
 
 /// Answers `/metrics`, `/healthz` and `/readyz`.
 #[derive(Debug)]
@@ -36,10 +36,19 @@ impl<S: Store> Admin<S> {
     fn metrics(&self) -> Response<Vec<u8>> {
         let (active, evicted) = self.cashier.capabilities().counts();
         self.metrics.capabilities(active, evicted);
-        self.metrics.store_writable(self.store.is_writable());
+        let health = self.store.health();
+        let behind = self.cashier.store_readiness() == Err(Unsound::ClockBehind);
+        self.metrics.store(health.writable, health.free_bytes, behind);
         for node in self.ledger.nodes() {
             self.metrics.node_up(&node.label, node.up);
+            let breaker = match node.breaker {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Open => 2,
+            };
+            self.metrics.node_standing(&node.label, node.behind, breaker);
         }
+        self.metrics.websockets(self.ledger.sockets().iter().filter(|it| it.connected).count());
         match self.metrics.text() {
             Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
             Err(error) => {
@@ -52,14 +61,23 @@ impl<S: Store> Admin<S> {
     /// Whether payments can be settled; paid requests in hand are served either way.
     fn readiness(&self) -> Response<Vec<u8>> {
         let health = self.store.health();
-        let nodes: Vec<_> =
-            self.ledger.nodes().into_iter().map(|it| json!({ "node": it.label, "up": it.up })).collect();
+        let node = |it: NodeStatus| {
+            json!({
+                "node": it.label, "up": it.up, "breaker": it.breaker.as_str(), "behind": it.behind,
+                "trusted": it.trusted,
+            })
+        };
+        let nodes: Vec<_> = self.ledger.nodes().into_iter().map(node).collect();
+        let socket = |it: SocketStatus| json!({ "node": it.label, "connected": it.connected });
+        let sockets: Vec<_> = self.ledger.sockets().into_iter().map(socket).collect();
         let ready = self.cashier.readiness().is_ok();
+        let fault = self.cashier.store_readiness().err().map(|why| why.to_string());
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
             "ready": ready,
             "nodes": nodes,
-            "store": { "writable": health.writable, "freeBytes": health.free_bytes },
+            "websockets": sockets,
+            "store": { "writable": health.writable, "freeBytes": health.free_bytes, "fault": fault },
             "settling": self.cashier.settling(),
         });
         answer(status, "application/json", format!("{body}\n"))

@@ -1,10 +1,12 @@
 //! From a checked configuration to running services.
 //!
 //! Everything that has a file, a key, a thread or a background task is opened here, in one order,
-//! and closed in the other. Nothing listens yet: the caller binds and serves.
+//! and closed in the other. Nothing listens yet: the caller binds and serves. `money` is what looks
+//! after the pool.
+
+mod money;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,19 +22,27 @@ use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError, RpcEvent};
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
-use crate::store::{Holder, OpenError, SqliteOptions, SqliteStore};
+use crate::store::{
+    Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
+    StoreObserver, Unsound,
+};
 use crate::vault::{self, Vault, VaultError};
 
-/// The gateway as it is run: over Nano nodes and an SQLite store.
-pub type RunningGateway = Gateway<NodeLedger, SqliteStore>;
+pub use money::{SweepSetupError, pool_accounts, sweeper};
+
+/// The gateway as it is run: over Nano nodes and the configured store.
+pub type RunningGateway = Gateway<NodeLedger, Engine>;
 
 /// How often nodes are asked whether they are there.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether the store is sound.
+const LOOK_AT_STORE_EVERY: Duration = Duration::from_secs(1);
 /// How long background tasks may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -47,8 +57,12 @@ pub enum AssembleError {
     PreviousKey(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
-    #[error("`store.path`: {}: {error}", path.display())]
-    Store { path: PathBuf, error: Box<OpenError> },
+    #[error("`store.path`: {0}")]
+    Sqlite(#[from] Box<OpenError>),
+    #[error("`store.postgres`: {0}")]
+    Postgres(#[from] PostgresFault),
+    #[error(transparent)]
+    Sweep(#[from] SweepSetupError),
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
     #[error("the metrics cannot be declared: {0}")]
@@ -61,11 +75,11 @@ pub enum AssembleError {
 /// reporting the last uses.
 #[derive(Debug)]
 pub struct Services {
-    cashier: Cashier<NodeLedger, SqliteStore>,
+    cashier: Cashier<NodeLedger, Engine>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     ledger: Arc<NodeLedger>,
-    store: Arc<SqliteStore>,
+    store: Arc<Engine>,
     fixed: Config,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -79,11 +93,9 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let metrics = Arc::new(Metrics::new()?);
     let keys = mac_keys(&config)?;
     let pool = address_pool(&config.nano)?;
-    let ledger = Arc::new(node_ledger(&config.nano, &metrics)?);
-    let StoreLocation::Sqlite(path) = &config.store;
-    let store = SqliteStore::open(path, SqliteOptions::default())
-        .map_err(|error| AssembleError::Store { path: path.clone(), error: Box::new(error) })?;
-    let store = Arc::new(store);
+    let ledger = Arc::new(node_ledger(&config, &metrics)?);
+    let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
+    let store = Arc::new(open_store(&config.store, Some(observer(&metrics))).await?);
     let cashier = Cashier::new(cashier::Parts {
         keys,
         pool,
@@ -105,11 +117,73 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     // Before the first probe no node counts as up, and nothing would be sold.
     ledger.probe().await;
     tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
+    tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
+    let (watching, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { tell_of_store(&watching, until).await });
     let metering = cashier.clone();
-    tasks.spawn(async move { metering.capabilities().run(shutdown).await });
+    let until = shutdown.clone();
+    tasks.spawn(async move { metering.capabilities().run(until).await });
+    tasks.spawn(money::watch_pool(
+        config.clone(),
+        NodeLedger::clone(&ledger),
+        Arc::clone(&store),
+        Arc::clone(&metrics),
+        shutdown.clone(),
+    ));
+    if let Some(sweep) = money::sweep_in_background(&config, &ledger, &metrics, shutdown)? {
+        tasks.spawn(sweep);
+    }
     Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
+}
+
+/// Opens the store where it is; `observer` is told what it does.
+///
+/// # Errors
+/// [`AssembleError::Sqlite`], [`AssembleError::Postgres`].
+pub async fn open_store(
+    location: &StoreLocation,
+    observer: Option<StoreObserver>,
+) -> Result<Engine, AssembleError> {
+    let engine = match location {
+        StoreLocation::Sqlite { path, free_space } => {
+            let options = SqliteOptions { free_space: *free_space, ..SqliteOptions::default() };
+            Engine::from(SqliteStore::open_observed(path, options, observer.clone()).map_err(Box::new)?)
+        }
+        StoreLocation::Postgres(options) => Engine::from(PostgresStore::open(options).await?),
+    };
+    Ok(match observer {
+        Some(observer) => engine.observed_by(observer),
+        None => engine,
+    })
+}
+
+fn observer(metrics: &Arc<Metrics>) -> StoreObserver {
+    let metrics = Arc::clone(metrics);
+    Arc::new(move |event| match event {
+        StoreEvent::Call { operation, elapsed, ok } => metrics.store_call(operation, elapsed, ok),
+        StoreEvent::Commit { operations, elapsed } => metrics.store_commit(operations, elapsed),
+    })
+}
+
+/// Says in the log when the store stops and starts to take sales.
+async fn tell_of_store(cashier: &Cashier<NodeLedger, Engine>, mut shutdown: StopSignal) {
+    let mut last: Result<(), Unsound> = Ok(());
+    loop {
+        let state = cashier.store_readiness();
+        if state != last {
+            match state {
+                Ok(()) => tracing::info!("the store is sound again: selling goes on"),
+                Err(fault) => tracing::error!(%fault, "nothing new is sold"),
+            }
+            last = state;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_AT_STORE_EVERY) => {}
+            () = shutdown::asked_for(&mut shutdown) => return,
+        }
+    }
 }
 
 fn mac_keys(config: &Config) -> Result<MacKeys, AssembleError> {
@@ -151,21 +225,40 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
     }
 }
 
-fn node_ledger(nano: &Nano, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
-    let endpoints = nano
-        .nodes
+fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
+    let nano = &config.nano;
+    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
+    let metrics = Arc::clone(metrics);
+    let observe = move |event: NodeEvent<'_>| match event {
+        NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
+        NodeEvent::Hedged { node } => metrics.hedged(node),
+        NodeEvent::Disagreed { node } => metrics.disagreement(node),
+    };
+    let client = node_client(nano)?.observed_by(Arc::new(observe));
+    let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
+    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
+}
+
+/// Where the nodes of `nano` are.
+#[must_use]
+pub fn endpoints(nano: &Nano) -> Vec<NodeEndpoint> {
+    nano.nodes
         .iter()
         .map(|node| NodeEndpoint {
             url: node.url.clone(),
             parameters: node.parameters.clone(),
             timeout: node.timeout,
+            trusted: node.trusted,
         })
-        .collect();
-    let metrics = Arc::clone(metrics);
-    let observe = move |event: RpcEvent<'_>| {
-        metrics.node_rpc(event.node, event.action, event.elapsed, event.ok);
-    };
-    Ok(NodeLedger::new(NodeClient::new(endpoints)?.observed_by(Arc::new(observe))))
+        .collect()
+}
+
+/// A client for the nodes of a configuration.
+///
+/// # Errors
+/// [`NodeSetupError`], when one is not HTTP, or TLS cannot be set up.
+pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
+    Ok(NodeClient::new(endpoints(nano))?.with_quorum(nano.quorum))
 }
 
 fn settings(config: &Config) -> cashier::Settings {
@@ -214,7 +307,7 @@ impl Services {
 
     /// The operator's listener.
     #[must_use]
-    pub fn admin(&self) -> Admin<SqliteStore> {
+    pub fn admin(&self) -> Admin<Engine> {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
         Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
@@ -225,14 +318,20 @@ impl Services {
         &self.metrics
     }
 
+    /// The gateway's view of the Nano network.
     #[must_use]
-    pub const fn store(&self) -> &Arc<SqliteStore> {
+    pub const fn ledger(&self) -> &Arc<NodeLedger> {
+        &self.ledger
+    }
+
+    #[must_use]
+    pub const fn store(&self) -> &Arc<Engine> {
         &self.store
     }
 
     /// What was bought and is in hand; here one is revoked.
     #[must_use]
-    pub fn capabilities(&self) -> &Capabilities<SqliteStore> {
+    pub fn capabilities(&self) -> &Capabilities<Engine> {
         self.cashier.capabilities()
     }
 
@@ -251,9 +350,14 @@ impl Services {
         hold("admin", config.admin != fixed.admin);
         hold("store", config.store != fixed.store);
         hold("nano.nodes", config.nano.nodes != fixed.nano.nodes);
+        hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);
+        hold("nano.websocket", config.nano.websockets != fixed.nano.websockets);
+        hold("settlement.poll", config.settlement.poll != fixed.settlement.poll);
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
         hold("nano.work", config.nano.work != fixed.nano.work);
+        hold("nano.treasury", config.nano.treasury != fixed.nano.treasury);
+        hold("sweep", config.sweep != fixed.sweep);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
         hold("challenge.key_file", keys(&config) != keys(fixed));
         let cached = |it: &Config| it.limits.capabilities_cached;

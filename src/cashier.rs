@@ -25,9 +25,9 @@ use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
 use crate::payment::{MacKeys, Mechanism, Refusal};
-use crate::routes::{RouteName, Terms};
+use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
-use crate::store::{Holder, Store};
+use crate::store::{Holder, Store, Unsound};
 
 use flights::{Flights, Landing};
 pub use proof::{Evidence, Proof};
@@ -78,6 +78,7 @@ pub struct Parts<L, S> {
 pub struct Ask {
     pub route: RouteName,
     pub terms: Terms,
+    pub metering: Metering,
     pub presented: Presented,
     /// Whom to count look-ups against.
     pub client: Option<IpAddr>,
@@ -241,19 +242,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if !self.0.ledger.is_healthy() {
             return Err(Wait::NoNode);
         }
-        if !self.0.store.is_writable() {
-            return Err(Wait::NoStore);
-        }
-        Ok(())
+        self.store_readiness().map_err(|_| Wait::NoStore)
+    }
+
+    /// Whether the store could record a sale now; why not otherwise.
+    ///
+    /// # Errors
+    /// [`Unsound`].
+    pub fn store_readiness(&self) -> Result<(), Unsound> {
+        self.0.store.health().sells(self.0.clock.now())
     }
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, presented, client } = ask;
+        let Ask { route, terms, metering, presented, client } = ask;
         let decided = match presented {
             Presented::Nothing => return self.bill(&route, terms, None),
-            Presented::Token(token) => self.unlock(&token, &route).await,
-            Presented::Proof(proof) => self.redeem(*proof, &route, client).await,
+            Presented::Token(token) => self.unlock(&token, &route, metering).await,
+            Presented::Proof(proof) => self.redeem(*proof, &route, metering, client).await,
             Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
         };
         match decided {
@@ -313,7 +319,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// The hot path: a token, a cache hit, a use.
-    async fn unlock(&self, token: &str, route: &RouteName) -> Result<Admitted, Denied> {
+    async fn unlock(&self, token: &str, route: &RouteName, metering: Metering) -> Result<Admitted, Denied> {
         let refuse = |refusal| Denied::refused(refusal, None, None);
         let claimed =
             capability::recognise(&self.0.keys, token, route, self.0.clock.now()).map_err(refuse)?;
@@ -323,11 +329,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         })?;
         let held = found.ok_or_else(|| refuse(Refusal::CapabilityUnknown))?;
         let exhausted = refuse(Refusal::CapabilityExhausted);
-        self.take(&held, How::Unlocked).await.map_err(|why| Denied::of(&why, exhausted))
+        self.take(&held, How::Unlocked, metering).await.map_err(|why| Denied::of(&why, exhausted))
     }
 
-    async fn take(&self, held: &Arc<Held>, how: How) -> Result<Admitted, NoUse> {
-        let taken = self.0.capabilities.reserve(held).await?;
+    async fn take(&self, held: &Arc<Held>, how: How, metering: Metering) -> Result<Admitted, NoUse> {
+        let taken = self.0.capabilities.reserve(held, metering).await?;
         let record = held.record();
         let capability = Capability {
             id: record.id,
@@ -343,6 +349,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         proof: Proof,
         route: &RouteName,
+        metering: Metering,
         client: Option<IpAddr>,
     ) -> Result<Admitted, Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
@@ -367,7 +374,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         match landing {
             Landing::Granted(held) => {
                 let exhausted = refuse(Refusal::DuplicateBlockHash);
-                self.take(&held, How::Paid).await.map_err(|why| Denied::of(&why, exhausted))
+                self.take(&held, How::Paid, metering).await.map_err(|why| Denied::of(&why, exhausted))
             }
             Landing::Refused(refusal) => Err(refuse(refusal)),
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),

@@ -1,12 +1,17 @@
 //! The command line: one file a subcommand. The only part that prints.
 
+pub mod backup;
 pub mod check;
 pub mod demo;
 pub mod devnet;
+pub mod doctor;
 pub mod explain;
 pub mod pay;
+pub mod payments;
 pub mod pool;
+pub mod recover;
 pub mod serve;
+pub mod sweep;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -19,6 +24,7 @@ pub const EX_USAGE: u8 = 64;
 pub const EX_UNAVAILABLE: u8 = 69;
 pub const EX_SOFTWARE: u8 = 70;
 pub const EX_IOERR: u8 = 74;
+pub const EX_TEMPFAIL: u8 = 75;
 pub const EX_CONFIG: u8 = 78;
 
 /// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
@@ -56,9 +62,20 @@ enum Command {
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs
     Pay(pay::PayArgs),
+    /// Whether the store, the clock, keys, nodes and upstreams are sound
+    Doctor(doctor::DoctorArgs),
+    /// A verified copy of the store, taken beside a running gateway
+    Backup(backup::BackupArgs),
+    /// Claim anew what was spent since a restored backup
+    Recover(recover::RecoverArgs),
     /// The pool's addresses
     #[command(subcommand)]
     Pool(pool::PoolCommand),
+    /// Receive what the pool was sent and forward it to the treasury
+    Sweep(sweep::SweepArgs),
+    /// The journal of payments
+    #[command(subcommand)]
+    Payments(payments::PaymentsCommand),
 }
 
 /// Runs the program with the process's arguments.
@@ -86,10 +103,15 @@ fn dispatch(command: Command) -> ExitCode {
     match command {
         Command::Check(args) => printed(check::run(&args, &mut out)),
         Command::Explain(args) => printed(explain::run(&args, &mut out)),
+        Command::Doctor(args) => on_runtime(async { printed(doctor::run(args, &mut out).await) }),
+        Command::Backup(args) => printed(backup::run(&args, &mut out)),
+        Command::Recover(args) => on_runtime(async { printed(recover::run(args, &mut out).await) }),
         Command::Pool(command) => pool::run(&command, &mut out),
         Command::Serve(args) => on_runtime(serve::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args, &mut out)),
         Command::Pay(args) => on_runtime(async { pay::run(args, &mut out, &mut err).await.into() }),
+        Command::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        Command::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
         Command::Devnet(args) => on_runtime(async {
             match devnet::run(args, &mut out).await {
                 Ok(()) => ExitCode::SUCCESS,

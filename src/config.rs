@@ -11,7 +11,9 @@ mod limits;
 mod listen;
 mod mirror;
 mod nano;
+mod nodes;
 mod prices;
+mod sweep;
 mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +29,10 @@ pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};
 pub use listen::{Cors, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
-pub use nano::{MAX_POOL, MIN_POOL, Nano, NodeUrl, Pool};
+pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
+pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
+pub use sweep::{Sweep, can_sweep};
 pub use upstream::{Health, HostHeader, Upstream, UpstreamUrl};
 
 /// A whole configuration, checked. Prints without secrets.
@@ -41,6 +45,8 @@ pub struct Config {
     pub nano: Nano,
     pub challenge: Challenge,
     pub settlement: Settlement,
+    /// How the pool is swept; nothing where that is left to others.
+    pub sweep: Option<Sweep>,
     pub store: StoreLocation,
     /// By name; each that a route names is among them.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
@@ -111,6 +117,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     let nano = nano::nano(judge, file.nano);
     let challenge = limits::challenge(judge, file.challenge);
     let settlement = limits::settlement(judge, file.settlement);
+    let sweep = sweep::sweep(judge, file.sweep, nano.as_ref());
     let store = limits::store(judge, file.store);
     let known = upstream::upstreams(judge, file.upstreams);
     let mut used = BTreeSet::new();
@@ -136,6 +143,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         nano: nano?,
         challenge: challenge?,
         settlement: settlement?,
+        sweep: sweep?,
         store: store?,
         upstreams,
         table: table?,

@@ -7,27 +7,31 @@
 pub mod faults;
 pub mod lattice;
 mod rpc;
+mod node;
 mod serve;
 mod signature;
+mod socket;
+mod world;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use faults::{Fault, Faults, Lie, Times};
 pub use lattice::{ForkError, Lattice, Now, Refusal};
+pub use node::{DevnetNode, NodeOptions};
+pub use socket::SocketDialect;
+pub use world::LedgerGuard;
 
 use crate::clock::Clock;
-use crate::listen;
 use crate::nano::{
     Account, BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Threshold, Thresholds,
 };
-use serve::Node;
+use world::World;
 
 /// What a development ledger asks of work by itself: 64 tries for a send, 16 for a receive, a few
 /// microseconds. Two levels, as on the main network.
@@ -37,11 +41,18 @@ pub const THRESHOLDS: Thresholds =
 /// How often a block is made anew when another was put on its account's chain meanwhile.
 const ATTEMPTS: usize = 16;
 
+/// A free port of loopback.
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
 /// How a development ledger is to be.
 #[derive(Clone, Debug)]
 pub struct DevnetOptions {
     /// Where the RPC listens; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Where the WebSocket listens, if there is to be one; port 0 picks a free one.
+    pub websocket: Option<SocketAddr>,
+    /// Whose habits the WebSocket has.
+    pub dialect: SocketDialect,
     /// How long after its arrival a block is confirmed. Measured in real time, whatever `clock`
     /// shows.
     pub confirm_after: Duration,
@@ -54,7 +65,9 @@ impl Default for DevnetOptions {
     /// A free port of loopback, confirmation at once, work that costs nothing.
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: LOOPBACK,
+            websocket: None,
+            dialect: SocketDialect::Reference,
             confirm_after: Duration::ZERO,
             thresholds: THRESHOLDS,
             clock: Clock::system(),
@@ -79,12 +92,13 @@ pub enum DevnetError {
     Contended { account: Account },
 }
 
-/// A running development ledger. Ends when it is dropped.
+/// A running development ledger with one node, or several. Ends when it is dropped.
 pub struct Devnet {
-    node: Arc<Node>,
-    address: SocketAddr,
+    world: Arc<World>,
+    node: DevnetNode,
     stop: watch::Sender<bool>,
-    served: JoinHandle<()>,
+    /// Tells of confirmations.
+    published: JoinHandle<()>,
 }
 
 impl Devnet {
@@ -93,32 +107,53 @@ impl Devnet {
     /// # Errors
     /// [`DevnetError::Listen`] where the address is taken or not ours.
     pub async fn start(options: DevnetOptions) -> Result<Self, DevnetError> {
-        let listen_error = |error| DevnetError::Listen { address: options.listen, error };
-        let listener = TcpListener::bind(options.listen).await.map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
+        let world = Arc::new(World::new(options.thresholds, options.confirm_after, options.clock));
+        let node =
+            NodeOptions { listen: options.listen, websocket: options.websocket, dialect: options.dialect };
+        let node = DevnetNode::start(Arc::clone(&world), node).await?;
         let (stop, shutdown) = watch::channel(false);
-        let node = Arc::new(Node::new(options.thresholds, options.confirm_after, options.clock));
-        let served = tokio::spawn(listen::serve(listener, Arc::clone(&node), shutdown));
-        Ok(Self { node, address, stop, served })
+        let published = tokio::spawn(Arc::clone(&world).publish(shutdown));
+        Ok(Self { world, node, stop, published })
+    }
+
+    /// Starts another node over the same ledger, with faults of its own. Ends when it is dropped.
+    ///
+    /// # Errors
+    /// [`DevnetError::Listen`] where the address is taken or not ours.
+    pub async fn add_node(&self, options: NodeOptions) -> Result<DevnetNode, DevnetError> {
+        DevnetNode::start(Arc::clone(&self.world), options).await
     }
 
     /// Stops listening, closes the connections and returns when both is done.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.served.await {
+        self.node.stop().await;
+        if let Err(error) = self.published.await {
             tracing::error!(%error, "the development ledger ended badly");
         }
     }
 
+    /// The first node.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn node(&self) -> &DevnetNode {
+        &self.node
     }
 
-    /// Where the RPC is: `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.node.address()
+    }
+
+    /// Where the first node's RPC is: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn rpc_url(&self) -> String {
-        format!("http://{}", self.address)
+        self.node.rpc_url()
+    }
+
+    /// Where the first node's WebSocket is, if it has one: `ws://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn websocket_url(&self) -> Option<String> {
+        self.node.websocket_url()
     }
 
     /// The seed whose account 0 holds the whole supply at first.
@@ -134,20 +169,20 @@ impl Devnet {
 
     /// The ledger as it is in this instant, with everything confirmed that is due. No request is
     /// answered while the guard lives: keep it for one expression.
-    pub fn lattice(&self) -> MutexGuard<'_, Lattice> {
-        self.node.ledger().0
+    pub fn lattice(&self) -> LedgerGuard<'_> {
+        self.world.ledger().0
     }
 
-    /// Orders in force, and the calls that were counted.
+    /// The first node's orders in force, and the calls that were counted.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         self.node.faults()
     }
 
-    /// Orders that `fault` befalls requests for `action` ([`faults::ANY`]: for every one).
+    /// Orders that `fault` befalls requests of the first node for `action` ([`faults::ANY`]: for
+    /// every one).
     pub fn order(&self, action: &str, fault: Fault, times: Times) {
-        let (ledger, _) = self.node.ledger();
-        self.node.faults().order(action, fault, times, &ledger);
+        self.node.order(action, fault, times);
     }
 
     /// Confirms the block and what it stands on. Answers whether the ledger has it.
@@ -161,7 +196,7 @@ impl Devnet {
     /// # Errors
     /// [`ForkError`].
     pub fn fork(&self, block: StateBlock) -> Result<BlockHash, ForkError> {
-        let (mut ledger, now) = self.node.ledger();
+        let (mut ledger, now) = self.world.ledger();
         ledger.replace(block, now)
     }
 
@@ -170,7 +205,7 @@ impl Devnet {
     /// # Errors
     /// [`Refusal`].
     pub fn process(&self, block: StateBlock) -> Result<BlockHash, Refusal> {
-        let (mut ledger, now) = self.node.ledger();
+        let (mut ledger, now) = self.world.ledger();
         ledger.process(block, now)
     }
 

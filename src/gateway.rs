@@ -27,7 +27,7 @@ use crate::cashier::{Admitted, Cashier, How};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, UseResult};
-use crate::routes::{CanonicalTarget, ChargeOn, RouteName};
+use crate::routes::{CanonicalTarget, ChargeOn, Metering, RouteName};
 use crate::store::Store;
 use crate::store::capabilities::HangUp;
 
@@ -199,6 +199,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         forward::response(response, context)?;
+        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
+        if let Some(Priced { admitted, counts: Some(true), .. }) = priced
+            && admitted.taken.metering() == Metering::Strict
+            && let Err(error) = self.cashier.capabilities().commit_durably(&mut admitted.taken).await
+        {
+            // It is paid for and the upstream has done its work: the report follows.
+            tracing::warn!(%error, "a use was not recorded before its answer");
+        }
         let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
         if priced.is_some_and(|it| it.counts == Some(false)) {
             // Before the answer leaves: whoever tries again at once finds the use.

@@ -56,6 +56,17 @@ pub trait Ledger: Send + Sync + 'static {
         account: Account,
     ) -> impl Future<Output = Result<Option<AccountFacts>, LedgerError>> + Send;
 
+    /// As [`Ledger::account`], for a block that builds on `previous`: an answer that shows the
+    /// account elsewhere is not taken from one node alone, which may be behind. For a ledger with
+    /// one view there is no other to ask.
+    fn account_at(
+        &self,
+        account: Account,
+        _previous: BlockHash,
+    ) -> impl Future<Output = Result<Option<AccountFacts>, LedgerError>> + Send {
+        self.account(account)
+    }
+
     /// The block, or nothing where no node knows it.
     fn block(&self, hash: BlockHash) -> impl Future<Output = Result<Option<BlockFacts>, LedgerError>> + Send;
 

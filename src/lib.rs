@@ -4,13 +4,14 @@
 //!
 //! Pure, without clock, randomness, lock, socket or file:
 //! * [`nano`]: the currency. [`x402`]: the envelopes on the wire. [`routes`]: the price table.
-//!   [`payment`]: the rules, stage by stage.
+//!   [`payment`]: the rules, stage by stage. [`sweep`]: which blocks empty a pool account.
 //!
 //! Ports, where the outside world comes in:
 //! * [`clock`], [`entropy`], [`shutdown`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
-//! * [`cashier`]: carries one request through the rules.
+//! * [`cashier`]: carries one request through the rules. [`sweeper`]: brings the money home.
+//!   [`reconcile`]: holds the journal against the ledger.
 //!
 //! Edge:
 //! * [`listen`], [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
@@ -19,6 +20,7 @@ pub mod nano;
 pub mod x402;
 pub mod routes;
 pub mod payment;
+pub mod sweep;
 
 pub mod clock;
 pub mod entropy;
@@ -30,6 +32,8 @@ pub mod store;
 pub mod metrics;
 
 pub mod cashier;
+pub mod sweeper;
+pub mod reconcile;
 
 pub mod listen;
 pub mod config;

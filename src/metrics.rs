@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::nano::Raw;
@@ -75,13 +75,28 @@ pub struct Metrics {
     node_up: IntGaugeVec,
     node_rpc_duration: HistogramVec,
     node_rpc_errors: IntCounterVec,
+    node_behind: IntGaugeVec,
+    breaker_state: IntGaugeVec,
+    rpc_disagreement: IntCounterVec,
+    hedges: IntCounterVec,
+    websocket_connected: IntGauge,
     store_writable: IntGauge,
+    store_free: IntGauge,
+    clock_behind: IntGauge,
+    store_duration: HistogramVec,
+    store_errors: IntCounterVec,
+    store_commit: Histogram,
+    store_batch: Histogram,
     config_generation: IntGauge,
     config_reload_failures: IntCounter,
+    pool_receivable: Gauge,
+    unclaimed_payments: IntGauge,
+    swept: Counter,
 }
 
 const FAST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const SLOW: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
 
 /// Registers each metric as it is made; the first fault is kept.
@@ -106,6 +121,10 @@ impl Declare<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.register(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn histograms(
@@ -133,6 +152,8 @@ impl Metrics {
             "confirmation_duration_seconds",
             "Time from broadcast or first look to confirmation.",
         );
+        let commit = HistogramOpts::new("store_commit_seconds", "Time of one commit to the disk.");
+        let batch = HistogramOpts::new("store_batch_size", "Operations that were committed together.");
         let built = Opts::new("build_info", "Always 1; the labels say which build this is.");
         let build_info = declare.register(IntGaugeVec::new(built, &["version"]))?;
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -195,13 +216,66 @@ impl Metrics {
                 "Calls to a node that gave no usable answer.",
                 &["node", "action"],
             )?,
+            node_behind: declare.gauges(
+                "node_behind",
+                "Whether the node knows far fewer confirmed blocks than the others.",
+                &["node"],
+            )?,
+            breaker_state: declare.gauges(
+                "breaker_state",
+                "Whether the node is asked: 0 yes (closed), 1 to see (half-open), 2 no (open).",
+                &["node"],
+            )?,
+            rpc_disagreement: declare.counters(
+                "rpc_disagreement_total",
+                "Times the node called a block confirmed that others did not, for longer than it could be ahead.",
+                &["node"],
+            )?,
+            hedges: declare.counters(
+                "hedge_total",
+                "Calls that were slow, so that another node was asked as well.",
+                &["node"],
+            )?,
+            websocket_connected: declare.gauge(
+                "websocket_connected",
+                "How many WebSockets are subscribed to confirmations.",
+            )?,
             store_writable: declare.gauge("store_writable", "Whether the store takes writes.")?,
+            store_free: declare
+                .gauge("store_free_bytes", "Bytes free where the store writes; 0 where it cannot know.")?,
+            clock_behind: declare.gauge(
+                "clock_behind_journal",
+                "Whether the clock is behind the newest payment, so that nothing is sold.",
+            )?,
+            store_duration: declare.histograms(
+                "store_duration_seconds",
+                "Time of calls to the store.",
+                &["operation"],
+                FAST,
+            )?,
+            store_errors: declare.counters(
+                "store_errors_total",
+                "Calls to the store that came to nothing or to an unknown end.",
+                &["operation"],
+            )?,
+            store_commit: declare.register(Histogram::with_opts(commit.buckets(FAST.to_vec())))?,
+            store_batch: declare.register(Histogram::with_opts(batch.buckets(COUNTS.to_vec())))?,
             config_generation: declare
                 .gauge("config_generation", "Counts the configurations loaded, from 1.")?,
             config_reload_failures: declare.counter(
                 "config_reload_failures_total",
                 "Reloads refused because of a fault in the file; the old configuration stayed.",
             )?,
+            pool_receivable: declare.register(Gauge::new(
+                "pool_receivable_xno",
+                "Sent to the pool and not received yet, in XNO, when last looked.",
+            ))?,
+            unclaimed_payments: declare.gauge(
+                "unclaimed_payments",
+                "Sends that wait at the pool and that no payment claims, when last looked.",
+            )?,
+            swept: declare
+                .register(Counter::new("swept_xno_total", "Sent from the pool to the treasury, in XNO."))?,
             registry,
         })
     }
@@ -252,6 +326,24 @@ impl Metrics {
         self.node_up.with_label_values(&[node]).set(i64::from(up));
     }
 
+    /// Shows whether a node is behind, and how its breaker stands: 0 closed, 1 half-open, 2 open.
+    pub fn node_standing(&self, node: &str, behind: bool, breaker: i64) {
+        self.node_behind.with_label_values(&[node]).set(i64::from(behind));
+        self.breaker_state.with_label_values(&[node]).set(breaker);
+    }
+
+    pub fn disagreement(&self, node: &str) {
+        self.rpc_disagreement.with_label_values(&[node]).inc();
+    }
+
+    pub fn hedged(&self, node: &str) {
+        self.hedges.with_label_values(&[node]).inc();
+    }
+
+    pub fn websockets(&self, connected: usize) {
+        self.websocket_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+    }
+
     /// Counts one call to a node.
     pub fn node_rpc(&self, node: &str, action: &str, took: Duration, ok: bool) {
         self.node_rpc_duration.with_label_values(&[node, action]).observe(took.as_secs_f64());
@@ -260,8 +352,25 @@ impl Metrics {
         }
     }
 
-    pub fn store_writable(&self, writable: bool) {
+    /// Shows how the store is: `free` bytes where that is known, and whether the clock is behind it.
+    pub fn store(&self, writable: bool, free: Option<u64>, clock_behind: bool) {
         self.store_writable.set(i64::from(writable));
+        self.store_free.set(i64::try_from(free.unwrap_or(0)).unwrap_or(i64::MAX));
+        self.clock_behind.set(i64::from(clock_behind));
+    }
+
+    /// Counts one call to the store.
+    pub fn store_call(&self, operation: &str, took: Duration, ok: bool) {
+        self.store_duration.with_label_values(&[operation]).observe(took.as_secs_f64());
+        if !ok {
+            self.store_errors.with_label_values(&[operation]).inc();
+        }
+    }
+
+    /// Counts one commit of so many operations.
+    pub fn store_commit(&self, operations: usize, took: Duration) {
+        self.store_commit.observe(took.as_secs_f64());
+        self.store_batch.observe(f64::from(u32::try_from(operations).unwrap_or(u32::MAX)));
     }
 
     /// A configuration was loaded; the first is generation 1.
@@ -271,6 +380,17 @@ impl Metrics {
 
     pub fn reload_failed(&self) {
         self.config_reload_failures.inc();
+    }
+
+    /// Shows what waits at the pool: how much, and how many sends that no payment claims.
+    pub fn pool_waits(&self, receivable: Raw, unclaimed: usize) {
+        self.pool_receivable.set(xno(receivable));
+        self.unclaimed_payments.set(i64::try_from(unclaimed).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a confirmed send to the treasury.
+    pub fn swept(&self, amount: Raw) {
+        self.swept.inc_by(xno(amount));
     }
 
     /// The metrics in Prometheus' text format.

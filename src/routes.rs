@@ -135,6 +135,31 @@ impl ChargeOn {
     }
 }
 
+/// When the uses of a route's capabilities are recorded (PROTOCOL section 6).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Metering {
+    /// Leased in chunks and reported soon after: no store on the path of a request.
+    #[default]
+    Leased,
+    /// Leased one by one, and on the disk before the client has its answer: a crash serves none
+    /// twice but those that were under way.
+    Strict,
+}
+
+impl Metering {
+    /// Both, the usual first.
+    pub const ALL: [Self; 2] = [Self::Leased, Self::Strict];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leased => "leased",
+            Self::Strict => "strict",
+        }
+    }
+}
+
 /// One line of the price table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
@@ -149,6 +174,7 @@ pub struct Route {
     /// Left out of what the gateway publishes about its prices.
     pub hidden: bool,
     pub charge_on: ChargeOn,
+    pub metering: Metering,
     /// Letter case and a trailing slash make another path.
     pub case_sensitive: bool,
 }

@@ -5,19 +5,28 @@
 //! the same call. No engine shows through.
 
 pub mod capabilities;
+mod encoding;
+mod engine;
 mod escrow;
+mod inspection;
+mod postgres;
 pub mod settle;
 mod sqlite;
 
 use std::future::Future;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 
 pub use crate::payment::Intent;
 pub use crate::payment::capability::CapabilityId;
-pub use sqlite::{OpenError, OpenFault, SqliteOptions, SqliteStore};
+pub use engine::Engine;
+pub use inspection::Inspection;
+pub use postgres::{PostgresFault, PostgresOptions, PostgresStore, server as postgres_server};
+pub use sqlite::{BackupError, OpenError, OpenFault, SqliteOptions, SqliteStore, backup_sqlite};
 
 /// What became of a call that failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -84,6 +93,8 @@ pub enum Begin {
     Existing(Payment),
     /// Another live intent builds on the same frontier.
     FrontierHeld(BlockHash),
+    /// The hash was marked as spent ([`Store::mark_spent`]); the journal has no payment of it.
+    Spent,
 }
 
 /// What became of [`Store::grant`].
@@ -97,7 +108,7 @@ pub enum Grant {
         /// Whether this call made the grant.
         fresh: bool,
     },
-    /// The hash was spent under another challenge.
+    /// The hash was spent under another challenge, or marked as spent.
     Taken,
 }
 
@@ -112,6 +123,8 @@ pub struct Lease {
     pub elsewhere: u32,
     /// When what this holder has not reported goes back to the capability.
     pub expires_at: UnixSeconds,
+    /// Whether the capability is revoked at the time of the call, a repeated one too.
+    pub revoked: bool,
 }
 
 /// One report and request of an instance about one capability.
@@ -120,7 +133,7 @@ pub struct LeaseRequest {
     pub capability: CapabilityId,
     pub holder: Holder,
     /// Counts this holder's calls for this capability, from 1 ([`Store::grant`] is number 0). A
-    /// call that repeats the last number changes nothing and gets the same answer.
+    /// call that repeats the last number changes nothing and gets the same numbers.
     pub sequence: u64,
     /// Uses spent since the last report, out of what was leased.
     pub used: u32,
@@ -146,7 +159,62 @@ pub struct Health {
     pub writable: bool,
     /// Bytes free where the store writes; nothing where it cannot know.
     pub free_bytes: Option<u64>,
+    /// With fewer bytes free than this, nothing new is sold.
+    pub floor: u64,
+    /// The latest time known to be in the journal; 0 where there is none.
+    pub newest: UnixSeconds,
 }
+
+/// Why nothing new is sold.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
+pub enum Unsound {
+    #[error("the store takes no writes")]
+    Unwritable,
+    #[error("less space is free where the store writes than `store.free_space` asks for")]
+    NoRoom,
+    #[error("the clock is behind the journal")]
+    ClockBehind,
+}
+
+/// How far the clock may be behind the newest entry of the journal, in seconds: as far as the
+/// clocks of two instances may be apart.
+pub const CLOCK_GRACE: u64 = 5;
+
+impl Health {
+    /// Whether a sale at `now` could be recorded, and its times would mean something.
+    ///
+    /// # Errors
+    /// [`Unsound`].
+    pub fn sells(&self, now: UnixSeconds) -> Result<(), Unsound> {
+        if !self.writable {
+            return Err(Unsound::Unwritable);
+        }
+        if self.free_bytes.is_some_and(|free| free < self.floor) {
+            return Err(Unsound::NoRoom);
+        }
+        if now.plus(CLOCK_GRACE) < self.newest {
+            return Err(Unsound::ClockBehind);
+        }
+        Ok(())
+    }
+}
+
+/// What a store did, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub enum StoreEvent {
+    /// A call has its answer.
+    Call {
+        operation: &'static str,
+        elapsed: Duration,
+        /// Whether the answer is an answer; a refusal of the arguments is one.
+        ok: bool,
+    },
+    /// A group of operations was committed together.
+    Commit { operations: usize, elapsed: Duration },
+}
+
+/// Is told of each event as it ends.
+pub type StoreObserver = Arc<dyn Fn(StoreEvent) + Send + Sync>;
 
 /// The durable store.
 pub trait Store: Send + Sync + 'static {
@@ -199,7 +267,8 @@ pub trait Store: Send + Sync + 'static {
         now: UnixSeconds,
     ) -> impl Future<Output = Result<Lease, StoreError>> + Send;
 
-    /// Ends a capability at once. False where there is none.
+    /// Ends a capability. False where there is none. Whoever has leased uses of it is told by its
+    /// next [`Lease`].
     fn revoke(
         &self,
         id: CapabilityId,
@@ -212,6 +281,15 @@ pub trait Store: Send + Sync + 'static {
         pool: &str,
         count: u32,
     ) -> impl Future<Output = Result<Range<u32>, StoreError>> + Send;
+
+    /// Claims `block` for ever without a payment, so that it can never be redeemed: what the ledger
+    /// shows as spent and a restored journal has forgotten. False where the hash is claimed already,
+    /// by a payment or by an earlier mark.
+    fn mark_spent(
+        &self,
+        block: BlockHash,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Payments in the order of the journal, from the first after `after`, at most `limit`.
     fn scan(

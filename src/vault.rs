@@ -4,7 +4,7 @@
 //! owner; it appears under its name complete or not at all; no error repeats what is in it.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -130,6 +130,36 @@ impl Vault {
     }
 }
 
+/// The turn of making blocks with a seed's keys: one holder on this machine at a time. It ends when
+/// it is dropped, and with the process however that ends.
+#[derive(Debug)]
+pub struct Turn {
+    _locked: File,
+}
+
+impl Turn {
+    /// Takes the turn for the seed in `path`; nothing where somebody else has it.
+    ///
+    /// # Errors
+    /// [`VaultError`], when the file is missing or cannot be locked.
+    pub fn take(path: &Path) -> Result<Option<Self>, VaultError> {
+        let file = File::open(path).map_err(|error| unreadable(path, error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _locked: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(unreadable(path, error)),
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> VaultError {
+    if error.kind() == io::ErrorKind::NotFound {
+        VaultError::Missing { path: path.to_owned() }
+    } else {
+        VaultError::Read { path: path.to_owned(), error }
+    }
+}
+
 /// The key in `path`, made on the first start. Processes that start at once agree on one key.
 ///
 /// # Errors
@@ -158,13 +188,7 @@ fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, 
 }
 
 fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
-    let unreadable = |error: io::Error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            VaultError::Missing { path: path.to_owned() }
-        } else {
-            VaultError::Read { path: path.to_owned(), error }
-        }
-    };
+    let unreadable = |error| unreadable(path, error);
     let file = File::open(path).map_err(unreadable)?;
     check_private(path, &file.metadata().map_err(unreadable)?)?;
     // Large enough from the start, so that no unwiped copy is left behind by growing.

@@ -256,7 +256,7 @@ impl Wallet {
             }
         };
         let entry = self.choose(&bill)?;
-        self.pay(&request, &place, &bill, entry, turn).await
+        self.pay(&request, &place, entry, turn).await
     }
 
     /// Sends a request with the capability that fits it, if any. A bill names the route, so that a
@@ -294,8 +294,8 @@ impl Wallet {
     /// The entry to pay by, if the limits allow it.
     fn choose<'a>(&self, bill: &'a Bill) -> Result<&'a Entry, WalletError> {
         let entry = bill.choose(self.options.mechanism).map_err(WalletError::NothingPayable)?;
-        if entry.amount > self.options.max {
-            return Err(WalletError::TooExpensive { amount: entry.amount, max: self.options.max });
+        if entry.amount() > self.options.max {
+            return Err(WalletError::TooExpensive { amount: entry.amount(), max: self.options.max });
         }
         match entry.threshold {
             Some(asked) if asked > MAX_THRESHOLD => Err(WalletError::WorkTooHard { asked }),
@@ -308,22 +308,21 @@ impl Wallet {
         &self,
         request: &Request,
         place: &Place,
-        bill: &Bill,
         entry: &Entry,
         mut turn: MutexGuard<'_, Option<StateBlock>>,
     ) -> Result<Paid, WalletError> {
         let block = self.chain.send(turn.as_ref(), entry).await?;
-        let (mechanism, amount_raw) = (entry.mechanism, entry.amount);
+        let (mechanism, amount_raw) = (entry.mechanism, entry.amount());
         tracing::info!(block = %block.hash(), %amount_raw, %mechanism, "a payment is signed");
         match entry.mechanism {
             Mechanism::NanoSignature => {
                 self.chain.publish_send(&block).await?;
                 *turn = Some(block);
                 drop(turn);
-                self.redeem(request, place, bill, entry, &block).await
+                self.redeem(request, place, entry, &block).await
             }
             Mechanism::NanoTxn => {
-                let redeemed = self.redeem(request, place, bill, entry, &block).await;
+                let redeemed = self.redeem(request, place, entry, &block).await;
                 // After a refusal the next payment may build on the same block: at most one of the
                 // two can be confirmed. Otherwise it has to wait until the node shows this one.
                 let out = match &redeemed {
@@ -343,15 +342,14 @@ impl Wallet {
         &self,
         request: &Request,
         place: &Place,
-        bill: &Bill,
         entry: &Entry,
         block: &StateBlock,
     ) -> Result<Paid, WalletError> {
         let mut payment = Payment {
             mechanism: entry.mechanism,
-            amount: entry.amount,
+            amount: entry.amount(),
             account: block.account,
-            pay_to: entry.pay_to,
+            pay_to: entry.pay_to(),
             hash: block.hash(),
             acknowledged: false,
         };
@@ -362,7 +360,7 @@ impl Wallet {
                 Mechanism::NanoTxn => None,
                 Mechanism::NanoSignature => Some(self.signature(&entry, payment.hash)?),
             };
-            let header = offer::proof(bill, &entry, block, signature).map_err(WalletError::Unwritable)?;
+            let header = offer::proof(&entry, block, signature).map_err(WalletError::Unwritable)?;
             let proof = Box::new(Proof { payment, header: header.clone() });
             let response =
                 match self.show(request, Some((SIGNATURE, header)), self.options.settle_wait).await? {
@@ -372,7 +370,7 @@ impl Wallet {
                 };
             if response.status() != StatusCode::PAYMENT_REQUIRED {
                 payment.acknowledged = offer::acknowledged(response.headers());
-                let capability = self.held.note(place, entry.route.clone(), response.headers());
+                let capability = self.held.note(place, entry.route(), response.headers());
                 let proof = (!payment.acknowledged).then_some(proof);
                 return Ok(Paid { response, payment: Some(payment), proof, capability });
             }
@@ -392,8 +390,8 @@ impl Wallet {
     }
 
     fn signature(&self, entry: &Entry, hash: BlockHash) -> Result<Signature, WalletError> {
-        let message = format!("{}:{}:{}", hash.lower_hex(), entry.nonce.lower_hex(), entry.valid_before);
-        self.chain.sign_message(&message).ok_or(WalletError::Unwritable(OfferError::TooLong))
+        let signed = entry.message(hash).and_then(|message| self.chain.sign_message(&message));
+        signed.ok_or(WalletError::Unwritable(OfferError::TooLong))
     }
 
     /// Sends a copy of `request` with one header more, again and again while the gateway says "not

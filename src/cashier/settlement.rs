@@ -50,7 +50,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Some(payment)) => return self.take_up(payment, nonce, watch).await,
             Ok(None) => {}
         }
-        let facts = match self.ledger.account(checked.payer()).await {
+        let facts = match self.ledger.account_at(checked.payer(), checked.previous()).await {
             Ok(facts) => facts,
             Err(error) => {
                 tracing::warn!(%error, "the payer's account could not be looked up");
@@ -67,6 +67,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
         }
     }
 
@@ -82,6 +83,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
             Ok(Claim::Existing(payment)) => match payment.state {
                 PaymentState::Granted => self.find_granted(*payment).await,
                 PaymentState::Failed => Landing::Refused(Refusal::FrontierChanged),

@@ -17,6 +17,9 @@ pub struct DevnetArgs {
     /// Where the RPC listens; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7076")]
     pub rpc: SocketAddr,
+    /// Where the WebSocket listens; without it there is none
+    #[arg(long, value_name = "ADDR")]
+    pub websocket: Option<SocketAddr>,
     /// How long a block takes to be confirmed: `0s`, `300ms`, `2s`
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = humantime::parse_duration)]
     pub confirm_after: Duration,
@@ -47,9 +50,11 @@ pub async fn run(args: DevnetArgs, out: &mut impl Write) -> Result<(), DevnetCom
     let thresholds = args.work_threshold.map_or(THRESHOLDS, |it| Thresholds { send: it, receive: it });
     let options = DevnetOptions {
         listen: args.rpc,
+        websocket: args.websocket,
         confirm_after: args.confirm_after,
         thresholds,
         clock: Clock::system(),
+        ..DevnetOptions::default()
     };
     let devnet = Devnet::start(options).await?;
     print(&devnet, &args, thresholds, out).map_err(DevnetCommandError::Print)?;
@@ -70,6 +75,9 @@ fn print(
     let (url, account) = (devnet.rpc_url(), devnet.genesis_account());
     writeln!(out, "Development ledger, money worth nothing. Ends with Ctrl-C; nothing is kept.\n")?;
     writeln!(out, "  RPC             {url}")?;
+    if let Some(url) = devnet.websocket_url() {
+        writeln!(out, "  WebSocket       {url}")?;
+    }
     writeln!(out, "  funded seed     {} (index 0)", devnet.genesis_seed().expose_hex())?;
     writeln!(out, "  funded account  {account}")?;
     writeln!(out, "  genesis block   {}", devnet.lattice().genesis())?;

@@ -1,12 +1,15 @@
 //! Times, places and bounds: challenges, settlement, the store, what is held in memory.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_yaml::Value;
 
+use super::document::below;
 use super::judge::Judge;
 use super::mirror::{ChallengeFile, LimitsFile, Piece, SettlementFile, StoreFile};
+use crate::store::{PostgresOptions, SqliteOptions, postgres_server};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Challenge {
@@ -22,14 +25,21 @@ pub struct Challenge {
 pub struct Settlement {
     /// How long a request waits for its payment's confirmation before it is told to come again.
     pub wait: Duration,
-    /// The least time between two questions about one block.
+    /// Between two looks at a block in its first second; later they are rarer.
     pub poll: Duration,
 }
 
 /// What outlives the process.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StoreLocation {
-    Sqlite(PathBuf),
+    /// One file, for one machine.
+    Sqlite {
+        path: PathBuf,
+        /// With fewer bytes free than this, nothing new is sold.
+        free_space: u64,
+    },
+    /// A server, for several instances.
+    Postgres(Box<PostgresOptions>),
 }
 
 /// What is held at most. Reaching one sheds new work, never live work.
@@ -66,6 +76,8 @@ const MIN_LIFETIME: u64 = 10;
 const MAX_LIFETIME: u64 = 3600;
 
 const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
+const MAX_FREE_SPACE: u64 = 1 << 50;
+const MAX_CONNECTIONS: usize = 1000;
 const MAX_CAPABILITIES: u64 = 100_000_000;
 const MAX_PENDING: u32 = 1_000_000;
 const MAX_LOOKUPS: u32 = 1_000_000;
@@ -101,17 +113,70 @@ pub(super) fn settlement(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<S
 
 pub(super) fn store(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<StoreLocation> {
     let file: StoreFile = judge.section_or_default("store", piece)?;
-    match file.path {
+    let for_a_server = [
+        ("password_file", file.password_file.is_given()),
+        ("ca_file", file.ca_file.is_given()),
+        ("connections", file.connections.is_given()),
+        ("allow_unsafe", file.allow_unsafe.is_given()),
+    ];
+    let for_a_file = [("path", file.path.is_given()), ("free_space", file.free_space.is_given())];
+    let (others, hint) = if file.postgres.is_given() {
+        (&for_a_file[..], "a store is a file (`path`) or a server (`postgres`), not both")
+    } else {
+        (&for_a_server[..], "it belongs to `postgres: \"postgres://USER@HOST/DATABASE\"`")
+    };
+    let mut misplaced = false;
+    for (key, _) in others.iter().filter(|(_, given)| *given) {
+        judge.fault(&below("store", key), "it does not belong to this kind of store", hint);
+        misplaced = true;
+    }
+    if misplaced {
+        return None;
+    }
+    if file.postgres.is_given() {
+        return postgres(judge, file);
+    }
+    let path = match file.path {
         Piece::Missing => Some(judge.base.join("faregate.db")),
         given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => judge.file("store.path", given),
-    }
-    .map(StoreLocation::Sqlite)
+    };
+    let free_space =
+        bytes(judge, "store.free_space", file.free_space, MAX_FREE_SPACE, SqliteOptions::FREE_SPACE);
+    Some(StoreLocation::Sqlite { path: path?, free_space: free_space? })
+}
+
+fn postgres(judge: &mut Judge<'_>, file: StoreFile) -> Option<StoreLocation> {
+    let hint = "write `postgres: \"postgres://USER@HOST/DATABASE\"`, with `?host=/var/run/postgresql` for a \
+         socket, `?sslmode=disable` for a network that needs no protection, and the password in a \
+         `password_file` or a ${VARIABLE}";
+    let server = judge.text("store.postgres", file.postgres, hint, postgres_server);
+    let mut named = |path, piece: Piece<String>| {
+        if piece.is_given() { judge.file(path, piece).map(Some) } else { Some(None) }
+    };
+    let password_file = named("store.password_file", file.password_file);
+    let ca_file = named("store.ca_file", file.ca_file);
+    let default = PostgresOptions::CONNECTIONS.get();
+    let connections = judge.count("store.connections", file.connections, 1..=MAX_CONNECTIONS, default);
+    let allow_unsafe = match file.allow_unsafe {
+        Piece::Missing => Some(false),
+        given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => {
+            judge.get("store.allow_unsafe", given, "write `true` or `false`")
+        }
+    };
+    Some(StoreLocation::Postgres(Box::new(PostgresOptions {
+        server: server?,
+        password_file: password_file?,
+        ca_file: ca_file?,
+        connections: NonZeroUsize::new(connections?)?,
+        allow_unsafe: allow_unsafe?,
+    })))
 }
 
 pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limits> {
     let default = Limits::default();
     let file: LimitsFile = judge.section_or_default("limits", piece)?;
-    let drained_body = bytes(judge, "limits.drained_body", file.drained_body, default.drained_body);
+    let drained_body =
+        bytes(judge, "limits.drained_body", file.drained_body, MAX_DRAINED_BODY, default.drained_body);
     let capabilities_cached = judge.count(
         "limits.capabilities_cached",
         file.capabilities_cached,
@@ -146,16 +211,16 @@ pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limit
 }
 
 /// A number of bytes: `65536`, `64 KiB`, `1 MiB`.
-fn bytes(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>, default: u64) -> Option<u64> {
+fn bytes(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>, most: u64, default: u64) -> Option<u64> {
     if !piece.is_given() {
         return Some(default);
     }
-    let hint = "write a number of bytes, or `64 KiB`, `1 MiB`; at most 1024 MiB";
-    let value = judge.get(path, piece, hint)?;
+    let hint = format!("write a number of bytes, or `64 KiB`, `1 MiB`; at most {} MiB", most >> 20);
+    let value = judge.get(path, piece, &hint)?;
     let number = value.as_u64().or_else(|| value.as_str().and_then(parse_bytes));
-    let number = number.filter(|it| *it <= MAX_DRAINED_BODY);
+    let number = number.filter(|it| *it <= most);
     if number.is_none() {
-        judge.fault(path, "not a number of bytes that can be used here", hint);
+        judge.fault(path, "not a number of bytes that can be used here", &hint);
     }
     number
 }

@@ -89,6 +89,7 @@ sections! {
         nano: Value,
         challenge: Value,
         settlement: Value,
+        sweep: Value,
         store: Value,
         upstreams: Value,
         routes: Vec<Value>,
@@ -110,6 +111,8 @@ sections! {
     }
     "nano" => NanoFile {
         nodes: Vec<Value>,
+        quorum: Count,
+        websocket: Value,
         pool: Value,
         treasury: String,
         mechanisms: Vec<Value>,
@@ -118,6 +121,7 @@ sections! {
     "nano.nodes[]" => NodeFile {
         url: String,
         timeout: String,
+        trusted: bool,
     }
     "nano.pool" => PoolFile {
         seed_file: String,
@@ -138,8 +142,19 @@ sections! {
         wait: String,
         poll: String,
     }
+    "sweep" => SweepFile {
+        every: String,
+        minimum: String,
+        representative: String,
+    }
     "store" => StoreFile {
         path: String,
+        free_space: Value,
+        postgres: String,
+        password_file: String,
+        ca_file: String,
+        connections: Count,
+        allow_unsafe: bool,
     }
     "upstreams.*" => UpstreamFile {
         url: String,
@@ -164,6 +179,7 @@ sections! {
         mime_type: String,
         hidden: bool,
         charge_on: String,
+        metering: String,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {

@@ -1,16 +1,14 @@
 //! The Nano side: which nodes are asked, where payments go, how they are proven.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_yaml::Value;
-use url::Url;
 
 use super::document::item;
 use super::judge::Judge;
-use super::mirror::{NanoFile, NodeFile, Piece, PoolFile, WorkFile};
+use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
+use super::nodes::{self, NodeUrl, SocketUrl};
 use crate::nano::{Account, Threshold, Thresholds};
 use crate::payment::Mechanism;
 
@@ -18,6 +16,10 @@ use crate::payment::Mechanism;
 pub struct Nano {
     /// In order of preference; at least one.
     pub nodes: Vec<NodeUrl>,
+    /// How many nodes that are not trusted have to agree that a block is confirmed.
+    pub quorum: usize,
+    /// Where confirmations are heard of as they happen.
+    pub websockets: Vec<SocketUrl>,
     pub pool: Pool,
     /// Where what was earned is swept to.
     pub treasury: Option<Account>,
@@ -25,17 +27,6 @@ pub struct Nano {
     pub mechanisms: Vec<Mechanism>,
     /// What the network asks of a block's work.
     pub work: Thresholds,
-}
-
-/// Where a node answers RPC. Prints without path and parameters: they may be keys.
-#[derive(Clone, Eq, PartialEq)]
-pub struct NodeUrl {
-    /// Without query.
-    pub url: Url,
-    /// What stood in the query; it travels in the body of each call.
-    pub parameters: Vec<(String, String)>,
-    /// How long one call may take.
-    pub timeout: Duration,
 }
 
 /// Where payments are sent.
@@ -55,30 +46,14 @@ pub const MAX_POOL: u32 = 1_000_000;
 pub const MIN_POOL: u32 = 2;
 const DEFAULT_POOL: u32 = 1024;
 
-/// How long a node may take for one answer.
-const NODE_TIMEOUT: Duration = Duration::from_secs(10);
-const MIN_NODE_TIMEOUT: Duration = Duration::from_millis(100);
-const MAX_NODE_TIMEOUT: Duration = Duration::from_secs(120);
-
 const ACCOUNT_HINT: &str = "copy the whole address: `nano_` and 60 characters";
-
-impl fmt::Display for NodeUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.url.origin().ascii_serialization())?;
-        if self.url.path() == "/" && self.parameters.is_empty() { Ok(()) } else { f.write_str("/****") }
-    }
-}
-
-impl fmt::Debug for NodeUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NodeUrl({self}, {:?})", self.timeout)
-    }
-}
 
 pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
     let value = judge.need("", "nano", piece, "`nodes` and `pool` belong there")?;
     let file: NanoFile = judge.open("nano", value)?;
-    let nodes = nodes(judge, file.nodes);
+    let nodes = nodes::nodes(judge, file.nodes);
+    let quorum = nodes::quorum(judge, file.quorum, nodes.as_deref());
+    let websockets = nodes::websockets(judge, file.websocket);
     let treasury = account(judge, "nano.treasury", file.treasury);
     let pool = pool(judge, file.pool, treasury.flatten());
     let mechanisms_given = file.mechanisms.is_given();
@@ -88,7 +63,15 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
         let place = if mechanisms_given { "nano.mechanisms" } else { "nano.pool" };
         enough_addresses(judge, place, pool, mechanisms.len());
     }
-    Some(Nano { nodes: nodes?, pool: pool?, treasury: treasury?, mechanisms: mechanisms?, work: work? })
+    Some(Nano {
+        nodes: nodes?,
+        quorum: quorum?,
+        websockets: websockets?,
+        pool: pool?,
+        treasury: treasury?,
+        mechanisms: mechanisms?,
+        work: work?,
+    })
 }
 
 /// A block sent to an address of one mechanism must be of no use for another, so each has its own.
@@ -108,62 +91,8 @@ fn enough_addresses(judge: &mut Judge<'_>, place: &str, pool: &Pool, mechanisms:
     }
 }
 
-fn nodes(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<NodeUrl>> {
-    let hint = "write `nodes: [http://127.0.0.1:7076]`";
-    let items = judge.need("nano", "nodes", piece, hint)?;
-    if items.is_empty() {
-        judge.fault("nano.nodes", "no node: payments could not be seen", hint);
-        return None;
-    }
-    let count = items.len();
-    let mut nodes: Vec<NodeUrl> = Vec::new();
-    for (index, value) in items.into_iter().enumerate() {
-        let path = item("nano.nodes", index);
-        let Some(node) = node(judge, &path, value) else { continue };
-        if nodes.iter().any(|it| it.url == node.url && it.parameters == node.parameters) {
-            judge.fault(&path, "this node is named twice", "name each node once");
-        } else {
-            nodes.push(node);
-        }
-    }
-    (nodes.len() == count).then_some(nodes)
-}
-
-fn node(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<NodeUrl> {
-    let hint = "write `http://HOST:PORT` or `https://HOST/PATH?key=${NODE_KEY}`";
-    let (place, text, timeout) = if let Value::String(text) = value {
-        (path.to_owned(), Some(text), Some(NODE_TIMEOUT))
-    } else {
-        let file: NodeFile = judge.open(path, value)?;
-        let text = judge.need(path, "url", file.url, hint);
-        let range = MIN_NODE_TIMEOUT..=MAX_NODE_TIMEOUT;
-        let timeout = judge.duration(&format!("{path}.timeout"), file.timeout, range, NODE_TIMEOUT);
-        (format!("{path}.url"), text, timeout)
-    };
-    let text = text?;
-    let (url, parameters) = judge.read(&place, &text, hint, node_url)?;
-    Some(NodeUrl { url, parameters, timeout: timeout? })
-}
-
-/// The message repeats nothing of the URL: keys stand in it.
-fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
-    let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("a node is asked over http or https".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("a user or password in the URL is not read".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("a fragment (`#`) has no meaning here".to_owned());
-    }
-    let parameters = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-    url.set_query(None);
-    Ok((url, parameters))
-}
-
 /// An account somebody holds a key of; the outer nothing is a fault.
-fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
+pub(super) fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Option<Account>> {
     if !piece.is_given() {
         return Some(None);
     }

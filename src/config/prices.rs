@@ -11,7 +11,8 @@ use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
 use crate::routes::{
-    Access, ChargeOn, Found, Grants, Pattern, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
+    Access, ChargeOn, Found, Grants, Metering, Pattern, PriceTable, Route, RouteName, TableFault, Terms,
+    UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -122,7 +123,11 @@ fn route(
     let upstream = judge.need(path, "upstream", file.upstream, "name one of `upstreams`");
     let upstream =
         upstream.and_then(|name| named_upstream(judge, &below(path, "upstream"), &name, known, used));
-    let priced_only = [("grants", file.grants.is_given()), ("charge_on", file.charge_on.is_given())];
+    let priced_only = [
+        ("grants", file.grants.is_given()),
+        ("charge_on", file.charge_on.is_given()),
+        ("metering", file.metering.is_given()),
+    ];
     let access = access(judge, path, file.price, file.free, file.grants);
     if let Some(Access::Free) = access {
         for (key, _) in priced_only.iter().filter(|(_, given)| *given) {
@@ -136,6 +141,7 @@ fn route(
         line_of_text(judge, &below(path, "mime_type"), file.mime_type, MAX_MIME_TYPE, is_mime_type);
     let hidden = flag(judge, &below(path, "hidden"), file.hidden);
     let charge_on = charge_on(judge, &below(path, "charge_on"), file.charge_on);
+    let metering = metering(judge, &below(path, "metering"), file.metering);
     let case_sensitive = flag(judge, &below(path, "case_sensitive"), file.case_sensitive);
     Some(Route {
         name: name?,
@@ -146,6 +152,7 @@ fn route(
         mime_type: mime_type?,
         hidden: hidden?,
         charge_on: charge_on?,
+        metering: metering?,
         case_sensitive: case_sensitive?,
     })
 }
@@ -250,6 +257,19 @@ fn charge_on(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<
             .into_iter()
             .find(|it| it.as_str() == text)
             .ok_or_else(|| format!("unknown rule {text:?}"))
+    })
+}
+
+fn metering(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<Metering> {
+    if !piece.is_given() {
+        return Some(Metering::default());
+    }
+    let hint = format!("one of {}", Metering::ALL.map(Metering::as_str).join(", "));
+    judge.text(path, piece, &hint, |text| {
+        Metering::ALL
+            .into_iter()
+            .find(|it| it.as_str() == text)
+            .ok_or_else(|| format!("unknown metering {text:?}"))
     })
 }
 

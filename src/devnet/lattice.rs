@@ -133,6 +133,8 @@ pub struct Lattice {
     /// The missing block → those that wait for it.
     unchecked: BTreeMap<BlockHash, Vec<StateBlock>>,
     agenda: cement::Agenda,
+    /// In the order in which they were confirmed.
+    confirmed: Vec<BlockHash>,
 }
 
 impl Lattice {
@@ -162,6 +164,7 @@ impl Lattice {
             received: BTreeMap::new(),
             unchecked: BTreeMap::new(),
             agenda: cement::Agenda::default(),
+            confirmed: Vec::new(),
         };
         lattice.append(block, genesis, &Step { kind: Kind::Receive, amount: Raw::MAX }, now);
         lattice.confirm_now(genesis);
@@ -221,8 +224,14 @@ impl Lattice {
     }
 
     #[must_use]
-    pub fn confirmed_count(&self) -> usize {
-        self.blocks.values().filter(|entry| entry.confirmed).count()
+    pub const fn confirmed_count(&self) -> usize {
+        self.confirmed.len()
+    }
+
+    /// Every confirmed block, in the order of confirmation.
+    #[must_use]
+    pub fn confirmed(&self) -> &[BlockHash] {
+        &self.confirmed
     }
 
     #[must_use]

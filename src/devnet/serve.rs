@@ -1,7 +1,6 @@
 //! The RPC over HTTP: one request a connection, as the reference node has it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::Method;
@@ -10,30 +9,21 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use super::faults::{Fate, Fault, Faults};
-use super::lattice::{Lattice, Now};
+use super::lattice::Lattice;
 use super::rpc::{self, Call, Cancel, Job, Reply, RpcError};
-use crate::clock::{Clock, Stopwatch};
-use crate::nano::Thresholds;
+use super::world::World;
 use crate::shutdown;
 
 /// The largest body that is read; a request with a larger one is closed. The largest request that
 /// makes sense names some thousand accounts of 70 bytes.
 const MAX_BODY: usize = 1 << 20;
 
-/// Computations of work that run at once; more wait.
-const MAX_JOBS: usize = 2;
-
-/// The ledger, its clock and its faults: what a request is answered from.
+/// One node's RPC: the ledger that it shares with others, and the faults that are its own.
 pub(super) struct Node {
-    /// Held while one request is answered, never across an await.
-    ledger: Mutex<Lattice>,
+    world: Arc<World>,
     faults: Faults,
-    clock: Clock,
-    started: Stopwatch,
-    jobs: Semaphore,
 }
 
 /// What goes back to the client.
@@ -46,25 +36,8 @@ enum Answer {
 }
 
 impl Node {
-    pub(super) fn new(thresholds: Thresholds, confirm_after: Duration, clock: Clock) -> Self {
-        let now = Now { wall: clock.now(), elapsed: Duration::ZERO };
-        Self {
-            ledger: Mutex::new(Lattice::new(thresholds, confirm_after, now)),
-            faults: Faults::default(),
-            clock,
-            started: Stopwatch::start(),
-            jobs: Semaphore::new(MAX_JOBS),
-        }
-    }
-
-    /// The ledger with everything confirmed that is due, and the instant it is so in.
-    pub(super) fn ledger(&self) -> (MutexGuard<'_, Lattice>, Now) {
-        // The clock may be anybody's code: it is read before the lock is taken.
-        let wall = self.clock.now();
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Now { wall, elapsed: self.started.elapsed() };
-        ledger.advance(now);
-        (ledger, now)
+    pub(super) fn new(world: Arc<World>) -> Self {
+        Self { world, faults: Faults::default() }
     }
 
     pub(super) const fn faults(&self) -> &Faults {
@@ -102,7 +75,7 @@ impl Node {
     }
 
     fn reply(&self, action: &str, call: &Call, fate: &Fate) -> Result<Reply, RpcError> {
-        let (mut ledger, now) = self.ledger();
+        let (mut ledger, now) = self.world.ledger();
         match &fate.snapshot {
             Some(snapshot) if rpc::only_reads(action) => {
                 call.answer(action, &mut Lattice::clone(snapshot), now)
@@ -113,7 +86,7 @@ impl Node {
 
     /// Computes work on a thread of its own, for as long as somebody waits for it.
     async fn work(&self, job: Job) -> Value {
-        let Ok(_permit) = self.jobs.acquire().await else { return RpcError::WorkFailed.to_json() };
+        let Ok(_permit) = self.world.jobs().acquire().await else { return RpcError::WorkFailed.to_json() };
         let (_cancel_when_dropped, cancelled) = Cancel::new();
         let computed = tokio::task::spawn_blocking(move || job.run(&cancelled)).await;
         computed.unwrap_or(Err(RpcError::WorkFailed)).unwrap_or_else(|error| error.to_json())

@@ -98,7 +98,7 @@ async fn price<L: Ledger, S: Store>(
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
-    let ask = Ask { route: route.name.clone(), terms, presented, client };
+    let ask = Ask { route: route.name.clone(), terms, metering: route.metering, presented, client };
     let verdict = cashier.decide(ask).await;
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }

@@ -2,34 +2,47 @@
 //!
 //! [`NodeClient`] speaks to one or more nodes in order and reads both implementations' dialects
 //! (the C++ node and RsNano); [`NodeLedger`] makes of it the gateway's [`Ledger`](super::Ledger).
-//! `endpoint` says where a node is, `transport` carries one exchange with one node, `answer` reads what came back, `ledger` decides
-//! what of it is believed.
+//! `endpoint` says where a node is, `transport` carries one exchange with one node, `answer` reads
+//! what came back. `reads` chooses whom to ask, with `breaker` and `pace`; `ledger` decides what is
+//! believed, `watcher` waits for confirmations and `socket` hears of them.
+//! `many` asks about a whole pool.
 
 mod answer;
+mod breaker;
 mod endpoint;
 mod ledger;
+mod many;
+mod pace;
+mod reads;
+mod socket;
 mod transport;
+mod watcher;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::LedgerError;
-use crate::clock::Stopwatch;
 use crate::nano::{Account, BlockHash, Raw, StateBlock, Threshold, Thresholds, Work};
 
 pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telemetry, Version};
+pub use breaker::BreakerState;
 pub use endpoint::{NodeEndpoint, NodeSetupError};
 pub use ledger::NodeLedger;
+pub use many::{Balance, MOST_RECEIVABLE, Received};
+pub use socket::{SocketEndpoint, SocketStatus};
 
+use pace::HedgeBudget;
+use reads::{Call, block_info_call, nothing_said, sum_up};
 use transport::{Fault, Node};
 
-/// How long a node may compute work before it is computed here; the other calls are far quicker.
-const WORK_GENERATE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A node that has this many confirmed blocks fewer than it should is behind. Between two answers
+/// of one round the network adds a few dozen at most.
+const BEHIND: u64 = 100;
 
 /// One finished call to one node, for metrics.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +55,29 @@ pub struct RpcEvent<'a> {
     pub ok: bool,
 }
 
-/// Is told of each call as it ends.
-pub type RpcObserver = Arc<dyn Fn(RpcEvent<'_>) + Send + Sync>;
+/// What is told of nodes as it happens.
+#[derive(Clone, Copy, Debug)]
+pub enum NodeEvent<'a> {
+    /// A call ended.
+    Called(RpcEvent<'a>),
+    /// The node was slow, so another was asked as well.
+    Hedged { node: &'a str },
+    /// The node says of a block what the others deny.
+    Disagreed { node: &'a str },
+}
+
+/// Is told of each event.
+pub type NodeObserver = Arc<dyn Fn(NodeEvent<'_>) + Send + Sync>;
 
 /// How one node is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeStatus {
     pub label: String,
     pub up: bool,
+    pub breaker: BreakerState,
+    /// Whether it knows far fewer confirmed blocks than the others; it is not asked to confirm.
+    pub behind: bool,
+    pub trusted: bool,
 }
 
 /// What a block does, as `process` wants it said. Always said: without it a node keeps a block that
@@ -83,36 +111,25 @@ pub enum ProcessError {
 
 /// A client for one or more nodes.
 ///
-/// A read asks the nodes in order, those that are down last, and goes on to the next when one is
-/// late, cannot be reached, answers nonsense or says that it does not know the thing: a node can
-/// be behind. Only when no node that answered knows it, it is not there; nodes that are down are
-/// not waited for to learn that. `process` goes to all nodes at once.
+/// A read asks the nodes in order and goes on to the next when one is late, cannot be reached,
+/// answers nonsense or says that it does not know the thing: a node can be behind. One that is
+/// slower than it usually is gets a rival, within a budget. A node whose breaker is open is not
+/// asked. `process` goes to all nodes at once.
 ///
 /// Call it from one tokio runtime only: its idle connections are driven by the runtime that opened
-/// them and end with it. Making it needs no runtime. Clones share connections and health.
+/// them and end with it. Clones share connections and health.
 #[derive(Clone)]
 pub struct NodeClient {
     nodes: Arc<[Arc<Node>]>,
-    observer: Option<RpcObserver>,
+    observer: Option<NodeObserver>,
+    hedges: Arc<HedgeBudget>,
+    /// How many voices it takes where none of them is trusted.
+    quorum: usize,
 }
 
 impl fmt::Debug for NodeClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.nodes()).finish()
-    }
-}
-
-/// One call: the action, its fields, and how long it may take if not the node's usual time.
-#[derive(Clone)]
-struct Call {
-    action: &'static str,
-    fields: Vec<(&'static str, Value)>,
-    timeout: Option<Duration>,
-}
-
-impl Call {
-    fn new<const N: usize>(action: &'static str, fields: [(&'static str, Value); N]) -> Self {
-        Self { action, fields: fields.into(), timeout: None }
     }
 }
 
@@ -135,12 +152,20 @@ impl NodeClient {
             let label = label.unwrap_or(plain);
             nodes.push(Arc::new(Node::new(endpoint, label)?));
         }
-        Ok(Self { nodes: nodes.into(), observer: None })
+        Ok(Self { nodes: nodes.into(), observer: None, hedges: Arc::new(HedgeBudget::new()), quorum: 1 })
+    }
+
+    /// This client, believing nodes that are not trusted when `quorum` of them say the same; one
+    /// is the least.
+    #[must_use]
+    pub fn with_quorum(mut self, quorum: usize) -> Self {
+        self.quorum = quorum.max(1);
+        self
     }
 
     /// This client, telling `observer` of each call.
     #[must_use]
-    pub fn observed_by(mut self, observer: RpcObserver) -> Self {
+    pub fn observed_by(mut self, observer: NodeObserver) -> Self {
         self.observer = Some(observer);
         self
     }
@@ -148,31 +173,76 @@ impl NodeClient {
     /// How each node is, in their order.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
-        let status =
-            |node: &Arc<Node>| NodeStatus { label: node.label().to_owned(), up: node.health.is_up() };
+        let status = |node: &Arc<Node>| NodeStatus {
+            label: node.label().to_owned(),
+            up: node.health.is_up(),
+            breaker: node.health.breaker(),
+            behind: node.health.is_behind(),
+            trusted: node.is_trusted(),
+        };
         self.nodes.iter().map(status).collect()
     }
 
-    /// Whether some node answered lately. False before any was asked: [`NodeClient::probe`] at start.
+    /// Whether the nodes that answered lately are enough to see a payment confirmed. False before
+    /// any was asked: [`NodeClient::probe`] at start.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.nodes.iter().any(|node| node.health.is_up())
+        self.suffice(self.nodes.iter().filter(|node| node.health.is_up() && !node.health.is_behind()))
     }
 
-    /// Asks each node for its block count; one that does not answer is down.
+    /// Whether these nodes' word together is believed: one of them is trusted, or there are
+    /// [`NodeClient::with_quorum`] of them, each with a voice of its own.
+    fn suffice<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> bool {
+        let mut voices = BTreeSet::new();
+        for node in nodes {
+            if node.is_trusted() {
+                return true;
+            }
+            voices.insert(node.voice());
+        }
+        voices.len() >= self.quorum
+    }
+
+    /// Asks each node for its block count; one that does not answer is down, one that has far
+    /// fewer confirmed blocks than it should is behind.
     pub async fn probe(&self) {
         let mut probes = JoinSet::new();
         for node in self.nodes.iter() {
+            if !node.health.admit() {
+                continue;
+            }
             let (client, node) = (self.clone(), Arc::clone(node));
             probes.spawn(async move {
                 let call = Call::new("block_count", []);
-                if let Err(fault) = client.call(&node, &call, answer::block_count).await {
-                    node.health.down();
-                    tracing::warn!(node = node.label(), %fault, "a node does not answer");
+                match client.call(&node, &call, answer::block_count).await {
+                    Ok(count) => node.health.set_cemented(count.cemented),
+                    Err(fault) => {
+                        node.health.down();
+                        tracing::warn!(node = node.label(), %fault, "a node does not answer");
+                    }
                 }
             });
         }
         while probes.join_next().await.is_some() {}
+        self.compare();
+    }
+
+    /// Finds who is behind: held against the highest count that is believed, so that one node
+    /// which boasts puts no other in the wrong.
+    fn compare(&self) {
+        let mut counts: Vec<u64> = self.nodes.iter().map(|node| node.health.cemented()).collect();
+        counts.sort_unstable();
+        let believed = counts
+            .into_iter()
+            .rev()
+            .find(|&count| self.suffice(self.nodes.iter().filter(|node| node.health.cemented() >= count)));
+        for node in self.nodes.iter() {
+            let behind = believed.is_some_and(|it| node.health.cemented().saturating_add(BEHIND) < it);
+            if behind != node.health.is_behind() {
+                tracing::warn!(node = node.label(), behind, "a node falls behind or catches up");
+                node.health.set_behind(behind);
+            }
+        }
     }
 
     /// `account_info`, confirmed state and representative included; nothing where no node that
@@ -181,16 +251,7 @@ impl NodeClient {
     /// # Errors
     /// [`LedgerError`], when no node answered.
     pub async fn account_info(&self, account: Account) -> Result<Option<AccountInfo>, LedgerError> {
-        let call = Call::new(
-            "account_info",
-            [
-                ("account", account.to_string().into()),
-                ("include_confirmed", "true".into()),
-                ("representative", "true".into()),
-                ("receivable", "true".into()),
-            ],
-        );
-        self.find(call, answer::account_info).await
+        self.find(account_info_call(account), answer::account_info).await
     }
 
     /// `block_info`, its contents as the node gave them: whether they are the block that was asked
@@ -242,16 +303,13 @@ impl NodeClient {
     /// [`LedgerError`], when no node gave work; most nodes do not.
     pub async fn work_generate(&self, root: [u8; 32], threshold: Threshold) -> Result<Work, LedgerError> {
         let read = move |value: &Value| answer::work(value, &root, threshold);
-        let call = |difficulty: String| Call {
-            timeout: Some(WORK_GENERATE_TIMEOUT),
-            ..Call::new(
-                "work_generate",
-                [("hash", BlockHash(root).to_string().into()), ("difficulty", difficulty.into())],
-            )
+        let call = |difficulty: String| {
+            let hash = BlockHash(root).to_string();
+            Call::new("work_generate", [("hash", hash.into()), ("difficulty", difficulty.into())])
         };
         // The C++ node reads the difficulty in hexadecimal only, RsNano in decimal only (trap 12).
         let (hexadecimal, decimal) = (call(threshold.to_string()), call(threshold.0.to_string()));
-        let work = self.read(0, |node| {
+        let work = self.read(|node| {
             let (client, hexadecimal, decimal) = (self.clone(), hexadecimal.clone(), decimal.clone());
             async move {
                 match client.call(&node, &hexadecimal, read).await {
@@ -332,129 +390,16 @@ impl NodeClient {
             Err(ProcessError::Refused(refusals.join("; ")))
         }
     }
-
-    /// One call to one node, its answer read by `read`; its health and the observer learn how it
-    /// went.
-    async fn call<T>(
-        &self,
-        node: &Node,
-        call: &Call,
-        read: impl FnOnce(&Value) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        let watch = Stopwatch::start();
-        let fields: Map<String, Value> =
-            call.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let answer = node.ask(call.action, fields, call.timeout).await.and_then(|value| read(&value));
-        let ok = answer.as_ref().err().is_none_or(Fault::is_answer);
-        if ok {
-            node.health.answered();
-        } else if call.timeout.is_none() {
-            // Work is no measure of health: it takes as long as luck has it.
-            node.health.failed();
-        }
-        if let Some(observer) = &self.observer {
-            observer(RpcEvent { node: node.label(), action: call.action, elapsed: watch.elapsed(), ok });
-        }
-        answer
-    }
-
-    /// As [`NodeClient::call`]; nothing where the node says that it does not know the thing.
-    async fn look_up<T>(
-        &self,
-        node: &Node,
-        call: &Call,
-        read: impl FnOnce(&Value) -> Result<T, Fault>,
-    ) -> Result<Option<T>, Fault> {
-        match self.call(node, call, read).await {
-            Err(Fault::Refused(text)) if answer::says_not_found(&text) => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    /// As [`NodeClient::read`], for a call that is answered with the thing or an error that says
-    /// there is none.
-    async fn find<T: Send>(
-        &self,
-        call: Call,
-        read: fn(&Value) -> Result<T, Fault>,
-    ) -> Result<Option<T>, LedgerError> {
-        self.read(0, |node| {
-            let (client, call) = (self.clone(), call.clone());
-            async move { client.look_up(&node, &call, read).await }
-        })
-        .await
-    }
-
-    /// As [`NodeClient::find`], for what every node has.
-    async fn first<T: Send>(
-        &self,
-        call: Call,
-        read: fn(&Value) -> Result<T, Fault>,
-    ) -> Result<T, LedgerError> {
-        self.find(call, read).await?.ok_or_else(nothing_said)
-    }
-
-    /// Asks one node after the other until one has the thing. `turn` moves the start, so that
-    /// repeated looks do not all depend on the first node.
-    async fn read<T, F>(&self, turn: usize, ask: impl Fn(Arc<Node>) -> F) -> Result<Option<T>, LedgerError>
-    where
-        F: Future<Output = Result<Option<T>, Fault>>,
-    {
-        let mut faults = Vec::new();
-        let mut absent = false;
-        for node in self.in_order(turn) {
-            // A node that is down could only make a likely answer late.
-            if absent && node.health.is_down() {
-                continue;
-            }
-            match ask(Arc::clone(&node)).await {
-                Ok(Some(found)) => return Ok(Some(found)),
-                Ok(None) => absent = true,
-                Err(fault) => {
-                    if matches!(fault, Fault::NotBelieved(_) | Fault::Nonsense(_)) {
-                        tracing::warn!(node = node.label(), %fault, "a node's answer is put aside");
-                    }
-                    faults.push((node.label().to_owned(), fault));
-                }
-            }
-        }
-        if absent {
-            if !faults.is_empty() {
-                tracing::debug!(unasked = faults.len(), "not found, though not every node could be asked");
-            }
-            return Ok(None);
-        }
-        Err(sum_up(&faults))
-    }
-
-    /// The nodes in their order from the `turn`-th on, those that are down last.
-    fn in_order(&self, turn: usize) -> Vec<Arc<Node>> {
-        let start = turn.checked_rem(self.nodes.len()).unwrap_or(0);
-        let (before, from) = self.nodes.split_at_checked(start).unwrap_or((&[], &self.nodes));
-        let mut order: Vec<_> = from.iter().chain(before).cloned().collect();
-        order.sort_by_key(|node| node.health.is_down());
-        order
-    }
 }
 
-fn block_info_call(hash: BlockHash) -> Call {
-    Call::new("block_info", [("json_block", "true".into()), ("hash", hash.to_string().into())])
-}
-
-/// A node that says "not found" of what is not looked up by name.
-fn nothing_said() -> LedgerError {
-    LedgerError::Unreachable("no node gave an answer that fits the question".to_owned())
-}
-
-/// One error for what went wrong on every node.
-fn sum_up(faults: &[(String, Fault)]) -> LedgerError {
-    if !faults.is_empty() && faults.iter().all(|(_, fault)| matches!(fault, Fault::TimedOut)) {
-        return LedgerError::TimedOut;
-    }
-    let said: Vec<_> = faults.iter().map(|(label, fault)| format!("{label}: {fault}")).collect();
-    if faults.iter().any(|(_, fault)| matches!(fault, Fault::NotBelieved(_))) {
-        LedgerError::NotBelieved(said.join("; "))
-    } else {
-        LedgerError::Unreachable(said.join("; "))
-    }
+fn account_info_call(account: Account) -> Call {
+    Call::new(
+        "account_info",
+        [
+            ("account", account.to_string().into()),
+            ("include_confirmed", "true".into()),
+            ("representative", "true".into()),
+            ("receivable", "true".into()),
+        ],
+    )
 }

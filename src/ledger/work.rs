@@ -66,6 +66,13 @@ impl WorkSource {
         Self { node: Some(node), ..Self::local() }
     }
 
+    /// This source, computing on so many threads at most.
+    #[must_use]
+    pub const fn on_threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// This source, telling `observer` how a computation on this machine goes.
     #[must_use]
     pub fn observed_by(mut self, observer: WorkObserver) -> Self {

@@ -63,6 +63,12 @@ impl Checked {
         self.block.account
     }
 
+    /// The block it builds on.
+    #[must_use]
+    pub const fn previous(&self) -> BlockHash {
+        self.block.previous
+    }
+
     /// Holds the block against the state of its account: it must build on the confirmed frontier
     /// and move the price, to the raw. An account without a block has nothing to send.
     ///

@@ -20,6 +20,7 @@ use super::settle::Settled;
 use super::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, LeaseRequest, Store, StoreError};
 use crate::clock::Clock;
 use crate::nano::UnixSeconds;
+use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
 
@@ -101,7 +102,7 @@ impl Held {
             lapses_at: lease.expires_at,
             last_taken: now,
             hangups: 0,
-            revoked: record.revoked,
+            revoked: record.revoked || lease.revoked,
             queued: false,
             asked: lease.expires_at > UnixSeconds(0),
         };
@@ -170,6 +171,7 @@ impl Reports {
 pub struct Use {
     held: Arc<Held>,
     reports: Arc<Reports>,
+    metering: Metering,
     open: bool,
 }
 
@@ -187,6 +189,11 @@ impl Use {
         &self.held
     }
 
+    #[must_use]
+    pub const fn metering(&self) -> Metering {
+        self.metering
+    }
+
     /// Spends the use: the client has its answer.
     pub fn commit(mut self) {
         self.spend();
@@ -200,6 +207,9 @@ impl Use {
     /// Gives the use back because the client was gone before the answer was whole, at most
     /// [`HANGUPS_FORGIVEN`] times between two uses that are spent.
     pub fn hang_up(mut self) -> HangUp {
+        if !self.open {
+            return HangUp::Committed;
+        }
         let forgiven = {
             let mut meter = self.held.meter();
             let forgiven = meter.hangups < HANGUPS_FORGIVEN;
@@ -216,7 +226,9 @@ impl Use {
     }
 
     fn spend(&mut self) {
-        self.open = false;
+        if !std::mem::replace(&mut self.open, false) {
+            return;
+        }
         let report = {
             let mut meter = self.held.meter();
             meter.reserved = meter.reserved.saturating_sub(1);
@@ -367,7 +379,8 @@ impl<S: Store> Capabilities<S> {
         }
         let Some(record) = self.store.capability(id).await? else { return Ok(None) };
         let Some(payment) = self.store.payment(record.block).await? else { return Ok(None) };
-        let nothing = Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0) };
+        let revoked = record.revoked;
+        let nothing = Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0), revoked };
         Ok(Some(self.insert(Held::new(record, payment.intent, nothing, self.clock.now()))))
     }
 
@@ -375,22 +388,25 @@ impl<S: Store> Capabilities<S> {
     ///
     /// # Errors
     /// [`NoUse`].
-    pub async fn reserve(&self, held: &Arc<Held>) -> Result<Use, NoUse> {
+    pub async fn reserve(&self, held: &Arc<Held>, metering: Metering) -> Result<Use, NoUse> {
         if self.try_take(held) {
-            return Ok(self.taken(held));
+            return Ok(self.taken(held, metering));
         }
         if held.meter().is_spent() {
             return Err(NoUse::Exhausted);
         }
         let mut unresolved = held.calls.lock().await;
         if self.try_take(held) {
-            return Ok(self.taken(held));
+            return Ok(self.taken(held, metering));
         }
         loop {
-            let want = Self::chunk(held.meter().stored);
+            let want = match metering {
+                Metering::Leased => Self::chunk(held.meter().stored),
+                Metering::Strict => 1,
+            };
             let granted = self.call(held, &mut unresolved, want, false).await?;
             if self.try_take(held) {
-                return Ok(self.taken(held));
+                return Ok(self.taken(held, metering));
             }
             let meter = held.meter();
             if meter.is_spent() {
@@ -409,8 +425,21 @@ impl<S: Store> Capabilities<S> {
         held.try_take(self.clock.now(), !self.store.is_writable())
     }
 
-    fn taken(&self, held: &Arc<Held>) -> Use {
-        Use { held: Arc::clone(held), reports: Arc::clone(&self.reports), open: true }
+    fn taken(&self, held: &Arc<Held>, metering: Metering) -> Use {
+        Use { held: Arc::clone(held), reports: Arc::clone(&self.reports), metering, open: true }
+    }
+
+    /// Spends a use and returns when that is durable. It cannot be given back after that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the use is spent here, and its report is tried again in the background.
+    pub async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
+        taken.spend();
+        let held = Arc::clone(&taken.held);
+        let mut unresolved = held.calls.lock().await;
+        // Another request's report may have taken this one along.
+        let reported = held.meter().unreported == 0 && unresolved.is_none();
+        if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
     }
 
     /// Ends a capability at once, here and in the store. False where there is none.
@@ -481,6 +510,8 @@ impl<S: Store> Capabilities<S> {
             meter.stored = lease.remaining;
             meter.elsewhere = lease.elsewhere;
             meter.lapses_at = lease.expires_at;
+            // What another instance revoked ends here with the first answer that says so.
+            meter.revoked |= lease.revoked;
             meter.asked = true;
             meter.is_out()
         };

@@ -15,6 +15,7 @@ pub(super) struct Escrow {
     pub(super) spent: u32,
     /// Whether uses may be handed out: neither expired nor revoked.
     pub(super) open: bool,
+    pub(super) revoked: bool,
     pub(super) shares: Vec<Share>,
 }
 
@@ -61,7 +62,7 @@ impl Escrow {
     pub(super) fn grant(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
         if let Some(own) = self.shares.iter().find(|share| share.holder == holder) {
             if own.sequence == 0 {
-                return own.answer;
+                return Lease { revoked: self.revoked, ..own.answer };
             }
             return self.answer(own, 0, own.answer.expires_at);
         }
@@ -76,7 +77,9 @@ impl Escrow {
     pub(super) fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Misfit> {
         let known = self.shares.iter().find(|share| share.holder == request.holder);
         match known {
-            Some(own) if own.sequence == request.sequence => return Ok(own.answer),
+            Some(own) if own.sequence == request.sequence => {
+                return Ok(Lease { revoked: self.revoked, ..own.answer });
+            }
             Some(own) if own.sequence > request.sequence => {
                 return Err(Misfit::OutOfOrder { came: request.sequence, last: own.sequence });
             }
@@ -127,13 +130,14 @@ impl Escrow {
             .iter()
             .filter(|share| share.holder != own.holder)
             .fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
-        Lease { granted, remaining: self.remaining(), elsewhere, expires_at }
+        Lease { granted, remaining: self.remaining(), elsewhere, expires_at, revoked: self.revoked }
     }
 }
 
 impl Share {
     const fn new(holder: Holder) -> Self {
-        let answer = Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0) };
+        let answer =
+            Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0), revoked: false };
         Self { holder, sequence: 0, outstanding: 0, late: 0, answer }
     }
 

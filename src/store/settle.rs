@@ -42,6 +42,8 @@ pub enum Claim {
     Existing(Box<Payment>),
     /// Another payment on the same frontier is under way.
     FrontierHeld,
+    /// The hash is spent, and the journal does not know by which payment.
+    Spent,
 }
 
 /// Journals an approved payment.
@@ -70,7 +72,7 @@ pub async fn note<S: Store>(
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,
         Begin::Existing(payment) => payment.intent.challenge == intent.challenge,
-        Begin::FrontierHeld(_) => false,
+        Begin::FrontierHeld(_) | Begin::Spent => false,
     })
 }
 
@@ -97,6 +99,7 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
         }
         Begin::Existing(payment) => Claim::Existing(Box::new(payment)),
         Begin::FrontierHeld(_) => Claim::FrontierHeld,
+        Begin::Spent => Claim::Spent,
     })
 }
 

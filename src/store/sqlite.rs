@@ -8,6 +8,8 @@
 //! Certain: what was answered is on the disk. A store that is dropped without [`SqliteStore::close`]
 //! still finishes what is queued, as long as the process lives.
 
+mod backup;
+mod ballast;
 mod capabilities;
 mod checkpoint;
 mod connection;
@@ -27,17 +29,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use tokio::sync::watch;
 
+use self::ballast::{Ballast, Room};
 use self::checkpoint::Checkpointer;
+use self::fault::Fault;
 use self::payments::Grantee;
 use self::reader::Queries;
 use self::writer::{Queue, Vitals, Writer};
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    Payment, PaymentState, Store, StoreError,
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
 };
 use crate::nano::{BlockHash, UnixSeconds};
+
+pub use backup::{BackupError, backup_sqlite};
 
 /// How a store is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,13 +55,28 @@ pub struct SqliteOptions {
     pub readers: NonZeroUsize,
     /// How long to wait for another process that is writing.
     pub busy_timeout: Duration,
+    /// With fewer bytes free than this, nothing new is sold ([`Health::floor`]).
+    pub free_space: u64,
+    /// Bytes of a file beside the database that is given up when the disk is full.
+    pub ballast: u64,
+}
+
+impl SqliteOptions {
+    /// The usual [`SqliteOptions::free_space`].
+    pub const FREE_SPACE: u64 = 64 << 20;
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
         const QUEUE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
         const READERS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-        Self { queue: QUEUE, readers: READERS, busy_timeout: Duration::from_secs(5) }
+        Self {
+            queue: QUEUE,
+            readers: READERS,
+            busy_timeout: Duration::from_secs(5),
+            free_space: Self::FREE_SPACE,
+            ballast: 4 << 20,
+        }
     }
 }
 
@@ -95,7 +117,7 @@ pub struct SqliteStore {
     writer: Queue,
     readers: Queries,
     vitals: Arc<Vitals>,
-    directory: PathBuf,
+    free_space: u64,
     /// Hangs up when every reading thread has ended.
     reading: watch::Receiver<()>,
     /// Hangs up when the writing thread has ended.
@@ -109,10 +131,26 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`], which says what to do.
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        Self::start(path, options).map_err(|fault| OpenError { path: path.to_owned(), fault })
+        Self::open_observed(path, options, None)
     }
 
-    fn start(path: &Path, options: SqliteOptions) -> Result<Self, OpenFault> {
+    /// As [`SqliteStore::open`]; `observer` is told of each commit.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_observed(
+        path: &Path,
+        options: SqliteOptions,
+        observer: Option<StoreObserver>,
+    ) -> Result<Self, OpenError> {
+        Self::start(path, options, observer).map_err(|fault| OpenError { path: path.to_owned(), fault })
+    }
+
+    fn start(
+        path: &Path,
+        options: SqliteOptions,
+        observer: Option<StoreObserver>,
+    ) -> Result<Self, OpenFault> {
         connection::prepare(path)?;
         let mut connection = connection::writing(path, options.busy_timeout)?;
         // Before anything is changed: a file that is somebody else's stays as it is.
@@ -121,7 +159,14 @@ impl SqliteStore {
         schema::migrate(&mut connection)?;
 
         let (reads, reading) = watch::channel(());
-        let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), commits: AtomicU64::new(0) });
+        let vitals = Arc::new(Vitals {
+            writable: AtomicBool::new(true),
+            commits: AtomicU64::new(0),
+            newest: AtomicU64::new(payments::newest(&connection)?),
+            ballast: Ballast::new(path, options.ballast),
+            room: Room::new(connection::directory(path)),
+            observer,
+        });
         let (queries, waiting) = Queries::new(options.queue.get());
         for _ in 0..options.readers.get() {
             let (connection, waiting) = (reader::open(path, options.busy_timeout)?, Arc::clone(&waiting));
@@ -159,14 +204,27 @@ impl SqliteStore {
             drop(writer);
             drop(writes);
         })?;
-        Ok(Self {
-            writer: queue,
-            readers: queries,
-            vitals,
-            directory: connection::directory(path),
-            reading,
-            writing,
-        })
+        Ok(Self { writer: queue, readers: queries, vitals, free_space: options.free_space, reading, writing })
+    }
+
+    /// One write at `now`.
+    async fn write<T: Send + 'static>(
+        &self,
+        now: UnixSeconds,
+        work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let answer = self.writer.run(work).await?;
+        self.vitals.newest.fetch_max(now.0, Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// Looks through the whole file and at what must hold between its rows. Takes as long as reading
+    /// it all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where it cannot be read.
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        self.readers.ask(|db| Ok(backup::inspect(db)?)).await
     }
 
     /// Finishes everything that is queued and gives the file free. Calls after it are refused.
@@ -192,7 +250,7 @@ fn spawn(name: &str, serve: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 impl Store for SqliteStore {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
         let intent = intent.clone();
-        self.writer.run(move |db| payments::begin(db, &intent, now)).await
+        self.write(now, move |db| payments::begin(db, &intent, now)).await
     }
 
     async fn advance(
@@ -203,7 +261,7 @@ impl Store for SqliteStore {
         now: UnixSeconds,
     ) -> Result<bool, StoreError> {
         let from = from.to_vec();
-        self.writer.run(move |db| payments::advance(db, block, &from, to, now)).await
+        self.write(now, move |db| payments::advance(db, block, &from, to, now)).await
     }
 
     async fn grant(
@@ -217,7 +275,7 @@ impl Store for SqliteStore {
     ) -> Result<Grant, StoreError> {
         let intent = intent.clone();
         let grantee = Grantee { id, holder, want, ttl };
-        self.writer.run(move |db| payments::grant(db, &intent, grantee, now)).await
+        self.write(now, move |db| payments::grant(db, &intent, grantee, now)).await
     }
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
@@ -229,16 +287,20 @@ impl Store for SqliteStore {
     }
 
     async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
-        self.writer.run(move |db| capabilities::lease(db, &request, now)).await
+        self.write(now, move |db| capabilities::lease(db, &request, now)).await
     }
 
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.writer.run(move |db| capabilities::revoke(db, id, now)).await
+        self.write(now, move |db| capabilities::revoke(db, id, now)).await
     }
 
     async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
         let pool = pool.to_owned();
         self.writer.run(move |db| capabilities::reserve_range(db, &pool, count)).await
+    }
+
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(now, move |db| payments::mark_spent(db, block)).await
     }
 
     async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
@@ -250,6 +312,12 @@ impl Store for SqliteStore {
     }
 
     fn health(&self) -> Health {
-        Health { writable: self.is_writable(), free_bytes: connection::free_bytes(&self.directory) }
+        Health {
+            writable: self.is_writable(),
+            free_bytes: self.vitals.room.free(),
+            // Until there is room for the ballast again, too little is free.
+            floor: self.free_space.max(self.vitals.ballast.missing()),
+            newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
+        }
     }
 }

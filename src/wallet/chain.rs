@@ -94,10 +94,10 @@ impl Chain {
         entry: &Entry,
     ) -> Result<StateBlock, WalletError> {
         let state = self.settled(last).await?;
-        let state = self.funded(state, entry.amount).await?;
-        let balance = state.balance.checked_sub(entry.amount).ok_or(WalletError::NoFunds {
+        let state = self.funded(state, entry.amount()).await?;
+        let balance = state.balance.checked_sub(entry.amount()).ok_or(WalletError::NoFunds {
             account: self.account,
-            needed: entry.amount,
+            needed: entry.amount(),
             balance: state.balance,
             receivable: Raw::ZERO,
         })?;
@@ -105,7 +105,7 @@ impl Chain {
             (Mechanism::NanoTxn, Some(threshold)) => threshold,
             (Mechanism::NanoTxn, None) | (Mechanism::NanoSignature, _) => self.thresholds().await?.send,
         };
-        self.next(&state, Step { balance, link: entry.pay_to.0, threshold }).await
+        self.next(&state, Step { balance, link: entry.pay_to().0, threshold }).await
     }
 
     /// Publishes a send and waits for its confirmation. It returns as well when the block is out

@@ -5,24 +5,16 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::alphabet::STANDARD as ALPHABET;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use reqwest::Response;
-use serde::Deserialize;
-use serde_json::{Value, json};
 
-use crate::nano::{Account, Network, Raw, Signature, StateBlock, Threshold, UnixSeconds};
-use crate::payment::{Mechanism, Nonce};
+use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold};
+use crate::payment::Mechanism;
+use crate::x402::{Ask, MAX_HEADER_BYTES, Malformed, Offer, Offers, Proof, decode_header, encode_header};
 
 static REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 static RESPONSE: HeaderName = HeaderName::from_static("payment-response");
-
-/// The longest header that is read, as the gateway's own limit (PROTOCOL section 2).
-const MAX_HEADER: usize = 16 * 1024;
 
 /// The pauses between two tries that a gateway can ask for.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -31,85 +23,66 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// The pause where the gateway does not say.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
-const X402_VERSION: u64 = 2;
-const SCHEME: &str = "exact";
-const ASSET: &str = "XNO";
-
 /// What is wrong with an envelope.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OfferError {
     #[error("there is no PAYMENT-REQUIRED header")]
     NoBill,
-    #[error("a payment header has more than {MAX_HEADER} bytes")]
-    TooLong,
-    #[error("PAYMENT-REQUIRED is not base64 of JSON: {0}")]
-    Unreadable(String),
-    #[error("x402 version {0} is not known, only {X402_VERSION}")]
-    Version(String),
-    #[error(
-        "it offers {offered}; this wallet pays `{SCHEME}` XNO on nano:mainnet by nanoTxn or nanoSignature"
-    )]
+    #[error("PAYMENT-REQUIRED: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn or nanoSignature")]
     NothingKnown { offered: String },
-    #[error("it offers {offered}, not the wanted {wanted}")]
-    NotOffered { wanted: Mechanism, offered: String },
+    #[error("it offers no {wanted}")]
+    NotOffered { wanted: Mechanism },
+    #[error("the proof is longer than {MAX_HEADER_BYTES} bytes")]
+    TooLong,
     #[error("it cannot be put into a header: {0}")]
     NoHeader(String),
 }
 
-/// A `PaymentRequired`.
+/// What a 402 asks for, as far as this wallet can pay it.
 #[derive(Clone, Debug)]
 pub(super) struct Bill {
-    resource: Option<Value>,
     entries: Vec<Entry>,
-    /// What every entry is, known or not; for people.
-    offered: String,
+    /// Why the other entries cannot be paid; for people.
+    passed_over: String,
 }
 
 /// One entry of `accepts` that this wallet can pay by.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) mechanism: Mechanism,
-    pub(super) amount: Raw,
-    pub(super) pay_to: Account,
-    pub(super) nonce: Nonce,
-    pub(super) valid_before: UnixSeconds,
     /// What the entry asks of a `nanoTxn` block's work.
     pub(super) threshold: Option<Threshold>,
-    pub(super) route: Option<String>,
-    verbatim: Value,
+    offer: Offer,
 }
 
 /// Reads the bill of a 402.
 pub(super) fn bill(headers: &HeaderMap) -> Result<Bill, OfferError> {
-    let json = decoded(headers, &REQUIRED)?.ok_or(OfferError::NoBill)?;
-    let version = json.get("x402Version").cloned().unwrap_or(Value::Null);
-    if version.as_u64() != Some(X402_VERSION) {
-        return Err(OfferError::Version(excerpt(&version.to_string())));
-    }
-    let accepts = json.get("accepts").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let offered: Vec<_> = accepts.iter().map(described).collect();
+    let offers = Offers::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
+    let passed_over: Vec<_> = offers.passed_over.iter().map(ToString::to_string).collect();
     Ok(Bill {
-        resource: json.get("resource").filter(|resource| resource.is_object()).cloned(),
-        entries: accepts.iter().filter_map(entry).collect(),
-        offered: if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") },
+        entries: offers.offers.into_iter().filter_map(entry).collect(),
+        passed_over: if passed_over.is_empty() {
+            "nothing".to_owned()
+        } else {
+            excerpt(&passed_over.join(", "))
+        },
     })
 }
 
 impl Bill {
     /// The entry by the wanted mechanism, or the first.
     pub(super) fn choose(&self, wanted: Option<Mechanism>) -> Result<&Entry, OfferError> {
-        let first =
-            self.entries.first().ok_or_else(|| OfferError::NothingKnown { offered: self.offered.clone() })?;
+        let nothing = || OfferError::NothingKnown { offered: self.passed_over.clone() };
+        let first = self.entries.first().ok_or_else(nothing)?;
         let Some(wanted) = wanted else { return Ok(first) };
-        self.entries
-            .iter()
-            .find(|entry| entry.mechanism == wanted)
-            .ok_or_else(|| OfferError::NotOffered { wanted, offered: self.offered.clone() })
+        self.entries.iter().find(|entry| entry.mechanism == wanted).ok_or(OfferError::NotOffered { wanted })
     }
 
     /// The route that the bill is for, where it says.
     pub(super) fn route(&self) -> Option<String> {
-        self.entries.iter().find_map(|entry| entry.route.clone())
+        self.entries.iter().find_map(Entry::route)
     }
 
     /// The entry under which a block that was sent for `old` can be signed anew: the same address,
@@ -118,87 +91,63 @@ impl Bill {
         let renews = |entry: &&Entry| {
             old.mechanism == Mechanism::NanoSignature
                 && entry.mechanism == Mechanism::NanoSignature
-                && entry.pay_to == old.pay_to
+                && entry.pay_to() == old.pay_to()
         };
         self.entries.iter().find(renews).cloned()
     }
 }
 
-/// An entry this wallet understands in full; the others are left alone.
-fn entry(verbatim: &Value) -> Option<Entry> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Told {
-        scheme: String,
-        #[serde(rename = "network")]
-        _network: Network,
-        asset: String,
-        amount: Raw,
-        pay_to: Account,
-        extra: Extra,
+impl Entry {
+    /// The price in raw.
+    pub(super) const fn amount(&self) -> Raw {
+        self.offer.amount
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Extra {
-        mechanism: Option<Mechanism>,
-        nonce: Option<Nonce>,
-        challenge: Option<Nonce>,
-        valid_before: u64,
-        work_threshold: Option<Threshold>,
-        route: Option<String>,
+
+    pub(super) const fn pay_to(&self) -> Account {
+        self.offer.pay_to
     }
-    let told = Told::deserialize(verbatim).ok()?;
-    if told.scheme != SCHEME || told.asset != ASSET || told.amount.is_zero() || told.pay_to == Account::BURN {
-        return None;
+
+    pub(super) fn route(&self) -> Option<String> {
+        self.offer.route.clone()
     }
-    let extra = told.extra;
-    let (mechanism, nonce) = match (extra.mechanism, extra.nonce, extra.challenge) {
-        (Some(Mechanism::NanoSignature), Some(nonce), _) | (None, Some(nonce), None) => {
-            (Mechanism::NanoSignature, nonce)
+
+    /// What is signed for `hash` by `nanoSignature`; nothing by `nanoTxn`.
+    pub(super) fn message(&self, hash: BlockHash) -> Option<String> {
+        match self.offer.ask {
+            Ask::NanoSignature { nonce } => {
+                Some(format!("{}:{}:{}", hash.lower_hex(), hex::encode(nonce), self.offer.valid_before))
+            }
+            Ask::NanoTxn { .. } => None,
         }
-        (Some(Mechanism::NanoTxn), _, Some(nonce)) | (None, None, Some(nonce)) => (Mechanism::NanoTxn, nonce),
-        _ => return None,
-    };
-    Some(Entry {
-        mechanism,
-        amount: told.amount,
-        pay_to: told.pay_to,
-        nonce,
-        valid_before: UnixSeconds(extra.valid_before),
-        threshold: extra.work_threshold,
-        route: extra.route,
-        verbatim: verbatim.clone(),
-    })
+    }
 }
 
-/// An entry in a few words, for people.
-fn described(entry: &Value) -> String {
-    let field = |name| entry.get(name).and_then(Value::as_str).unwrap_or("?");
-    let mechanism = entry.pointer("/extra/mechanism").and_then(Value::as_str).unwrap_or("?");
-    excerpt(&format!("{} {} on {} ({mechanism})", field("scheme"), field("asset"), field("network")))
+/// An entry that makes sense to pay.
+fn entry(offer: Offer) -> Option<Entry> {
+    if offer.amount.is_zero() || offer.pay_to == Account::BURN {
+        return None;
+    }
+    let (mechanism, threshold) = match offer.ask {
+        Ask::NanoTxn { work } => (Mechanism::NanoTxn, work.map(|it| it.threshold)),
+        Ask::NanoSignature { .. } => (Mechanism::NanoSignature, None),
+    };
+    Some(Entry { mechanism, threshold, offer })
 }
 
 /// The value of `PAYMENT-SIGNATURE`: the block itself, or with a `signature` only its hash.
 pub(super) fn proof(
-    bill: &Bill,
     entry: &Entry,
     block: &StateBlock,
     signature: Option<Signature>,
 ) -> Result<HeaderValue, OfferError> {
-    let payload = match signature {
-        Some(signature) => json!({
-            "blockHash": block.hash().lower_hex(),
-            "account": block.account,
-            "signature": signature.lower_hex(),
-        }),
-        None => json!({ "block": block }),
+    let proof = match signature {
+        Some(signature) => {
+            Proof::NanoSignature { block_hash: block.hash(), account: block.account, signature }
+        }
+        None => Proof::NanoTxn { block: *block },
     };
-    let mut envelope = json!({ "x402Version": X402_VERSION, "accepted": entry.verbatim, "payload": payload });
-    if let (Some(fields), Some(resource)) = (envelope.as_object_mut(), &bill.resource) {
-        fields.insert("resource".to_owned(), resource.clone());
-    }
-    let text = STANDARD.encode(envelope.to_string());
-    if text.len() > MAX_HEADER {
+    let text = encode_header(&entry.offer.answer(&proof));
+    if text.len() > MAX_HEADER_BYTES {
         return Err(OfferError::TooLong);
     }
     let mut header = HeaderValue::from_str(&text).map_err(|error| OfferError::NoHeader(error.to_string()))?;
@@ -229,32 +178,21 @@ pub(super) fn not_yet(response: &Response, proof: bool) -> Option<Duration> {
 /// Why a payment was refused: the code in `PAYMENT-RESPONSE`, else what the new bill says.
 pub(super) fn reason(headers: &HeaderMap) -> Option<String> {
     let said = |header, field: &str| {
-        let json = decoded(headers, header).ok().flatten()?;
-        json.get(field).and_then(Value::as_str).map(excerpt)
+        decoded(headers, header)?.get(field).and_then(serde_json::Value::as_str).map(excerpt)
     };
     said(&RESPONSE, "errorReason").or_else(|| said(&REQUIRED, "error"))
 }
 
 fn success(headers: &HeaderMap) -> Option<bool> {
-    decoded(headers, &RESPONSE).ok().flatten()?.get("success")?.as_bool()
+    decoded(headers, &RESPONSE)?.get("success")?.as_bool()
 }
 
-/// The JSON in a header: base64 of either alphabet, padded or not.
-fn decoded(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Value>, OfferError> {
-    const LENIENT: GeneralPurpose = GeneralPurpose::new(
-        &ALPHABET,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    if value.len() > MAX_HEADER {
-        return Err(OfferError::TooLong);
-    }
-    let text = value.to_str().map_err(|error| OfferError::Unreadable(error.to_string()))?;
-    let text = text.trim().replace('-', "+").replace('_', "/");
-    let bytes = LENIENT.decode(text).map_err(|error| OfferError::Unreadable(error.to_string()))?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| OfferError::Unreadable(error.to_string()))
+/// The JSON in a header, if it can be read. A receipt that says less than the gateway's own is one
+/// all the same, so it is not taken for more than its fields.
+fn decoded(headers: &HeaderMap, name: &HeaderName) -> Option<serde_json::Map<String, serde_json::Value>> {
+    decode_header(headers.get(name)?).ok()
 }
 
 fn excerpt(text: &str) -> String {
-    text.chars().filter(|it| !it.is_control()).take(120).collect()
+    text.chars().filter(|it| !it.is_control()).take(200).collect()
 }

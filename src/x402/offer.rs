@@ -29,6 +29,8 @@ pub struct Offer {
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
     pub ask: Ask,
+    /// The route that is paid for, where the server says.
+    pub route: Option<String>,
     entry: Value,
     resource: Option<Value>,
 }
@@ -92,6 +94,7 @@ impl Offer {
             pay_to: fields.parsed("payTo")?,
             valid_before: UnixSeconds(extra.integer("validBefore")?),
             ask,
+            route: extra.optional_text("route")?.map(str::to_owned),
             entry: entry.clone(),
             resource: resource.cloned(),
         })

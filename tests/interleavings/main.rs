@@ -19,7 +19,7 @@ mod store;
 mod sync;
 
 // What the sources name beside themselves.
-use faregate::{clock, nano, payment, shutdown};
+use faregate::{clock, nano, payment, routes, shutdown};
 
 /// Orders tried in an ordinary test run.
 const ORDERS: usize = 300;

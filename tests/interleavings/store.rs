@@ -2,7 +2,7 @@
 
 pub(crate) use faregate::store::{
     Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    OpenFault, Payment, PaymentState, Store, StoreError,
+    OpenFault, Payment, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
 };
 
 #[expect(dead_code, unreachable_pub, reason = "the program's own, which uses all of it")]

@@ -133,11 +133,18 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.challenge.key_file, Path::new("/etc/faregate/challenge.key"));
     assert_eq!(config.settlement.wait, Duration::from_secs(15));
     assert_eq!(config.settlement.poll, Duration::from_millis(100));
-    assert_eq!(config.store, StoreLocation::Sqlite("/etc/faregate/faregate.db".into()));
+    assert_eq!(
+        config.store,
+        StoreLocation::Sqlite { path: "/etc/faregate/faregate.db".into(), free_space: 64 << 20 }
+    );
     assert_eq!(config.nano.pool, Pool::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
     assert_eq!((config.admin, &config.cors), (None, &None));
+    assert_eq!(config.sweep, None);
+    let treasury = NANO.replace("{ nodes", &format!("{{ treasury: {OTHER}, nodes"));
+    let sweep = parse(&file(&treasury, &format!("sweep: {{}}\n{ROUTES}"))).unwrap().sweep.unwrap();
+    assert_eq!((sweep.every, sweep.minimum.get()), (Duration::from_secs(600), 10_u128.pow(27)));
     assert_eq!(config.limits, Limits::default());
     let route = &config.table.routes()[0];
     assert_eq!(route.name.as_str(), "/v1/**");
@@ -183,8 +190,8 @@ fn what_is_not_one_yaml_document_is_refused() {
 
 #[test]
 fn a_variable_is_put_in_and_its_value_never_printed() {
-    let nano =
-        "{ nodes: [\"https://rpc.example.net/path?key=${KEY}&n=$${KEY}\"], pool: { seed_file: pool.seed } }";
+    let nano = "{ nodes: [{ url: \"https://rpc.example.net/path?key=${KEY}&n=$${KEY}\", trusted: true }], \
+         websocket: \"wss://rpc.example.net/?key=${KEY}\", pool: { seed_file: pool.seed } }";
     let env = |name: &str| (name == "KEY").then(|| "s3cr3t".to_owned());
     let config = parse_with(&file(nano, ROUTES), env).unwrap();
     let node = &config.nano.nodes[0];
@@ -193,6 +200,41 @@ fn a_variable_is_put_in_and_its_value_never_printed() {
     assert_eq!(node.url.as_str(), "https://rpc.example.net/path");
     assert_eq!(node.to_string(), "https://rpc.example.net/****");
     assert!(!format!("{config:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn nodes_near_are_trusted_and_others_are_not() {
+    let trusted = |url: &str, rest: &str| {
+        let nano = format!(
+            "{{ nodes: [{{ url: \"{url}\"{rest} }}, \"http://[::1]:1\"], pool: {{ seed_file: a }} }}"
+        );
+        parse(&file(&nano, ROUTES)).unwrap().nano.nodes[0].trusted
+    };
+    for near in ["http://127.0.0.1:7076", "http://10.1.2.3", "http://[fd00::1]", "http://nano-node:7076"] {
+        assert!(trusted(near, "") && !trusted(near, ", trusted: false"), "{near}");
+    }
+    for far in ["https://rpc.example.net", "https://8.8.8.8", "https://[2001:db8::1]", "https://10.example"] {
+        assert!(!trusted(far, "") && trusted(far, ", trusted: true"), "{far}");
+    }
+}
+
+#[test]
+fn what_lets_one_stranger_grant_payments_is_warned_of() {
+    let warning = |nano: &str| {
+        let nano = format!("{{ {nano}, pool: {{ seed_file: a }} }}");
+        let config = parse(&file(&nano, ROUTES)).unwrap_or_else(|faults| panic!("{faults}"));
+        config.warnings.iter().map(|it| it.about("f").to_string()).collect::<String>()
+    };
+    assert!(warning("nodes: [https://a.example], quorum: 1").contains("any one node can grant payments"));
+    assert!(
+        warning("nodes: [{ url: \"http://a.example\", trusted: true }]").contains("over plain http"),
+        "anyone on the way"
+    );
+    assert_eq!(warning("nodes: [https://a.example, https://b.example]"), "");
+    // Two accounts with one provider have one voice.
+    let nano =
+        "{ nodes: [\"https://a.example?key=1\", \"https://a.example?key=2\"], pool: { seed_file: a } }";
+    assert!(parse(&file(nano, ROUTES)).unwrap_err().to_string().contains("1 node(s) of strangers"));
 }
 
 #[test]

@@ -157,8 +157,17 @@ async fn command_prints_what_is_needed() {
     }
 
     let command = DevnetArgs::augment_args(Command::new("devnet"));
-    let words =
-        ["devnet", "--rpc", "127.0.0.1:0", "--confirm-after", "0s", "--work-threshold", "8000000000000000"];
+    let words = [
+        "devnet",
+        "--rpc",
+        "127.0.0.1:0",
+        "--websocket",
+        "127.0.0.1:0",
+        "--confirm-after",
+        "0s",
+        "--work-threshold",
+        "8000000000000000",
+    ];
     let args = DevnetArgs::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap();
     let (sender, mut printed) = tokio::sync::mpsc::unbounded_channel();
     let running = tokio::spawn(async move { run(args, &mut Lines(sender, String::new())).await });
@@ -172,6 +181,7 @@ async fn command_prints_what_is_needed() {
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["balance"], Raw::MAX.to_string());
     assert_eq!(answer["frontier"], word("genesis block"));
+    assert!(word("WebSocket").starts_with("ws://127.0.0.1:"));
     assert!(text.contains("8000000000000000") && text.contains("curl -d"), "{text}");
     running.abort();
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger, NodeSetupError};
+use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError};
 use faregate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use faregate::nano::{Account, BlockHash, Raw, Representative, Seed, Signature, StateBlock, Work};
 use faregate::payment::{BlockFacts, BlockKind};
@@ -91,6 +91,19 @@ fn absent() -> Value {
     capture("not_found")["block_info"].clone()
 }
 
+/// What a node answers to `blocks_info` with `include_not_found`.
+fn blocks_info(hashes: &[Value], known: &BTreeMap<String, Value>) -> Value {
+    let (mut blocks, mut missing) = (serde_json::Map::new(), Vec::new());
+    for hash in hashes {
+        match known.get(hash.as_str().unwrap()) {
+            Some(info) => drop(blocks.insert(hash.as_str().unwrap().to_owned(), info.clone())),
+            None => missing.push(hash),
+        }
+    }
+    let blocks = if blocks.is_empty() { json!("") } else { json!(blocks) };
+    json!({ "blocks": blocks, "blocks_not_found": missing })
+}
+
 /// A node that has these blocks.
 async fn having(blocks: &[(StateBlock, bool)]) -> Scripted {
     let known: BTreeMap<String, Value> = blocks
@@ -99,6 +112,9 @@ async fn having(blocks: &[(StateBlock, bool)]) -> Scripted {
         .collect();
     Scripted::start(move |seen| {
         let body = seen.json();
+        if let Some(hashes) = body["hashes"].as_array() {
+            return Reply::json(&blocks_info(hashes, &known));
+        }
         let hash = body["hash"].as_str().unwrap_or("");
         Reply::json(known.get(hash).unwrap_or(&absent()))
     })
@@ -317,15 +333,18 @@ async fn confirmation_is_awaited_through_absence_and_failure() {
     let looks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&looks);
     let node = Scripted::start(move |seen| {
-        if seen.json()["hash"] == json!(opened.hash()) {
-            return Reply::json(&block_info(&opened, true));
+        let body = seen.json();
+        let hashes = body["hashes"].as_array().unwrap();
+        let mut known = BTreeMap::from([(opened.hash().to_string(), block_info(&opened, true))]);
+        if hashes.contains(&json!(sent.hash())) {
+            match counted.fetch_add(1, Ordering::SeqCst) {
+                0 => {}
+                1 | 4 => return Reply::Drop,
+                2 | 3 => drop(known.insert(sent.hash().to_string(), block_info(&sent, false))),
+                _ => drop(known.insert(sent.hash().to_string(), block_info(&sent, true))),
+            }
         }
-        match counted.fetch_add(1, Ordering::SeqCst) {
-            0 => Reply::json(&absent()),
-            1 | 4 => Reply::Drop,
-            2 | 3 => Reply::json(&block_info(&sent, false)),
-            _ => Reply::json(&block_info(&sent, true)),
-        }
+        Reply::json(&blocks_info(hashes, &known))
     })
     .await;
     let seen = ledger(&[&node]).await_confirmation(sent.hash(), Duration::from_secs(30)).await.unwrap();
@@ -383,10 +402,14 @@ async fn health_follows_probes_and_calls() {
     assert_eq!(ledger.block(BlockHash::ZERO).await, Ok(None));
     assert!(ledger.is_healthy(), "an answer shows that it is there");
     *failing.lock().unwrap() = true;
-    for failures in 1..=3 {
+    // Each look goes round twice where nobody is reached; the fifth failure opens the breaker.
+    for failures in [2, 4, 5] {
         assert!(ledger.block(BlockHash::ZERO).await.is_err());
-        assert_eq!(ledger.is_healthy(), failures < 3);
+        assert_eq!(ledger.is_healthy(), failures < 5);
     }
+    let asked = node.seen().len();
+    assert!(ledger.block(BlockHash::ZERO).await.is_err());
+    assert_eq!(node.seen().len(), asked, "it rests");
 }
 
 #[tokio::test]
@@ -406,7 +429,8 @@ async fn every_call_is_observed() {
     let log = Arc::clone(&events);
     let (node, dead) = (replaying("cpp").await, nobody());
     let client = client(&[&dead.url, &node.url]).observed_by(Arc::new(move |event| {
-        log.lock().unwrap().push((event.node.to_owned(), event.action, event.ok));
+        let NodeEvent::Called(call) = event else { return };
+        log.lock().unwrap().push((call.node.to_owned(), call.action, call.ok));
     }));
     client.version().await.unwrap();
     let label = |url: &Url| format!("127.0.0.1:{}", url.port().unwrap());

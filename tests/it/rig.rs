@@ -244,6 +244,9 @@ fn yaml(url: &str, devnet: &Devnet, upstream: &str, more: &str, routes: &str) ->
     writeln!(text, "public_url: {url}\nlisten: {{ http: {} }}", url.trim_start_matches("http://")).unwrap();
     writeln!(text, "nano:\n  nodes: [{}]\n  pool: {{ seed_file: pool.seed, size: 8 }}", devnet.rpc_url())
         .unwrap();
+    if let Some(socket) = devnet.websocket_url() {
+        writeln!(text, "  websocket: {socket}").unwrap();
+    }
     writeln!(text, "  work: {{ send: \"{}\", receive: \"{}\" }}", work.send, work.receive).unwrap();
     writeln!(
         text,

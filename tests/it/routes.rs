@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use faregate::nano::Raw;
 use faregate::routes::{
-    AbsoluteTarget, Access, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY, NotCanonical,
-    Pattern, PatternError, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
+    AbsoluteTarget, Access, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY, Metering,
+    NotCanonical, Pattern, PatternError, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
 };
 use proptest::prelude::*;
 
@@ -20,6 +20,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         mime_type: String::new(),
         hidden: false,
         charge_on: ChargeOn::default(),
+        metering: Metering::default(),
         case_sensitive,
     }
 }

@@ -46,6 +46,11 @@ impl Lattice {
         .copied()
     }
 
+    /// The next time, as time since the ledger's start, at which something may become due.
+    pub(in crate::devnet) fn next_due_after(&self, now: Now) -> Option<Duration> {
+        self.agenda.due.iter().map(|&(at, ..)| at).find(|&at| at > now.elapsed)
+    }
+
     /// What has to be confirmed before this block is.
     fn unconfirmed_dependencies(&self, hash: BlockHash) -> Vec<BlockHash> {
         let Some(entry) = self.entry(hash) else { return Vec::new() };
@@ -60,6 +65,7 @@ impl Lattice {
     fn cement(&mut self, hash: BlockHash) {
         let Some(entry) = self.blocks.get_mut(&hash) else { return };
         entry.confirmed = true;
+        self.confirmed.push(hash);
         if let Some(chain) = self.chains.get_mut(&entry.block.account) {
             chain.confirmed_height = entry.height;
             chain.confirmed_frontier = hash;

@@ -32,6 +32,9 @@ pub struct AccountInfo {
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
+    /// How many of its blocks are confirmed, where the node says; one that is behind shows fewer.
+    #[serde(default, deserialize_with = "scalar_if_any")]
+    pub confirmed_height: Option<u64>,
     /// What was sent to the account and not received yet, where the node says.
     #[serde(default, deserialize_with = "scalar_if_any")]
     pub receivable: Option<Raw>,
@@ -154,8 +157,33 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
     })
 }
 
+/// `blocks_info` with `include_not_found`: what is known, by hash. What is not is left out.
+pub(super) fn blocks_info(value: &Value) -> Result<BTreeMap<BlockHash, BlockInfo>, Fault> {
+    let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
+    let Value::Object(blocks) = blocks else {
+        return if is_empty(blocks) { Ok(BTreeMap::new()) } else { Err(nonsense("`blocks` is no map")) };
+    };
+    let read = |(hash, info): (&String, &Value)| Ok((hash.parse().map_err(nonsense)?, block_info(info)?));
+    blocks.iter().map(read).collect()
+}
+
+/// An empty collection, in any of its spellings.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// The largest first.
 pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
+    receivable_of(value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?)
+}
+
+/// The blocks of one account, the largest first.
+pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Entry {
@@ -166,13 +194,7 @@ pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
         },
         Amount(Raw),
     }
-    let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
-    let empty = match blocks {
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-    };
-    if empty {
+    if is_empty(blocks) {
         return Ok(Vec::new());
     }
     let entries: BTreeMap<String, Entry> = typed(blocks)?;
@@ -227,11 +249,11 @@ pub(super) fn processed(value: &Value, sent: BlockHash) -> Result<(), Fault> {
     }
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
     T::deserialize(value).map_err(nonsense)
 }
 
-fn nonsense(why: impl fmt::Display) -> Fault {
+pub(super) fn nonsense(why: impl fmt::Display) -> Fault {
     Fault::Nonsense(why.to_string().chars().take(200).collect())
 }
 
@@ -245,7 +267,7 @@ enum Scalar {
     Truth(bool),
 }
 
-fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
+pub(super) fn scalar<'de, D: Deserializer<'de>, T>(from: D) -> Result<T, D::Error>
 where
     T: FromStr,
     T::Err: fmt::Display,
@@ -267,7 +289,7 @@ where
     scalar(from).map(Some)
 }
 
-fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+pub(super) fn truth<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     match Scalar::deserialize(from)? {
         Scalar::Truth(truth) => Ok(truth),
         Scalar::Number(0) => Ok(false),
@@ -303,6 +325,32 @@ mod tests {
         }
         for nonsense in [json!({}), json!({"blocks": "x"}), json!({"blocks": 1}), json!({"blocks": ["AB"]})] {
             assert!(matches!(receivable(&nonsense), Err(Fault::Nonsense(_))), "{nonsense}");
+        }
+    }
+
+    /// As captured from both implementations, shortened: the hash in either case, `contents` as
+    /// text or not, nothing found in any spelling.
+    #[test]
+    fn many_blocks_are_read_in_either_dialect() {
+        let contents = json!({
+            "type": "state",
+            "account": Account::BURN, "previous": BlockHash::ZERO, "representative": Account::BURN,
+            "balance": "7", "link": BlockHash::ZERO, "signature": "00".repeat(64), "work": "CBAF14D31106C88E",
+        });
+        let info = |contents: Value| json!({"block_account": Account::BURN, "balance": "7", "confirmed": "true", "contents": contents});
+        let (upper, lower) = ("AB".repeat(32), "cd".repeat(32));
+        let told = json!({
+            "blocks": {upper.as_str(): info(contents.clone()), lower.as_str(): info(contents.to_string().into())},
+            "blocks_not_found": ["00".repeat(32)],
+        });
+        let found = blocks_info(&told).unwrap();
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [BlockHash([0xab; 32]), BlockHash([0xcd; 32])]);
+        assert!(found.values().all(|info| info.confirmed && info.balance.get() == 7));
+        for none in [json!({"blocks": ""}), json!({"blocks": {}}), json!({"blocks": []})] {
+            assert_eq!(blocks_info(&none), Ok(BTreeMap::new()), "{none}");
+        }
+        for nonsense in [json!({}), json!({"blocks": [1]}), json!({"blocks": {"AB": info(contents)}})] {
+            assert!(matches!(blocks_info(&nonsense), Err(Fault::Nonsense(_))), "{nonsense}");
         }
     }
 

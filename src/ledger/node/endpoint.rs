@@ -12,12 +12,14 @@ pub struct NodeEndpoint {
     pub url: Url,
     /// Sent as fields of each call's body, where public nodes look for a key. Secret.
     pub parameters: Vec<(String, String)>,
-    /// For one whole call, connecting included.
+    /// For one whole call, connecting included. Some calls have less: they are quick or useless.
     pub timeout: Duration,
+    /// Whether its word alone is enough to take a payment as confirmed. Others need agreement.
+    pub trusted: bool,
 }
 
 impl NodeEndpoint {
-    /// The endpoint that a configured URL names: what its query says travels in the body of each
+    /// The endpoint that a configured URL names, trusted: what its query says travels in the body of each
     /// call (`https://rpc.example.net?key=…`).
     ///
     /// # Errors
@@ -29,7 +31,7 @@ impl NodeEndpoint {
         let parameters = url.query_pairs().into_owned().collect();
         url.set_query(None);
         url.set_fragment(None);
-        Ok(Self { url, parameters, timeout })
+        Ok(Self { url, parameters, timeout, trusted: true })
     }
 
     /// Host and port: what logs, metrics and errors call the node. Never a key, wherever in the
@@ -46,6 +48,7 @@ impl fmt::Debug for NodeEndpoint {
         f.debug_struct("NodeEndpoint")
             .field("node", &self.label())
             .field("timeout", &self.timeout)
+            .field("trusted", &self.trusted)
             .finish_non_exhaustive()
     }
 }
@@ -57,6 +60,8 @@ pub enum NodeSetupError {
     NoNodes,
     #[error("a node's URL starts with http:// or https://, not {0}:")]
     Scheme(String),
+    #[error("a node's WebSocket URL starts with ws:// or wss://, not {0}:")]
+    SocketScheme(String),
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
 }

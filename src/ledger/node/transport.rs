@@ -1,14 +1,17 @@
 //! One exchange with one node: the HTTP around a call, its limits, and the node's health.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
+use super::breaker::{Breaker, BreakerState};
+use super::pace::Pace;
 use super::{NodeEndpoint, NodeSetupError};
+use crate::clock::Stopwatch;
 
 /// The longest answer that is read. A `block_info` has 1.5 KiB, the longest list that is asked for
 /// some hundred.
@@ -22,9 +25,6 @@ const MAX_CONNECT: Duration = Duration::from_secs(3);
 
 /// The C++ node closes each connection itself; an older idle one may be about to be closed.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// So many calls without an answer in a row, and the node counts as down.
-const DOWN_AFTER: u32 = 3;
 
 /// Why one node gave no answer that can be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -62,38 +62,85 @@ impl Fault {
     }
 }
 
-/// Whether a node answers: up after an answer, down after a failed probe or [`DOWN_AFTER`] failures
-/// in a row, neither before it was asked.
-#[derive(Debug, Default)]
+/// Whether a node is of use: what calls, probes and comparisons have shown.
+#[derive(Debug)]
 pub(super) struct Health {
+    started: Stopwatch,
+    /// It answered, and since then neither did a probe fail nor the breaker open.
     up: AtomicBool,
-    failures: AtomicU32,
+    breaker: Breaker,
+    pub(super) pace: Pace,
+    /// How many blocks it knows to be confirmed, as it last said.
+    cemented: AtomicU64,
+    /// It knows far fewer than the others.
+    behind: AtomicBool,
 }
 
 impl Health {
+    fn new() -> Self {
+        Self {
+            started: Stopwatch::start(),
+            up: AtomicBool::new(false),
+            breaker: Breaker::default(),
+            pace: Pace::default(),
+            cemented: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_down(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= DOWN_AFTER
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::Relaxed);
+    }
+
+    pub(super) fn cemented(&self) -> u64 {
+        self.cemented.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_cemented(&self, count: u64) {
+        self.cemented.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn breaker(&self) -> BreakerState {
+        self.breaker.state_at(self.started.elapsed())
+    }
+
+    /// Whether it would be asked.
+    pub(super) fn would_admit(&self) -> bool {
+        self.breaker.would_admit(self.started.elapsed())
+    }
+
+    /// Whether it may be asked, by this call.
+    pub(super) fn admit(&self) -> bool {
+        self.breaker.admit(self.started.elapsed())
     }
 
     pub(super) fn answered(&self) {
-        self.failures.store(0, Ordering::Relaxed);
+        self.breaker.record(self.started.elapsed(), true);
         self.up.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn failed(&self) {
-        // Wraps after four thousand million failures in a row, into three more of them.
-        if self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1) >= DOWN_AFTER {
-            self.up.store(false, Ordering::Relaxed);
+        if self.breaker.record(self.started.elapsed(), false) {
+            self.down();
         }
     }
 
     pub(super) fn down(&self) {
-        self.failures.store(DOWN_AFTER, Ordering::Relaxed);
         self.up.store(false, Ordering::Relaxed);
+    }
+
+    /// Leaves the node alone for a while, though it answers.
+    pub(super) fn trip(&self) {
+        self.breaker.trip(self.started.elapsed());
+        self.down();
     }
 }
 
@@ -119,11 +166,25 @@ impl Node {
             .no_proxy()
             .build()
             .map_err(|error| NodeSetupError::Tls(chain(&error)))?;
-        Ok(Self { endpoint, label, http, health: Health::default() })
+        Ok(Self { endpoint, label, http, health: Health::new() })
     }
 
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    pub(super) const fn is_trusted(&self) -> bool {
+        self.endpoint.trusted
+    }
+
+    /// Whose word it is: two accounts with one provider have one voice.
+    pub(super) fn voice(&self) -> String {
+        self.endpoint.label()
+    }
+
+    /// How long one call may take at most, as configured.
+    pub(super) const fn timeout(&self) -> Duration {
+        self.endpoint.timeout
     }
 
     /// Sends one call and gives back the node's JSON, which is an object without an `error`.
@@ -131,7 +192,7 @@ impl Node {
         &self,
         action: &str,
         fields: Map<String, Value>,
-        timeout: Option<Duration>,
+        patience: Duration,
     ) -> Result<Value, Fault> {
         let mut body = Map::new();
         for (name, value) in &self.endpoint.parameters {
@@ -140,7 +201,7 @@ impl Node {
         body.extend(fields);
         body.insert("action".to_owned(), action.into());
         let exchange = self.exchange(Value::Object(body).to_string());
-        match tokio::time::timeout(timeout.unwrap_or(self.endpoint.timeout), exchange).await {
+        match tokio::time::timeout(patience, exchange).await {
             Ok(answer) => answer,
             Err(_elapsed) => Err(Fault::TimedOut),
         }
@@ -255,19 +316,5 @@ mod tests {
         assert_eq!(text, Err(Fault::Refused("Failed to deserialize the JSON body".to_owned())));
         assert!(matches!(node.judge(StatusCode::OK, b"<html>"), Err(Fault::Nonsense(_))));
         assert!(matches!(node.judge(StatusCode::OK, b"[]"), Err(Fault::Nonsense(_))));
-    }
-
-    #[test]
-    fn a_node_is_down_after_failures_in_a_row_and_up_after_an_answer() {
-        let health = Health::default();
-        assert!(!health.is_up() && !health.is_down());
-        health.answered();
-        health.failed();
-        health.failed();
-        assert!(health.is_up());
-        health.failed();
-        assert!(!health.is_up() && health.is_down());
-        health.answered();
-        assert!(health.is_up() && !health.is_down());
     }
 }

@@ -6,9 +6,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::Fault;
 use super::payments::Grantee;
-use super::rows::{number, stored};
+use super::rows::number;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
+use crate::store::encoding::stored;
 use crate::store::escrow::{Escrow, Share};
 use crate::store::{CapabilityId, CapabilityRecord, Holder, Lease, LeaseRequest, Payment};
 
@@ -158,6 +159,7 @@ fn change(
         uses: capability.record.uses,
         spent: capability.spent,
         open: !capability.record.revoked && now < capability.record.expires_at,
+        revoked: capability.record.revoked,
         shares,
     };
     let mut after = before.clone();
@@ -188,6 +190,7 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
                 remaining: row.get(5)?,
                 elsewhere: row.get(6)?,
                 expires_at: UnixSeconds(number(row, 7)?),
+                revoked: false,
             },
         })
     })?;

@@ -44,6 +44,10 @@ impl Checkpointer {
             if !self.vitals.writable.load(Ordering::Relaxed) && looks.is_multiple_of(PROBE_EVERY) {
                 self.ask(Command::Probe);
             }
+            self.vitals.room.look();
+            if looks.is_multiple_of(PROBE_EVERY) {
+                self.vitals.ballast.restore();
+            }
             let commits = self.vitals.commits.load(Ordering::Relaxed);
             if commits == seen {
                 continue;

@@ -20,6 +20,14 @@ impl From<rusqlite::Error> for Fault {
 }
 
 impl Fault {
+    /// Whether there was no room on the disk.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Unfit(_) => false,
+            Self::Engine(error) => is_full(error),
+        }
+    }
+
     /// The caller's view of a fault before the commit: it certainly had no effect.
     pub(super) fn before_commit(self) -> StoreError {
         match self {
@@ -28,6 +36,11 @@ impl Fault {
             Self::Engine(error) => StoreError::Unavailable(error.to_string()),
         }
     }
+}
+
+/// Whether there was no room on the disk.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Whether the statement or its values are at fault, rather than the file or the machine.

@@ -5,13 +5,17 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::capabilities;
 use super::fault::Fault;
-use super::rows::{self, INSERT, PAYMENT_COLUMNS, state_code, stored};
+use super::rows::{self, INSERT, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::store::encoding::{self, state_code, stored};
 use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, Payment, PaymentState};
 
 /// `Store::begin`.
 pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Result<Begin, Fault> {
     let known = find(db, intent.block)?;
+    if known.is_none() && is_marked(db, intent.block)? {
+        return Ok(Begin::Spent);
+    }
     if let Some(payment) = &known
         && (payment.state != PaymentState::Parked || payment.intent.challenge != intent.challenge)
     {
@@ -72,6 +76,7 @@ pub(super) fn grant(
     now: UnixSeconds,
 ) -> Result<Grant, Fault> {
     let payment = match find(db, intent.block)? {
+        None if is_marked(db, intent.block)? => return Ok(Grant::Taken),
         None => insert(db, intent, PaymentState::Granted, now)?,
         Some(payment) if payment.intent.challenge != intent.challenge => return Ok(Grant::Taken),
         Some(payment) if payment.state == PaymentState::Granted => {
@@ -85,6 +90,26 @@ pub(super) fn grant(
     };
     let (record, lease) = capabilities::open(db, &payment, grantee, now)?;
     Ok(Grant::Granted { record, lease, fresh: true })
+}
+
+/// The time of the newest entry in the journal; 0 where there is none.
+pub(super) fn newest(db: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT max(created_at, updated_at) FROM payments ORDER BY sequence DESC LIMIT 1";
+    db.query_row(sql, [], |row| rows::number(row, 0)).optional().map(Option::unwrap_or_default)
+}
+
+/// `Store::mark_spent`.
+pub(super) fn mark_spent(db: &Connection, block: BlockHash) -> Result<bool, Fault> {
+    let marked = db
+        .prepare_cached("INSERT INTO claims (block, sequence) VALUES (?1, NULL) ON CONFLICT DO NOTHING")?
+        .execute([block.0])?;
+    Ok(marked > 0)
+}
+
+/// Whether the hash is spent without a payment in the journal.
+fn is_marked(db: &Connection, block: BlockHash) -> Result<bool, Fault> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM claims WHERE block = ?1 AND sequence IS NULL")?;
+    Ok(statement.exists([block.0])?)
 }
 
 /// `Store::payment`.
@@ -144,7 +169,7 @@ fn move_to(db: &Connection, sequence: u64, to: PaymentState, now: UnixSeconds) -
 
 /// The live intent that builds on the same block as `intent`, which may be itself.
 fn frontier_holder(db: &Connection, intent: &Intent) -> Result<Option<BlockHash>, Fault> {
-    let Some(frontier) = rows::frontier(intent) else { return Ok(None) };
+    let Some(frontier) = encoding::frontier(intent) else { return Ok(None) };
     let holder = db
         .prepare_cached("SELECT block FROM payments WHERE previous = ?1 AND state = 0")?
         .query_row([frontier.0], |row| row.get(0))

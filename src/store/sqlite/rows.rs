@@ -3,9 +3,10 @@
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Row, ToSql};
 
-use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
+use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::Nonce;
 use crate::routes::{Grants, RouteName, Terms};
+use crate::store::encoding::{decode_block, encode_block, state, state_code, stored};
 use crate::store::{Intent, Payment, PaymentState};
 
 /// The columns of a payment, in the order of [`payment`].
@@ -47,79 +48,9 @@ pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
     })
 }
 
-/// SQLite's integers are signed. A number keeps its 64 bits on the way in and out; those that
-/// mean something (times, sequences) are far from the sign.
-pub(super) const fn stored(number: u64) -> i64 {
-    number.cast_signed()
-}
-
 /// The number stored in column `index`.
 pub(super) fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(index).map(i64::cast_unsigned)
-}
-
-/// A state as it is stored. The schema's indexes name 0 (an intent) and 2 (granted).
-pub(super) const fn state_code(state: PaymentState) -> u8 {
-    match state {
-        PaymentState::Intent => 0,
-        PaymentState::Parked => 1,
-        PaymentState::Granted => 2,
-        PaymentState::Failed => 3,
-    }
-}
-
-/// The inverse of [`state_code`].
-pub(super) const fn state(code: u8) -> Option<PaymentState> {
-    match code {
-        0 => Some(PaymentState::Intent),
-        1 => Some(PaymentState::Parked),
-        2 => Some(PaymentState::Granted),
-        3 => Some(PaymentState::Failed),
-        _ => None,
-    }
-}
-
-/// The block an intent builds on, which it holds while it lives.
-pub(super) fn frontier(intent: &Intent) -> Option<BlockHash> {
-    intent.signed.as_ref().map(|block| block.previous)
-}
-
-/// The block in the node's binary form (216 bytes, 208 without work).
-pub(super) fn encode_block(block: &StateBlock) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(216);
-    bytes.extend(block.account.0);
-    bytes.extend(block.previous.0);
-    bytes.extend(block.representative.0.0);
-    bytes.extend(block.balance.to_be_bytes());
-    bytes.extend(block.link);
-    bytes.extend(block.signature.0);
-    if let Some(work) = block.work {
-        bytes.extend(work.0.to_be_bytes());
-    }
-    bytes
-}
-
-/// The inverse of [`encode_block`].
-fn decode_block(bytes: &[u8]) -> Option<StateBlock> {
-    let (account, rest) = bytes.split_first_chunk::<32>()?;
-    let (previous, rest) = rest.split_first_chunk::<32>()?;
-    let (representative, rest) = rest.split_first_chunk::<32>()?;
-    let (balance, rest) = rest.split_first_chunk::<16>()?;
-    let (link, rest) = rest.split_first_chunk::<32>()?;
-    let (signature, rest) = rest.split_first_chunk::<64>()?;
-    let work = match rest {
-        [] => None,
-        rest => Some(Work(u64::from_be_bytes(rest.try_into().ok()?))),
-    };
-    Some(StateBlock {
-        account: Account(*account),
-        previous: BlockHash(*previous),
-        representative: Representative(Account(*representative)),
-        balance: Raw::from_be_bytes(*balance),
-        link: *link,
-        signature: Signature(*signature),
-        work,
-    })
 }
 
 fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {

@@ -13,7 +13,8 @@ const MIGRATIONS: [&str; 1] = [FIRST];
 
 /// Version 1.
 ///
-/// `claims` maps a block's hash to its place in the journal. `payments` is the journal; it only
+/// `claims` maps a block's hash to its place in the journal, or to nothing where the hash was marked
+/// as spent without a payment. `payments` is the journal; it only
 /// grows at its end, as do `capabilities` and `leases`, which are keyed by the same number, so that
 /// a commit dirties few pages. Random keys dirty one page a row, so that there is only one such
 /// table: a capability whose id is the first 16 bytes of its block's hash is found through
@@ -56,7 +57,7 @@ BEGIN SELECT RAISE(ABORT, 'a granted payment is never moved'); END;
 
 CREATE TABLE claims (
     block    BLOB PRIMARY KEY,
-    sequence INTEGER NOT NULL REFERENCES payments (sequence)
+    sequence INTEGER REFERENCES payments (sequence)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER claims_are_kept BEFORE DELETE ON claims

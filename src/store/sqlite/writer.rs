@@ -4,6 +4,7 @@
 //! inside one transaction, commits once, and only then answers. So the price of the fsync is shared,
 //! and an operation that fails takes nobody down with it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,21 +13,33 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::ballast::{Ballast, Room};
 use super::connection;
-use super::fault::{Fault, of_commit};
-use crate::store::StoreError;
+use super::fault::{Fault, is_full, of_commit};
+use crate::clock::Stopwatch;
+use crate::store::{StoreError, StoreEvent, StoreObserver};
 use crate::sync::mpsc;
 
 /// Operations in one commit, at most.
 const BATCH: usize = 512;
 
 /// What the threads of one store tell each other.
-#[derive(Debug)]
 pub(super) struct Vitals {
     /// Whether the last write went through.
     pub(super) writable: AtomicBool,
     /// Commits so far.
     pub(super) commits: AtomicU64,
+    /// The latest time that was written.
+    pub(super) newest: AtomicU64,
+    pub(super) ballast: Ballast,
+    pub(super) room: Room,
+    pub(super) observer: Option<StoreObserver>,
+}
+
+impl fmt::Debug for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vitals").field("writable", &self.writable).finish_non_exhaustive()
+    }
 }
 
 /// What the writer is asked to do.
@@ -40,27 +53,39 @@ pub(super) enum Command {
     Close,
 }
 
-/// An operation and its caller: it runs on the connection, or is refused with the error, and gives
-/// the answer that waits for the commit.
-pub(super) type Operation = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Ran + Send>;
+/// An operation and its caller. It may be run more than once, in one transaction after another that
+/// came to nothing; it answers once.
+pub(super) type Operation = Box<dyn FnMut(Step<'_>) -> Condition + Send>;
 
-/// Answers the caller once it is known what became of the commit.
-type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// An operation that has run, or was refused.
-pub(super) struct Ran {
-    reply: Reply,
-    condition: Condition,
+/// What an operation is to do next.
+pub(super) enum Step<'a> {
+    /// Run, and keep the answer.
+    Run(&'a Connection),
+    /// Answer the caller: what was kept, or else the error that ended the transaction.
+    Answer(Result<(), StoreError>),
 }
 
 /// What an operation says about the file and the transaction it ran in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Condition {
+pub(super) enum Condition {
     Sound,
     /// The file could not be written; the operation left no trace.
     Unwritable,
+    /// There was no room for it; the operation left no trace.
+    Full,
     /// The operation could not be undone alone: the transaction must go.
     Broken,
+}
+
+/// What became of a transaction.
+struct Attempt {
+    outcome: Result<(), StoreError>,
+    /// Whether every operation found the file sound.
+    sound: bool,
+    /// Whether there was no room.
+    full: bool,
+    /// Whether anything was written.
+    wrote: bool,
 }
 
 /// Puts operations into the writer's queue.
@@ -80,7 +105,7 @@ impl Queue {
     /// queued is done even where nobody waits for it any more.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (caller, answer) = oneshot::channel();
         self.commands.try_send(Command::Run(operation(work, caller))).map_err(|error| match error {
@@ -111,37 +136,50 @@ impl Queue {
 }
 
 fn operation<T: Send + 'static>(
-    work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     caller: oneshot::Sender<Result<T, StoreError>>,
 ) -> Operation {
-    Box::new(move |db| {
-        let (result, condition) = match db {
-            Ok(db) => in_savepoint(db, work),
-            Err(error) => (Err(error), Condition::Unwritable),
-        };
-        let reply: Reply = Box::new(move |commit| {
-            // A caller who has gone is not missed: what was done is done.
-            drop(caller.send(result.and_then(|value| commit.map(|()| value))));
-        });
-        Ran { reply, condition }
+    let (mut caller, mut kept) = (Some(caller), None);
+    Box::new(move |step| match step {
+        Step::Run(db) => {
+            let (result, condition) = in_savepoint(db, &work);
+            kept = Some(result);
+            condition
+        }
+        Step::Answer(commit) => {
+            let answer = match kept.take() {
+                Some(result) => result.and_then(|value| commit.map(|()| value)),
+                None => Err(commit.err().unwrap_or_else(|| StoreError::Unavailable("not run".to_owned()))),
+            };
+            if let Some(caller) = caller.take() {
+                // A caller who has gone is not missed: what was done is done.
+                drop(caller.send(answer));
+            }
+            Condition::Sound
+        }
     })
 }
 
 /// Runs `work`, and undoes it where it fails.
 fn in_savepoint<T>(
     db: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    work: impl Fn(&Connection) -> Result<T, Fault>,
 ) -> (Result<T, StoreError>, Condition) {
     let result = statement(db, "SAVEPOINT operation").map_err(Fault::from).and_then(|()| work(db));
+    let full = result.as_ref().is_err_and(Fault::is_full);
     let closing = match &result {
         Ok(_) => statement(db, "RELEASE operation"),
         // Some faults end the whole transaction; then there is no savepoint to go back to.
-        Err(_) if db.is_autocommit() => return (result.map_err(Fault::before_commit), Condition::Broken),
+        Err(_) if db.is_autocommit() => {
+            let condition = if full { Condition::Full } else { Condition::Broken };
+            return (result.map_err(Fault::before_commit), condition);
+        }
         Err(_) => statement(db, "ROLLBACK TO operation").and_then(|()| statement(db, "RELEASE operation")),
     };
     let result = result.map_err(Fault::before_commit);
     match (closing, &result) {
         (Err(error), _) => (Err(Fault::from(error).before_commit()), Condition::Broken),
+        (Ok(()), Err(_)) if full => (result, Condition::Full),
         (Ok(()), Err(StoreError::Unavailable(_))) => (result, Condition::Unwritable),
         (Ok(()), _) => (result, Condition::Sound),
     }
@@ -187,49 +225,60 @@ impl Writer {
         }
     }
 
-    /// Runs the batch in one transaction and answers everybody in it.
-    fn commit(&mut self, batch: Vec<Operation>) {
+    /// Runs the batch in one transaction and answers everybody in it. Where the disk is full, the
+    /// ballast is given up for a second try.
+    fn commit(&mut self, mut batch: Vec<Operation>) {
+        let watch = Stopwatch::start();
+        let mut attempt = self.attempt(&mut batch);
+        if attempt.full && self.vitals.ballast.release() {
+            attempt = self.attempt(&mut batch);
+            self.vitals.room.look();
+        }
+        // A transaction that changed nothing says nothing about the disk.
+        if attempt.outcome.is_err() || !attempt.sound {
+            self.vitals.writable.store(false, Ordering::Relaxed);
+        } else if attempt.wrote {
+            self.vitals.writable.store(true, Ordering::Relaxed);
+        }
+        self.vitals.commits.fetch_add(1, Ordering::Relaxed);
+        if let Some(observer) = &self.vitals.observer {
+            observer(StoreEvent::Commit { operations: batch.len(), elapsed: watch.elapsed() });
+        }
+        for mut operation in batch {
+            operation(Step::Answer(attempt.outcome.clone()));
+        }
+    }
+
+    /// Runs the batch in one transaction and commits it.
+    fn attempt(&mut self, batch: &mut [Operation]) -> Attempt {
         let connection = match self.transaction() {
             Ok(connection) => connection,
-            Err(error) => {
-                self.vitals.writable.store(false, Ordering::Relaxed);
-                refuse(batch, &error);
-                return;
-            }
+            Err(error) => return Attempt { outcome: Err(error), sound: false, full: false, wrote: false },
         };
         let changes = connection.total_changes();
-        let mut replies = Vec::with_capacity(batch.len());
-        let mut waiting = batch.into_iter();
-        let (mut sound, mut broken) = (true, false);
-        for operation in waiting.by_ref() {
-            let ran = operation(Ok(connection));
-            replies.push(ran.reply);
-            sound &= ran.condition == Condition::Sound;
-            if ran.condition == Condition::Broken {
-                broken = true;
+        let (mut sound, mut full, mut broken) = (true, false, false);
+        for operation in batch {
+            let condition = operation(Step::Run(connection));
+            sound &= condition == Condition::Sound;
+            full |= condition == Condition::Full;
+            broken |= condition == Condition::Broken || connection.is_autocommit();
+            if broken || full {
                 break;
             }
         }
-        let outcome = if broken {
+        let outcome = if broken || full {
             Err(StoreError::Unavailable("the transaction was undone with another's failure".to_owned()))
         } else {
-            statement(connection, "COMMIT").map_err(|error| of_commit(&error))
+            statement(connection, "COMMIT").map_err(|error| {
+                full |= is_full(&error);
+                of_commit(&error)
+            })
         };
         let wrote = connection.total_changes() != changes;
         if outcome.is_err() {
             self.abandon();
         }
-        // A transaction that changed nothing says nothing about the disk.
-        if outcome.is_err() || !sound {
-            self.vitals.writable.store(false, Ordering::Relaxed);
-        } else if wrote {
-            self.vitals.writable.store(true, Ordering::Relaxed);
-        }
-        self.vitals.commits.fetch_add(1, Ordering::Relaxed);
-        for reply in replies {
-            reply(outcome.clone());
-        }
-        refuse(waiting, &StoreError::Unavailable("the transaction was undone before its turn".to_owned()));
+        Attempt { outcome, sound, full, wrote }
     }
 
     /// The connection, with a transaction begun on it.
@@ -265,13 +314,6 @@ impl Writer {
         if let Err(error) = emptied {
             tracing::warn!(%error, "the write-ahead log cannot be emptied");
         }
-    }
-}
-
-fn refuse(batch: impl IntoIterator<Item = Operation>, error: &StoreError) {
-    for operation in batch {
-        let ran = operation(Err(error.clone()));
-        (ran.reply)(Ok(()));
     }
 }
 

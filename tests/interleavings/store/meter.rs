@@ -18,6 +18,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::routes::Metering;
 use crate::sync::Mutex;
 
 /// Requests at all instances together; what each tries to take is more than there is.
@@ -86,6 +87,10 @@ impl Store for Far {
         self.store.revoke(id, now).await
     }
 
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.store.mark_spent(block, now).await
+    }
+
     async fn reserve_range(&self, pool: &str, count: u32) -> Result<std::ops::Range<u32>, StoreError> {
         self.store.reserve_range(pool, count).await
     }
@@ -99,7 +104,7 @@ impl Store for Far {
     }
 
     fn health(&self) -> Health {
-        Health { writable: true, free_bytes: None }
+        Health { writable: true, free_bytes: None, floor: 0, newest: NOW }
     }
 }
 
@@ -142,9 +147,11 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
             Err(_) => yield_now().await,
         }
     };
+    let strict = shuttle::rand::thread_rng().gen_bool(0.3);
+    let metering = if strict { Metering::Strict } else { Metering::Leased };
     for _ in 0..TRIES {
-        match capabilities.reserve(&held).await {
-            Ok(taken) => {
+        match capabilities.reserve(&held, metering).await {
+            Ok(mut taken) => {
                 {
                     let mut tally = tally.lock().unwrap();
                     tally.under_way += 1;
@@ -154,19 +161,30 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                     assert!(!denied, "a use was left when a request was told there was none");
                 }
                 yield_now().await;
-                let dice = shuttle::rand::thread_rng().gen_range(0..4);
-                let mut tally = tally.lock().unwrap();
-                tally.under_way -= 1;
+                let dice = shuttle::rand::thread_rng().gen_range(0..5);
                 // Counted before it happens, so that who takes it next is not counted first.
+                let counted = |spent: u32| {
+                    let mut tally = tally.lock().unwrap();
+                    tally.under_way -= 1;
+                    tally.spent += spent;
+                    tally
+                };
                 match dice {
-                    0 => taken.give_back(),
+                    0 => {
+                        let _tally = counted(0);
+                        taken.give_back();
+                    }
                     1 => {
-                        if taken.hang_up() == HangUp::Committed {
-                            tally.spent += 1;
-                        }
+                        let mut tally = counted(0);
+                        tally.spent += u32::from(taken.hang_up() == HangUp::Committed);
+                    }
+                    2 if metering == Metering::Strict => {
+                        drop(counted(1));
+                        // Unheard, it is reported in the background.
+                        let _written = capabilities.commit_durably(&mut taken).await.is_ok();
                     }
                     _ => {
-                        tally.spent += 1;
+                        let _tally = counted(1);
                         taken.commit();
                     }
                 }

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 use super::{OpenFault, StoreError};
 
 #[expect(dead_code, reason = "what only a whole store needs")]
+#[path = "../../../src/store/sqlite/ballast.rs"]
+mod ballast;
+#[expect(dead_code, reason = "what only a whole store needs")]
 #[path = "../../../src/store/sqlite/connection.rs"]
 mod connection;
 #[path = "../../../src/store/sqlite/fault.rs"]
@@ -21,6 +24,7 @@ mod fault;
 #[path = "../../../src/store/sqlite/writer.rs"]
 mod writer;
 
+use ballast::{Ballast, Room};
 use fault::Fault;
 use writer::{Queue, Vitals, Writer};
 
@@ -59,7 +63,14 @@ fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
         let connection = connection::writing(&path, Duration::ZERO).unwrap();
         // Nothing here is about the disk.
         connection.pragma_update(None, "synchronous", "OFF").unwrap();
-        let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), commits: AtomicU64::new(0) });
+        let vitals = Arc::new(Vitals {
+            writable: AtomicBool::new(true),
+            commits: AtomicU64::new(0),
+            newest: AtomicU64::new(0),
+            ballast: Ballast::new(&path, 0),
+            room: Room::new(kept.clone()),
+            observer: None,
+        });
         let (queue, commands) = Queue::new(CAPACITY);
         let mut writer =
             Writer { path, busy_timeout: Duration::ZERO, connection: Some(connection), commands, vitals };

@@ -472,8 +472,10 @@ async fn a_node_shows_another_block_in_the_payments_place() {
     let good = rig.devnet.lattice().entry(good).unwrap().block;
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
-    rig.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(good))), Times::Always);
-    rig.devnet.order("block_info", Fault::Lie(Lie::Confirmed), Times::Always);
+    for action in ["block_info", "blocks_info"] {
+        rig.devnet.order(action, Fault::Lie(Lie::Contents(Box::new(good))), Times::Always);
+        rig.devnet.order(action, Fault::Lie(Lie::Confirmed), Times::Always);
+    }
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
     rig.devnet.faults().clear();

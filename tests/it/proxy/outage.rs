@@ -32,7 +32,7 @@ async fn without_a_node_nothing_is_sold_and_everything_bought_is_served() {
 async fn without_a_store_nothing_is_sold_and_everything_bought_is_served() {
     let (rig, token) = roomy().await;
     // A store that is closed takes no writes, as one on a full disk takes none.
-    faregate::store::SqliteStore::close(rig.services.store()).await;
+    rig.services.store().close().await;
     let unpaid = rig.get("/once/x", &[]).await;
     assert!(header(&unpaid, "retry-after").parse::<u32>().unwrap() > 0);
     assert_eq!((unpaid.status().as_u16(), error(unpaid).await.as_str()), (503, "no_store"));

@@ -96,7 +96,7 @@ impl Connection {
     /// A call: late, lost before it has an effect, lost after it, or answered.
     async fn call<T>(&self, effect: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.life.alive().await;
-        tokio::time::sleep(Duration::from_micros(200 + self.world.below(5_000))).await;
+        tokio::time::sleep(Duration::from_millis(1 + self.world.below(5))).await;
         self.life.alive().await;
         if self.world.store_is_down() {
             return Err(StoreError::Unavailable("the store is away".to_owned()));
@@ -108,7 +108,7 @@ impl Connection {
         if self.world.fault(3) {
             return Err(store_fault(&self.world, true));
         }
-        tokio::time::sleep(Duration::from_micros(200 + self.world.below(5_000))).await;
+        tokio::time::sleep(Duration::from_millis(1 + self.world.below(5))).await;
         self.life.alive().await;
         answer
     }
@@ -226,6 +226,10 @@ impl Store for Connection {
         self.call(self.world.store.reserve_range(pool, count)).await
     }
 
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.mark_spent(block, now)).await
+    }
+
     async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
         self.call(self.world.store.scan(after, filter, limit)).await
     }
@@ -235,6 +239,6 @@ impl Store for Connection {
     }
 
     fn health(&self) -> Health {
-        Health { writable: self.is_writable(), free_bytes: None }
+        Health { writable: self.is_writable(), ..self.world.store.health() }
     }
 }

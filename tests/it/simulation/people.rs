@@ -68,7 +68,13 @@ impl Town {
     /// Sends a request to some instance; an admitted one is forwarded and its outcome settled.
     async fn ask(&self, ware: &(RouteName, Terms), presented: Presented, patient: bool) -> Answer {
         let instance = self.someone();
-        let ask = Ask { route: ware.0.clone(), terms: ware.1, presented, client: None };
+        let ask = Ask {
+            route: ware.0.clone(),
+            terms: ware.1,
+            metering: faregate::routes::Metering::Leased,
+            presented,
+            client: None,
+        };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
         if instance.life.is_over() {
             return Answer::Lost;

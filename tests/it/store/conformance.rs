@@ -1,5 +1,5 @@
 //! The contract of `Store`, a test a sentence. Each is a function of any store; the macro at the
-//! end runs them all over the model and over SQLite.
+//! end runs them all over the model, SQLite and PostgreSQL.
 
 use std::sync::Arc;
 
@@ -16,7 +16,9 @@ const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 async fn begun(store: &impl Store, intent: &Intent) -> Payment {
     match store.begin(intent, NOW).await.unwrap() {
         Begin::Fresh(payment) => payment,
-        other @ (Begin::Existing(_) | Begin::FrontierHeld(_)) => panic!("not fresh: {other:?}"),
+        other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::Spent) => {
+            panic!("not fresh: {other:?}")
+        }
     }
 }
 
@@ -36,6 +38,11 @@ async fn granted(
 /// A report by holder `by` on what `block` bought.
 fn report(block: BlockHash, by: u8, sequence: u64, used: u32, returned: u32, want: u32) -> LeaseRequest {
     LeaseRequest { capability: id(block), holder: holder(by), sequence, used, returned, want, ttl: 30 }
+}
+
+/// The answer about a capability that is not revoked.
+const fn lent(granted: u32, remaining: u32, elsewhere: u32, expires_at: UnixSeconds) -> Lease {
+    Lease { granted, remaining, elsewhere, expires_at, revoked: false }
 }
 
 fn is_unfit<T>(answer: &Result<T, StoreError>) -> bool {
@@ -177,7 +184,7 @@ async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
         revoked: false,
     };
     assert_eq!(record, expected);
-    assert_eq!(lease, Lease { granted: 4, remaining: USES - 4, elsewhere: 0, expires_at: NOW.plus(30) });
+    assert_eq!(lease, lent(4, USES - 4, 0, NOW.plus(30)));
     assert_eq!(store.capability(id(hash(1))).await, Ok(Some(expected)));
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Granted, "without an intent before it");
 }
@@ -246,7 +253,7 @@ async fn one_id_names_one_capability<S: Store>(store: Arc<S>) {
 async fn a_lease_counts_what_was_spent_and_handed_back<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 6, 30).await;
     let lease = store.lease(report(hash(1), 1, 1, 2, 3, 0), LATER).await.unwrap();
-    assert_eq!(lease, Lease { granted: 0, remaining: 7, elsewhere: 0, expires_at: LATER.plus(30) });
+    assert_eq!(lease, lent(0, 7, 0, LATER.plus(30)));
     let other = store.lease(report(hash(1), 2, 1, 0, 0, 99), LATER).await.unwrap();
     assert_eq!((other.granted, other.remaining, other.elsewhere), (7, 0, 1));
 }
@@ -295,7 +302,7 @@ async fn a_late_report_counts_as_far_as_uses_remain<S: Store>(store: Arc<S>) {
     let other = store.lease(report(hash(1), 2, 1, 0, 0, 8), NOW.plus(30)).await.unwrap();
     assert_eq!((other.granted, other.remaining), (8, 2), "the six are back");
     let late = store.lease(report(hash(1), 1, 1, 5, 1, 9), NOW.plus(31)).await.unwrap();
-    assert_eq!(late, Lease { granted: 0, remaining: 0, elsewhere: 8, expires_at: NOW.plus(61) });
+    assert_eq!(late, lent(0, 0, 8, NOW.plus(61)));
     let again = store.lease(report(hash(1), 1, 2, 1, 0, 0), NOW.plus(31)).await;
     assert!(is_unfit(&again), "all six are accounted for: {again:?}");
     let rest = store.lease(report(hash(1), 2, 2, 8, 0, 9), NOW.plus(32)).await.unwrap();
@@ -320,9 +327,63 @@ async fn a_revoked_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     assert_eq!(store.revoke(id(hash(2)), LATER).await, Ok(false));
     assert!(store.capability(id(hash(1))).await.unwrap().unwrap().revoked);
     let lease = store.lease(report(hash(1), 1, 1, 3, 0, 5), LATER).await.unwrap();
-    assert_eq!((lease.granted, lease.remaining), (0, USES - 4));
+    assert_eq!((lease.granted, lease.remaining, lease.revoked), (0, USES - 4, true));
     let (record, joined, _) = granted(&*store, &sent(hash(1), 1), 2, 5, 30).await;
-    assert_eq!((joined.granted, record.revoked), (0, true));
+    assert_eq!((joined.granted, joined.revoked, record.revoked), (0, true, true));
+}
+
+async fn a_repeated_report_tells_a_revocation_since<S: Store>(store: Arc<S>) {
+    granted(&*store, &sent(hash(1), 1), 1, 4, 30).await;
+    let request = report(hash(1), 1, 1, 1, 0, 2);
+    let first = store.lease(request, LATER).await.unwrap();
+    store.revoke(id(hash(1)), LATER).await.unwrap();
+    assert_eq!(store.lease(request, LATER).await, Ok(Lease { revoked: true, ..first }));
+    granted(&*store, &sent(hash(2), 1), 1, 4, 30).await;
+    store.revoke(id(hash(2)), LATER).await.unwrap();
+    let (_, again, _) = granted(&*store, &sent(hash(2), 1), 1, 4, 30).await;
+    assert_eq!((again.granted, again.revoked), (4, true), "the first answer, and what happened since");
+}
+
+async fn a_marked_hash_is_never_redeemed<S: Store>(store: Arc<S>) {
+    assert_eq!(store.mark_spent(hash(1), NOW).await, Ok(true));
+    assert_eq!(store.mark_spent(hash(1), LATER).await, Ok(false), "marked already");
+    let intent = signed(hash(1), hash(100), 1);
+    assert_eq!(store.begin(&intent, NOW).await, Ok(Begin::Spent));
+    assert_eq!(store.grant(&intent, id(hash(1)), holder(1), 1, 30, NOW).await, Ok(Grant::Taken));
+    assert_eq!(store.payment(hash(1)).await, Ok(None), "the journal has no such payment");
+    assert_eq!(store.capability(id(hash(1))).await, Ok(None));
+    assert_eq!(store.scan(0, Filter::default(), 9).await, Ok(vec![]));
+    begun(&*store, &signed(hash(2), hash(100), 1)).await;
+    granted(&*store, &sent(hash(3), 1), 1, 1, 30).await;
+    assert_eq!(store.mark_spent(hash(2), LATER).await, Ok(false), "claimed by an intent");
+    assert_eq!(store.mark_spent(hash(3), LATER).await, Ok(false), "claimed by a grant");
+    assert_eq!(state_of(&*store, hash(2)).await, PaymentState::Intent);
+    granted(&*store, &signed(hash(2), hash(100), 1), 1, 1, 30).await;
+}
+
+async fn of_a_mark_and_many_grants_one_has_the_hash<S: Store>(store: Arc<S>) {
+    for number in 1..9 {
+        let marking = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.mark_spent(hash(number), NOW).await.unwrap() }
+        });
+        let grants: Vec<_> = (0..8)
+            .map(|by| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    store
+                        .grant(&sent(hash(number), 1), id(hash(number)), holder(by), 1, 30, NOW)
+                        .await
+                        .unwrap()
+                })
+            })
+            .collect();
+        let mut fresh = u32::from(marking.await.unwrap());
+        for grant in grants {
+            fresh += u32::from(matches!(grant.await.unwrap(), Grant::Granted { fresh: true, .. }));
+        }
+        assert_eq!(fresh, 1, "{number}");
+    }
 }
 
 async fn a_lease_of_nothing_is_refused<S: Store>(store: Arc<S>) {
@@ -403,7 +464,7 @@ async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S>) {
         match task.await.unwrap() {
             Begin::Fresh(payment) => fresh.push(payment.intent.block),
             Begin::FrontierHeld(by) => held.push(by),
-            Begin::Existing(payment) => panic!("{payment:?}"),
+            other @ (Begin::Existing(_) | Begin::Spent) => panic!("{other:?}"),
         }
     }
     assert_eq!((fresh.len(), held.len()), (1, 63));
@@ -450,6 +511,16 @@ macro_rules! hold {
                 store.close().await;
             })*
         }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                let Some(database) = crate::store::cluster::database().await else { return };
+                let store = std::sync::Arc::new(database.open().await);
+                super::$name(std::sync::Arc::clone(&store)).await;
+                store.close().await;
+            })*
+        }
     };
 }
 
@@ -481,6 +552,9 @@ hold! {
     a_late_report_counts_as_far_as_uses_remain,
     an_expired_capability_takes_reports_only,
     a_revoked_capability_takes_reports_only,
+    a_repeated_report_tells_a_revocation_since,
+    a_marked_hash_is_never_redeemed,
+    of_a_mark_and_many_grants_one_has_the_hash,
     a_lease_of_nothing_is_refused,
     no_index_is_handed_out_twice,
     a_scan_reads_the_journal_in_order,

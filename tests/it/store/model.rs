@@ -1,7 +1,7 @@
 //! The store's contract as plainly as it can be written: everything in one place, every use a
 //! thing of its own. The oracle the engines are held against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -19,6 +19,7 @@ struct State {
     journal: Vec<Payment>,
     capabilities: BTreeMap<CapabilityId, Capability>,
     ranges: BTreeMap<String, u32>,
+    marked: BTreeSet<[u8; 32]>,
 }
 
 #[derive(Clone)]
@@ -104,6 +105,7 @@ impl Capability {
             remaining: self.count(|it| it == Use::Free),
             elsewhere: self.count(|it| matches!(it, Use::Out(other) if other != holder)),
             expires_at,
+            revoked: self.record.revoked,
         }
     }
 
@@ -116,7 +118,7 @@ impl Capability {
 
     fn join(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == 0 => told.answer,
+            Some(told) if told.sequence == 0 => Lease { revoked: self.record.revoked, ..told.answer },
             Some(told) => self.answer(holder, 0, told.answer.expires_at),
             None => {
                 self.lapse(now);
@@ -131,7 +133,9 @@ impl Capability {
     fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
         let holder = request.holder;
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == request.sequence => return Ok(told.answer),
+            Some(told) if told.sequence == request.sequence => {
+                return Ok(Lease { revoked: self.record.revoked, ..told.answer });
+            }
             Some(told) if told.sequence > request.sequence => return unfit("an old call"),
             None if request.sequence == 0 => return unfit("no number"),
             Some(_) | None => {}
@@ -179,6 +183,9 @@ impl Store for Model {
             known.updated_at = now;
             return Ok(Begin::Fresh(known.clone()));
         }
+        if state.marked.contains(&intent.block.0) {
+            return Ok(Begin::Spent);
+        }
         if let Some(rival) = state.rival(intent) {
             return Ok(Begin::FrontierHeld(rival));
         }
@@ -221,6 +228,9 @@ impl Store for Model {
         let mut state = self.0.lock().unwrap();
         let known = state.find(intent.block).cloned();
         if known.as_ref().is_some_and(|known| known.intent.challenge != intent.challenge) {
+            return Ok(Grant::Taken);
+        }
+        if state.marked.contains(&intent.block.0) {
             return Ok(Grant::Taken);
         }
         let granted = known.as_ref().is_some_and(|known| known.state == PaymentState::Granted);
@@ -286,6 +296,11 @@ impl Store for Model {
         Ok(std::mem::replace(next, end)..end)
     }
 
+    async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        Ok(state.find(block).is_none() && state.marked.insert(block.0))
+    }
+
     async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
         let state = self.0.lock().unwrap();
         let fits = |it: &&Payment| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
@@ -297,6 +312,6 @@ impl Store for Model {
     }
 
     fn health(&self) -> Health {
-        Health { writable: true, free_bytes: None }
+        Health { writable: true, free_bytes: None, floor: 0, newest: UnixSeconds(0) }
     }
 }

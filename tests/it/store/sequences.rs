@@ -1,4 +1,4 @@
-//! Random histories: SQLite must answer every call exactly as the model does. A history that
+//! Random histories: each engine must answer every call exactly as the model does. A history that
 //! fails is shrunk, and kept for replay under `proptest-regressions`.
 
 use std::collections::BTreeMap;
@@ -6,10 +6,12 @@ use std::fmt::Debug;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Filter, Intent, LeaseRequest, PaymentState, SqliteOptions, SqliteStore, Store, StoreError,
+    Filter, Intent, LeaseRequest, PaymentState, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
+    Store, StoreError, postgres_server,
 };
 use proptest::prelude::*;
 
+use super::cluster::database;
 use super::model::Model;
 use super::samples::{NOW, hash, holder, id, sent, signed};
 
@@ -24,6 +26,7 @@ enum Call {
     Grant { payment: u8, challenge: u8, stranger: bool, holder: u8, want: u32, ttl: u64 },
     Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, want: u32, ttl: u64 },
     Revoke { payment: u8 },
+    Mark { payment: u8 },
     Reserve { count: u32 },
     Payment { payment: u8 },
     Capability { payment: u8 },
@@ -69,6 +72,7 @@ fn call() -> impl Strategy<Value = Call> {
             payment, holder, ahead, used, returned, want, ttl
         }),
         1 => payment.clone().prop_map(|payment| Call::Revoke { payment }),
+        1 => payment.clone().prop_map(|payment| Call::Mark { payment }),
         1 => prop_oneof![0..9_u32, Just(u32::MAX)].prop_map(|count| Call::Reserve { count }),
         1 => payment.clone().prop_map(|payment| Call::Payment { payment }),
         1 => payment.prop_map(|payment| Call::Capability { payment }),
@@ -113,6 +117,7 @@ impl Teller {
                 shown(store.lease(request, now).await)
             }
             Call::Revoke { payment } => shown(store.revoke(id(hash(payment)), now).await),
+            Call::Mark { payment } => shown(store.mark_spent(hash(payment), now).await),
             Call::Reserve { count } => shown(store.reserve_range("pages", count).await),
             Call::Payment { payment } => shown(store.payment(hash(payment)).await),
             Call::Capability { payment } => shown(store.capability(id(hash(payment))).await),
@@ -165,6 +170,36 @@ proptest! {
             let journals = (model.scan(0, Filter::default(), 99).await, sqlite.scan(0, Filter::default(), 99).await);
             prop_assert_eq!(journals.0, journals.1);
             sqlite.close().await;
+            Ok(())
+        })?;
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn postgres_answers_as_the_model_does(calls in prop::collection::vec(call(), 1..80)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let Some(database) = database().await else { return Ok(()) };
+            // Nothing is lost here that matters, and thousands of commits are waited for.
+            let address = database.address_with(database.socket, "-c synchronous_commit=off");
+            let mut options = PostgresOptions::new(postgres_server(&address).unwrap());
+            options.allow_unsafe = true;
+            let postgres = PostgresStore::open(&options).await.unwrap();
+            let model = Model::default();
+            let mut teller = Teller { now: NOW, numbers: BTreeMap::new() };
+            for call in calls {
+                let expected = teller.ask(&model, call).await;
+                let got = teller.ask(&postgres, call).await;
+                prop_assert_eq!(&got, &expected, "{:?}", call);
+                teller.note(call, &expected);
+            }
+            let journals = (model.scan(0, Filter::default(), 99).await, postgres.scan(0, Filter::default(), 99).await);
+            prop_assert_eq!(journals.0, journals.1);
+            postgres.close().await;
             Ok(())
         })?;
     }

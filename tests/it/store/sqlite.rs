@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use faregate::nano::{BlockHash, Raw};
-use faregate::store::{Begin, Filter, Grant, OpenFault, SqliteOptions, SqliteStore, Store, StoreError};
+use faregate::nano::{BlockHash, Raw, UnixSeconds};
+use faregate::store::{
+    Begin, CLOCK_GRACE, Filter, Grant, Health, OpenFault, SqliteOptions, SqliteStore, Store, StoreError,
+    Unsound, backup_sqlite,
+};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -306,6 +309,102 @@ async fn a_full_disk_is_survived_in_the_same_process() {
     let store = open(&path);
     assert_eq!(store.scan(0, Filter::default(), 99_999).await.unwrap().len(), done as usize + 1);
     store.close().await;
+}
+
+/// What is under way when the disk fills is finished; nothing new is sold until there is room.
+#[tokio::test]
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+async fn the_ballast_lets_what_is_under_way_be_finished() {
+    let Some(disk) = Disk::mount("3m") else {
+        eprintln!("SKIPPED: the_ballast_lets_what_is_under_way_be_finished needs the right to mount a tmpfs");
+        return;
+    };
+    let (path, ballast) = (disk.0.path().join("store.db"), disk.0.path().join("store.db-ballast"));
+    let options = SqliteOptions { free_space: 0, ballast: 512 << 10, ..SqliteOptions::default() };
+    let store = SqliteStore::open(&path, options).unwrap();
+    assert_eq!(fs::metadata(&ballast).unwrap().len(), 512 << 10);
+    assert_eq!(store.health().sells(NOW), Ok(()));
+    let filler = disk.0.path().join("filler");
+    fs::write(&filler, vec![1; 1536 << 10]).unwrap();
+
+    let mut done = 0;
+    while ballast.exists() {
+        grant(&store, numbered(done)).await.unwrap();
+        done += 1;
+        assert!(done < 10_000, "the disk never fills");
+    }
+    assert!(done > 1, "the grant that found the disk full was made all the same");
+    assert_eq!(store.health().sells(NOW), Err(Unsound::NoRoom));
+    grant(&store, numbered(done)).await.unwrap();
+
+    fs::remove_file(&filler).unwrap();
+    let restored = tokio::time::timeout(Duration::from_secs(10), async {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while store.health().sells(NOW) != Ok(()) || !ballast.exists() {
+            look.tick().await;
+        }
+    });
+    restored.await.expect("the ballast is never made again");
+    store.close().await;
+    let store = open(&path);
+    assert_eq!(store.scan(0, Filter::default(), 99_999).await.unwrap().len(), done as usize + 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sold_while_the_clock_is_behind_the_journal() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path);
+    assert_eq!(store.health().sells(UnixSeconds(0)), Ok(()), "nothing is journalled yet");
+    grant(&store, hash(1)).await.unwrap();
+    let told = |store: &SqliteStore| {
+        let health = Health { floor: 0, ..store.health() };
+        [0, CLOCK_GRACE, CLOCK_GRACE + 1].map(|behind| health.sells(UnixSeconds(NOW.0 - behind)))
+    };
+    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)]);
+    store.close().await;
+    let store = open(&path);
+    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
+    let greedy = Health { floor: u64::MAX, ..store.health() };
+    assert_eq!(greedy.sells(NOW), Err(Unsound::NoRoom));
+    store.close().await;
+}
+
+/// The copy holds what was answered before it began, whoever writes meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_taken_while_others_write() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("store.db");
+    let store = Arc::new(open(&path));
+    for number in 0..100 {
+        grant(&store, numbered(number)).await.unwrap();
+    }
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move {
+            let mut number = 100;
+            while stopped.try_recv().is_err() {
+                grant(&store, numbered(number)).await.unwrap();
+                number += 1;
+            }
+            number
+        }
+    });
+    let (from, to) = (path.clone(), directory.path().join("copy.db"));
+    let copied = to.clone();
+    let found = tokio::task::spawn_blocking(move || backup_sqlite(&from, &to)).await.unwrap().unwrap();
+    stop.send(()).unwrap();
+    let written = writing.await.unwrap();
+    assert!((100..=u64::from(written)).contains(&found.payments), "{found:?}");
+    assert_eq!(found.faults, Vec::<String>::new());
+    assert_eq!(fs::metadata(&copied).unwrap().permissions().mode() & 0o777, 0o600);
+    store.close().await;
+    let copy = open(&copied);
+    assert_eq!(copy.scan(0, Filter::default(), 999_999).await.unwrap().len() as u64, found.payments);
+    assert!(matches!(grant(&copy, numbered(7)).await, Ok(Grant::Granted { fresh: false, .. })));
+    copy.close().await;
 }
 
 #[tokio::test]

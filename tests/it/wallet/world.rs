@@ -99,12 +99,14 @@ impl Books {
                 })
             }),
             "block_info" => match self.blocks.get(call["hash"].as_str().unwrap()) {
-                Some(block) => json!({
-                    "block_account": block.account, "balance": block.balance, "confirmed": "true",
-                    "contents": block,
-                }),
+                Some(block) => shown(block),
                 None => json!({"error": "Block not found"}),
             },
+            "blocks_info" => {
+                let hashes = call["hashes"].as_array().unwrap().iter().map(|it| it.as_str().unwrap());
+                let found = hashes.filter_map(|hash| Some((hash.to_owned(), shown(self.blocks.get(hash)?))));
+                json!({"blocks": found.collect::<serde_json::Map<_, _>>()})
+            }
             "receivable" if self.receivable.is_empty() => json!({"blocks": ""}),
             "receivable" => {
                 let entry = |(hash, amount): (&String, &u128)| {
@@ -124,6 +126,12 @@ impl Books {
             other => panic!("{other}"),
         }
     }
+}
+
+fn shown(block: &StateBlock) -> Value {
+    json!({
+        "block_account": block.account, "balance": block.balance, "confirmed": "true", "contents": block,
+    })
 }
 
 pub(crate) async fn node(books: &Arc<Mutex<Books>>) -> Scripted {

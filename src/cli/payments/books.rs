@@ -1,0 +1,159 @@
+//! The journal held against the ledger, and what nobody claims.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::print::{self, xno};
+use super::{PaymentsError, load, open};
+use crate::assemble::{node_client, pool_accounts};
+use crate::ledger::node::NodeLedger;
+use crate::nano::{Account, BlockHash, Raw};
+use crate::payment::BlockKind;
+use crate::reconcile::{Arrival, Books, Discrepancy};
+use crate::store::Engine;
+
+async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), PaymentsError> {
+    let config = load(path)?;
+    let ledger = NodeLedger::new(node_client(&config.nano)?);
+    let pool = pool_accounts(&config.nano)?;
+    let store = Arc::new(open(&config).await?);
+    Ok((Books::new(ledger, Arc::clone(&store), pool), store))
+}
+
+pub(super) async fn list_unclaimed(
+    path: &Path,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<ExitCode, PaymentsError> {
+    let (books, store) = books(path).await?;
+    let found = books.unclaimed().await?;
+    if json {
+        found.iter().try_for_each(|it| writeln!(out, "{}", arrival(it)))?;
+    } else {
+        found.iter().try_for_each(|it| row(&Discrepancy::Unclaimed(*it), out))?;
+        let total = found.iter().fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
+        writeln!(out, "{} unclaimed, {}", found.len(), total.xno())?;
+    }
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn reconcile(
+    path: &Path,
+    json: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<ExitCode, PaymentsError> {
+    let (books, store) = books(path).await?;
+    let outcome = books.reconcile().await?;
+    let agrees = outcome.discrepancies.is_empty();
+    if json {
+        let discrepancies: Vec<_> = outcome.discrepancies.iter().map(as_json).collect();
+        let whole = json!({
+            "agrees": agrees,
+            "payments": outcome.payments,
+            "revenue_raw": outcome.revenue,
+            "revenue_xno": xno(outcome.revenue),
+            "arrivals": outcome.arrivals,
+            "discrepancies": discrepancies,
+        });
+        writeln!(out, "{whole}")?;
+    } else {
+        outcome.discrepancies.iter().try_for_each(|it| row(it, out))?;
+        writeln!(
+            out,
+            "{} granted payment(s) of {} in the journal, {} send(s) to the pool on the ledger: {}",
+            outcome.payments,
+            outcome.revenue.xno(),
+            outcome.arrivals,
+            if agrees {
+                "all agree".to_owned()
+            } else {
+                format!("{} do not agree", outcome.discrepancies.len())
+            }
+        )?;
+    }
+    store.close().await;
+    Ok(ExitCode::from(u8::from(!agrees)))
+}
+
+/// What a discrepancy is called, and in a sentence.
+const fn name(discrepancy: &Discrepancy) -> (&'static str, &'static str) {
+    match discrepancy {
+        Discrepancy::Missing(_) => ("missing", "granted, and no node knows the block"),
+        Discrepancy::Unconfirmed(_) => ("unconfirmed", "granted, and the block is not confirmed"),
+        Discrepancy::Different { .. } => ("different", "granted, and the block is not what the journal says"),
+        Discrepancy::NotGranted { .. } => ("not_granted", "paid, and the journal has given the payment up"),
+        Discrepancy::Unclaimed(_) => ("unclaimed", "paid, and no proof has claimed it"),
+    }
+}
+
+/// Block, amount, sender and address of the pool, as the journal says; the ledger, where it says
+/// nothing.
+fn facts(discrepancy: &Discrepancy) -> (BlockHash, Raw, Option<Account>, Account) {
+    match discrepancy {
+        Discrepancy::Missing(payment)
+        | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Different { payment, .. }
+        | Discrepancy::NotGranted { payment, .. } => {
+            let intent = &payment.intent;
+            (intent.block, intent.amount, Some(intent.payer), intent.pay_to)
+        }
+        Discrepancy::Unclaimed(it) => (it.send, it.amount, it.sender, it.account),
+    }
+}
+
+fn row(discrepancy: &Discrepancy, out: &mut (dyn Write + Send)) -> io::Result<()> {
+    let (name, meaning) = name(discrepancy);
+    let (block, amount, sender, account) = facts(discrepancy);
+    let sender = sender.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
+    writeln!(out, "{name:<11}  {:>18}  {block}", amount.xno().to_string())?;
+    writeln!(out, "             from {sender}\n             to   {account}")?;
+    let found = match discrepancy {
+        Discrepancy::Different { found, .. } => format!("; the ledger: {}", in_words(found)),
+        Discrepancy::Missing(_)
+        | Discrepancy::Unconfirmed(_)
+        | Discrepancy::NotGranted { .. }
+        | Discrepancy::Unclaimed(_) => String::new(),
+    };
+    writeln!(out, "             {meaning}{found}")
+}
+
+fn in_words(found: &BlockKind) -> String {
+    match found {
+        BlockKind::Send { account, destination, amount } => {
+            format!("{} from {account} to {destination}", amount.xno())
+        }
+        BlockKind::Other => "no send".to_owned(),
+    }
+}
+
+fn arrival(it: &Arrival) -> Value {
+    json!({
+        "block": it.send,
+        "amount_raw": it.amount,
+        "amount_xno": xno(it.amount),
+        "sender": it.sender,
+        "account": it.account,
+        "received": it.received,
+    })
+}
+
+fn as_json(discrepancy: &Discrepancy) -> Value {
+    let kind = name(discrepancy).0;
+    match discrepancy {
+        Discrepancy::Missing(payment) | Discrepancy::Unconfirmed(payment) => {
+            json!({ "kind": kind, "payment": print::json(payment) })
+        }
+        Discrepancy::Different { payment, found } => {
+            json!({ "kind": kind, "payment": print::json(payment), "found": in_words(found) })
+        }
+        Discrepancy::NotGranted { payment, arrival: it } => {
+            json!({ "kind": kind, "payment": print::json(payment), "arrival": arrival(it) })
+        }
+        Discrepancy::Unclaimed(it) => json!({ "kind": kind, "arrival": arrival(it) }),
+    }
+}

@@ -1,0 +1,279 @@
+//! `faregate sweep`: receives what the pool was sent and forwards it to the treasury.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{EX_CONFIG, EX_IOERR, EX_TEMPFAIL, EX_UNAVAILABLE};
+use crate::assemble::{SweepSetupError, node_client, sweeper};
+use crate::config::{Config, Faults};
+use crate::ledger::LedgerError;
+use crate::ledger::node::{NodeLedger, NodeSetupError};
+use crate::ledger::work::WorkSource;
+use crate::nano::Raw;
+use crate::sweep::{Action, Step};
+use crate::sweeper::{Place, Round, SweepError, Sweeper, Swept};
+use crate::vault::{Turn, VaultError};
+
+#[derive(Args, Clone, Debug)]
+pub struct SweepArgs {
+    /// The configuration: its pool must have a `seed_file`, and it must name a `treasury`
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Sweep once and end; else every `sweep.every` (10 minutes) until SIGTERM
+    #[arg(long)]
+    pub once: bool,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print one JSON object a sweep
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why the pool is not swept.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{0}")]
+    Faults(Faults),
+    #[error("`nano.nodes`: {0}")]
+    Nodes(#[from] NodeSetupError),
+    #[error(transparent)]
+    Setup(#[from] SweepSetupError),
+    #[error("{0}: look whether the node runs, and at `nano.nodes`")]
+    Ledger(#[from] LedgerError),
+    #[error("`nano.pool.seed_file`: {0}")]
+    Turn(#[from] VaultError),
+    #[error("another process is sweeping this pool; this one does nothing")]
+    NotOurTurn,
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl RunError {
+    const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Faults(_) | Self::Nodes(_) | Self::Setup(_) | Self::Turn(_) => EX_CONFIG,
+            Self::Ledger(_) => EX_UNAVAILABLE,
+            Self::NotOurTurn => EX_TEMPFAIL,
+            Self::Output(_) => EX_IOERR,
+        }
+    }
+}
+
+/// Runs the command. Exit code 0, 1 where an account was not swept to the end, 69 without a node,
+/// 75 while another process sweeps, 78 for what the configuration does not allow.
+pub async fn run(args: SweepArgs, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> ExitCode {
+    match sweep(&args, out).await {
+        Ok(complete) => ExitCode::from(u8::from(!complete)),
+        Err(error) => {
+            // Where even that cannot be written, the exit code says it.
+            let _written = writeln!(err, "faregate: {error}").is_ok();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Whether every account was swept to the end.
+async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
+    let config = Config::load(&args.config).map_err(RunError::Faults)?;
+    let client = node_client(&config.nano)?;
+    let mut work = WorkSource::node_first(client.clone());
+    let bar = (io::stderr().is_terminal() && !args.json && !args.dry_run).then(progress_bar);
+    if let Some(bar) = bar.clone() {
+        work = work.observed_by(Arc::new(move |_| bar.tick()));
+    }
+    let (mut sweeper, seed_file) = sweeper(&config, NodeLedger::new(client), work)?;
+    if args.dry_run {
+        return dry_run(&sweeper, args.json, out).await;
+    }
+    if let Some(bar) = bar.clone() {
+        sweeper = sweeper.observed_by(Arc::new(move |_: &Step| bar.inc(1)));
+    }
+    let every = config.sweep.unwrap_or_default().every;
+    let mut rounds = Rounds { sweeper, bar, json: args.json };
+    if args.once {
+        let Some(_turn) = Turn::take(&seed_file)? else { return Err(RunError::NotOurTurn) };
+        return rounds.one(out).await;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let forever = async {
+        loop {
+            match Turn::take(&seed_file)? {
+                Some(_turn) => match rounds.one(out).await {
+                    Ok(_complete) => {}
+                    Err(RunError::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
+                    Err(error) => return Err(error),
+                },
+                None => tracing::warn!("another process is sweeping this pool, this one skips"),
+            }
+            tokio::time::sleep(every).await;
+        }
+    };
+    tokio::select! {
+        ended = forever => ended,
+        _ = terminate.recv() => Ok(true),
+        _ = interrupt.recv() => Ok(true),
+    }
+}
+
+/// Sweeps, one after the other, and what is shown of them.
+struct Rounds {
+    sweeper: Sweeper,
+    bar: Option<ProgressBar>,
+    json: bool,
+}
+
+impl Rounds {
+    async fn one(&mut self, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
+        let round = self.sweeper.sweep().await;
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            bar.reset();
+        }
+        let round = round?;
+        if self.json {
+            writeln!(out, "{}", as_json(&round))?;
+        } else {
+            show(&round, out)?;
+        }
+        out.flush()?;
+        Ok(round.failed().next().is_none())
+    }
+}
+
+/// Shows how many blocks are done; a send can take a minute of work on the main network.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // A template that does not parse would leave the plain bar.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} blocks confirmed {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
+    for swept in &round.accounts {
+        writeln!(
+            out,
+            "{}  {:>24} swept  {:>4} blocks{}",
+            swept.place.account,
+            swept.sent.xno().to_string(),
+            swept.blocks.len(),
+            swept.error.as_ref().map(|it| format!("  not to the end: {it}")).unwrap_or_default()
+        )?;
+    }
+    let failed = round.failed().count();
+    if round.accounts.is_empty() {
+        writeln!(out, "nothing to sweep")
+    } else {
+        write!(out, "{} to the treasury, {} blocks", round.sent().xno(), round.blocks())?;
+        if failed > 0 {
+            write!(out, ", {failed} account(s) not swept to the end: run it again")?;
+        }
+        writeln!(out)
+    }
+}
+
+fn as_json(round: &Round) -> Value {
+    let account = |it: &Swept| {
+        json!({
+            "account": it.place.account,
+            "index": it.place.index,
+            "received_raw": it.received,
+            "sent_raw": it.sent,
+            "sent_xno": xno(it.sent),
+            "blocks": it.blocks.iter().map(describe).collect::<Vec<_>>(),
+            "error": it.error.as_ref().map(ToString::to_string),
+        })
+    };
+    json!({
+        "accounts": round.accounts.iter().map(account).collect::<Vec<_>>(),
+        "sent_raw": round.sent(),
+        "sent_xno": xno(round.sent()),
+        "blocks": round.blocks(),
+        "failed": round.failed().count(),
+    })
+}
+
+fn describe(step: &Step) -> Value {
+    json!({
+        "action": name(step.action),
+        "hash": step.block.hash(),
+        "amount_raw": step.amount,
+        "amount_xno": xno(step.amount),
+    })
+}
+
+const fn name(action: Action) -> &'static str {
+    match action {
+        Action::Open => "open",
+        Action::Receive => "receive",
+        Action::Send => "send",
+    }
+}
+
+/// The number without its unit.
+fn xno(amount: Raw) -> String {
+    amount.xno().to_string().trim_end_matches(" XNO").to_owned()
+}
+
+/// Plans every account and prints the blocks. Whether every account could be planned.
+async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
+    let mut planned: Vec<(Place, Result<Vec<Step>, SweepError>)> = Vec::new();
+    for place in sweeper.worth_sweeping().await? {
+        planned.push((place, sweeper.plan(place).await));
+    }
+    planned.retain(|(_, plan)| plan.as_ref().map_or(true, |steps| !steps.is_empty()));
+    let sends = planned.iter().filter_map(|(_, plan)| plan.as_ref().ok()?.last());
+    let total = sends.fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
+    let complete = planned.iter().all(|(_, plan)| plan.is_ok());
+    if json {
+        let account = |(place, plan): &(Place, Result<Vec<Step>, SweepError>)| {
+            json!({
+                "account": place.account,
+                "index": place.index,
+                "blocks": plan.as_ref().map(|it| it.iter().map(describe).collect::<Vec<_>>()).ok(),
+                "error": plan.as_ref().err().map(ToString::to_string),
+            })
+        };
+        let accounts: Vec<_> = planned.iter().map(account).collect();
+        let whole = json!({ "dry_run": true, "accounts": accounts, "would_send_raw": total, "would_send_xno": xno(total) });
+        writeln!(out, "{whole}")?;
+    } else {
+        for (place, plan) in &planned {
+            writeln!(out, "{}  index {}", place.account, place.index)?;
+            match plan {
+                Ok(steps) => {
+                    for step in steps {
+                        let (name, amount) = (name(step.action), step.amount);
+                        writeln!(
+                            out,
+                            "  {name:<7}  {}  ({amount} raw)  {}",
+                            amount.xno(),
+                            step.block.hash()
+                        )?;
+                    }
+                }
+                Err(error) => writeln!(out, "  cannot be planned: {error}")?,
+            }
+        }
+        writeln!(
+            out,
+            "{} account(s), {} ({total} raw) would go to the treasury",
+            planned.len(),
+            total.xno()
+        )?;
+    }
+    out.flush()?;
+    Ok(complete)
+}

@@ -1,0 +1,110 @@
+//! How quick a node is as a rule, and how often a second one may be asked because it is not.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Answers that are remembered.
+const WINDOW: usize = 64;
+/// Fewer say nothing.
+const ENOUGH: usize = 16;
+/// When a second node is asked while the first one's pace is not known.
+const UNKNOWN: Duration = Duration::from_millis(250);
+/// A hedge before this would only double the load.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// The pace of one node.
+#[derive(Debug, Default)]
+pub(super) struct Pace(
+    /// Held for a push or a small sort, never across an await.
+    Mutex<VecDeque<Duration>>,
+);
+
+impl Pace {
+    /// Notes how long an answer took, or how long it was waited for in vain.
+    pub(super) fn took(&self, time: Duration) {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.len() >= WINDOW {
+            window.pop_front();
+        }
+        window.push_back(time);
+    }
+
+    /// The time within which the node answers in 95 of 100 cases: past it, another may be asked.
+    pub(super) fn hedge_after(&self) -> Duration {
+        let mut window: Vec<_> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if window.len() < ENOUGH {
+            return UNKNOWN;
+        }
+        window.sort_unstable();
+        let place = window.len().saturating_mul(95).div_ceil(100).saturating_sub(1);
+        window.get(place).copied().unwrap_or(UNKNOWN).max(SHORTEST)
+    }
+}
+
+/// What hedging may cost: one call in ten, saved up to a small number.
+#[derive(Debug)]
+pub(super) struct HedgeBudget(Mutex<u32>);
+
+impl HedgeBudget {
+    /// Calls that pay for one hedge.
+    const PRICE: u32 = 10;
+    /// Hedges that can be saved up.
+    const MOST: u32 = 10;
+
+    pub(super) const fn new() -> Self {
+        Self(Mutex::new(Self::PRICE))
+    }
+
+    /// A call is made.
+    pub(super) fn earn(&self) {
+        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *saved = saved.saturating_add(1).min(Self::PRICE.saturating_mul(Self::MOST));
+    }
+
+    /// Whether there is a hedge to be had; it is spent.
+    pub(super) fn spend(&self) -> bool {
+        let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match saved.checked_sub(Self::PRICE) {
+            Some(left) => {
+                *saved = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slow_twentieth_sets_the_time() {
+        let pace = Pace::default();
+        assert_eq!(pace.hedge_after(), UNKNOWN);
+        for time in 1..=100 {
+            pace.took(Duration::from_millis(time));
+        }
+        // The last 64 are 37..=100; the 61st of them in order.
+        assert_eq!(pace.hedge_after(), Duration::from_millis(97));
+    }
+
+    #[test]
+    fn hedges_are_one_call_in_ten() {
+        let budget = HedgeBudget::new();
+        assert!(budget.spend() && !budget.spend());
+        for _ in 0..9 {
+            budget.earn();
+        }
+        assert!(!budget.spend());
+        budget.earn();
+        assert!(budget.spend());
+        let hedges = (0..1000).filter(|_| {
+            budget.earn();
+            budget.spend()
+        });
+        assert_eq!(hedges.count(), 100);
+    }
+}

@@ -1,0 +1,358 @@
+//! The store of several instances: one PostgreSQL database.
+//!
+//! Every operation is one statement or one short transaction that holds under READ COMMITTED. The
+//! connections are few and bounded, and so is every wait. A call that was not sent is
+//! `Unavailable`; one whose connection was lost after it was sent is `Unknown`.
+//!
+//! Use it from the runtime it was opened on: its connections are driven there.
+
+mod capabilities;
+mod connect;
+mod fault;
+mod payments;
+mod rows;
+mod schema;
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Client, HookError, Object, Pool, PoolError};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use self::fault::{Fault, text};
+use self::payments::Grantee;
+use super::{
+    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError,
+};
+use crate::nano::{BlockHash, UnixSeconds};
+
+pub use connect::server;
+
+/// How long one call may take on its connection, whatever the server says.
+const CALL_WITHIN: Duration = Duration::from_secs(10);
+/// How often a call that was overtaken by another looks again.
+const ATTEMPTS: u32 = 6;
+/// How often the server is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a store is and how it is used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PostgresOptions {
+    /// As [`server`] gives it. Prints without its password.
+    pub server: tokio_postgres::Config,
+    /// Takes the place of a password in `server`.
+    pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) of the authorities that vouch for the server; those that browsers trust
+    /// where there is none.
+    pub ca_file: Option<PathBuf>,
+    /// Connections at most.
+    pub connections: NonZeroUsize,
+    /// Use a server that forgets at a power cut what it has acknowledged.
+    pub allow_unsafe: bool,
+}
+
+impl PostgresOptions {
+    /// Connections where nothing else is said.
+    pub const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+    /// The usual use of `server`.
+    #[must_use]
+    pub const fn new(server: tokio_postgres::Config) -> Self {
+        Self {
+            server,
+            password_file: None,
+            ca_file: None,
+            connections: Self::CONNECTIONS,
+            allow_unsafe: false,
+        }
+    }
+}
+
+/// Why a store cannot be opened, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresFault {
+    #[error("the PostgreSQL server cannot be used: {0}")]
+    Unreachable(String),
+    /// Its settings lose what was acknowledged.
+    #[error("{0}")]
+    Unsafe(String),
+    #[error("the tables are of a newer Faregate (version {found}, this program knows {known}): run that one")]
+    Newer { found: i32, known: i32 },
+    #[error(
+        "the schema holds tables of another program: give the gateway a database of its own, or a schema \
+         (`?options=-csearch_path%3Dfaregate` at the end of the address)"
+    )]
+    Foreign,
+    #[error("{}: {why}", path.display())]
+    File { path: PathBuf, why: String },
+    #[error("the tables cannot be made: {}", text(.0))]
+    Schema(#[from] tokio_postgres::Error),
+}
+
+/// What the calls and the probe tell each other.
+#[derive(Debug)]
+struct Vitals {
+    /// Whether the last write went through.
+    writable: AtomicBool,
+    /// The latest time that is known to be in the journal.
+    newest: AtomicU64,
+}
+
+/// The store in one PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresStore {
+    pool: Pool,
+    vitals: Arc<Vitals>,
+    /// Ends the probe.
+    stop: watch::Sender<bool>,
+}
+
+impl PostgresStore {
+    /// Opens the store; its tables are made if they are not there, and brought to this program's
+    /// version. Instances that open one database at once agree.
+    ///
+    /// # Errors
+    /// [`PostgresFault`], which says what to do.
+    pub async fn open(options: &PostgresOptions) -> Result<Self, PostgresFault> {
+        let pool = connect::pool(options)?;
+        let mut client = pool.get().await.map_err(|error| match error {
+            PoolError::PostCreateHook(HookError::Message(why)) => PostgresFault::Unsafe(why.into_owned()),
+            PoolError::PostCreateHook(_)
+            | PoolError::Backend(_)
+            | PoolError::Timeout(_)
+            | PoolError::Closed
+            | PoolError::NoRuntimeSpecified => PostgresFault::Unreachable(unreachable(&error)),
+        })?;
+        schema::migrate(&mut client).await?;
+        let newest = payments::newest(&client)
+            .await
+            .map_err(|fault| PostgresFault::Unreachable(fault.into_error().to_string()))?;
+        drop(client);
+        let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), newest: AtomicU64::new(newest) });
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(probe(pool.clone(), Arc::clone(&vitals), stopped));
+        Ok(Self { pool, vitals, stop })
+    }
+
+    /// Looks at what must hold between the rows. The server itself looks after its files.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where it cannot be read.
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        self.read(|client| Box::pin(payments::inspect(client))).await
+    }
+
+    /// Ends the probe and the connections. Calls after it are refused.
+    pub async fn close(&self) {
+        self.stop.send_replace(true);
+        self.pool.close();
+        // Connections end with their last user.
+        while self.pool.status().size > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// One call that writes.
+    async fn write<T>(
+        &self,
+        now: UnixSeconds,
+        work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        let outcome = self.run(work, StoreError::Unknown).await;
+        match &outcome {
+            Ok(_) => {
+                self.vitals.writable.store(true, Ordering::Relaxed);
+                self.vitals.newest.fetch_max(now.0, Ordering::Relaxed);
+            }
+            Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => {
+                self.vitals.writable.store(false, Ordering::Relaxed);
+            }
+            Err(StoreError::NotApplied(_)) => {}
+        }
+        outcome
+    }
+
+    /// One call that only reads.
+    async fn read<T>(
+        &self,
+        work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
+    ) -> Result<T, StoreError> {
+        self.run(work, StoreError::Unavailable).await
+    }
+
+    async fn run<T>(
+        &self,
+        work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
+        late: impl Fn(String) -> StoreError + Send + Sync,
+    ) -> Result<T, StoreError> {
+        let mut overtaken = String::new();
+        for _ in 0..ATTEMPTS {
+            let mut client =
+                self.pool.get().await.map_err(|error| StoreError::Unavailable(unreachable(&error)))?;
+            match tokio::time::timeout(CALL_WITHIN, work(&mut client)).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Fault::Overtaken(why))) => overtaken = why,
+                Ok(Err(fault)) => {
+                    if matches!(fault, Fault::Unknown(_)) {
+                        drop(Object::take(client));
+                    }
+                    return Err(fault.into_error());
+                }
+                Err(_elapsed) => {
+                    // Whatever still happens on that connection, nobody waits for it.
+                    drop(Object::take(client));
+                    return Err(late(format!("no answer within {} s", CALL_WITHIN.as_secs())));
+                }
+            }
+        }
+        Err(StoreError::Unavailable(format!("overtaken {ATTEMPTS} times: {overtaken}")))
+    }
+}
+
+/// Asks the server again and again whether it is there: an idle gateway must notice, too, before it
+/// sells something.
+async fn probe(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PROBE_EVERY) => {}
+            // An error is the store's end.
+            _end = stopped.wait_for(|stop| *stop) => return,
+        }
+        let was = vitals.writable.load(Ordering::Relaxed);
+        let outcome = match tokio::time::timeout(CALL_WITHIN, look(&pool, !was)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(format!("no answer within {} s", CALL_WITHIN.as_secs())),
+        };
+        match outcome {
+            Ok(newest) => {
+                vitals.newest.fetch_max(newest, Ordering::Relaxed);
+                if !was {
+                    vitals.writable.store(true, Ordering::Relaxed);
+                    tracing::info!("the PostgreSQL server takes writes again");
+                }
+            }
+            Err(why) if was => {
+                vitals.writable.store(false, Ordering::Relaxed);
+                tracing::warn!(why, "the PostgreSQL server does not answer");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// One look at the server, with a write that changes nothing that matters where `write`.
+async fn look(pool: &Pool, write: bool) -> Result<u64, String> {
+    let client = match pool.get().await {
+        Ok(client) => client,
+        // All are busy, which says nothing about the server.
+        Err(PoolError::Timeout(deadpool_postgres::TimeoutType::Wait)) if !write => return Ok(0),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    if write {
+        let sql = "UPDATE probe SET writes = writes + 1";
+        client.execute(sql, &[]).await.map_err(|error| text(&error))?;
+    }
+    payments::newest(&client).await.map_err(|fault| fault.into_error().to_string())
+}
+
+/// Why there is no connection.
+fn unreachable(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => text(error),
+        PoolError::PostCreateHook(HookError::Message(why)) => why.to_string(),
+        PoolError::PostCreateHook(HookError::Backend(error)) => text(error),
+        PoolError::Timeout(_) | PoolError::Closed | PoolError::NoRuntimeSpecified => error.to_string(),
+    }
+}
+
+impl Store for PostgresStore {
+    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
+        self.write(now, |client| {
+            let intent = intent.clone();
+            Box::pin(async move { payments::begin(client, &intent, now).await })
+        })
+        .await
+    }
+
+    async fn advance(
+        &self,
+        block: BlockHash,
+        from: &[PaymentState],
+        to: PaymentState,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, |client| {
+            let from = from.to_vec();
+            Box::pin(async move { payments::advance(client, block, &from, to, now).await })
+        })
+        .await
+    }
+
+    async fn grant(
+        &self,
+        intent: &Intent,
+        id: CapabilityId,
+        holder: Holder,
+        want: u32,
+        ttl: u64,
+        now: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        let grantee = Grantee { id, holder, want, ttl };
+        self.write(now, |client| {
+            let intent = intent.clone();
+            Box::pin(async move { payments::grant(client, &intent, grantee, now).await })
+        })
+        .await
+    }
+
+    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+        self.read(|client| Box::pin(payments::find(client, block))).await
+    }
+
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        self.read(|client| Box::pin(capabilities::find(client, id))).await
+    }
+
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        self.write(now, |client| Box::pin(capabilities::lease(client, request, now))).await
+    }
+
+    async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(capabilities::revoke(client, id, now))).await
+    }
+
+    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
+        self.write(UnixSeconds(0), |client| {
+            let pool = pool.to_owned();
+            Box::pin(async move { capabilities::reserve_range(client, &pool, count).await })
+        })
+        .await
+    }
+
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(payments::mark_spent(client, block))).await
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+        self.read(|client| Box::pin(payments::scan(client, after, filter, limit))).await
+    }
+
+    fn is_writable(&self) -> bool {
+        self.vitals.writable.load(Ordering::Relaxed) && !self.pool.is_closed()
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            writable: self.is_writable(),
+            free_bytes: None,
+            floor: 0,
+            newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The operations on capabilities, their leases, and ranges of address indexes. A capability's row
+//! is locked while its uses change hands.
+
+use std::ops::Range;
+
+use deadpool_postgres::{Client, GenericClient, Transaction};
+use tokio_postgres::types::ToSql;
+
+use super::fault::Fault;
+use super::payments::{Grantee, Value, query};
+use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS, Stored};
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::store::encoding::stored;
+use crate::store::escrow::{Escrow, Share};
+use crate::store::{CapabilityId, CapabilityRecord, Intent, Lease, LeaseRequest, Payment};
+
+/// The payment that bought the capability called `$1`, which is the beginning of the hashes from
+/// `$2` to `$3`.
+const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
+        UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
+        WHERE c.block BETWEEN $2::bytea AND $3::bytea AND b.name IS NULL)";
+
+/// The same for the id of an [`opening`]: nothing has it.
+pub(super) const FREE: &str = "AND NOT EXISTS (SELECT FROM capabilities WHERE name = $15::bytea)
+        AND NOT EXISTS (SELECT FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
+            WHERE c.block BETWEEN $16::bytea AND $17::bytea AND b.name IS NULL)";
+
+/// Makes the capability `$18` … of an [`opening`], with the share of its first holder.
+pub(super) const OPEN: &str = ", bought AS (
+        INSERT INTO capabilities (payment, name, uses, expires_at)
+        SELECT sequence, $18::bytea, $19::bigint, $20::bigint FROM paid
+    ), lent AS (
+        INSERT INTO leases
+            (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at)
+        SELECT sequence, $21::bytea, 0, $22::bigint, 0, $23::bigint, $24::bigint, 0, $25::bigint FROM paid
+    )";
+
+/// A capability that is made in one statement with its payment.
+pub(super) struct Opening {
+    pub(super) record: CapabilityRecord,
+    pub(super) lease: Lease,
+    /// `$15` … of [`FREE`] and [`OPEN`].
+    pub(super) values: Vec<Value>,
+}
+
+/// What `intent` buys at `now`, and what its first holder has of it.
+pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Opening {
+    let record = bought(intent, grantee.id, now);
+    let mut escrow = escrow(&record, 0, Vec::new(), now);
+    let lease = escrow.grant(grantee.holder, grantee.want, grantee.ttl, now);
+    let [id, first, last] = bounds(grantee.id);
+    let values: Vec<Value> = vec![
+        Box::new(id),
+        Box::new(first),
+        Box::new(last),
+        Box::new(name(grantee.id, intent.block)),
+        Box::new(i64::from(record.uses)),
+        Box::new(stored(record.expires_at.0)),
+        Box::new(grantee.holder.0.to_vec()),
+        // All that was granted is out.
+        Box::new(i64::from(lease.granted)),
+        Box::new(i64::from(lease.granted)),
+        Box::new(i64::from(lease.remaining)),
+        Box::new(stored(lease.expires_at.0)),
+    ];
+    Opening { record, lease, values }
+}
+
+fn bought(intent: &Intent, id: CapabilityId, now: UnixSeconds) -> CapabilityRecord {
+    let grants = intent.terms.grants;
+    CapabilityRecord {
+        id,
+        block: intent.block,
+        route: intent.route.clone(),
+        uses: grants.requests.get(),
+        expires_at: now.plus(grants.seconds),
+        revoked: false,
+    }
+}
+
+/// The name that an id has to be kept under; none where the block's hash begins with it.
+fn name(id: CapabilityId, block: BlockHash) -> Option<Vec<u8>> {
+    (!block.0.starts_with(&id.0)).then(|| id.0.to_vec())
+}
+
+/// An id, and the first and the last hash that begin with it.
+fn bounds(id: CapabilityId) -> [Vec<u8>; 3] {
+    [id.0.to_vec(), [id.0, [0; 16]].concat(), [id.0, [0xff; 16]].concat()]
+}
+
+/// # Errors
+/// [`Fault::Unfit`], where `id` is the name of a capability.
+pub(super) async fn refuse_taken(client: &impl GenericClient, id: CapabilityId) -> Result<(), Fault> {
+    match by_id(client, id, "").await? {
+        Some(other) => {
+            Err(Fault::Unfit(format!("the id is that of what payment {} bought", other.record.block)))
+        }
+        None => Ok(()),
+    }
+}
+
+async fn by_id(client: &impl GenericClient, id: CapabilityId, lock: &str) -> Result<Option<Stored>, Fault> {
+    let sql = format!(
+        "SELECT {CAPABILITY_COLUMNS} FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
+         WHERE k.payment IN {BY_ID} {lock}"
+    );
+    let [id, first, last] = bounds(id);
+    query(client, &sql, &[&id, &first, &last]).await?.first().map(rows::capability).transpose()
+}
+
+/// `Store::capability`.
+pub(super) async fn find(client: &Client, id: CapabilityId) -> Result<Option<CapabilityRecord>, Fault> {
+    Ok(by_id(client, id, "").await?.map(|stored| stored.record))
+}
+
+/// Makes the capability that `payment`, journalled before, buys at `now`.
+pub(super) async fn open(
+    transaction: &Transaction<'_>,
+    payment: &Payment,
+    grantee: Grantee,
+    now: UnixSeconds,
+) -> Result<(CapabilityRecord, Lease), Fault> {
+    refuse_taken(transaction, grantee.id).await?;
+    let record = bought(&payment.intent, grantee.id, now);
+    let sql = "INSERT INTO capabilities (payment, name, uses, expires_at) VALUES ($1, $2, $3, $4)";
+    let values: [&(dyn ToSql + Sync); 4] = [
+        &stored(payment.sequence),
+        &name(record.id, record.block),
+        &i64::from(record.uses),
+        &stored(record.expires_at.0),
+    ];
+    query(transaction, sql, &values).await?;
+    let capability = Stored { payment: payment.sequence, record, spent: 0 };
+    let lease = change(transaction, &capability, Vec::new(), now, |escrow| {
+        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
+    })
+    .await?;
+    Ok((capability.record, lease))
+}
+
+/// Leases uses of what `payment` bought to the holder of a repeated grant.
+pub(super) async fn join(
+    transaction: &Transaction<'_>,
+    payment: u64,
+    grantee: Grantee,
+    now: UnixSeconds,
+) -> Result<(CapabilityRecord, Lease), Fault> {
+    let sql = format!(
+        "SELECT {CAPABILITY_COLUMNS} FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
+         WHERE k.payment = $1 FOR UPDATE OF k"
+    );
+    let found = query(transaction, &sql, &[&stored(payment)]).await?;
+    let found =
+        found.first().ok_or_else(|| Fault::Unavailable("a grant without its capability".to_owned()))?;
+    let capability = rows::capability(found)?;
+    let shares = shares(transaction, payment).await?;
+    let lease = change(transaction, &capability, shares, now, |escrow| {
+        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
+    })
+    .await?;
+    Ok((capability.record, lease))
+}
+
+/// `Store::lease`.
+pub(super) async fn lease(
+    client: &mut Client,
+    request: LeaseRequest,
+    now: UnixSeconds,
+) -> Result<Lease, Fault> {
+    let transaction = client.transaction().await.map_err(Fault::before_commit)?;
+    let capability = by_id(&transaction, request.capability, "FOR UPDATE OF k")
+        .await?
+        .ok_or_else(|| Fault::Unfit("no such capability".to_owned()))?;
+    // After the lock, in a statement of its own: it must see what the last holder of the lock wrote.
+    let shares = shares(&transaction, capability.payment).await?;
+    let lease = change(&transaction, &capability, shares, now, |escrow| {
+        escrow.lease(&request, now).map_err(|misfit| Fault::Unfit(misfit.to_string()))
+    })
+    .await?;
+    transaction.commit().await.map_err(Fault::committing)?;
+    Ok(lease)
+}
+
+/// `Store::revoke`.
+pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) -> Result<bool, Fault> {
+    let sql =
+        format!("UPDATE capabilities SET revoked_at = coalesce(revoked_at, $4) WHERE payment IN {BY_ID}");
+    let statement = client.prepare_cached(&sql).await.map_err(Fault::before_commit)?;
+    let [id, first, last] = bounds(id);
+    let values: [&(dyn ToSql + Sync); 4] = [&id, &first, &last, &stored(now.0)];
+    Ok(client.execute(&statement, &values).await.map_err(Fault::committing)? > 0)
+}
+
+/// `Store::reserve_range`.
+pub(super) async fn reserve_range(client: &Client, pool: &str, count: u32) -> Result<Range<u32>, Fault> {
+    let sql = "INSERT INTO ranges (pool, next) VALUES ($1, $2) ON CONFLICT (pool) \
+         DO UPDATE SET next = ranges.next + excluded.next WHERE ranges.next + excluded.next <= $3 \
+         RETURNING next";
+    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
+    let row = client
+        .query_opt(&statement, &[&pool, &i64::from(count), &i64::from(u32::MAX)])
+        .await
+        .map_err(Fault::committing)?
+        .ok_or_else(|| Fault::Unfit(format!("pool {pool:?} has no {count} indexes left")))?;
+    let end = rows::small(&row, 0)?;
+    Ok(end.saturating_sub(count)..end)
+}
+
+fn escrow(record: &CapabilityRecord, spent: u32, shares: Vec<Share>, now: UnixSeconds) -> Escrow {
+    Escrow {
+        uses: record.uses,
+        spent,
+        open: !record.revoked && now < record.expires_at,
+        revoked: record.revoked,
+        shares,
+    }
+}
+
+/// Lets `call` change the capability's uses, of which `shares` are out, and writes what it changed.
+async fn change(
+    transaction: &Transaction<'_>,
+    capability: &Stored,
+    shares: Vec<Share>,
+    now: UnixSeconds,
+    call: impl FnOnce(&mut Escrow) -> Result<Lease, Fault>,
+) -> Result<Lease, Fault> {
+    let before = escrow(&capability.record, capability.spent, shares, now);
+    let mut after = before.clone();
+    let answer = call(&mut after)?;
+    if after.spent != before.spent {
+        let sql = "UPDATE capabilities SET spent = $2 WHERE payment = $1";
+        query(transaction, sql, &[&stored(capability.payment), &i64::from(after.spent)]).await?;
+    }
+    for share in after.shares.iter().filter(|share| !before.shares.contains(share)) {
+        write_share(transaction, capability.payment, share).await?;
+    }
+    Ok(answer)
+}
+
+async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {
+    let sql = format!("SELECT {SHARE_COLUMNS} FROM leases WHERE payment = $1");
+    query(transaction, &sql, &[&stored(payment)]).await?.iter().map(rows::share).collect()
+}
+
+async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share) -> Result<(), Fault> {
+    let sql = format!(
+        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence, \
+         outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted, \
+         remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at"
+    );
+    let holder = &share.holder.0[..];
+    let values: [&(dyn ToSql + Sync); 9] = [
+        &stored(payment),
+        &holder,
+        &stored(share.sequence),
+        &i64::from(share.outstanding),
+        &i64::from(share.late),
+        &i64::from(share.answer.granted),
+        &i64::from(share.answer.remaining),
+        &i64::from(share.answer.elsewhere),
+        &stored(share.answer.expires_at.0),
+    ];
+    query(transaction, &sql, &values).await.map(drop)
+}

@@ -1,0 +1,86 @@
+//! What a call on the server fails with, and what that means to the caller.
+
+use std::error::Error as _;
+
+use tokio_postgres::Error;
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::store::StoreError;
+
+/// Why a call came to nothing, or perhaps not.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The arguments do not fit what is stored.
+    Unfit(String),
+    /// Another call was quicker. Nothing was applied; the same call finds out what that means.
+    Overtaken(String),
+    /// The server cannot do it, and nothing was applied.
+    Unavailable(String),
+    /// The connection was lost after the call was sent.
+    Unknown(String),
+}
+
+impl Fault {
+    /// Of a statement that applies nothing by itself: one that reads, or one inside a transaction
+    /// whose commit was not sent.
+    pub(super) fn before_commit(error: Error) -> Self {
+        match error.as_db_error() {
+            Some(said) => Self::said(said),
+            None => Self::Unavailable(text(&error)),
+        }
+    }
+
+    /// Of a statement that commits. Only the server's own word tells that it did not.
+    pub(super) fn committing(error: Error) -> Self {
+        match error.as_db_error() {
+            Some(said) if !ends_connection(said) => Self::said(said),
+            Some(_) | None => Self::Unknown(text(&error)),
+        }
+    }
+
+    fn said(said: &DbError) -> Self {
+        let code = said.code();
+        let lost_race = [
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::LOCK_NOT_AVAILABLE,
+        ];
+        if lost_race.contains(code) {
+            return Self::Overtaken(said.message().to_owned());
+        }
+        // 22: the values are at fault; 23: a constraint is.
+        if code.code().starts_with("22") || code.code().starts_with("23") {
+            return Self::Unfit(said.message().to_owned());
+        }
+        Self::Unavailable(format!("{} ({})", said.message(), code.code()))
+    }
+
+    /// The caller's view.
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Unfit(reason) => StoreError::NotApplied(reason),
+            Self::Overtaken(reason) | Self::Unavailable(reason) => StoreError::Unavailable(reason),
+            Self::Unknown(reason) => StoreError::Unknown(reason),
+        }
+    }
+}
+
+/// Whether the server ended the connection with these words: it may have committed before.
+fn ends_connection(said: &DbError) -> bool {
+    // `severity` is translated; the code is not. 57P: shut down or crashed; 08: the connection.
+    let code = said.code().code();
+    code.starts_with("57P") || code.starts_with("08") || matches!(said.severity(), "FATAL" | "PANIC")
+}
+
+/// An error with its causes, which alone say what happened. None of them holds a password.
+pub(super) fn text(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,120 @@
+//! How payments and capabilities are read from rows.
+
+use std::num::NonZeroU32;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+
+use super::fault::Fault;
+use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use crate::payment::Nonce;
+use crate::routes::{Grants, RouteName, Terms};
+use crate::store::encoding::{decode_block, state};
+use crate::store::escrow::Share;
+use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, Payment};
+
+/// The columns of a payment, in the order of [`payment`].
+pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
+     p.price::text, p.requests, p.seconds, p.payer, p.amount::text, p.pay_to, p.valid_before, p.state, \
+     p.created_at, p.updated_at";
+
+/// The columns of a capability, in the order of [`capability`].
+pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
+     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent";
+
+/// The columns of a share, in the order of [`share`].
+pub(super) const SHARE_COLUMNS: &str =
+    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at";
+
+/// A capability's row: the record and what the record does not show.
+pub(super) struct Stored {
+    /// The payment's place in the journal.
+    pub(super) payment: u64,
+    pub(super) record: CapabilityRecord,
+    pub(super) spent: u32,
+}
+
+pub(super) fn payment(row: &Row) -> Result<Payment, Fault> {
+    let signed = match get::<Option<&[u8]>>(row, 2)? {
+        None => None,
+        Some(bytes) => Some(decode_block(bytes).ok_or_else(|| unreadable(2))?),
+    };
+    let requests = NonZeroU32::new(small(row, 7)?).ok_or_else(|| unreadable(7))?;
+    let intent = Intent {
+        block: BlockHash(bytes(row, 1)?),
+        signed,
+        mechanism: get::<&str>(row, 3)?.parse().map_err(|_| unreadable(3))?,
+        challenge: Nonce(bytes(row, 4)?),
+        route: RouteName::new(get(row, 5)?),
+        terms: Terms { amount: raw(row, 6)?, grants: Grants { requests, seconds: number(row, 8)? } },
+        payer: Account(bytes(row, 9)?),
+        amount: raw(row, 10)?,
+        pay_to: Account(bytes(row, 11)?),
+        valid_before: UnixSeconds(number(row, 12)?),
+    };
+    let code: i16 = get(row, 13)?;
+    Ok(Payment {
+        sequence: number(row, 0)?,
+        intent,
+        state: u8::try_from(code).ok().and_then(state).ok_or_else(|| unreadable(13))?,
+        created_at: UnixSeconds(number(row, 14)?),
+        updated_at: UnixSeconds(number(row, 15)?),
+    })
+}
+
+pub(super) fn capability(row: &Row) -> Result<Stored, Fault> {
+    Ok(Stored {
+        payment: number(row, 0)?,
+        record: CapabilityRecord {
+            id: CapabilityId(bytes(row, 1)?),
+            block: BlockHash(bytes(row, 2)?),
+            route: RouteName::new(get(row, 3)?),
+            uses: small(row, 4)?,
+            expires_at: UnixSeconds(number(row, 5)?),
+            revoked: get(row, 6)?,
+        },
+        spent: small(row, 7)?,
+    })
+}
+
+pub(super) fn share(row: &Row) -> Result<Share, Fault> {
+    Ok(Share {
+        holder: Holder(bytes(row, 0)?),
+        sequence: number(row, 1)?,
+        outstanding: small(row, 2)?,
+        late: small(row, 3)?,
+        answer: Lease {
+            granted: small(row, 4)?,
+            remaining: small(row, 5)?,
+            elsewhere: small(row, 6)?,
+            expires_at: UnixSeconds(number(row, 7)?),
+            revoked: false,
+        },
+    })
+}
+
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Fault> {
+    row.try_get(column).map_err(Fault::before_commit)
+}
+
+pub(super) fn bytes<const N: usize>(row: &Row, column: usize) -> Result<[u8; N], Fault> {
+    get::<&[u8]>(row, column)?.try_into().map_err(|_| unreadable(column))
+}
+
+/// A number of 64 bits, the sign among them.
+pub(super) fn number(row: &Row, column: usize) -> Result<u64, Fault> {
+    get::<i64>(row, column).map(i64::cast_unsigned)
+}
+
+/// A number of 32 bits.
+pub(super) fn small(row: &Row, column: usize) -> Result<u32, Fault> {
+    u32::try_from(get::<i64>(row, column)?).map_err(|_| unreadable(column))
+}
+
+fn raw(row: &Row, column: usize) -> Result<Raw, Fault> {
+    get::<&str>(row, column)?.parse().map_err(|_| unreadable(column))
+}
+
+fn unreadable(column: usize) -> Fault {
+    Fault::Unavailable(format!("column {column} of a row cannot be read"))
+}

@@ -1,0 +1,149 @@
+//! The tables, and how those of an earlier version become those of this.
+//!
+//! They lie in the first schema of the connection's search path, which is to be the gateway's own.
+
+use deadpool_postgres::Client;
+use tokio_postgres::GenericClient;
+
+use super::PostgresFault;
+
+/// Names the advisory locks that are Faregate's: "FARE".
+const LOCKS: i32 = 0x4641_5245;
+
+/// Step n takes the tables from version n to n + 1. A step that has been released is never edited:
+/// the next change is the next step.
+const MIGRATIONS: [&str; 1] = [FIRST];
+
+/// Version 1; the same tables as in SQLite, for the same reasons.
+///
+/// Numbers of 32 bits without sign are `bigint`s. A number in `journal` is drawn under a shared
+/// advisory lock that is held until the commit, so that whoever takes the lock alone knows a number
+/// below which nothing is under way (`payments::scan`).
+const FIRST: &str = "
+CREATE SEQUENCE journal;
+
+CREATE TABLE payments (
+    sequence     bigint PRIMARY KEY,
+    block        bytea NOT NULL CHECK (length(block) = 32),
+    state        smallint NOT NULL CHECK (state BETWEEN 0 AND 3),
+    mechanism    text NOT NULL,
+    challenge    bytea NOT NULL,
+    route        text NOT NULL,
+    price        numeric(39, 0) NOT NULL,
+    requests     bigint NOT NULL,
+    seconds      bigint NOT NULL,
+    payer        bytea NOT NULL,
+    amount       numeric(39, 0) NOT NULL,
+    pay_to       bytea NOT NULL,
+    valid_before bigint NOT NULL,
+    signed       bytea,
+    previous     bytea GENERATED ALWAYS AS (substring(signed FROM 33 FOR 32)) STORED,
+    created_at   bigint NOT NULL,
+    updated_at   bigint NOT NULL
+);
+
+CREATE UNIQUE INDEX held_frontiers ON payments (previous) WHERE state = 0;
+CREATE INDEX ungranted_payments ON payments (state, sequence) WHERE state <> 2;
+
+CREATE TABLE claims (
+    block    bytea PRIMARY KEY CHECK (length(block) = 32),
+    sequence bigint REFERENCES payments (sequence)
+);
+
+CREATE TABLE capabilities (
+    payment    bigint PRIMARY KEY REFERENCES payments (sequence),
+    name       bytea CHECK (length(name) = 16),
+    uses       bigint NOT NULL,
+    spent      bigint NOT NULL DEFAULT 0 CHECK (spent BETWEEN 0 AND uses),
+    expires_at bigint NOT NULL,
+    revoked_at bigint
+);
+
+CREATE UNIQUE INDEX named_capabilities ON capabilities (name) WHERE name IS NOT NULL;
+
+CREATE TABLE leases (
+    payment     bigint NOT NULL REFERENCES capabilities (payment),
+    holder      bytea NOT NULL,
+    sequence    bigint NOT NULL,
+    outstanding bigint NOT NULL,
+    late        bigint NOT NULL,
+    granted     bigint NOT NULL,
+    remaining   bigint NOT NULL,
+    elsewhere   bigint NOT NULL,
+    expires_at  bigint NOT NULL,
+    PRIMARY KEY (payment, holder)
+);
+
+CREATE TABLE ranges (
+    pool text PRIMARY KEY,
+    next bigint NOT NULL
+);
+
+CREATE TABLE probe (
+    id     integer PRIMARY KEY CHECK (id = 1),
+    writes bigint NOT NULL
+);
+INSERT INTO probe VALUES (1, 0);
+
+CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'what is paid or claimed is never deleted'; END $$;
+CREATE TRIGGER payments_are_kept BEFORE DELETE OR TRUNCATE ON payments EXECUTE FUNCTION kept();
+CREATE TRIGGER claims_are_kept BEFORE DELETE OR TRUNCATE ON claims EXECUTE FUNCTION kept();
+
+CREATE FUNCTION final() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'a granted payment is never moved'; END $$;
+CREATE TRIGGER granted_is_final BEFORE UPDATE OF state ON payments
+    FOR EACH ROW WHEN (old.state = 2) EXECUTE FUNCTION final();
+";
+
+/// The version of this program.
+pub(super) fn known() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// Brings the tables to the version of this program, in one transaction. Instances that start at
+/// once take turns.
+///
+/// # Errors
+/// [`PostgresFault::Newer`] for the tables of a newer program, [`PostgresFault::Foreign`] for a
+/// schema that is in use already.
+pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
+    let transaction = client.transaction().await?;
+    // One turn in a whole database, whatever its schemas.
+    transaction.execute("SELECT pg_advisory_xact_lock($1, 0)", &[&LOCKS]).await?;
+    let found = version(&*transaction).await?;
+    if found == 0 {
+        let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace \
+             AND relname IN ('payments', 'claims', 'capabilities', 'leases', 'ranges', 'probe', 'journal')";
+        let taken: i64 = transaction.query_one(sql, &[]).await?.try_get(0)?;
+        if taken > 0 {
+            return Err(PostgresFault::Foreign);
+        }
+        transaction
+            .batch_execute(
+                "CREATE TABLE faregate_version (version integer NOT NULL); INSERT INTO faregate_version VALUES (0)",
+            )
+            .await?;
+    }
+    if found > known() {
+        return Err(PostgresFault::Newer { found, known: known() });
+    }
+    for step in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
+        transaction.batch_execute(step).await?;
+    }
+    if found < known() {
+        transaction.execute("UPDATE faregate_version SET version = $1", &[&known()]).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// The version of the tables; 0 where there are none.
+pub(super) async fn version(client: &impl GenericClient) -> Result<i32, PostgresFault> {
+    let sql = "SELECT to_regclass('faregate_version') IS NOT NULL";
+    let there: bool = client.query_one(sql, &[]).await?.try_get(0)?;
+    if !there {
+        return Ok(0);
+    }
+    Ok(client.query_one("SELECT version FROM faregate_version", &[]).await?.try_get(0)?)
+}

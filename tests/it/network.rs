@@ -1,0 +1,367 @@
+//! The network as it is: nodes that are down, slow, behind or lying, and WebSockets that are lost.
+
+mod socket;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use faregate::devnet::faults::ANY;
+use faregate::devnet::{Devnet, DevnetNode, DevnetOptions, Fault, Lie, NodeOptions, Times};
+use faregate::ledger::node::{BreakerState, NodeClient, NodeEndpoint, NodeEvent, NodeLedger, SocketEndpoint};
+use faregate::ledger::{Ledger, Sighting};
+use faregate::nano::{BlockHash, Raw, SecretKey, Seed, StateBlock};
+
+use crate::scripted::nobody;
+
+const WAIT: Duration = Duration::from_secs(20);
+
+fn key(index: u32) -> SecretKey {
+    Seed::from_bytes([3; 32]).key(index)
+}
+
+/// What was told of nodes: the kind of event, and the node.
+type Told = Arc<Mutex<Vec<(&'static str, String)>>>;
+
+/// Several nodes over one ledger, and the gateway's view of them.
+struct Net {
+    devnet: Devnet,
+    /// Beside the ledger's first.
+    others: Vec<DevnetNode>,
+    ledger: Arc<NodeLedger>,
+    told: Told,
+}
+
+/// How many nodes, and how they are believed.
+#[derive(Clone, Copy)]
+struct Plan {
+    nodes: usize,
+    trusted: bool,
+    quorum: usize,
+    confirm_after: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { nodes: 3, trusted: true, quorum: 2, confirm_after: Duration::ZERO }
+    }
+}
+
+impl Net {
+    async fn start(plan: Plan) -> Self {
+        let options = DevnetOptions {
+            websocket: Some("127.0.0.1:0".parse().unwrap()),
+            confirm_after: plan.confirm_after,
+            ..DevnetOptions::default()
+        };
+        let devnet = Devnet::start(options).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 1..plan.nodes {
+            others.push(devnet.add_node(NodeOptions::default()).await.unwrap());
+        }
+        let told = Told::default();
+        let log = Arc::clone(&told);
+        let urls = std::iter::once(devnet.node()).chain(&others).map(DevnetNode::rpc_url);
+        let client = NodeClient::new(urls.map(|url| endpoint(&url, plan.trusted)).collect()).unwrap();
+        let client = client.with_quorum(plan.quorum).observed_by(Arc::new(move |event| {
+            let entry = match event {
+                NodeEvent::Called(call) if call.ok => ("answered", call.node),
+                NodeEvent::Called(call) => ("failed", call.node),
+                NodeEvent::Hedged { node } => ("hedged", node),
+                NodeEvent::Disagreed { node } => ("disagreed", node),
+            };
+            log.lock().unwrap().push((entry.0, entry.1.to_owned()));
+        }));
+        let ledger = NodeLedger::new(client);
+        ledger.probe().await;
+        Self { devnet, others, ledger: Arc::new(ledger), told }
+    }
+
+    /// A send of 5 raw by a funded account, not handed in.
+    fn send(&self, index: u32) -> StateBlock {
+        let key = key(index);
+        self.devnet.fund(key.account(), Raw::new(1000)).unwrap();
+        self.devnet.receive_all(&key).unwrap();
+        self.devnet.send_block(&key, self::key(99).account(), Raw::new(5)).unwrap()
+    }
+
+    fn told(&self, what: &str) -> Vec<String> {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|(kind, _)| *kind == what).map(|(_, node)| node.clone()).collect()
+    }
+
+    fn node(&self, index: usize) -> &DevnetNode {
+        index.checked_sub(1).map_or(self.devnet.node(), |index| &self.others[index])
+    }
+
+    async fn confirmed(&self, hash: BlockHash, wait: Duration) -> bool {
+        matches!(self.ledger.await_confirmation(hash, wait).await, Ok(Sighting::Confirmed(_)))
+    }
+}
+
+fn endpoint(url: &str, trusted: bool) -> NodeEndpoint {
+    let endpoint = NodeEndpoint::from_url(url.parse().unwrap(), Duration::from_secs(5)).unwrap();
+    NodeEndpoint { trusted, ..endpoint }
+}
+
+#[tokio::test]
+async fn a_payment_under_way_does_not_notice_two_nodes_of_three_going_down() {
+    let net = Net::start(Plan { confirm_after: Duration::from_millis(300), ..Plan::default() }).await;
+    let block = net.send(1);
+    net.ledger.publish_send(&block).await.unwrap();
+    let waiting = tokio::spawn({
+        let ledger = Arc::clone(&net.ledger);
+        async move { ledger.await_confirmation(block.hash(), WAIT).await }
+    });
+    net.devnet.faults().called("blocks_info", 1).await;
+    net.node(0).cut_off();
+    net.node(1).cut_off();
+    assert!(matches!(waiting.await.unwrap(), Ok(Sighting::Confirmed(_))));
+    assert!(net.node(2).faults().calls("blocks_info") > 0);
+    // And so does the next, from its first look-up on.
+    let next = net.devnet.send_block(&key(1), key(99).account(), Raw::new(5)).unwrap();
+    let account = net.ledger.account_at(next.account, next.previous).await.unwrap().unwrap();
+    assert_eq!(account.confirmed_frontier, block.hash());
+    net.ledger.publish_send(&next).await.unwrap();
+    assert!(net.confirmed(next.hash(), WAIT).await);
+}
+
+#[tokio::test]
+async fn a_node_that_keeps_failing_is_left_alone_and_comes_back() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    net.node(0).order(ANY, Fault::Drop, Times::Always);
+    let hash = net.devnet.lattice().genesis();
+    for _ in 0..8 {
+        assert!(net.ledger.block(hash).await.unwrap().is_some());
+    }
+    assert_eq!(net.node(0).faults().calls("block_info"), 5, "the breaker opened at the fifth");
+    let status = net.ledger.nodes();
+    assert_eq!((status[0].breaker, status[0].up), (BreakerState::Open, false));
+    assert!(net.ledger.is_healthy());
+    net.node(0).restore();
+    let back = async {
+        while net.ledger.nodes()[0].breaker != BreakerState::Closed {
+            net.ledger.probe().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, back).await.unwrap();
+    assert_eq!(net.node(0).faults().calls("block_count"), 2, "one trial after the rest, no other");
+}
+
+#[tokio::test]
+async fn a_slow_node_gets_a_rival_and_only_as_often_as_the_budget_lets() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    let hash = net.devnet.lattice().genesis();
+    net.node(0).order("block_info", Fault::Hold, Times::Always);
+    // Held for as long as the order stands: only a rival can have answered.
+    assert!(net.ledger.block(hash).await.unwrap().is_some());
+    assert_eq!(net.told("hedged"), [net.ledger.nodes()[0].label.clone()]);
+    assert_eq!(net.node(1).faults().calls("block_info"), 1);
+    net.node(0).faults().clear();
+    for _ in 0..30 {
+        net.ledger.block(hash).await.unwrap();
+    }
+    assert!(net.told("hedged").len() <= 4, "at most one in ten");
+    assert_eq!(net.told("failed"), Vec::<String>::new(), "slow is not broken");
+}
+
+#[tokio::test]
+async fn a_lying_node_is_outvoted_counted_and_left_alone() {
+    let net = Net::start(Plan { trusted: false, ..Plan::default() }).await;
+    let block = net.send(1);
+    net.devnet.lattice().hold(block.hash());
+    for action in ["blocks_info", "block_info"] {
+        net.node(0).order(action, Fault::Lie(Lie::Confirmed), Times::Always);
+    }
+    net.ledger.publish_send(&block).await.unwrap();
+    let seen = net.ledger.block(block.hash()).await.unwrap().unwrap();
+    assert!(!seen.confirmed(), "one voice of two that it takes");
+    let liar = net.ledger.nodes()[0].label.clone();
+    let (ledger, hash) = (Arc::clone(&net.ledger), block.hash());
+    let waiting = tokio::spawn(async move { ledger.await_confirmation(hash, WAIT).await });
+    crate::rig::eventually("the liar is found out", || async { !net.told("disagreed").is_empty() }).await;
+    assert_eq!(net.told("disagreed"), [liar]);
+    assert_eq!(net.ledger.nodes()[0].breaker, BreakerState::Open);
+    assert!(!waiting.is_finished());
+    // The other two are enough once the network has confirmed it.
+    net.devnet.lattice().release();
+    assert!(matches!(waiting.await.unwrap(), Ok(Sighting::Confirmed(_))));
+}
+
+#[tokio::test]
+async fn one_stranger_confirms_nothing_and_a_trusted_node_needs_nobody() {
+    for (trusted, expected) in [(false, false), (true, true)] {
+        let net = Net::start(Plan { nodes: 1, trusted, ..Plan::default() }).await;
+        assert_eq!(net.ledger.is_healthy(), expected, "what could not be confirmed is not sold");
+        let block = net.send(1);
+        net.ledger.publish_send(&block).await.unwrap();
+        assert_eq!(net.confirmed(block.hash(), Duration::from_millis(400)).await, expected);
+        assert_eq!(net.ledger.block(block.hash()).await.unwrap().unwrap().confirmed(), expected);
+    }
+    let two = Net::start(Plan { nodes: 2, trusted: false, ..Plan::default() }).await;
+    assert!(two.ledger.is_healthy());
+    let block = two.send(1);
+    two.ledger.publish_send(&block).await.unwrap();
+    assert!(two.confirmed(block.hash(), WAIT).await);
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_is_not_believed_about_a_frontier() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    let first = net.send(1);
+    net.node(0).fall_behind();
+    net.devnet.process(first).unwrap();
+    let next = net.devnet.send_block(&key(1), key(99).account(), Raw::new(5)).unwrap();
+    let facts = net.ledger.account_at(next.account, next.previous).await.unwrap().unwrap();
+    assert_eq!((facts.frontier, facts.confirmed_frontier), (first.hash(), first.hash()));
+    let facts = net.ledger.account(next.account).await.unwrap().unwrap();
+    assert_eq!(facts.confirmed_frontier, first.hash(), "of two answers the one that is further along");
+    // A node that alone claims to be further along is no proof of it either.
+    let strangers = Net::start(Plan { trusted: false, ..Plan::default() }).await;
+    let sent = strangers.send(1);
+    strangers.node(1).fall_behind();
+    strangers.node(2).fall_behind();
+    strangers.devnet.process(sent).unwrap();
+    let facts = strangers.ledger.account(sent.account).await.unwrap().unwrap();
+    assert_eq!(facts.confirmed_frontier, sent.previous, "two against one");
+}
+
+#[tokio::test]
+async fn a_node_far_behind_is_not_asked_to_confirm() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    net.node(0).fall_behind();
+    for _ in 0..102 {
+        net.devnet.fund(key(7).account(), Raw::new(1)).unwrap();
+    }
+    net.ledger.probe().await;
+    let behind: Vec<_> = net.ledger.nodes().iter().map(|node| node.behind).collect();
+    assert_eq!(behind, [true, false]);
+    let block = net.send(1);
+    net.ledger.publish_send(&block).await.unwrap();
+    assert!(net.confirmed(block.hash(), WAIT).await);
+    assert_eq!(net.node(0).faults().calls("blocks_info"), 0);
+    net.node(0).restore();
+    net.ledger.probe().await;
+    assert!(!net.ledger.nodes()[0].behind);
+}
+
+#[tokio::test]
+async fn a_thousand_payments_share_a_handful_of_calls_a_tick() {
+    let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
+    let mut waits = tokio::task::JoinSet::new();
+    for number in 0..1000_u32 {
+        let mut hash = [1; 32];
+        hash[..4].copy_from_slice(&number.to_be_bytes());
+        let ledger = Arc::clone(&net.ledger);
+        let wait = Duration::from_millis(950);
+        waits.spawn(async move { ledger.await_confirmation(BlockHash(hash), wait).await });
+    }
+    while let Some(seen) = waits.join_next().await {
+        assert_eq!(seen.unwrap(), Ok(Sighting::Unknown));
+    }
+    // Ten ticks of four calls, and those of the first moment, when not all had come.
+    let calls = net.devnet.faults().calls("blocks_info");
+    assert!((4..=60).contains(&calls), "{calls} calls");
+    assert_eq!(net.devnet.faults().calls("block_info"), 0);
+}
+
+#[tokio::test]
+async fn contents_of_another_block_are_not_believed_in_a_batch_either() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    let (block, other) = (net.send(1), net.send(2));
+    net.ledger.publish_send(&block).await.unwrap();
+    net.node(0).order("blocks_info", Fault::Lie(Lie::Contents(Box::new(other))), Times::Always);
+    let Ok(Sighting::Confirmed(facts)) = net.ledger.await_confirmation(block.hash(), WAIT).await else {
+        panic!("the honest one confirms it")
+    };
+    assert_eq!(facts.hash(), block.hash());
+    assert_eq!(net.ledger.nodes()[0].breaker, BreakerState::Open, "who lies is left alone");
+}
+
+#[tokio::test]
+async fn a_block_that_loses_to_a_fork_is_not_confirmed() {
+    let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
+    let block = net.send(1);
+    let rival = net.devnet.send_block(&key(1), key(98).account(), Raw::new(6)).unwrap();
+    net.devnet.lattice().hold(block.hash());
+    net.ledger.publish_send(&block).await.unwrap();
+    let (ledger, hash) = (Arc::clone(&net.ledger), block.hash());
+    let waiting = tokio::spawn(async move { ledger.await_confirmation(hash, Duration::from_secs(1)).await });
+    net.devnet.faults().called("blocks_info", 2).await;
+    net.devnet.fork(rival).unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(Sighting::Unknown));
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_batches_is_asked_block_by_block() {
+    let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
+    net.devnet.order("blocks_info", Fault::Refuse("Action not allowed".to_owned()), Times::Always);
+    let block = net.send(1);
+    net.ledger.publish_send(&block).await.unwrap();
+    assert!(net.confirmed(block.hash(), WAIT).await);
+}
+
+/// Everything that is logged while this is kept, by the thread that made it.
+struct Logs {
+    text: Arc<Mutex<Vec<u8>>>,
+    _while_kept: tracing::subscriber::DefaultGuard,
+}
+
+impl Logs {
+    fn keep() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || Sink(Arc::clone(&into)))
+            .finish();
+        Self { text, _while_kept: tracing::subscriber::set_default(subscriber) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_key_shows_in_what_is_logged_or_printed_of_nodes() {
+    let logs = Logs::keep();
+    let dead = nobody();
+    let mut url = dead.url.clone();
+    url.set_query(Some("key=s3cret"));
+    url.set_path("/s3cret/");
+    let client = NodeClient::new(vec![endpoint(url.as_str(), false)]).unwrap();
+    let socket = format!("ws://{}:{}/s3cret?key=s3cret", url.host_str().unwrap(), url.port().unwrap());
+    let socket = SocketEndpoint::from_url(socket.parse().unwrap()).unwrap();
+    let ledger = Arc::new(NodeLedger::new(client).hearing(vec![socket.clone()]));
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    let listening = tokio::spawn(Arc::clone(&ledger).listen([key(1).account()].into(), shutdown));
+    ledger.probe().await;
+    let error = ledger.await_confirmation(BlockHash([1; 32]), Duration::from_millis(300)).await.unwrap_err();
+    listening.abort();
+    let logged = logs.text();
+    assert!(logged.contains("a WebSocket is not connected") && logged.contains("a node does not answer"));
+    for text in [
+        logged,
+        error.to_string(),
+        format!("{ledger:?}"),
+        format!("{socket:?}"),
+        format!("{:?}", ledger.sockets()),
+        format!("{:?}", ledger.nodes()),
+    ] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}
