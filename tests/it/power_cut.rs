@@ -1,19 +1,22 @@
-//! What a power cut leaves: the image of a mounted file system, copied as it lies under a store that
-//! is being written, with nothing synced for the copy. Everything answered before it must be in it.
+//! What a power cut leaves: the image of a mounted file system, copied as it lies while the process
+//! that writes the store on it stands still somewhere in the middle, with nothing synced for the
+//! copy. Everything answered before must be in it.
 //!
 //! More cuts: `POWER_CUTS=200 cargo test --release power_cut -- --nocapture`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::BlockHash;
 use faregate::store::{Begin, CapabilityId, Filter, Grant, PaymentState, SqliteOptions, SqliteStore, Store};
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
 
 use crate::store::samples::{NOW, holder, sent, signed};
 
@@ -23,6 +26,9 @@ const IMAGE_BYTES: u64 = 24 << 20;
 const TELLERS: u32 = 8;
 /// Payments that must be answered before the power is cut.
 const BEFORE: usize = 300;
+/// What the writing process says of each payment, with its number.
+const CLAIMED: &str = "@claimed ";
+const GRANTED: &str = "@granted ";
 
 /// A file system mounted for a test, gone with the value, however the test ends.
 pub(crate) struct Mounted(TempDir);
@@ -81,7 +87,7 @@ fn make_image(path: &Path, test: &str) -> bool {
 }
 
 /// What was answered so far.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Answered {
     claimed: BTreeSet<BlockHash>,
     granted: BTreeSet<BlockHash>,
@@ -100,24 +106,87 @@ fn id(block: BlockHash) -> CapabilityId {
     CapabilityId::of_payment(block)
 }
 
-/// Settles one payment after the other, as the gateway does: half of them are claimed first.
-async fn settle(
-    store: Arc<SqliteStore>,
-    next: Arc<AtomicU32>,
-    answered: Arc<Mutex<Answered>>,
-    off: Arc<AtomicBool>,
-) {
-    while !off.load(Ordering::SeqCst) {
+/// Settles one payment after the other, as the gateway does: half of them are claimed first. Says
+/// what was answered.
+async fn settle(store: Arc<SqliteStore>, next: Arc<AtomicU32>) {
+    loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
         let block = numbered(number);
         let intent = if number.is_multiple_of(2) { sent(block, 1) } else { signed(block, block, 1) };
         if intent.signed.is_some() {
             assert!(matches!(store.begin(&intent, NOW).await, Ok(Begin::Fresh(_))));
-            answered.lock().unwrap().claimed.insert(block);
+            say(CLAIMED, number);
         }
         let granted = store.grant(&intent, id(block), holder(1), 1, 30, NOW).await.unwrap();
         assert!(matches!(granted, Grant::Granted { fresh: true, .. }));
-        answered.lock().unwrap().granted.insert(block);
+        say(GRANTED, number);
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "how one process tells the other")]
+fn say(what: &str, number: u32) {
+    println!("{what}{number}");
+}
+
+/// Names the store to the process that writes it.
+const STORE: &str = "POWER_CUT_STORE";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the process whose power is cut; the other test starts it"]
+async fn the_process_that_writes() {
+    #[expect(clippy::disallowed_methods, reason = "a test's own argument")]
+    let Ok(path) = std::env::var(STORE) else { return };
+    let store = Arc::new(SqliteStore::open(Path::new(&path), SqliteOptions::default()).unwrap());
+    let next = Arc::new(AtomicU32::new(1));
+    let tellers = (0..TELLERS).map(|_| tokio::spawn(settle(Arc::clone(&store), Arc::clone(&next))));
+    for teller in tellers {
+        teller.await.unwrap();
+    }
+}
+
+/// Writes a store at `path` until `grants` are answered and then stands still, wherever it is.
+async fn write_and_stop(path: &Path, grants: usize) -> (Child, Answered) {
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["power_cut::the_process_that_writes", "--exact", "--ignored", "--nocapture"])
+        .env(STORE, path)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut answered = Answered::default();
+    while answered.granted.len() < grants {
+        let line = lines.next_line().await.unwrap().expect("it writes on");
+        let numbers = |mark| line.rsplit_once(mark).map(|(_, number)| numbered(number.parse().unwrap()));
+        answered.claimed.extend(numbers(CLAIMED));
+        answered.granted.extend(numbers(GRANTED));
+    }
+    let pid = child.id().expect("running");
+    assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
+    crate::rig::eventually("every thread stands still", || async move { stands_still(pid) }).await;
+    (child, answered)
+}
+
+/// Whether no thread of a process can do anything, a write to the disk included.
+fn stands_still(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|thread| {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // The state comes after the name, which is in parentheses.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
+/// The image as it lies at one moment: read until two readings are the same.
+fn copy(image: &Path, copy: &Path) {
+    let mut last = fs::read(image).unwrap();
+    loop {
+        let next = fs::read(image).unwrap();
+        if next == last {
+            fs::write(copy, next).unwrap();
+            return;
+        }
+        // The system writes something of its own now and then.
+        last = next;
     }
 }
 
@@ -129,38 +198,20 @@ async fn what_was_answered_before_a_power_cut_is_there_after_it() {
     let folder = TempDir::new().unwrap();
     let mut payments = 0;
     for cut in 0..cuts {
-        let (image, copy) = (folder.path().join("disk.img"), folder.path().join("copy.img"));
+        let (image, copied) = (folder.path().join("disk.img"), folder.path().join("copy.img"));
         if !make_image(&image, test) {
             return;
         }
         let Some(disk) = Mounted::image(&image, test) else { return };
-        let store =
-            Arc::new(SqliteStore::open(&disk.path().join("store.db"), SqliteOptions::default()).unwrap());
-        let (next, answered) = (Arc::new(AtomicU32::new(1)), Arc::new(Mutex::new(Answered::default())));
-        let off = Arc::new(AtomicBool::new(false));
-        let tellers: Vec<_> = (0..TELLERS)
-            .map(|_| settle(Arc::clone(&store), Arc::clone(&next), Arc::clone(&answered), Arc::clone(&off)))
-            .map(tokio::spawn)
-            .collect();
         // Another point of the log each time.
         let before = BEFORE + cut as usize % 7 * 31;
-        crate::rig::eventually("enough is settled", || async {
-            answered.lock().unwrap().granted.len() >= before
-        })
-        .await;
-        let known = answered.lock().unwrap().clone();
-        fs::copy(&image, &copy).unwrap();
-        let after = answered.lock().unwrap().granted.len();
-        off.store(true, Ordering::SeqCst);
-        for teller in tellers {
-            teller.await.unwrap();
-        }
-        store.close().await;
+        let (mut child, known) = write_and_stop(&disk.path().join("store.db"), before).await;
+        copy(&image, &copied);
+        child.kill().await.unwrap();
         drop(disk);
-        let Some(disk) = Mounted::image(&copy, test) else { panic!("the copy cannot be mounted") };
+        let Some(disk) = Mounted::image(&copied, test) else { panic!("the copy cannot be mounted") };
         compare(&disk.path().join("store.db"), &known).await;
         payments += known.granted.len();
-        assert!(after > before, "nothing was written while the copy was made");
         drop(disk);
     }
     #[expect(clippy::print_stdout, reason = "the figures of a longer run")]
