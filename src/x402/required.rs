@@ -163,10 +163,10 @@ impl WorkTerms {
         if extra.optional("work").is_none() && extra.optional("workThreshold").is_none() {
             return Ok(None);
         }
-        let policy = match extra.text("work")? {
-            "required" => WorkPolicy::Required,
-            "optional" => WorkPolicy::Optional,
-            _ => return Err(extra.wrong("work", "\"required\" and \"optional\" are known")),
+        let policy = match extra.optional_text("work")? {
+            None | Some("required") => WorkPolicy::Required,
+            Some("optional") => WorkPolicy::Optional,
+            Some(_) => return Err(extra.wrong("work", "\"required\" and \"optional\" are known")),
         };
         Ok(Some(Self { policy, threshold: extra.parsed("workThreshold")? }))
     }
