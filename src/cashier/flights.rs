@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use futures_util::future::Shared;
+use tokio::sync::oneshot;
 
 use super::{PendingReason, Wait};
 use crate::nano::BlockHash;
@@ -27,7 +29,8 @@ pub(super) enum Landing {
     Unavailable(Wait),
 }
 
-type Result = watch::Receiver<Option<Landing>>;
+/// Wakes those who wait in the order in which they came, which a simulation needs to play again.
+type Result = Shared<oneshot::Receiver<Landing>>;
 
 /// What is to be settled.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +104,7 @@ impl Flights {
         F: Future<Output = Landing> + Send + 'static,
     {
         let pending = Landing::Pending(PendingReason::Settlement);
-        let (owner, mut result) = match self.find_or_start(passage, limit, runtime, settle) {
+        let (owner, result) = match self.find_or_start(passage, limit, runtime, settle) {
             Boarding::Aloft(owner, result) => (owner, result),
             Boarding::FrontierHeld => return Landing::Refused(Refusal::DuplicateFrontier),
             Boarding::Full => return Landing::Unavailable(Wait::Overloaded),
@@ -111,9 +114,8 @@ impl Flights {
             // client's to see, but whether its own proof is good can only be said after.
             return pending;
         }
-        let landed = sync::timeout(wait, result.wait_for(Option::is_some)).await;
-        match landed {
-            Ok(Ok(landing)) => landing.clone().unwrap_or(pending),
+        match sync::timeout(wait, result).await {
+            Ok(Ok(landing)) => landing,
             // The wait is over, or the task died; the journal knows how far it came.
             Ok(Err(_)) | Err(_) => pending,
         }
@@ -154,7 +156,8 @@ impl Flights {
         if aloft.blocks.len() >= limit {
             return Boarding::Full;
         }
-        let (land, result) = watch::channel(None);
+        let (land, result) = oneshot::channel();
+        let result = result.shared();
         aloft.blocks.insert(block, (nonce, result.clone()));
         aloft.frontiers.extend(frontier);
         // A runtime that is ending drops the task at once, and with it the strip, which locks.
@@ -165,7 +168,8 @@ impl Flights {
             let landing = settle.await;
             // Off the list first: whoever comes after finds the result in the journal.
             drop(strip);
-            land.send_replace(Some(landing));
+            // Where nobody waits any more, the journal has it.
+            let _waited_for = land.send(landing).is_ok();
         });
         Boarding::Aloft(nonce, result)
     }
