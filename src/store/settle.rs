@@ -104,6 +104,28 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
 }
 
 /// A payment that is spent for ever and has become a capability, in one durable step.
+///
+/// It cannot be made but by the store:
+///
+/// ```compile_fail,E0451
+/// # use faregate::store::{CapabilityRecord, Intent, Lease};
+/// # use faregate::store::settle::Settled;
+/// fn forge(intent: Intent, record: CapabilityRecord, lease: Lease) -> Settled {
+///     Settled { intent, record, lease, fresh: true }
+/// }
+/// ```
+///
+/// nor be used twice:
+///
+/// ```compile_fail,E0382
+/// # use faregate::store::{Store, settle::Settled, capabilities::Capabilities};
+/// fn twice<S: Store>(capabilities: &Capabilities<S>, settled: Settled) {
+///     let _first = capabilities.admit(settled);
+///     let _second = capabilities.admit(settled);
+/// }
+/// ```
+///
+/// nor be dropped without a word, which `unused_must_use` denies.
 #[derive(Debug)]
 #[must_use = "a settled payment that is dropped is a customer robbed"]
 pub struct Settled {
