@@ -3,7 +3,7 @@
 //! Nothing is remembered between two blocks but what the ledger says, so a sweep may be killed at
 //! any instant and started again. A block is made only on a confirmed frontier whose balance the
 //! frontier block itself proves, and what a refusal means is found out by reading the ledger again:
-//! two sweepers that meet waste work and lose nothing. [`Turn`](crate::vault::Turn) keeps those of one
+//! two sweepers that meet waste work and lose nothing. [`Turn`] keeps those of one
 //! machine from meeting.
 
 mod facts;
