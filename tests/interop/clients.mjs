@@ -120,6 +120,9 @@ async function trial(make, mechanism) {
   const replay = await fetch(ONE, { headers: { "PAYMENT-SIGNATURE": sent.at(-1) } });
   assert.equal(replay.status, 402, "replayed");
   assert.equal((await replay.json()).error, "DUPLICATE_BLOCK_HASH", "why the replay is refused");
+  const refusal = client.receipt(replay.headers.get("payment-response"));
+  assert.equal(refusal.success, false, "the replay's receipt");
+  assert.equal(refusal.errorReason, "DUPLICATE_BLOCK_HASH", "the reason in the replay's receipt");
 
   const first = await client.get(MANY);
   const [token] = first.header("payment-capability").split(";");

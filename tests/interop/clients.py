@@ -135,6 +135,8 @@ def refused(what, get):
 def replayed(proof):
     answer = requests.get(ONE, headers={"PAYMENT-SIGNATURE": proof}, timeout=30)
     equal("replayed", (402, "DUPLICATE_BLOCK_HASH"), (answer.status_code, answer.json()["error"]))
+    receipt = decode_payment_response_header(answer.headers["payment-response"])
+    equal("the replay's receipt", (False, "DUPLICATE_BLOCK_HASH"), (receipt.success, receipt.error_reason))
 
 
 def trial(make, mechanism):
