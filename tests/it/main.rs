@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod crash_points;
 mod devnet;
+mod dialects;
 mod disk_full;
 mod exchange;
 mod kills;
