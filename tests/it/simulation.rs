@@ -18,7 +18,7 @@ use people::{Book, Town, accidents, cheater, eavesdropper, honest};
 use world::{Ablation, FUNDS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 128;
+const SEEDS: u64 = 200;
 /// How long things go wrong, in virtual seconds.
 const TROUBLE: Duration = Duration::from_secs(60);
 /// Within how long after that every honest payer must be served.
