@@ -165,6 +165,8 @@ struct Paid {
     block: StateBlock,
     /// Refused for good while the network did not know the block.
     given_up: bool,
+    /// The journal holds the block under this challenge, which stays good for it when it runs out.
+    claimed: bool,
 }
 
 /// One honest payer: buys `purchases` things, one after the other, and uses each to its end.
@@ -190,7 +192,11 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
         let on_chain = signed_for.iter().rfind(|it| world.truth(it.block.hash()).is_some()).cloned();
         let paid = match (on_chain, signed_for.last()) {
             (Some(paid), _) => paid,
-            (None, Some(last)) if !last.given_up && !last.challenge.has_expired(world.now()) => last.clone(),
+            (None, Some(last))
+                if !last.given_up && (last.claimed || !last.challenge.has_expired(world.now())) =>
+            {
+                last.clone()
+            }
             (None, _) => {
                 let challenge = town.bill(ware, mechanism).await;
                 if world.is_unsettled(key.account())
@@ -203,7 +209,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
                 if mechanism == Mechanism::NanoSignature {
                     world.hold(world.process(&block).is_ok(), || "an honest send was refused".to_owned());
                 }
-                signed_for.push(Paid { challenge, block, given_up: false });
+                signed_for.push(Paid { challenge, block, given_up: false, claimed: false });
                 continue;
             }
         };
@@ -231,6 +237,11 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
     }
 }
 
+/// Whether two proofs show one block under two challenges.
+fn is_twin(one: &Paid, other: &Paid) -> bool {
+    one.block.hash() == other.block.hash() && one.challenge.nonce() != other.challenge.nonce()
+}
+
 /// What an honest payer makes of a refusal: which ones he may be given, and what he does.
 fn refused(world: &World, signed_for: &mut Vec<Paid>, paid: &Paid, bill: &Bill, refusal: Option<Refusal>) {
     let (hash, mechanism) = (paid.block.hash(), paid.challenge.offer().mechanism);
@@ -239,7 +250,7 @@ fn refused(world: &World, signed_for: &mut Vec<Paid>, paid: &Paid, bill: &Bill, 
             let fresh = of(bill, mechanism).expect("a fresh challenge");
             let same = fresh.offer().pay_to == paid.challenge.offer().pay_to;
             world.hold(same, || format!("{hash} came late and was given another address"));
-            signed_for.push(Paid { challenge: fresh, block: paid.block, given_up: false });
+            signed_for.push(Paid { challenge: fresh, block: paid.block, given_up: false, claimed: false });
         }
         (Mechanism::NanoTxn, Some(Refusal::PaymentExpired)) => {
             let seen = world.truth(hash);
@@ -258,6 +269,16 @@ fn refused(world: &World, signed_for: &mut Vec<Paid>, paid: &Paid, bill: &Bill, 
             // Where the network shows the block after all, the same proof is shown again.
             if world.truth(hash).is_none() {
                 signed_for.iter_mut().filter(|it| it.block.hash() == hash).for_each(|it| it.given_up = true);
+            }
+        }
+        (Mechanism::NanoTxn, Some(Refusal::DuplicateBlockHash))
+            if signed_for.iter().any(|it| is_twin(it, paid)) =>
+        {
+            // The same address and frontier made the same block under two challenges. It belongs to
+            // the one it was shown under first, so that proof is shown again.
+            if let Some(place) = signed_for.iter().position(|it| is_twin(it, paid)) {
+                let first = signed_for.remove(place);
+                signed_for.push(Paid { given_up: false, claimed: true, ..first });
             }
         }
         (_, other) => world.hold(false, || format!("an honest payment {hash} was answered {other:?}")),
