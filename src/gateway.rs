@@ -221,6 +221,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        // The connection is not used again, and the answer says so: a client that found out by a reset
+        // could not tell whether its next request was heard.
+        session.set_keepalive(None);
         let failure = respond::failure(session, context, error);
         // Before the answer leaves, as above.
         self.close(context, Some(error));

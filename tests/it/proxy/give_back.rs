@@ -87,6 +87,7 @@ async fn an_upstream_that_is_late_or_not_there_gives_the_use_back() {
     for (path, route, status) in [("/dead", "dead", 502), ("/late", "late", 504)] {
         let failed = rig.pay(&key, path).await;
         assert_eq!((failed.status().as_u16(), header(&failed, "cache-control")), (status, "no-store"));
+        assert_eq!(header(&failed, "connection"), "close", "it is said before it is done");
         let receipt =
             faregate::x402::SettlementResponse::from_header(header(&failed, "payment-response")).unwrap();
         assert!(matches!(receipt.outcome, faregate::x402::Outcome::Settled { .. }), "{receipt:?}");
