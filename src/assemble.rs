@@ -212,7 +212,11 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
             }
             let vault = Vault::open_or_create(file).map_err(AssembleError::Seed)?;
             let accounts = |mechanism| {
-                if nano.in_use.contains(&mechanism) { vault.accounts(seed_indexes(mechanism, *size)) } else { Vec::new() }
+                if nano.in_use.contains(&mechanism) {
+                    vault.accounts(seed_indexes(mechanism, *size))
+                } else {
+                    Vec::new()
+                }
             };
             AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
                 .with_sessions(accounts(Mechanism::NanoSession))

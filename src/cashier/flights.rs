@@ -25,7 +25,10 @@ pub(super) enum Landing {
     Granted(Arc<Held>),
     Refused(Refusal),
     /// Refused, by more or less than was asked for, in raw.
-    WrongAmount { came: Raw, asked: Raw },
+    WrongAmount {
+        came: Raw,
+        asked: Raw,
+    },
     /// Not yet: the same proof may come again.
     Pending(PendingReason),
     Unavailable(Wait),

@@ -38,11 +38,7 @@ impl Proof {
     ///
     /// # Errors
     /// [`Refusal::WrongResource`], where the session says that it is for another route.
-    pub fn of_session(
-        session: &x402::Session,
-        block: BlockHash,
-        route: &RouteName,
-    ) -> Result<Self, Refusal> {
+    pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
         if !session.is_for(route.as_str()) {
             return Err(Refusal::WrongResource);
         }

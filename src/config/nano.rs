@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 
 use super::judge::Judge;
-use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
 use super::mechanisms;
+use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
 use super::nodes::{self, NodeUrl, SocketUrl};
 use crate::nano::{Account, Threshold, Thresholds};
 use crate::payment::Mechanism;

@@ -8,9 +8,9 @@ use pingora::prelude::Session;
 
 use super::{Context, session as nano_session};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
+use crate::config::PublicUrl;
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::config::PublicUrl;
 use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};

@@ -63,11 +63,7 @@ pub async fn claim<S: Store>(
 ///
 /// # Errors
 /// [`StoreError`], as [`claim`].
-pub async fn note<S: Store>(
-    store: &S,
-    seen: &Seen,
-    now: UnixSeconds,
-) -> Result<bool, StoreError> {
+pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<bool, StoreError> {
     let intent = seen.intent();
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,

@@ -30,7 +30,9 @@ pub enum OfferError {
     NoBill,
     #[error("PAYMENT-REQUIRED: {0}")]
     Malformed(#[from] Malformed),
-    #[error("it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn, nanoSignature or nanoSession")]
+    #[error(
+        "it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn, nanoSignature or nanoSession"
+    )]
     NothingKnown { offered: String },
     #[error("it offers no {wanted}")]
     NotOffered { wanted: Mechanism },

@@ -312,7 +312,9 @@ fn a_route_says_how_it_is_paid_in_place_of_the_default() {
     let told = faregate::routes::RouteName::new("told");
     assert_eq!(config.mechanisms.len(), 1);
     assert_eq!(config.mechanisms[&told], [Mechanism::NanoSession, Mechanism::NanoTxn]);
-    let nano = format!("{{ nodes: [http://127.0.0.1:7076], pool: {{ address: {ADDRESS} }}, mechanisms: [nanoSession] }}");
+    let nano = format!(
+        "{{ nodes: [http://127.0.0.1:7076], pool: {{ address: {ADDRESS} }}, mechanisms: [nanoSession] }}"
+    );
     let config = parse(&file(&nano, ROUTES)).unwrap();
     assert_eq!((config.nano.in_use, config.mechanisms.len()), (vec![Mechanism::NanoSession], 0));
 }

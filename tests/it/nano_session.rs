@@ -193,10 +193,8 @@ async fn another_amount_is_refused_told_and_listed() {
         assert!(message.contains(&format!("exactly {}", offer.amount)), "{message}");
     }
     assert_eq!(rig.upstream.seen().len(), 0);
-    let endpoint = NodeEndpoint::from_url(
-        rig.devnet.rpc_url().parse().unwrap(),
-        std::time::Duration::from_secs(5),
-    );
+    let endpoint =
+        NodeEndpoint::from_url(rig.devnet.rpc_url().parse().unwrap(), std::time::Duration::from_secs(5));
     let ledger = NodeLedger::new(NodeClient::new(vec![endpoint.unwrap()]).unwrap());
     let store = std::sync::Arc::clone(rig.services.store());
     let unclaimed = Books::new(ledger, store, vec![offer.pay_to]).unclaimed().await.unwrap();
@@ -212,8 +210,10 @@ async fn a_block_that_was_sent_in_time_is_redeemed_late_and_not_for_ever() {
     let (clock, seconds) = manual_clock();
     let rig = Rig::with(Plan { clock, ..plan() }).await;
     let key = rig.payer(1, PLENTY);
-    let [late, later, used] = [session(&rig, MANY).await, session(&rig, MANY).await, session(&rig, MANY).await];
-    let [in_grace, too_late, taken] = [pay(&rig, &key, &late), pay(&rig, &key, &later), pay(&rig, &key, &used)];
+    let [late, later, used] =
+        [session(&rig, MANY).await, session(&rig, MANY).await, session(&rig, MANY).await];
+    let [in_grace, too_late, taken] =
+        [pay(&rig, &key, &late), pay(&rig, &key, &later), pay(&rig, &key, &used)];
     assert_eq!(show(&rig, MANY, &proof(&used, taken)).await.status(), 200);
     // The fresh challenge of an expired one would fit the address and not the amount.
     seconds.store(late.valid_before.0 + GRACE - 1, Ordering::SeqCst);
@@ -378,7 +378,8 @@ async fn the_wallet_pays_by_it() {
     };
     let work = faregate::ledger::work::WorkSource::node_first(nodes.clone());
     let wallet = Wallet::new(faregate::vault::Vault::from_seed(seed), 4, nodes, work, options).unwrap();
-    let get = |path| reqwest::Request::new(reqwest::Method::GET, format!("{}{path}", rig.url).parse().unwrap());
+    let get =
+        |path| reqwest::Request::new(reqwest::Method::GET, format!("{}{path}", rig.url).parse().unwrap());
     let paid = wallet.request(get(MANY)).await.unwrap();
     assert_eq!(paid.response.status(), 200);
     let payment = paid.payment.unwrap();
@@ -416,7 +417,8 @@ fn each_mechanism_has_addresses_of_its_own() {
     assert!(ranges.iter().all(|it| it.len() == INDEXES_PER_MECHANISM as usize));
 
     let list: Vec<_> = (0..7).map(|it| Account([it; 32])).collect();
-    let every = AddressPool::of_list(&list, &[Mechanism::NanoSession, Mechanism::NanoTxn, Mechanism::NanoSignature]);
+    let every =
+        AddressPool::of_list(&list, &[Mechanism::NanoSession, Mechanism::NanoTxn, Mechanism::NanoSignature]);
     let of = |pool: &AddressPool, mechanism| pool.of(mechanism).iter().map(|it| it.0[0]).collect::<Vec<_>>();
     assert_eq!(Mechanism::ALL.map(|it| of(&every, it)), [vec![0, 3, 6], vec![1, 4], vec![2, 5]]);
     let two = AddressPool::of_list(&list, &[Mechanism::NanoSession, Mechanism::NanoTxn]);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::scripted::{Reply, Scripted, Seen, nobody};
 use world::{
-    Books, EASY, NONCE, PRICE, bill, every_way, by, entry, get, node, payee, payer, processed, proof, proofs,
+    Books, EASY, NONCE, PRICE, bill, by, entry, every_way, get, node, payee, payer, processed, proof, proofs,
     selling, served, settled, wallet, wallet_with,
 };
 

@@ -68,7 +68,8 @@ async fn the_pair_outlives_a_restart_and_the_price_it_was_made_for() {
     let block = pay(&rig, &key, &offer);
     let rig = rig.restart(crate::rig::Ending::Abrupt).await;
     let dearer = ROUTES.replace("0.0001 XNO, mechanisms", "5 XNO, mechanisms");
-    assert!(rig.services.reload(&rig.config("", &dearer)).await.is_empty());
+    let held_back = rig.services.reload(&rig.config("", &dearer)).await;
+    assert_eq!(held_back, ["listen"], "the rig's own new port");
     assert!(session(&rig, ONE).await.amount > offer.amount);
     assert_eq!(show_headers(&rig, ONE, &block.to_string(), &id(&offer)).await.status(), 200);
     rig.end().await;
@@ -95,7 +96,8 @@ async fn half_a_pair_and_a_spoiled_one_are_told_what_they_are() {
         let headers = [("X-PAYMENT-BLOCK", block.as_str()), ("X-PAYMENT-SESSION", strange)];
         message(&headers, "CHALLENGE_UNKNOWN").await;
     }
-    let twice = [("X-PAYMENT-BLOCK", block.as_str()), ("X-PAYMENT-BLOCK", &block), ("X-PAYMENT-SESSION", &id)];
+    let twice =
+        [("X-PAYMENT-BLOCK", block.as_str()), ("X-PAYMENT-BLOCK", &block), ("X-PAYMENT-SESSION", &id)];
     message(&twice, "bad_request").await;
     assert_eq!(show_headers(&rig, ONE, &block, &id).await.status(), 200);
     rig.end().await;
