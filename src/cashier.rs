@@ -4,6 +4,7 @@
 //! task of its own on the core runtime, so that a client that hangs up, or a listener that shuts
 //! down, cannot cancel it.
 
+mod denied;
 mod flights;
 mod proof;
 mod recovery;
@@ -30,6 +31,7 @@ use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
 
+use denied::Denied;
 use flights::{Flights, Landing};
 pub use proof::{Evidence, Proof};
 
@@ -464,50 +466,6 @@ fn network_of(client: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
-/// Why a request with something on it was not let in.
-#[derive(Debug)]
-enum Denied {
-    /// With the challenge of a payment that came too late.
-    Refused(Refused, Option<Box<Challenge>>),
-    Wait(Wait),
-}
-
-impl Denied {
-    const fn refused(refusal: Refusal, mechanism: Option<Mechanism>, block: Option<BlockHash>) -> Self {
-        Self::Refused(Refused { refusal, mechanism, block, particular: None }, None)
-    }
-
-    /// The same with what there is to say of it.
-    fn because(self, particular: Particular) -> Self {
-        match self {
-            Self::Refused(refused, late) => {
-                Self::Refused(Refused { particular: Some(particular), ..refused }, late)
-            }
-            Self::Wait(_) => self,
-        }
-    }
-
-    /// The same with the challenge that was answered too late.
-    fn late(self, challenge: Challenge) -> Self {
-        match self {
-            Self::Refused(refused, _) => Self::Refused(refused, Some(Box::new(challenge))),
-            Self::Wait(_) => self,
-        }
-    }
-
-    /// Why no use could be taken; `exhausted` is the answer where all are spent.
-    fn of(why: &NoUse, exhausted: Self) -> Self {
-        match why {
-            NoUse::Exhausted => exhausted,
-            NoUse::Busy => Self::Wait(Wait::UsesOut),
-            NoUse::Store(error) => {
-                tracing::warn!(%error, "no use could be leased");
-                Self::Wait(Wait::NoStore)
-            }
         }
     }
 }
