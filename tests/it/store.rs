@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 mod conformance;
 pub(crate) mod instances;
 pub(crate) mod model;
+mod pool;
 mod postgres;
 pub(crate) mod samples;
 mod sequences;
