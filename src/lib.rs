@@ -14,7 +14,7 @@
 //!   [`reconcile`]: holds the journal against the ledger.
 //!
 //! Edge:
-//! * [`listen`], [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
+//! * [`listen`], [`config`], [`gateway`], [`facilitator`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
 
 pub mod nano;
 pub mod x402;
@@ -38,6 +38,7 @@ pub mod reconcile;
 pub mod listen;
 pub mod config;
 pub mod gateway;
+pub mod facilitator;
 pub mod admin;
 pub mod wallet;
 pub mod devnet;

@@ -1,7 +1,7 @@
 //! A proof of payment as the client presents it, and its cheap checks.
 
 use super::flights::Passage;
-use crate::nano::{BlockHash, StateBlock, Thresholds};
+use crate::nano::{Account, BlockHash, StateBlock, Thresholds};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
@@ -29,6 +29,17 @@ impl Proof {
         match &self.evidence {
             Evidence::Txn(block) => block.hash(),
             Evidence::Signature(claim) => claim.block,
+        }
+    }
+}
+
+impl Proof {
+    /// Who says that he paid; proven once the evidence is checked.
+    #[must_use]
+    pub const fn payer(&self) -> Account {
+        match &self.evidence {
+            Evidence::Txn(block) => block.account,
+            Evidence::Signature(claim) => claim.account,
         }
     }
 }
