@@ -103,7 +103,8 @@ struct ResourceBody {
 
 /// Reads the body of `/requirements`.
 pub(super) fn requirements(body: &[u8]) -> Result<(Resource, Order), Told> {
-    let asked: RequirementsBody = serde_json::from_slice(body).map_err(|error| {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let asked: RequirementsBody = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         Told(format!(
             "{error}; expected {{\"resource\":{{\"url\":\"https://...\"}},\"price\":\"0.001 XNO\"}}, and where \
              wanted \"mechanisms\" and \"maxTimeoutSeconds\""

@@ -7,7 +7,7 @@ use faregate::nano::{BlockHash, Signature, Work};
 use faregate::x402::{Offer, Proof};
 use serde_json::{Value, json};
 
-use super::{Desk, PRICE, REPORT, call, decoded, is_settled, scene};
+use super::{PRICE, REPORT, call, decoded, is_settled, scene};
 use crate::attacks::{ONE, balance, block, frontier, journal, less, more, noms, unhurried};
 use crate::rig::{PLENTY, Plan, manual_clock, signature};
 
