@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use faregate::devnet::{Fault, Times, faults::ANY};
+use faregate::store::PaymentState;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -9,7 +11,6 @@ use super::{Desk, PRICE, REPORT, is_settled, scene};
 use crate::attacks::{journal, unhurried};
 use crate::proxy::wire::Wire;
 use crate::rig::{Ending, PLENTY, Plan, Rig, eventually, manual_clock};
-use faregate::store::PaymentState;
 
 fn request(call: &Value) -> String {
     let body = call.to_string();
@@ -138,11 +139,7 @@ async fn while_nothing_can_be_settled_nothing_is_sold() {
     let key = desk.rig.payer(1, PLENTY);
     let bill = desk.bill(REPORT, PRICE).await;
     let (call, _) = desk.txn(&key, &bill);
-    desk.rig.devnet.order("version", faregate::devnet::Fault::Drop, faregate::devnet::Times::Always);
-    for action in ["account_info", "block_info", "block_count", "telemetry", "accounts_frontiers", "process"]
-    {
-        desk.rig.devnet.order(action, faregate::devnet::Fault::Drop, faregate::devnet::Times::Always);
-    }
+    desk.rig.devnet.order(ANY, Fault::Drop, Times::Always);
     let order = json!({ "resource": { "url": REPORT }, "price": PRICE });
     let is_down = || async { desk.post("/requirements", &order).await.0 == 503 };
     eventually("no bill without a node", is_down).await;
