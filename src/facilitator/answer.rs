@@ -154,17 +154,15 @@ fn settlement(outcome: Outcome) -> Value {
 
 /// What a resource server's client is to do about a refusal.
 const fn advice(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::PaymentExpired => {
-            "the challenge's time is over: ask for the resource again; a block that was sent in time can be \
-             presented under the next challenge, which names the same address"
-        }
-        Refusal::WrongResource => {
-            "paid for another resource than the one asked for: `extra.route` of the payment's entry and of \
-             `paymentRequirements` must be the same, and one that this facilitator made for the resource"
-        }
-        other => other.advice(),
+    if matches!(refusal, Refusal::PaymentExpired) {
+        return "the challenge's time is over: ask for the resource again; a block that was sent in time can be \
+                presented under the next challenge, which names the same address";
     }
+    if matches!(refusal, Refusal::WrongResource) {
+        return "paid for another resource than the one asked for: `extra.route` of the payment's entry and of \
+                `paymentRequirements` must be the same, and one that this facilitator made for the resource";
+    }
+    refusal.advice()
 }
 
 const fn words(wait: &Wait) -> (&'static str, &'static str) {

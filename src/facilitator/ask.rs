@@ -52,13 +52,16 @@ const MALFORMED: &str = "MALFORMED_PAYLOAD";
 /// Reads the body of `/verify` and `/settle`.
 pub(super) fn payment(body: &[u8]) -> Result<Payment, Unusable> {
     let json = json(body).map_err(Unusable::Unreadable)?;
-    let request = FacilitatorRequest::read(&json).map_err(|fault| match fault {
-        Fault::Version { .. } => invalid(INVALID_VERSION, &fault),
-        other => Unusable::Unreadable(other.into()),
+    let request = FacilitatorRequest::read(&json).map_err(|fault| {
+        if is_of_version(&fault) {
+            invalid(INVALID_VERSION, &fault)
+        } else {
+            Unusable::Unreadable(fault.into())
+        }
     })?;
-    let payload = PaymentPayload::read(request.payload).map_err(|fault| match fault {
-        Fault::Version { .. } => invalid(INVALID_VERSION, &fault),
-        other => invalid(MALFORMED, &other),
+    let payload = PaymentPayload::read(request.payload).map_err(|fault| {
+        let reason = if is_of_version(&fault) { INVALID_VERSION } else { MALFORMED };
+        invalid(reason, &fault)
     })?;
     let demanded =
         Demanded::read(request.requirements).map_err(|fault| invalid(INVALID_REQUIREMENTS, &fault))?;
@@ -69,6 +72,10 @@ pub(super) fn payment(body: &[u8]) -> Result<Payment, Unusable> {
     let demand =
         Demand { route: RouteName::new(&demanded.route), amount: demanded.amount, pay_to: demanded.pay_to };
     Ok(Payment { proof: Proof::from(*payment), demand })
+}
+
+const fn is_of_version(fault: &Fault) -> bool {
+    matches!(fault, Fault::Version { .. })
 }
 
 fn invalid(reason: &'static str, fault: &Fault) -> Unusable {
