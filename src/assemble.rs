@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
+use crate::gateway::body::Room;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
@@ -294,6 +295,7 @@ async fn tariff(config: &Config) -> Tariff {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
         },
+        room: Room::new(config.limits.bodies, config.limits.body_time),
         watched,
     }
 }

@@ -295,7 +295,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 }
             }
         }
-        self.0.metrics.challenge(route.as_str());
+        self.0.metrics.challenge(route.configured());
         Verdict::Bill(Bill { challenges, refused: None })
     }
 

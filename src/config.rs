@@ -4,6 +4,7 @@
 //! of what type; then each concern turns its part into values that the rest of the program need
 //! not check again. No fault ends the judging of the others.
 
+mod calls;
 mod document;
 mod finding;
 mod judge;
@@ -24,6 +25,7 @@ use crate::routes::{PriceTable, UpstreamName};
 use judge::Judge;
 use mirror::ConfigFile;
 
+pub use calls::MAX_BODY;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};

@@ -3,6 +3,7 @@
 //! Pure. A request is made canonical once (`request`), the canonical form is what is matched
 //! (`pattern`, `table`) and what is forwarded, so that no two parties read one path differently.
 
+mod calls;
 mod pattern;
 mod request;
 mod table;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use crate::nano::Raw;
 
+pub use calls::{CallFault, CallPrices, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
 pub use pattern::{MAX_SEGMENTS, Pattern, PatternError};
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use table::{Found, PriceTable, TableFault};
@@ -33,7 +35,22 @@ impl RouteName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The identity of one `part` of the route that is sold by itself.
+    #[must_use]
+    pub fn part(&self, part: &str) -> Self {
+        Self(Arc::from(format!("{}{PART}{part}", self.configured())))
+    }
+
+    /// The route as the configuration calls it, without the part.
+    #[must_use]
+    pub fn configured(&self) -> &str {
+        self.0.split(PART).next().unwrap_or(&self.0)
+    }
 }
+
+/// Stands between a route's name and a part of it; no configured name has it.
+pub const PART: char = '#';
 
 impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,18 +99,20 @@ pub struct Terms {
 }
 
 /// Who may pass.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {
     Free,
     Priced(Terms),
+    /// By what an MCP client calls in the request's body.
+    Calls(Arc<CallPrices>),
 }
 
 impl Access {
     #[must_use]
-    pub const fn is_free(self) -> bool {
+    pub const fn is_free(&self) -> bool {
         match self {
             Self::Free => true,
-            Self::Priced(_) => false,
+            Self::Priced(_) | Self::Calls(_) => false,
         }
     }
 }

@@ -231,7 +231,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 fail::fail_point!("payment-granted", |_| std::process::abort());
                 if settled.is_fresh() {
                     let Intent { route, mechanism, amount, .. } = settled.intent();
-                    self.metrics.settled(route.as_str(), *mechanism, *amount, watch.elapsed());
+                    self.metrics.settled(route.configured(), *mechanism, *amount, watch.elapsed());
                 }
                 Landing::Granted(self.capabilities.admit(settled))
             }

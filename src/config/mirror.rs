@@ -181,6 +181,13 @@ sections! {
         charge_on: String,
         metering: String,
         case_sensitive: bool,
+        mcp: Value,
+    }
+    "routes[].mcp" => McpFile {
+        body: Value,
+        methods: Value,
+        tools: Value,
+        otherwise: String,
     }
     "routes[].grants" => GrantsFile {
         requests: Count,
@@ -199,6 +206,8 @@ sections! {
         pending_settlements: Count,
         lookups_per_client: Count,
         idle_connection: String,
+        bodies: Value,
+        body_time: String,
     }
 }
 

@@ -10,10 +10,11 @@ use super::Context;
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, Terms};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
+use super::calls::{self, Turned};
 use super::tariff::Unmatched;
 
 /// The payment's proof; the second name is that of x402's first version.
@@ -34,6 +35,8 @@ pub(super) enum Decision {
     Preflight,
     /// It cannot be read.
     Unreadable(String),
+    /// What it calls has no price.
+    Turned(Turned),
     NotFound,
 }
 
@@ -50,7 +53,7 @@ pub(super) struct Sale {
 /// Decides a request, and notes its route and origin in the context.
 pub(super) async fn decide<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
-    session: &Session,
+    session: &mut Session,
     context: &mut Context,
 ) -> Decision {
     context.origin = header(session, ORIGIN.as_str())
@@ -78,9 +81,19 @@ pub(super) async fn decide<L: Ledger, S: Store>(
         }
     };
     context.route = Some(route.name.clone());
-    match route.access {
-        Access::Priced(terms) if preflight.is_none() => price(cashier, session, route, terms, target).await,
-        Access::Priced(_) | Access::Free => Decision::Free { upstream: route.upstream.clone(), target },
+    let sold = match &route.access {
+        Access::Priced(terms) if preflight.is_none() => Some((route.name.clone(), *terms)),
+        Access::Calls(prices) if preflight.is_none() => {
+            match calls::price(session, context, &route.name, prices).await {
+                Ok(sold) => sold,
+                Err(turned) => return Decision::Turned(turned),
+            }
+        }
+        Access::Priced(_) | Access::Calls(_) | Access::Free => None,
+    };
+    match sold {
+        Some((ware, terms)) => price(cashier, session, route, ware, terms, target).await,
+        None => Decision::Free { upstream: route.upstream.clone(), target },
     }
 }
 
@@ -88,6 +101,7 @@ async fn price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
     session: &Session,
     route: Arc<Route>,
+    ware: RouteName,
     terms: Terms,
     target: CanonicalTarget,
 ) -> Decision {
@@ -98,7 +112,7 @@ async fn price<L: Ledger, S: Store>(
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
-    let ask = Ask { route: route.name.clone(), terms, metering: route.metering, presented, client };
+    let ask = Ask { route: ware, terms, metering: route.metering, presented, client };
     let verdict = cashier.decide(ask).await;
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }

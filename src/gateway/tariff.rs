@@ -15,6 +15,7 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
 use tokio::sync::watch;
 
+use super::body::Room;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
 use crate::nano::Thresholds;
@@ -35,6 +36,8 @@ pub struct Tariff {
     /// What a bill asks of a block's work.
     pub thresholds: Thresholds,
     pub limits: EdgeLimits,
+    /// For the bodies that are looked into.
+    pub room: Room,
     /// The upstreams are watched until this is dropped.
     pub watched: watch::Sender<bool>,
 }
