@@ -5,6 +5,7 @@
 //! not check again. No fault ends the judging of the others.
 
 mod calls;
+mod discovery;
 mod document;
 mod finding;
 mod judge;
@@ -26,6 +27,7 @@ use judge::Judge;
 use mirror::ConfigFile;
 
 pub use calls::MAX_BODY;
+pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};
@@ -54,6 +56,8 @@ pub struct Config {
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     pub table: PriceTable,
     pub unmatched: Unmatched,
+    /// What is published about the prices.
+    pub discovery: Discovery,
     pub cors: Option<Cors>,
     pub limits: Limits,
     /// What works but is hardly meant, in the order of the file's lines.
@@ -128,6 +132,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
         prices::warn_of_free_methods(judge, table, unmatched);
     }
+    let discovery = discovery::discovery(judge, file.discovery);
     let cors = listen::cors(judge, file.cors);
     let limits = limits::limits(judge, file.limits);
     let mut upstreams = BTreeMap::new();
@@ -150,6 +155,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         upstreams,
         table: table?,
         unmatched: unmatched?,
+        discovery: discovery?,
         cors: cors?,
         limits: limits?,
         warnings: Vec::new(),

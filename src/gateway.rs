@@ -7,6 +7,7 @@
 mod ask;
 pub mod body;
 mod calls;
+pub mod discovery;
 mod forward;
 mod respond;
 pub mod tariff;

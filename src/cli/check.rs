@@ -116,7 +116,7 @@ pub(super) fn describe(route: &Route) -> Value {
     let priced = match &route.access {
         Access::Free => Value::Null,
         Access::Calls(prices) => json!({
-            "calls": prices.lines().map(|(line, price)| (line, line_price(price).into())).collect::<Map<_, _>>(),
+            "calls": prices.lines().map(|(line, price)| (line.to_string(), line_price(price).into())).collect::<Map<_, _>>(),
             "requests": prices.grants.requests,
             "seconds": prices.grants.seconds,
         }),

@@ -94,6 +94,7 @@ sections! {
         upstreams: Value,
         routes: Vec<Value>,
         unmatched: Value,
+        discovery: Value,
         cors: Value,
         limits: Value,
     }
@@ -196,6 +197,14 @@ sections! {
     "unmatched" => UnmatchedFile {
         upstream: String,
         free: bool,
+    }
+    "discovery" => DiscoveryFile {
+        x402: bool,
+        openapi: bool,
+        llms: bool,
+        title: String,
+        description: String,
+        contact: String,
     }
     "cors" => CorsFile {
         origins: Value,

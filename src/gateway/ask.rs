@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
 use super::calls::{self, Turned};
+use super::discovery::Document;
 use super::tariff::Unmatched;
 
 /// The payment's proof; the second name is that of x402's first version.
@@ -31,6 +32,8 @@ pub(super) enum Decision {
     },
     /// Forward it, answer a bill, or have it come again, as the cashier says.
     Priced(Box<Sale>),
+    /// Answer with what is published about the prices.
+    Document(Arc<Document>),
     /// Answer a cross-origin preflight.
     Preflight,
     /// It cannot be read.
@@ -65,6 +68,10 @@ pub(super) async fn decide<L: Ledger, S: Store>(
         Err(why) => return Decision::Unreadable(why),
     };
     let method = session.req_header().method.clone();
+    if let Some(document) = context.tariff.documents.find(&method, &target) {
+        context.route = Some(context.tariff.documents.label.clone());
+        return Decision::Document(document);
+    }
     let preflight = preflight_of(session);
     if preflight.is_some() && context.origin.is_some() {
         return Decision::Preflight;

@@ -57,6 +57,10 @@ pub(super) async fn respond(
             Ok(admission) => return Ok(Some(admission)),
             Err(answer) => *answer,
         },
+        Decision::Document(document) => {
+            spare_connection(session, context);
+            return document.send(session).await.map(|()| None);
+        }
         Decision::Preflight => return preflight(session, context).await.map(|()| None),
         Decision::Unreadable(why) => {
             context.outcome = Outcome::Refused;

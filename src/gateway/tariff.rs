@@ -16,6 +16,7 @@ use pingora::prelude::Result;
 use tokio::sync::watch;
 
 use super::body::Room;
+use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
 use crate::nano::Thresholds;
@@ -30,6 +31,8 @@ pub struct Tariff {
     pub unmatched: Unmatched,
     pub public_url: PublicUrl,
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
+    /// What is published about the prices.
+    pub documents: Documents,
     pub cors: Option<Cors>,
     /// In seconds; what `maxTimeoutSeconds` of a bill says.
     pub challenge_lifetime: u64,

@@ -7,6 +7,7 @@
 mod message;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -40,6 +41,25 @@ pub enum Price {
     Costs(Raw),
     /// Not offered at all.
     Refused,
+}
+
+/// What one price is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Line<'a> {
+    Method(&'a str),
+    Tool(&'a str),
+    /// What is on no other line.
+    Otherwise,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(name) => write!(f, "method {name}"),
+            Self::Tool(name) => write!(f, "tool {name}"),
+            Self::Otherwise => f.write_str("anything else"),
+        }
+    }
 }
 
 /// Names with their prices. A name that ends in `*` stands for all that begin with what is before it;
@@ -85,11 +105,11 @@ impl CallPrices {
         Ok(Quote::Costs { part: shortened(parts.join("+")), amount: sum })
     }
 
-    /// Every price of the list with what it is for, as people write it.
-    pub fn lines(&self) -> impl Iterator<Item = (String, Price)> {
-        let methods = self.methods.0.iter().map(|(name, price)| (format!("method {name}"), *price));
-        let tools = self.tools.0.iter().map(|(name, price)| (format!("tool {name}"), *price));
-        methods.chain(tools).chain([("anything else".to_owned(), self.otherwise)])
+    /// Every price of the list with what it is for.
+    pub fn lines(&self) -> impl Iterator<Item = (Line<'_>, Price)> {
+        let methods = self.methods.0.iter().map(|(name, price)| (Line::Method(name), *price));
+        let tools = self.tools.0.iter().map(|(name, price)| (Line::Tool(name), *price));
+        methods.chain(tools).chain([(Line::Otherwise, self.otherwise)])
     }
 
     /// The lowest and the highest price of a single call that is not refused; nothing where all are.

@@ -40,7 +40,13 @@ fn check_prints_the_prices_or_the_faults() {
 
 fn explained(method: &str, url: &str, json: bool) -> (String, std::process::ExitCode) {
     let mut out = Vec::new();
-    let args = explain::Args { config: shipped("full.yaml"), json, method: method.into(), url: url.into() };
+    let args = explain::Args {
+        config: shipped("full.yaml"),
+        json,
+        data: None,
+        method: method.into(),
+        url: url.into(),
+    };
     let code = explain::run(&args, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), code)
 }
