@@ -103,10 +103,13 @@ async fn invite(session: &mut Session) -> Result<(), Unread> {
     if session.as_http1().is_none() || !session.req_header().headers.get(EXPECT).is_some_and(waits) {
         return Ok(());
     }
+    // Else Pingora takes this for an answer before the end of the body, and closes the connection.
+    session.set_close_on_response_before_downstream_finish(false);
     let go_on = pingora::http::ResponseHeader::build(http::StatusCode::CONTINUE, Some(0));
     let sent = match go_on {
         Ok(header) => session.as_downstream_mut().write_response_header(Box::new(header)).await,
         Err(error) => Err(error),
     };
+    session.set_close_on_response_before_downstream_finish(true);
     sent.map_err(|error| Unread::Lost(error.into_down()))
 }

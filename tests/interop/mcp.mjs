@@ -35,7 +35,7 @@ async function server(called) {
         sessionIdGenerator: randomUUID,
         onsessioninitialized: (id) => sessions.set(id, transport),
       });
-      const mcp = new McpServer({ name: "tools", version: "1" });
+      const mcp = new McpServer({ name: "tools", version: "1" }, { capabilities: { logging: {} } });
       for (const name of ["search", "render-page"]) {
         mcp.registerTool(name, { description: name, inputSchema: { query: z.string() } }, async ({ query }, { sendNotification }) => {
           called.push(`${name} ${query}`);

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use faregate::config::{Config, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys};
+use faregate::config::{
+    Config, Discovery, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys,
+};
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
 use faregate::routes::{Access, CanonicalTarget, ChargeOn, Found};
@@ -146,6 +148,8 @@ fn the_defaults_are_those_of_the_documentation() {
     let sweep = parse(&file(&treasury, &format!("sweep: {{}}\n{ROUTES}"))).unwrap().sweep.unwrap();
     assert_eq!((sweep.every, sweep.minimum.get()), (Duration::from_secs(600), 10_u128.pow(27)));
     assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.discovery, Discovery::default());
+    assert!(config.discovery.x402 && config.discovery.openapi && config.discovery.llms);
     let route = &config.table.routes()[0];
     assert_eq!(route.name.as_str(), "/v1/**");
     assert_eq!(route.charge_on, ChargeOn::Below500);

@@ -6,11 +6,11 @@ mod prices;
 mod sales;
 
 use faregate::x402::{Offer, Offers};
-use reqwest::Response;
+use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
 use crate::rig::{Plan, Rig, header};
-use crate::scripted::Reply;
+use crate::scripted::{Reply, Scripted};
 
 const ROUTES: &str = r#"
   - match: "POST /mcp"
@@ -53,6 +53,38 @@ fn tool(tool: &str) -> Value {
 
 fn method(method: &str) -> Value {
     json!({ "jsonrpc": "2.0", "id": "a", "method": method })
+}
+
+/// Calls an endpoint that has `ping` free and `tools/call` priced, at `origin`, whatever the version of
+/// HTTP is that `client` speaks.
+pub(crate) async fn over(client: &Client, origin: &str, upstream: &Scripted) {
+    let url = format!("{origin}/mcp");
+    let post = |body: Vec<u8>| client.post(&url).header("Content-Type", "application/json").body(body).send();
+    let most = faregate::config::MAX_BODY;
+    let mut longest = method("ping").to_string().into_bytes();
+    longest.resize(most, b' ');
+    for body in [method("ping").to_string().into_bytes(), longest.clone()] {
+        assert_eq!(post(body.clone()).await.unwrap().status(), 200);
+        assert_eq!(upstream.seen().pop().unwrap().body, body);
+    }
+    let before = upstream.seen().len();
+    longest.push(b' ');
+    for (body, status) in [
+        (longest, 413),
+        (tool("a").to_string().into_bytes(), 402),
+        (b"{}".to_vec(), 400),
+        (method("other").to_string().into_bytes(), 403),
+    ] {
+        assert_eq!(post(body).await.unwrap().status(), status);
+    }
+    assert_eq!(upstream.seen().len(), before);
+    for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
+        let published = client.request(method, format!("{origin}/openapi.json")).send().await.unwrap();
+        assert_eq!(
+            (published.status().as_u16(), header(&published, "content-type")),
+            (200, "application/json")
+        );
+    }
 }
 
 async fn post(rig: &Rig, body: impl Into<reqwest::Body>, headers: &[(&str, &str)]) -> Response {

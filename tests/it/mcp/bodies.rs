@@ -133,8 +133,7 @@ async fn a_client_that_waits_to_be_asked_is_asked() {
     let answer = wire.answer().await;
     assert_eq!((answer.status, answer.text()), (200, body.as_str()));
     assert_eq!(rig.upstream.seen()[0].header("expect"), None);
-    eprintln!("CONN {answer:?}");
-    // Not where it would be refused whatever it is.
+    // Not where it would be refused whatever it is. The connection is kept until then.
     wire.send(head(&["Expect: 100-continue", "Content-Length: 1000000"])).await;
     assert_eq!(wire.answer().await.status, 413);
     rig.end().await;
