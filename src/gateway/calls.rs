@@ -6,7 +6,7 @@ use pingora::prelude::{Error, Session};
 
 use super::Context;
 use super::body::Unread;
-use crate::routes::{CallFault, CallPrices, Quote, RouteName, Terms};
+use crate::routes::{CallFault, CallPrices, Claimed, Quote, RouteName, Terms};
 
 /// Why a call is neither sold nor given away.
 #[derive(Debug)]
@@ -29,10 +29,13 @@ pub(super) async fn price(
     route: &RouteName,
     prices: &CallPrices,
 ) -> Result<Option<(RouteName, Terms)>, Turned> {
-    plain_json(&session.req_header().headers)?;
+    let headers = &session.req_header().headers;
+    plain_json(headers)?;
+    let [method, name] = [claim(headers, "mcp-method")?, claim(headers, "mcp-name")?];
     let body = context.tariff.room.read(session, prices.bound).await?;
     context.body = Some(body.held);
-    match prices.quote(&body.bytes) {
+    let claimed = Claimed { method: method.as_deref(), name: name.as_deref() };
+    match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {
             Ok(Some((route.part(&part), Terms { amount, grants: prices.grants })))
@@ -60,6 +63,15 @@ fn plain_json(headers: &HeaderMap) -> Result<(), Turned> {
         One::None | One::Other => false,
     };
     if is_json { Ok(()) } else { Err(Turned::Unsupported("send `Content-Type: application/json`, in UTF-8")) }
+}
+
+/// What a header claims of the body, if it is there.
+fn claim(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Turned> {
+    match one(headers, &HeaderName::from_static(name)) {
+        One::None => Ok(None),
+        One::Text(text) => Ok(Some(text.to_owned())),
+        One::Other => Err(Turned::Unreadable(format!("send {name} once, in ASCII"))),
+    }
 }
 
 /// A header that should occur once.

@@ -67,6 +67,27 @@ impl fmt::Display for Line<'_> {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Lines(BTreeMap<String, Price>);
 
+/// What the headers `Mcp-Method` and `Mcp-Name` say of the body, for servers that go by them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Claimed<'a> {
+    pub method: Option<&'a str>,
+    pub name: Option<&'a str>,
+}
+
+impl Claimed<'_> {
+    fn check(&self, call: &Call) -> Result<(), CallFault> {
+        let (method, tool) = match call {
+            Call::Answer => (None, None),
+            Call::Tool { name } => (Some(message::TOOLS_CALL), Some(name.as_str())),
+            Call::Method { name, .. } => (Some(name.as_str()), None),
+        };
+        let is_method = self.method.is_none() || self.method == method;
+        // Of another method it names what has no price of its own.
+        let is_tool = self.name.is_none() || tool.is_none() || self.name == tool;
+        if is_method && is_tool { Ok(()) } else { Err(CallFault::Claimed) }
+    }
+}
+
 /// What a request's body costs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Quote {
@@ -85,9 +106,18 @@ impl CallPrices {
     /// [`CallFault`], for a body that is no JSON-RPC, that two readers could read differently, or that
     /// calls what is not offered.
     pub fn quote(&self, body: &[u8]) -> Result<Quote, CallFault> {
+        self.quote_claimed(body, &Claimed::default())
+    }
+
+    /// As [`CallPrices::quote`], of a body whose calls must be what is `claimed` of them.
+    ///
+    /// # Errors
+    /// [`CallFault`]; also where the body says otherwise.
+    pub fn quote_claimed(&self, body: &[u8], claimed: &Claimed<'_>) -> Result<Quote, CallFault> {
         let mut parts = Vec::new();
         let mut sum = Raw::default();
         for call in calls(body)? {
+            claimed.check(&call)?;
             let (part, price) = self.line(&call)?;
             match price {
                 Price::Free => {}
@@ -178,15 +208,13 @@ impl Lines {
         if let Some((line, price)) = self.0.get_key_value(name) {
             return Ok(Some((line, *price)));
         }
-        let folded = name.to_ascii_lowercase();
-        let covers = |line: &str| {
-            let begins = line.strip_suffix('*');
-            let whole = begins.is_none();
-            let wanted = begins.unwrap_or(line);
-            let cased = if whole { name == wanted } else { name.starts_with(wanted) };
-            let wanted = wanted.to_ascii_lowercase();
-            let uncased = if whole { folded == wanted } else { folded.starts_with(&wanted) };
-            (cased, uncased)
+        // Whether a line covers the name, and whether it would if letter case did not count.
+        let covers = |line: &str| match line.strip_suffix('*') {
+            None => (false, name.eq_ignore_ascii_case(line)),
+            Some(begins) => {
+                let near = name.get(..begins.len()).is_some_and(|it| it.eq_ignore_ascii_case(begins));
+                (name.starts_with(begins), near)
+            }
         };
         let mut found: Option<(&str, Price)> = None;
         let mut near: Option<&str> = None;

@@ -86,6 +86,8 @@ fn explain_says_which_route_and_why() {
 
 #[test]
 fn explain_says_what_a_call_costs() {
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
+    let other = call.replace("search", "list");
     let explained = |data| explained_with(data, "POST", "/mcp", false).0;
     let listed = explained(None);
     for part in [
@@ -96,11 +98,10 @@ fn explain_says_what_a_call_costs() {
     ] {
         assert!(listed.contains(part), "{part:?} is not in:\n{listed}");
     }
-    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
     let priced = explained(Some(call));
     assert!(priced.contains("costs     0.01 XNO (1"), "{priced}");
     assert!(priced.contains("buys      tools#tool:search"), "{priced}");
-    assert!(explained(Some(&call.replace("search", "list"))).contains("costs     0.001 XNO"));
+    assert!(explained(Some(&other)).contains("costs     0.001 XNO"));
     assert!(explained(Some(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)).contains("costs     nothing"));
     assert!(
         explained(Some(r#"{"jsonrpc":"2.0","id":1,"method":"other"}"#)).contains("answer    403: the method")

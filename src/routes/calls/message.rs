@@ -56,6 +56,8 @@ pub enum CallFault {
     Spelling { given: String, listed: String },
     #[error("{0} is not offered here")]
     NotOffered(String),
+    #[error("Mcp-Method or Mcp-Name says another call than the body")]
+    Claimed,
     #[error("the batch costs more than there is money")]
     Sum,
 }

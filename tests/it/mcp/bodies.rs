@@ -215,6 +215,28 @@ async fn what_is_no_plain_json_is_not_looked_into() {
 }
 
 #[tokio::test]
+async fn headers_that_name_another_call_than_the_body_are_refused() {
+    let rig = scene().await;
+    let (help, ping) = (tool("help").to_string(), method("ping").to_string());
+    for (body, name, value, status) in [
+        (&help, "Mcp-Method", "tools/call", 200),
+        (&help, "Mcp-Name", "help", 200),
+        (&ping, "Mcp-Method", "ping", 200),
+        (&ping, "Mcp-Name", "file:///a", 200),
+        (&help, "Mcp-Name", "search", 400),
+        (&help, "Mcp-Method", "ping", 400),
+        (&ping, "Mcp-Method", "tools/call", 400),
+        (&ping, "Mcp-Method", "Ping", 400),
+    ] {
+        let answer = post(&rig, body.clone(), &[(name, value)]).await;
+        assert_eq!(answer.status(), status, "{name}: {value}");
+    }
+    let answer = post(&rig, help, &[("Mcp-Name", "help"), ("Mcp-Name", "search")]).await;
+    assert_eq!(answer.status(), 400, "two of them");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn without_a_body_there_is_nothing_to_price() {
     let rig = scene().await;
     let mut wire = Wire::open(&rig.url).await;

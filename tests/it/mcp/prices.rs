@@ -126,10 +126,6 @@ fn prices_of(amount: Raw) -> CallPrices {
 #[test]
 fn a_body_that_two_readers_could_read_differently_has_no_price() {
     let prices = listed();
-    let deep = |depth: usize| {
-        let (open, shut) = ("[".repeat(depth), "]".repeat(depth));
-        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"a":{open}{shut}}}}}"#)
-    };
     let refused = [
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call","params":{"name":"search"}}"#,
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"help","name":"search"}}"#,
@@ -194,6 +190,15 @@ fn a_body_that_two_readers_could_read_differently_has_no_price() {
         let fault = prices.quote(body.as_bytes()).expect_err(body);
         assert!(!fault.is_not_offered(), "{body}: {fault}");
     }
+}
+
+#[test]
+fn a_body_that_not_every_reader_can_hold_has_no_price() {
+    let prices = listed();
+    let deep = |depth: usize| {
+        let (open, shut) = ("[".repeat(depth), "]".repeat(depth));
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"ping","params":{{"a":{open}{shut}}}}}"#)
+    };
     assert!(prices.quote(deep(MAX_DEPTH - 2).as_bytes()).is_ok());
     for depth in [MAX_DEPTH - 1, 1000, 30_000] {
         assert!(matches!(prices.quote(deep(depth).as_bytes()), Err(CallFault::Json(_))), "{depth}");
