@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::check::{describe, in_words, line_price, report_faults};
 use crate::config::{Config, Unmatched};
+use crate::gateway::discovery::Documents;
 use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, Quote, Route, UpstreamName};
 
 /// The arguments make no request (sysexits).
@@ -109,8 +110,16 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
+    /// Whether it is answered by the gateway itself, before any route.
+    fn is_document(&self) -> bool {
+        Documents::of(self.config).answer(self.method, self.target)
+    }
+
     /// Every route that covers the request, the winner first.
     fn routes(&self) -> Vec<&Arc<Route>> {
+        if self.is_document() {
+            return Vec::new();
+        }
         self.config.table.matches(self.method, self.target)
     }
 
@@ -128,6 +137,10 @@ impl Answer<'_> {
                 out,
                 "note      {foreign:?} is not the public URL's {public:?}; only the path counts here"
             )?;
+        }
+        if self.is_document() {
+            writeln!(out, "answer    200: what the gateway publishes about its prices (`discovery`)")?;
+            return writeln!(out, "costs     nothing");
         }
         let routes = self.routes();
         let Some((winner, others)) = routes.split_first() else {
@@ -202,8 +215,8 @@ impl Answer<'_> {
         let routes = self.routes();
         let upstream = match (routes.first(), &self.config.unmatched) {
             (Some(winner), _) => Some(&winner.upstream),
-            (None, Unmatched::Free(upstream)) => Some(upstream),
-            (None, Unmatched::NotFound) => None,
+            (None, Unmatched::Free(upstream)) if !self.is_document() => Some(upstream),
+            (None, Unmatched::Free(_) | Unmatched::NotFound) => None,
         };
         let beaten: Vec<_> = routes
             .iter()
@@ -217,6 +230,7 @@ impl Answer<'_> {
             "method": self.method,
             "target": self.target.as_str(),
             "foreign_authority": self.foreign,
+            "document": self.is_document(),
             "route": routes.first().map(|route| describe(route)),
             "beaten": beaten,
             "call": self.quote(routes.first().copied()),

@@ -86,6 +86,12 @@ impl Documents {
         Self { by_path, label: RouteName::new(LABEL) }
     }
 
+    /// Whether a request is answered with one of them, whatever the price table says.
+    #[must_use]
+    pub fn answer(&self, method: &str, target: &CanonicalTarget) -> bool {
+        Method::from_bytes(method.as_bytes()).is_ok_and(|method| self.find(&method, target).is_some())
+    }
+
     /// The document that a request asks for.
     pub(super) fn find(&self, method: &Method, target: &CanonicalTarget) -> Option<Arc<Document>> {
         let reads = *method == Method::GET || *method == Method::HEAD;

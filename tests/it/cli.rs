@@ -85,6 +85,15 @@ fn explain_says_which_route_and_why() {
 }
 
 #[test]
+fn explain_knows_what_the_gateway_answers_itself() {
+    let (out, code) = explained("GET", "/openapi.json", false);
+    assert!(is_code(code, 0) && out.contains("answer    200: what the gateway publishes"), "{out}");
+    assert!(explained("POST", "/openapi.json", false).0.contains("answer    404"));
+    let json: serde_json::Value = serde_json::from_str(&explained("HEAD", "/llms.txt", true).0).unwrap();
+    assert_eq!((&json["document"], &json["upstream"]), (&true.into(), &serde_json::Value::Null));
+}
+
+#[test]
 fn explain_says_what_a_call_costs() {
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
     let other = call.replace("search", "list");
