@@ -10,6 +10,7 @@ mod calls;
 pub mod discovery;
 mod forward;
 mod respond;
+mod session;
 pub mod tariff;
 pub mod upstream;
 

@@ -8,6 +8,7 @@ mod pattern;
 mod request;
 mod table;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -46,6 +47,13 @@ impl RouteName {
     #[must_use]
     pub fn configured(&self) -> &str {
         self.0.split(PART).next().unwrap_or(&self.0)
+    }
+}
+
+/// So that routes can be found by a name that is borrowed.
+impl Borrow<str> for RouteName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -181,6 +181,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        mechanisms: Vec<Value>,
         case_sensitive: bool,
         mcp: Value,
     }

@@ -23,6 +23,7 @@ use pingora::prelude::{Result, Session};
 
 use crate::config::Config;
 use crate::nano::Raw;
+use crate::payment::Mechanism;
 use crate::routes::{Access, CanonicalTarget, Found, Grants, Route, RouteName};
 
 /// The `route` label of requests for these documents.
@@ -150,6 +151,11 @@ impl Published<'_> {
     /// The routes that may be spoken of, in the order of the file.
     fn routes(&self) -> impl Iterator<Item = &Route> {
         self.config.table.routes().iter().map(AsRef::as_ref).filter(|route| !route.hidden)
+    }
+
+    /// How a route can be paid for, in the order in which its bills say so.
+    fn mechanisms(&self, route: &Route) -> &[Mechanism] {
+        self.config.mechanisms.get(&route.name).unwrap_or(&self.config.nano.mechanisms)
     }
 
     fn priced(&self) -> impl Iterator<Item = &Route> {

@@ -11,7 +11,7 @@ const PATHS: [&str; 4] = ["/.well-known/x402", "/.well-known/x402.json", "/opena
 const ROUTES: &str = r#"
   - { match: "GET /v1/quote/{symbol}", upstream: api, price: 0.0001 XNO, description: "A \"quote\" <b>", mime_type: application/json }
   - { name: search, match: "/v1/search/**", upstream: api, price: 0.01 XNO, grants: { requests: 100, within: 1h } }
-  - { match: "/v1/search/{id}", upstream: api, price: 3 raw }
+  - { match: "/v1/search/{id}", upstream: api, price: 3 raw, mechanisms: [nanoSignature, nanoTxn] }
   - { match: "GET /v1/both/{a}", upstream: api, price: 5 raw }
   - { match: "POST /v1/both/{b}", upstream: api, price: 6 raw }
   - { match: "/docs/**", upstream: api, free: true }
@@ -166,6 +166,7 @@ async fn the_guide_says_each_price_in_words() {
     ] {
         assert!(guide.lines().any(|it| it == line), "{line:?} is not in:\n{guide}");
     }
+    assert!(guide.contains("   - `nanoTxn`: ") && !guide.contains("nanoSession"), "{guide}");
     assert!(!guide.contains("anything else"), "what is refused is not on offer");
     rig.end().await;
 }

@@ -22,6 +22,7 @@ mod kills;
 mod listen;
 mod mcp;
 mod nano;
+mod nano_session;
 mod network;
 mod node;
 mod pay;

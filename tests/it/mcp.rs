@@ -21,6 +21,7 @@ const ROUTES: &str = r#"
       body: 4 KiB
       methods: { initialize: free, ping: free, "tools/list": free, "tools/call": 5 raw, "resources/*": 2 raw }
       tools: { search: 10 raw, "render-*": 100 raw, render-small: 20 raw, secret: refuse, help: free }
+  - { match: "POST /signed", upstream: api, mechanisms: [nanoSignature], mcp: { tools: { search: 1 raw } } }
   - { match: "GET /mcp", upstream: api, free: true }
 "#;
 

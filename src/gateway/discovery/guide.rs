@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Published, grants, in_words};
+use crate::payment::Mechanism;
 use crate::routes::{Access, Line, Price, Route};
 
 const HOW: &str = "\
@@ -16,10 +17,10 @@ No account is needed. Each priced request is paid for in XNO, the currency of th
 2. Choose an entry of its `accepts`: `amount` in raw (1 XNO = 10^30 raw) to the address `payTo`.
 3. Send the same request with `PAYMENT-SIGNATURE`: base64 of
    `{\"x402Version\": 2, \"accepted\": <the entry, unchanged>, \"payload\": <the proof>}`.
-   For `extra.mechanism` = `nanoTxn` the payload is `{\"block\": <a signed send block>}`, which is
-   broadcast for you; for `nanoSignature` send the block yourself, then sign
-   `<block hash>:<extra.nonce>:<extra.validBefore>` as an off-chain message:
-   `{\"blockHash\", \"account\", \"signature\"}`.
+   The payload depends on the entry's `extra.mechanism`:
+";
+
+const AFTER: &str = "\
 4. The answer comes with a receipt, `PAYMENT-RESPONSE`, and `PAYMENT-CAPABILITY: <token>; remaining=N`.
    While something remains, send the token in `PAYMENT-CAPABILITY` instead of paying again.
 
@@ -42,6 +43,12 @@ fn fill(published: &Published<'_>, out: &mut String) -> std::fmt::Result {
     }
     writeln!(out, "An HTTP API at {} with a price for each request.\n", config.public_url)?;
     out.push_str(HOW);
+    for mechanism in Mechanism::ALL {
+        if published.priced().any(|route| published.mechanisms(route).contains(&mechanism)) {
+            writeln!(out, "   - `{mechanism}`: {}", proof(mechanism))?;
+        }
+    }
+    out.push_str(AFTER);
     writeln!(out, "\n## Prices\n")?;
     for route in published.priced() {
         price(route, out)?;
@@ -63,6 +70,20 @@ fn fill(published: &Published<'_>, out: &mut String) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// What proves a payment.
+const fn proof(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::NanoTxn => {
+            "`{\"block\": <a signed send block with its work>}`, which is broadcast for you"
+        }
+        Mechanism::NanoSignature => {
+            "send the amount yourself, then sign `<block hash>:<extra.nonce>:<extra.validBefore>` as an off-chain \
+             message: `{\"blockHash\", \"account\", \"signature\"}`"
+        }
+        Mechanism::NanoSession => "send exactly the amount yourself: `{\"proof\": <the block's hash>}`",
+    }
 }
 
 fn price(route: &Route, out: &mut String) -> std::fmt::Result {

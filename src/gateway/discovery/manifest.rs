@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Published;
 use crate::nano::{Network, Raw};
+use crate::payment::Mechanism;
 use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
 use crate::x402::{Asset, Scheme, X402_VERSION};
 
@@ -65,16 +66,16 @@ fn item(published: &Published<'_>, route: &Route, url: &str) -> Value {
     }
     match &route.access {
         Access::Free => {}
-        Access::Priced(terms) => put("terms", offered(published, terms.amount, terms.grants)),
-        Access::Calls(prices) => put("calls", calls(published, prices)),
+        Access::Priced(terms) => put("terms", offered(published, route, terms.amount, terms.grants)),
+        Access::Calls(prices) => put("calls", calls(published, route, prices)),
     }
     Value::Object(item)
 }
 
 /// The ways to pay `amount`, as a bill's `accepts` will have them, but for what is fresh in each.
-fn offered(published: &Published<'_>, amount: Raw, grants: Grants) -> Value {
+fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants) -> Value {
     let config = published.config;
-    let one = |mechanism: &crate::payment::Mechanism| {
+    let one = |mechanism: &Mechanism| {
         json!({
             "scheme": Scheme::Exact.as_str(),
             "network": Network::Mainnet.to_string(),
@@ -87,16 +88,16 @@ fn offered(published: &Published<'_>, amount: Raw, grants: Grants) -> Value {
             },
         })
     };
-    config.nano.mechanisms.iter().map(one).collect()
+    published.mechanisms(route).iter().map(one).collect()
 }
 
 /// The lines of an MCP endpoint's price list that are on offer.
-fn calls(published: &Published<'_>, prices: &CallPrices) -> Value {
+fn calls(published: &Published<'_>, route: &Route, prices: &CallPrices) -> Value {
     let on_offer = prices.lines().filter_map(|(line, price)| {
         let terms = match price {
             Price::Refused => return None,
             Price::Free => Value::Array(Vec::new()),
-            Price::Costs(amount) => offered(published, amount, prices.grants),
+            Price::Costs(amount) => offered(published, route, amount, prices.grants),
         };
         let (method, tool) = match line {
             Line::Method(method) => (Value::from(method), Value::Null),

@@ -135,7 +135,7 @@ fn x402(published: &Published<'_>, route: &Route, amount: Option<Raw>) -> Value 
         "network": Network::Mainnet.to_string(),
         "asset": Asset::Xno.as_str(),
         "maxTimeoutSeconds": published.config.challenge.lifetime,
-        "mechanisms": published.config.nano.mechanisms.iter().map(|it| it.as_str()).collect::<Vec<_>>(),
+        "mechanisms": published.mechanisms(route).iter().map(|it| it.as_str()).collect::<Vec<_>>(),
         "route": route.name.as_str(),
     });
     let Some(fields) = terms.as_object_mut() else { return terms };

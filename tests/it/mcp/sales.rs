@@ -1,6 +1,6 @@
 //! Calls sold through a whole gateway: what a payment for one opens, and what it does not.
 
-use faregate::x402::{Proof, encode_header};
+use faregate::x402::{Ask, Proof, encode_header};
 use serde_json::{Value, json};
 
 use super::{LIMITS, ROUTES, method, offer, post, scene, tool};
@@ -50,6 +50,12 @@ async fn free_calls_pass_and_others_are_billed_at_their_price() {
     assert_eq!(bill["accepts"][0]["extra"]["route"], "tools#tool:search");
     assert_eq!(bill["accepts"][0]["extra"]["grants"]["requests"], 3);
     assert_eq!(bill["resource"]["url"], format!("{}/mcp", rig.url));
+
+    // What a route says of the ways to pay it holds for each of its calls.
+    let signed = rig.http.post(format!("{}/signed", rig.url)).header("Content-Type", "application/json");
+    let signed = signed.body(tool("search").to_string()).send().await.unwrap();
+    let ways: Vec<_> = offers(&signed).offers.into_iter().map(|it| it.ask).collect();
+    assert!(matches!(ways.as_slice(), [Ask::NanoSignature { .. }]), "{ways:?}");
 
     let refused = post(&rig, tool("secret").to_string(), &[]).await;
     assert_eq!(refused.status(), 403);
