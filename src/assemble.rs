@@ -22,6 +22,8 @@ use crate::config::{Config, Nano, Pool, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
+use crate::gateway::body::Room;
+use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
@@ -311,6 +313,8 @@ async fn tariff(config: &Config) -> Tariff {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
         },
+        documents: Documents::of(config),
+        room: Room::new(config.limits.bodies, config.limits.body_time),
         watched,
     }
 }

@@ -292,7 +292,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         let settings = self.0.settings.load();
         let valid_before = self.0.clock.now().plus(settings.lifetime);
-        let mechanisms = settings.by_route.get(route).unwrap_or(&settings.mechanisms);
+        let mechanisms = settings.by_route.get(route.configured()).unwrap_or(&settings.mechanisms);
         let mut challenges = Vec::with_capacity(mechanisms.len());
         for &mechanism in mechanisms {
             match self.mint(mechanism, route, terms, late, valid_before) {
@@ -304,7 +304,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 }
             }
         }
-        self.0.metrics.challenge(route.as_str());
+        self.0.metrics.challenge(route.configured());
         Verdict::Bill(Bill { challenges, refused: None })
     }
 

@@ -4,6 +4,8 @@
 //! of what type; then each concern turns its part into values that the rest of the program need
 //! not check again. No fault ends the judging of the others.
 
+mod calls;
+mod discovery;
 mod document;
 mod finding;
 mod judge;
@@ -26,6 +28,8 @@ use crate::routes::{PriceTable, RouteName, UpstreamName};
 use judge::Judge;
 use mirror::ConfigFile;
 
+pub use calls::MAX_BODY;
+pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};
@@ -58,6 +62,8 @@ pub struct Config {
     /// What routes offer that do not offer `nano.mechanisms`: in the order of `accepts`.
     pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
+    /// What is published about the prices.
+    pub discovery: Discovery,
     pub cors: Option<Cors>,
     pub limits: Limits,
     /// What works but is hardly meant, in the order of the file's lines.
@@ -137,6 +143,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
         prices::warn_of_free_methods(judge, table, unmatched);
     }
+    let discovery = discovery::discovery(judge, file.discovery);
     let cors = listen::cors(judge, file.cors);
     let limits = limits::limits(judge, file.limits);
     let mut upstreams = BTreeMap::new();
@@ -161,6 +168,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         table: table?,
         mechanisms: offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect(),
         unmatched: unmatched?,
+        discovery: discovery?,
         cors: cors?,
         limits: limits?,
         warnings: Vec::new(),

@@ -5,6 +5,9 @@
 //! only when it has an [`Admission`], and only a decision makes one.
 
 mod ask;
+pub mod body;
+mod calls;
+pub mod discovery;
 mod forward;
 mod respond;
 mod session;
@@ -58,6 +61,8 @@ pub struct Context {
     route: Option<RouteName>,
     outcome: Outcome,
     admission: Option<Admission>,
+    /// The room that a body takes up which was read before the decision.
+    body: Option<body::Held>,
     /// The allowed origin that asks, if one does.
     origin: Option<String>,
 }
@@ -130,6 +135,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             route: None,
             outcome: Outcome::Free,
             admission: None,
+            body: None,
             origin: None,
         }
     }
@@ -188,7 +194,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         match &context.admission {
-            Some(admission) => forward::request(session, request, admission),
+            Some(admission) => forward::request(session, request, admission, context.body.is_some()),
             None => Error::e_explain(ErrorType::InternalError, "no upstream without an admission"),
         }
     }

@@ -3,10 +3,12 @@
 //! Pure. A request is made canonical once (`request`), the canonical form is what is matched
 //! (`pattern`, `table`) and what is forwarded, so that no two parties read one path differently.
 
+mod calls;
 mod pattern;
 mod request;
 mod table;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use blake2::{Blake2b, Digest};
 
 use crate::nano::Raw;
 
-pub use pattern::{MAX_SEGMENTS, Pattern, PatternError};
+pub use calls::{CallFault, CallPrices, Claimed, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use table::{Found, PriceTable, TableFault};
 
@@ -61,12 +64,35 @@ impl RouteName {
         &self.0
     }
 
-    /// The `route` label of metrics: all foreign resources share one, since callers name them.
+    /// The identity of one `part` of the route that is sold by itself.
+    #[must_use]
+    pub fn part(&self, part: &str) -> Self {
+        Self(Arc::from(format!("{}{PART}{part}", self.configured())))
+    }
+
+    /// The route as the configuration calls it, without the part.
+    #[must_use]
+    pub fn configured(&self) -> &str {
+        self.0.split(PART).next().unwrap_or(&self.0)
+    }
+
+    /// The `route` label of metrics: that of the configuration; all foreign resources share one, since
+    /// callers name them.
     #[must_use]
     pub fn label(&self) -> &str {
-        if self.is_foreign() { FOREIGN } else { &self.0 }
+        if self.is_foreign() { FOREIGN } else { self.configured() }
     }
 }
+
+/// So that routes can be found by a name that is borrowed.
+impl Borrow<str> for RouteName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Stands between a route's name and a part of it; no configured name has it.
+pub const PART: char = '#';
 
 impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,18 +141,20 @@ pub struct Terms {
 }
 
 /// Who may pass.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {
     Free,
     Priced(Terms),
+    /// By what an MCP client calls in the request's body.
+    Calls(Arc<CallPrices>),
 }
 
 impl Access {
     #[must_use]
-    pub const fn is_free(self) -> bool {
+    pub const fn is_free(&self) -> bool {
         match self {
             Self::Free => true,
-            Self::Priced(_) => false,
+            Self::Priced(_) | Self::Calls(_) => false,
         }
     }
 }

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::{Config, Faults};
-use crate::routes::{Access, Grants, Route};
+use crate::routes::{Access, CallPrices, Grants, Price, Route};
 
 /// The configuration is at fault (sysexits).
 const EX_CONFIG: u8 = 78;
@@ -64,9 +64,10 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let header = ["MATCH", "PRICE", "GRANTS", "UPSTREAM"].map(ToOwned::to_owned);
     let rows: Vec<[String; 4]> = std::iter::once(header)
         .chain(config.table.routes().iter().map(|route| {
-            let (price, grants) = match route.access {
+            let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
                 Access::Priced(terms) => (terms.amount.xno().to_string(), in_words(terms.grants)),
+                Access::Calls(prices) => (span(prices), in_words(prices.grants)),
             };
             [route.pattern.to_string(), price, grants, route.upstream.to_string()]
         }))
@@ -84,6 +85,25 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
+/// The prices of single calls, as people say them.
+fn span(prices: &CallPrices) -> String {
+    match prices.span() {
+        Some((least, most)) if least.is_zero() => format!("free to {} a call", most.xno()),
+        Some((least, most)) if least == most => format!("{} a call", most.xno()),
+        Some((least, most)) => format!("{} to {} a call", least.xno(), most.xno()),
+        None => "refused".to_owned(),
+    }
+}
+
+/// One line of a price list of calls, as people say it.
+pub(super) fn line_price(price: Price) -> String {
+    match price {
+        Price::Free => "free".to_owned(),
+        Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
+        Price::Refused => "refused".to_owned(),
+    }
+}
+
 /// What a payment buys, as people say it.
 pub(super) fn in_words(grants: Grants) -> String {
     let requests = grants.requests.get();
@@ -93,8 +113,13 @@ pub(super) fn in_words(grants: Grants) -> String {
 
 /// A route for programs.
 pub(super) fn describe(route: &Route) -> Value {
-    let priced = match route.access {
+    let priced = match &route.access {
         Access::Free => Value::Null,
+        Access::Calls(prices) => json!({
+            "calls": prices.lines().map(|(line, price)| (line.to_string(), line_price(price).into())).collect::<Map<_, _>>(),
+            "requests": prices.grants.requests,
+            "seconds": prices.grants.seconds,
+        }),
         Access::Priced(terms) => json!({
             "amount": terms.amount,
             "xno": terms.amount.xno().to_string(),

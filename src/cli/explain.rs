@@ -8,9 +8,10 @@ use std::sync::Arc;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::check::{describe, in_words, report_faults};
+use super::check::{describe, in_words, line_price, report_faults};
 use crate::config::{Config, Unmatched};
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Route, UpstreamName};
+use crate::gateway::discovery::Documents;
+use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, Quote, Route, UpstreamName};
 
 /// The arguments make no request (sysexits).
 const EX_USAGE: u8 = 64;
@@ -26,6 +27,9 @@ pub struct Args {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// The request's body, for routes that are priced by what it calls (`mcp`).
+    #[arg(short = 'd', long, value_name = "JSON")]
+    pub data: Option<String>,
     /// The request's method.
     #[arg(value_name = "METHOD")]
     pub method: String,
@@ -61,7 +65,13 @@ pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
         }
     };
     let foreign = absolute.map(|it| it.authority).filter(|authority| !is_public(&config, authority));
-    let answer = Answer { config: &config, method: &args.method, target: &target, foreign };
+    let answer = Answer {
+        config: &config,
+        data: args.data.as_deref(),
+        method: &args.method,
+        target: &target,
+        foreign,
+    };
     if args.json {
         writeln!(out, "{}", answer.json())?
     } else {
@@ -85,8 +95,14 @@ fn refuse(args: &Args, code: u8, message: &str, out: &mut impl Write) -> io::Res
     Ok(ExitCode::from(code))
 }
 
+/// The status that a call is answered with which has no price.
+const fn refused_with(fault: &CallFault) -> u16 {
+    if fault.is_not_offered() { 403 } else { 400 }
+}
+
 struct Answer<'a> {
     config: &'a Config,
+    data: Option<&'a str>,
     method: &'a str,
     target: &'a CanonicalTarget,
     /// An authority that is not the configured one.
@@ -94,8 +110,16 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
+    /// Whether it is answered by the gateway itself, before any route.
+    fn is_document(&self) -> bool {
+        Documents::of(self.config).answer(self.method, self.target)
+    }
+
     /// Every route that covers the request, the winner first.
     fn routes(&self) -> Vec<&Arc<Route>> {
+        if self.is_document() {
+            return Vec::new();
+        }
         self.config.table.matches(self.method, self.target)
     }
 
@@ -114,6 +138,10 @@ impl Answer<'_> {
                 "note      {foreign:?} is not the public URL's {public:?}; only the path counts here"
             )?;
         }
+        if self.is_document() {
+            writeln!(out, "answer    200: what the gateway publishes about its prices (`discovery`)")?;
+            return writeln!(out, "costs     nothing");
+        }
         let routes = self.routes();
         let Some((winner, others)) = routes.split_first() else {
             writeln!(out, "route     none")?;
@@ -130,20 +158,53 @@ impl Answer<'_> {
             Some(next) => writeln!(out, "why       {}", winner.precedence_over(next))?,
             None => writeln!(out, "why       no other route covers it")?,
         }
-        match winner.access {
-            Access::Free => writeln!(out, "costs     nothing")?,
-            Access::Priced(terms) => {
-                writeln!(out, "costs     {} ({} raw)", terms.amount.xno(), terms.amount)?;
-                writeln!(out, "grants    {}", in_words(terms.grants))?;
-                writeln!(out, "charged   {}", winner.charge_on.as_str())?;
-            }
-        }
+        self.write_price(winner, out)?;
         self.write_destinations(&winner.upstream, out)?;
         for other in others {
             let why = winner.precedence_over(other);
             writeln!(out, "beaten    {} (`{}`): {why}", other.name, other.pattern)?;
         }
         Ok(())
+    }
+
+    fn write_price(&self, route: &Route, out: &mut impl Write) -> io::Result<()> {
+        let grants = match &route.access {
+            Access::Free => return writeln!(out, "costs     nothing"),
+            Access::Priced(terms) => {
+                writeln!(out, "costs     {} ({} raw)", terms.amount.xno(), terms.amount)?;
+                terms.grants
+            }
+            Access::Calls(prices) => {
+                match self.data.map(|data| prices.quote(data.as_bytes())) {
+                    None => prices.lines().try_for_each(|(line, price)| {
+                        writeln!(out, "call      {line}: {}", line_price(price))
+                    })?,
+                    Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
+                    Some(Ok(Quote::Costs { part, amount })) => {
+                        writeln!(out, "costs     {} ({amount} raw)", amount.xno())?;
+                        writeln!(out, "buys      {}", route.name.part(&part))?;
+                    }
+                    Some(Err(fault)) => writeln!(out, "answer    {}: {fault}", refused_with(&fault))?,
+                }
+                prices.grants
+            }
+        };
+        writeln!(out, "grants    {}", in_words(grants))?;
+        writeln!(out, "charged   {}", route.charge_on.as_str())
+    }
+
+    /// What `--data` costs on the winning route; nothing where it plays no part.
+    fn quote(&self, route: Option<&Arc<Route>>) -> Option<Value> {
+        let (Some(data), Some(Access::Calls(prices))) = (self.data, route.map(|it| &it.access)) else {
+            return None;
+        };
+        Some(match prices.quote(data.as_bytes()) {
+            Ok(Quote::Free) => json!({ "free": true }),
+            Ok(Quote::Costs { part, amount }) => {
+                json!({ "free": false, "buys": part, "amount": amount, "xno": amount.xno().to_string() })
+            }
+            Err(fault) => json!({ "answer": refused_with(&fault), "error": fault.to_string() }),
+        })
     }
 
     fn write_destinations(&self, upstream: &UpstreamName, out: &mut impl Write) -> io::Result<()> {
@@ -154,8 +215,8 @@ impl Answer<'_> {
         let routes = self.routes();
         let upstream = match (routes.first(), &self.config.unmatched) {
             (Some(winner), _) => Some(&winner.upstream),
-            (None, Unmatched::Free(upstream)) => Some(upstream),
-            (None, Unmatched::NotFound) => None,
+            (None, Unmatched::Free(upstream)) if !self.is_document() => Some(upstream),
+            (None, Unmatched::Free(_) | Unmatched::NotFound) => None,
         };
         let beaten: Vec<_> = routes
             .iter()
@@ -169,8 +230,10 @@ impl Answer<'_> {
             "method": self.method,
             "target": self.target.as_str(),
             "foreign_authority": self.foreign,
+            "document": self.is_document(),
             "route": routes.first().map(|route| describe(route)),
             "beaten": beaten,
+            "call": self.quote(routes.first().copied()),
             "upstream": upstream.map(UpstreamName::as_str),
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
         })

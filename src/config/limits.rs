@@ -56,6 +56,10 @@ pub struct Limits {
     pub lookups_per_client: u32,
     /// How long a client's connection may lie idle.
     pub idle_connection: Duration,
+    /// Bytes of requests' bodies that are held at one time, of those that are looked into.
+    pub bodies: u64,
+    /// How long such a body may take to arrive.
+    pub body_time: Duration,
 }
 
 impl Default for Limits {
@@ -66,6 +70,8 @@ impl Default for Limits {
             pending_settlements: 1024,
             lookups_per_client: 30,
             idle_connection: Duration::from_secs(60),
+            bodies: 64 * 1024 * 1024,
+            body_time: Duration::from_secs(10),
         }
     }
 }
@@ -76,6 +82,7 @@ const MIN_LIFETIME: u64 = 10;
 const MAX_LIFETIME: u64 = 3600;
 
 const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
+const MAX_BODIES: u64 = 1 << 40;
 const MAX_FREE_SPACE: u64 = 1 << 50;
 const MAX_CONNECTIONS: usize = 1000;
 const MAX_CAPABILITIES: u64 = 100_000_000;
@@ -201,21 +208,38 @@ pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limit
         Duration::from_secs(1)..=Duration::from_secs(3600),
         default.idle_connection,
     );
+    let bodies = bytes(judge, "limits.bodies", file.bodies, MAX_BODIES, default.bodies);
+    let body_time = judge.duration(
+        "limits.body_time",
+        file.body_time,
+        Duration::from_millis(100)..=Duration::from_secs(600),
+        default.body_time,
+    );
     Some(Limits {
         drained_body: drained_body?,
         capabilities_cached: capabilities_cached?,
         pending_settlements: pending_settlements?,
         lookups_per_client: lookups_per_client?,
         idle_connection: idle_connection?,
+        bodies: bodies?,
+        body_time: body_time?,
     })
 }
 
 /// A number of bytes: `65536`, `64 KiB`, `1 MiB`.
-fn bytes(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>, most: u64, default: u64) -> Option<u64> {
+pub(super) fn bytes(
+    judge: &mut Judge<'_>,
+    path: &str,
+    piece: Piece<Value>,
+    most: u64,
+    default: u64,
+) -> Option<u64> {
     if !piece.is_given() {
         return Some(default);
     }
-    let hint = format!("write a number of bytes, or `64 KiB`, `1 MiB`; at most {} MiB", most >> 20);
+    let most_shown =
+        if most < 1 << 20 { format!("{} KiB", most >> 10) } else { format!("{} MiB", most >> 20) };
+    let hint = format!("write a number of bytes, or `64 KiB`, `1 MiB`; at most {most_shown}");
     let value = judge.get(path, piece, &hint)?;
     let number = value.as_u64().or_else(|| value.as_str().and_then(parse_bytes));
     let number = number.filter(|it| *it <= most);

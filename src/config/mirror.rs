@@ -95,6 +95,7 @@ sections! {
         upstreams: Value,
         routes: Vec<Value>,
         unmatched: Value,
+        discovery: Value,
         cors: Value,
         limits: Value,
     }
@@ -187,6 +188,13 @@ sections! {
         metering: String,
         mechanisms: Vec<Value>,
         case_sensitive: bool,
+        mcp: Value,
+    }
+    "routes[].mcp" => McpFile {
+        body: Value,
+        methods: Value,
+        tools: Value,
+        otherwise: String,
     }
     "routes[].grants" => GrantsFile {
         requests: Count,
@@ -195,6 +203,14 @@ sections! {
     "unmatched" => UnmatchedFile {
         upstream: String,
         free: bool,
+    }
+    "discovery" => DiscoveryFile {
+        x402: bool,
+        openapi: bool,
+        llms: bool,
+        title: String,
+        description: String,
+        contact: String,
     }
     "cors" => CorsFile {
         origins: Value,
@@ -205,6 +221,8 @@ sections! {
         pending_settlements: Count,
         lookups_per_client: Count,
         idle_connection: String,
+        bodies: Value,
+        body_time: String,
     }
 }
 

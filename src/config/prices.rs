@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use serde_yaml::Value;
 
@@ -12,8 +13,8 @@ use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
 use crate::routes::{
-    Access, ChargeOn, Found, Grants, Metering, Pattern, PriceTable, Route, RouteName, TableFault, Terms,
-    UpstreamName,
+    Access, ChargeOn, Found, Grants, Metering, PART, Pattern, PriceTable, Route, RouteName, TableFault,
+    Terms, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -132,7 +133,8 @@ fn route(
         ("metering", file.metering.is_given()),
         ("mechanisms", file.mechanisms.is_given()),
     ];
-    let access = access(judge, path, file.price, file.free, file.grants);
+    let asked = Asked { price: file.price, free: file.free, grants: file.grants, mcp: file.mcp };
+    let access = access(judge, path, asked, pattern.as_ref());
     if let Some(Access::Free) = access {
         for (key, _) in priced_only.iter().filter(|(_, given)| *given) {
             judge.fault(&below(path, key), format_args!("`{key}` without a price"), PRICE_HINT);
@@ -172,7 +174,7 @@ fn name(
     piece: Piece<String>,
     pattern: Option<&Pattern>,
 ) -> Option<RouteName> {
-    let hint = format!("at most {MAX_NAME} printable ASCII characters");
+    let hint = format!("at most {MAX_NAME} printable ASCII characters, no `{PART}` among them");
     if !piece.is_given() {
         let text = pattern?.as_str();
         if text.len() > MAX_NAME {
@@ -183,7 +185,12 @@ fn name(
     }
     judge.text(&below(path, "name"), piece, &hint, |text| {
         let printable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        if text.trim() != text || text.is_empty() || text.len() > MAX_NAME || !printable {
+        if text.trim() != text
+            || text.is_empty()
+            || text.len() > MAX_NAME
+            || text.contains(PART)
+            || !printable
+        {
             return Err("this is no name for a route");
         }
         let name = RouteName::new(text);
@@ -213,19 +220,35 @@ fn named_upstream(
     None
 }
 
-fn access(
-    judge: &mut Judge<'_>,
-    path: &str,
+/// What a route says of its price.
+struct Asked {
     price: Piece<String>,
     free: Piece<bool>,
     grants: Piece<Value>,
-) -> Option<Access> {
+    mcp: Piece<Value>,
+}
+
+fn access(judge: &mut Judge<'_>, path: &str, asked: Asked, pattern: Option<&Pattern>) -> Option<Access> {
+    let Asked { price, free, grants, mcp } = asked;
     let priced = price.is_given();
     let free_path = below(path, "free");
     let is_free = flag(judge, &free_path, free);
-    if priced && is_free == Some(true) {
-        judge.fault(&free_path, "both free and priced", "keep one of `free` and `price`");
+    if (priced || mcp.is_given()) && is_free == Some(true) {
+        judge.fault(&free_path, "both free and priced", "keep one of `free` and the price");
         return None;
+    }
+    if mcp.is_given() {
+        if priced {
+            let hint = "put the price of whatever is on no line under `mcp.otherwise`";
+            judge.fault(&below(path, "price"), "both `price` and `mcp`", hint);
+        }
+        if pattern.is_some_and(|it| it.method() != Some("POST")) {
+            let hint = "write `POST /mcp`, and routes of their own for `GET /mcp` and `DELETE /mcp`";
+            judge.fault(&below(path, "match"), "`mcp` prices what is posted", hint);
+        }
+        let grants = self::grants(judge, &below(path, "grants"), grants);
+        let calls = super::calls::calls(judge, &below(path, "mcp"), mcp, grants)?;
+        return (!priced && is_free.is_some()).then(|| Access::Calls(Arc::new(calls)));
     }
     if !priced {
         return match is_free? {

@@ -15,6 +15,8 @@ use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
+use super::calls::{self, Turned};
+use super::discovery::Document;
 use super::tariff::Unmatched;
 
 /// The payment's proof; the second name is that of x402's first version.
@@ -31,10 +33,14 @@ pub(super) enum Decision {
     },
     /// Forward it, answer a bill, or have it come again, as the cashier says.
     Priced(Box<Sale>),
+    /// Answer with what is published about the prices.
+    Document(Arc<Document>),
     /// Answer a cross-origin preflight.
     Preflight,
     /// It cannot be read.
     Unreadable(String),
+    /// What it calls has no price.
+    Turned(Turned),
     NotFound,
 }
 
@@ -51,7 +57,7 @@ pub(super) struct Sale {
 /// Decides a request, and notes its route and origin in the context.
 pub(super) async fn decide<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
-    session: &Session,
+    session: &mut Session,
     context: &mut Context,
 ) -> Decision {
     context.origin = header(session, ORIGIN.as_str())
@@ -63,6 +69,10 @@ pub(super) async fn decide<L: Ledger, S: Store>(
         Err(why) => return Decision::Unreadable(why),
     };
     let method = session.req_header().method.clone();
+    if let Some(document) = context.tariff.documents.find(&method, &target) {
+        context.route = Some(context.tariff.documents.label.clone());
+        return Decision::Document(document);
+    }
     let preflight = preflight_of(session);
     if preflight.is_some() && context.origin.is_some() {
         return Decision::Preflight;
@@ -79,11 +89,21 @@ pub(super) async fn decide<L: Ledger, S: Store>(
         }
     };
     context.route = Some(route.name.clone());
-    match route.access {
-        Access::Priced(terms) if preflight.is_none() => {
-            price(cashier, session, &context.tariff.public_url, route, terms, target).await
+    let sold = match &route.access {
+        Access::Priced(terms) if preflight.is_none() => Some((route.name.clone(), *terms)),
+        Access::Calls(prices) if preflight.is_none() => {
+            match calls::price(session, context, &route.name, prices).await {
+                Ok(sold) => sold,
+                Err(turned) => return Decision::Turned(turned),
+            }
         }
-        Access::Priced(_) | Access::Free => Decision::Free { upstream: route.upstream.clone(), target },
+        Access::Priced(_) | Access::Calls(_) | Access::Free => None,
+    };
+    match sold {
+        Some((ware, terms)) => {
+            price(cashier, session, &context.tariff.public_url, route, ware, terms, target).await
+        }
+        None => Decision::Free { upstream: route.upstream.clone(), target },
     }
 }
 
@@ -92,10 +112,11 @@ async fn price<L: Ledger, S: Store>(
     session: &Session,
     public_url: &PublicUrl,
     route: Arc<Route>,
+    ware: RouteName,
     terms: Terms,
     target: CanonicalTarget,
 ) -> Decision {
-    let (presented, detail) = match presented(session, &route.name) {
+    let (presented, detail) = match presented(session, &ware) {
         Ok(Some(presented)) => (presented, None),
         Ok(None) => (Presented::Nothing, None),
         Err(Misread::Unreadable(why)) => return Decision::Unreadable(why),
@@ -103,7 +124,7 @@ async fn price<L: Ledger, S: Store>(
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
     let claim = nano_session::claim_of(&presented);
-    let ask = Ask { route: route.name.clone(), terms, metering: route.metering, presented, client };
+    let ask = Ask { route: ware, terms, metering: route.metering, presented, client };
     let verdict = cashier.decide(ask).await;
     let verdict = nano_session::explain(verdict, claim, || public_url.join(target.as_str()));
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::HeaderName;
-use http::header::{CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
+use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
@@ -31,10 +31,19 @@ const SHARED_CACHES: [&str; 5] = [
 
 /// Rewrites a request for the upstream: the canonical target, nothing of the payment, and what the
 /// gateway vouches for in place of whatever the client claimed.
-pub(super) fn request(session: &Session, request: &mut RequestHeader, admission: &Admission) -> Result<()> {
+pub(super) fn request(
+    session: &Session,
+    request: &mut RequestHeader,
+    admission: &Admission,
+    body_is_read: bool,
+) -> Result<()> {
     let chosen = admission.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
     request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
+    if body_is_read {
+        // The client was told to go on already.
+        let _removed = request.remove_header(&EXPECT).is_some();
+    }
     for name in stopped(&session.req_header().headers, is_stopped_on_the_way_in) {
         let _removed = request.remove_header(&name).is_some();
     }
@@ -62,7 +71,7 @@ pub(super) fn request(session: &Session, request: &mut RequestHeader, admission:
         request.insert_header("X-Payment-Payer", intent.payer.to_string())?;
         request.insert_header("X-Payment-Transaction", intent.block.to_string())?;
         request.insert_header("X-Payment-Amount", intent.amount.to_string())?;
-        request.insert_header("X-Payment-Route", intent.route.as_str())?;
+        request.insert_header("X-Payment-Route", intent.route.configured())?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::ask::{Decision, Sale};
+use super::calls::Turned;
 use super::tariff::Cors;
 use super::{Admission, Context, Priced};
 use crate::cashier::{Bill, PendingReason, Refused, Verdict, Wait};
@@ -56,17 +57,44 @@ pub(super) async fn respond(
             Ok(admission) => return Ok(Some(admission)),
             Err(answer) => *answer,
         },
+        Decision::Document(document) => {
+            spare_connection(session, context);
+            return document.send(session).await.map(|()| None);
+        }
         Decision::Preflight => return preflight(session, context).await.map(|()| None),
         Decision::Unreadable(why) => {
             context.outcome = Outcome::Refused;
             plain(StatusCode::BAD_REQUEST, "bad_request", &why)
         }
+        Decision::Turned(turned) => turned_away(context, turned)?,
         Decision::NotFound => {
             context.outcome = Outcome::Refused;
             plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
         }
     };
     send(session, context, answer).await.map(|()| None)
+}
+
+/// The answer to a call that is neither sold nor given away; an error where nobody is left to answer.
+fn turned_away(context: &mut Context, turned: Turned) -> Result<Answer> {
+    context.outcome = Outcome::Refused;
+    Ok(match turned {
+        Turned::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", &why),
+        Turned::Unsupported(why) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_body", why),
+        Turned::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", &fault.to_string()),
+        Turned::TooLong(bound) => {
+            let why = format!("a body of at most {bound} bytes is taken here");
+            plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", &why)
+        }
+        Turned::TooSlow => {
+            plain(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
+        }
+        Turned::NoRoom => {
+            context.outcome = Outcome::Unavailable;
+            come_again(&Wait::Overloaded)
+        }
+        Turned::Lost(error) => return Err(error),
+    })
 }
 
 fn admit(

@@ -15,6 +15,8 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
 use tokio::sync::watch;
 
+use super::body::Room;
+use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
 use crate::nano::Thresholds;
@@ -29,12 +31,16 @@ pub struct Tariff {
     pub unmatched: Unmatched,
     pub public_url: PublicUrl,
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
+    /// What is published about the prices.
+    pub documents: Documents,
     pub cors: Option<Cors>,
     /// In seconds; what `maxTimeoutSeconds` of a bill says.
     pub challenge_lifetime: u64,
     /// What a bill asks of a block's work.
     pub thresholds: Thresholds,
     pub limits: EdgeLimits,
+    /// For the bodies that are looked into.
+    pub room: Room,
     /// The upstreams are watched until this is dropped.
     pub watched: watch::Sender<bool>,
 }

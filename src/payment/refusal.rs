@@ -125,7 +125,7 @@ impl Refusal {
             Self::UnconfirmedBlock => "the block is not confirmed yet: send the same proof again",
             Self::WrongBlockType => "the block is not a send in a state block",
             Self::WrongDestination => "the block does not pay the challenge's `payTo`",
-            Self::WrongResource => "paid for another route than the one asked for",
+            Self::WrongResource => "paid for another route, or another call of it, than the one asked for",
         }
     }
 }

@@ -35,6 +35,24 @@ pub(super) enum Segment {
     Any,
 }
 
+/// One segment of a pattern, for whoever writes it down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part<'a> {
+    /// In its canonical spelling.
+    Literal(&'a str),
+    /// The name in `{name}`.
+    Name(&'a str),
+}
+
+impl fmt::Display for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(text) => f.write_str(text),
+            Self::Name(name) => write!(f, "{{{name}}}"),
+        }
+    }
+}
+
 /// Why a `match` is no pattern.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PatternError {
@@ -112,6 +130,24 @@ impl Pattern {
         self.method.as_deref()
     }
 
+    /// Its segments in their order, and whether `**` follows them.
+    #[must_use]
+    pub fn template(&self) -> (Vec<Part<'_>>, bool) {
+        let path = self.text.split_once('/').map_or("", |(_, path)| path);
+        let written = path.split('/').map(|it| it.trim_start_matches('{').trim_end_matches('}'));
+        let parts = self.segments.iter().zip(written).map(|(segment, written)| match segment {
+            Segment::Literal { text, .. } => Part::Literal(text),
+            Segment::Any => Part::Name(written),
+        });
+        (parts.collect(), self.open)
+    }
+
+    /// Whether it covers one path alone.
+    #[must_use]
+    pub fn is_one_path(&self) -> bool {
+        !self.open && self.segments.iter().all(|it| matches!(it, Segment::Literal { .. }))
+    }
+
     /// A path the pattern covers.
     pub(super) fn sample(&self) -> Result<CanonicalTarget, NotCanonical> {
         let mut path = String::new();
@@ -136,7 +172,9 @@ impl Pattern {
         self.open
     }
 
-    pub(super) const fn ends_in_slash(&self) -> bool {
+    /// Whether it is written with a `/` at its end.
+    #[must_use]
+    pub const fn ends_in_slash(&self) -> bool {
         self.slash
     }
 

@@ -39,8 +39,19 @@ fn check_prints_the_prices_or_the_faults() {
 }
 
 fn explained(method: &str, url: &str, json: bool) -> (String, std::process::ExitCode) {
+    explained_with(None, method, url, json)
+}
+
+fn explained_with(
+    data: Option<&str>,
+    method: &str,
+    url: &str,
+    json: bool,
+) -> (String, std::process::ExitCode) {
+    let data = data.map(str::to_owned);
     let mut out = Vec::new();
-    let args = explain::Args { config: shipped("full.yaml"), json, method: method.into(), url: url.into() };
+    let args =
+        explain::Args { config: shipped("full.yaml"), json, data, method: method.into(), url: url.into() };
     let code = explain::run(&args, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), code)
 }
@@ -70,5 +81,46 @@ fn explain_says_which_route_and_why() {
     assert_eq!(
         json["goes_to"],
         serde_json::json!(["http://127.0.0.1:3001/v1/search/x", "http://127.0.0.1:3002/v1/search/x"])
+    );
+}
+
+#[test]
+fn explain_knows_what_the_gateway_answers_itself() {
+    let (out, code) = explained("GET", "/openapi.json", false);
+    assert!(is_code(code, 0) && out.contains("answer    200: what the gateway publishes"), "{out}");
+    assert!(explained("POST", "/openapi.json", false).0.contains("answer    404"));
+    let json: serde_json::Value = serde_json::from_str(&explained("HEAD", "/llms.txt", true).0).unwrap();
+    assert_eq!((&json["document"], &json["upstream"]), (&true.into(), &serde_json::Value::Null));
+}
+
+#[test]
+fn explain_says_what_a_call_costs() {
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
+    let other = call.replace("search", "list");
+    let explained = |data| explained_with(data, "POST", "/mcp", false).0;
+    let listed = explained(None);
+    for part in [
+        "call      method initialize: free",
+        "call      tool render-*: 0.05 XNO (50000000000000000000000000000 raw)",
+        "call      anything else: refused",
+        "grants    10 requests within 1h",
+    ] {
+        assert!(listed.contains(part), "{part:?} is not in:\n{listed}");
+    }
+    let priced = explained(Some(call));
+    assert!(priced.contains("costs     0.01 XNO (1"), "{priced}");
+    assert!(priced.contains("buys      tools#tool:search"), "{priced}");
+    assert!(explained(Some(&other)).contains("costs     0.001 XNO"));
+    assert!(explained(Some(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)).contains("costs     nothing"));
+    assert!(
+        explained(Some(r#"{"jsonrpc":"2.0","id":1,"method":"other"}"#)).contains("answer    403: the method")
+    );
+    assert!(explained(Some("[]")).contains("answer    400: a batch holds"));
+    let json = explained_with(Some(call), "POST", "/mcp", true).0;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["call"]["buys"], &json["call"]["xno"]), (&"tool:search".into(), &"0.01 XNO".into()));
+    assert_eq!(
+        json["route"]["price"]["calls"]["tool search"],
+        "0.01 XNO (10000000000000000000000000000 raw)"
     );
 }

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use faregate::config::{Config, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys};
+use faregate::config::{
+    Config, Discovery, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys,
+};
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
 use faregate::routes::{Access, CanonicalTarget, ChargeOn, Found};
@@ -82,7 +84,7 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
         Value::Mapping(map) => {
             for (key, value) in map {
                 let key = key.as_str().unwrap();
-                let chosen = path == "upstreams";
+                let chosen = ["upstreams", "routes[].mcp.methods", "routes[].mcp.tools"].contains(&path);
                 let name = if chosen { "*" } else { key };
                 let here = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
                 if !chosen {
@@ -157,10 +159,12 @@ fn the_defaults_are_those_of_the_documentation() {
     let sweep = parse(&file(&treasury, &format!("sweep: {{}}\n{ROUTES}"))).unwrap().sweep.unwrap();
     assert_eq!((sweep.every, sweep.minimum.get()), (Duration::from_secs(600), 10_u128.pow(27)));
     assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.discovery, Discovery::default());
+    assert!(config.discovery.x402 && config.discovery.openapi && config.discovery.llms);
     let route = &config.table.routes()[0];
     assert_eq!(route.name.as_str(), "/v1/**");
     assert_eq!(route.charge_on, ChargeOn::Below500);
-    let Access::Priced(terms) = route.access else { panic!("it is priced") };
+    let Access::Priced(terms) = &route.access else { panic!("it is priced") };
     assert_eq!(terms.amount, Raw::new(10_u128.pow(27)));
     assert_eq!((terms.grants.requests.get(), terms.grants.seconds), (1, 3600));
 }
@@ -279,7 +283,7 @@ fn a_variable_can_be_a_number_but_no_structure() {
     let text =
         file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, grants: { requests: \"${N}\" } }]");
     let config = parse_with(&text, |_| Some("7".to_owned())).unwrap();
-    let Access::Priced(terms) = config.table.routes()[0].access else { panic!("it is priced") };
+    let Access::Priced(terms) = &config.table.routes()[0].access else { panic!("it is priced") };
     assert_eq!(terms.grants.requests.get(), 7);
     let text = file(NANO, "routes: [{ match: /a, upstream: api, price: \"${P}\" }]");
     let faults = parse_with(&text, |_| Some("1 raw, free: true".to_owned())).unwrap_err();

@@ -356,7 +356,7 @@ async fn tls_speaks_both_versions_of_http() {
     std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(world.folder.path().join("key.pem"), made.key_pair.serialize_pem()).unwrap();
     let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
-    let routes = "  - { name: search, match: \"/v1/search/**\", upstream: kept, price: 1 raw, grants: { requests: 5, within: 1h } }\n";
+    let routes = "  - { name: search, match: \"/v1/search/**\", upstream: kept, price: 1 raw, grants: { requests: 5, within: 1h } }\n  - { match: POST /mcp, upstream: api, mcp: { methods: { ping: free, tools/call: 1 raw } } }\n";
     let more = format!("  kept: {{ url: \"{}\", host_header: preserve }}\n", world.upstream.url);
     let mut process = Process::start(&world.write(listen, &more, routes), 2, "info").await;
     let address = process.addresses["listening, TLS"];
@@ -396,6 +396,7 @@ async fn tls_speaks_both_versions_of_http() {
             "{version:?}"
         );
         assert_eq!(error(unpaid).await, "PAYMENT_REQUIRED");
+        crate::mcp::over(&client, &format!("https://{authority}"), &world.upstream).await;
         let head = client.head(&url).send().await.unwrap();
         assert_eq!((head.status().as_u16(), head.bytes().await.unwrap().len()), (402, 0));
         let head = client.head(&url).header("PAYMENT-CAPABILITY", &token).send().await.unwrap();

@@ -78,6 +78,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "clock",
             "config",
             "devnet",
+            "gateway",
             "ledger",
             "listen",
             "nano",

@@ -1,0 +1,185 @@
+//! What the gateway publishes about its prices: a manifest, an OpenAPI document and a guide for
+//! language models. Written once for a configuration, not for a request.
+//!
+//! They only advise. What a request costs is what its 402 says.
+
+mod guide;
+mod manifest;
+mod openapi;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blake2::digest::consts::U16;
+use blake2::{Blake2b, Digest};
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+};
+use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::prelude::{Result, Session};
+
+use crate::config::Config;
+use crate::nano::Raw;
+use crate::payment::Mechanism;
+use crate::routes::{Access, CanonicalTarget, Found, Grants, Route, RouteName};
+
+/// The `route` label of requests for these documents.
+const LABEL: &str = "discovery";
+/// For how long a copy may be used without asking again.
+const FRESH: &str = "public, max-age=60";
+
+const MANIFEST: &str = "/.well-known/x402";
+const MANIFEST_JSON: &str = "/.well-known/x402.json";
+const OPENAPI: &str = "/openapi.json";
+const LLMS: &str = "/llms.txt";
+
+/// The documents of one configuration, by their path.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    by_path: BTreeMap<&'static str, Arc<Document>>,
+    pub(super) label: RouteName,
+}
+
+/// One of them, ready to be sent.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Document {
+    kind: &'static str,
+    body: Bytes,
+    etag: String,
+}
+
+/// What the documents are written from.
+struct Published<'a> {
+    config: &'a Config,
+    /// Where the others are, for those that are there.
+    openapi: Option<String>,
+    llms: Option<String>,
+}
+
+impl Documents {
+    /// Writes the documents of `config`. One whose path the price table names letter for letter is
+    /// left to that route; a pattern such as `/**` does not hide it.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let wanted = &config.discovery;
+        let open = |on: bool, path: &str| on && !is_taken(config, path);
+        let url = |path: &str| config.public_url.join(path);
+        let published = Published {
+            config,
+            openapi: open(wanted.openapi, OPENAPI).then(|| url(OPENAPI)),
+            llms: open(wanted.llms, LLMS).then(|| url(LLMS)),
+        };
+        let mut by_path = BTreeMap::new();
+        for path in [MANIFEST, MANIFEST_JSON] {
+            if open(wanted.x402, path) {
+                by_path.insert(path, Document::new("application/json", manifest::write(&published)));
+            }
+        }
+        if published.openapi.is_some() {
+            by_path.insert(OPENAPI, Document::new("application/json", openapi::write(&published)));
+        }
+        if published.llms.is_some() {
+            by_path.insert(LLMS, Document::new("text/plain; charset=utf-8", guide::write(&published)));
+        }
+        Self { by_path, label: RouteName::new(LABEL) }
+    }
+
+    /// Whether a request is answered with one of them, whatever the price table says.
+    #[must_use]
+    pub fn answer(&self, method: &str, target: &CanonicalTarget) -> bool {
+        Method::from_bytes(method.as_bytes()).is_ok_and(|method| self.find(&method, target).is_some())
+    }
+
+    /// The document that a request asks for.
+    pub(super) fn find(&self, method: &Method, target: &CanonicalTarget) -> Option<Arc<Document>> {
+        let reads = *method == Method::GET || *method == Method::HEAD;
+        if reads { self.by_path.get(target.path()).map(Arc::clone) } else { None }
+    }
+}
+
+fn is_taken(config: &Config, path: &str) -> bool {
+    let Ok(target) = CanonicalTarget::parse(path) else { return true };
+    match config.table.find("GET", &target) {
+        Found::Route(route) => route.pattern.is_one_path(),
+        Found::Unmatched => false,
+    }
+}
+
+impl Document {
+    fn new(kind: &'static str, text: String) -> Arc<Self> {
+        let digest: [u8; 16] = Blake2b::<U16>::digest(text.as_bytes()).into();
+        Arc::new(Self { kind, body: Bytes::from(text), etag: format!("\"{}\"", hex::encode(digest)) })
+    }
+
+    /// Answers a request for the document; anybody may read it, from any page.
+    pub(super) async fn send(&self, session: &mut Session) -> Result<()> {
+        let known = session.req_header().headers.get_all(IF_NONE_MATCH);
+        let is_known = known.iter().filter_map(|it| it.to_str().ok()).any(|it| self.is_among(it));
+        let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+        let mut response = ResponseHeader::build(status, Some(6))?;
+        response.insert_header(ETAG, self.etag.as_str())?;
+        response.insert_header(CACHE_CONTROL, FRESH)?;
+        response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
+        if !is_known {
+            response.insert_header(CONTENT_TYPE, self.kind)?;
+            response.insert_header(CONTENT_LENGTH, self.body.len())?;
+        }
+        if is_known || session.req_header().method == Method::HEAD {
+            return session.write_response_header(Box::new(response), true).await;
+        }
+        session.write_response_header(Box::new(response), false).await?;
+        session.write_response_body(Some(self.body.clone()), true).await
+    }
+
+    /// Whether a list of entity tags names this document (RFC 9110 section 13.1.2).
+    fn is_among(&self, tags: &str) -> bool {
+        tags.split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag)
+    }
+}
+
+impl Published<'_> {
+    /// The API's name.
+    fn title(&self) -> &str {
+        self.config.discovery.title.as_deref().unwrap_or(self.config.public_url.authority())
+    }
+
+    /// The routes that may be spoken of, in the order of the file.
+    fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.config.table.routes().iter().map(AsRef::as_ref).filter(|route| !route.hidden)
+    }
+
+    /// How a route can be paid for, in the order in which its bills say so.
+    fn mechanisms(&self, route: &Route) -> &[Mechanism] {
+        self.config.mechanisms.get(&route.name).unwrap_or(&self.config.nano.mechanisms)
+    }
+
+    fn priced(&self) -> impl Iterator<Item = &Route> {
+        self.routes().filter(|route| !route.access.is_free())
+    }
+}
+
+/// What one payment on a route buys.
+fn grants(route: &Route) -> Option<Grants> {
+    match &route.access {
+        Access::Free => None,
+        Access::Priced(terms) => Some(terms.grants),
+        Access::Calls(prices) => Some(prices.grants),
+    }
+}
+
+fn in_words(grants: Grants) -> String {
+    let requests = grants.requests.get();
+    let noun = if requests == 1 { "request" } else { "requests" };
+    format!("{requests} {noun} within {}", humantime::format_duration(Duration::from_secs(grants.seconds)))
+}
+
+/// An amount in XNO without the unit.
+fn decimal(amount: Raw) -> String {
+    let shown = amount.xno().to_string();
+    shown.split(' ').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,111 @@
+//! `/.well-known/x402`: the priced routes for crawlers and clients.
+//!
+//! There is no settled form. `version` and `resources`, a list of URLs, are what most crawlers read
+//! (x402scan's, for one); `items` has the form of a facilitator's list of resources (x402 version 2,
+//! section 8), with `terms` in place of `accepts`: an entry that can be paid names an address, and each
+//! 402 names a fresh one.
+
+use serde_json::{Map, Value, json};
+
+use super::Published;
+use crate::nano::{Network, Raw};
+use crate::payment::Mechanism;
+use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
+use crate::x402::{Asset, Scheme, X402_VERSION};
+
+pub(super) fn write(published: &Published<'_>) -> String {
+    let url = |route: &Route| published.config.public_url.join(&address(route));
+    let mut resources: Vec<String> = Vec::new();
+    for route in published.priced() {
+        let url = url(route);
+        if !resources.contains(&url) {
+            resources.push(url);
+        }
+    }
+    let items: Vec<_> = published.priced().map(|route| item(published, route, &url(route))).collect();
+    let discovery = &published.config.discovery;
+    json!({
+        "version": 1,
+        "x402Version": X402_VERSION,
+        "name": published.title(),
+        "description": discovery.description,
+        "contact": discovery.contact,
+        "openapi": published.openapi,
+        "llms": published.llms,
+        "resources": resources,
+        "items": items,
+    })
+    .to_string()
+}
+
+/// A route's path as a URL; of an open pattern, the path that its `**` may be empty after.
+fn address(route: &Route) -> String {
+    let (segments, _) = route.pattern.template();
+    segments.iter().fold(String::new(), |path, part| format!("{path}/{part}"))
+        + if segments.is_empty() { "/" } else { "" }
+}
+
+fn item(published: &Published<'_>, route: &Route, url: &str) -> Value {
+    let mut item = Map::new();
+    let mut put = |key: &str, value: Value| {
+        item.insert(key.to_owned(), value);
+    };
+    put("resource", url.into());
+    put("type", "http".into());
+    put("x402Version", X402_VERSION.into());
+    if let Some(method) = route.pattern.method() {
+        put("method", method.into());
+    }
+    put("match", route.pattern.as_str().into());
+    put("route", route.name.as_str().into());
+    if !route.description.is_empty() {
+        put("description", route.description.as_str().into());
+    }
+    if !route.mime_type.is_empty() {
+        put("mimeType", route.mime_type.as_str().into());
+    }
+    match &route.access {
+        Access::Free => {}
+        Access::Priced(terms) => put("terms", offered(published, route, terms.amount, terms.grants)),
+        Access::Calls(prices) => put("calls", calls(published, route, prices)),
+    }
+    Value::Object(item)
+}
+
+/// The ways to pay `amount`, as a bill's `accepts` will have them, but for what is fresh in each.
+fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants) -> Value {
+    let config = published.config;
+    let one = |mechanism: &Mechanism| {
+        json!({
+            "scheme": Scheme::Exact.as_str(),
+            "network": Network::Mainnet.to_string(),
+            "asset": Asset::Xno.as_str(),
+            "amount": amount.to_string(),
+            "maxTimeoutSeconds": config.challenge.lifetime,
+            "extra": {
+                "mechanism": mechanism.as_str(),
+                "grants": { "requests": grants.requests, "seconds": grants.seconds },
+            },
+        })
+    };
+    published.mechanisms(route).iter().map(one).collect()
+}
+
+/// The lines of an MCP endpoint's price list that are on offer.
+fn calls(published: &Published<'_>, route: &Route, prices: &CallPrices) -> Value {
+    let on_offer = prices.lines().filter_map(|(line, price)| {
+        let terms = match price {
+            Price::Refused => return None,
+            Price::Free => Value::Array(Vec::new()),
+            Price::Costs(amount) => offered(published, route, amount, prices.grants),
+        };
+        let (method, tool) = match line {
+            Line::Method(method) => (Value::from(method), Value::Null),
+            Line::Tool(tool) => (Value::from("tools/call"), Value::from(tool)),
+            Line::Otherwise => (Value::from("*"), Value::Null),
+        };
+        let free = price == Price::Free;
+        Some(json!({ "method": method, "tool": tool, "free": free, "terms": terms }))
+    });
+    on_offer.collect()
+}

@@ -1,0 +1,157 @@
+//! `/openapi.json`: the routes as OpenAPI 3.1, with their prices in `x-payment-info`, the extension by
+//! which agents and directories know a paid operation.
+//!
+//! What a route takes and answers is the API's business and not known here: bodies and answers have no
+//! schema. `{name}` is a path parameter; `**` is one that holds slashes, which OpenAPI has no form for.
+
+mod components;
+mod paths;
+
+use blake2::digest::consts::U8;
+use blake2::{Blake2b, Digest};
+use serde_json::{Map, Value, json};
+
+use super::{Published, decimal, grants, in_words};
+use crate::nano::{Network, Raw};
+use crate::routes::{Access, CallPrices, Line, Price, Route};
+use crate::x402::{Asset, Scheme};
+
+pub(super) fn write(published: &Published<'_>) -> String {
+    let config = published.config;
+    let paths = paths::of(published);
+    let digest: [u8; 8] = Blake2b::<U8>::digest(paths.to_string().as_bytes()).into();
+    let mut info = Map::new();
+    info.insert("title".to_owned(), published.title().into());
+    // Another one whenever a route or a price is.
+    info.insert("version".to_owned(), hex::encode(digest).into());
+    if let Some(description) = &config.discovery.description {
+        info.insert("description".to_owned(), description.as_str().into());
+    }
+    if let Some(contact) = &config.discovery.contact {
+        info.insert("contact".to_owned(), json!({ "email": contact }));
+    }
+    info.insert("x-guidance".to_owned(), GUIDANCE.into());
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": info,
+        "servers": [{ "url": config.public_url.as_str() }],
+        "paths": paths,
+        "components": components::all(),
+    });
+    if let (Some(llms), Some(document)) = (&published.llms, document.as_object_mut()) {
+        document.insert("x-service-info".to_owned(), json!({ "docs": { "llms": llms } }));
+        document.insert("x-agentcash-guidance".to_owned(), json!({ "llmsTxtUrl": llms }));
+    }
+    document.to_string()
+}
+
+const GUIDANCE: &str = "Each priced operation answers an unpaid request with 402 and an x402 bill: pay one of its \
+     `accepts` in XNO on the Nano network and send the request again with PAYMENT-SIGNATURE, or with the \
+     PAYMENT-CAPABILITY of an earlier answer. The bill decides; prices here only advise.";
+
+/// One method of a route.
+fn operation(published: &Published<'_>, route: &Route, method: &str) -> Value {
+    let summary = if route.description.is_empty() { route.pattern.as_str() } else { &route.description };
+    let mut operation = Map::new();
+    let mut put = |key: &str, value: Value| {
+        operation.insert(key.to_owned(), value);
+    };
+    put("summary", summary.into());
+    put("description", description(route).into());
+    // By OpenAPI's word there is nobody to authenticate: payment is declared beside it.
+    put("security", json!([]));
+    if ["post", "put", "patch"].contains(&method) {
+        put("requestBody", request_body(route));
+    }
+    let mut content = Map::new();
+    let kind = if route.mime_type.is_empty() { "*/*" } else { &route.mime_type };
+    content.insert(kind.to_owned(), json!({}));
+    if route.access.is_free() {
+        put("responses", json!({ "200": { "description": "The API's answer.", "content": content } }));
+        return Value::Object(operation);
+    }
+    put("parameters", components::payment_parameters());
+    put("x-payment-info", payment_info(published, route));
+    put("responses", components::responses(Value::Object(content)));
+    Value::Object(operation)
+}
+
+fn description(route: &Route) -> String {
+    let buys = grants(route).map(in_words).unwrap_or_default();
+    let price = match &route.access {
+        Access::Free => "Free.".to_owned(),
+        Access::Priced(terms) => {
+            format!("{} ({} raw) for {buys}.", terms.amount.xno(), terms.amount)
+        }
+        Access::Calls(prices) => calls(prices, &buys),
+    };
+    format!("{price} Covers `{}`.", route.pattern)
+}
+
+fn calls(prices: &CallPrices, buys: &str) -> String {
+    let on_offer = prices.lines().filter_map(|(line, price)| match price {
+        Price::Free => Some(format!("{line}: free")),
+        Price::Costs(amount) => Some(format!("{line}: {} ({amount} raw)", amount.xno())),
+        Price::Refused => None,
+    });
+    let lines: Vec<_> = on_offer.collect();
+    format!(
+        "An MCP endpoint, priced by what is called; a payment buys {buys}, and a batch costs the sum. {}.",
+        lines.join("; ")
+    )
+}
+
+fn request_body(route: &Route) -> Value {
+    match &route.access {
+        Access::Calls(_) => json!({ "required": true, "content": { "application/json": { "schema": {
+            "description": "A JSON-RPC 2.0 message, or a batch of them.",
+            "type": ["object", "array"],
+        } } } }),
+        Access::Priced(_) | Access::Free => json!({ "content": { "*/*": {} } }),
+    }
+}
+
+/// `x-payment-info` as directories read it: the price in the currency of `asset`, and what x402 adds.
+fn payment_info(published: &Published<'_>, route: &Route) -> Value {
+    let (price, amount) = match &route.access {
+        Access::Free => return Value::Null,
+        Access::Priced(terms) => (
+            json!({ "mode": "fixed", "currency": Asset::Xno.as_str(), "amount": decimal(terms.amount) }),
+            Some(terms.amount),
+        ),
+        Access::Calls(prices) => {
+            let (least, most) = prices.span().unwrap_or_default();
+            let currency = Asset::Xno.as_str();
+            let (min, max) = (decimal(least), decimal(most));
+            (json!({ "mode": "dynamic", "currency": currency, "min": min, "max": max }), None)
+        }
+    };
+    json!({ "price": price, "protocols": [{ "x402": x402(published, route, amount) }] })
+}
+
+fn x402(published: &Published<'_>, route: &Route, amount: Option<Raw>) -> Value {
+    let mut terms = json!({
+        "scheme": Scheme::Exact.as_str(),
+        "network": Network::Mainnet.to_string(),
+        "asset": Asset::Xno.as_str(),
+        "maxTimeoutSeconds": published.config.challenge.lifetime,
+        "mechanisms": published.mechanisms(route).iter().map(|it| it.as_str()).collect::<Vec<_>>(),
+        "route": route.name.as_str(),
+    });
+    let Some(fields) = terms.as_object_mut() else { return terms };
+    if let Some(grants) = grants(route) {
+        let grants = json!({ "requests": grants.requests, "seconds": grants.seconds });
+        fields.insert("grants".to_owned(), grants);
+    }
+    if let Some(amount) = amount {
+        fields.insert("amount".to_owned(), amount.to_string().into());
+    }
+    if let Access::Calls(prices) = &route.access {
+        let tools = prices.lines().filter_map(|(line, price)| match (line, price) {
+            (Line::Method(_) | Line::Tool(_) | Line::Otherwise, Price::Free | Price::Refused) => None,
+            (line, Price::Costs(amount)) => Some((line.to_string(), amount.to_string().into())),
+        });
+        fields.insert("amounts".to_owned(), Value::Object(tools.collect()));
+    }
+    terms
+}

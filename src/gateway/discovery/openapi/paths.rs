@@ -1,0 +1,134 @@
+//! `paths`: which route stands under which path template, and with which methods.
+//!
+//! OpenAPI knows a path by its shape and forbids two templates that differ in the names of their
+//! parameters alone, so routes of one shape share an item. `**` has no shape of its own: it takes the
+//! shortest that no closer route has, which is also what it covers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::{Published, operation};
+use crate::routes::{Part, Route};
+
+/// The methods that an OpenAPI path item can hold.
+const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+/// Those that a route without a method is shown under.
+const USUAL: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
+/// The name of the parameter that `**` becomes, and of those that stand before it.
+const REST: &str = "rest";
+
+/// What stands under one shape.
+#[derive(Default)]
+struct Slot {
+    /// The shape of the open pattern that it is for, if it is for one.
+    open: Option<String>,
+    /// As the first route says it that may be spoken of.
+    template: Option<Template>,
+    /// Methods that some route prices, spoken of or not.
+    claimed: BTreeSet<&'static str>,
+    operations: Map<String, Value>,
+}
+
+#[derive(Clone)]
+struct Template {
+    text: String,
+    parameters: Vec<Value>,
+}
+
+/// All paths that may be spoken of.
+pub(super) fn of(published: &Published<'_>) -> Value {
+    let mut slots: BTreeMap<String, Slot> = BTreeMap::new();
+    let mut routes: Vec<&Route> = published.config.table.routes().iter().map(AsRef::as_ref).collect();
+    // Closed shapes first, and of one shape those first that name their method: they come first when a
+    // request is matched, too.
+    routes.sort_by_key(|route| (route.pattern.template().1, route.pattern.method().is_none()));
+    for route in routes {
+        let (shape, template, base) = place(route, &slots);
+        let slot = slots.entry(shape).or_default();
+        slot.open = base;
+        let methods: Vec<&'static str> = match route.pattern.method() {
+            Some(named) => METHODS.into_iter().filter(|it| it.eq_ignore_ascii_case(named)).collect(),
+            None => USUAL.to_vec(),
+        };
+        for method in methods {
+            if slot.claimed.insert(method) && !route.hidden {
+                slot.operations.insert(method.to_owned(), operation(published, route, method));
+                slot.template.get_or_insert_with(|| template.clone());
+            }
+        }
+    }
+    let items = slots.into_values().filter_map(|slot| {
+        let Template { text, parameters } = slot.template?;
+        let mut item = slot.operations;
+        if !parameters.is_empty() {
+            item.insert("parameters".to_owned(), parameters.into());
+        }
+        Some((text, Value::Object(item)))
+    });
+    Value::Object(items.collect())
+}
+
+/// The shape a route stands under, its template, and for an open one the shape without its `**`.
+fn place(route: &Route, slots: &BTreeMap<String, Slot>) -> (String, Template, Option<String>) {
+    let (parts, open) = route.pattern.template();
+    let base = parts.iter().fold(String::new(), |shape, part| match part {
+        Part::Literal(text) => format!("{shape}/{text}"),
+        Part::Name(_) => format!("{shape}/{{}}"),
+    });
+    if !open {
+        let slash = route.case_sensitive && route.pattern.ends_in_slash();
+        let shape = if slash || base.is_empty() { format!("{base}/") } else { base };
+        let mut template = template(&parts, 0);
+        if slash || template.text.is_empty() {
+            template.text.push('/');
+        }
+        return (shape, template, None);
+    }
+    let mut extra: usize = 1;
+    let mut shape = format!("{base}/{{}}");
+    let is_free = |shape: &str| slots.get(shape).is_none_or(|it| it.open.as_ref() == Some(&base));
+    while !is_free(&shape) {
+        shape.push_str("/{}");
+        extra = extra.saturating_add(1);
+    }
+    (shape, template(&parts, extra), Some(base))
+}
+
+/// A path template of these parts and, for `**`, `extra` parameters after them.
+fn template(parts: &[Part<'_>], extra: usize) -> Template {
+    let mut text = String::new();
+    let mut parameters = Vec::new();
+    let mut names = BTreeSet::new();
+    for part in parts {
+        match part {
+            Part::Literal(literal) => text = format!("{text}/{literal}"),
+            Part::Name(name) => {
+                text = format!("{text}/{{{name}}}");
+                names.insert((*name).to_owned());
+                parameters.push(parameter(name, None));
+            }
+        }
+    }
+    for number in 1..=extra {
+        let mut name = if number == extra { REST.to_owned() } else { format!("{REST}{number}") };
+        while !names.insert(name.clone()) {
+            name.push('_');
+        }
+        text = format!("{text}/{{{name}}}");
+        let more = (number == extra).then_some("The rest of the path, slashes and all; it may be empty.");
+        parameters.push(parameter(&name, more));
+    }
+    Template { text, parameters }
+}
+
+fn parameter(name: &str, description: Option<&str>) -> Value {
+    let mut parameter = json!({
+        "name": name, "in": "path", "required": true, "schema": { "type": "string" },
+    });
+    if let (Some(description), Some(fields)) = (description, parameter.as_object_mut()) {
+        fields.insert("description".to_owned(), description.into());
+    }
+    parameter
+}
