@@ -193,7 +193,8 @@ fn name(
         {
             return Err("this is no name for a route");
         }
-        Ok(RouteName::new(text))
+        let name = RouteName::new(text);
+        if name.is_foreign() { Err("names of this kind are for what other servers sell") } else { Ok(name) }
     })
 }
 

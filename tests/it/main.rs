@@ -18,6 +18,7 @@ mod dialects;
 mod discovery;
 mod disk_full;
 mod exchange;
+mod facilitator;
 mod kills;
 mod listen;
 mod mcp;
