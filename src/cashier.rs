@@ -304,7 +304,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 }
             }
         }
-        self.0.metrics.challenge(route.configured());
+        self.0.metrics.challenge(route.label());
         Verdict::Bill(Bill { challenges, refused: None })
     }
 

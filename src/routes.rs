@@ -76,8 +76,8 @@ impl RouteName {
         self.0.split(PART).next().unwrap_or(&self.0)
     }
 
-    /// The `route` label of metrics: that of the configuration; all foreign resources share one, since
-    /// callers name them.
+    /// The `route` label of metrics: the route as it is configured. All foreign resources
+    /// share one, since callers name them.
     #[must_use]
     pub fn label(&self) -> &str {
         if self.is_foreign() { FOREIGN } else { self.configured() }

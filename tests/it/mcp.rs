@@ -25,7 +25,7 @@ const ROUTES: &str = r#"
   - { match: "GET /mcp", upstream: api, free: true }
 "#;
 
-const LIMITS: &str = "limits: { bodies: 16 KiB, body_time: 500ms }";
+const LIMITS: &str = "limits: { bodies: 16 KiB, body_time: 30s }";
 
 /// A gateway whose upstream answers with the body that reached it.
 async fn scene() -> Rig {

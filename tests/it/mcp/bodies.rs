@@ -142,10 +142,12 @@ async fn a_client_that_waits_to_be_asked_is_asked() {
 #[tokio::test]
 async fn a_body_that_does_not_come_is_waited_for_only_so_long() {
     let rig = scene().await;
+    rig.services.reload(&rig.config("limits: { body_time: 200ms }", ROUTES)).await;
     let mut wire = Wire::open(&rig.url).await;
     wire.send(head(&["Content-Length: 100"]) + "{\"jsonrpc\"").await;
     let answer = wire.answer().await;
     assert_eq!((answer.status, answer.json()["error"].as_str()), (408, Some("body_too_slow")));
+    rig.services.reload(&rig.config(LIMITS, ROUTES)).await;
     // One that goes away half way leaves nothing behind.
     let mut gone = Wire::open(&rig.url).await;
     gone.send(head(&["Content-Length: 100"]) + "{").await;
