@@ -10,6 +10,7 @@ use shuttle::future::{block_on, spawn};
 use shuttle::thread;
 use tempfile::TempDir;
 
+use super::room::Room;
 use super::{OpenFault, StoreError};
 
 #[expect(dead_code, reason = "what only a whole store needs")]
@@ -24,7 +25,7 @@ mod fault;
 #[path = "../../../src/store/sqlite/writer.rs"]
 mod writer;
 
-use ballast::{Ballast, Room};
+use ballast::Ballast;
 use fault::Fault;
 use writer::{Queue, Vitals, Writer};
 
@@ -72,8 +73,14 @@ fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
             observer: None,
         });
         let (queue, commands) = Queue::new(CAPACITY);
-        let mut writer =
-            Writer { path, busy_timeout: Duration::ZERO, connection: Some(connection), commands, vitals };
+        let mut writer = Writer {
+            identity: connection::identity(&path),
+            path,
+            busy_timeout: Duration::ZERO,
+            connection: Some(connection),
+            commands,
+            vitals,
+        };
         let serving = thread::spawn(move || writer.serve());
         let callers: Vec<_> = (0..CALLERS)
             .map(|number| {
