@@ -8,4 +8,6 @@ pub(crate) mod model;
 mod postgres;
 pub(crate) mod samples;
 mod sequences;
+pub(crate) mod server;
 mod sqlite;
+mod standbys;
