@@ -9,6 +9,7 @@ mod encoding;
 mod engine;
 mod escrow;
 mod inspection;
+pub mod pool;
 mod postgres;
 mod room;
 pub mod settle;

@@ -11,6 +11,7 @@
 //! is to be claimed is shown with amounts and senders (`--dry-run` first), and what the operator
 //! knows to be unredeemed is left (`--except`). Nothing is claimed before everything was read.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,12 +28,15 @@ use crate::ledger::LedgerError;
 use crate::ledger::node::{Contents, NodeClient, NodeSetupError, Receivable};
 use crate::nano::{Account, BlockHash, Raw, StateBlock};
 use crate::payment::Mechanism;
+use crate::store::pool::PoolJournal;
 use crate::store::{Engine, Store, StoreError};
 
 /// Accounts that are walked at one time.
 const AT_ONCE: usize = 8;
 /// Receivable blocks listed of one account.
 const RECEIVABLE: u32 = 1000;
+/// Unclaimed sends read from the journal at once.
+const PAGE: usize = 500;
 
 #[derive(Args, Clone, Debug)]
 pub struct RecoverArgs {
@@ -88,6 +92,9 @@ pub struct Received {
     /// The pool's account.
     pub account: Account,
     pub amount: Raw,
+    /// Whether the journal has it as a send that nobody had claimed: it was not redeemed when the
+    /// backup was made, and may have been since.
+    pub was_unclaimed: bool,
 }
 
 /// What a recovery found, and did.
@@ -163,9 +170,10 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
         return writeln!(out, "{whole}");
     }
     for (what, some) in [(if args.dry_run { "to claim" } else { "claimed" }, claimed), ("left", left)] {
-        for Received { block, sender, account, amount } in some {
+        for Received { block, sender, account, amount, was_unclaimed } in some {
             let sender = sender.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
-            writeln!(out, "{what:<10}  {block}  {}  from {sender}  to {account}", amount.xno())?;
+            let note = if *was_unclaimed { "  (unclaimed in the backup)" } else { "" };
+            writeln!(out, "{what:<10}  {block}  {}  from {sender}  to {account}{note}", amount.xno())?;
         }
     }
     for (account, it) in receivable {
@@ -188,6 +196,7 @@ fn as_json(it: &Received) -> Value {
         "sender": it.sender.map(|sender| sender.to_string()),
         "account": it.account.to_string(),
         "amount": it.amount,
+        "unclaimedInBackup": it.was_unclaimed,
     })
 }
 
@@ -206,24 +215,38 @@ pub async fn recover(
     let store = open_store(&config.store, None).await?;
     let accounts: Vec<Account> =
         Mechanism::ALL.into_iter().flat_map(|mechanism| pool.of(mechanism).to_vec()).collect();
-    let outcome = match find(&client, &store, &accounts).await {
-        Ok(found) => claim(&store, found, except, dry_run).await,
-        Err(error) => Err(error),
+    let outcome = async {
+        let found = find(&client, &store, &accounts).await?;
+        claim(&store, found, except, dry_run).await
     };
+    let outcome = outcome.await;
     store.close().await;
     outcome
+}
+
+/// What the journal has as sends that nobody has claimed.
+async fn unclaimed(store: &Engine) -> Result<BTreeSet<BlockHash>, RecoverError> {
+    let (mut all, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = store.unclaimed(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(all) };
+        after = Some(last.mark());
+        all.extend(page.iter().map(|it| it.deposit.block));
+    }
 }
 
 /// Everything that was received and is claimed by nobody.
 async fn find(client: &NodeClient, store: &Engine, accounts: &[Account]) -> Result<Recovered, RecoverError> {
     let mut whole = Recovered::default();
+    let unclaimed = unclaimed(store).await?;
     for some in accounts.chunks(AT_ONCE) {
         let walks = some.iter().map(|account| walk(client, store, *account));
         for one in join_all(walks).await {
             let one = one?;
             whole.accounts = whole.accounts.saturating_add(one.accounts);
             whole.received = whole.received.saturating_add(one.received);
-            whole.claimed.extend(one.claimed);
+            let noted = |it: Received| Received { was_unclaimed: unclaimed.contains(&it.block), ..it };
+            whole.claimed.extend(one.claimed.into_iter().map(noted));
             whole.receivable.extend(one.receivable);
         }
     }
@@ -274,7 +297,7 @@ async fn walk(client: &NodeClient, store: &Engine, account: Account) -> Result<R
             if !store.is_claimed(source).await? {
                 // For people to look at; a node that has forgotten the send says nothing of it.
                 let sender = client.block_info(source).await?.map(|it| it.account);
-                found.claimed.push(Received { block: source, sender, account, amount });
+                found.claimed.push(Received { block: source, sender, account, amount, was_unclaimed: false });
             }
         }
         match before {

@@ -1,6 +1,7 @@
 //! The store's queue and its one writing thread, over a real file: who is answered has been written,
 //! who is refused has not, and an end comes after everything that was queued.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -44,6 +45,17 @@ fn numbers(db: &Connection) -> Vec<i64> {
     query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
+fn vitals(folder: &Path, path: &Path) -> Arc<Vitals> {
+    Arc::new(Vitals {
+        writable: AtomicBool::new(true),
+        commits: AtomicU64::new(0),
+        newest: AtomicU64::new(0),
+        ballast: Ballast::new(path, 0),
+        room: Room::new(folder.to_owned()),
+        observer: None,
+    })
+}
+
 #[test]
 fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
     let folder = TempDir::new().unwrap();
@@ -64,14 +76,7 @@ fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
         let connection = connection::writing(&path, Duration::ZERO).unwrap();
         // Nothing here is about the disk.
         connection.pragma_update(None, "synchronous", "OFF").unwrap();
-        let vitals = Arc::new(Vitals {
-            writable: AtomicBool::new(true),
-            commits: AtomicU64::new(0),
-            newest: AtomicU64::new(0),
-            ballast: Ballast::new(&path, 0),
-            room: Room::new(kept.clone()),
-            observer: None,
-        });
+        let vitals = vitals(&kept, &path);
         let (queue, commands) = Queue::new(CAPACITY);
         let mut writer = Writer {
             identity: connection::identity(&path),

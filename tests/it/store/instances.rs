@@ -7,8 +7,9 @@ use faregate::cli::{doctor, recover};
 use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::listen;
-use faregate::nano::{BlockHash, SecretKey, Seed};
-use faregate::store::{BackupError, Filter, Store, backup_sqlite};
+use faregate::nano::{BlockHash, SecretKey, Seed, UnixSeconds};
+use faregate::store::pool::{Deposit, PoolJournal};
+use faregate::store::{BackupError, Filter, SqliteOptions, SqliteStore, Store, backup_sqlite};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -152,13 +153,20 @@ async fn a_send_that_was_swept_unredeemed_can_be_left_to_its_payer() {
         sent.push((block.hash(), signature(&key, &block, &offer)));
     }
     let [(left, late), (taken, lost)] = sent.try_into().unwrap();
+    // The journal that is restored knew one of them as unclaimed.
     let restored = rig.config("store: { path: lost.db }", ROUTES);
+    let journal = SqliteStore::open(&rig.folder.path().join("lost.db"), SqliteOptions::default()).unwrap();
+    let account = rig.devnet.lattice().entry(left).unwrap().block.account;
+    let deposit = Deposit { block: left, account, sender: None, amount: faregate::nano::Raw::new(1) };
+    journal.note_deposits(&[deposit], 10, UnixSeconds(1)).await.unwrap();
+    journal.close().await;
     let typo = BlockHash([7; 32]);
     let refused = recover::recover(&restored, &[left, typo], false).await.unwrap_err();
     assert!(matches!(refused, recover::RecoverError::NothingToExcept(it) if it == typo), "{refused}");
     let found = recover::recover(&restored, &[left], false).await.unwrap();
     let blocks = |some: &[recover::Received]| some.iter().map(|it| it.block).collect::<Vec<_>>();
     assert_eq!((blocks(&found.left), blocks(&found.claimed)), (vec![left], vec![taken]));
+    assert!(found.left[0].was_unclaimed && !found.claimed[0].was_unclaimed);
     let sibling = Sibling::start(restored).await;
     let served = sibling.redeem(&rig, "/v1/quote/XNO", &late).await;
     assert_eq!(served.status(), 200, "it was received, and its payer is served all the same");

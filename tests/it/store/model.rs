@@ -6,6 +6,9 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
+use faregate::store::pool::{
+    Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
 use faregate::store::{
     Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
     Payment, PaymentState, Store, StoreError,
@@ -20,6 +23,8 @@ struct State {
     capabilities: BTreeMap<CapabilityId, Capability>,
     ranges: BTreeMap<String, u32>,
     marked: BTreeSet<[u8; 32]>,
+    deposits: Vec<SeenDeposit>,
+    sweeps: Vec<SweepRecord>,
 }
 
 #[derive(Clone)]
@@ -59,6 +64,10 @@ impl State {
         let payment = Payment { sequence, intent: intent.clone(), state, created_at: now, updated_at: now };
         self.journal.push(payment.clone());
         payment
+    }
+
+    fn is_claimed(&self, block: BlockHash) -> bool {
+        self.marked.contains(&block.0) || self.journal.iter().any(|it| it.intent.block == block)
     }
 
     /// The other live intent on the frontier of `intent`.
@@ -315,5 +324,89 @@ impl Store for Model {
         let state = self.0.lock().unwrap();
         let newest = state.journal.iter().map(|it| it.created_at.max(it.updated_at)).max();
         Health { writable: true, free_bytes: None, floor: 0, newest: newest.unwrap_or(UnixSeconds(0)) }
+    }
+}
+
+impl PoolJournal for Model {
+    async fn note_deposits(
+        &self,
+        deposits: &[Deposit],
+        keep: u32,
+        now: UnixSeconds,
+    ) -> Result<Noted, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let mut noted = Noted::default();
+        for deposit in deposits {
+            let known = state.deposits.iter().any(|it| it.deposit.block == deposit.block);
+            if !known && !state.is_claimed(deposit.block) {
+                state.deposits.push(SeenDeposit { seen_at: now, deposit: *deposit });
+                noted.fresh += 1;
+            }
+        }
+        let keep = keep as usize;
+        if state.deposits.len() > keep {
+            let mut kept = std::mem::take(&mut state.deposits);
+            kept.retain(|it| !state.is_claimed(it.deposit.block));
+            kept.sort_by_key(|it| std::cmp::Reverse((it.deposit.amount, it.deposit.block)));
+            noted.dropped = kept.len().saturating_sub(keep) as u64;
+            kept.truncate(keep);
+            state.deposits = kept;
+        }
+        Ok(noted)
+    }
+
+    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let open = state.deposits.iter().filter(|it| !state.is_claimed(it.deposit.block));
+        let mut found: Vec<_> = open.filter(|it| Some(it.mark()) > after).copied().collect();
+        found.sort_by_key(SeenDeposit::mark);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if !state.sweeps.iter().any(|it| it.block.block == block.block) {
+            let record =
+                SweepRecord { block: *block, state: SweepState::Planned, planned_at: now, ended_at: None };
+            state.sweeps.push(record);
+        }
+        Ok(())
+    }
+
+    async fn end_sweep(
+        &self,
+        block: BlockHash,
+        confirmed: bool,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let Some(found) = state.sweeps.iter_mut().find(|it| it.block.block == block) else {
+            return Ok(false);
+        };
+        let moves = match found.state {
+            SweepState::Planned => true,
+            SweepState::Superseded => confirmed,
+            SweepState::Confirmed => false,
+        };
+        if moves {
+            found.state = if confirmed { SweepState::Confirmed } else { SweepState::Superseded };
+            found.ended_at = Some(now);
+        }
+        Ok(moves)
+    }
+
+    async fn sweeps(
+        &self,
+        state: Option<SweepState>,
+        after: Option<Mark>,
+        limit: usize,
+    ) -> Result<Vec<SweepRecord>, StoreError> {
+        let held = self.0.lock().unwrap();
+        let wanted = held.sweeps.iter().filter(|it| state.is_none_or(|state| it.state == state));
+        let mut found: Vec<_> = wanted.filter(|it| Some(it.mark()) > after).copied().collect();
+        found.sort_by_key(SweepRecord::mark);
+        found.truncate(limit);
+        Ok(found)
     }
 }
