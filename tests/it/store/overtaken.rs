@@ -1,6 +1,7 @@
 //! One proof at two instances at once, as a balancer brings it that tries again elsewhere: whoever
 //! comes too late to broadcast must not take the other's broadcast for a stranger's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,7 @@ fn sibling(rig: &Rig, ledger: Late) -> Cashier<Late, Engine> {
         metrics: Arc::new(Metrics::new().unwrap()),
         settings: Settings {
             mechanisms: Mechanism::ALL.to_vec(),
+            by_route: BTreeMap::new(),
             lifetime: 120,
             wait: Duration::from_secs(10),
             pending_settlements: 10,
