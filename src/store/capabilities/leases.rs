@@ -253,11 +253,14 @@ impl<S: Store> Leases<S> {
             let meter = held.meter();
             let hand_back = hand_back_all || meter.is_idle(IDLE_SECONDS, now);
             let ageing = meter.is_ageing(LEASE_SECONDS.div_euclid(2), now);
-            if meter.is_out() && (hand_back || ageing || meter.has_unreported()) {
+            // While a call is made or its outcome is not known, uses may be on their way here.
+            let calls = held.calls.try_lock();
+            let unresolved = calls.as_ref().is_ok_and(|call| call.is_some());
+            let due_anyway = meter.is_out() && (hand_back || ageing || meter.has_unreported());
+            if due_anyway || unresolved {
                 due.push((Arc::clone(held), hand_back));
             }
-            // One whose calls are taken is about to go out.
-            meter.is_out() || held.calls.try_lock().is_err()
+            meter.is_out() || unresolved || calls.is_err()
         });
         join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
     }
