@@ -33,7 +33,7 @@ use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, UseResult};
 use crate::routes::{CanonicalTarget, ChargeOn, Metering, RouteName};
 use crate::store::Store;
-use crate::store::capabilities::HangUp;
+use crate::store::capabilities::{Capabilities, HangUp, Use};
 
 use tariff::Tariff;
 use upstream::{Chosen, Upstream};
@@ -209,10 +209,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
         if let Some(Priced { admitted, counts: Some(true), .. }) = priced
             && admitted.taken.metering() == Metering::Strict
-            && let Err(error) = self.cashier.capabilities().commit_durably(&mut admitted.taken).await
         {
-            // It is paid for and the upstream has done its work: the report follows.
-            tracing::warn!(%error, "a use was not recorded before its answer");
+            record(self.cashier.capabilities(), &mut admitted.taken).await;
         }
         let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
         if priced.is_some_and(|it| it.counts == Some(false)) {
@@ -264,6 +262,16 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
         format!("{} on route {route}", session.req_header().method)
     }
+}
+
+/// Counts a use for good before its answer leaves.
+async fn record<S: Store>(capabilities: &Capabilities<S>, taken: &mut Use) {
+    fail::fail_point!("use-to-be-recorded", |_| std::process::abort());
+    if let Err(error) = capabilities.commit_durably(taken).await {
+        // It is paid for and the upstream has done its work: the report follows.
+        tracing::warn!(%error, "a use was not recorded before its answer");
+    }
+    fail::fail_point!("use-recorded", |_| std::process::abort());
 }
 
 impl Admission {

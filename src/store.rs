@@ -11,6 +11,7 @@ mod escrow;
 mod inspection;
 pub mod pool;
 mod postgres;
+mod room;
 pub mod settle;
 mod sqlite;
 
@@ -26,7 +27,7 @@ pub use crate::payment::Intent;
 pub use crate::payment::capability::CapabilityId;
 pub use engine::Engine;
 pub use inspection::Inspection;
-pub use postgres::{PostgresFault, PostgresOptions, PostgresStore, server as postgres_server};
+pub use postgres::{PostgresFault, PostgresOptions, PostgresStore, Replication, server as postgres_server};
 pub use sqlite::{BackupError, OpenError, OpenFault, SqliteOptions, SqliteStore, backup_sqlite};
 
 /// What became of a call that failed.

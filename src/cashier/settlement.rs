@@ -70,9 +70,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 return Landing::Unavailable(Wait::NoNode);
             }
         };
+        let hash = checked.hash();
         let approved = match checked.judge(facts.as_ref()) {
             Ok(approved) => approved,
-            Err(refusal) => return Landing::Refused(refusal),
+            Err(refusal) => return self.refuse_unless_known(hash, nonce, refusal, watch).await,
         };
         fail::fail_point!("payment-checked", |_| std::process::abort());
         match settle::claim(&*self.store, approved, self.clock.now()).await {
@@ -81,6 +82,22 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
+        }
+    }
+
+    /// Refuses a block that does not fit its account, unless another instance has taken up this very
+    /// payment since the journal was asked: then it is that one's broadcast that moved the account.
+    async fn refuse_unless_known(
+        &self,
+        hash: BlockHash,
+        nonce: Nonce,
+        refusal: Refusal,
+        watch: Stopwatch,
+    ) -> Landing {
+        match self.store.payment(hash).await {
+            Err(error) => no_store(&error),
+            Ok(Some(payment)) => self.take_up(payment, nonce, watch).await,
+            Ok(None) => Landing::Refused(refusal),
         }
     }
 

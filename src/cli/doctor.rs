@@ -14,8 +14,14 @@ use crate::assemble::{endpoints, open_store};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
-use crate::store::{Store, Unsound};
+use crate::nano::UnixSeconds;
+use crate::store::{Health, Replication, Store, Unsound};
 use crate::vault::{self, Vault, VaultError};
+
+/// Said of a server whose disk cannot be seen from here.
+const NO_FLOOR: &str = "`store.free_space` is not watched: the server's disk can be seen from here only where \
+     it is reached by a socket on this machine and its role may read all settings (GRANT pg_read_all_settings \
+     TO the role); otherwise have the server's own monitoring warn of a full disk";
 
 /// How long a name may take to be looked up.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
@@ -35,18 +41,32 @@ pub struct DoctorArgs {
 struct Check {
     what: String,
     good: bool,
+    /// It works, and there is something to know or to do about it.
+    warning: bool,
     detail: String,
 }
 
 impl Check {
     fn new(what: impl Into<String>, outcome: Result<String, String>) -> Self {
         let good = outcome.is_ok();
-        Self { what: what.into(), good, detail: outcome.unwrap_or_else(|fault| fault) }
+        Self { what: what.into(), good, warning: false, detail: outcome.unwrap_or_else(|fault| fault) }
+    }
+
+    fn warning(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { what: what.into(), good: true, warning: true, detail: detail.into() }
+    }
+
+    const fn mark(&self) -> &'static str {
+        match (self.good, self.warning) {
+            (true, false) => "ok   ",
+            (true, true) => "warn ",
+            (false, _) => "FAULT",
+        }
     }
 }
 
-/// Looks at everything and writes what it found. Exit code 0 where all is well, 1 where something
-/// is not, 78 for a faulty configuration.
+/// Looks at everything and writes what it found. Exit code 0 where all works, 1 where something does
+/// not, 78 for a faulty configuration.
 ///
 /// # Errors
 /// Where `out` cannot be written.
@@ -72,8 +92,7 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode>
     } else {
         let width = checks.iter().map(|check| check.what.chars().count()).max().unwrap_or(0);
         for check in &checks {
-            let mark = if check.good { "ok   " } else { "FAULT" };
-            writeln!(out, "{mark}  {:<width$}  {}", check.what, check.detail)?;
+            writeln!(out, "{}  {:<width$}  {}", check.mark(), check.what, check.detail)?;
         }
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -95,12 +114,12 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
         Err(error) => Err(error.to_string()),
     };
     let health = store.health();
-    let mut checks = vec![Check::new("store", inspected)];
     let now = clock.now();
-    if let Some(free) = health.free_bytes {
-        let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
-        let enough = health.sells(now) != Err(Unsound::NoRoom);
-        checks.push(Check::new("disk", if enough { Ok(told) } else { Err(told) }));
+    let mut checks = vec![Check::new("store", inspected), disk(&health, now)];
+    match store.replication().await {
+        Ok(None) => {}
+        Ok(Some(found)) => checks.push(replication(&found)),
+        Err(error) => checks.push(Check::new("standbys", Err(error.to_string()))),
     }
     let clock = match health.sells(now) {
         Err(Unsound::ClockBehind) => {
@@ -111,6 +130,23 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
     checks.push(Check::new("clock", clock));
     store.close().await;
     checks
+}
+
+fn disk(health: &Health, now: UnixSeconds) -> Check {
+    let Some(free) = health.free_bytes else {
+        return Check::warning("disk", NO_FLOOR);
+    };
+    let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
+    let enough = health.sells(now) != Err(Unsound::NoRoom);
+    Check::new("disk", if enough { Ok(told) } else { Err(told) })
+}
+
+fn replication(found: &Replication) -> Check {
+    match (found, found.caution()) {
+        (Replication::Missing { .. }, Some(caution)) => Check::new("standbys", Err(caution)),
+        (_, Some(caution)) => Check::warning("standbys", caution),
+        (_, None) => Check::new("standbys", Ok(found.to_string())),
+    }
 }
 
 fn keys(config: &Config) -> Vec<Check> {

@@ -119,14 +119,14 @@ pub(super) fn settlement(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<S
 }
 
 pub(super) fn store(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<StoreLocation> {
-    let file: StoreFile = judge.section_or_default("store", piece)?;
+    let mut file: StoreFile = judge.section_or_default("store", piece)?;
     let for_a_server = [
         ("password_file", file.password_file.is_given()),
         ("ca_file", file.ca_file.is_given()),
         ("connections", file.connections.is_given()),
         ("allow_unsafe", file.allow_unsafe.is_given()),
     ];
-    let for_a_file = [("path", file.path.is_given()), ("free_space", file.free_space.is_given())];
+    let for_a_file = [("path", file.path.is_given())];
     let (others, hint) = if file.postgres.is_given() {
         (&for_a_file[..], "a store is a file (`path`) or a server (`postgres`), not both")
     } else {
@@ -140,19 +140,19 @@ pub(super) fn store(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<StoreL
     if misplaced {
         return None;
     }
+    let free_space = std::mem::take(&mut file.free_space);
+    let free_space = bytes(judge, "store.free_space", free_space, MAX_FREE_SPACE, SqliteOptions::FREE_SPACE);
     if file.postgres.is_given() {
-        return postgres(judge, file);
+        return postgres(judge, file, free_space?);
     }
     let path = match file.path {
         Piece::Missing => Some(judge.base.join("faregate.db")),
         given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => judge.file("store.path", given),
     };
-    let free_space =
-        bytes(judge, "store.free_space", file.free_space, MAX_FREE_SPACE, SqliteOptions::FREE_SPACE);
     Some(StoreLocation::Sqlite { path: path?, free_space: free_space? })
 }
 
-fn postgres(judge: &mut Judge<'_>, file: StoreFile) -> Option<StoreLocation> {
+fn postgres(judge: &mut Judge<'_>, file: StoreFile, free_space: u64) -> Option<StoreLocation> {
     let hint = "write `postgres: \"postgres://USER@HOST/DATABASE\"`, with `?host=/var/run/postgresql` for a \
          socket, `?sslmode=disable` for a network that needs no protection, and the password in a \
          `password_file` or a ${VARIABLE}";
@@ -176,6 +176,7 @@ fn postgres(judge: &mut Judge<'_>, file: StoreFile) -> Option<StoreLocation> {
         ca_file: ca_file?,
         connections: NonZeroUsize::new(connections?)?,
         allow_unsafe: allow_unsafe?,
+        free_space,
     })))
 }
 

@@ -96,25 +96,24 @@ impl<S: Store> Capabilities<S> {
     #[must_use]
     pub fn admit(&self, settled: Settled) -> Arc<Held> {
         let (intent, record, lease) = settled.into_parts();
-        self.insert(Held::new(record, intent, lease, self.leases.clock.now()))
+        let held = self.insert(Held::new(record, intent, lease, self.leases.clock.now()));
+        if lease.granted == 0 {
+            return held;
+        }
+        // Somebody may have looked it up since it was granted.
+        self.leases.take_in_first(&held, lease)
     }
 
     fn insert(&self, held: Held) -> Arc<Held> {
         let id = held.record().id;
-        let leased = held.meter().has_available();
-        let fresh = Arc::new(held);
-        let held = self.known(id).unwrap_or_else(|| self.cache.get_with(id, || Arc::clone(&fresh)));
-        if leased && Arc::ptr_eq(&held, &fresh) {
-            self.leases.out().insert(id, Arc::clone(&held));
-        }
-        held
+        self.known(id).unwrap_or_else(|| self.cache.get_with(id, || Arc::new(held)))
     }
 
     /// The capability, if it is in hand.
     #[must_use]
     pub fn known(&self, id: CapabilityId) -> Option<Arc<Held>> {
         self.cache.get(&id).or_else(|| {
-            let held = self.leases.out().get(&id).cloned()?;
+            let held = self.leases.find(id)?;
             Some(self.cache.get_with(id, || held))
         })
     }
@@ -156,7 +155,7 @@ impl<S: Store> Capabilities<S> {
     /// # Errors
     /// [`StoreError`]; it then still ends here.
     pub async fn revoke(&self, id: CapabilityId) -> Result<bool, StoreError> {
-        if let Some(held) = self.known(id) {
+        for held in self.cache.get(&id).into_iter().chain(self.leases.find(id)) {
             held.meter().revoke();
         }
         self.leases.store.revoke(id, self.leases.clock.now()).await

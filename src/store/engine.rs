@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::{
     Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, PostgresStore, SqliteStore, Store, StoreError, StoreEvent,
-    StoreObserver,
+    LeaseRequest, Payment, PaymentState, PostgresStore, Replication, SqliteStore, Store, StoreError,
+    StoreEvent, StoreObserver,
 };
 use crate::clock::Stopwatch;
 use crate::nano::{BlockHash, UnixSeconds};
@@ -60,6 +60,28 @@ impl Engine {
         match &self.kind {
             Kind::Sqlite(store) => store.inspect().await,
             Kind::Postgres(store) => store.inspect().await,
+        }
+    }
+
+    /// Whether the hash is spent or claimed, by a payment or without one ([`Store::mark_spent`]).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where the store cannot be read.
+    pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
+        match &self.kind {
+            Kind::Sqlite(store) => store.is_claimed(block).await,
+            Kind::Postgres(store) => store.is_claimed(block).await,
+        }
+    }
+
+    /// How the standbys of the server are kept; nothing where the store is a file.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where the server does not say.
+    pub async fn replication(&self) -> Result<Option<Replication>, StoreError> {
+        match &self.kind {
+            Kind::Sqlite(_) => Ok(None),
+            Kind::Postgres(store) => store.replication().await.map(Some),
         }
     }
 

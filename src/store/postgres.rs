@@ -10,6 +10,8 @@ mod capabilities;
 mod connect;
 mod fault;
 mod payments;
+mod probe;
+mod replication;
 mod pool;
 mod rows;
 mod schema;
@@ -28,6 +30,7 @@ use tokio::sync::watch;
 use self::fault::{Fault, text};
 use self::payments::Grantee;
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+use super::room::Room;
 use super::{
     Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
     LeaseRequest, Payment, PaymentState, Store, StoreError,
@@ -35,13 +38,12 @@ use super::{
 use crate::nano::{BlockHash, UnixSeconds};
 
 pub use connect::server;
+pub use replication::Replication;
 
 /// How long one call may take on its connection, whatever the server says.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// How often a call that was overtaken by another looks again.
 const ATTEMPTS: u32 = 6;
-/// How often the server is asked whether it is there.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a store is and how it is used.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,11 +59,16 @@ pub struct PostgresOptions {
     pub connections: NonZeroUsize,
     /// Use a server that forgets at a power cut what it has acknowledged.
     pub allow_unsafe: bool,
+    /// With fewer bytes free than this where the server keeps its data, nothing new is sold; as far as
+    /// that can be seen from here ([`Health::free_bytes`]).
+    pub free_space: u64,
 }
 
 impl PostgresOptions {
     /// Connections where nothing else is said.
     pub const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+    /// The usual [`PostgresOptions::free_space`].
+    pub const FREE_SPACE: u64 = 64 << 20;
 
     /// The usual use of `server`.
     #[must_use]
@@ -72,6 +79,7 @@ impl PostgresOptions {
             ca_file: None,
             connections: Self::CONNECTIONS,
             allow_unsafe: false,
+            free_space: Self::FREE_SPACE,
         }
     }
 }
@@ -81,6 +89,11 @@ impl PostgresOptions {
 pub enum PostgresFault {
     #[error("the PostgreSQL server cannot be used: {0}")]
     Unreachable(String),
+    #[error(
+        "the PostgreSQL server is a standby, which takes no writes: name the primary, or all of them \
+         (`postgres://USER@ONE,OTHER/DATABASE`)"
+    )]
+    Standby,
     /// Its settings lose what was acknowledged.
     #[error("{0}")]
     Unsafe(String),
@@ -102,8 +115,12 @@ pub enum PostgresFault {
 struct Vitals {
     /// Whether the last write went through.
     writable: AtomicBool,
+    /// Whether a write found no room, and none was seen since. Other writes may still find some.
+    full: AtomicBool,
     /// The latest time that is known to be in the journal.
     newest: AtomicU64,
+    /// Where the server keeps its data, if that is on this machine.
+    room: Option<Room>,
 }
 
 /// The store in one PostgreSQL database.
@@ -111,6 +128,7 @@ struct Vitals {
 pub struct PostgresStore {
     pool: Pool,
     vitals: Arc<Vitals>,
+    free_space: u64,
     /// Ends the probe.
     stop: watch::Sender<bool>,
 }
@@ -123,23 +141,31 @@ impl PostgresStore {
     /// [`PostgresFault`], which says what to do.
     pub async fn open(options: &PostgresOptions) -> Result<Self, PostgresFault> {
         let pool = connect::pool(options)?;
-        let mut client = pool.get().await.map_err(|error| match error {
-            PoolError::PostCreateHook(HookError::Message(why)) => PostgresFault::Unsafe(why.into_owned()),
-            PoolError::PostCreateHook(_)
-            | PoolError::Backend(_)
-            | PoolError::Timeout(_)
-            | PoolError::Closed
-            | PoolError::NoRuntimeSpecified => PostgresFault::Unreachable(unreachable(&error)),
-        })?;
+        let mut client = match pool.get().await {
+            Ok(client) => client,
+            Err(PoolError::PostCreateHook(HookError::Message(why))) => {
+                return Err(PostgresFault::Unsafe(why.into_owned()));
+            }
+            Err(PoolError::Backend(_)) if connect::answers_as_standby(options).await => {
+                return Err(PostgresFault::Standby);
+            }
+            Err(error) => return Err(PostgresFault::Unreachable(unreachable(&error))),
+        };
         schema::migrate(&mut client).await?;
         let newest = payments::newest(&client)
             .await
             .map_err(|fault| PostgresFault::Unreachable(fault.into_error().to_string()))?;
+        let room = probe::room(&client, &options.server).await;
         drop(client);
-        let vitals = Arc::new(Vitals { writable: AtomicBool::new(true), newest: AtomicU64::new(newest) });
+        let vitals = Arc::new(Vitals {
+            writable: AtomicBool::new(true),
+            full: AtomicBool::new(false),
+            newest: AtomicU64::new(newest),
+            room,
+        });
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(probe(pool.clone(), Arc::clone(&vitals), stopped));
-        Ok(Self { pool, vitals, stop })
+        tokio::spawn(probe::serve(pool.clone(), Arc::clone(&vitals), stopped));
+        Ok(Self { pool, vitals, free_space: options.free_space, stop })
     }
 
     /// Looks at what must hold between the rows. The server itself looks after its files.
@@ -148,6 +174,22 @@ impl PostgresStore {
     /// [`StoreError::Unavailable`], where it cannot be read.
     pub async fn inspect(&self) -> Result<Inspection, StoreError> {
         self.read(|client| Box::pin(payments::inspect(client))).await
+    }
+
+    /// Whether the hash is claimed, by a payment or without one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where it cannot be read.
+    pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
+        self.read(|client| Box::pin(payments::is_claimed(client, block))).await
+    }
+
+    /// How the server's standbys are kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where the server does not say.
+    pub async fn replication(&self) -> Result<Replication, StoreError> {
+        self.read(|client| Box::pin(replication::of(client))).await
     }
 
     /// Ends the probe and the connections. Calls after it are refused.
@@ -169,7 +211,10 @@ impl PostgresStore {
         let outcome = self.run(work, StoreError::Unknown).await;
         match &outcome {
             Ok(_) => {
-                self.vitals.writable.store(true, Ordering::Relaxed);
+                // A write that found its place in a page says nothing about the next one.
+                if !self.vitals.full.load(Ordering::Relaxed) {
+                    self.vitals.writable.store(true, Ordering::Relaxed);
+                }
                 self.vitals.newest.fetch_max(now.0, Ordering::Relaxed);
             }
             Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => {
@@ -204,6 +249,9 @@ impl PostgresStore {
                     if matches!(fault, Fault::Unknown(_)) {
                         drop(Object::take(client));
                     }
+                    if matches!(fault, Fault::Full(_)) {
+                        self.vitals.full.store(true, Ordering::Relaxed);
+                    }
                     return Err(fault.into_error());
                 }
                 Err(_elapsed) => {
@@ -215,52 +263,6 @@ impl PostgresStore {
         }
         Err(StoreError::Unavailable(format!("overtaken {ATTEMPTS} times: {overtaken}")))
     }
-}
-
-/// Asks the server again and again whether it is there: an idle gateway must notice, too, before it
-/// sells something.
-async fn probe(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(PROBE_EVERY) => {}
-            // An error is the store's end.
-            _end = stopped.wait_for(|stop| *stop) => return,
-        }
-        let was = vitals.writable.load(Ordering::Relaxed);
-        let outcome = match tokio::time::timeout(CALL_WITHIN, look(&pool, !was)).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(format!("no answer within {} s", CALL_WITHIN.as_secs())),
-        };
-        match outcome {
-            Ok(newest) => {
-                vitals.newest.fetch_max(newest, Ordering::Relaxed);
-                if !was {
-                    vitals.writable.store(true, Ordering::Relaxed);
-                    tracing::info!("the PostgreSQL server takes writes again");
-                }
-            }
-            Err(why) if was => {
-                vitals.writable.store(false, Ordering::Relaxed);
-                tracing::warn!(why, "the PostgreSQL server does not answer");
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// One look at the server, with a write that changes nothing that matters where `write`.
-async fn look(pool: &Pool, write: bool) -> Result<u64, String> {
-    let client = match pool.get().await {
-        Ok(client) => client,
-        // All are busy, which says nothing about the server.
-        Err(PoolError::Timeout(deadpool_postgres::TimeoutType::Wait)) if !write => return Ok(0),
-        Err(error) => return Err(unreachable(&error)),
-    };
-    if write {
-        let sql = "UPDATE probe SET writes = writes + 1";
-        client.execute(sql, &[]).await.map_err(|error| text(&error))?;
-    }
-    payments::newest(&client).await.map_err(|fault| fault.into_error().to_string())
 }
 
 /// Why there is no connection.
@@ -352,8 +354,8 @@ impl Store for PostgresStore {
     fn health(&self) -> Health {
         Health {
             writable: self.is_writable(),
-            free_bytes: None,
-            floor: 0,
+            free_bytes: self.vitals.room.as_ref().and_then(Room::free),
+            floor: self.free_space,
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }
     }

@@ -33,13 +33,14 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use self::ballast::{Ballast, Room};
+use self::ballast::Ballast;
 use self::checkpoint::Checkpointer;
 use self::fault::Fault;
 use self::payments::Grantee;
 use self::reader::Queries;
 use self::writer::{Queue, Vitals, Writer};
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+use super::room::Room;
 use super::{
     Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
     LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
@@ -159,6 +160,7 @@ impl SqliteStore {
         schema::inspect(&connection)?;
         connection::use_wal(&connection)?;
         schema::migrate(&mut connection)?;
+        let identity = connection::identity(path);
 
         let (reads, reading) = watch::channel(());
         let vitals = Arc::new(Vitals {
@@ -183,6 +185,8 @@ impl SqliteStore {
         let (writer_ends, writer_lives) = std::sync::mpsc::channel();
         let checkpointer = Checkpointer {
             connection: connection::writing(path, options.busy_timeout)?,
+            path: path.to_owned(),
+            identity,
             wal: connection::wal_path(path),
             writer: queue.downgrade(),
             vitals: Arc::clone(&vitals),
@@ -192,6 +196,7 @@ impl SqliteStore {
         let (writes, writing) = watch::channel(());
         let mut writer = Writer {
             path: path.to_owned(),
+            identity,
             busy_timeout: options.busy_timeout,
             connection: Some(connection),
             commands,
@@ -227,6 +232,14 @@ impl SqliteStore {
     /// [`StoreError::Unavailable`], where it cannot be read.
     pub async fn inspect(&self) -> Result<Inspection, StoreError> {
         self.readers.ask(|db| Ok(backup::inspect(db)?)).await
+    }
+
+    /// Whether the hash is claimed, by a payment or without one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], where the file cannot be read.
+    pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
+        self.readers.ask(move |db| payments::is_claimed(db, block)).await
     }
 
     /// Finishes everything that is queued and gives the file free. Calls after it are refused.

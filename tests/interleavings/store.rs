@@ -14,6 +14,9 @@ mod model;
 #[expect(dead_code, reason = "the integration tests' own")]
 #[path = "../it/store/samples.rs"]
 mod samples;
+#[expect(dead_code, reason = "what only a whole store needs")]
+#[path = "../../src/store/room.rs"]
+pub(crate) mod room;
 mod sqlite;
 
 /// What a capability is taken in from.

@@ -1,6 +1,8 @@
 //! A gateway whose disk fills up under it: nothing is sold any more, what was bought is served, a
 //! payment in flight is granted once there is room, without a restart.
 
+mod postgres;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;

@@ -1,8 +1,10 @@
-//! What a power cut leaves: the image of a mounted file system, copied as it lies while the process
-//! that writes the store on it stands still somewhere in the middle, with nothing synced for the
+//! What a power cut leaves: the image of a mounted file system, copied as it lies while the processes
+//! that write the store on it stand still somewhere in the middle, with nothing synced for the
 //! copy. Everything answered before must be in it.
 //!
 //! More cuts: `POWER_CUTS=200 cargo test --release power_cut -- --nocapture`.
+
+mod postgres;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,6 +23,7 @@ use tokio::process::Child;
 use crate::store::samples::{NOW, holder, sent, signed};
 
 const CUTS: u32 = 3;
+/// Of the disk that a file lies on.
 const IMAGE_BYTES: u64 = 24 << 20;
 /// Callers that settle at once.
 const TELLERS: u32 = 8;
@@ -76,8 +79,8 @@ impl Drop for Mounted {
 
 /// An empty ext4 in a file; nothing where the system cannot make one.
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-fn make_image(path: &Path, test: &str) -> bool {
-    fs::File::create(path).unwrap().set_len(IMAGE_BYTES).unwrap();
+fn make_image(path: &Path, bytes: u64, test: &str) -> bool {
+    fs::File::create(path).unwrap().set_len(bytes).unwrap();
     let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).status();
     let made = made.is_ok_and(|status| status.success());
     if !made {
@@ -108,7 +111,7 @@ fn id(block: BlockHash) -> CapabilityId {
 
 /// Settles one payment after the other, as the gateway does: half of them are claimed first. Says
 /// what was answered.
-async fn settle(store: Arc<SqliteStore>, next: Arc<AtomicU32>) {
+async fn settle(store: Arc<impl Store>, next: Arc<AtomicU32>, say: impl Fn(&'static str, u32)) {
     loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
         let block = numbered(number);
@@ -138,7 +141,7 @@ async fn the_process_that_writes() {
     let Ok(path) = std::env::var(STORE) else { return };
     let store = Arc::new(SqliteStore::open(Path::new(&path), SqliteOptions::default()).unwrap());
     let next = Arc::new(AtomicU32::new(1));
-    let tellers = (0..TELLERS).map(|_| tokio::spawn(settle(Arc::clone(&store), Arc::clone(&next))));
+    let tellers = (0..TELLERS).map(|_| tokio::spawn(settle(Arc::clone(&store), Arc::clone(&next), say)));
     for teller in tellers {
         teller.await.unwrap();
     }
@@ -193,13 +196,12 @@ fn copy(image: &Path, copy: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_before_a_power_cut_is_there_after_it() {
     let test = "what_was_answered_before_a_power_cut_is_there_after_it";
-    #[expect(clippy::disallowed_methods, reason = "a test's own argument")]
-    let cuts = std::env::var("POWER_CUTS").map_or(CUTS, |it| it.parse().expect("POWER_CUTS"));
+    let cuts = cuts(CUTS);
     let folder = TempDir::new().unwrap();
     let mut payments = 0;
     for cut in 0..cuts {
         let (image, copied) = (folder.path().join("disk.img"), folder.path().join("copy.img"));
-        if !make_image(&image, test) {
+        if !make_image(&image, IMAGE_BYTES, test) {
             return;
         }
         let Some(disk) = Mounted::image(&image, test) else { return };
@@ -210,7 +212,7 @@ async fn what_was_answered_before_a_power_cut_is_there_after_it() {
         child.kill().await.unwrap();
         drop(disk);
         let Some(disk) = Mounted::image(&copied, test) else { panic!("the copy cannot be mounted") };
-        compare(&disk.path().join("store.db"), &known).await;
+        compare_file(&disk.path().join("store.db"), &known).await;
         payments += known.granted.len();
         drop(disk);
     }
@@ -218,12 +220,23 @@ async fn what_was_answered_before_a_power_cut_is_there_after_it() {
     let () = println!("{cuts} power cuts, {payments} payments answered before them, none lost");
 }
 
-/// What is in the copy holds everything that was known, and nothing twice.
-async fn compare(path: &Path, known: &Answered) {
+/// How often the power is cut: `usually`, unless the environment says.
+fn cuts(usually: u32) -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "a test's own argument")]
+    std::env::var("POWER_CUTS").map_or(usually, |it| it.parse().expect("POWER_CUTS"))
+}
+
+async fn compare_file(path: &Path, known: &Answered) {
     let store = SqliteStore::open(path, SqliteOptions::default()).unwrap();
     let verdict: String =
         Connection::open(path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(verdict, "ok");
+    compare(&store, known).await;
+    store.close().await;
+}
+
+/// What is in the copy holds everything that was known, and nothing twice.
+async fn compare(store: &impl Store, known: &Answered) {
     let journal = store.scan(0, Filter::default(), 1_000_000).await.unwrap();
     let blocks: BTreeSet<_> = journal.iter().map(|it| it.intent.block).collect();
     assert_eq!(blocks.len(), journal.len(), "a block is in the journal twice");
@@ -246,5 +259,4 @@ async fn compare(path: &Path, known: &Answered) {
         let own = store.grant(&sent(*block, 1), id(*block), holder(2), 1, 30, NOW).await;
         assert!(matches!(own, Ok(Grant::Granted { fresh: false, .. })));
     }
-    store.close().await;
 }

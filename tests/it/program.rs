@@ -22,9 +22,20 @@ pub(crate) struct Program {
 impl Program {
     /// A configuration in `folder`: one route, `/thing`, whose payments buy `uses`.
     pub(crate) fn new(folder: &Path, devnet: &Devnet, upstream: &str, uses: u32) -> Self {
+        Self::metering(folder, devnet, upstream, uses, "leased")
+    }
+
+    /// The same, with the uses counted as `metering` says.
+    pub(crate) fn metering(
+        folder: &Path,
+        devnet: &Devnet,
+        upstream: &str,
+        uses: u32,
+        metering: &str,
+    ) -> Self {
         let address = free_address();
         let config = folder.join("faregate.yaml");
-        std::fs::write(&config, yaml(&address, devnet, upstream, uses)).unwrap();
+        std::fs::write(&config, yaml(&address, devnet, upstream, uses, metering)).unwrap();
         Self { url: format!("http://{address}"), config }
     }
 
@@ -77,7 +88,7 @@ pub(crate) fn free_address() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-fn yaml(address: &str, devnet: &Devnet, upstream: &str, uses: u32) -> String {
+fn yaml(address: &str, devnet: &Devnet, upstream: &str, uses: u32, metering: &str) -> String {
     let work = faregate::devnet::THRESHOLDS;
     format!(
         r#"public_url: http://{address}
@@ -90,7 +101,7 @@ challenge: {{ lifetime: 3600s }}
 upstreams:
   api: {{ url: "{upstream}" }}
 routes:
-  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {uses}, within: 1h }} }}
+  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {uses}, within: 1h }}, metering: {metering} }}
 "#,
         devnet.rpc_url(),
         work.send,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::super::{CapabilityId, Holder, LeaseRequest, Store, StoreError};
-use super::meter::{Account, Held, Reports, Use};
+use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Store, StoreError};
+use super::meter::{Account, Calls, Held, Reports, Use};
 use crate::clock::Clock;
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
@@ -55,8 +55,8 @@ pub(super) struct Leases<S> {
     pub(super) store: Arc<S>,
     pub(super) clock: Clock,
     pub(super) holder: Holder,
-    /// Those with uses leased, reserved or unreported: kept whatever the cache forgets, so that one
-    /// instance never meters one capability twice.
+    /// Those with uses leased, reserved or unreported, and those about to be leased: kept whatever the
+    /// cache forgets, so that one instance never meters one capability twice.
     out: Mutex<BTreeMap<CapabilityId, Arc<Held>>>,
     reports: Arc<Reports>,
     /// Numbers the lease calls of this holder.
@@ -70,7 +70,7 @@ impl<S: Store> Leases<S> {
         Self { store, clock, holder, out: Mutex::default(), reports: Arc::default(), sequence }
     }
 
-    pub(super) fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<Held>>> {
+    fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<Held>>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +85,44 @@ impl<S: Store> Leases<S> {
         if held.meter().is_spent() {
             return Err(NoUse::Exhausted);
         }
-        let mut unresolved = held.calls.lock().await;
+        let mut held = Arc::clone(held);
+        loop {
+            let unresolved = held.calls.lock().await;
+            let out = self.enlist(&held);
+            if Arc::ptr_eq(&out, &held) {
+                return self.lease(&held, unresolved, metering).await;
+            }
+            // The cache forgot the capability and it was looked up anew while this one waited.
+            drop(unresolved);
+            held = out;
+        }
+    }
+
+    /// The one meter by which the capability's uses go out: this one, unless another does it already.
+    fn enlist(&self, held: &Arc<Held>) -> Arc<Held> {
+        Arc::clone(self.out().entry(held.record().id).or_insert_with(|| Arc::clone(held)))
+    }
+
+    /// Takes in what was leased with the grant, where all uses of the capability go out.
+    pub(super) fn take_in_first(&self, held: &Arc<Held>, lease: Lease) -> Arc<Held> {
+        let mut out = self.out();
+        let held = Arc::clone(out.entry(held.record().id).or_insert_with(|| Arc::clone(held)));
+        held.meter().take_in_first(lease);
+        held
+    }
+
+    /// The capability, where uses of it are out.
+    pub(super) fn find(&self, id: CapabilityId) -> Option<Arc<Held>> {
+        self.out().get(&id).cloned()
+    }
+
+    /// Takes one use of a capability whose calls are this caller's, leasing more as long as there are.
+    async fn lease(
+        &self,
+        held: &Arc<Held>,
+        mut unresolved: Calls<'_>,
+        metering: Metering,
+    ) -> Result<Use, NoUse> {
         if self.try_take(held) {
             return Ok(self.taken(held, metering));
         }
@@ -142,7 +179,11 @@ impl<S: Store> Leases<S> {
         hand_back: bool,
     ) -> Result<u32, StoreError> {
         if let Some(request) = *unresolved {
-            self.complete(held, request).await?;
+            match self.complete(held, request).await {
+                // Nor was it when it was made first: the same call gets the same answer.
+                Err(StoreError::NotApplied(_)) => held.meter().take_back(account(&request)),
+                outcome => drop(outcome?),
+            }
             *unresolved = None;
         }
         let request = self.request(held, want, hand_back);
@@ -173,14 +214,7 @@ impl<S: Store> Leases<S> {
 
     async fn complete(&self, held: &Arc<Held>, request: LeaseRequest) -> Result<u32, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
-        let out = {
-            let mut meter = held.meter();
-            meter.take_in(lease, account(&request));
-            meter.is_out()
-        };
-        if out {
-            self.out().insert(held.record().id, Arc::clone(held));
-        }
+        held.meter().take_in(lease, account(&request));
         Ok(lease.granted)
     }
 
@@ -219,10 +253,14 @@ impl<S: Store> Leases<S> {
             let meter = held.meter();
             let hand_back = hand_back_all || meter.is_idle(IDLE_SECONDS, now);
             let ageing = meter.is_ageing(LEASE_SECONDS.div_euclid(2), now);
-            if meter.is_out() && (hand_back || ageing || meter.has_unreported()) {
+            // While a call is made or its outcome is not known, uses may be on their way here.
+            let calls = held.calls.try_lock();
+            let unresolved = calls.as_ref().is_ok_and(|call| call.is_some());
+            let due_anyway = meter.is_out() && (hand_back || ageing || meter.has_unreported());
+            if due_anyway || unresolved {
                 due.push((Arc::clone(held), hand_back));
             }
-            meter.is_out()
+            meter.is_out() || unresolved || calls.is_err()
         });
         join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
     }

@@ -25,6 +25,9 @@ pub struct Held {
     pub(super) calls: tokio::sync::Mutex<Option<LeaseRequest>>,
 }
 
+/// The turn to make a capability's lease calls.
+pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<LeaseRequest>>;
+
 impl Held {
     /// A capability of which `lease` is in hand; its time is 0 where the store was not asked.
     pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
@@ -41,6 +44,7 @@ impl Held {
             revoked: record.revoked || lease.revoked,
             queued: false,
             asked: lease.expires_at > UnixSeconds(0),
+            has_first: lease.granted > 0,
         };
         Self { record, intent, meter: Mutex::new(meter), calls: tokio::sync::Mutex::new(None) }
     }
@@ -91,6 +95,8 @@ pub(super) struct Meter {
     queued: bool,
     /// Whether the store has said what is left.
     asked: bool,
+    /// Whether the uses that were leased with the grant are in it, or were.
+    has_first: bool,
 }
 
 /// What a lease call takes out of the meter.
@@ -120,10 +126,6 @@ impl Meter {
     /// Whether uses may come free that are not to be had at this moment.
     pub(super) fn may_come_back(&self) -> bool {
         self.elsewhere > 0 || self.reserved > 0 || self.available > 0
-    }
-
-    pub(super) fn has_available(&self) -> bool {
-        self.available > 0
     }
 
     pub(super) fn has_unreported(&self) -> bool {
@@ -200,6 +202,16 @@ impl Meter {
         self.unreported = self.unreported.saturating_add(account.used);
         self.available = self.available.saturating_add(account.returned);
         self.returning = self.returning.saturating_sub(account.returned);
+    }
+
+    /// Takes in the uses that were leased with the grant, unless they are in already: a grant that is
+    /// repeated gets the same answer again.
+    pub(super) fn take_in_first(&mut self, lease: Lease) {
+        if self.has_first || lease.granted == 0 {
+            return;
+        }
+        self.has_first = true;
+        self.take_in(lease, Account { used: 0, returned: 0 });
     }
 
     /// Takes in the store's answer to an account.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime,
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolBuilder, RecyclingMethod, Runtime,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -25,6 +25,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const STATEMENT_WITHIN: Duration = Duration::from_secs(5);
 /// How long a statement may wait for another's lock.
 const LOCK_WITHIN: Duration = Duration::from_secs(3);
+/// Under which the statements hold, whatever the server, the database or the role has as its default:
+/// under a stricter one a statement that waited for a lock would look at what was there before.
+const ISOLATION: &str = r"-c default_transaction_isolation=read\ committed";
 /// How long a server that has gone away may stay unnoticed.
 const UNNOTICED: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,36 @@ fn is_near(config: &Config) -> bool {
 /// # Errors
 /// [`PostgresFault`], where a file cannot be read.
 pub(super) fn pool(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
+    let allow_unsafe = options.allow_unsafe;
+    let check = Hook::async_fn(move |client: &mut ClientWrapper, _| {
+        Box::pin(async move { if allow_unsafe { Ok(()) } else { refuse_unsafe(client).await } })
+    });
+    // A standby cannot record anything.
+    bounded(manager(options, TargetSessionAttrs::ReadWrite)?, options)
+        .post_create(check)
+        .build()
+        .map_err(|error| PostgresFault::Unreachable(error.to_string()))
+}
+
+/// Whether a server answers that only repeats what another writes.
+pub(super) async fn answers_as_standby(options: &PostgresOptions) -> bool {
+    let Ok(manager) = manager(options, TargetSessionAttrs::Any) else { return false };
+    let Ok(pool) = bounded(manager, options).build() else { return false };
+    let Ok(client) = pool.get().await else { return false };
+    let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+    row.and_then(|row| row.try_get(0)).unwrap_or(false)
+}
+
+fn bounded(manager: Manager, options: &PostgresOptions) -> PoolBuilder {
+    Pool::builder(manager)
+        .max_size(options.connections.get())
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(CONNECT_WITHIN))
+        .create_timeout(Some(CONNECT_WITHIN))
+        .recycle_timeout(Some(CONNECT_WITHIN))
+}
+
+fn manager(options: &PostgresOptions, servers: TargetSessionAttrs) -> Result<Manager, PostgresFault> {
     let mut server = options.server.clone();
     if let Some(path) = &options.password_file {
         server.password(password(path)?);
@@ -81,33 +114,19 @@ pub(super) fn pool(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
     ];
     let bounds = bounds.map(|(name, bound)| format!("-c {name}={}", bound.as_millis()));
     server
-        .options(format!("{given} {}", bounds.join(" ")).trim().to_owned())
+        .options(format!("{given} {} {ISOLATION}", bounds.join(" ")).trim().to_owned())
         .application_name("faregate")
         .connect_timeout(CONNECT_WITHIN)
         .tcp_user_timeout(UNNOTICED)
         .keepalives_idle(UNNOTICED)
-        // A standby cannot record anything.
-        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        .target_session_attrs(servers);
     let how = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = if server.get_ssl_mode() == SslMode::Disable {
+    Ok(if server.get_ssl_mode() == SslMode::Disable {
         Manager::from_config(server, NoTls, how)
     } else {
         let tls = MakeRustlsConnect::new(trusting(options.ca_file.as_deref())?);
         Manager::from_config(server, tls, how)
-    };
-    let allow_unsafe = options.allow_unsafe;
-    let check = Hook::async_fn(move |client: &mut ClientWrapper, _| {
-        Box::pin(async move { if allow_unsafe { Ok(()) } else { refuse_unsafe(client).await } })
-    });
-    Pool::builder(manager)
-        .max_size(options.connections.get())
-        .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(CONNECT_WITHIN))
-        .create_timeout(Some(CONNECT_WITHIN))
-        .recycle_timeout(Some(CONNECT_WITHIN))
-        .post_create(check)
-        .build()
-        .map_err(|error| PostgresFault::Unreachable(error.to_string()))
+    })
 }
 
 /// Whom to believe that a server is the one it says: the authorities in `ca_file`, or else those

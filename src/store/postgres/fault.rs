@@ -16,6 +16,8 @@ pub(super) enum Fault {
     Overtaken(String),
     /// The server cannot do it, and nothing was applied.
     Unavailable(String),
+    /// The server has no room for it, and nothing was applied.
+    Full(String),
     /// The connection was lost after the call was sent.
     Unknown(String),
 }
@@ -53,14 +55,17 @@ impl Fault {
         if code.code().starts_with("22") || code.code().starts_with("23") {
             return Self::Unfit(said.message().to_owned());
         }
-        Self::Unavailable(format!("{} ({})", said.message(), code.code()))
+        let text = format!("{} ({})", said.message(), code.code());
+        if *code == SqlState::DISK_FULL { Self::Full(text) } else { Self::Unavailable(text) }
     }
 
     /// The caller's view.
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Unfit(reason) => StoreError::NotApplied(reason),
-            Self::Overtaken(reason) | Self::Unavailable(reason) => StoreError::Unavailable(reason),
+            Self::Overtaken(reason) | Self::Unavailable(reason) | Self::Full(reason) => {
+                StoreError::Unavailable(reason)
+            }
             Self::Unknown(reason) => StoreError::Unknown(reason),
         }
     }

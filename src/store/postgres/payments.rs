@@ -186,6 +186,12 @@ pub(super) async fn mark_spent(client: &Client, block: BlockHash) -> Result<bool
     Ok(marked > 0)
 }
 
+/// Whether anybody has claimed the hash.
+pub(super) async fn is_claimed(client: &Client, block: BlockHash) -> Result<bool, Fault> {
+    let sql = "SELECT FROM claims WHERE block = $1";
+    Ok(!query(client, sql, &[&&block.0[..]]).await?.is_empty())
+}
+
 /// `Store::payment`.
 pub(super) async fn find(client: &Client, block: BlockHash) -> Result<Option<Payment>, Fault> {
     let sql = format!(

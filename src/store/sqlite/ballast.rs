@@ -4,39 +4,13 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::connection;
+use crate::store::room::free_bytes;
 
 /// Bytes written at once.
 const PIECE: usize = 64 * 1024;
-
-/// The free room of a directory as it was last looked at, so that a bill costs no system call.
-#[derive(Debug)]
-pub(super) struct Room {
-    directory: PathBuf,
-    /// Bytes; [`u64::MAX`] where the system does not say.
-    free: AtomicU64,
-}
-
-impl Room {
-    /// The room in `directory`, looked at.
-    pub(super) fn new(directory: PathBuf) -> Self {
-        let room = Self { directory, free: AtomicU64::new(u64::MAX) };
-        room.look();
-        room
-    }
-
-    pub(super) fn look(&self) {
-        let free = connection::free_bytes(&self.directory).unwrap_or(u64::MAX);
-        self.free.store(free, Ordering::Relaxed);
-    }
-
-    /// Bytes free at the last look, where the system said.
-    pub(super) fn free(&self) -> Option<u64> {
-        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free != u64::MAX)
-    }
-}
 
 /// The file, and whether it lies there.
 #[derive(Debug)]
@@ -88,7 +62,7 @@ impl Ballast {
             self.lies_there.store(true, Ordering::Relaxed);
             return;
         }
-        let free = connection::free_bytes(&connection::directory(&self.path));
+        let free = free_bytes(&connection::directory(&self.path));
         if free.is_some_and(|free| free < self.room_needed()) {
             return;
         }

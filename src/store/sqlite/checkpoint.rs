@@ -10,7 +10,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::mpsc::WeakSender;
 
-use super::writer::{Command, Vitals};
+use super::connection::{self, Identity};
+use super::writer::{Command, TAKEN_AWAY, Vitals};
 
 /// How often the log's size is looked at.
 const EVERY: Duration = Duration::from_millis(100);
@@ -28,6 +29,9 @@ const PROBE_EVERY: u32 = 10;
 /// The thread's own state.
 pub(super) struct Checkpointer {
     pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    /// What lay at the path when it was opened.
+    pub(super) identity: Option<Identity>,
     pub(super) wal: PathBuf,
     pub(super) writer: WeakSender<Command>,
     pub(super) vitals: Arc<Vitals>,
@@ -45,6 +49,11 @@ impl Checkpointer {
                 self.ask(Command::Probe);
             }
             self.vitals.room.look();
+            if connection::identity(&self.path) != self.identity
+                && self.vitals.writable.swap(false, Ordering::Relaxed)
+            {
+                tracing::error!(path = %self.path.display(), "{TAKEN_AWAY}");
+            }
             if looks.is_multiple_of(PROBE_EVERY) {
                 self.vitals.ballast.restore();
             }

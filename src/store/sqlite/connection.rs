@@ -92,17 +92,28 @@ pub(super) fn use_wal(connection: &Connection) -> Result<(), OpenFault> {
     if mode.eq_ignore_ascii_case("wal") { Ok(()) } else { Err(OpenFault::NoWal) }
 }
 
+/// Which file lies at a path, whatever its name: device and number on it.
+pub(super) type Identity = (u64, u64);
+
+/// The file at `path`; nothing where there is none, or the system does not say.
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _unknown = path;
+        None
+    }
+}
+
 /// The write-ahead log that belongs to `path`.
 pub(super) fn wal_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     PathBuf::from(name)
-}
-
-/// Bytes free for this program in `directory`, where the system says.
-pub(super) fn free_bytes(directory: &Path) -> Option<u64> {
-    let space = rustix::fs::statvfs(directory).ok()?;
-    Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// The network file system `directory` is on, if it is one that can be told. The log's index is

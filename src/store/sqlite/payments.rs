@@ -106,6 +106,11 @@ pub(super) fn mark_spent(db: &Connection, block: BlockHash) -> Result<bool, Faul
     Ok(marked > 0)
 }
 
+/// Whether anybody has claimed the hash.
+pub(super) fn is_claimed(db: &Connection, block: BlockHash) -> Result<bool, Fault> {
+    Ok(db.prepare_cached("SELECT 1 FROM claims WHERE block = ?1")?.exists([block.0])?)
+}
+
 /// Whether the hash is spent without a payment in the journal.
 fn is_marked(db: &Connection, block: BlockHash) -> Result<bool, Fault> {
     let mut statement = db.prepare_cached("SELECT 1 FROM claims WHERE block = ?1 AND sequence IS NULL")?;

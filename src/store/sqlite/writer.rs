@@ -13,15 +13,20 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::ballast::{Ballast, Room};
-use super::connection;
+use super::ballast::Ballast;
+use super::connection::{self, Identity};
 use super::fault::{Fault, is_full, of_commit};
 use crate::clock::Stopwatch;
+use crate::store::room::Room;
 use crate::store::{StoreError, StoreEvent, StoreObserver};
 use crate::sync::mpsc;
 
 /// Operations in one commit, at most.
 const BATCH: usize = 512;
+
+/// Why nothing is written any more.
+pub(super) const TAKEN_AWAY: &str = "the database file was taken away or exchanged while it was in use: put it \
+     back, or end the gateway, put the other in its place, and start it again";
 
 /// What the threads of one store tell each other.
 pub(super) struct Vitals {
@@ -192,6 +197,9 @@ fn statement(db: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// The thread's own state.
 pub(super) struct Writer {
     pub(super) path: PathBuf,
+    /// What lay at the path when it was opened. Another file there, or none, is a restored backup or an
+    /// accident: what is written to the one in hand would be lost with it.
+    pub(super) identity: Option<Identity>,
     pub(super) busy_timeout: Duration,
     /// Nothing after a fault that leaves the connection in doubt; the next batch opens another.
     pub(super) connection: Option<Connection>,
@@ -275,6 +283,12 @@ impl Writer {
             })
         };
         let wrote = connection.total_changes() != changes;
+        let outcome = match outcome {
+            Ok(()) if connection::identity(&self.path) != self.identity => {
+                Err(StoreError::Unknown(TAKEN_AWAY.to_owned()))
+            }
+            outcome => outcome,
+        };
         if outcome.is_err() {
             self.abandon();
         }
@@ -284,6 +298,9 @@ impl Writer {
     /// The connection, with a transaction begun on it.
     fn transaction(&mut self) -> Result<&Connection, StoreError> {
         let unavailable = |error| Fault::Engine(error).before_commit();
+        if connection::identity(&self.path) != self.identity {
+            return Err(StoreError::Unavailable(TAKEN_AWAY.to_owned()));
+        }
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connection::writing(&self.path, self.busy_timeout).map_err(unavailable)?,

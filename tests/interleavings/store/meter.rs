@@ -124,6 +124,8 @@ struct Plan {
     lossy: bool,
     /// Seconds that pass at once, at some moment.
     passes: u64,
+    /// Capabilities that an instance's cache remembers.
+    cached: u64,
 }
 
 impl Plan {
@@ -211,7 +213,7 @@ fn play(plan: Plan) {
             let shown = Arc::clone(&time);
             let clock = Clock::from_fn(move || UnixSeconds(shown.load(Ordering::SeqCst)));
             let own = holder(u8::try_from(instance).unwrap());
-            let capabilities = Arc::new(Capabilities::new(far, clock, own, 100));
+            let capabilities = Arc::new(Capabilities::new(far, clock, own, plan.cached));
             if instance == 0 {
                 let granted = store.grant(&intent, id(hash(1)), own, 2, LEASE_SECONDS, NOW).await;
                 let Ok(Grant::Granted { record, lease, .. }) = granted else { panic!("{granted:?}") };
@@ -269,21 +271,63 @@ async fn compare(plan: Plan, store: &Model, tally: &Tally) {
 
 #[test]
 fn uses_are_neither_lost_nor_doubled() {
-    crate::explore(|| play(Plan { instances: 1, lossy: false, passes: 0 }));
+    crate::explore(|| play(Plan { instances: 1, lossy: false, passes: 0, cached: 100 }));
 }
 
 /// Long enough that what is idle goes back to the store while others want it.
 #[test]
 fn instances_share_uses_exactly() {
-    crate::explore(|| play(Plan { instances: 2, lossy: false, passes: 3 }));
+    crate::explore(|| play(Plan { instances: 2, lossy: false, passes: 3, cached: 100 }));
 }
 
 #[test]
 fn lost_answers_lose_no_use() {
-    crate::explore(|| play(Plan { instances: 2, lossy: true, passes: 3 }));
+    crate::explore(|| play(Plan { instances: 2, lossy: true, passes: 3, cached: 100 }));
 }
 
 #[test]
 fn a_lease_that_lapses_gives_away_no_more_than_was_under_way() {
-    crate::explore(|| play(Plan { instances: 2, lossy: true, passes: LEASE_SECONDS + 1 }));
+    crate::explore(|| play(Plan { instances: 2, lossy: true, passes: LEASE_SECONDS + 1, cached: 100 }));
+}
+
+/// Each request finds the capability anew, and all meter it as one.
+#[test]
+fn a_cache_that_forgets_at_once_meters_nothing_twice() {
+    crate::explore(|| play(Plan { instances: 1, lossy: false, passes: 0, cached: 0 }));
+    crate::explore(|| play(Plan { instances: 2, lossy: true, passes: 3, cached: 0 }));
+}
+
+/// A token of one instance can come to another while that one is settling the same payment.
+#[test]
+fn uses_leased_with_the_grant_are_taken_in_once_whoever_looked_first() {
+    crate::explore(|| {
+        let store = Arc::new(Model::default());
+        let far = Arc::new(Far { store: Arc::clone(&store), lossy: false });
+        let own = Arc::new(Capabilities::new(far, Clock::from_fn(|| NOW), holder(1), 100));
+        block_on(async {
+            let intent = sent(hash(1), 1);
+            let grant = || store.grant(&intent, id(hash(1)), holder(1), 2, LEASE_SECONDS, NOW);
+            let mut settled = Vec::new();
+            for _ in 0..2 {
+                let Ok(Grant::Granted { record, lease, .. }) = grant().await else { panic!("taken") };
+                settled.push(Settled(intent.clone(), record, lease));
+            }
+            let held = own.find(id(hash(1))).await.unwrap().expect("it was granted");
+            let admitting: Vec<_> = settled
+                .into_iter()
+                .map(|settled| {
+                    let own = Arc::clone(&own);
+                    spawn(async move { own.admit(settled) })
+                })
+                .collect();
+            for admitted in admitting {
+                assert!(Arc::ptr_eq(&held, &admitted.await.unwrap()));
+            }
+            for _ in 0..USES {
+                own.reserve(&held, Metering::Leased).await.unwrap().commit();
+            }
+            let none = own.reserve(&held, Metering::Leased).await;
+            assert!(matches!(none, Err(NoUse::Exhausted)), "{none:?}");
+        });
+    });
 }

@@ -1,6 +1,7 @@
 //! The store's queue and its one writing thread, over a real file: who is answered has been written,
 //! who is refused has not, and an end comes after everything that was queued.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use shuttle::future::{block_on, spawn};
 use shuttle::thread;
 use tempfile::TempDir;
 
+use super::room::Room;
 use super::{OpenFault, StoreError};
 
 #[expect(dead_code, reason = "what only a whole store needs")]
@@ -24,7 +26,7 @@ mod fault;
 #[path = "../../../src/store/sqlite/writer.rs"]
 mod writer;
 
-use ballast::{Ballast, Room};
+use ballast::Ballast;
 use fault::Fault;
 use writer::{Queue, Vitals, Writer};
 
@@ -41,6 +43,17 @@ fn insert(db: &Connection, number: i64) -> Result<i64, Fault> {
 fn numbers(db: &Connection) -> Vec<i64> {
     let mut query = db.prepare("SELECT number FROM written ORDER BY number").unwrap();
     query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+fn vitals(folder: &Path, path: &Path) -> Arc<Vitals> {
+    Arc::new(Vitals {
+        writable: AtomicBool::new(true),
+        commits: AtomicU64::new(0),
+        newest: AtomicU64::new(0),
+        ballast: Ballast::new(path, 0),
+        room: Room::new(folder.to_owned()),
+        observer: None,
+    })
 }
 
 #[test]
@@ -63,17 +76,16 @@ fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
         let connection = connection::writing(&path, Duration::ZERO).unwrap();
         // Nothing here is about the disk.
         connection.pragma_update(None, "synchronous", "OFF").unwrap();
-        let vitals = Arc::new(Vitals {
-            writable: AtomicBool::new(true),
-            commits: AtomicU64::new(0),
-            newest: AtomicU64::new(0),
-            ballast: Ballast::new(&path, 0),
-            room: Room::new(kept.clone()),
-            observer: None,
-        });
+        let vitals = vitals(&kept, &path);
         let (queue, commands) = Queue::new(CAPACITY);
-        let mut writer =
-            Writer { path, busy_timeout: Duration::ZERO, connection: Some(connection), commands, vitals };
+        let mut writer = Writer {
+            identity: connection::identity(&path),
+            path,
+            busy_timeout: Duration::ZERO,
+            connection: Some(connection),
+            commands,
+            vitals,
+        };
         let serving = thread::spawn(move || writer.serve());
         let callers: Vec<_> = (0..CALLERS)
             .map(|number| {

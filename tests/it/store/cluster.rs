@@ -54,7 +54,7 @@ fn cluster() -> Option<&'static Cluster> {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-fn skip(why: &str) {
+pub(super) fn skip(why: &str) {
     eprintln!("SKIPPED: the tests over PostgreSQL did not run: {why}");
 }
 
@@ -85,7 +85,7 @@ fn start() -> Result<Cluster, String> {
 }
 
 /// The directory of the newest server there is.
-fn binaries() -> Option<PathBuf> {
+pub(super) fn binaries() -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))

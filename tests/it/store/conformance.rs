@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, CapabilityRecord, Filter, Grant, Intent, Lease, LeaseRequest, Payment, PaymentState, Store,
-    StoreError,
+    Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Health, Intent, Lease, LeaseRequest, Payment,
+    PaymentState, Store, StoreError, Unsound,
 };
 
 use super::samples::{GOOD_FOR, NOW, USES, hash, holder, id, sent, signed};
@@ -490,6 +490,22 @@ async fn a_failing_call_takes_no_neighbour_with_it<S: Store>(store: Arc<S>) {
     }
 }
 
+async fn a_clock_behind_the_journal_sells_nothing<S: Store>(store: Arc<S>) {
+    let before = |seconds| UnixSeconds(NOW.0 - seconds);
+    let health = |at| Health { floor: 0, ..store.health() }.sells(at);
+    assert_eq!(health(UnixSeconds(1)), Ok(()), "an empty journal is behind every clock");
+    granted(&*store, &sent(hash(1), 1), 1, 1, 30).await;
+    assert!(store.health().newest >= NOW);
+    assert_eq!(health(NOW), Ok(()));
+    assert_eq!(health(before(CLOCK_GRACE)), Ok(()), "as far apart as clocks of instances may be");
+    assert_eq!(health(before(CLOCK_GRACE + 1)), Err(Unsound::ClockBehind));
+    // An older entry moves nothing.
+    let older = sent(hash(2), 1);
+    let answer = store.grant(&older, id(older.block), holder(1), 1, 30, before(3600)).await;
+    assert!(matches!(answer, Ok(Grant::Granted { fresh: true, .. })), "what is paid for is granted");
+    assert_eq!(health(before(CLOCK_GRACE + 1)), Err(Unsound::ClockBehind));
+}
+
 macro_rules! hold {
     ($($name:ident),* $(,)?) => {
         mod model {
@@ -561,4 +577,5 @@ hold! {
     of_many_grants_of_one_hash_one_is_fresh,
     of_many_intents_on_one_frontier_one_is_fresh,
     a_failing_call_takes_no_neighbour_with_it,
+    a_clock_behind_the_journal_sells_nothing,
 }

@@ -7,8 +7,9 @@ use faregate::cli::{doctor, recover};
 use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::listen;
-use faregate::nano::{BlockHash, SecretKey, Seed};
-use faregate::store::{BackupError, Filter, Store, backup_sqlite};
+use faregate::nano::{BlockHash, SecretKey, Seed, UnixSeconds};
+use faregate::store::pool::{Deposit, PoolJournal};
+use faregate::store::{BackupError, Filter, SqliteOptions, SqliteStore, Store, backup_sqlite};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -116,15 +117,60 @@ async fn what_was_received_since_a_restored_backup_is_not_sold_again() {
     let [(first, proof), (second, _)] = proofs.try_into().unwrap();
 
     let restored = rig.config("store: { path: old.db }", ROUTES);
-    let found = recover::recover(&restored).await.unwrap();
-    assert_eq!((found.accounts, found.received, &found.claimed), (1, 1, &vec![first]));
+    let blocks = |some: &[recover::Received]| some.iter().map(|it| it.block).collect::<Vec<_>>();
+    for _ in 0..2 {
+        let dry = recover::recover(&restored, &[], true).await.unwrap();
+        assert_eq!(blocks(&dry.claimed), [first], "shown, not claimed");
+    }
+    let found = recover::recover(&restored, &[], false).await.unwrap();
+    assert_eq!((found.accounts, found.received), (1, 1));
+    let [shown] = &found.claimed[..] else { panic!("{:?}", found.claimed) };
+    assert_eq!((shown.block, shown.sender), (first, Some(key.account())));
+    assert_eq!(shown.amount.get(), 10_u128.pow(26));
     let listed: Vec<BlockHash> = found.receivable.iter().map(|(_, it)| it.hash).collect();
     assert_eq!(listed, [second], "may be a payment under way: not claimed");
-    let again = recover::recover(&restored).await.unwrap();
+    let again = recover::recover(&restored, &[], false).await.unwrap();
     assert_eq!((again.received, again.claimed), (1, vec![]), "it can be run again");
 
     let sibling = Sibling::start(restored).await;
     let refused = sibling.redeem(&rig, "/v1/quote/XNO", &proof).await;
+    assert_eq!((refused.status().as_u16(), error(refused).await.as_str()), (402, "DUPLICATE_BLOCK_HASH"));
+    sibling.end().await;
+    rig.end().await;
+}
+
+/// A sweep receives what nobody has redeemed, too: who knows of it can leave it to its payer.
+#[tokio::test]
+async fn a_send_that_was_swept_unredeemed_can_be_left_to_its_payer() {
+    let rig = Rig::start().await;
+    let (key, keys) = (rig.payer(1, PLENTY), pool_keys(&rig));
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        let [_, offer] = rig.bill("/v1/quote/XNO").await;
+        let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+        rig.devnet.process(block).unwrap();
+        rig.devnet.receive_all(&keys(offer.pay_to)).unwrap();
+        sent.push((block.hash(), signature(&key, &block, &offer)));
+    }
+    let [(left, late), (taken, lost)] = sent.try_into().unwrap();
+    // The journal that is restored knew one of them as unclaimed.
+    let restored = rig.config("store: { path: lost.db }", ROUTES);
+    let journal = SqliteStore::open(&rig.folder.path().join("lost.db"), SqliteOptions::default()).unwrap();
+    let account = rig.devnet.lattice().entry(left).unwrap().block.account;
+    let deposit = Deposit { block: left, account, sender: None, amount: faregate::nano::Raw::new(1) };
+    journal.note_deposits(&[deposit], 10, UnixSeconds(1)).await.unwrap();
+    journal.close().await;
+    let typo = BlockHash([7; 32]);
+    let refused = recover::recover(&restored, &[left, typo], false).await.unwrap_err();
+    assert!(matches!(refused, recover::RecoverError::NothingToExcept(it) if it == typo), "{refused}");
+    let found = recover::recover(&restored, &[left], false).await.unwrap();
+    let blocks = |some: &[recover::Received]| some.iter().map(|it| it.block).collect::<Vec<_>>();
+    assert_eq!((blocks(&found.left), blocks(&found.claimed)), (vec![left], vec![taken]));
+    assert!(found.left[0].was_unclaimed && !found.claimed[0].was_unclaimed);
+    let sibling = Sibling::start(restored).await;
+    let served = sibling.redeem(&rig, "/v1/quote/XNO", &late).await;
+    assert_eq!(served.status(), 200, "it was received, and its payer is served all the same");
+    let refused = sibling.redeem(&rig, "/v1/quote/XNO", &lost).await;
     assert_eq!((refused.status().as_u16(), error(refused).await.as_str()), (402, "DUPLICATE_BLOCK_HASH"));
     sibling.end().await;
     rig.end().await;

@@ -321,7 +321,9 @@ impl Store for Model {
     }
 
     fn health(&self) -> Health {
-        Health { writable: true, free_bytes: None, floor: 0, newest: UnixSeconds(0) }
+        let state = self.0.lock().unwrap();
+        let newest = state.journal.iter().map(|it| it.created_at.max(it.updated_at)).max();
+        Health { writable: true, free_bytes: None, floor: 0, newest: newest.unwrap_or(UnixSeconds(0)) }
     }
 }
 

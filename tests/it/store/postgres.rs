@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use faregate::nano::BlockHash;
+use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, Filter, Grant, PostgresFault, PostgresOptions, PostgresStore, Store, StoreError, postgres_server,
+    Begin, CLOCK_GRACE, Filter, Grant, Health, LeaseRequest, PostgresFault, PostgresOptions, PostgresStore,
+    Replication, Store, StoreError, Unsound, postgres_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::cluster::{Database, database};
-use super::samples::{NOW, hash, holder, id, sent, signed};
+use super::samples::{NOW, USES, hash, holder, id, sent, set_back, signed};
 
 async fn grant(store: &PostgresStore, block: BlockHash) -> Result<Grant, StoreError> {
     store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
@@ -298,5 +299,93 @@ async fn a_reader_that_follows_the_journal_misses_nothing() {
     for writer in writers {
         writer.await.unwrap();
     }
+    store.close().await;
+}
+
+/// A server's, a database's or a role's default does not decide how statements see each other: under
+/// this one, who waited for a capability's row would look at the leases from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_is_lent_than_was_bought_whatever_the_servers_isolation() {
+    let Some(database) = database().await else { return };
+    let address =
+        database.address_with(database.socket, "-c default_transaction_isolation=repeatable%5C%20read");
+    let options = PostgresOptions::new(postgres_server(&address).unwrap());
+    let store = Arc::new(PostgresStore::open(&options).await.unwrap());
+    grant(&store, hash(1)).await.unwrap();
+    let leases: Vec<_> = (2..14)
+        .map(|by| {
+            let store = Arc::clone(&store);
+            let request = LeaseRequest {
+                capability: id(hash(1)),
+                holder: holder(by),
+                sequence: 1,
+                used: 0,
+                returned: 0,
+                want: USES,
+                ttl: 30,
+            };
+            tokio::spawn(async move { store.lease(request, NOW).await.unwrap().granted })
+        })
+        .collect();
+    let mut lent = 1;
+    for lease in leases {
+        lent += lease.await.unwrap();
+    }
+    assert_eq!(lent, USES);
+    assert_eq!(store.inspect().await.unwrap().faults, Vec::<String>::new());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_room_of_a_server_is_seen_through_its_socket_and_by_who_may() {
+    let Some(database) = database().await else { return };
+    let mut options = database.options();
+    options.free_space = u64::MAX;
+    let store = PostgresStore::open(&options).await.unwrap();
+    assert!(store.health().free_bytes.is_some(), "behind a socket, by a role that may read all settings");
+    assert_eq!(store.health().sells(NOW), Err(Unsound::NoRoom));
+    store.close().await;
+    // A role of no rights beyond the tables; and a server that may be anywhere.
+    let role = format!("plain_{}", database.schema);
+    database
+        .run(&format!("CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA {} TO {role}", database.schema))
+        .await;
+    database
+        .run(&format!("GRANT ALL ON ALL TABLES IN SCHEMA {0} TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {0} TO {role}", database.schema))
+        .await;
+    let address = database.address().replace("postgres://faregate@", &format!("postgres://{role}@"));
+    let mut options = PostgresOptions::new(postgres_server(&address).unwrap());
+    options.free_space = u64::MAX;
+    let store = PostgresStore::open(&options).await.unwrap();
+    assert_eq!((store.health().free_bytes, store.health().sells(NOW)), (None, Ok(())));
+    assert_eq!(store.replication().await, Ok(Replication::None));
+    store.close().await;
+    let address = format!(
+        "postgres://faregate@localhost:{}/faregate?options=-csearch_path%3D{}",
+        database.port, database.schema
+    );
+    let store = PostgresStore::open(&PostgresOptions::new(postgres_server(&address).unwrap())).await.unwrap();
+    assert_eq!(store.health().free_bytes, None);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_newest_entry_is_known_to_an_instance_that_starts_and_told_to_one_that_runs() {
+    let Some(database) = database().await else { return };
+    let idle = database.open().await;
+    let busy = database.open().await;
+    grant(&busy, hash(1)).await.unwrap();
+    let behind = UnixSeconds(NOW.0 - CLOCK_GRACE - 1);
+    let sells = |store: &PostgresStore| Health { floor: 0, ..store.health() }.sells(behind);
+    assert_eq!(sells(&busy), Err(Unsound::ClockBehind));
+    let late = database.open().await;
+    assert_eq!(sells(&late), Err(Unsound::ClockBehind), "the server remembers");
+    crate::rig::eventually("told", || async { sells(&idle) == Err(Unsound::ClockBehind) }).await;
+    for store in [idle, busy, late] {
+        store.close().await;
+    }
+    database.run(&set_back(behind)).await;
+    let store = database.open().await;
+    assert_eq!(sells(&store), Ok(()), "the clock was ahead, and that is mended");
     store.close().await;
 }

@@ -18,7 +18,7 @@ use faregate::store::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::samples::{NOW, hash, holder, id, sent, signed};
+use super::samples::{NOW, hash, holder, id, sent, set_back, signed};
 
 fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(path, SqliteOptions::default()).unwrap()
@@ -351,6 +351,39 @@ async fn the_ballast_lets_what_is_under_way_be_finished() {
     store.close().await;
 }
 
+/// A backup that is put in place under a running gateway, the classic accident: what was granted from
+/// then on would be lost with the old file.
+#[tokio::test]
+async fn a_file_that_is_exchanged_under_a_running_store_is_not_written_any_more() {
+    let directory = TempDir::new().unwrap();
+    let [path, away, other] = ["store.db", "away.db", "other.db"].map(|name| directory.path().join(name));
+    open(&other).close().await;
+    let store = open(&path);
+    grant(&store, hash(1)).await.unwrap();
+    fs::rename(&path, &away).unwrap();
+    let refused = grant(&store, hash(2)).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("taken away")),
+        "{refused:?}"
+    );
+    fs::copy(&other, &path).unwrap();
+    let refused = grant(&store, hash(2)).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("exchanged")),
+        "{refused:?}"
+    );
+    assert!(!store.health().writable);
+    fs::rename(&away, &path).unwrap();
+    grant(&store, hash(2)).await.unwrap();
+    assert!(store.health().writable, "put back, it is the same file");
+    // Nobody is paying: the store notices by itself.
+    fs::rename(&path, &away).unwrap();
+    crate::rig::eventually("noticed", || async { !store.health().writable }).await;
+    fs::rename(&away, &path).unwrap();
+    crate::rig::eventually("noticed too", || async { store.health().writable }).await;
+    store.close().await;
+}
+
 #[tokio::test]
 async fn nothing_is_sold_while_the_clock_is_behind_the_journal() {
     let directory = TempDir::new().unwrap();
@@ -368,6 +401,11 @@ async fn nothing_is_sold_while_the_clock_is_behind_the_journal() {
     assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
     let greedy = Health { floor: u64::MAX, ..store.health() };
     assert_eq!(greedy.sells(NOW), Err(Unsound::NoRoom));
+    store.close().await;
+    let right = UnixSeconds(NOW.0 - CLOCK_GRACE - 1);
+    Connection::open(&path).unwrap().execute_batch(&set_back(right)).unwrap();
+    let store = open(&path);
+    assert_eq!(told(&store), [Ok(()); 3], "the clock was ahead, and that is mended");
     store.close().await;
 }
 

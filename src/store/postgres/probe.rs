@@ -1,0 +1,127 @@
+//! Looks at the server again and again: an idle gateway must notice, too, before it sells something,
+//! that the server is gone, has no room, or forgets.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use deadpool_postgres::{Client, Pool, PoolError, TimeoutType};
+use tokio::sync::watch;
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+
+use super::fault::text;
+use super::{CALL_WITHIN, Replication, Vitals, payments, replication, unreachable};
+use crate::store::room::Room;
+
+/// How often the server is asked whether it is there.
+const EVERY: Duration = Duration::from_secs(1);
+/// Every so many looks, at its standbys too.
+const STANDBYS_EVERY: u64 = 60;
+/// The server's port where none is named.
+const PORT: u16 = 5432;
+
+/// Looks until `stopped` turns true.
+pub(super) async fn serve(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
+    let (mut looks, mut standbys): (u64, _) = (0, None);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            // An error is the store's end.
+            _end = stopped.wait_for(|stop| *stop) => return,
+        }
+        if let Some(room) = &vitals.room {
+            room.look();
+        }
+        let was = vitals.writable.load(Ordering::Relaxed);
+        let outcome = match tokio::time::timeout(CALL_WITHIN, look(&pool, !was)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => Err(format!("no answer within {} s", CALL_WITHIN.as_secs())),
+        };
+        match outcome {
+            Ok(newest) => {
+                vitals.newest.fetch_max(newest, Ordering::Relaxed);
+                if !was {
+                    vitals.full.store(false, Ordering::Relaxed);
+                    vitals.writable.store(true, Ordering::Relaxed);
+                    tracing::info!("the PostgreSQL server takes writes again");
+                }
+                if looks.is_multiple_of(STANDBYS_EVERY) {
+                    tell_of_standbys(&pool, &mut standbys).await;
+                }
+                looks = looks.wrapping_add(1);
+            }
+            Err(why) if was => {
+                vitals.writable.store(false, Ordering::Relaxed);
+                tracing::warn!(why, "the PostgreSQL server does not answer");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// One look at the server, with a write that changes nothing that matters where `write`.
+async fn look(pool: &Pool, write: bool) -> Result<u64, String> {
+    let mut client = match pool.get().await {
+        Ok(client) => client,
+        // All are busy, which says nothing about the server.
+        Err(PoolError::Timeout(TimeoutType::Wait)) if !write => return Ok(0),
+        Err(error) => return Err(unreachable(&error)),
+    };
+    if write {
+        find_room(&mut client).await.map_err(|error| text(&error))?;
+        let sql = "UPDATE probe SET writes = writes + 1";
+        client.execute(sql, &[]).await.map_err(|error| text(&error))?;
+    }
+    payments::newest(&client).await.map_err(|fault| fault.into_error().to_string())
+}
+
+/// Has the server write a few hundred KiB beside the tables and throw them away: on a full disk an
+/// update may still find its place in a page, and a payment would not.
+async fn find_room(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let sql = "CREATE TABLE faregate_room AS SELECT generate_series(1, 10000)";
+    match transaction.batch_execute(sql).await {
+        // A role that may fill the tables only is one to work with.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+        outcome => outcome?,
+    }
+    transaction.rollback().await
+}
+
+/// Says in the log how the standbys are kept, when that is not as it was.
+async fn tell_of_standbys(pool: &Pool, last: &mut Option<Replication>) {
+    let Ok(client) = pool.get().await else { return };
+    let Ok(found) = replication::of(&client).await else { return };
+    if last.as_ref() == Some(&found) {
+        return;
+    }
+    match found.caution() {
+        Some(caution) => tracing::warn!(caution, "the PostgreSQL server's standbys"),
+        None => tracing::info!(standbys = %found, "the PostgreSQL server's standbys"),
+    }
+    *last = Some(found);
+}
+
+/// The room where the server keeps its data, where that can be seen: the server is behind a socket,
+/// says where its data are, and they lie on this machine as its own.
+///
+/// A server that is reached by TCP may be anywhere, on loopback too.
+pub(super) async fn room(client: &Client, server: &Config) -> Option<Room> {
+    let [Host::Unix(sockets)] = server.get_hosts() else { return None };
+    let port = server.get_ports().first().copied().unwrap_or(PORT);
+    // Shown to roles that may read all settings.
+    let sql = "SELECT setting FROM pg_settings WHERE name = 'data_directory'";
+    let row = client.query_opt(sql, &[]).await.ok().flatten()?;
+    let data = PathBuf::from(row.try_get::<_, String>(0).ok()?);
+    let socket = sockets.join(format!(".s.PGSQL.{port}"));
+    // In a container of its own it has a file system of its own: the path is there or not by chance.
+    (owner(&socket)? == owner(&data)?).then(|| Room::new(data)).filter(|room| room.free().is_some())
+}
+
+#[cfg(unix)]
+fn owner(path: &Path) -> Option<u32> {
+    std::fs::metadata(path).ok().map(|it| std::os::unix::fs::MetadataExt::uid(&it))
+}

@@ -1,0 +1,82 @@
+//! Whether what the server acknowledges would outlive it: a standby that takes over knows what it was
+//! sent, and an asynchronous one may not have been sent the last payments.
+
+use std::fmt;
+
+use deadpool_postgres::Client;
+
+use super::fault::Fault;
+use super::payments::query;
+use super::rows;
+
+/// How the standbys of a server are kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Replication {
+    /// There is none that could take over.
+    None,
+    /// A commit waits for at least one of so many.
+    Synchronous { standbys: u32 },
+    /// So many are attached, and no commit waits for any.
+    Asynchronous { standbys: u32 },
+    /// Standbys are named to be waited for, and the commits of this role do not wait.
+    NotWaitedFor,
+    /// Standbys are named to be waited for (so), and none of them is there: no commit ends.
+    Missing { named: String },
+}
+
+impl fmt::Display for Replication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("no standby"),
+            Self::Synchronous { standbys } => write!(f, "{standbys} standby(s), a commit waits for one"),
+            Self::Asynchronous { standbys } => write!(f, "{standbys} standby(s), none is waited for"),
+            Self::NotWaitedFor => f.write_str("the standbys are not waited for"),
+            Self::Missing { .. } => f.write_str("the standbys to wait for are missing"),
+        }
+    }
+}
+
+impl Replication {
+    /// What is wrong with it and what to do; nothing where all is well.
+    #[must_use]
+    pub fn caution(&self) -> Option<String> {
+        match self {
+            Self::None | Self::Synchronous { .. } => None,
+            Self::Asynchronous { standbys } => Some(format!(
+                "{standbys} standby(s) attached, and no commit waits for one: a standby that takes over would \
+                 have forgotten the last payments, and sell their blocks again. On the server: \
+                 ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'; SELECT pg_reload_conf(); \
+                 with two standbys, so that one may fail"
+            )),
+            Self::NotWaitedFor => Some(
+                "synchronous_standby_names is set, and synchronous_commit does not wait for standbys in the \
+                 gateway's sessions: set it to on for the role and the database"
+                    .to_owned(),
+            ),
+            Self::Missing { named } => Some(format!(
+                "synchronous_standby_names is '{named}', and no such standby is attached: nothing can be \
+                 recorded until one is"
+            )),
+        }
+    }
+}
+
+/// How the standbys of the server are kept, as far as this role is shown.
+pub(super) async fn of(client: &Client) -> Result<Replication, Fault> {
+    // A base backup is taken through the same door; to a role that may not see them, states are null.
+    let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), \
+         count(*), count(*) FILTER (WHERE sync_state IN ('sync', 'quorum') OR sync_state IS NULL) \
+         FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'";
+    let found = query(client, sql, &[]).await?;
+    let row = found.first().ok_or_else(|| Fault::Unavailable("no word of standbys".to_owned()))?;
+    let (named, commits) = (rows::get::<String>(row, 0)?, rows::get::<&str>(row, 1)?);
+    let (standbys, waited_for) = (rows::small(row, 2)?, rows::small(row, 3)?);
+    let waits = !matches!(commits, "local" | "off");
+    Ok(match (named.is_empty(), waits) {
+        (true, _) if standbys == 0 => Replication::None,
+        (true, _) => Replication::Asynchronous { standbys },
+        (false, false) => Replication::NotWaitedFor,
+        (false, true) if waited_for == 0 => Replication::Missing { named },
+        (false, true) => Replication::Synchronous { standbys },
+    })
+}

@@ -1,0 +1,126 @@
+//! Servers that stand by for another: which of them may take over without forgetting what a client
+//! was answered, and what is said of the others.
+
+use std::time::Duration;
+
+use faregate::cli::doctor;
+use faregate::store::{Grant, PostgresFault, PostgresStore, Replication, Store, StoreError};
+
+use super::samples::{NOW, hash, holder, id, sent};
+use super::server::{Server, Site};
+
+async fn grant(store: &PostgresStore, number: u8) -> Result<Grant, StoreError> {
+    let block = hash(number);
+    store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
+}
+
+/// Waits until the standbys are kept so.
+async fn becomes(store: &PostgresStore, expected: &Replication) {
+    let mut seen = None;
+    let look = async {
+        loop {
+            let found = store.replication().await.unwrap();
+            if found == *expected {
+                return;
+            }
+            seen = Some(found);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), look).await;
+    assert!(found.is_ok(), "not {expected:?}: {seen:?}");
+}
+
+/// What the doctor says of the standbys.
+async fn doctor_says(site: &Site, server: &Server) -> serde_json::Value {
+    let file = site.path().join("doctor.yaml");
+    let text = format!(
+        "public_url: http://127.0.0.1:8402\nlisten: {{ http: 127.0.0.1:8402 }}\n\
+         nano: {{ nodes: [\"http://127.0.0.1:1\"], pool: {{ seed_file: pool.seed, size: 8 }} }}\n\
+         store: {{ postgres: \"{}\" }}\n\
+         upstreams: {{ api: {{ url: http://127.0.0.1:3000 }} }}\n\
+         routes: [{{ match: /v1/**, upstream: api, price: 1 raw }}]\n",
+        server.address("")
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut out = Vec::new();
+    doctor::run(doctor::DoctorArgs { config: file, json: true }, &mut out).await.unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let check = told["checks"].as_array().unwrap().iter().find(|it| it["what"] == "standbys");
+    check.unwrap_or_else(|| panic!("{told}")).clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_may_take_over_must_be_waited_for() {
+    let Some(site) = Site::new() else { return };
+    let (first, second) = (site.path().join("first"), site.path().join("second"));
+    site.create(&first);
+    let primary = site.start(&first, 5432).await;
+    let store = primary.open().await;
+    assert_eq!(store.replication().await, Ok(Replication::None));
+    let alone = doctor_says(&site, &primary).await;
+    assert_eq!((&alone["good"], &alone["warning"]), (&true.into(), &false.into()), "{alone}");
+
+    site.copy(&primary, &second);
+    let standby = site.start(&second, 5433).await;
+    becomes(&store, &Replication::Asynchronous { standbys: 1 }).await;
+    let careless = doctor_says(&site, &primary).await;
+    assert_eq!((&careless["good"], &careless["warning"]), (&true.into(), &true.into()), "{careless}");
+    assert!(careless["detail"].as_str().unwrap().contains("synchronous_standby_names = 'ANY 1 (*)'"));
+    let refused = PostgresStore::open(&standby.options("")).await.unwrap_err();
+    assert!(matches!(refused, PostgresFault::Standby), "{refused}");
+
+    primary.run("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'").await;
+    primary.run("SELECT pg_reload_conf()").await;
+    becomes(&store, &Replication::Synchronous { standbys: 1 }).await;
+    let heedless = PostgresStore::open(&primary.options("-c synchronous_commit=local")).await.unwrap();
+    assert_eq!(heedless.replication().await, Ok(Replication::NotWaitedFor));
+    heedless.close().await;
+    for number in 0..20 {
+        assert!(matches!(grant(&store, number).await, Ok(Grant::Granted { fresh: true, .. })));
+    }
+    store.close().await;
+
+    primary.kill();
+    standby.run("SELECT pg_promote()").await;
+    standby.run("ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    standby.run("SELECT pg_reload_conf()").await;
+    let store = standby.open().await;
+    for number in 0..20 {
+        let again = grant(&store, number).await;
+        assert!(
+            matches!(again, Ok(Grant::Granted { fresh: false, .. })),
+            "{number} was forgotten: {again:?}"
+        );
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_answered_while_no_standby_has_it() {
+    let Some(site) = Site::new() else { return };
+    let data = site.path().join("data");
+    site.create(&data);
+    let server = site.start(&data, 5432).await;
+    let store = server.open().await;
+    grant(&store, 1).await.unwrap();
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'").await;
+    server.run("SELECT pg_reload_conf()").await;
+    becomes(&store, &Replication::Missing { named: "ANY 1 (*)".to_owned() }).await;
+    let unheard = grant(&store, 2).await;
+    assert!(matches!(unheard, Err(StoreError::Unknown(_) | StoreError::Unavailable(_))), "{unheard:?}");
+    assert!(!store.health().writable);
+    let stuck = doctor_says(&site, &server).await;
+    assert_eq!(stuck["good"], false, "{stuck}");
+    // Who waited is let go with the setting, and what was not answered is found by the same call.
+    server.run("ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    server.run("SELECT pg_reload_conf()").await;
+    becomes(&store, &Replication::None).await;
+    let granted = async {
+        while !matches!(grant(&store, 2).await, Ok(Grant::Granted { .. })) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), granted).await.expect("it never recovers");
+    store.close().await;
+}
