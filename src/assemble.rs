@@ -18,12 +18,13 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, Pool, StoreLocation};
+use crate::config::{Config, Nano, NodeUrl, Pool, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
+use crate::ledger::work::{WorkLimits, WorkServer};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
@@ -35,6 +36,7 @@ use crate::store::{
 };
 use crate::sweeper::Journal;
 use crate::vault::{self, Vault, VaultError};
+use crate::x402::{WorkPolicy, WorkTerms};
 
 use pool_watch::PoolWatch;
 
@@ -103,7 +105,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let cashier = Cashier::new(cashier::Parts {
         keys,
         pool,
-        thresholds: config.nano.work,
+        work: work(&config.nano)?,
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
         clock: clock.clone(),
@@ -247,15 +249,38 @@ fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, No
 /// Where the nodes of `nano` are.
 #[must_use]
 pub fn endpoints(nano: &Nano) -> Vec<NodeEndpoint> {
-    nano.nodes
-        .iter()
-        .map(|node| NodeEndpoint {
-            url: node.url.clone(),
-            parameters: node.parameters.clone(),
-            timeout: node.timeout,
-            trusted: node.trusted,
-        })
-        .collect()
+    nano.nodes.iter().map(endpoint).collect()
+}
+
+fn endpoint(node: &NodeUrl) -> NodeEndpoint {
+    NodeEndpoint {
+        url: node.url.clone(),
+        parameters: node.parameters.clone(),
+        timeout: node.timeout,
+        trusted: node.trusted,
+    }
+}
+
+/// What is asked of a payment's block, and who makes its work where the client does not.
+fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
+    let server = match &nano.work_server {
+        Some(maker) => {
+            let limits = WorkLimits {
+                at_once: maker.at_once,
+                waiting: maker.waiting,
+                per_client: maker.per_client,
+                patience: maker.server.timeout,
+            };
+            Some(WorkServer::new(NodeClient::new(vec![endpoint(&maker.server)])?, limits))
+        }
+        None => None,
+    };
+    Ok(cashier::Work { threshold: nano.work.send, server })
+}
+
+fn work_terms(nano: &Nano) -> WorkTerms {
+    let policy = if nano.work_server.is_some() { WorkPolicy::Optional } else { WorkPolicy::Required };
+    WorkTerms { policy, threshold: nano.work.send }
 }
 
 /// A client for the nodes of a configuration.
@@ -294,7 +319,7 @@ async fn tariff(config: &Config) -> Tariff {
         upstreams,
         cors: config.cors.clone().map(|it| Cors(it.origins)),
         challenge_lifetime: config.challenge.lifetime,
-        thresholds: config.nano.work,
+        work: work_terms(&config.nano),
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
@@ -360,7 +385,8 @@ impl Services {
         hold("settlement.poll", config.settlement.poll != fixed.settlement.poll);
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
-        hold("nano.work", config.nano.work != fixed.nano.work);
+        let work = |it: &Config| (it.nano.work, it.nano.work_server.clone());
+        hold("nano.work", work(&config) != work(fixed));
         hold("nano.treasury", config.nano.treasury != fixed.nano.treasury);
         hold("sweep", config.sweep != fixed.sweep);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());

@@ -132,6 +132,14 @@ sections! {
     "nano.work" => WorkFile {
         send: String,
         receive: String,
+        optional: Value,
+    }
+    "nano.work.optional" => WorkServerFile {
+        server: String,
+        timeout: String,
+        at_once: Count,
+        waiting: Count,
+        per_client: Count,
     }
     "challenge" => ChallengeFile {
         lifetime: String,

@@ -9,6 +9,7 @@ use super::document::item;
 use super::judge::Judge;
 use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
 use super::nodes::{self, NodeUrl, SocketUrl};
+use super::work_server::{self, WorkMaker};
 use crate::nano::{Account, Threshold, Thresholds};
 use crate::payment::Mechanism;
 
@@ -27,6 +28,9 @@ pub struct Nano {
     pub mechanisms: Vec<Mechanism>,
     /// What the network asks of a block's work.
     pub work: Thresholds,
+    /// Who makes the work of a payment's block that comes without; clients have to where there is
+    /// none.
+    pub work_server: Option<WorkMaker>,
 }
 
 /// Where payments are sent.
@@ -63,6 +67,7 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
         let place = if mechanisms_given { "nano.mechanisms" } else { "nano.pool" };
         enough_addresses(judge, place, pool, mechanisms.len());
     }
+    let (work, work_server) = work?;
     Some(Nano {
         nodes: nodes?,
         quorum: quorum?,
@@ -70,7 +75,8 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
         pool: pool?,
         treasury: treasury?,
         mechanisms: mechanisms?,
-        work: work?,
+        work,
+        work_server,
     })
 }
 
@@ -213,7 +219,7 @@ fn mechanisms(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<Mec
     (mechanisms.len() == items.len()).then_some(mechanisms)
 }
 
-fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {
+fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<(Thresholds, Option<WorkMaker>)> {
     let hint = "write 16 hexadecimal digits in quotes: \"fffffff800000000\"";
     let file: WorkFile = judge.section_or_default("nano.work", piece)?;
     let mut threshold = |path: &str, piece: Piece<String>, default: Threshold| {
@@ -224,5 +230,6 @@ fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {
     };
     let send = threshold("nano.work.send", file.send, Thresholds::MAINNET.send);
     let receive = threshold("nano.work.receive", file.receive, Thresholds::MAINNET.receive);
-    Some(Thresholds { send: send?, receive: receive? })
+    let server = work_server::optional(judge, file.optional);
+    Some((Thresholds { send: send?, receive: receive? }, server?))
 }

@@ -117,7 +117,7 @@ fn node(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<NodeUrl> {
 }
 
 /// The message repeats nothing of the URL: keys stand in it.
-fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
+pub(super) fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
     let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("a node is asked over http or https".to_owned());
@@ -134,7 +134,7 @@ fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
 }
 
 /// Whether a URL leads to this machine or its own network: a node there is the operator's.
-fn is_near(url: &Url) -> bool {
+pub(super) fn is_near(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),

@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
-use crate::nano::Thresholds;
 use crate::routes::{PriceTable, UpstreamName};
+use crate::x402::WorkTerms;
 
 pub use crate::config::Unmatched;
 
@@ -33,7 +33,7 @@ pub struct Tariff {
     /// In seconds; what `maxTimeoutSeconds` of a bill says.
     pub challenge_lifetime: u64,
     /// What a bill asks of a block's work.
-    pub thresholds: Thresholds,
+    pub work: WorkTerms,
     pub limits: EdgeLimits,
     /// The upstreams are watched until this is dropped.
     pub watched: watch::Sender<bool>,

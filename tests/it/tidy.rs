@@ -61,6 +61,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "sweep",
             "sweeper",
             "vault",
+            "x402",
         ],
         false,
     ),
