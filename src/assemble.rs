@@ -18,12 +18,14 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, NodeUrl, Pool, StoreLocation};
+use crate::config::{Config, Nano, NodeUrl, Pool, SocketUrl, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
+use crate::ledger::node::{
+    Authorities, NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint,
+};
 use crate::ledger::work::{WorkLimits, WorkServer};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
@@ -234,7 +236,9 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
 
 fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
     let nano = &config.nano;
-    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
+    let authorities = || Authorities::from(nano.authorities.as_slice());
+    let socket = |it: &SocketUrl| Ok(SocketEndpoint::from_url(it.0.clone())?.believing(authorities()));
+    let sockets = nano.websockets.iter().map(socket);
     let metrics = Arc::clone(metrics);
     let observe = move |event: NodeEvent<'_>| match event {
         NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
@@ -243,21 +247,22 @@ fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, No
     };
     let client = node_client(nano)?.observed_by(Arc::new(observe));
     let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
-    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
+    Ok(ledger.hearing(sockets.collect::<Result<_, NodeSetupError>>()?))
 }
 
 /// Where the nodes of `nano` are.
 #[must_use]
 pub fn endpoints(nano: &Nano) -> Vec<NodeEndpoint> {
-    nano.nodes.iter().map(endpoint).collect()
+    nano.nodes.iter().map(|node| endpoint(nano, node)).collect()
 }
 
-fn endpoint(node: &NodeUrl) -> NodeEndpoint {
+fn endpoint(nano: &Nano, node: &NodeUrl) -> NodeEndpoint {
     NodeEndpoint {
         url: node.url.clone(),
         parameters: node.parameters.clone(),
         timeout: node.timeout,
         trusted: node.trusted,
+        authorities: Authorities::from(nano.authorities.as_slice()),
     }
 }
 
@@ -271,7 +276,7 @@ fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
                 per_client: maker.per_client,
                 patience: maker.server.timeout,
             };
-            Some(WorkServer::new(NodeClient::new(vec![endpoint(&maker.server)])?, limits))
+            Some(WorkServer::new(NodeClient::new(vec![endpoint(nano, &maker.server)])?, limits))
         }
         None => None,
     };
@@ -383,6 +388,7 @@ impl Services {
         hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);
         hold("nano.websocket", config.nano.websockets != fixed.nano.websockets);
         hold("settlement.poll", config.settlement.poll != fixed.settlement.poll);
+        hold("nano.ca_file", config.nano.authorities != fixed.nano.authorities);
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
         let work = |it: &Config| (it.nano.work, it.nano.work_server.clone());

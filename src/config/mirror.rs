@@ -113,6 +113,7 @@ sections! {
         nodes: Vec<Value>,
         quorum: Count,
         websocket: Value,
+        ca_file: String,
         pool: Value,
         treasury: String,
         mechanisms: Vec<Value>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
 use serde_yaml::Value;
 
 use super::document::item;
@@ -21,6 +22,8 @@ pub struct Nano {
     pub quorum: usize,
     /// Where confirmations are heard of as they happen.
     pub websockets: Vec<SocketUrl>,
+    /// Authorities that are believed about who a node is, beside those that browsers believe.
+    pub authorities: Vec<CertificateDer<'static>>,
     pub pool: Pool,
     /// Where what was earned is swept to.
     pub treasury: Option<Account>,
@@ -58,6 +61,7 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
     let nodes = nodes::nodes(judge, file.nodes);
     let quorum = nodes::quorum(judge, file.quorum, nodes.as_deref());
     let websockets = nodes::websockets(judge, file.websocket);
+    let authorities = nodes::authorities(judge, file.ca_file);
     let treasury = account(judge, "nano.treasury", file.treasury);
     let pool = pool(judge, file.pool, treasury.flatten());
     let mechanisms_given = file.mechanisms.is_given();
@@ -72,6 +76,7 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
         nodes: nodes?,
         quorum: quorum?,
         websockets: websockets?,
+        authorities: authorities?,
         pool: pool?,
         treasury: treasury?,
         mechanisms: mechanisms?,
