@@ -6,6 +6,7 @@
 
 mod money;
 mod pool_watch;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::ledger::work::{WorkLimits, WorkServer};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::routes::RouteName;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
 use crate::store::{
@@ -219,16 +221,21 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
                 );
             }
             let vault = Vault::open_or_create(file).map_err(AssembleError::Seed)?;
+            reach::remember(file, *size);
             let accounts = |mechanism| {
-                let offered = nano.mechanisms.contains(&mechanism);
-                if offered { vault.accounts(seed_indexes(mechanism, *size)) } else { Vec::new() }
+                if nano.in_use.contains(&mechanism) {
+                    vault.accounts(seed_indexes(mechanism, *size))
+                } else {
+                    Vec::new()
+                }
             };
             AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
+                .with_sessions(accounts(Mechanism::NanoSession))
         }
-        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.mechanisms),
-        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.mechanisms),
+        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.in_use),
+        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.in_use),
     };
-    match nano.mechanisms.iter().find(|it| pool.of(**it).is_empty()) {
+    match nano.in_use.iter().find(|it| pool.of(**it).is_empty()) {
         Some(mechanism) => Err(AssembleError::NoAddress(*mechanism)),
         None => Ok(pool),
     }
@@ -299,6 +306,7 @@ pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
 fn settings(config: &Config) -> cashier::Settings {
     cashier::Settings {
         mechanisms: config.nano.mechanisms.clone(),
+        by_route: config.mechanisms.clone(),
         lifetime: config.challenge.lifetime,
         wait: config.settlement.wait,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
@@ -331,6 +339,16 @@ async fn tariff(config: &Config) -> Tariff {
         },
         watched,
     }
+}
+
+/// Takes out of `by_route` the mechanisms for which the running pool has no address; whether there was
+/// one. A route that is left with none offers what the others do.
+fn without_addresses(by_route: &mut BTreeMap<RouteName, Vec<Mechanism>>, addressed: &[Mechanism]) -> bool {
+    let count = |it: &BTreeMap<_, Vec<_>>| it.values().map(Vec::len).sum::<usize>();
+    let before = count(by_route);
+    by_route.values_mut().for_each(|list| list.retain(|it| addressed.contains(it)));
+    by_route.retain(|_, list| !list.is_empty());
+    count(by_route) != before
 }
 
 impl Services {
@@ -400,6 +418,8 @@ impl Services {
         let cached = |it: &Config| it.limits.capabilities_cached;
         hold("limits.capabilities_cached", cached(&config) != cached(fixed));
         config.nano = fixed.nano.clone();
+        let addressed = config.nano.in_use.clone();
+        hold("routes[].mechanisms", without_addresses(&mut config.mechanisms, &addressed));
         self.cashier.configure(settings(&config));
         self.tariff.store(Arc::new(tariff(&config).await));
         self.metrics.configured();

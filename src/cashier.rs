@@ -4,11 +4,13 @@
 //! task of its own on the core runtime, so that a client that hangs up, or a listener that shuts
 //! down, cannot cancel it.
 
+mod denied;
 mod flights;
 mod proof;
 mod recovery;
 mod settlement;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,12 +27,13 @@ use crate::nano::{BlockHash, Threshold};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
-use crate::payment::{MacKeys, Mechanism, Refusal};
+use crate::payment::{MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
+use denied::Denied;
 use flights::{Flights, Landing};
 pub use proof::{Evidence, Proof};
 
@@ -47,6 +50,8 @@ const LOOKUP_CLIENTS: u64 = 100_000;
 pub struct Settings {
     /// In the order in which a bill offers them.
     pub mechanisms: Vec<Mechanism>,
+    /// What is offered instead of them on routes that say so themselves.
+    pub by_route: BTreeMap<RouteName, Vec<Mechanism>>,
     /// How long a challenge stands, in seconds.
     pub lifetime: u64,
     /// How long a request waits for its payment's confirmation before it is answered "pending".
@@ -158,6 +163,8 @@ pub struct Refused {
     pub mechanism: Option<Mechanism>,
     /// The payment's block, where there was one.
     pub block: Option<BlockHash>,
+    /// What there is to say of it beside the refusal's advice.
+    pub particular: Option<Particular>,
 }
 
 /// Why a request has to come again.
@@ -304,8 +311,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         let settings = self.0.settings.load();
         let valid_before = self.0.clock.now().plus(settings.lifetime);
-        let mut challenges = Vec::with_capacity(settings.mechanisms.len());
-        for &mechanism in &settings.mechanisms {
+        let mechanisms = settings.by_route.get(route).unwrap_or(&settings.mechanisms);
+        let mut challenges = Vec::with_capacity(mechanisms.len());
+        for &mechanism in mechanisms {
             match self.mint(mechanism, route, terms, late, valid_before) {
                 Ok(Some(challenge)) => challenges.push(challenge),
                 Ok(None) => {}
@@ -377,9 +385,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
         if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
-            let refused =
-                Refused { refusal: Refusal::PaymentExpired, mechanism: Some(mechanism), block: Some(block) };
-            return Err(Denied::Refused(refused, Some(Box::new(challenge))));
+            let expired = refuse(Refusal::PaymentExpired);
+            return Err(match mechanism {
+                Mechanism::NanoTxn | Mechanism::NanoSignature => expired.late(challenge),
+                Mechanism::NanoSession => expired.because(Particular::SessionOver),
+            });
         }
         if challenge.offer().route != *route {
             return Err(refuse(Refusal::WrongResource));
@@ -397,6 +407,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 self.take(&held, How::Paid, metering).await.map_err(|why| Denied::of(&why, exhausted))
             }
             Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::WrongAmount { came, asked } => {
+                let particular = Particular::Amount { came, asked };
+                Err(refuse(Refusal::InsufficientAmount).because(particular))
+            }
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
             Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
         }
@@ -426,7 +440,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
     async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
         let settings = self.0.settings.load_full();
-        let searches = matches!(checked, proof::Checked::Signature(_));
+        let searches = match checked {
+            proof::Checked::Txn(_) => false,
+            proof::Checked::Signature(_) | proof::Checked::Session(_) => true,
+        };
         let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
         if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
             return Landing::Unavailable(Wait::Overloaded);
@@ -443,7 +460,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 || core.settle(checked, client.map(network_of)),
             )
             .await;
-        if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
+        // Anyone can name the block of another, so what is found not to fit counts as well.
+        let in_vain = matches!(
+            landing,
+            Landing::Pending(PendingReason::BlockNotFound)
+                | Landing::WrongAmount { .. }
+                | Landing::Refused(Refusal::WrongDestination)
+        );
+        if let Some(count) = count.filter(|_| in_vain) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         landing
@@ -462,32 +486,6 @@ fn network_of(client: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
-/// Why a request with something on it was not let in.
-#[derive(Debug)]
-enum Denied {
-    /// With the challenge of a payment that came too late.
-    Refused(Refused, Option<Box<Challenge>>),
-    Wait(Wait),
-}
-
-impl Denied {
-    const fn refused(refusal: Refusal, mechanism: Option<Mechanism>, block: Option<BlockHash>) -> Self {
-        Self::Refused(Refused { refusal, mechanism, block }, None)
-    }
-
-    /// Why no use could be taken; `exhausted` is the answer where all are spent.
-    fn of(why: &NoUse, exhausted: Self) -> Self {
-        match why {
-            NoUse::Exhausted => exhausted,
-            NoUse::Busy => Self::Wait(Wait::UsesOut),
-            NoUse::Store(error) => {
-                tracing::warn!(%error, "no use could be leased");
-                Self::Wait(Wait::NoStore)
-            }
         }
     }
 }

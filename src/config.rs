@@ -9,6 +9,7 @@ mod finding;
 mod judge;
 mod limits;
 mod listen;
+mod mechanisms;
 mod mirror;
 mod nano;
 mod nodes;
@@ -21,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::routes::{PriceTable, UpstreamName};
+use crate::payment::Mechanism;
+use crate::routes::{PriceTable, RouteName, UpstreamName};
 use judge::Judge;
 use mirror::ConfigFile;
 
@@ -53,6 +55,8 @@ pub struct Config {
     /// By name; each that a route names is among them.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     pub table: PriceTable,
+    /// What routes offer that do not offer `nano.mechanisms`: in the order of `accepts`.
+    pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
     pub cors: Option<Cors>,
     pub limits: Limits,
@@ -116,14 +120,18 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     let public_url = listen::public_url(judge, file.public_url);
     let listen = listen::listen(judge, file.listen);
     let admin = listen::admin(judge, file.admin);
-    let nano = nano::nano(judge, file.nano);
+    let mut nano = nano::nano(judge, file.nano);
     let challenge = limits::challenge(judge, file.challenge);
     let settlement = limits::settlement(judge, file.settlement);
     let sweep = sweep::sweep(judge, file.sweep, nano.as_ref());
     let store = limits::store(judge, file.store);
     let known = upstream::upstreams(judge, file.upstreams);
     let mut used = BTreeSet::new();
-    let table = prices::table(judge, file.routes, known.as_ref(), &mut used);
+    let mut offered = BTreeMap::new();
+    let table = prices::table(judge, file.routes, known.as_ref(), &mut used, &mut offered);
+    if let Some(nano) = &mut nano {
+        mechanisms::share_pool(judge, nano, &offered);
+    }
     let unmatched = prices::unmatched(judge, file.unmatched, known.as_ref(), &mut used, table.as_ref());
     if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
         prices::warn_of_free_methods(judge, table, unmatched);
@@ -149,6 +157,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         store: store?,
         upstreams,
         table: table?,
+        mechanisms: offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect(),
         unmatched: unmatched?,
         cors: cors?,
         limits: limits?,

@@ -7,6 +7,7 @@
 mod ask;
 mod forward;
 mod respond;
+mod session;
 pub mod tariff;
 pub mod upstream;
 

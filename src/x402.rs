@@ -12,9 +12,10 @@ mod header;
 mod offer;
 mod payload;
 mod required;
+mod session;
 mod settlement;
 
-pub use fault::{Fault, Malformed};
+pub use fault::{Fault, Malformed, URL_BOUND};
 pub use header::{Unreadable, decode_header, encode_header};
 pub use offer::{Ask, Offer, Offers};
 pub use payload::{Credential, Payment, PaymentPayload, Presented, Proof};
@@ -22,6 +23,7 @@ pub use required::{
     Asset, Extra, Grants, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy,
     WorkTerms,
 };
+pub use session::{NoSession, Session, SessionTerms, TAG_MODULUS, session_headers};
 pub use settlement::{Capability, Outcome, SettlementResponse};
 
 /// The one version of x402 that is spoken.

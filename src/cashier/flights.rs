@@ -13,7 +13,7 @@ use futures_util::future::Shared;
 use tokio::sync::oneshot;
 
 use super::{PendingReason, Wait};
-use crate::nano::BlockHash;
+use crate::nano::{BlockHash, Raw};
 use crate::payment::{Nonce, Refusal};
 use crate::store::capabilities::Held;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,11 @@ pub(super) enum Landing {
     /// The payment is a capability.
     Granted(Arc<Held>),
     Refused(Refusal),
+    /// Refused, by more or less than was asked for, in raw.
+    WrongAmount {
+        came: Raw,
+        asked: Raw,
+    },
     /// Not yet: the same proof may come again.
     Pending(PendingReason),
     Unavailable(Wait),

@@ -3,7 +3,7 @@
 use super::flights::Passage;
 use crate::nano::{BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::x402::{self, WorkTerms};
 
@@ -20,6 +20,7 @@ pub struct Proof {
 pub enum Evidence {
     Txn(StateBlock),
     Signature(nano_signature::Claim),
+    Session(nano_session::Claim),
 }
 
 impl Proof {
@@ -29,7 +30,28 @@ impl Proof {
         match &self.evidence {
             Evidence::Txn(block) => block.hash(),
             Evidence::Signature(claim) => claim.block,
+            Evidence::Session(claim) => claim.block,
         }
+    }
+
+    /// The claim to have paid for `session` with `block`, on a request to `route`.
+    ///
+    /// # Errors
+    /// [`Refusal::WrongResource`], where the session says that it is for another route.
+    pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
+        if !session.is_for(route.as_str()) {
+            return Err(Refusal::WrongResource);
+        }
+        let grants = Grants { requests: session.grants.requests, seconds: session.grants.seconds };
+        let offer = Offer {
+            mechanism: Mechanism::NanoSession,
+            route: route.clone(),
+            terms: Terms { amount: session.price, grants },
+            pay_to: session.pay_to,
+            valid_before: session.valid_before,
+        };
+        let evidence = Evidence::Session(nano_session::Claim { block, asked: None });
+        Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
     }
 }
 
@@ -46,11 +68,19 @@ impl From<x402::Payment> for Proof {
                 let claim = nano_signature::Claim { block: block_hash, account, signature };
                 (Mechanism::NanoSignature, Evidence::Signature(claim))
             }
+            x402::Proof::NanoSession { block_hash } => {
+                let claim = nano_session::Claim { block: block_hash, asked: Some(accepted.amount) };
+                (Mechanism::NanoSession, Evidence::Session(claim))
+            }
+        };
+        let price = match extra.track {
+            x402::Track::NanoTxn { .. } | x402::Track::NanoSignature => accepted.amount,
+            x402::Track::NanoSession(terms) => terms.price,
         };
         let offer = Offer {
             mechanism,
             route: RouteName::new(&extra.route),
-            terms: Terms { amount: accepted.amount, grants },
+            terms: Terms { amount: price, grants },
             pay_to: accepted.pay_to,
             valid_before: extra.valid_before,
         };
@@ -63,6 +93,7 @@ impl From<x402::Payment> for Proof {
 pub(super) enum Checked {
     Txn(nano_txn::Checked),
     Signature(nano_signature::Checked),
+    Session(nano_session::Checked),
 }
 
 impl Evidence {
@@ -70,6 +101,7 @@ impl Evidence {
         match self {
             Self::Txn(block) => nano_txn::check(challenge, block, work).map(Checked::Txn),
             Self::Signature(claim) => nano_signature::check(challenge, claim).map(Checked::Signature),
+            Self::Session(claim) => nano_session::check(challenge, claim).map(Checked::Session),
         }
     }
 }
@@ -79,6 +111,7 @@ impl Checked {
         match self {
             Self::Txn(checked) => checked.hash(),
             Self::Signature(checked) => checked.hash(),
+            Self::Session(checked) => checked.hash(),
         }
     }
 
@@ -86,7 +119,7 @@ impl Checked {
     pub(super) const fn passage(&self) -> Passage {
         let frontier = match self {
             Self::Txn(checked) => Some(checked.frontier()),
-            Self::Signature(_) => None,
+            Self::Signature(_) | Self::Session(_) => None,
         };
         Passage { block: self.hash(), nonce: self.challenge().nonce(), frontier }
     }
@@ -95,6 +128,7 @@ impl Checked {
         match self {
             Self::Txn(checked) => checked.challenge(),
             Self::Signature(checked) => checked.challenge(),
+            Self::Session(checked) => checked.challenge(),
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::ledger::work::NoWork;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
+use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{Confirmed, Intent, Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::{BlockFacts, Confirmed, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{Payment, PaymentState, Store, StoreError};
@@ -38,12 +39,24 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let block = checked.hash();
         let landing = match checked {
             Checked::Txn(checked) => self.settle_txn(checked, client, watch).await,
-            Checked::Signature(checked) => self.settle_signature(checked, watch).await,
+            Checked::Signature(checked) => {
+                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+                let judge = |facts| checked.judge(facts).map_err(Landing::Refused);
+                self.settle_sent(hash, nonce, judge, watch).await
+            }
+            Checked::Session(checked) => {
+                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+                let judge = |facts| checked.judge(facts).map_err(Landing::from);
+                self.settle_sent(hash, nonce, judge, watch).await
+            }
         };
         let duration_ms = watch.elapsed().as_millis();
         match &landing {
             Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
             Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
+            Landing::WrongAmount { came, asked } => {
+                tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
+            }
             Landing::Pending(reason) => tracing::info!(%block, %mechanism, ?reason, "payment pending"),
             Landing::Unavailable(why) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
         }
@@ -281,8 +294,14 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    async fn settle_signature(&self, checked: nano_signature::Checked, watch: Stopwatch) -> Landing {
-        let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+    /// Settles a payment that its client has sent: `judge` holds it against what the ledger shows.
+    async fn settle_sent(
+        &self,
+        hash: BlockHash,
+        nonce: Nonce,
+        judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
+        watch: Stopwatch,
+    ) -> Landing {
         match self.store.payment(hash).await {
             Err(error) => return no_store(&error),
             Ok(Some(payment)) if payment.intent.challenge != nonce => {
@@ -301,9 +320,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 return Landing::Unavailable(Wait::NoNode);
             }
         };
-        let seen = match checked.judge(facts) {
+        let seen = match judge(facts) {
             Ok(seen) => seen,
-            Err(refusal) => return Landing::Refused(refusal),
+            Err(landing) => return landing,
         };
         let mut later = None;
         if !seen.is_confirmed() {
@@ -323,6 +342,15 @@ impl<L: Ledger, S: Store> Core<L, S> {
             self.metrics.confirmed(follow.elapsed());
         }
         self.grant(seen.confirm(later.as_ref()), watch).await
+    }
+}
+
+impl From<Unfit> for Landing {
+    fn from(why: Unfit) -> Self {
+        match why {
+            Unfit::Refused(refusal) => Self::Refused(refusal),
+            Unfit::Amount { came, asked } => Self::WrongAmount { came, asked },
+        }
     }
 }
 

@@ -189,6 +189,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        mechanisms: Vec<Value>,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {

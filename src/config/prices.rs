@@ -7,6 +7,7 @@ use serde_yaml::Value;
 
 use super::document::{below, item};
 use super::judge::{Judge, nearest};
+use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
@@ -44,6 +45,7 @@ pub(super) fn table(
     piece: Piece<Vec<Value>>,
     known: Option<&Known>,
     used: &mut BTreeSet<UpstreamName>,
+    offered: &mut ByRoute,
 ) -> Option<PriceTable> {
     let hint = "write `routes: [{ match: \"/v1/**\", upstream: NAME, price: 0.001 XNO }]`";
     let items = judge.need("", "routes", piece, hint)?;
@@ -57,7 +59,7 @@ pub(super) fn table(
     let mut places = Vec::new();
     for (index, value) in items.into_iter().enumerate() {
         let path = item("routes", index);
-        if let Some(route) = route(judge, &path, value, known, used) {
+        if let Some(route) = route(judge, &path, value, known, used, offered) {
             routes.push(route);
             places.push(path);
         }
@@ -114,6 +116,7 @@ fn route(
     value: Value,
     known: Option<&Known>,
     used: &mut BTreeSet<UpstreamName>,
+    offered: &mut ByRoute,
 ) -> Option<Route> {
     let file: RouteFile = judge.open(path, value)?;
     let hint = "write an optional method and a path: `GET /v1/quote/{symbol}`, `/docs/**`";
@@ -127,6 +130,7 @@ fn route(
         ("grants", file.grants.is_given()),
         ("charge_on", file.charge_on.is_given()),
         ("metering", file.metering.is_given()),
+        ("mechanisms", file.mechanisms.is_given()),
     ];
     let access = access(judge, path, file.price, file.free, file.grants);
     if let Some(Access::Free) = access {
@@ -143,6 +147,11 @@ fn route(
     let charge_on = charge_on(judge, &below(path, "charge_on"), file.charge_on);
     let metering = metering(judge, &below(path, "metering"), file.metering);
     let case_sensitive = flag(judge, &below(path, "case_sensitive"), file.case_sensitive);
+    if file.mechanisms.is_given() {
+        let path = below(path, "mechanisms");
+        let mechanisms = mechanisms::list(judge, &path, file.mechanisms)?;
+        offered.insert(name.clone()?, Offered { mechanisms, path });
+    }
     Some(Route {
         name: name?,
         pattern: pattern?,

@@ -6,11 +6,12 @@ use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Version};
 use pingora::prelude::Session;
 
-use super::Context;
+use super::{Context, session as nano_session};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
+use crate::config::PublicUrl;
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, Terms};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
@@ -79,7 +80,9 @@ pub(super) async fn decide<L: Ledger, S: Store>(
     };
     context.route = Some(route.name.clone());
     match route.access {
-        Access::Priced(terms) if preflight.is_none() => price(cashier, session, route, terms, target).await,
+        Access::Priced(terms) if preflight.is_none() => {
+            price(cashier, session, &context.tariff.public_url, route, terms, target).await
+        }
         Access::Priced(_) | Access::Free => Decision::Free { upstream: route.upstream.clone(), target },
     }
 }
@@ -87,19 +90,22 @@ pub(super) async fn decide<L: Ledger, S: Store>(
 async fn price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
     session: &Session,
+    public_url: &PublicUrl,
     route: Arc<Route>,
     terms: Terms,
     target: CanonicalTarget,
 ) -> Decision {
-    let (presented, detail) = match presented(session) {
+    let (presented, detail) = match presented(session, &route.name) {
         Ok(Some(presented)) => (presented, None),
         Ok(None) => (Presented::Nothing, None),
         Err(Misread::Unreadable(why)) => return Decision::Unreadable(why),
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
+    let claim = nano_session::claim_of(&presented);
     let ask = Ask { route: route.name.clone(), terms, metering: route.metering, presented, client };
     let verdict = cashier.decide(ask).await;
+    let verdict = nano_session::explain(verdict, claim, || public_url.join(target.as_str()));
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }
 
@@ -180,14 +186,14 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
 }
 
 /// Why a payment header cannot be used.
-enum Misread {
+pub(super) enum Misread {
     /// Nothing can be made of it: 400.
     Unreadable(String),
     /// It is an envelope, with something wrong in it: 402.
     Refused(String),
 }
 
-fn presented(session: &Session) -> Result<Option<Presented>, Misread> {
+fn presented(session: &Session, route: &RouteName) -> Result<Option<Presented>, Misread> {
     for name in PROOF_HEADERS {
         if let Some(value) = header(session, name).map_err(Misread::Unreadable)? {
             let payload = PaymentPayload::from_header(&value).map_err(|error| match error {
@@ -199,6 +205,10 @@ fn presented(session: &Session) -> Result<Option<Presented>, Misread> {
                 x402::Presented::Access { credential } => Presented::Token(credential.expose().to_owned()),
             }));
         }
+    }
+    if let Some(block) = header(session, nano_session::BLOCK_HEADER).map_err(Misread::Unreadable)? {
+        let told = header(session, nano_session::SESSION_HEADER).map_err(Misread::Unreadable)?;
+        return nano_session::read(&block, told.as_deref(), route).map(Some);
     }
     let token = header(session, CAPABILITY_HEADER).map_err(Misread::Unreadable)?;
     if token.as_ref().is_some_and(|it| it.len() > x402::MAX_HEADER_BYTES) {

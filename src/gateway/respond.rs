@@ -127,6 +127,7 @@ fn named(target: &CanonicalTarget) -> &str {
 fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: Option<String>) -> Answer {
     let Bill { challenges, refused } = bill;
     let message = detail.unwrap_or_else(|| match &refused {
+        Some(Refused { particular: Some(particular), .. }) => particular.to_string(),
         Some(refused) => refused.refusal.advice().to_owned(),
         None => "this resource is paid for per use: pay one of `accepts` and send the proof in \
                  PAYMENT-SIGNATURE"
@@ -144,6 +145,7 @@ fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: O
     // Written out once, for the header and for the body.
     let mut body = required.to_json();
     let mut headers = vec![("PAYMENT-REQUIRED", x402::encode_header(&body))];
+    headers.extend(required.accepts.iter().filter_map(x402::session_headers).flatten());
     if let Some(refused) = refused {
         headers.push(("PAYMENT-RESPONSE", failed(&refused, &message).to_header()));
     }

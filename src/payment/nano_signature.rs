@@ -3,8 +3,11 @@
 //!
 //! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of PROTOCOL section 4.
 
+use blake2::digest::consts::U32;
+use blake2::{Blake2b, Digest};
+
 use super::challenge::Challenge;
-use super::intent::{Confirmed, Intent};
+use super::intent::{Intent, Seen};
 use super::{BlockFacts, BlockKind, Refusal};
 use crate::nano::{Account, BlockHash, Signature, noms_digest};
 
@@ -23,14 +26,6 @@ pub struct Checked {
     claim: Claim,
 }
 
-/// A claim that the ledger bears out, in a block that may not be confirmed yet.
-#[derive(Debug)]
-#[must_use = "a payment that was seen is to be confirmed"]
-pub struct Seen {
-    intent: Intent,
-    facts: BlockFacts,
-}
-
 /// What the client signs for `block` under `challenge`.
 #[must_use]
 pub fn message(block: BlockHash, challenge: &Challenge) -> String {
@@ -46,6 +41,22 @@ pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
     let digest = noms_digest(&message(claim.block, &challenge)).ok_or(Refusal::InvalidSignature)?;
     claim.signature.verify(&claim.account, &digest).map_err(|_| Refusal::InvalidSignature)?;
     Ok(Checked { challenge, claim })
+}
+
+/// Whether a claim that is not signed for its challenge is signed as revision 7 of NanoSession has
+/// it: the block's hash followed by the `url`, hashed plainly or as an ORIS-001 message. It is
+/// refused either way, since it says nothing of a challenge and so would hold for ever; this is for
+/// telling its sender.
+#[must_use]
+pub fn is_url_bound(claim: &Claim, url: &str) -> bool {
+    [claim.block.to_string(), claim.block.lower_hex()].into_iter().any(|hash| {
+        let message = format!("{hash}{url}");
+        let plain = Blake2b::<U32>::digest(&message).into();
+        [Some(plain), noms_digest(&message)]
+            .into_iter()
+            .flatten()
+            .any(|digest| claim.signature.verify(&claim.account, &digest).is_ok())
+    })
 }
 
 impl Checked {
@@ -82,29 +93,6 @@ impl Checked {
         if amount < self.challenge.offer().terms.amount {
             return Err(Refusal::InsufficientAmount);
         }
-        Ok(Seen { intent: Intent::new(&self.challenge, self.claim.block, None, account, amount), facts })
-    }
-}
-
-impl Seen {
-    #[must_use]
-    pub const fn intent(&self) -> &Intent {
-        &self.intent
-    }
-
-    /// Whether the block was confirmed when it was looked up; where it was not, it is waited for.
-    #[must_use]
-    pub const fn is_confirmed(&self) -> bool {
-        self.facts.confirmed()
-    }
-
-    /// The payment, if it was confirmed when looked up or `later`.
-    ///
-    /// # Errors
-    /// [`Refusal::UnconfirmedBlock`]; the others of [`Checked::judge`] if `later` contradicts what
-    /// was seen before.
-    pub fn confirm(self, later: Option<&BlockFacts>) -> Result<Confirmed, Refusal> {
-        let facts = later.copied().unwrap_or(self.facts);
-        Confirmed::by_ledger(self.intent, &facts)
+        Ok(Seen::new(Intent::new(&self.challenge, self.claim.block, None, account, amount), facts))
     }
 }

@@ -33,7 +33,8 @@ pub enum Judged {
 #[must_use = "a payment without work is to be given it"]
 pub struct Workless {
     intent: Intent,
-    block: StateBlock,
+    /// What the work is computed over.
+    root: [u8; 32],
 }
 
 /// A payment that the ledger's facts allow, not yet broadcast.
@@ -110,7 +111,7 @@ impl Checked {
         Ok(if worked {
             Judged::Approved(Approved { intent })
         } else {
-            Judged::Workless(Workless { intent, block })
+            Judged::Workless(Workless { intent, root: block.work_root() })
         })
     }
 
@@ -124,8 +125,8 @@ impl Checked {
 impl Workless {
     /// What the work is computed over.
     #[must_use]
-    pub fn root(&self) -> [u8; 32] {
-        self.block.work_root()
+    pub const fn root(&self) -> [u8; 32] {
+        self.root
     }
 
     /// The payment with work that somebody made for it. Work is no part of a block's hash, so the
@@ -134,11 +135,11 @@ impl Workless {
     /// # Errors
     /// [`Refusal::InvalidWork`], when it does not reach `threshold`.
     pub fn with(self, work: Work, threshold: Threshold) -> Result<Approved, Refusal> {
-        if !work.reaches(&self.root(), threshold) {
+        if !work.reaches(&self.root, threshold) {
             return Err(Refusal::InvalidWork);
         }
-        let signed = StateBlock { work: Some(work), ..self.block };
-        Ok(Approved { intent: Intent { signed: Some(signed), ..self.intent } })
+        let signed = self.intent.signed.map(|block| StateBlock { work: Some(work), ..block });
+        Ok(Approved { intent: Intent { signed, ..self.intent } })
     }
 }
 

@@ -6,6 +6,7 @@
 mod capability;
 mod challenge;
 mod concurrency;
+mod nano_session;
 mod nano_signature;
 mod nano_txn;
 mod paths;

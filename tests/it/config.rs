@@ -303,6 +303,23 @@ fn the_pool_can_be_a_file_of_addresses() {
 }
 
 #[test]
+fn a_route_says_how_it_is_paid_in_place_of_the_default() {
+    let routes = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }, \
+         { name: told, match: /told, upstream: api, price: 1 raw, mechanisms: [nanoSession, nanoTxn] }]";
+    let config = parse(&file(NANO, routes)).unwrap();
+    assert_eq!(config.nano.mechanisms, Mechanism::DEFAULT, "by name only");
+    assert_eq!(config.nano.in_use, Mechanism::ALL, "with addresses for each");
+    let told = faregate::routes::RouteName::new("told");
+    assert_eq!(config.mechanisms.len(), 1);
+    assert_eq!(config.mechanisms[&told], [Mechanism::NanoSession, Mechanism::NanoTxn]);
+    let nano = format!(
+        "{{ nodes: [http://127.0.0.1:7076], pool: {{ address: {ADDRESS} }}, mechanisms: [nanoSession] }}"
+    );
+    let config = parse(&file(&nano, ROUTES)).unwrap();
+    assert_eq!((config.nano.in_use, config.mechanisms.len()), (vec![Mechanism::NanoSession], 0));
+}
+
+#[test]
 fn what_is_hardly_meant_is_a_warning() {
     let rest = format!("{ROUTES}\nadmin: {{ listen: 0.0.0.0:9402 }}");
     let text = file(NANO, &rest).replace("api: {", "idle: { url: http://127.0.0.1:1 }, api: {");

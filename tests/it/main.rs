@@ -20,6 +20,7 @@ mod exchange;
 mod kills;
 mod listen;
 mod nano;
+mod nano_session;
 mod network;
 mod node;
 mod pay;

@@ -56,6 +56,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "nano",
             "payment",
             "reconcile",
+            "routes",
             "shutdown",
             "store",
             "sweep",
