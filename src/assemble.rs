@@ -21,6 +21,7 @@ use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, NodeUrl, Pool, SocketUrl, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
+use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -39,7 +40,7 @@ use crate::store::{
     StoreObserver, Unsound,
 };
 use crate::sweeper::Journal;
-use crate::vault::{self, Vault, VaultError};
+use crate::vault::{self, BearerToken, Vault, VaultError};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use pool_watch::PoolWatch;
@@ -65,6 +66,8 @@ pub enum AssembleError {
     Key(VaultError),
     #[error("`challenge.previous_key_file`: {0}")]
     PreviousKey(VaultError),
+    #[error("`facilitator.token_file`: {0}")]
+    Token(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
     #[error("`store.path`: {0}")]
@@ -90,6 +93,7 @@ pub struct Services {
     metrics: Arc<Metrics>,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
+    token: Option<BearerToken>,
     fixed: Config,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -102,6 +106,8 @@ pub struct Services {
 pub async fn assemble(config: Config, clock: Clock) -> Result<Services, AssembleError> {
     let metrics = Arc::new(Metrics::new()?);
     let keys = mac_keys(&config)?;
+    let token_file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
+    let token = token_file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
@@ -146,7 +152,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = money::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
-    Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
+    Ok(Services { cashier, tariff, metrics, ledger, store, token, fixed: config, stop, tasks })
 }
 
 /// Opens the store where it is; `observer` is told what it does.
@@ -366,6 +372,13 @@ impl Services {
         Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
     }
 
+    /// The listener for other servers, where the configuration names one.
+    #[must_use]
+    pub fn facilitator(&self) -> Option<Facilitator<NodeLedger, Engine>> {
+        self.fixed.facilitator.as_ref()?;
+        Some(Facilitator::new(self.cashier.clone(), Arc::clone(&self.metrics), self.token.clone()))
+    }
+
     #[must_use]
     pub const fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
@@ -401,6 +414,7 @@ impl Services {
         };
         hold("listen", config.listen != fixed.listen);
         hold("admin", config.admin != fixed.admin);
+        hold("facilitator", config.facilitator != fixed.facilitator);
         hold("store", config.store != fixed.store);
         hold("nano.nodes", config.nano.nodes != fixed.nano.nodes);
         hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);

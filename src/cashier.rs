@@ -5,6 +5,7 @@
 //! down, cannot cancel it.
 
 mod denied;
+pub mod facilitate;
 mod flights;
 mod proof;
 mod recovery;
@@ -337,9 +338,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Option<Challenge>, NoEntropy> {
         let random: [u8; 16] = self.0.entropy.bytes()?;
         let [a, b, c, d, e, f, g, h, ..] = random;
+        let slot = facilitate::slot(route).unwrap_or([a, b, c, d, e, f, g, h]);
         let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
-        let pay_to =
-            again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, [a, b, c, d, e, f, g, h]));
+        let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
         Ok(pay_to.map(|pay_to| {
             let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
             Challenge::mint(&self.0.keys, random, offer)

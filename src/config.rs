@@ -30,7 +30,7 @@ use mirror::ConfigFile;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, Settlement, StoreLocation};
-pub use listen::{Cors, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{Cors, Facilitator, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -46,6 +46,8 @@ pub struct Config {
     pub listen: Listen,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
+    /// The listener for other servers that sell for Nano.
+    pub facilitator: Option<Facilitator>,
     pub nano: Nano,
     pub challenge: Challenge,
     pub settlement: Settlement,
@@ -120,6 +122,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     let public_url = listen::public_url(judge, file.public_url);
     let listen = listen::listen(judge, file.listen);
     let admin = listen::admin(judge, file.admin);
+    let facilitator = listen::facilitator(judge, file.facilitator);
     let mut nano = nano::nano(judge, file.nano);
     let challenge = limits::challenge(judge, file.challenge);
     let settlement = limits::settlement(judge, file.settlement);
@@ -150,6 +153,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         public_url: public_url?,
         listen: listen?,
         admin: admin?,
+        facilitator: facilitator?,
         nano: nano?,
         challenge: challenge?,
         settlement: settlement?,

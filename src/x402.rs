@@ -6,6 +6,7 @@
 //! the x402 v2 specification and its HTTP transport; x402.Nano tracks A and B; PROTOCOL sections
 //! 2, 3, 5 and 6.
 
+mod facilitate;
 mod fault;
 mod fields;
 mod header;
@@ -15,6 +16,7 @@ mod required;
 mod session;
 mod settlement;
 
+pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
 pub use fault::{Fault, Malformed, URL_BOUND};
 pub use header::{Unreadable, decode_header, encode_header};
 pub use offer::{Ask, Offer, Offers};

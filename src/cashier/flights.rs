@@ -90,6 +90,12 @@ impl Flights {
         self.lock().blocks.get(&block).is_some_and(|(owner, _)| *owner == nonce)
     }
 
+    /// Whether another block than `block` that builds on `frontier` is being settled.
+    pub(super) fn holds_frontier(&self, frontier: BlockHash, block: BlockHash) -> bool {
+        let aloft = self.lock();
+        aloft.frontiers.contains(&frontier) && !aloft.blocks.contains_key(&block)
+    }
+
     // Insertions and removals; nobody awaits while holding it.
     fn lock(&self) -> MutexGuard<'_, Aloft> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

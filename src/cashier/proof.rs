@@ -1,7 +1,7 @@
 //! A proof of payment as the client presents it, and its cheap checks.
 
 use super::flights::Passage;
-use crate::nano::{BlockHash, StateBlock};
+use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
@@ -52,6 +52,18 @@ impl Proof {
         };
         let evidence = Evidence::Session(nano_session::Claim { block, asked: None });
         Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
+    }
+}
+
+impl Proof {
+    /// Who says that he paid, where the proof says it; proven once the evidence is checked.
+    #[must_use]
+    pub const fn payer(&self) -> Option<Account> {
+        match &self.evidence {
+            Evidence::Txn(block) => Some(block.account),
+            Evidence::Signature(claim) => Some(claim.account),
+            Evidence::Session(_) => None,
+        }
     }
 }
 

@@ -147,7 +147,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    async fn find_granted(&self, payment: Payment) -> Landing {
+    pub(super) async fn find_granted(&self, payment: Payment) -> Landing {
         let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
         match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
@@ -286,7 +286,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 fail::fail_point!("payment-granted", |_| std::process::abort());
                 if settled.is_fresh() {
                     let Intent { route, mechanism, amount, .. } = settled.intent();
-                    self.metrics.settled(route.as_str(), *mechanism, *amount, watch.elapsed());
+                    self.metrics.settled(route.label(), *mechanism, *amount, watch.elapsed());
                 }
                 Landing::Granted(self.capabilities.admit(settled))
             }

@@ -86,6 +86,7 @@ sections! {
         public_url: String,
         listen: Value,
         admin: Value,
+        facilitator: Value,
         nano: Value,
         challenge: Value,
         settlement: Value,
@@ -108,6 +109,10 @@ sections! {
     }
     "admin" => AdminFile {
         listen: String,
+    }
+    "facilitator" => FacilitatorFile {
+        listen: String,
+        token_file: String,
     }
     "nano" => NanoFile {
         nodes: Vec<Value>,

@@ -186,7 +186,8 @@ fn name(
         if text.trim() != text || text.is_empty() || text.len() > MAX_NAME || !printable {
             return Err("this is no name for a route");
         }
-        Ok(RouteName::new(text))
+        let name = RouteName::new(text);
+        if name.is_foreign() { Err("names of this kind are for what other servers sell") } else { Ok(name) }
     })
 }
 

@@ -125,6 +125,17 @@ fn the_full_file_has_every_key_and_no_other() {
 }
 
 #[test]
+fn a_facilitator_that_others_can_reach_asks_for_a_token() {
+    let with = |section: &str| parse(&file(NANO, &format!("facilitator: {section}\n{ROUTES}")));
+    let local = with("{ listen: 127.0.0.1:4402 }").unwrap().facilitator.unwrap();
+    assert_eq!((local.address.port(), local.token_file), (4402, None));
+    let open = with("{ listen: \"[::]:4402\", token_file: t }").unwrap().facilitator.unwrap();
+    assert_eq!(open.token_file.as_deref(), Some(Path::new("/etc/faregate/t")));
+    assert!(with("{ listen: \"[::]:4402\" }").unwrap_err().to_string().contains("token_file"));
+    assert_eq!(parse(&file(NANO, ROUTES)).unwrap().facilitator, None);
+}
+
+#[test]
 fn the_defaults_are_those_of_the_documentation() {
     let config = parse(&file(NANO, ROUTES)).unwrap();
     assert_eq!(config.public_url.join("/a?b"), "https://api.example.com/a?b");

@@ -17,6 +17,7 @@ mod devnet;
 mod dialects;
 mod disk_full;
 mod exchange;
+mod facilitator;
 mod kills;
 mod listen;
 mod nano;
