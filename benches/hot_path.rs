@@ -69,7 +69,8 @@ fn mint(keys: &MacKeys, mechanism: Mechanism, random: u128) -> Challenge {
 }
 
 fn requirements(challenge: &Challenge) -> PaymentRequirements {
-    challenge.requirements(120, THRESHOLD)
+    let policy = faregate::x402::WorkPolicy::Required;
+    challenge.requirements(120, faregate::x402::WorkTerms { policy, threshold: THRESHOLD })
 }
 
 fn block() -> StateBlock {

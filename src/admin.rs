@@ -63,7 +63,9 @@ impl<S: Store> Admin<S> {
         let health = self.store.health();
         let node = |it: NodeStatus| {
             json!({
-                "node": it.label, "up": it.up, "breaker": it.breaker.as_str(), "behind": it.behind,
+                "node": it.label, "up": it.up, "breaker": it.breaker.as_str(),
+                // Nothing where there is nothing to hold it against.
+                "behind": it.compared.then_some(it.behind),
                 "trusted": it.trusted,
             })
         };

@@ -6,6 +6,7 @@
 
 mod money;
 mod pool_watch;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, Pool, StoreLocation};
+use crate::config::{Config, Nano, NodeUrl, Pool, SocketUrl, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
@@ -26,7 +27,10 @@ use crate::gateway::body::Room;
 use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint};
+use crate::ledger::node::{
+    Authorities, NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint,
+};
+use crate::ledger::work::{WorkLimits, WorkServer};
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
@@ -39,6 +43,7 @@ use crate::store::{
 };
 use crate::sweeper::Journal;
 use crate::vault::{self, BearerToken, Vault, VaultError};
+use crate::x402::{WorkPolicy, WorkTerms};
 
 use pool_watch::PoolWatch;
 
@@ -112,7 +117,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let cashier = Cashier::new(cashier::Parts {
         keys,
         pool,
-        thresholds: config.nano.work,
+        work: work(&config.nano)?,
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
         clock: clock.clone(),
@@ -224,6 +229,7 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
                 );
             }
             let vault = Vault::open_or_create(file).map_err(AssembleError::Seed)?;
+            reach::remember(file, *size);
             let accounts = |mechanism| {
                 if nano.in_use.contains(&mechanism) {
                     vault.accounts(seed_indexes(mechanism, *size))
@@ -245,7 +251,9 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
 
 fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
     let nano = &config.nano;
-    let sockets = nano.websockets.iter().map(|it| SocketEndpoint::from_url(it.0.clone()));
+    let authorities = || Authorities::from(nano.authorities.as_slice());
+    let socket = |it: &SocketUrl| Ok(SocketEndpoint::from_url(it.0.clone())?.believing(authorities()));
+    let sockets = nano.websockets.iter().map(socket);
     let metrics = Arc::clone(metrics);
     let observe = move |event: NodeEvent<'_>| match event {
         NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
@@ -254,21 +262,45 @@ fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, No
     };
     let client = node_client(nano)?.observed_by(Arc::new(observe));
     let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
-    Ok(ledger.hearing(sockets.collect::<Result<_, _>>()?))
+    Ok(ledger.hearing(sockets.collect::<Result<_, NodeSetupError>>()?))
 }
 
 /// Where the nodes of `nano` are.
 #[must_use]
 pub fn endpoints(nano: &Nano) -> Vec<NodeEndpoint> {
-    nano.nodes
-        .iter()
-        .map(|node| NodeEndpoint {
-            url: node.url.clone(),
-            parameters: node.parameters.clone(),
-            timeout: node.timeout,
-            trusted: node.trusted,
-        })
-        .collect()
+    nano.nodes.iter().map(|node| endpoint(nano, node)).collect()
+}
+
+fn endpoint(nano: &Nano, node: &NodeUrl) -> NodeEndpoint {
+    NodeEndpoint {
+        url: node.url.clone(),
+        parameters: node.parameters.clone(),
+        timeout: node.timeout,
+        trusted: node.trusted,
+        authorities: Authorities::from(nano.authorities.as_slice()),
+    }
+}
+
+/// What is asked of a payment's block, and who makes its work where the client does not.
+fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
+    let server = match &nano.work_server {
+        Some(maker) => {
+            let limits = WorkLimits {
+                at_once: maker.at_once,
+                waiting: maker.waiting,
+                per_client: maker.per_client,
+                patience: maker.server.timeout,
+            };
+            Some(WorkServer::new(NodeClient::new(vec![endpoint(nano, &maker.server)])?, limits))
+        }
+        None => None,
+    };
+    Ok(cashier::Work { threshold: nano.work.send, server })
+}
+
+fn work_terms(nano: &Nano) -> WorkTerms {
+    let policy = if nano.work_server.is_some() { WorkPolicy::Optional } else { WorkPolicy::Required };
+    WorkTerms { policy, threshold: nano.work.send }
 }
 
 /// A client for the nodes of a configuration.
@@ -308,7 +340,7 @@ async fn tariff(config: &Config) -> Tariff {
         upstreams,
         cors: config.cors.clone().map(|it| Cors(it.origins)),
         challenge_lifetime: config.challenge.lifetime,
-        thresholds: config.nano.work,
+        work: work_terms(&config.nano),
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
@@ -392,9 +424,11 @@ impl Services {
         hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);
         hold("nano.websocket", config.nano.websockets != fixed.nano.websockets);
         hold("settlement.poll", config.settlement.poll != fixed.settlement.poll);
+        hold("nano.ca_file", config.nano.authorities != fixed.nano.authorities);
         hold("nano.pool", config.nano.pool != fixed.nano.pool);
         hold("nano.mechanisms", config.nano.mechanisms != fixed.nano.mechanisms);
-        hold("nano.work", config.nano.work != fixed.nano.work);
+        let work = |it: &Config| (it.nano.work, it.nano.work_server.clone());
+        hold("nano.work", work(&config) != work(fixed));
         hold("nano.treasury", config.nano.treasury != fixed.nano.treasury);
         hold("sweep", config.sweep != fixed.sweep);
         let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());

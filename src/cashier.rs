@@ -22,8 +22,9 @@ use arc_swap::ArcSwap;
 use crate::clock::Clock;
 use crate::entropy::{Entropy, NoEntropy};
 use crate::ledger::Ledger;
+use crate::ledger::work::WorkServer;
 use crate::metrics::Metrics;
-use crate::nano::{BlockHash, Thresholds};
+use crate::nano::{BlockHash, Threshold};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
@@ -31,6 +32,7 @@ use crate::payment::{MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
+use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
 use flights::{Flights, Landing};
@@ -66,7 +68,8 @@ pub struct Settings {
 pub struct Parts<L, S> {
     pub keys: MacKeys,
     pub pool: AddressPool,
-    pub thresholds: Thresholds,
+    /// What is asked of a block's work, and who makes it where the client does not.
+    pub work: Work,
     pub ledger: Arc<L>,
     pub store: Arc<S>,
     pub clock: Clock,
@@ -77,6 +80,23 @@ pub struct Parts<L, S> {
     pub capabilities_cached: u64,
     /// Where settlements run.
     pub runtime: tokio::runtime::Handle,
+}
+
+/// What is asked of the work of a block that the gateway broadcasts.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub threshold: Threshold,
+    /// Makes it for a block that comes without; nobody does where there is none.
+    pub server: Option<WorkServer>,
+}
+
+impl Work {
+    /// As a bill says it.
+    #[must_use]
+    pub const fn terms(&self) -> WorkTerms {
+        let policy = if self.server.is_some() { WorkPolicy::Optional } else { WorkPolicy::Required };
+        WorkTerms { policy, threshold: self.threshold }
+    }
 }
 
 /// What the cashier needs to know of a request to a priced route; no HTTP types.
@@ -159,6 +179,8 @@ pub enum Wait {
     NoNode,
     /// The store takes no writes: nothing is sold that could not be recorded.
     NoStore,
+    /// The block came without work, and nobody makes it just then.
+    NoWork,
     /// A limit is reached.
     Overloaded,
 }
@@ -186,7 +208,7 @@ impl<L, S> Clone for Cashier<L, S> {
 struct Core<L, S> {
     keys: MacKeys,
     pool: AddressPool,
-    thresholds: Thresholds,
+    work: Work,
     ledger: Arc<L>,
     store: Arc<S>,
     clock: Clock,
@@ -202,9 +224,7 @@ struct Core<L, S> {
 impl<L: Ledger, S: Store> Cashier<L, S> {
     #[must_use]
     pub fn new(parts: Parts<L, S>) -> Self {
-        let Parts {
-            keys, pool, thresholds, ledger, store, clock, entropy, metrics, settings, holder, ..
-        } = parts;
+        let Parts { keys, pool, work, ledger, store, clock, entropy, metrics, settings, holder, .. } = parts;
         let capabilities =
             Capabilities::new(Arc::clone(&store), clock.clone(), holder, parts.capabilities_cached);
         let lookups =
@@ -212,7 +232,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Self(Arc::new(Core {
             keys,
             pool,
-            thresholds,
+            work,
             ledger,
             store,
             clock,
@@ -378,7 +398,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let landing = match self.in_hand(block, &challenge) {
             Some(held) => Landing::Granted(held),
             None => {
-                let checked = evidence.check(challenge, &self.0.thresholds).map_err(refuse)?;
+                let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
                 self.fly(checked, client).await
             }
         };
@@ -438,7 +458,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settings.pending_settlements,
                 settings.wait,
                 &self.0.runtime,
-                || core.settle(checked),
+                || core.settle(checked, client.map(network_of)),
             )
             .await;
         // Anyone can name the block of another, so what is found not to fit counts as well.

@@ -18,6 +18,7 @@ mod nodes;
 mod prices;
 mod sweep;
 mod upstream;
+mod work_server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use sweep::{Sweep, can_sweep};
 pub use upstream::{Health, HostHeader, Upstream, UpstreamUrl};
+pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -132,6 +132,7 @@ pub struct Metrics {
     unclaimed_payments: IntGauge,
     swept: Counter,
     sweep_blocks: IntCounterVec,
+    work_made: HistogramVec,
     deposits: IntCounter,
     deposits_dropped: IntCounter,
 }
@@ -324,6 +325,12 @@ impl Metrics {
             swept: declare
                 .register(Counter::new("swept_xno_total", "Sent from the pool to the treasury, in XNO."))?,
             sweep_blocks: declare.counters("sweep_blocks_total", "Confirmed blocks of sweeps.", &["action"])?,
+            work_made: declare.histograms(
+                "work_duration_seconds",
+                "How long a work server took for a block that came without work, or to be of no help.",
+                &["outcome"],
+                SLOW,
+            )?,
             deposits: declare.counter(
                 "unclaimed_journalled_total",
                 "Sends to the pool that were journalled because no payment claimed them.",
@@ -452,6 +459,11 @@ impl Metrics {
     /// Shows how many sends to the pool no payment claims.
     pub fn unclaimed(&self, count: usize) {
         self.unclaimed_payments.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Measures a request for the work of a block that came without: made, turned_away, failed.
+    pub fn work_made(&self, outcome: &str, took: Duration) {
+        self.work_made.with_label_values(&[outcome]).observe(took.as_secs_f64());
     }
 
     /// Counts sends that were journalled as unclaimed, and the smallest, for which there is no room.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::reach::reach;
 use crate::config::{Config, Nano, Pool, can_sweep};
 use crate::ledger::node::NodeLedger;
 use crate::ledger::work::WorkSource;
@@ -36,7 +37,8 @@ pub enum SweepSetupError {
 }
 
 /// The sweeper of a configuration's pool, and the seed's file. Every mechanism's range is swept,
-/// those that are not offered any more too. The seed must be there: none is made.
+/// those that are not offered any more too, as far as it ever reached. The seed must be there: none is
+/// made.
 ///
 /// # Errors
 /// [`SweepSetupError`], which says what is missing.
@@ -61,20 +63,21 @@ pub fn sweeper(
         confirm_wait: CONFIRM_WAIT,
         at_once: AT_ONCE,
     };
-    let ranges = Mechanism::ALL.map(|mechanism| seed_indexes(mechanism, *size));
+    let ranges = Mechanism::ALL.map(|mechanism| seed_indexes(mechanism, reach(file, *size)));
     let sweeper = Sweeper::new(ledger, Vault::open(file)?, ranges, work, settings)?;
     Ok((sweeper, file.clone()))
 }
 
-/// Every address of a pool, of mechanisms that are not offered any more too. A seed is not made.
+/// Every address of a pool, of mechanisms that are not offered any more too, and those beyond its
+/// size that were in use once. A seed is not made.
 ///
 /// # Errors
 /// [`VaultError`], when the seed cannot be read.
 pub fn pool_accounts(nano: &Nano) -> Result<Vec<Account>, VaultError> {
     Ok(match &nano.pool {
         Pool::Seed { file, size } => {
-            let vault = Vault::open(file)?;
-            Mechanism::ALL.into_iter().flat_map(|it| vault.accounts(seed_indexes(it, *size))).collect()
+            let (vault, size) = (Vault::open(file)?, reach(file, *size));
+            Mechanism::ALL.into_iter().flat_map(|it| vault.accounts(seed_indexes(it, size))).collect()
         }
         Pool::Addresses(addresses) => addresses.clone(),
         Pool::Address(address) => vec![*address],

@@ -119,7 +119,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             match self.mint(mechanism, &order.route, terms, None, valid_before) {
                 Ok(Some(challenge)) => {
-                    entries.push(challenge.requirements(seconds, self.0.thresholds.send));
+                    entries.push(challenge.requirements(seconds, self.0.work.terms()));
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -198,7 +198,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if known.as_ref().is_some_and(|it| it.intent.challenge != nonce) {
             return Err(Refusal::DuplicateBlockHash.into());
         }
-        let checked = proof.evidence.check(challenge, &self.0.thresholds)?;
+        let checked = proof.evidence.check(challenge, self.0.work.terms())?;
         match (known, checked) {
             (Some(payment), _) => self.judge_known(payment).await,
             (None, Checked::Txn(checked)) => self.judge_txn(checked).await,

@@ -1,11 +1,11 @@
 //! A proof of payment as the client presents it, and its cheap checks.
 
 use super::flights::Passage;
-use crate::nano::{Account, BlockHash, StateBlock, Thresholds};
+use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
-use crate::x402;
+use crate::x402::{self, WorkTerms};
 
 /// What a client claims: that it was made this offer under this nonce, and paid.
 #[derive(Clone, Debug)]
@@ -109,9 +109,9 @@ pub(super) enum Checked {
 }
 
 impl Evidence {
-    pub(super) fn check(self, challenge: Challenge, thresholds: &Thresholds) -> Result<Checked, Refusal> {
+    pub(super) fn check(self, challenge: Challenge, work: WorkTerms) -> Result<Checked, Refusal> {
         match self {
-            Self::Txn(block) => nano_txn::check(challenge, block, thresholds.send).map(Checked::Txn),
+            Self::Txn(block) => nano_txn::check(challenge, block, work).map(Checked::Txn),
             Self::Signature(claim) => nano_signature::check(challenge, claim).map(Checked::Signature),
             Self::Session(claim) => nano_session::check(challenge, claim).map(Checked::Session),
         }

@@ -3,16 +3,19 @@
 //! Not yet is never turned into no. A refusal is given only where the ledger or the store says so;
 //! everything else leaves the payment in the journal and is answered "pending".
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::flights::Landing;
 use super::proof::Checked;
 use super::{Core, PATIENCE, PendingReason, Wait};
 use crate::clock::Stopwatch;
+use crate::ledger::work::NoWork;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
+use crate::payment::nano_txn::{Approved, Judged, Workless};
 use crate::payment::{BlockFacts, Confirmed, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
@@ -26,12 +29,16 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PENDING: Landing = Landing::Pending(PendingReason::Settlement);
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    /// Settles a checked payment. Runs to its end whoever waits for it.
-    pub(super) async fn settle(self: std::sync::Arc<Self>, checked: Checked) -> Landing {
+    /// Settles a checked payment; work that is made for it counts against `client`. Runs to its end whoever waits for it.
+    pub(super) async fn settle(
+        self: std::sync::Arc<Self>,
+        checked: Checked,
+        client: Option<IpAddr>,
+    ) -> Landing {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let block = checked.hash();
         let landing = match checked {
-            Checked::Txn(checked) => self.settle_txn(checked, watch).await,
+            Checked::Txn(checked) => self.settle_txn(checked, client, watch).await,
             Checked::Signature(checked) => {
                 let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
                 let judge = |facts| checked.judge(facts).map_err(Landing::Refused);
@@ -56,7 +63,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
         landing
     }
 
-    async fn settle_txn(&self, checked: nano_txn::Checked, watch: Stopwatch) -> Landing {
+    async fn settle_txn(
+        &self,
+        checked: nano_txn::Checked,
+        client: Option<IpAddr>,
+        watch: Stopwatch,
+    ) -> Landing {
         let nonce = checked.challenge().nonce();
         match self.store.payment(checked.hash()).await {
             Err(error) => return no_store(&error),
@@ -72,7 +84,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
         };
         let hash = checked.hash();
         let approved = match checked.judge(facts.as_ref()) {
-            Ok(approved) => approved,
+            Ok(Judged::Approved(approved)) => approved,
+            Ok(Judged::Workless(workless)) => match self.work_for(workless, client).await {
+                Ok(approved) => approved,
+                Err(landing) => return landing,
+            },
             Err(refusal) => return self.refuse_unless_known(hash, nonce, refusal, watch).await,
         };
         fail::fail_point!("payment-checked", |_| std::process::abort());
@@ -98,6 +114,32 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(error) => no_store(&error),
             Ok(Some(payment)) => self.take_up(payment, nonce, watch).await,
             Ok(None) => Landing::Refused(refusal),
+        }
+    }
+
+    /// Has work made for a payment that everything else speaks for: it is broadcast next.
+    async fn work_for(&self, workless: Workless, client: Option<IpAddr>) -> Result<Approved, Landing> {
+        let Some(server) = &self.work.server else { return Err(Landing::Refused(Refusal::InvalidWork)) };
+        let (watch, threshold) = (Stopwatch::start(), self.work.threshold);
+        let work = server.work(workless.root(), threshold, client).await;
+        self.metrics.work_made(
+            match &work {
+                Ok(_) => "made",
+                Err(NoWork::Share | NoWork::Crowded) => "turned_away",
+                Err(NoWork::Server(_)) => "failed",
+            },
+            watch.elapsed(),
+        );
+        match work {
+            Ok(work) => workless.with(work, threshold).map_err(Landing::Refused),
+            Err(error @ NoWork::Server(_)) => {
+                tracing::warn!(%error, "a payment without work cannot be broadcast");
+                Err(Landing::Unavailable(Wait::NoWork))
+            }
+            Err(error @ (NoWork::Share | NoWork::Crowded)) => {
+                tracing::info!(%error, "a payment without work is turned away");
+                Err(Landing::Unavailable(Wait::Overloaded))
+            }
         }
     }
 

@@ -119,6 +119,7 @@ sections! {
         nodes: Vec<Value>,
         quorum: Count,
         websocket: Value,
+        ca_file: String,
         pool: Value,
         treasury: String,
         mechanisms: Vec<Value>,
@@ -138,6 +139,14 @@ sections! {
     "nano.work" => WorkFile {
         send: String,
         receive: String,
+        optional: Value,
+    }
+    "nano.work.optional" => WorkServerFile {
+        server: String,
+        timeout: String,
+        at_once: Count,
+        waiting: Count,
+        per_client: Count,
     }
     "challenge" => ChallengeFile {
         lifetime: String,

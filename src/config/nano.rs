@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
 use serde_yaml::Value;
 
 use super::judge::Judge;
 use super::mechanisms;
 use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
 use super::nodes::{self, NodeUrl, SocketUrl};
+use super::work_server::{self, WorkMaker};
 use crate::nano::{Account, Threshold, Thresholds};
 use crate::payment::Mechanism;
 
@@ -20,6 +22,8 @@ pub struct Nano {
     pub quorum: usize,
     /// Where confirmations are heard of as they happen.
     pub websockets: Vec<SocketUrl>,
+    /// Authorities that are believed about who a node is, beside those that browsers believe.
+    pub authorities: Vec<CertificateDer<'static>>,
     pub pool: Pool,
     /// Where what was earned is swept to.
     pub treasury: Option<Account>,
@@ -29,6 +33,9 @@ pub struct Nano {
     pub in_use: Vec<Mechanism>,
     /// What the network asks of a block's work.
     pub work: Thresholds,
+    /// Who makes the work of a payment's block that comes without; clients have to where there is
+    /// none.
+    pub work_server: Option<WorkMaker>,
 }
 
 /// Where payments are sent.
@@ -56,19 +63,23 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
     let nodes = nodes::nodes(judge, file.nodes);
     let quorum = nodes::quorum(judge, file.quorum, nodes.as_deref());
     let websockets = nodes::websockets(judge, file.websocket);
+    let authorities = nodes::authorities(judge, file.ca_file);
     let treasury = account(judge, "nano.treasury", file.treasury);
     let pool = pool(judge, file.pool, treasury.flatten());
     let mechanisms = mechanisms::everywhere(judge, file.mechanisms);
     let work = work(judge, file.work);
+    let (work, work_server) = work?;
     Some(Nano {
         nodes: nodes?,
         quorum: quorum?,
         websockets: websockets?,
+        authorities: authorities?,
         pool: pool?,
         treasury: treasury?,
         in_use: mechanisms.clone()?,
         mechanisms: mechanisms?,
-        work: work?,
+        work,
+        work_server,
     })
 }
 
@@ -163,7 +174,7 @@ fn addresses(judge: &mut Judge<'_>, path: &Path, treasury: Option<Account>) -> O
     (judge.faults.len() == before).then_some(accounts)
 }
 
-fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {
+fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<(Thresholds, Option<WorkMaker>)> {
     let hint = "write 16 hexadecimal digits in quotes: \"fffffff800000000\"";
     let file: WorkFile = judge.section_or_default("nano.work", piece)?;
     let mut threshold = |path: &str, piece: Piece<String>, default: Threshold| {
@@ -174,5 +185,6 @@ fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {
     };
     let send = threshold("nano.work.send", file.send, Thresholds::MAINNET.send);
     let receive = threshold("nano.work.receive", file.receive, Thresholds::MAINNET.receive);
-    Some(Thresholds { send: send?, receive: receive? })
+    let server = work_server::optional(judge, file.optional);
+    Some((Thresholds { send: send?, receive: receive? }, server?))
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_yaml::Value;
 use url::{Host, Url};
 
@@ -117,7 +119,7 @@ fn node(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<NodeUrl> {
 }
 
 /// The message repeats nothing of the URL: keys stand in it.
-fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
+pub(super) fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
     let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("a node is asked over http or https".to_owned());
@@ -134,7 +136,7 @@ fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
 }
 
 /// Whether a URL leads to this machine or its own network: a node there is the operator's.
-fn is_near(url: &Url) -> bool {
+pub(super) fn is_near(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -179,6 +181,31 @@ pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&
         );
     }
     Some(quorum)
+}
+
+/// The certificates of a PEM file, at least one; none where the key is not there.
+pub(super) fn authorities(
+    judge: &mut Judge<'_>,
+    piece: Piece<String>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    const PATH: &str = "nano.ca_file";
+    if !piece.is_given() {
+        return Some(Vec::new());
+    }
+    let path = judge.file(PATH, piece)?;
+    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let hint = "name a PEM file with the certificate of the authority that signed your node's";
+    match read {
+        Ok(found) if !found.is_empty() => Some(found),
+        Ok(_none) => {
+            judge.refuse(PATH, format_args!("{}: there is no certificate in it", path.display()), hint);
+            None
+        }
+        Err(error) => {
+            judge.refuse(PATH, format_args!("{}: {error}", path.display()), hint);
+            None
+        }
+    }
 }
 
 /// One WebSocket or a list of them; none where the key is not there.

@@ -106,7 +106,7 @@ impl DevnetNode {
     }
 
     /// From here on the node shows the ledger as it is in this instant, while the others go on,
-    /// until [`Faults::clear`].
+    /// until [`Faults::clear`]. What it tells of its peers (`telemetry`) goes on with them.
     pub fn fall_behind(&self) {
         self.order(ANY, Fault::Stale, Times::Always);
     }

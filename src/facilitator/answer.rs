@@ -131,7 +131,7 @@ impl Answer {
         let answer = Self::of_shape(shape, reason, message);
         match wait {
             Wait::Pending { .. } | Wait::UsesOut => Self { outcome: FacilitatorOutcome::Pending, ..answer },
-            Wait::NoNode | Wait::NoStore | Wait::Overloaded => Self {
+            Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 outcome: FacilitatorOutcome::Unavailable,
                 ..answer.with("Retry-After", RETRY_SECONDS)
@@ -176,6 +176,7 @@ const fn words(wait: &Wait) -> (&'static str, &'static str) {
         }
         Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can"),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can"),
+        Wait::NoWork => ("no_work", "the block came without work and the work server gave none: try again"),
         Wait::Overloaded => ("overloaded", "too much is under way: try again"),
     }
 }

@@ -130,7 +130,7 @@ fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box
         Verdict::Wait(wait) => {
             context.outcome = match wait {
                 Wait::Pending { .. } | Wait::UsesOut => Outcome::Pending,
-                Wait::NoNode | Wait::NoStore | Wait::Overloaded => Outcome::Unavailable,
+                Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => Outcome::Unavailable,
             };
             Err(Box::new(come_again(&wait)))
         }
@@ -166,7 +166,7 @@ fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: O
         resource,
         accepts: challenges
             .iter()
-            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.thresholds.send))
+            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.work))
             .collect(),
         extensions: serde_json::Map::new(),
     };
@@ -210,6 +210,12 @@ fn come_again(wait: &Wait) -> Answer {
         Wait::UsesOut => ("uses_under_way", "the last uses of the capability are under way: try again", None),
         Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can", None),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can", None),
+        Wait::NoWork => (
+            "no_work",
+            "the block came without work and the work server gave none: send the same proof again, \
+             or the block with its work",
+            None,
+        ),
         Wait::Overloaded => ("overloaded", "too much is under way: try again", None),
     };
     let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];

@@ -19,8 +19,8 @@ use super::body::Room;
 use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
-use crate::nano::Thresholds;
 use crate::routes::{PriceTable, UpstreamName};
+use crate::x402::WorkTerms;
 
 pub use crate::config::Unmatched;
 
@@ -37,7 +37,7 @@ pub struct Tariff {
     /// In seconds; what `maxTimeoutSeconds` of a bill says.
     pub challenge_lifetime: u64,
     /// What a bill asks of a block's work.
-    pub thresholds: Thresholds,
+    pub work: WorkTerms,
     pub limits: EdgeLimits,
     /// For the bodies that are looked into.
     pub room: Room,

@@ -10,6 +10,7 @@
 mod answer;
 mod breaker;
 mod endpoint;
+mod lag;
 mod ledger;
 mod many;
 mod pace;
@@ -31,7 +32,7 @@ use crate::nano::{Account, BlockHash, Raw, StateBlock, Threshold, Thresholds, Wo
 
 pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telemetry, Version};
 pub use breaker::BreakerState;
-pub use endpoint::{NodeEndpoint, NodeSetupError};
+pub use endpoint::{Authorities, NodeEndpoint, NodeSetupError};
 pub use ledger::NodeLedger;
 pub use many::{Balance, MOST_RECEIVABLE, Received};
 pub use socket::{SocketEndpoint, SocketStatus};
@@ -75,8 +76,11 @@ pub struct NodeStatus {
     pub label: String,
     pub up: bool,
     pub breaker: BreakerState,
-    /// Whether it knows far fewer confirmed blocks than the others; it is not asked to confirm.
+    /// Whether it knows far fewer confirmed blocks than the others, or than its own peers; it is
+    /// not asked to confirm.
     pub behind: bool,
+    /// Whether there was anything to hold it against; else `behind` is false for want of knowledge.
+    pub compared: bool,
     pub trusted: bool,
 }
 
@@ -125,6 +129,8 @@ pub struct NodeClient {
     hedges: Arc<HedgeBudget>,
     /// How many voices it takes where none of them is trusted.
     quorum: usize,
+    /// Between two looks at a node's peers.
+    peers_every: Duration,
 }
 
 impl fmt::Debug for NodeClient {
@@ -152,7 +158,13 @@ impl NodeClient {
             let label = label.unwrap_or(plain);
             nodes.push(Arc::new(Node::new(endpoint, label)?));
         }
-        Ok(Self { nodes: nodes.into(), observer: None, hedges: Arc::new(HedgeBudget::new()), quorum: 1 })
+        Ok(Self {
+            nodes: nodes.into(),
+            observer: None,
+            hedges: Arc::new(HedgeBudget::new()),
+            quorum: 1,
+            peers_every: lag::LOOK_EVERY,
+        })
     }
 
     /// This client, believing nodes that are not trusted when `quorum` of them say the same; one
@@ -160,6 +172,13 @@ impl NodeClient {
     #[must_use]
     pub fn with_quorum(mut self, quorum: usize) -> Self {
         self.quorum = quorum.max(1);
+        self
+    }
+
+    /// This client, asking a node for its peers as often as that, at a probe.
+    #[must_use]
+    pub fn looking_at_peers_every(mut self, pause: Duration) -> Self {
+        self.peers_every = pause;
         self
     }
 
@@ -173,11 +192,13 @@ impl NodeClient {
     /// How each node is, in their order.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
+        let counted = self.nodes.iter().filter(|node| node.health.cemented() > 0);
         let status = |node: &Arc<Node>| NodeStatus {
             label: node.label().to_owned(),
             up: node.health.is_up(),
             breaker: node.health.breaker(),
             behind: node.health.is_behind(),
+            compared: node.health.lag().is_known() || counted.clone().any(|other| !Arc::ptr_eq(other, node)),
             trusted: node.is_trusted(),
         };
         self.nodes.iter().map(status).collect()
@@ -203,8 +224,8 @@ impl NodeClient {
         voices.len() >= self.quorum
     }
 
-    /// Asks each node for its block count; one that does not answer is down, one that has far
-    /// fewer confirmed blocks than it should is behind.
+    /// Asks each node for its block count and, now and then, for that of its peers; one that does not
+    /// answer is down, one that has far fewer confirmed blocks than it should is behind.
     pub async fn probe(&self) {
         let mut probes = JoinSet::new();
         for node in self.nodes.iter() {
@@ -215,7 +236,10 @@ impl NodeClient {
             probes.spawn(async move {
                 let call = Call::new("block_count", []);
                 match client.call(&node, &call, answer::block_count).await {
-                    Ok(count) => node.health.set_cemented(count.cemented),
+                    Ok(count) => {
+                        node.health.set_cemented(count.cemented);
+                        client.hold_against_peers(&node).await;
+                    }
                     Err(fault) => {
                         node.health.down();
                         tracing::warn!(node = node.label(), %fault, "a node does not answer");
@@ -225,6 +249,21 @@ impl NodeClient {
         }
         while probes.join_next().await.is_some() {}
         self.compare();
+    }
+
+    /// Asks a node how its peers are.
+    async fn hold_against_peers(&self, node: &Node) {
+        if !node.health.lag().is_due(node.health.now(), self.peers_every) {
+            return;
+        }
+        match self.call(node, &Call::new("telemetry", []), answer::telemetry).await {
+            Ok(peers) => node.health.lag().look(node.health.cemented(), peers.cemented_count),
+            Err(Fault::TimedOut | Fault::Unreachable(_)) => {}
+            Err(fault) => {
+                tracing::debug!(node = node.label(), %fault, "a node does not tell of its peers");
+                node.health.lag().unsaid(node.health.now());
+            }
+        }
     }
 
     /// Finds who is behind: held against the highest count that is believed, so that one node
@@ -237,7 +276,8 @@ impl NodeClient {
             .rev()
             .find(|&count| self.suffice(self.nodes.iter().filter(|node| node.health.cemented() >= count)));
         for node in self.nodes.iter() {
-            let behind = believed.is_some_and(|it| node.health.cemented().saturating_add(BEHIND) < it);
+            let of_others = believed.is_some_and(|it| node.health.cemented().saturating_add(BEHIND) < it);
+            let behind = of_others || node.health.lag().is_behind();
             if behind != node.health.is_behind() {
                 tracing::warn!(node = node.label(), behind, "a node falls behind or catches up");
                 node.health.set_behind(behind);

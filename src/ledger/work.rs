@@ -1,5 +1,7 @@
 //! Work for a block: from a node that gives it, else computed here on all cores.
 
+mod server;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -8,6 +10,8 @@ use std::thread;
 
 use super::node::NodeClient;
 use crate::nano::{Threshold, Work};
+
+pub use server::{NoWork, WorkLimits, WorkServer};
 
 /// Nonces tried between two looks at whether to stop; about a hundredth of a second.
 const BATCH: u64 = 1 << 16;

@@ -6,7 +6,7 @@
 
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, nano_session};
-use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
+use crate::nano::{Account, Network, Raw, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 use crate::x402;
 
@@ -88,16 +88,13 @@ impl Challenge {
 }
 
 impl Challenge {
-    /// The entry of `accepts` that offers this challenge for `seconds`, asking of a block that the
-    /// gateway broadcasts that its work reaches `threshold`.
+    /// The entry of `accepts` that offers this challenge for `seconds`; `work` is what is asked of a
+    /// block that the gateway broadcasts.
     #[must_use]
-    pub fn requirements(&self, seconds: u64, threshold: Threshold) -> x402::PaymentRequirements {
+    pub fn requirements(&self, seconds: u64, work: x402::WorkTerms) -> x402::PaymentRequirements {
         let Offer { mechanism, route, terms, pay_to, valid_before } = &self.offer;
         let track = match mechanism {
-            Mechanism::NanoTxn => {
-                let work = x402::WorkTerms { policy: x402::WorkPolicy::Required, threshold };
-                x402::Track::NanoTxn { work: Some(work) }
-            }
+            Mechanism::NanoTxn => x402::Track::NanoTxn { work: Some(work) },
             Mechanism::NanoSignature => x402::Track::NanoSignature,
             Mechanism::NanoSession => {
                 let tag_amount = nano_session::tag_amount(self.nonce);

@@ -1,12 +1,15 @@
 //! `nanoTxn`, track A: the client signs a send, the gateway broadcasts it.
 //!
-//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Approved`], in the order of PROTOCOL section 4.
+//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Approved`], in the order of PROTOCOL section 4;
+//! where the gateway supplies work, a block that lacks it is [`Workless`] in between, and work is
+//! made only for one that everything else speaks for.
 //! What comes after (journal, broadcast, confirmation) needs the world and is the cashier's.
 
 use super::challenge::Challenge;
 use super::intent::Intent;
 use super::{AccountFacts, Refusal};
-use crate::nano::{Account, BlockHash, StateBlock, Threshold};
+use crate::nano::{Account, BlockHash, StateBlock, Threshold, Work};
+use crate::x402::{WorkPolicy, WorkTerms};
 
 /// A well-formed, correctly signed payment of the right address. Costs no question to the ledger.
 #[derive(Debug)]
@@ -14,6 +17,24 @@ pub struct Checked {
     challenge: Challenge,
     block: StateBlock,
     hash: BlockHash,
+    /// Whether its work is there and reaches the threshold.
+    worked: bool,
+}
+
+/// What the ledger's facts come to.
+#[derive(Debug)]
+pub enum Judged {
+    Approved(Approved),
+    Workless(Workless),
+}
+
+/// A payment that the ledger's facts allow, and whose block lacks the work to be broadcast.
+#[derive(Debug)]
+#[must_use = "a payment without work is to be given it"]
+pub struct Workless {
+    intent: Intent,
+    /// What the work is computed over.
+    root: [u8; 32],
 }
 
 /// A payment that the ledger's facts allow, not yet broadcast.
@@ -23,21 +44,22 @@ pub struct Approved {
     intent: Intent,
 }
 
-/// The checks that need no ledger: destination, signature, work.
+/// The checks that need no ledger: destination, signature, work; the last only where the client has
+/// to supply it.
 ///
 /// # Errors
 /// [`Refusal::WrongDestination`], [`Refusal::InvalidSignature`], [`Refusal::InvalidWork`].
-pub fn check(challenge: Challenge, block: StateBlock, threshold: Threshold) -> Result<Checked, Refusal> {
+pub fn check(challenge: Challenge, block: StateBlock, work: WorkTerms) -> Result<Checked, Refusal> {
     if block.destination() != challenge.offer().pay_to {
         return Err(Refusal::WrongDestination);
     }
     let hash = block.hash();
     block.verify().map_err(|_| Refusal::InvalidSignature)?;
-    let work = block.work.ok_or(Refusal::InvalidWork)?;
-    if !work.reaches(&block.work_root(), threshold) {
+    let worked = block.work.is_some_and(|it| it.reaches(&block.work_root(), work.threshold));
+    if !worked && work.policy == WorkPolicy::Required {
         return Err(Refusal::InvalidWork);
     }
-    Ok(Checked { challenge, block, hash })
+    Ok(Checked { challenge, block, hash, worked })
 }
 
 impl Checked {
@@ -74,7 +96,7 @@ impl Checked {
     ///
     /// # Errors
     /// [`Refusal::StaleFrontier`], [`Refusal::InsufficientAmount`].
-    pub fn judge(self, facts: Option<&AccountFacts>) -> Result<Approved, Refusal> {
+    pub fn judge(self, facts: Option<&AccountFacts>) -> Result<Judged, Refusal> {
         let facts = facts.ok_or(Refusal::StaleFrontier)?;
         let previous = self.block.previous;
         if previous != facts.frontier || previous != facts.confirmed_frontier {
@@ -84,13 +106,40 @@ impl Checked {
         if amount != Some(self.challenge.offer().terms.amount) {
             return Err(Refusal::InsufficientAmount);
         }
-        Ok(Approved { intent: self.into_intent() })
+        let (worked, block) = (self.worked, self.block);
+        let intent = self.into_intent();
+        Ok(if worked {
+            Judged::Approved(Approved { intent })
+        } else {
+            Judged::Workless(Workless { intent, root: block.work_root() })
+        })
     }
 
     /// The intent as the journal would hold it if the ledger's facts allow it.
     fn into_intent(self) -> Intent {
         let amount = self.challenge.offer().terms.amount;
         Intent::new(&self.challenge, self.hash, Some(self.block), self.block.account, amount)
+    }
+}
+
+impl Workless {
+    /// What the work is computed over.
+    #[must_use]
+    pub const fn root(&self) -> [u8; 32] {
+        self.root
+    }
+
+    /// The payment with work that somebody made for it. Work is no part of a block's hash, so the
+    /// payment is the same.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidWork`], when it does not reach `threshold`.
+    pub fn with(self, work: Work, threshold: Threshold) -> Result<Approved, Refusal> {
+        if !work.reaches(&self.root, threshold) {
+            return Err(Refusal::InvalidWork);
+        }
+        let signed = self.intent.signed.map(|block| StateBlock { work: Some(work), ..block });
+        Ok(Approved { intent: Intent { signed, ..self.intent } })
     }
 }
 

@@ -41,4 +41,5 @@ mod sweep;
 mod tidy;
 mod vault;
 mod wallet;
+mod work;
 mod x402;

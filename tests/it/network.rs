@@ -1,6 +1,7 @@
 //! The network as it is: nodes that are down, slow, behind or lying, and WebSockets that are lost.
 
 mod socket;
+mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -243,6 +244,48 @@ async fn a_node_far_behind_is_not_asked_to_confirm() {
     net.node(0).restore();
     net.ledger.probe().await;
     assert!(!net.ledger.nodes()[0].behind);
+}
+
+#[tokio::test]
+async fn one_node_alone_is_held_against_its_own_peers() {
+    let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
+    let client = NodeClient::new(vec![endpoint(&net.node(0).rpc_url(), true)]).unwrap();
+    let client = client.looking_at_peers_every(Duration::ZERO);
+    client.probe().await;
+    assert_eq!((client.nodes()[0].behind, client.nodes()[0].compared), (false, true));
+    net.node(0).fall_behind();
+    for _ in 0..1002 {
+        net.devnet.fund(key(7).account(), Raw::new(1)).unwrap();
+    }
+    for look in 1..=3 {
+        assert!(client.is_healthy(), "before look {look}");
+        client.probe().await;
+    }
+    assert!(client.nodes()[0].behind && client.nodes()[0].up);
+    assert!(!client.is_healthy(), "nothing is sold that it would not see confirmed");
+    net.node(0).restore();
+    client.probe().await;
+    assert!(!client.nodes()[0].behind && client.is_healthy());
+}
+
+#[tokio::test]
+async fn of_a_node_that_does_not_tell_of_its_peers_nothing_is_known() {
+    let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
+    for (fault, asked) in
+        [(Fault::Refuse("RPC control is disabled".to_owned()), 1), (Fault::ServerError, 1), (Fault::Drop, 4)]
+    {
+        net.node(0).order("telemetry", fault, Times::Always);
+        let client = NodeClient::new(vec![endpoint(&net.node(0).rpc_url(), true)]).unwrap();
+        let client = client.looking_at_peers_every(Duration::ZERO);
+        let before = net.node(0).faults().calls("telemetry");
+        for _ in 0..4 {
+            client.probe().await;
+        }
+        let status = &client.nodes()[0];
+        assert_eq!((status.up, status.behind, status.compared), (true, false, false));
+        assert_eq!(net.node(0).faults().calls("telemetry") - before, asked);
+        net.node(0).restore();
+    }
 }
 
 #[tokio::test]

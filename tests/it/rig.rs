@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     /// YAML lines before `routes:`: more upstreams, then whatever else. `UPSTREAM` stands for the
     /// scripted upstream's URL.
     pub(crate) more: String,
+    /// What stands under `nano.work.optional`; nothing where clients bring their work.
+    pub(crate) work: Option<String>,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
     pub(crate) answer: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
@@ -48,6 +50,7 @@ impl Default for Plan {
         Self {
             routes: ROUTES.to_owned(),
             more: String::new(),
+            work: None,
             devnet: DevnetOptions::default(),
             clock: Clock::system(),
             answer: Box::new(|seen| Reply::text(200, &format!("upstream saw {} {}", seen.method, seen.path))),
@@ -89,8 +92,11 @@ impl Rig {
         let folder = TempDir::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let text =
+        let mut text =
             yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
+        if let Some(work) = plan.work {
+            text = text.replacen(" }\nupstreams:", &format!(", optional: {work} }}\nupstreams:"), 1);
+        }
         let config = parse(&text, folder.path());
         Self::on(listener, devnet, upstream, folder, config, plan.clock).await
     }

@@ -68,6 +68,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "sweep",
             "sweeper",
             "vault",
+            "x402",
         ],
         false,
     ),

@@ -1,9 +1,15 @@
 //! Where a node is, and what must not be said about it: its URL and parameters may hold keys.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use url::Url;
+
+/// Certificates of authorities that are believed about who a node is, beside those that browsers
+/// believe.
+pub type Authorities = Arc<[CertificateDer<'static>]>;
 
 /// Where a node listens and what each call to it carries.
 #[derive(Clone)]
@@ -16,6 +22,8 @@ pub struct NodeEndpoint {
     pub timeout: Duration,
     /// Whether its word alone is enough to take a payment as confirmed. Others need agreement.
     pub trusted: bool,
+    /// For `https`.
+    pub authorities: Authorities,
 }
 
 impl NodeEndpoint {
@@ -31,7 +39,7 @@ impl NodeEndpoint {
         let parameters = url.query_pairs().into_owned().collect();
         url.set_query(None);
         url.set_fragment(None);
-        Ok(Self { url, parameters, timeout, trusted: true })
+        Ok(Self { url, parameters, timeout, trusted: true, authorities: Authorities::default() })
     }
 
     /// Host and port: what logs, metrics and errors call the node. Never a key, wherever in the

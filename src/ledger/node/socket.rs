@@ -20,9 +20,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use url::Url;
 
-use super::NodeSetupError;
 use super::reads::jittered;
 use super::watcher::Watcher;
+use super::{Authorities, NodeSetupError};
 use crate::clock::Stopwatch;
 use crate::nano::{Account, BlockHash};
 
@@ -46,7 +46,10 @@ const HELD: Duration = Duration::from_secs(10);
 
 /// Where a node's WebSocket listens. Prints without path and query: they may hold keys.
 #[derive(Clone, Eq, PartialEq)]
-pub struct SocketEndpoint(Url);
+pub struct SocketEndpoint {
+    url: Url,
+    authorities: Authorities,
+}
 
 impl SocketEndpoint {
     /// The endpoint at `url`.
@@ -55,16 +58,22 @@ impl SocketEndpoint {
     /// [`NodeSetupError::SocketScheme`], when it is neither `ws` nor `wss`.
     pub fn from_url(url: Url) -> Result<Self, NodeSetupError> {
         if matches!(url.scheme(), "ws" | "wss") && url.host_str().is_some() {
-            Ok(Self(url))
+            Ok(Self { url, authorities: Authorities::default() })
         } else {
             Err(NodeSetupError::SocketScheme(url.scheme().to_owned()))
         }
     }
 
+    /// This endpoint, its `wss` believing these authorities too.
+    #[must_use]
+    pub fn believing(self, authorities: Authorities) -> Self {
+        Self { authorities, ..self }
+    }
+
     /// Host and port.
     #[must_use]
     pub fn label(&self) -> String {
-        let (host, port) = (self.0.host_str().unwrap_or("?"), self.0.port_or_known_default());
+        let (host, port) = (self.url.host_str().unwrap_or("?"), self.url.port_or_known_default());
         port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 }
@@ -189,7 +198,7 @@ impl Socket {
     }
 
     async fn open(&self) -> Result<Stream, Ended> {
-        let url = &self.endpoint.0;
+        let url = &self.endpoint.url;
         let (host, port) = (url.host_str().ok_or(Ended::Host)?, url.port_or_known_default().unwrap_or(80));
         // As URLs have it, an IPv6 address is in brackets; as sockets have it, it is not.
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -197,7 +206,7 @@ impl Socket {
         tcp.set_nodelay(true).map_err(Ended::Connect)?;
         let layer: Box<dyn Duplex> = if url.scheme() == "wss" {
             let name = ServerName::try_from(bare.to_owned()).map_err(|_| Ended::Host)?;
-            Box::new(tls()?.connect(name, tcp).await.map_err(Ended::Connect)?)
+            Box::new(tls(&self.endpoint.authorities)?.connect(name, tcp).await.map_err(Ended::Connect)?)
         } else {
             Box::new(tcp)
         };
@@ -211,10 +220,13 @@ impl Socket {
     }
 }
 
-/// TLS that believes the certificates that browsers believe.
-fn tls() -> Result<TlsConnector, rustls::Error> {
+/// TLS that believes what browsers believe, and these authorities.
+fn tls(authorities: &Authorities) -> Result<TlsConnector, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    for authority in &**authorities {
+        roots.add(authority.clone())?;
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
 use super::breaker::{Breaker, BreakerState};
+use super::lag::Lag;
 use super::pace::Pace;
 use super::{NodeEndpoint, NodeSetupError};
 use crate::clock::Stopwatch;
@@ -72,8 +74,10 @@ pub(super) struct Health {
     pub(super) pace: Pace,
     /// How many blocks it knows to be confirmed, as it last said.
     cemented: AtomicU64,
-    /// It knows far fewer than the others.
+    /// It knows far fewer than the others, or than its own peers.
     behind: AtomicBool,
+    /// How it is beside its own peers. Held for a few instructions, never across an await.
+    lag: Mutex<Lag>,
 }
 
 impl Health {
@@ -85,7 +89,18 @@ impl Health {
             pace: Pace::default(),
             cemented: AtomicU64::new(0),
             behind: AtomicBool::new(false),
+            lag: Mutex::default(),
         }
+    }
+
+    /// What is known of the node beside its own peers.
+    pub(super) fn lag(&self) -> MutexGuard<'_, Lag> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since the node was set up.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -157,15 +172,18 @@ impl Node {
         if !matches!(endpoint.url.scheme(), "http" | "https") {
             return Err(NodeSetupError::Scheme(endpoint.url.scheme().to_owned()));
         }
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .connect_timeout(endpoint.timeout.min(MAX_CONNECT))
             .pool_idle_timeout(IDLE)
             // A node does not redirect, and a key must not follow where it points.
             .redirect(reqwest::redirect::Policy::none())
             // Money is asked about where the configuration says, not where the environment says.
-            .no_proxy()
-            .build()
-            .map_err(|error| NodeSetupError::Tls(chain(&error)))?;
+            .no_proxy();
+        let unusable = |error: reqwest::Error| NodeSetupError::Tls(chain(&error));
+        for authority in &*endpoint.authorities {
+            http = http.add_root_certificate(reqwest::Certificate::from_der(authority).map_err(unusable)?);
+        }
+        let http = http.build().map_err(unusable)?;
         Ok(Self { endpoint, label, http, health: Health::new() })
     }
 

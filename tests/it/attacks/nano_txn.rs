@@ -433,6 +433,24 @@ async fn a_node_refuses_the_broadcast() {
 }
 
 #[tokio::test]
+async fn a_broadcast_is_refused_for_a_gap_and_the_block_is_applied_later() {
+    let (rig, payer) = scene(Plan::default()).await;
+    let [offer, _] = rig.bill(QUOTE).await;
+    let (proof, sent) = rig.txn(&payer, &offer);
+    // A node that is behind: an error of `process` is no proof that the payment will not happen.
+    rig.devnet.order("process", Fault::Refuse("Gap previous block".to_owned()), Times::ONCE);
+    let answer = rig.get(QUOTE, &[(PROOF, &proof)]).await;
+    assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "BROADCAST_FAILED"));
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Parked));
+    rig.devnet.process(sent).unwrap();
+    let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
+    refused(&rig, QUOTE, &txn(&own, sent), "DUPLICATE_BLOCK_HASH").await;
+    served(&rig, QUOTE, &proof).await;
+    assert_eq!(received(&rig, offer.pay_to), offer.amount, "paid once");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn the_answer_to_process_is_lost() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;

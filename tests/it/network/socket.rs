@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{WAIT, endpoint, key};
 use crate::rig::{PLENTY, Plan, Rig, eventually};
 
-fn with_socket(dialect: SocketDialect, confirm_after: Duration) -> DevnetOptions {
+pub(super) fn with_socket(dialect: SocketDialect, confirm_after: Duration) -> DevnetOptions {
     let websocket = Some("127.0.0.1:0".parse().unwrap());
     DevnetOptions { websocket, dialect, confirm_after, ..DevnetOptions::default() }
 }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Cashier, Parts, Settings};
+use faregate::cashier::{Cashier, Parts, Settings, Work};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
-use faregate::nano::{BlockHash, Threshold, Thresholds, UnixSeconds};
+use faregate::nano::{BlockHash, Threshold, UnixSeconds};
 use faregate::payment::pool::AddressPool;
 use faregate::payment::{MacKey, MacKeys, Mechanism};
 use faregate::store::{
@@ -48,7 +48,7 @@ impl Instance {
         let till = Cashier::new(Parts {
             keys: MacKeys::new(MacKey::from_bytes([3; 32]), None),
             pool: AddressPool::new(pool(0), pool(1000)).with_sessions(pool(2000)),
-            thresholds: Thresholds { send: Threshold(0), receive: Threshold(0) },
+            work: Work { threshold: Threshold(0), server: None },
             ledger: Arc::new(Nodes { world: Arc::clone(world), life: Arc::clone(&life) }),
             store: Arc::new(connection),
             clock: Clock::from_fn(move || shown.now()),

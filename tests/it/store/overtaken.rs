@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::assemble::address_pool;
-use faregate::cashier::{Ask, Cashier, Parts, Presented, Proof, Settings, Verdict};
+use faregate::cashier::{Ask, Cashier, Parts, Presented, Proof, Settings, Verdict, Work};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::ledger::node::NodeLedger;
@@ -72,7 +72,7 @@ fn sibling(rig: &Rig, ledger: Late) -> Cashier<Late, Engine> {
     Cashier::new(Parts {
         keys: MacKeys::new(key, None),
         pool: address_pool(&config.nano).unwrap(),
-        thresholds: config.nano.work,
+        work: Work { threshold: config.nano.work.send, server: None },
         ledger: Arc::new(ledger),
         store: Arc::clone(rig.services.store()),
         clock: Clock::system(),

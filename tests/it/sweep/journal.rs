@@ -245,3 +245,22 @@ async fn a_send_that_a_websocket_tells_of_is_written_down_once_its_time_for_a_pr
     services.stop().await;
     home.devnet.stop().await;
 }
+
+#[tokio::test]
+async fn a_pool_that_was_made_smaller_is_watched_and_swept_as_far_as_it_reached() {
+    let home = Home::new("{ seed_file: pool.seed, size: 8 }", "").await;
+    let services = assemble::assemble(Config::load(&home.config).unwrap(), Clock::system()).await.unwrap();
+    services.stop().await;
+    // As one who saves addresses does; the seventh was paid.
+    let text = std::fs::read_to_string(&home.config).unwrap();
+    std::fs::write(&home.config, text.replace("size: 8", "size: 2")).unwrap();
+    let config = Config::load(&home.config).unwrap();
+    assert_eq!(assemble::address_pool(&config.nano).unwrap().of(Mechanism::NanoTxn).len(), 2);
+    let account = home.fund(Mechanism::NanoTxn, 6, ONE_XNO);
+    assert!(assemble::pool_accounts(&config.nano).unwrap().contains(&account));
+    let found = payments(&home.config, &["list", "--unclaimed", "--from-ledger"]).await;
+    assert!(found.contains(&account.to_string()), "{found}");
+    assert!(sweep(&home, None).await.success());
+    assert_eq!(home.treasury(), ONE_XNO);
+    home.devnet.stop().await;
+}

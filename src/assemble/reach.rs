@@ -1,0 +1,100 @@
+//! How many addresses a pool has ever had in use: a pool that is made smaller still holds what was
+//! sent to those beyond.
+//!
+//! Remembered in a file beside the seed, which goes where the seed goes, whatever store is used. It
+//! is no secret. A pool whose file is lost or cannot be written is as large as its configuration
+//! says.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Where the number is kept: `pool.seed.reach` for `pool.seed`.
+fn file_of(seed: &Path) -> PathBuf {
+    let mut name = seed.as_os_str().to_owned();
+    name.push(".reach");
+    PathBuf::from(name)
+}
+
+/// The largest size that the pool of this seed is known to have had, which is `size` at least.
+pub(super) fn reach(seed: &Path, size: u32) -> u32 {
+    let file = file_of(seed);
+    let known = match fs::read_to_string(&file) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(known) => known.min(crate::config::MAX_POOL),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "not a number of addresses, it is passed over");
+                0
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "how large the pool was cannot be read");
+            0
+        }
+    };
+    known.max(size)
+}
+
+/// Remembers that the pool of this seed has `size` addresses in use, where it never had as many.
+pub(super) fn remember(seed: &Path, size: u32) {
+    let reached = reach(seed, 0);
+    if reached > size {
+        tracing::info!(
+            size,
+            reached,
+            "the pool is smaller than it was: addresses beyond its size are watched and swept, and not given out"
+        );
+    }
+    if reached >= size {
+        return;
+    }
+    let file = file_of(seed);
+    if let Err(error) = replace(&file, size) {
+        tracing::warn!(
+            file = %file.display(), %error,
+            "how large the pool is cannot be remembered: make it larger only"
+        );
+    }
+}
+
+/// Written whole or not at all.
+fn replace(file: &Path, size: u32) -> io::Result<()> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut written = File::create(&new)?;
+    writeln!(written, "{size}")?;
+    written.sync_all()?;
+    fs::rename(new, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_reaches_as_far_as_it_ever_did() {
+        let folder = tempfile::tempdir().unwrap();
+        let seed = folder.path().join("pool.seed");
+        assert_eq!(reach(&seed, 8), 8);
+        remember(&seed, 8);
+        remember(&seed, 4);
+        assert_eq!((reach(&seed, 4), reach(&seed, 9)), (8, 9));
+        remember(&seed, 16);
+        assert_eq!(reach(&seed, 2), 16);
+        // Nonsense, or more than there can be, is not believed.
+        fs::write(file_of(&seed), "many").unwrap();
+        assert_eq!(reach(&seed, 3), 3);
+        fs::write(file_of(&seed), "4000000000").unwrap();
+        assert_eq!(reach(&seed, 3), crate::config::MAX_POOL);
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_size_is_what_the_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let seed = folder.path().join("nowhere/pool.seed");
+        remember(&seed, 8);
+        assert_eq!(reach(&seed, 2), 2);
+    }
+}

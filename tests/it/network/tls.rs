@@ -1,0 +1,112 @@
+//! Nodes behind TLS, with a certificate of the operator's own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use faregate::devnet::{Devnet, SocketDialect};
+use faregate::ledger::node::{Authorities, NodeClient, NodeEndpoint, NodeLedger, SocketEndpoint};
+use faregate::ledger::{Ledger, Sighting};
+use faregate::nano::Raw;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::socket::with_socket;
+use super::{WAIT, endpoint, key};
+use crate::rig::eventually;
+
+/// TLS in front of a plain address.
+struct Front {
+    port: u16,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A certificate for `localhost` that vouches for itself, and its key.
+fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.key_pair.serialize_der()).into())
+}
+
+async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> Front {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key.clone_key())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    // Wherever `localhost` leads to first.
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        loop {
+            let (outer, _) = listener.accept().await.unwrap();
+            let (acceptor, to) = (acceptor.clone(), to.clone());
+            tokio::spawn(async move {
+                // Whoever does not believe the certificate is gone.
+                let Ok(mut outer) = acceptor.accept(outer).await else { return };
+                let mut inner = TcpStream::connect(to).await.unwrap();
+                let _ended = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    Front { port, task }
+}
+
+/// A ledger over `https` and `wss`, believing `authorities`, that listens.
+async fn hearing(
+    rpc: &Front,
+    socket: &Front,
+    authorities: &Authorities,
+) -> (Arc<NodeLedger>, watch::Sender<bool>) {
+    let endpoint = endpoint(&format!("https://localhost:{}", rpc.port), true);
+    let endpoint = NodeEndpoint { authorities: Arc::clone(authorities), ..endpoint };
+    let socket = SocketEndpoint::from_url(format!("wss://localhost:{}", socket.port).parse().unwrap());
+    let socket = socket.unwrap().believing(Arc::clone(authorities));
+    let ledger = NodeLedger::new(NodeClient::new(vec![endpoint]).unwrap());
+    let ledger = Arc::new(ledger.hearing(vec![socket]));
+    let (stop, shutdown) = watch::channel(false);
+    tokio::spawn(Arc::clone(&ledger).listen([key(99).account()].into(), shutdown));
+    ledger.probe().await;
+    (ledger, stop)
+}
+
+#[tokio::test]
+async fn confirmations_come_over_tls_from_who_is_believed_and_from_nobody_else() {
+    let devnet = Devnet::start(with_socket(SocketDialect::Reference, Duration::ZERO)).await.unwrap();
+    let (certificate, secret) = certificate();
+    let rpc = front(devnet.address().to_string(), &certificate, &secret).await;
+    let websocket = devnet.websocket_url().unwrap().trim_start_matches("ws://").to_owned();
+    let socket = front(websocket, &certificate, &secret).await;
+
+    let ours: Authorities = [certificate.clone()].into();
+    let (ledger, _stop) = hearing(&rpc, &socket, &ours).await;
+    assert!(ledger.is_healthy());
+    eventually("subscribed", || async { ledger.sockets()[0].connected }).await;
+    devnet.fund(key(1).account(), Raw::new(1000)).unwrap();
+    devnet.receive_all(&key(1)).unwrap();
+    let block = devnet.send_block(&key(1), key(99).account(), Raw::new(5)).unwrap();
+    let mut heard = ledger.sends_heard();
+    ledger.publish_send(&block).await.unwrap();
+    assert!(matches!(ledger.await_confirmation(block.hash(), WAIT).await, Ok(Sighting::Confirmed(_))));
+    assert_eq!(heard.recv().await.unwrap(), (block.hash(), key(99).account()));
+
+    // With the authorities of browsers alone it could be anybody, and so it could with another's.
+    let (other, _) = self::certificate();
+    for authorities in [Authorities::default(), [other].into()] {
+        let (ledger, _stop) = hearing(&rpc, &socket, &authorities).await;
+        assert!(!ledger.is_healthy());
+        // Long enough for several tries.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!ledger.sockets()[0].connected);
+    }
+}
