@@ -5,6 +5,8 @@
 //! down, cannot cancel it.
 
 mod flights;
+mod identified;
+mod lanes;
 mod proof;
 mod recovery;
 mod settlement;
@@ -24,12 +26,15 @@ use crate::nano::{BlockHash, Thresholds};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
-use crate::payment::{MacKeys, Mechanism, Refusal};
+use crate::payment::{Identified, MacKeys, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
 
 use flights::{Flights, Landing};
+use lanes::Lanes;
+
+pub use identified::{IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 
 /// How long a settlement is followed in the foreground of its own task before the background takes
@@ -53,6 +58,7 @@ pub struct Settings {
     pub pending_settlements: usize,
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
+    pub identifiers: IdentifierSettings,
 }
 
 /// Everything the cashier is made of.
@@ -80,6 +86,8 @@ pub struct Ask {
     pub terms: Terms,
     pub metering: Metering,
     pub presented: Presented,
+    /// The id that a proof came under, and the request.
+    pub identified: Option<Identified>,
     /// Whom to count look-ups against.
     pub client: Option<IpAddr>,
 }
@@ -104,6 +112,10 @@ pub enum Verdict {
     Bill(Bill),
     /// Answer 503: try the same again later, pay nothing anew.
     Wait(Wait),
+    /// Answer what was answered before, from the store.
+    Replay(Box<Replay>),
+    /// Answer that the id does not lead to an answer; nothing was settled.
+    Conflict(IdentifierRefusal),
 }
 
 /// The right to be forwarded.
@@ -113,6 +125,26 @@ pub struct Admitted {
     /// Sent with the answer, so that the next use needs no payment.
     pub token: Token,
     pub how: How,
+    /// The answer is to be kept under the client's id.
+    pub keeping: Option<Keeping>,
+}
+
+/// Why a payment identifier leads to no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentifierRefusal {
+    /// It stands for another request, or for a payment that this proof is not of. Which of the two is
+    /// not for everybody to know.
+    Conflict,
+    /// The payment of this proof was made under another id.
+    OtherId,
+    /// What was bought under it was handed over or has run out, and the answer is not kept.
+    Gone,
+}
+
+/// How a request with something on it gets through.
+enum Passed {
+    Admit(Admitted),
+    Replay(Box<Replay>),
 }
 
 /// What let a request in.
@@ -147,6 +179,8 @@ pub enum Wait {
     Pending { block: BlockHash, reason: PendingReason },
     /// The last uses of the capability are under way or with another instance.
     UsesOut,
+    /// A request under the same id is under way.
+    SameId,
     /// No node is healthy: nothing is sold that could not be redeemed.
     NoNode,
     /// The store takes no writes: nothing is sold that could not be recorded.
@@ -187,6 +221,7 @@ struct Core<L, S> {
     settings: ArcSwap<Settings>,
     capabilities: Capabilities<S>,
     flights: Flights,
+    lanes: Lanes,
     lookups: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
     runtime: tokio::runtime::Handle,
 }
@@ -213,6 +248,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             settings: ArcSwap::from_pointee(settings),
             capabilities,
             flights: Flights::default(),
+            lanes: Lanes::default(),
             lookups,
             runtime: parts.runtime,
         }))
@@ -255,22 +291,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, metering, presented, client } = ask;
+        let Ask { route, terms, metering, presented, identified, client } = ask;
         let decided = match presented {
             Presented::Nothing => return self.bill(&route, terms, None),
-            Presented::Token(token) => self.unlock(&token, &route, metering).await,
-            Presented::Proof(proof) => self.redeem(*proof, &route, metering, client).await,
+            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Passed::Admit),
+            Presented::Proof(proof) => self.redeem(*proof, &route, identified, metering, client).await,
             Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
         };
         match decided {
-            Ok(admitted) => Verdict::Admit(admitted),
+            Ok(Passed::Admit(admitted)) => Verdict::Admit(admitted),
+            Ok(Passed::Replay(replay)) => Verdict::Replay(replay),
+            Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
             Err(Denied::Wait(wait)) => Verdict::Wait(wait),
             Err(Denied::Refused(refused, late)) => {
                 self.0.metrics.refusal(refused.refusal, refused.mechanism);
                 let bill = self.bill(&route, terms, late.as_deref());
                 match bill {
                     Verdict::Bill(bill) => Verdict::Bill(Bill { refused: Some(refused), ..bill }),
-                    Verdict::Admit(_) | Verdict::Wait(_) => bill,
+                    Verdict::Admit(_) | Verdict::Wait(_) | Verdict::Replay(_) | Verdict::Conflict(_) => bill,
                 }
             }
         }
@@ -334,6 +372,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     async fn take(&self, held: &Arc<Held>, how: How, metering: Metering) -> Result<Admitted, NoUse> {
         let taken = self.0.capabilities.reserve(held, metering).await?;
+        Ok(Admitted { taken, token: self.token(held), how, keeping: None })
+    }
+
+    /// The token of what a payment bought.
+    fn token(&self, held: &Held) -> Token {
         let record = held.record();
         let capability = Capability {
             id: record.id,
@@ -341,7 +384,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             uses: record.uses,
             expires_at: record.expires_at,
         };
-        Ok(Admitted { taken, token: Token::issue(&self.0.keys, &capability), how })
+        Token::issue(&self.0.keys, &capability)
     }
 
     /// Redeems a proof of payment for one use.
@@ -349,9 +392,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         proof: Proof,
         route: &RouteName,
+        identified: Option<Identified>,
         metering: Metering,
         client: Option<IpAddr>,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<Passed, Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
         let Proof { nonce, offer, evidence } = proof;
@@ -364,19 +408,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if challenge.offer().route != *route {
             return Err(refuse(Refusal::WrongResource));
         }
+        if let Some(identified) = identified {
+            return self.redeem_identified(challenge, evidence, identified, metering, client).await;
+        }
         let landing = match self.in_hand(block, &challenge) {
             Some(held) => Landing::Granted(held),
             None => {
                 let checked = evidence.check(challenge, &self.0.thresholds).map_err(refuse)?;
-                self.fly(checked, client).await
+                self.fly(checked, None, client).await
             }
         };
         match landing {
             Landing::Granted(held) => {
                 let exhausted = refuse(Refusal::DuplicateBlockHash);
-                self.take(&held, How::Paid, metering).await.map_err(|why| Denied::of(&why, exhausted))
+                let taken = self.take(&held, How::Paid, metering).await;
+                taken.map(Passed::Admit).map_err(|why| Denied::of(&why, exhausted))
             }
             Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::Identified => Err(Denied::Wait(Wait::SameId)),
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
             Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
         }
@@ -404,7 +453,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
-    async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
+    async fn fly(
+        &self,
+        checked: proof::Checked,
+        identified: Option<Identified>,
+        client: Option<IpAddr>,
+    ) -> Landing {
         let settings = self.0.settings.load_full();
         let searches = matches!(checked, proof::Checked::Signature(_));
         let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
@@ -420,7 +474,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settings.pending_settlements,
                 settings.wait,
                 &self.0.runtime,
-                || core.settle(checked),
+                || core.settle(checked, identified),
             )
             .await;
         if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
@@ -452,6 +506,7 @@ enum Denied {
     /// With the challenge of a payment that came too late.
     Refused(Refused, Option<Box<Challenge>>),
     Wait(Wait),
+    Identifier(IdentifierRefusal),
 }
 
 impl Denied {

@@ -26,7 +26,7 @@ use mirror::ConfigFile;
 
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{Challenge, Limits, Settlement, StoreLocation};
+pub use limits::{Challenge, Limits, PaymentIdentifiers, Settlement, StoreLocation};
 pub use listen::{Cors, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
@@ -53,6 +53,8 @@ pub struct Config {
     pub table: PriceTable,
     pub unmatched: Unmatched,
     pub cors: Option<Cors>,
+    /// For how long ids of payments and what was answered under them are kept.
+    pub payment_identifiers: PaymentIdentifiers,
     pub limits: Limits,
     /// What works but is hardly meant, in the order of the file's lines.
     pub warnings: Vec<Warning>,
@@ -127,6 +129,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         prices::warn_of_free_methods(judge, table, unmatched);
     }
     let cors = listen::cors(judge, file.cors);
+    let payment_identifiers = limits::payment_identifiers(judge, file.payment_identifiers);
     let limits = limits::limits(judge, file.limits);
     let mut upstreams = BTreeMap::new();
     for (name, upstream) in known? {
@@ -149,6 +152,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         table: table?,
         unmatched: unmatched?,
         cors: cors?,
+        payment_identifiers: payment_identifiers?,
         limits: limits?,
         warnings: Vec::new(),
     })

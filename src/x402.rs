@@ -11,6 +11,7 @@ mod fields;
 mod header;
 mod offer;
 mod payload;
+pub mod payment_identifier;
 mod required;
 mod settlement;
 

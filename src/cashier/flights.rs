@@ -24,6 +24,8 @@ pub(super) enum Landing {
     /// The payment is a capability.
     Granted(Arc<Held>),
     Refused(Refusal),
+    /// Another payment holds the client's id.
+    Identified,
     /// Not yet: the same proof may come again.
     Pending(PendingReason),
     Unavailable(Wait),

@@ -1,7 +1,7 @@
 //! A proof of payment as the client presents it, and its cheap checks.
 
 use super::flights::Passage;
-use crate::nano::{BlockHash, StateBlock, Thresholds};
+use crate::nano::{Account, BlockHash, StateBlock, Thresholds};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
@@ -26,10 +26,7 @@ impl Proof {
     /// The payment's identity.
     #[must_use]
     pub fn block(&self) -> BlockHash {
-        match &self.evidence {
-            Evidence::Txn(block) => block.hash(),
-            Evidence::Signature(claim) => claim.block,
-        }
+        self.evidence.block()
     }
 }
 
@@ -59,13 +56,20 @@ impl From<x402::Payment> for Proof {
 }
 
 /// A proof that passed every check that needs no ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Checked {
     Txn(nano_txn::Checked),
     Signature(nano_signature::Checked),
 }
 
 impl Evidence {
+    pub(super) fn block(&self) -> BlockHash {
+        match self {
+            Self::Txn(block) => block.hash(),
+            Self::Signature(claim) => claim.block,
+        }
+    }
+
     pub(super) fn check(self, challenge: Challenge, thresholds: &Thresholds) -> Result<Checked, Refusal> {
         match self {
             Self::Txn(block) => nano_txn::check(challenge, block, thresholds.send).map(Checked::Txn),
@@ -79,6 +83,14 @@ impl Checked {
         match self {
             Self::Txn(checked) => checked.hash(),
             Self::Signature(checked) => checked.hash(),
+        }
+    }
+
+    /// Whose signature it carries.
+    pub(super) const fn payer(&self) -> Account {
+        match self {
+            Self::Txn(checked) => checked.payer(),
+            Self::Signature(checked) => checked.payer(),
         }
     }
 

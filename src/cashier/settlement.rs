@@ -12,7 +12,7 @@ use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
-use crate::payment::{Confirmed, Intent, Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::{Confirmed, Identified, Intent, Nonce, Refusal, nano_signature, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{Payment, PaymentState, Store, StoreError};
@@ -25,25 +25,35 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PENDING: Landing = Landing::Pending(PendingReason::Settlement);
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    /// Settles a checked payment. Runs to its end whoever waits for it.
-    pub(super) async fn settle(self: std::sync::Arc<Self>, checked: Checked) -> Landing {
+    /// Settles a checked payment, made under an id or none. Runs to its end whoever waits for it.
+    pub(super) async fn settle(
+        self: std::sync::Arc<Self>,
+        checked: Checked,
+        identified: Option<Identified>,
+    ) -> Landing {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let block = checked.hash();
         let landing = match checked {
-            Checked::Txn(checked) => self.settle_txn(checked, watch).await,
-            Checked::Signature(checked) => self.settle_signature(checked, watch).await,
+            Checked::Txn(checked) => self.settle_txn(checked, identified, watch).await,
+            Checked::Signature(checked) => self.settle_signature(checked, identified, watch).await,
         };
         let duration_ms = watch.elapsed().as_millis();
         match &landing {
             Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
             Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
+            Landing::Identified => tracing::info!(%block, %mechanism, "another payment holds the id"),
             Landing::Pending(reason) => tracing::info!(%block, %mechanism, ?reason, "payment pending"),
             Landing::Unavailable(why) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
         }
         landing
     }
 
-    async fn settle_txn(&self, checked: nano_txn::Checked, watch: Stopwatch) -> Landing {
+    async fn settle_txn(
+        &self,
+        checked: nano_txn::Checked,
+        identified: Option<Identified>,
+        watch: Stopwatch,
+    ) -> Landing {
         let nonce = checked.challenge().nonce();
         match self.store.payment(checked.hash()).await {
             Err(error) => return no_store(&error),
@@ -58,7 +68,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
         };
         let approved = match checked.judge(facts.as_ref()) {
-            Ok(approved) => approved,
+            Ok(approved) => approved.under(identified),
             Err(refusal) => return Landing::Refused(refusal),
         };
         fail::fail_point!("payment-checked", |_| std::process::abort());
@@ -67,12 +77,13 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Identified) => Landing::Identified,
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
         }
     }
 
     /// Goes on with a payment that the journal knows already.
-    async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
+    pub(super) async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
         if payment.intent.challenge != nonce {
             return Landing::Refused(Refusal::DuplicateBlockHash);
         }
@@ -82,6 +93,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         match settle::resume(&*self.store, payment, self.clock.now()).await {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
+            Ok(Claim::Identified) => Landing::Identified,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
             Ok(Claim::Existing(payment)) => match payment.state {
@@ -239,9 +251,14 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    async fn settle_signature(&self, checked: nano_signature::Checked, watch: Stopwatch) -> Landing {
+    async fn settle_signature(
+        &self,
+        checked: nano_signature::Checked,
+        identified: Option<Identified>,
+        watch: Stopwatch,
+    ) -> Landing {
         let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
-        match self.store.payment(hash).await {
+        let identified = match self.store.payment(hash).await {
             Err(error) => return no_store(&error),
             Ok(Some(payment)) if payment.intent.challenge != nonce => {
                 return Landing::Refused(Refusal::DuplicateBlockHash);
@@ -249,8 +266,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Some(payment)) if payment.state == PaymentState::Granted => {
                 return self.find_granted(payment).await;
             }
-            Ok(_) => {}
-        }
+            // The id that it was first seen under stands, none too.
+            Ok(Some(payment)) => payment.intent.identified,
+            Ok(None) => identified,
+        };
         let facts = match self.ledger.block(hash).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Landing::Pending(PendingReason::BlockNotFound),
@@ -260,7 +279,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
         };
         let seen = match checked.judge(facts) {
-            Ok(seen) => seen,
+            Ok(seen) => seen.under(identified),
             Err(refusal) => return Landing::Refused(refusal),
         };
         let mut later = None;
@@ -292,6 +311,7 @@ fn no_store(error: &StoreError) -> Landing {
 fn unsettled(error: &SettleError) -> Landing {
     match error {
         SettleError::Taken => Landing::Refused(Refusal::DuplicateBlockHash),
+        SettleError::Identified => Landing::Identified,
         // The payment is on the ledger; only the record is missing, and the same proof brings it.
         SettleError::Store(error) => {
             tracing::error!(%error, "a confirmed payment could not be recorded yet");

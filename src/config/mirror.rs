@@ -95,6 +95,7 @@ sections! {
         routes: Vec<Value>,
         unmatched: Value,
         cors: Value,
+        payment_identifiers: Value,
         limits: Value,
     }
     "listen" => ListenFile {
@@ -180,6 +181,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        payment_identifier: String,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {
@@ -192,6 +194,11 @@ sections! {
     }
     "cors" => CorsFile {
         origins: Value,
+    }
+    "payment_identifiers" => PaymentIdentifiersFile {
+        keep: String,
+        keep_answers: String,
+        largest_answer: Value,
     }
     "limits" => LimitsFile {
         drained_body: Value,

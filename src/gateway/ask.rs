@@ -7,6 +7,7 @@ use http::{Method, Version};
 use pingora::prelude::Session;
 
 use super::Context;
+use super::identified::{self, Unidentified};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
@@ -34,6 +35,8 @@ pub(super) enum Decision {
     Preflight,
     /// It cannot be read.
     Unreadable(String),
+    /// Its payment identifier cannot be used.
+    Unidentified(Unidentified),
     NotFound,
 }
 
@@ -50,7 +53,7 @@ pub(super) struct Sale {
 /// Decides a request, and notes its route and origin in the context.
 pub(super) async fn decide<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
-    session: &Session,
+    session: &mut Session,
     context: &mut Context,
 ) -> Decision {
     context.origin = header(session, ORIGIN.as_str())
@@ -86,19 +89,36 @@ pub(super) async fn decide<L: Ledger, S: Store>(
 
 async fn price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
-    session: &Session,
+    session: &mut Session,
     route: Arc<Route>,
     terms: Terms,
     target: CanonicalTarget,
 ) -> Decision {
+    let mut under = None;
     let (presented, detail) = match presented(session) {
-        Ok(Some(presented)) => (presented, None),
+        Ok(Some((presented, extensions))) => {
+            // A capability is no payment: an id beside it has nothing to make idempotent.
+            if matches!(presented, Presented::Proof(_)) {
+                under = match identified::read(session, &route, &target, &extensions).await {
+                    Ok(under) => under,
+                    Err(why) => return Decision::Unidentified(why),
+                };
+            }
+            (presented, None)
+        }
         Ok(None) => (Presented::Nothing, None),
         Err(Misread::Unreadable(why)) => return Decision::Unreadable(why),
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
-    let ask = Ask { route: route.name.clone(), terms, metering: route.metering, presented, client };
+    let ask = Ask {
+        route: route.name.clone(),
+        terms,
+        metering: route.metering,
+        presented,
+        identified: under,
+        client,
+    };
     let verdict = cashier.decide(ask).await;
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }
@@ -179,6 +199,8 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
     }
 }
 
+type Extensions = serde_json::Map<String, serde_json::Value>;
+
 /// Why a payment header cannot be used.
 enum Misread {
     /// Nothing can be made of it: 400.
@@ -187,22 +209,24 @@ enum Misread {
     Refused(String),
 }
 
-fn presented(session: &Session) -> Result<Option<Presented>, Misread> {
+/// What came along, and the extensions of its envelope.
+fn presented(session: &Session) -> Result<Option<(Presented, Extensions)>, Misread> {
     for name in PROOF_HEADERS {
         if let Some(value) = header(session, name).map_err(Misread::Unreadable)? {
             let payload = PaymentPayload::from_header(&value).map_err(|error| match error {
                 x402::Malformed::Unreadable(why) => Misread::Unreadable(format!("{name}: {why}")),
                 x402::Malformed::Refused(why) => Misread::Refused(format!("{name}: {why}")),
             })?;
-            return Ok(Some(match payload.presented {
+            let presented = match payload.presented {
                 x402::Presented::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
                 x402::Presented::Access { credential } => Presented::Token(credential.expose().to_owned()),
-            }));
+            };
+            return Ok(Some((presented, payload.extensions)));
         }
     }
     let token = header(session, CAPABILITY_HEADER).map_err(Misread::Unreadable)?;
     if token.as_ref().is_some_and(|it| it.len() > x402::MAX_HEADER_BYTES) {
         return Err(Misread::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
     }
-    Ok(token.map(Presented::Token))
+    Ok(token.map(|token| (Presented::Token(token), Extensions::new())))
 }

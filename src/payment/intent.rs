@@ -2,7 +2,7 @@
 //! ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Mechanism, Nonce, Refusal};
+use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -24,6 +24,9 @@ pub struct Intent {
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
+    /// The id under which the client made it, and for which request. No other payment is made under
+    /// that id.
+    pub identified: Option<Identified>,
 }
 
 impl Intent {
@@ -46,6 +49,7 @@ impl Intent {
             amount,
             pay_to: offer.pay_to,
             valid_before: offer.valid_before,
+            identified: None,
         }
     }
 }

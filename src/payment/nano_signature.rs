@@ -5,7 +5,7 @@
 
 use super::challenge::Challenge;
 use super::intent::{Confirmed, Intent};
-use super::{BlockFacts, BlockKind, Refusal};
+use super::{BlockFacts, BlockKind, Identified, Refusal};
 use crate::nano::{Account, BlockHash, Signature, noms_digest};
 
 /// A claim to have paid, as the client makes it.
@@ -59,6 +59,12 @@ impl Checked {
         &self.challenge
     }
 
+    /// Who claims to have paid.
+    #[must_use]
+    pub const fn payer(&self) -> Account {
+        self.claim.account
+    }
+
     /// Holds the claim against the block: a send, by that account, to the challenge's address, of
     /// at least the price.
     ///
@@ -87,6 +93,12 @@ impl Checked {
 }
 
 impl Seen {
+    /// The same payment, made under a client's id.
+    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+        self.intent.identified = identified;
+        self
+    }
+
     #[must_use]
     pub const fn intent(&self) -> &Intent {
         &self.intent

@@ -5,11 +5,11 @@
 
 use super::challenge::Challenge;
 use super::intent::Intent;
-use super::{AccountFacts, Refusal};
+use super::{AccountFacts, Identified, Refusal};
 use crate::nano::{Account, BlockHash, StateBlock, Threshold};
 
 /// A well-formed, correctly signed payment of the right address. Costs no question to the ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
     block: StateBlock,
@@ -95,6 +95,12 @@ impl Checked {
 }
 
 impl Approved {
+    /// The same payment, made under a client's id.
+    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+        self.intent.identified = identified;
+        self
+    }
+
     #[must_use]
     pub const fn intent(&self) -> &Intent {
         &self.intent
