@@ -23,6 +23,7 @@ mod nano;
 mod network;
 mod node;
 mod pay;
+mod payment_identifier;
 mod payments;
 mod power_cut;
 mod program;
