@@ -34,7 +34,7 @@ use crate::store::{Holder, Store, Unsound};
 use flights::{Flights, Landing};
 use lanes::Lanes;
 
-pub use identified::{IdentifierSettings, Keeping, Replay};
+pub use identified::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 
 /// How long a settlement is followed in the foreground of its own task before the background takes
@@ -127,18 +127,6 @@ pub struct Admitted {
     pub how: How,
     /// The answer is to be kept under the client's id.
     pub keeping: Option<Keeping>,
-}
-
-/// Why a payment identifier leads to no answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum IdentifierRefusal {
-    /// It stands for another request, or for a payment that this proof is not of. Which of the two is
-    /// not for everybody to know.
-    Conflict,
-    /// The payment of this proof was made under another id.
-    OtherId,
-    /// What was bought under it was handed over or has run out, and the answer is not kept.
-    Gone,
 }
 
 /// How a request with something on it gets through.

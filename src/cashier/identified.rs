@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::flights::{Landing, Passage};
 use super::lanes::Lane;
 use super::proof::{Checked, Evidence};
-use super::{Admitted, Cashier, Core, Denied, How, IdentifierRefusal, Passed, PendingReason, Wait};
+use super::{Admitted, Cashier, Core, Denied, How, Passed, PendingReason, Wait};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::UnixSeconds;
@@ -61,6 +61,18 @@ pub struct Replay {
     pub token: Token,
 }
 
+/// Why a payment identifier leads to no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentifierRefusal {
+    /// It stands for another request, or for a payment that this proof is not of. Which of the two is
+    /// not for everybody to know.
+    Conflict,
+    /// The payment of this proof was made under another id.
+    OtherId,
+    /// What was bought under it was handed over or has run out, and the answer is not kept.
+    Gone,
+}
+
 impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Redeems a proof that came under an id.
     pub(super) async fn redeem_identified(
@@ -91,7 +103,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                         Some(_) | None => beaten,
                     }
                 }
-                landing => landing,
+                landing @ (Landing::Granted(_) | Landing::Pending(_) | Landing::Unavailable(_)) => landing,
             },
         };
         match landing {
@@ -144,7 +156,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                     Landing::Identified => {
                         Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::Settlement }))
                     }
-                    landing => Ok(landing),
+                    landing @ (Landing::Granted(_)
+                    | Landing::Refused(_)
+                    | Landing::Pending(_)
+                    | Landing::Unavailable(_)) => Ok(landing),
                 }
             }
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),

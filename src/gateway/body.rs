@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::prelude::Session;
 use tokio::time::timeout;
 
@@ -27,6 +27,13 @@ pub(super) enum Unread {
 
 /// Reads the whole body, empty where there is none.
 pub(super) async fn read(session: &mut Session) -> Result<Vec<u8>, Unread> {
+    let headers = &session.req_header().headers;
+    // By its headers: looking into the connection itself would fix how it is read, and no tunnel could
+    // follow.
+    let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    if !framed && session.as_http1().is_some() {
+        return Ok(Vec::new());
+    }
     let length = session.req_header().headers.get(CONTENT_LENGTH);
     let length = length.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
     if length.is_some_and(|it| it > LARGEST) {

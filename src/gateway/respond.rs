@@ -55,7 +55,7 @@ pub(super) async fn respond(
             None => plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is gone"),
         },
         Decision::Priced(sale) => match sell(context, *sale) {
-            Sold::Admitted(admission) => return Ok(Some(admission)),
+            Sold::Admitted(admission) => return Ok(Some(*admission)),
             Sold::Replayed(replay) => {
                 context.outcome = Outcome::Replayed;
                 return identified::replay(session, context, &replay).await.map(|()| None);
@@ -94,7 +94,7 @@ fn admit(
 
 /// What a verdict comes to.
 enum Sold {
-    Admitted(Admission),
+    Admitted(Box<Admission>),
     Replayed(Box<Replay>),
     Not(Box<Answer>),
 }
@@ -106,7 +106,7 @@ fn sell(context: &mut Context, sale: Sale) -> Sold {
             let recorder = admitted.keeping.as_ref().map(|it| Recorder::new(it.largest));
             let priced = Priced { admitted, charge_on: route.charge_on, counts: None, recorder, kept: false };
             match admit(context, &route.upstream, target, Some(priced)) {
-                Some(admission) => Sold::Admitted(admission),
+                Some(admission) => Sold::Admitted(Box::new(admission)),
                 None => Sold::Not(Box::new(plain(
                     StatusCode::BAD_GATEWAY,
                     "upstream_unknown",

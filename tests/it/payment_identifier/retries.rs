@@ -256,9 +256,9 @@ async fn what_is_too_large_or_too_old_is_gone_and_costs_nothing() {
         |ids_until| rig.services.store().forget(Forget { ids_until, answers_until: later, limit: 9 });
     assert_eq!(forget(UnixSeconds(0)).await, Ok(1));
     refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
-    // Without its id it is a payment like any other, and the id is free.
+    // The id is free for another payment; what bought something once does not buy again.
     assert_eq!(forget(later).await, Ok(1));
-    refused(&rig, "/opt/x", &proof, 402, "DUPLICATE_BLOCK_HASH").await;
+    refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
     let (anew, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
     assert_eq!(
         said(rig.get("/opt/x", &[(PROOF, &anew)]).await).await.body,
