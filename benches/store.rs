@@ -3,9 +3,14 @@
 //! `cargo bench --bench store -- [--postgres ADDRESS] [--seconds N] [--spent N] [--directory PATH]`
 //!
 //! One settlement is one `grant`: hash claimed, payment journalled, capability made and leased, on
-//! the disk. `--spent` first fills the SQLite store with so many spent hashes (ten million take some
-//! 8 GB) and then measures lookups, too. The figures of a run belong together; those of two runs on
-//! a busy machine do not.
+//! the disk. `--spent` first fills each store with so many spent hashes (ten million take about a
+//! gigabyte in either) and then measures look-ups, too. The figures of a run belong together; those
+//! of two runs on a busy machine do not.
+//!
+//! The fill goes in the order of the keys, which are spread evenly over all that a hash can be: at
+//! random each row would dirty a page of its own, and ten million take hours. What is measured
+//! afterwards strikes pages at random, as block hashes do. A tree that was only appended to is
+//! denser than one that grew at random, so that its first random insertions split pages more often.
 #![expect(clippy::print_stdout, clippy::panic, reason = "a benchmark prints, and fails by panicking")]
 #![expect(
     clippy::unwrap_used,
@@ -17,25 +22,33 @@
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::{Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{
-    CapabilityId, Engine, Grant, Holder, Intent, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
-    Store, postgres_server,
+    CapabilityId, Engine, Grant, Holder, Intent, Payment, PostgresOptions, PostgresStore, SqliteOptions,
+    SqliteStore, Store, postgres_server,
 };
+use futures_util::{SinkExt, StreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const PAYERS: [usize; 4] = [1, 16, 64, 256];
 /// Rounds over all engines, so that a disturbance hits each.
 const ROUNDS: usize = 2;
-/// Spent hashes that are written at one time.
-const FILL: u64 = 512;
+/// Calls under way at one time while a store is filled: several commits of the largest group.
+const FILL: usize = 2048;
+/// Rows sent to the server at one time while it is filled.
+const ROWS: u64 = 10_000;
+/// Look-ups of each kind.
+const LOOKUPS: u64 = 20_000;
 
 struct Options {
     postgres: Option<String>,
@@ -78,7 +91,15 @@ async fn run(options: &Options) {
     let next = Arc::new(AtomicU64::new(start));
     if options.spent > 0 {
         fill(&engines[0].1, options.spent, &path).await;
-        lookups(&engines[0].1, options.spent).await;
+        if let Some(address) = &options.postgres {
+            fill_server(address, options.spent).await;
+        }
+        for (name, engine) in &engines {
+            let spent = |number| filler(number % options.spent, options.spent);
+            lookups(name, engine, "spent", &spent, |found| assert_eq!(found, None)).await;
+            let nobodys = |number| hash(u64::MAX / 2 + number);
+            lookups(name, engine, "unknown", &nobodys, |found| assert_eq!(found, None)).await;
+        }
     }
     println!("{:<12} {:>7} {:>14} {:>10} {:>10}", "engine", "payers", "settlements/s", "p50 ms", "p99 ms");
     for payers in PAYERS {
@@ -93,7 +114,11 @@ async fn run(options: &Options) {
             }
         }
     }
-    for (_, engine) in engines {
+    for (name, engine) in engines {
+        // Those of the last rounds, of all engines in turn: not each is in this one's journal.
+        let granted = granted_by(&engine, start..next.load(Ordering::Relaxed)).await;
+        let known = |number: u64| granted[number as usize % granted.len()];
+        lookups(name, &engine, "granted", &known, |found| assert!(found.is_some())).await;
         engine.close().await;
     }
 }
@@ -124,40 +149,103 @@ async fn settle(engine: &Arc<Engine>, payers: usize, time: Duration, next: &Arc<
     all
 }
 
-async fn fill(engine: &Arc<Engine>, spent: u64, path: &Path) {
-    let watch = Instant::now();
-    let mut done = 0;
-    while done < spent {
-        let some = (done..spent.min(done + 4 * FILL)).map(|number| {
-            let engine = Arc::clone(engine);
-            tokio::spawn(async move { engine.mark_spent(hash(number), NOW).await.unwrap() })
-        });
-        for one in some.collect::<Vec<_>>() {
-            assert!(one.await.unwrap());
-            done += 1;
-        }
+/// Fills the file through the store's own calls, many of them in one commit.
+async fn fill(engine: &Engine, spent: u64, path: &Path) {
+    let (watch, bar) = (Instant::now(), bar("SQLite", spent));
+    let marks = stream::iter(0..spent).map(|number| engine.mark_spent(filler(number, spent), NOW));
+    let mut marks = marks.buffered(FILL);
+    while let Some(marked) = marks.next().await {
+        assert!(marked.unwrap());
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     let size = std::fs::metadata(path).unwrap().len() >> 20;
-    println!("{spent} spent hashes in {:.0?}, {size} MiB", watch.elapsed());
+    let (took, rate) = speed(watch, spent);
+    println!(
+        "SQLite: {spent} spent hashes by `mark_spent`, in ascending order, in {took} s ({rate}/s): {size} MiB"
+    );
 }
 
-/// One after the other: known ones, and such as nobody has spent.
-async fn lookups(engine: &Arc<Engine>, spent: u64) {
-    for (what, first) in [("spent", 0), ("unknown", u64::MAX / 2)] {
-        let mut took = Vec::new();
-        for number in 0..20_000_u64 {
-            let block = hash(first + number.wrapping_mul(7_919) % spent);
-            let watch = Instant::now();
-            assert_eq!(engine.payment(block).await, Ok(None));
-            took.push(watch.elapsed());
-        }
-        took.sort_unstable();
-        println!(
-            "lookup of a hash that is {what}, among {spent}: p50 {:.3} ms, p99 {:.3} ms",
-            percentile(&took, 50),
-            percentile(&took, 99)
-        );
+/// Fills the server's table by COPY: one call a row would wait for the network each time.
+async fn fill_server(address: &str, spent: u64) {
+    let server = postgres_server(address).unwrap_or_else(|why| panic!("{why}"));
+    let (client, connection) = server.connect(tokio_postgres::NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let (watch, bar) = (Instant::now(), bar("PostgreSQL", spent));
+    let mut sink = Box::pin(client.copy_in("COPY claims (block) FROM STDIN").await.unwrap());
+    let mut next = 0;
+    while next < spent {
+        let some = next..spent.min(next + ROWS);
+        let rows = some.clone().map(|number| format!("\\\\x{}\n", hex::encode(filler(number, spent).0)));
+        sink.send(Bytes::from(rows.collect::<String>())).await.unwrap();
+        bar.inc(some.end - some.start);
+        next = some.end;
     }
+    assert_eq!(sink.as_mut().finish().await.unwrap(), spent);
+    client.batch_execute("ANALYZE claims").await.unwrap();
+    let size = "SELECT pg_total_relation_size('claims') >> 20";
+    let size: i64 = client.query_one(size, &[]).await.unwrap().get(0);
+    bar.finish_and_clear();
+    let (took, rate) = speed(watch, spent);
+    println!(
+        "PostgreSQL: {spent} spent hashes by COPY, in ascending order, in {took} s ({rate}/s): {size} MiB"
+    );
+    drop((sink, client));
+    driver.await.unwrap().unwrap();
+}
+
+fn bar(engine: &'static str, spent: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {human_pos}/{human_len} {eta}").unwrap();
+    ProgressBar::new(spent).with_style(style).with_prefix(engine)
+}
+
+fn speed(watch: Instant, rows: u64) -> (u64, u64) {
+    let took = watch.elapsed();
+    (took.as_secs(), (rows as f64 / took.as_secs_f64()) as u64)
+}
+
+/// Number `number` of `spent` hashes that are spread evenly, in ascending order; random but for their
+/// beginning.
+fn filler(number: u64, spent: u64) -> BlockHash {
+    let mut filler = hash(u64::MAX - number);
+    filler.0[..8].copy_from_slice(&(number * (u64::MAX / spent)).to_be_bytes());
+    filler
+}
+
+/// Some of the payments `numbers` that `engine` granted.
+async fn granted_by(engine: &Engine, numbers: Range<u64>) -> Vec<BlockHash> {
+    let mut granted = Vec::new();
+    for number in numbers.rev() {
+        let block = hash(number);
+        if engine.payment(block).await.unwrap().is_some() {
+            granted.push(block);
+        }
+        if granted.len() as u64 >= LOOKUPS {
+            break;
+        }
+    }
+    granted
+}
+
+/// One after the other, at random places.
+async fn lookups(
+    name: &str,
+    engine: &Engine,
+    what: &str,
+    block: &impl Fn(u64) -> BlockHash,
+    check: impl Fn(Option<Payment>),
+) {
+    let mut took = Vec::new();
+    for number in 0..LOOKUPS {
+        let block = block(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 1);
+        let watch = Instant::now();
+        let found = engine.payment(block).await.unwrap();
+        took.push(watch.elapsed());
+        check(found);
+    }
+    took.sort_unstable();
+    let (half, most) = (percentile(&took, 50), percentile(&took, 99));
+    println!("{name}: `payment` of a hash that is {what}: p50 {half:.3} ms, p99 {most:.3} ms");
 }
 
 /// In milliseconds.

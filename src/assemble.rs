@@ -5,6 +5,7 @@
 //! after the pool.
 
 mod money;
+mod pool_watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +33,10 @@ use crate::store::{
     Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
     StoreObserver, Unsound,
 };
+use crate::sweeper::Journal;
 use crate::vault::{self, Vault, VaultError};
+
+use pool_watch::PoolWatch;
 
 pub use money::{SweepSetupError, pool_accounts, sweeper};
 
@@ -102,7 +106,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         thresholds: config.nano.work,
         ledger: Arc::clone(&ledger),
         store: Arc::clone(&store),
-        clock,
+        clock: clock.clone(),
         entropy: Entropy::system(),
         metrics: Arc::clone(&metrics),
         settings: settings(&config),
@@ -127,14 +131,15 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let metering = cashier.clone();
     let until = shutdown.clone();
     tasks.spawn(async move { metering.capabilities().run(until).await });
-    tasks.spawn(money::watch_pool(
-        config.clone(),
-        NodeLedger::clone(&ledger),
-        Arc::clone(&store),
-        Arc::clone(&metrics),
-        shutdown.clone(),
-    ));
-    if let Some(sweep) = money::sweep_in_background(&config, &ledger, &metrics, shutdown)? {
+    let watch = PoolWatch {
+        ledger: NodeLedger::clone(&ledger),
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&metrics),
+        clock: clock.clone(),
+    };
+    tasks.spawn(watch.run(config.clone(), shutdown.clone()));
+    let journal = Journal::new(Arc::clone(&store), clock);
+    if let Some(sweep) = money::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
     Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })

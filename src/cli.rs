@@ -61,7 +61,7 @@ enum Command {
     /// A development ledger with a node's RPC
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs
-    Pay(pay::PayArgs),
+    Pay(Box<pay::PayArgs>),
     /// Whether the store, the clock, keys, nodes and upstreams are sound
     Doctor(doctor::DoctorArgs),
     /// A verified copy of the store, taken beside a running gateway
@@ -109,7 +109,7 @@ fn dispatch(command: Command) -> ExitCode {
         Command::Pool(command) => pool::run(&command, &mut out),
         Command::Serve(args) => on_runtime(serve::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args, &mut out)),
-        Command::Pay(args) => on_runtime(async { pay::run(args, &mut out, &mut err).await.into() }),
+        Command::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
         Command::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
         Command::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
         Command::Devnet(args) => on_runtime(async {

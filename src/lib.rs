@@ -15,6 +15,9 @@
 //!
 //! Edge:
 //! * [`listen`], [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
+//!
+//! A program that only pays takes this crate with `default-features = false`: [`wallet`] and what it
+//! stands on, without Pingora and the stores.
 
 pub mod nano;
 pub mod x402;
@@ -25,21 +28,39 @@ pub mod sweep;
 pub mod clock;
 pub mod entropy;
 pub mod shutdown;
+#[cfg(feature = "gateway")]
 mod sync;
 pub mod vault;
 pub mod ledger;
+#[cfg(feature = "gateway")]
 pub mod store;
+#[cfg(feature = "gateway")]
 pub mod metrics;
 
+#[cfg(feature = "gateway")]
 pub mod cashier;
+#[cfg(feature = "gateway")]
 pub mod sweeper;
+#[cfg(feature = "gateway")]
 pub mod reconcile;
 
+#[cfg(feature = "gateway")]
 pub mod listen;
+#[cfg(feature = "gateway")]
 pub mod config;
+#[cfg(feature = "gateway")]
 pub mod gateway;
+#[cfg(feature = "gateway")]
 pub mod admin;
 pub mod wallet;
+#[cfg(feature = "gateway")]
 pub mod devnet;
+#[cfg(feature = "gateway")]
 pub mod assemble;
+#[cfg(feature = "gateway")]
 pub mod cli;
+
+/// README's Rust examples are compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

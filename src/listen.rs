@@ -37,6 +37,9 @@ pub const MAX_CONNECTIONS: usize = 16_384;
 /// How long connections may go on after the listener was told to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a fresh connection may say nothing.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// An answer's head and a body of the usual size leave in one packet; Pingora's default of 1460
 /// bytes splits them in two.
 const WRITE_BUFFER: usize = 16 * 1024;
@@ -124,8 +127,11 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     peer: SocketAddr,
     tls: Option<Tls>,
     app: Arc<A>,
-    shutdown: StopSignal,
+    mut shutdown: StopSignal,
 ) {
+    if !begins(&tcp, &mut shutdown).await {
+        return;
+    }
     if let Err(error) = tcp.set_nodelay(true) {
         // The peer is gone already; there is nobody to serve.
         tracing::debug!(%peer, %error, "connection lost before it was served");
@@ -149,6 +155,18 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     };
     while let Some(stream) = next {
         next = app.process_new(stream, &shutdown).await;
+    }
+}
+
+/// Whether the client says anything before it has been silent for too long or the listener is to
+/// stop. What serves the connection would wait for it until the grace period is over.
+async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
+    // Nothing is taken out; and unlike readiness, a byte that is there is no guess.
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        heard = tokio::time::timeout(SILENCE, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
+        () = shutdown::asked_for(shutdown) => false,
     }
 }
 

@@ -95,6 +95,9 @@ pub struct Metrics {
     pool_receivable: Gauge,
     unclaimed_payments: IntGauge,
     swept: Counter,
+    sweep_blocks: IntCounterVec,
+    deposits: IntCounter,
+    deposits_dropped: IntCounter,
 }
 
 const FAST: &[f64] =
@@ -275,10 +278,19 @@ impl Metrics {
             ))?,
             unclaimed_payments: declare.gauge(
                 "unclaimed_payments",
-                "Sends that wait at the pool and that no payment claims, when last looked.",
+                "Sends to the pool that no payment claims, received or not, when last looked.",
             )?,
             swept: declare
                 .register(Counter::new("swept_xno_total", "Sent from the pool to the treasury, in XNO."))?,
+            sweep_blocks: declare.counters("sweep_blocks_total", "Confirmed blocks of sweeps.", &["action"])?,
+            deposits: declare.counter(
+                "unclaimed_journalled_total",
+                "Sends to the pool that were journalled because no payment claimed them.",
+            )?,
+            deposits_dropped: declare.counter(
+                "unclaimed_dropped_total",
+                "Unclaimed sends, the smallest, that the journal had no room for.",
+            )?,
             registry,
         })
     }
@@ -385,15 +397,29 @@ impl Metrics {
         self.config_reload_failures.inc();
     }
 
-    /// Shows what waits at the pool: how much, and how many sends that no payment claims.
+    /// Shows how much waits at the pool, and how many sends to it no payment claims.
     pub fn pool_waits(&self, receivable: Raw, unclaimed: usize) {
         self.pool_receivable.set(xno(receivable));
-        self.unclaimed_payments.set(i64::try_from(unclaimed).unwrap_or(i64::MAX));
+        self.unclaimed(unclaimed);
     }
 
-    /// Counts a confirmed send to the treasury.
-    pub fn swept(&self, amount: Raw) {
-        self.swept.inc_by(xno(amount));
+    /// Shows how many sends to the pool no payment claims.
+    pub fn unclaimed(&self, count: usize) {
+        self.unclaimed_payments.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts sends that were journalled as unclaimed, and the smallest, for which there is no room.
+    pub fn unclaimed_noted(&self, fresh: u64, dropped: u64) {
+        self.deposits.inc_by(fresh);
+        self.deposits_dropped.inc_by(dropped);
+    }
+
+    /// Counts a confirmed block of a sweep; `sent` is what it brought to the treasury.
+    pub fn sweep_block(&self, action: &str, sent: Option<Raw>) {
+        self.sweep_blocks.with_label_values(&[action]).inc();
+        if let Some(amount) = sent {
+            self.swept.inc_by(xno(amount));
+        }
     }
 
     /// The metrics in Prometheus' text format.

@@ -10,6 +10,7 @@ mod encoding;
 mod engine;
 mod escrow;
 mod inspection;
+pub mod pool;
 mod postgres;
 pub mod settle;
 mod sqlite;

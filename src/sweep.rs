@@ -57,6 +57,18 @@ pub enum Action {
     Send,
 }
 
+impl Action {
+    /// As it is shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Receive => "receive",
+            Self::Send => "send",
+        }
+    }
+}
+
 /// One block of a plan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Step {

@@ -1,12 +1,13 @@
 //! Brings the money home: carries out the plan for each pool account, block by block.
 //!
 //! Nothing is remembered between two blocks but what the ledger says, so a sweep may be killed at
-//! any instant and started again. A block is made only on a confirmed frontier whose balance the
+//! any instant and started again; what it does is written down ([`Journal`]) and not read from there. A block is made only on a confirmed frontier whose balance the
 //! frontier block itself proves, and what a refusal means is found out by reading the ledger again:
 //! two sweepers that meet waste work and lose nothing. [`Turn`] keeps those of one
 //! machine from meeting.
 
 mod facts;
+mod journal;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,8 +23,12 @@ use crate::ledger::work::{WorkError, WorkSource};
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, Thresholds};
 use crate::shutdown::{self, StopSignal};
+use crate::store::StoreError;
+use crate::store::pool::Deposit;
 use crate::sweep::{self, Action, MoreThanExists, PoolAccount, Rules, Step};
 use crate::vault::{Turn, Vault};
+
+pub use journal::Journal;
 
 /// How often the ledger is read again for one account after a block of its plan came to nothing.
 const SETBACKS: u32 = 3;
@@ -70,6 +75,8 @@ pub enum SweepError {
     Lost(BlockHash),
     #[error("the node shows the account as it was before block {0}, which is confirmed")]
     Behind(BlockHash),
+    #[error("the sweep cannot be written down: {0}")]
+    Journal(#[from] StoreError),
 }
 
 impl SweepError {
@@ -82,7 +89,8 @@ impl SweepError {
             | Self::Work(_)
             | Self::Legacy(_)
             | Self::Unsettled(_)
-            | Self::Unconfirmed(_) => false,
+            | Self::Unconfirmed(_)
+            | Self::Journal(_) => false,
         }
     }
 }
@@ -145,6 +153,7 @@ pub struct Sweeper {
     work: WorkSource,
     settings: Settings,
     observer: Option<SweepObserver>,
+    journal: Option<Journal>,
 }
 
 impl fmt::Debug for Sweeper {
@@ -176,13 +185,20 @@ impl Sweeper {
         if places.iter().any(|it| it.account == treasury) {
             return Err(TreasuryInPool(treasury));
         }
-        Ok(Self { ledger, vault, places, work, settings, observer: None })
+        Ok(Self { ledger, vault, places, work, settings, observer: None, journal: None })
     }
 
     /// This sweeper, telling `observer` of each block that is confirmed.
     #[must_use]
     pub fn observed_by(mut self, observer: SweepObserver) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// This sweeper, writing down what it does. What cannot be written down is not done.
+    #[must_use]
+    pub fn journalled_in(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
         self
     }
 
@@ -211,8 +227,14 @@ impl Sweeper {
     /// # Errors
     /// [`SweepError`], when the account cannot be read or its newest block is not confirmed.
     pub async fn plan(&self, place: Place) -> Result<Vec<Step>, SweepError> {
-        let facts: PoolAccount = facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
-        Ok(sweep::plan(&facts, &self.settings.rules)?)
+        Ok(self.read(place).await?.0)
+    }
+
+    /// A plan, and the deposits that it receives.
+    async fn read(&self, place: Place) -> Result<(Vec<Step>, Vec<Deposit>), SweepError> {
+        let (facts, deposits): (PoolAccount, _) =
+            facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
+        Ok((sweep::plan(&facts, &self.settings.rules)?, deposits))
     }
 
     /// Makes, publishes and waits for one block of a plan.
@@ -229,12 +251,18 @@ impl Sweeper {
         let work = self.work.work(step.block.work_root(), threshold).await?;
         let block = self.vault.sign(place.index, &StateBlock { work: Some(work), ..step.block });
         let hash = block.hash();
+        fail::fail_point!("sweep-signed", |_| std::process::abort());
+        if let Some(journal) = &self.journal {
+            journal.planned(step).await?;
+        }
+        fail::fail_point!("sweep-planned", |_| std::process::abort());
         if let Err(ProcessError::Refused(why)) = self.ledger.client().process(&block, subtype).await {
             // A block that is there already is refused too; the text says nothing (NODE trap 1).
             if self.ledger.block(hash).await?.is_none() {
                 return Err(SweepError::Refused { hash, why });
             }
         }
+        fail::fail_point!("sweep-published", |_| std::process::abort());
         // Without any answer the block may be out all the same.
         match self.ledger.await_confirmation(hash, self.settings.confirm_wait).await? {
             Sighting::Confirmed(_) => {}
@@ -245,6 +273,10 @@ impl Sweeper {
             account = %place.account, block = %hash, action = ?step.action, amount_raw = %step.amount,
             "a block of a sweep is confirmed"
         );
+        fail::fail_point!("sweep-confirmed", |_| std::process::abort());
+        if let Some(journal) = &self.journal {
+            journal.confirmed(hash).await;
+        }
         if let Some(observer) = &self.observer {
             observer(step);
         }
@@ -281,7 +313,10 @@ impl Sweeper {
         swept: &mut Swept,
         done: &mut BTreeSet<BlockHash>,
     ) -> Result<bool, SweepError> {
-        let steps = self.plan(place).await?;
+        let (steps, deposits) = self.read(place).await?;
+        if let (Some(journal), false) = (&self.journal, steps.is_empty()) {
+            journal.came_in(&deposits).await?;
+        }
         for step in &steps {
             let hash = step.block.hash();
             // A node that is behind asks for what is done already, for ever.
@@ -305,6 +340,11 @@ impl Sweeper {
     /// # Errors
     /// [`LedgerError`], when the pool cannot be looked at; what befalls one account stands with it.
     pub async fn sweep(&self) -> Result<Round, LedgerError> {
+        if let Some(journal) = &self.journal
+            && let Err(error) = journal.resolve(&self.ledger).await
+        {
+            tracing::warn!(%error, "what became of an earlier sweep is not known yet");
+        }
         let places = self.worth_sweeping().await?;
         let mut accounts: Vec<Swept> = stream::iter(places)
             .map(|place| self.sweep_account(place))

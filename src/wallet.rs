@@ -1,30 +1,60 @@
 //! The paying client: sends a request, pays what a 402 asks for it, and sends it again.
 //!
-//! `offer` reads and writes the envelopes, `chain` makes the account's blocks, `held` keeps the
-//! capabilities that were bought. Nothing is kept beyond the process. What must hold: nothing is
-//! signed above the limit, and a request that was paid for is never paid for again.
+//! ```no_run
+//! use faregate::nano::Raw;
+//! use faregate::wallet::{DayLimit, Wallet, WalletOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = WalletOptions {
+//!     // Of all requests together, in any 24 hours, over restarts.
+//!     per_day: Some(DayLimit { max: Raw::with_unit("1 XNO")?, file: Some("payer.spent".into()) }),
+//!     // Of one request.
+//!     ..WalletOptions::up_to(Raw::with_unit("0.01 XNO")?)
+//! };
+//! let wallet = Wallet::open("payer.seed".as_ref(), ["http://127.0.0.1:7076"], options)?;
+//!
+//! let paid = wallet.get("https://api.example.com/v1/quote/XNO").send().await?;
+//! if let Some(payment) = paid.payment {
+//!     println!("{} for {}", payment.amount.xno(), payment.hash);
+//! }
+//! println!("{}", paid.response.text().await?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `draft` puts requests together, `offer` reads and writes the envelopes, `chain` makes the
+//! account's blocks, `held` keeps the capabilities that were bought, `allowance` what was spent in a
+//! day; only that, and only with a file, is kept beyond the process. What must hold: nothing is
+//! signed above the limits, and a request that was paid for is never paid for again.
 
+mod allowance;
 mod chain;
+mod draft;
 mod held;
 mod offer;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use reqwest::{Request, Response};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::clock::Clock;
 use crate::ledger::LedgerError;
-use crate::ledger::node::{NodeClient, ProcessError};
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError, ProcessError};
 use crate::ledger::work::{WorkError, WorkSource};
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold, Thresholds};
 use crate::payment::{Mechanism, Refusal};
-use crate::vault::Vault;
+use crate::vault::{Vault, VaultError};
 
+pub use allowance::{AllowanceError, DayLimit};
+pub use draft::Draft;
 pub use held::Capability;
 pub use offer::OfferError;
 
+use allowance::Allowance;
 use chain::Chain;
 use held::{HeldCapabilities, Place};
 use offer::{Bill, Entry};
@@ -44,11 +74,16 @@ const LOST_PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(120);
 
+/// How long one call to a node may take, where nothing else is said.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How a wallet behaves.
 #[derive(Clone, Debug)]
 pub struct WalletOptions {
     /// The most that one request may cost.
     pub max: Raw,
+    /// The most that all requests may cost in 24 hours; without, only `max` holds.
+    pub per_day: Option<DayLimit>,
     /// Pay this way only; otherwise by the first entry of the bill that is understood.
     pub mechanism: Option<Mechanism>,
     /// What the network asks of work; where it is not said, the node is asked, and where that does
@@ -66,6 +101,7 @@ impl WalletOptions {
     pub const fn up_to(max: Raw) -> Self {
         Self {
             max,
+            per_day: None,
             mechanism: None,
             thresholds: None,
             confirm_wait: Duration::from_secs(30),
@@ -135,6 +171,8 @@ impl fmt::Display for Proof {
 /// have moved.
 #[derive(Debug, thiserror::Error)]
 pub enum WalletError {
+    #[error("this makes no request: {0}")]
+    NoRequest(String),
     #[error("the body of the request cannot be sent twice")]
     BodyNotRepeatable,
     #[error("{origin} cannot be reached: {error}")]
@@ -145,6 +183,8 @@ pub enum WalletError {
     NothingPayable(OfferError),
     #[error("the price is {}, more than the limit of {} for a request", amount.xno(), max.xno())]
     TooExpensive { amount: Raw, max: Raw },
+    #[error("not paid: {0}")]
+    DayLimit(#[from] AllowanceError),
     #[error("the bill asks for work of {asked}, beyond {MAX_THRESHOLD}")]
     WorkTooHard { asked: Threshold },
     #[error(
@@ -172,6 +212,19 @@ pub enum WalletError {
     AnswerLost { proof: Box<Proof>, error: String },
 }
 
+/// Why there is no wallet.
+#[derive(Debug, thiserror::Error)]
+pub enum WalletSetupError {
+    #[error(transparent)]
+    Seed(#[from] VaultError),
+    #[error("{0:?} is no node's address: {1}")]
+    Address(String, url::ParseError),
+    #[error(transparent)]
+    Node(#[from] NodeSetupError),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
 /// A paying client for one account. Share it: one payment is made at a time, since each block
 /// builds on the one before.
 #[derive(Debug)]
@@ -180,6 +233,7 @@ pub struct Wallet {
     chain: Chain,
     options: WalletOptions,
     held: HeldCapabilities,
+    allowance: Option<Allowance>,
     /// The account's turn to pay, and the last block it has made, which a node may not show yet.
     turn: Mutex<Option<StateBlock>>,
 }
@@ -201,17 +255,39 @@ const CAPABILITY: HeaderName = HeaderName::from_static("payment-capability");
 const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 
 impl Wallet {
+    /// A wallet that pays from the first account of the seed in `seed_file` (64 hexadecimal digits,
+    /// mode 0600), by way of `nodes`, asked in order; query parameters of their addresses travel in
+    /// the body of each call. Work comes from a node that gives it, else from this machine's cores.
+    ///
+    /// # Errors
+    /// [`WalletSetupError`].
+    pub fn open<'u>(
+        seed_file: &Path,
+        nodes: impl IntoIterator<Item = &'u str>,
+        options: WalletOptions,
+    ) -> Result<Self, WalletSetupError> {
+        let vault = Vault::open(seed_file)?;
+        let endpoint = |text: &str| {
+            let url = text.parse().map_err(|error| WalletSetupError::Address(text.to_owned(), error))?;
+            Ok::<_, WalletSetupError>(NodeEndpoint::from_url(url, NODE_TIMEOUT)?)
+        };
+        let endpoints: Result<Vec<_>, _> = nodes.into_iter().map(endpoint).collect();
+        let nodes = NodeClient::new(endpoints?)?;
+        let work = WorkSource::node_first(nodes.clone());
+        Self::new(vault, 0, nodes, work, options)
+    }
+
     /// A wallet that pays from the account at `index` of `vault`.
     ///
     /// # Errors
-    /// [`WalletError::Unreachable`], when TLS cannot be set up.
+    /// [`WalletSetupError::Tls`], when TLS cannot be set up.
     pub fn new(
         vault: Vault,
         index: u32,
         nodes: NodeClient,
         work: WorkSource,
         options: WalletOptions,
-    ) -> Result<Self, WalletError> {
+    ) -> Result<Self, WalletSetupError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
@@ -219,9 +295,11 @@ impl Wallet {
             // A capability must not follow to where a redirect points.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| unreachable_origin("TLS", cause(error)))?;
+            .map_err(|error| WalletSetupError::Tls(cause(error)))?;
         let chain = Chain::new(vault, index, nodes, work, &options);
-        Ok(Self { http, chain, options, held: HeldCapabilities::default(), turn: Mutex::new(None) })
+        let allowance = options.per_day.clone().map(|limit| Allowance::new(limit, Clock::system()));
+        let held = HeldCapabilities::default();
+        Ok(Self { http, chain, options, held, allowance, turn: Mutex::new(None) })
     }
 
     /// The account that pays.
@@ -256,6 +334,9 @@ impl Wallet {
             }
         };
         let entry = self.choose(&bill)?;
+        if let Some(allowance) = &self.allowance {
+            allowance.allows(entry.amount()).await?;
+        }
         self.pay(&request, &place, entry, turn).await
     }
 
@@ -312,6 +393,9 @@ impl Wallet {
         mut turn: MutexGuard<'_, Option<StateBlock>>,
     ) -> Result<Paid, WalletError> {
         let block = self.chain.send(turn.as_ref(), entry).await?;
+        if let Some(allowance) = &self.allowance {
+            allowance.note(entry.amount(), block.hash()).await?;
+        }
         let (mechanism, amount_raw) = (entry.mechanism, entry.amount());
         tracing::info!(block = %block.hash(), %amount_raw, %mechanism, "a payment is signed");
         match entry.mechanism {

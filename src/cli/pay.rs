@@ -6,7 +6,6 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,10 +20,10 @@ use crate::ledger::work::{WorkObserver, WorkSource};
 use crate::nano::{AmountError, Raw};
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
-use crate::wallet::{Paid, Payment, Proof, Wallet, WalletError, WalletOptions};
-
-/// How long one call to the node may take.
-const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wallet::{
+    AllowanceError, DayLimit, NODE_TIMEOUT, Paid, Payment, Proof, Wallet, WalletError, WalletOptions,
+    WalletSetupError,
+};
 
 /// The longest answer that is held in memory, which only `--json` does.
 const MAX_JSON_ANSWER: usize = 64 * 1024 * 1024;
@@ -50,6 +49,12 @@ pub struct PayArgs {
     /// The most that one request may cost
     #[arg(long, value_name = "AMOUNT", default_value = "0.01 XNO", value_parser = amount)]
     pub max: Raw,
+    /// The most that all requests of this seed's file may cost in any 24 hours
+    #[arg(long, value_name = "AMOUNT", value_parser = amount)]
+    pub max_per_day: Option<Raw>,
+    /// Where --max-per-day notes what was spent; the seed file's name with .spent where it is not said
+    #[arg(long, value_name = "FILE", requires = "max_per_day")]
+    pub spent_file: Option<PathBuf>,
     /// The method; GET, or POST where there is a body
     #[arg(short = 'X', long = "request", value_name = "METHOD")]
     pub method: Option<Method>,
@@ -135,6 +140,8 @@ enum PayError {
     #[error("{0}: not an http or https address")]
     Address(Url),
     #[error(transparent)]
+    Setup(#[from] WalletSetupError),
+    #[error(transparent)]
     Wallet(#[from] WalletError),
     #[error("the answer broke off: {0}")]
     BrokenOff(String),
@@ -199,8 +206,17 @@ fn wallet(args: &PayArgs) -> Result<Wallet, PayError> {
     if io::stderr().is_terminal() && !args.json {
         work = work.observed_by(progress_bar());
     }
-    let options = WalletOptions { mechanism: args.mechanism, ..WalletOptions::up_to(args.max) };
+    let per_day = args.max_per_day.map(|max| DayLimit { max, file: Some(spent_file(args)) });
+    let options = WalletOptions { mechanism: args.mechanism, per_day, ..WalletOptions::up_to(args.max) };
     Ok(Wallet::new(vault, args.index, nodes, work, options)?)
+}
+
+fn spent_file(args: &PayArgs) -> PathBuf {
+    args.spent_file.clone().unwrap_or_else(|| {
+        let mut path = args.seed_file.clone().into_os_string();
+        path.push(".spent");
+        path.into()
+    })
 }
 
 fn request(args: &PayArgs) -> Result<Request, PayError> {
@@ -324,6 +340,7 @@ fn failed(error: &PayError) -> Value {
         PayError::Wallet(error) => proof_in(error),
         PayError::Seed(_)
         | PayError::Node(_)
+        | PayError::Setup(_)
         | PayError::Address(_)
         | PayError::BrokenOff(_)
         | PayError::TooLong
@@ -341,7 +358,9 @@ fn proof_in(error: &WalletError) -> Option<&Proof> {
         WalletError::Refused { proof, .. }
         | WalletError::Pending { proof, .. }
         | WalletError::AnswerLost { proof, .. } => Some(proof),
-        WalletError::BodyNotRepeatable
+        WalletError::NoRequest(_)
+        | WalletError::DayLimit(_)
+        | WalletError::BodyNotRepeatable
         | WalletError::Unreachable { .. }
         | WalletError::NotAGateway { .. }
         | WalletError::NothingPayable(_)
@@ -362,7 +381,7 @@ fn judged(error: &PayError) -> (PayExit, Option<&'static str>) {
     match error {
         PayError::Seed(_) => (PayExit::Configuration, None),
         PayError::Node(_) | PayError::Address(_) | PayError::TooLong => (PayExit::Usage, None),
-        PayError::BrokenOff(_) => (PayExit::Unavailable, None),
+        PayError::BrokenOff(_) | PayError::Setup(_) => (PayExit::Unavailable, None),
         PayError::Output(_) => (PayExit::Output, None),
         PayError::Wallet(error) => judged_wallet(error),
     }
@@ -373,6 +392,13 @@ fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
         WalletError::TooExpensive { .. } => (
             PayExit::TooExpensive,
             Some("nothing was paid; raise the limit with --max, as in --max '0.1 XNO'"),
+        ),
+        WalletError::DayLimit(AllowanceError::Spent { .. }) => {
+            (PayExit::TooExpensive, Some("nothing was paid; wait, or raise the limit with --max-per-day"))
+        }
+        WalletError::DayLimit(_) => (
+            PayExit::Configuration,
+            Some("nothing was paid; the file of --spent-file must be there to read and write"),
         ),
         WalletError::NoFunds { .. } => {
             (PayExit::Unavailable, Some("nothing was paid; send XNO to that account and run this again"))
@@ -394,6 +420,8 @@ fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
             Some("do not simply pay again: run with --json to keep the proof, which stays good"),
         ),
         WalletError::Refused { .. } => (PayExit::NotPayable, None),
-        WalletError::BodyNotRepeatable | WalletError::Unwritable(_) => (PayExit::Usage, None),
+        WalletError::BodyNotRepeatable | WalletError::NoRequest(_) | WalletError::Unwritable(_) => {
+            (PayExit::Usage, None)
+        }
     }
 }

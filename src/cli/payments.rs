@@ -4,6 +4,7 @@
 //! it can redeem its payment's capability again.
 
 mod books;
+mod pool;
 mod print;
 
 use std::collections::VecDeque;
@@ -30,7 +31,7 @@ const PAGE: usize = 500;
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum PaymentsCommand {
-    /// The journal as a table, the oldest payment first
+    /// The journal as a table, the oldest payment first, and then what nobody has claimed
     List(ListArgs),
     /// One payment
     Show(ShowArgs),
@@ -47,9 +48,15 @@ pub struct ListArgs {
     /// Only the newest so many
     #[arg(long, value_name = "COUNT")]
     last: Option<NonZeroUsize>,
-    /// Instead: confirmed sends to the pool that no payment claims, from the ledger
-    #[arg(long, conflicts_with_all = ["state", "since", "last"])]
+    /// Only confirmed sends to the pool that no payment claims; a late proof still redeems them
+    #[arg(long, conflicts_with_all = ["state", "last", "sweeps"])]
     unclaimed: bool,
+    /// With `--unclaimed`: ask the nodes instead, which also shows what came in while nobody looked
+    #[arg(long, requires = "unclaimed", conflicts_with = "since")]
+    from_ledger: bool,
+    /// Instead: the blocks by which the pool was swept
+    #[arg(long, conflicts_with_all = ["state", "last"])]
+    sweeps: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -73,6 +80,12 @@ pub struct ExportArgs {
     journal: JournalArgs,
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,
+    /// Instead of payments: confirmed sends to the pool that no payment claims
+    #[arg(long, conflicts_with_all = ["state", "sweeps"])]
+    unclaimed: bool,
+    /// Instead of payments: the blocks by which the pool was swept
+    #[arg(long, conflicts_with = "state")]
+    sweeps: bool,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -177,11 +190,22 @@ pub async fn run(
     err: &mut (dyn Write + Send),
 ) -> ExitCode {
     let outcome = match command {
-        PaymentsCommand::List(args) if args.unclaimed => {
+        PaymentsCommand::List(args) if args.from_ledger => {
             books::list_unclaimed(&args.journal.config, args.json, out).await
+        }
+        PaymentsCommand::List(args) if args.unclaimed || args.sweeps => {
+            let form = if args.json { pool::Form::JsonLines } else { pool::Form::Table };
+            pool::print(&args.journal, pool::Part::of(args.sweeps), form, out).await
         }
         PaymentsCommand::List(args) => list(&args, out).await,
         PaymentsCommand::Show(args) => show(&args, out).await,
+        PaymentsCommand::Export(args) if args.unclaimed || args.sweeps => {
+            let form = match args.format {
+                Format::Csv => pool::Form::Csv,
+                Format::Jsonl => pool::Form::JsonLines,
+            };
+            pool::print(&args.journal, pool::Part::of(args.sweeps), form, out).await
+        }
         PaymentsCommand::Export(args) => export(&args, out).await,
         PaymentsCommand::Reconcile(args) => books::reconcile(&args.config, args.json, out).await,
     };
@@ -274,6 +298,9 @@ async fn list(args: &ListArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
         }
     }
     newest.iter().try_for_each(&mut print)?;
+    if args.journal.state.is_none() && args.last.is_none() {
+        pool::append_unclaimed(&part.store, part.since, args.json, out).await?;
+    }
     part.store.close().await;
     Ok(ExitCode::SUCCESS)
 }

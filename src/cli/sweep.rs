@@ -1,7 +1,7 @@
 //! `faregate sweep`: receives what the pool was sent and forwards it to the treasury.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EX_CONFIG, EX_IOERR, EX_TEMPFAIL, EX_UNAVAILABLE};
-use crate::assemble::{SweepSetupError, node_client, sweeper};
+use crate::assemble::{AssembleError, SweepSetupError, node_client, open_store, sweeper};
+use crate::clock::Clock;
 use crate::config::{Config, Faults};
 use crate::ledger::LedgerError;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
-use crate::sweep::{Action, Step};
-use crate::sweeper::{Place, Round, SweepError, Sweeper, Swept};
+use crate::sweep::Step;
+use crate::sweeper::{Journal, Place, Round, SweepError, Sweeper, Swept};
 use crate::vault::{Turn, VaultError};
 
 #[derive(Args, Clone, Debug)]
@@ -51,6 +52,9 @@ enum RunError {
     Ledger(#[from] LedgerError),
     #[error("`nano.pool.seed_file`: {0}")]
     Turn(#[from] VaultError),
+    /// What is swept is written down, so that the books can be held against the ledger.
+    #[error("{0}")]
+    Store(Box<AssembleError>),
     #[error("another process is sweeping this pool; this one does nothing")]
     NotOurTurn,
     #[error("the output cannot be written: {0}")]
@@ -60,7 +64,7 @@ enum RunError {
 impl RunError {
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::Faults(_) | Self::Nodes(_) | Self::Setup(_) | Self::Turn(_) => EX_CONFIG,
+            Self::Faults(_) | Self::Nodes(_) | Self::Setup(_) | Self::Turn(_) | Self::Store(_) => EX_CONFIG,
             Self::Ledger(_) => EX_UNAVAILABLE,
             Self::NotOurTurn => EX_TEMPFAIL,
             Self::Output(_) => EX_IOERR,
@@ -94,35 +98,24 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, R
     if args.dry_run {
         return dry_run(&sweeper, args.json, out).await;
     }
+    let store = open_store(&config.store, None).await.map_err(|error| RunError::Store(Box::new(error)))?;
+    let store = Arc::new(store);
+    sweeper = sweeper.journalled_in(Journal::new(Arc::clone(&store), Clock::system()));
     if let Some(bar) = bar.clone() {
         sweeper = sweeper.observed_by(Arc::new(move |_: &Step| bar.inc(1)));
     }
     let every = config.sweep.unwrap_or_default().every;
     let mut rounds = Rounds { sweeper, bar, json: args.json };
-    if args.once {
-        let Some(_turn) = Turn::take(&seed_file)? else { return Err(RunError::NotOurTurn) };
-        return rounds.one(out).await;
-    }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let forever = async {
-        loop {
-            match Turn::take(&seed_file)? {
-                Some(_turn) => match rounds.one(out).await {
-                    Ok(_complete) => {}
-                    Err(RunError::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
-                    Err(error) => return Err(error),
-                },
-                None => tracing::warn!("another process is sweeping this pool, this one skips"),
-            }
-            tokio::time::sleep(every).await;
+    let outcome = if args.once {
+        match Turn::take(&seed_file)? {
+            Some(_turn) => rounds.one(out).await,
+            None => Err(RunError::NotOurTurn),
         }
+    } else {
+        rounds.until_told(&seed_file, every, out).await
     };
-    tokio::select! {
-        ended = forever => ended,
-        _ = terminate.recv() => Ok(true),
-        _ = interrupt.recv() => Ok(true),
-    }
+    store.close().await;
+    outcome
 }
 
 /// Sweeps, one after the other, and what is shown of them.
@@ -133,6 +126,35 @@ struct Rounds {
 }
 
 impl Rounds {
+    /// Sweeps at once and then every `every`, while it has the turn, until SIGTERM or SIGINT.
+    async fn until_told(
+        &mut self,
+        seed_file: &Path,
+        every: Duration,
+        out: &mut (dyn Write + Send),
+    ) -> Result<bool, RunError> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let forever = async {
+            loop {
+                match Turn::take(seed_file)? {
+                    Some(_turn) => match self.one(out).await {
+                        Ok(_complete) => {}
+                        Err(RunError::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
+                        Err(error) => return Err(error),
+                    },
+                    None => tracing::warn!("another process is sweeping this pool, this one skips"),
+                }
+                tokio::time::sleep(every).await;
+            }
+        };
+        tokio::select! {
+            ended = forever => ended,
+            _ = terminate.recv() => Ok(true),
+            _ = interrupt.recv() => Ok(true),
+        }
+    }
+
     async fn one(&mut self, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
         let round = self.sweeper.sweep().await;
         if let Some(bar) = &self.bar {
@@ -207,19 +229,11 @@ fn as_json(round: &Round) -> Value {
 
 fn describe(step: &Step) -> Value {
     json!({
-        "action": name(step.action),
+        "action": step.action.as_str(),
         "hash": step.block.hash(),
         "amount_raw": step.amount,
         "amount_xno": xno(step.amount),
     })
-}
-
-const fn name(action: Action) -> &'static str {
-    match action {
-        Action::Open => "open",
-        Action::Receive => "receive",
-        Action::Send => "send",
-    }
 }
 
 /// The number without its unit.
@@ -255,7 +269,7 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
             match plan {
                 Ok(steps) => {
                     for step in steps {
-                        let (name, amount) = (name(step.action), step.amount);
+                        let (name, amount) = (step.action.as_str(), step.amount);
                         writeln!(
                             out,
                             "  {name:<7}  {}  ({amount} raw)  {}",

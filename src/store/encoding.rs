@@ -1,7 +1,9 @@
 //! How values are written where an engine has no type for them: the same in each.
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
+use crate::store::pool::SweepState;
 use crate::store::{Intent, Payment, PaymentState};
+use crate::sweep::Action;
 
 /// Databases' integers are signed. A number keeps its 64 bits on the way in and out; those that
 /// mean something (times, sequences) are far from the sign.
@@ -26,6 +28,44 @@ pub(super) const fn state(code: u8) -> Option<PaymentState> {
         1 => Some(PaymentState::Parked),
         2 => Some(PaymentState::Granted),
         3 => Some(PaymentState::Failed),
+        _ => None,
+    }
+}
+
+/// An action of a sweep as it is stored.
+pub(super) const fn action_code(action: Action) -> u8 {
+    match action {
+        Action::Open => 0,
+        Action::Receive => 1,
+        Action::Send => 2,
+    }
+}
+
+/// The inverse of [`action_code`].
+pub(super) const fn action(code: u8) -> Option<Action> {
+    match code {
+        0 => Some(Action::Open),
+        1 => Some(Action::Receive),
+        2 => Some(Action::Send),
+        _ => None,
+    }
+}
+
+/// The state of a sweep's block as it is stored. The schema's indexes name 0 (planned).
+pub(super) const fn sweep_state_code(state: SweepState) -> u8 {
+    match state {
+        SweepState::Planned => 0,
+        SweepState::Confirmed => 1,
+        SweepState::Superseded => 2,
+    }
+}
+
+/// The inverse of [`sweep_state_code`].
+pub(super) const fn sweep_state(code: u8) -> Option<SweepState> {
+    match code {
+        0 => Some(SweepState::Planned),
+        1 => Some(SweepState::Confirmed),
+        2 => Some(SweepState::Superseded),
         _ => None,
     }
 }

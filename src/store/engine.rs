@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
     Lease, LeaseRequest, Payment, PaymentState, PostgresStore, SqliteStore, Store, StoreError, StoreEvent,
@@ -175,5 +176,42 @@ impl Store for Engine {
             Kind::Sqlite(store) => store.health(),
             Kind::Postgres(store) => store.health(),
         }
+    }
+}
+
+impl PoolJournal for Engine {
+    async fn note_deposits(
+        &self,
+        deposits: &[Deposit],
+        keep: u32,
+        now: UnixSeconds,
+    ) -> Result<Noted, StoreError> {
+        pass!(self.note_deposits(deposits, keep, now))
+    }
+
+    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
+        pass!(self.unclaimed(after, limit))
+    }
+
+    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
+        pass!(self.plan_sweep(block, now))
+    }
+
+    async fn end_sweep(
+        &self,
+        block: BlockHash,
+        confirmed: bool,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        pass!(self.end_sweep(block, confirmed, now))
+    }
+
+    async fn sweeps(
+        &self,
+        state: Option<SweepState>,
+        after: Option<Mark>,
+        limit: usize,
+    ) -> Result<Vec<SweepRecord>, StoreError> {
+        pass!(self.sweeps(state, after, limit))
     }
 }

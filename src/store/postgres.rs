@@ -11,6 +11,7 @@ mod capabilities;
 mod connect;
 mod fault;
 mod payments;
+mod pool;
 mod rows;
 mod schema;
 
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 
 use self::fault::{Fault, text};
 use self::payments::Grantee;
+use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
     Lease, LeaseRequest, Payment, PaymentState, Store, StoreError,
@@ -376,5 +378,47 @@ impl Store for PostgresStore {
             floor: 0,
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }
+    }
+}
+
+impl PoolJournal for PostgresStore {
+    async fn note_deposits(
+        &self,
+        deposits: &[Deposit],
+        keep: u32,
+        now: UnixSeconds,
+    ) -> Result<Noted, StoreError> {
+        self.write(now, |client| {
+            let deposits = deposits.to_vec();
+            Box::pin(async move { pool::note_deposits(client, &deposits, keep, now).await })
+        })
+        .await
+    }
+
+    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
+        self.read(|client| Box::pin(pool::unclaimed(client, after, limit))).await
+    }
+
+    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
+        let block = *block;
+        self.write(now, |client| Box::pin(async move { pool::plan_sweep(client, &block, now).await })).await
+    }
+
+    async fn end_sweep(
+        &self,
+        block: BlockHash,
+        confirmed: bool,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(pool::end_sweep(client, block, confirmed, now))).await
+    }
+
+    async fn sweeps(
+        &self,
+        state: Option<SweepState>,
+        after: Option<Mark>,
+        limit: usize,
+    ) -> Result<Vec<SweepRecord>, StoreError> {
+        self.read(|client| Box::pin(pool::sweeps(client, state, after, limit))).await
     }
 }

@@ -16,6 +16,7 @@ mod checkpoint;
 mod connection;
 mod fault;
 mod payments;
+mod pool;
 mod reader;
 mod rows;
 mod schema;
@@ -39,6 +40,7 @@ use self::fault::Fault;
 use self::payments::Grantee;
 use self::reader::Queries;
 use self::writer::{Queue, Vitals, Writer};
+use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
     Lease, LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
@@ -338,5 +340,44 @@ impl Store for SqliteStore {
             floor: self.free_space.max(self.vitals.ballast.missing()),
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }
+    }
+}
+
+impl PoolJournal for SqliteStore {
+    async fn note_deposits(
+        &self,
+        deposits: &[Deposit],
+        keep: u32,
+        now: UnixSeconds,
+    ) -> Result<Noted, StoreError> {
+        let deposits = deposits.to_vec();
+        self.write(now, move |db| pool::note_deposits(db, &deposits, keep, now)).await
+    }
+
+    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
+        self.readers.ask(move |db| pool::unclaimed(db, after, limit)).await
+    }
+
+    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
+        let block = *block;
+        self.write(now, move |db| pool::plan_sweep(db, &block, now)).await
+    }
+
+    async fn end_sweep(
+        &self,
+        block: BlockHash,
+        confirmed: bool,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, move |db| pool::end_sweep(db, block, confirmed, now)).await
+    }
+
+    async fn sweeps(
+        &self,
+        state: Option<SweepState>,
+        after: Option<Mark>,
+        limit: usize,
+    ) -> Result<Vec<SweepRecord>, StoreError> {
+        self.readers.ask(move |db| pool::sweeps(db, state, after, limit)).await
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::SweepError;
 use crate::ledger::LedgerError;
-use crate::ledger::node::{AccountInfo, Contents, NodeLedger};
+use crate::ledger::node::{AccountInfo, Contents, NodeLedger, Receivable};
 use crate::nano::{Account, BlockHash, Raw};
+use crate::store::pool::Deposit;
 use crate::sweep::{Head, PoolAccount, Waiting};
 
 /// Receivable blocks of one plan; the next plan takes those beyond.
@@ -17,20 +18,22 @@ const WAITING: u32 = 2000;
 /// The pause between two looks at an account whose newest block is not confirmed.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Reads an account once everything on it is confirmed, which may take `wait`.
+/// Reads an account and what waits for it, once everything on it is confirmed, which may take `wait`.
 pub(super) async fn read(
     ledger: &NodeLedger,
     account: Account,
     wait: Duration,
-) -> Result<PoolAccount, SweepError> {
+) -> Result<(PoolAccount, Vec<Deposit>), SweepError> {
     let info = confirmed(ledger, account, wait).await?;
     let head = match info {
         Some(info) => Some(head(ledger, account, info.frontier).await?),
         None => None,
     };
     let waiting = ledger.client().receivable(account, WAITING, Raw::new(1)).await?;
+    let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
+    let deposits = waiting.iter().map(deposit).collect();
     let waiting = waiting.iter().map(|it| Waiting { hash: it.hash, amount: it.amount }).collect();
-    Ok(PoolAccount { account, head, waiting })
+    Ok((PoolAccount { account, head, waiting }, deposits))
 }
 
 async fn confirmed(

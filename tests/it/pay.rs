@@ -139,3 +139,39 @@ fn arguments_that_cannot_be_meant_are_refused() {
     let defaults = Command::try_parse_from(all).unwrap().pay;
     assert_eq!(defaults.max.xno().to_string(), "0.01 XNO");
 }
+
+#[tokio::test]
+async fn the_day_s_limit_is_kept_beside_the_seed() {
+    let books = Books::with_balance(1000);
+    let (node, gateway) = (node(&books).await, selling(&books).await);
+    let directory = tempfile::tempdir().unwrap();
+    let seed = seed_file(directory.path());
+    let url = at(&gateway, "/q");
+    let mut arguments = vec![
+        url.as_str(),
+        "--node",
+        node.url.as_str(),
+        "--seed-file",
+        seed.to_str().unwrap(),
+        "--max",
+        "100 raw",
+        "--max-per-day",
+        "150 raw",
+    ];
+    // Each is a process of its own as far as capabilities go: each pays.
+    assert_eq!(pay(&arguments).await.exit, PayExit::Answered);
+    let Outcome { exit, out, err } = pay(&arguments).await;
+    assert_eq!((exit, out.as_str()), (PayExit::TooExpensive, ""));
+    assert!(err.contains("for a day are spent") && err.contains("--max-per-day"), "{err}");
+    let noted = std::fs::read_to_string(directory.path().join("payer.seed.spent")).unwrap();
+    assert_eq!(noted.lines().count(), 1);
+    // Another file, another purse; a file that cannot be one spends nothing.
+    let other = directory.path().join("other");
+    arguments.extend(["--spent-file", other.to_str().unwrap()]);
+    assert_eq!(pay(&arguments).await.exit, PayExit::Answered);
+    let nowhere = directory.path().join("no/such/place");
+    arguments.pop();
+    arguments.push(nowhere.to_str().unwrap());
+    assert_eq!(pay(&arguments).await.exit, PayExit::Configuration);
+    assert_eq!(books.lock().unwrap().frontier.unwrap().balance.get(), 800);
+}

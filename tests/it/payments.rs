@@ -273,12 +273,12 @@ async fn a_send_without_a_payment_is_unclaimed() {
     let block = desk.block(1);
     desk.publish(block);
     desk.expect(desk.reconcile().await, "unclaimed", &block);
-    let (code, out, _) = payments(&desk.home.config, &["list", "--unclaimed"]).await;
+    let (code, out, _) = payments(&desk.home.config, &["list", "--unclaimed", "--from-ledger"]).await;
     assert!(code == 0 && out.contains(&block.account.to_string()) && out.ends_with("1 unclaimed, 1 XNO\n"));
     // Received, it is as unclaimed as before.
     desk.home.devnet.receive_all(&desk.home.key(Mechanism::NanoTxn, 0)).unwrap();
     desk.expect(desk.reconcile().await, "unclaimed", &block);
-    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed", "--json"]).await;
+    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed", "--from-ledger", "--json"]).await;
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
         (&json["block"], &json["amount_xno"], &json["received"]),
@@ -309,10 +309,10 @@ async fn a_long_history_is_read_to_its_end() {
     for _ in 0..1005 {
         desk.home.devnet.fund(key.account(), Raw::new(1)).unwrap();
     }
-    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed"]).await;
+    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed", "--from-ledger"]).await;
     assert!(out.contains("1005 unclaimed, 0.000000000000000000000000001005 XNO"), "{out}");
     desk.home.devnet.receive_all(&key).unwrap();
-    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed"]).await;
+    let (_, out, _) = payments(&desk.home.config, &["list", "--unclaimed", "--from-ledger"]).await;
     assert!(out.contains("1005 unclaimed"), "{out}");
     desk.end().await;
 }

@@ -408,6 +408,61 @@ async fn tls_speaks_both_versions_of_http() {
 }
 
 #[tokio::test]
+async fn a_hangup_takes_a_renewed_certificate_over() {
+    let world = World::start().await;
+    let make = || {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(world.folder.path().join("key.pem"), made.key_pair.serialize_pem()).unwrap();
+        reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
+    };
+    let first = make();
+    let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
+    let mut process = Process::start(&world.write(listen, "", ROUTES), 2, "info").await;
+    let address = process.addresses["listening, TLS"];
+    let url = format!("https://localhost:{}/free/x", address.port());
+    let trusting = |root: &reqwest::Certificate| {
+        let client = Client::builder().no_proxy().tls_built_in_root_certs(false);
+        client.add_root_certificate(root.clone()).resolve("localhost", address).build().unwrap()
+    };
+    let kept = trusting(&first);
+    assert_eq!(kept.get(&url).send().await.unwrap().status(), 200);
+
+    // A certificate that does not go with its key is left alone, and the log says so.
+    let second = make();
+    std::fs::write(world.folder.path().join("key.pem"), "no key").unwrap();
+    process.signal("-HUP");
+    eventually("it says why not", || async { process.has_said("key.pem") }).await;
+    assert_eq!(trusting(&first).get(&url).send().await.unwrap().status(), 200);
+    assert!(trusting(&second).get(&url).send().await.is_err());
+
+    let third = make();
+    process.signal("-HUP");
+    eventually("the renewed certificate", || async { trusting(&third).get(&url).send().await.is_ok() }).await;
+    assert!(trusting(&first).get(&url).send().await.is_err());
+    // Who was connected stays so.
+    assert_eq!(kept.get(&url).send().await.unwrap().status(), 200);
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_do_not_hold_the_end_up() {
+    let world = World::start().await;
+    let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "info").await;
+    let mut silent = Vec::new();
+    for address in process.addresses.values() {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(silent.len(), 2);
+    // Both are accepted: an answer on a later connection comes after them.
+    assert_eq!(client().get(process.url("/free/x")).send().await.unwrap().status(), 200);
+    assert_eq!(client().get(process.admin("/healthz")).send().await.unwrap().status(), 200);
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn even_the_most_talkative_log_keeps_what_opens_doors() {
     let world = World::start().await;
     let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "trace").await;

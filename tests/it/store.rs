@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod instances;
 pub(crate) mod model;
+mod pool;
 mod postgres;
 pub(crate) mod samples;
 mod sequences;

@@ -2,18 +2,22 @@
 
 mod command;
 mod faults;
+mod journal;
 pub(crate) mod home;
 mod plan;
 mod volume;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use faregate::clock::Clock;
 use faregate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
 use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::ledger::work::WorkSource;
 use faregate::nano::{Account, Raw, Representative, Seed};
+use faregate::store::Engine;
 use faregate::sweep::Rules;
-use faregate::sweeper::{Place, Settings, Sweeper};
+use faregate::sweeper::{Journal, Place, Settings, Sweeper};
 use faregate::vault::Vault;
 
 const SEED: [u8; 32] = [0x77; 32];
@@ -72,6 +76,11 @@ impl Pool {
         let vault = Vault::from_seed(Seed::from_bytes(SEED));
         let ranges = std::iter::once(0..self.size);
         Sweeper::new(ledger, vault, ranges, WorkSource::local(), settings).unwrap()
+    }
+
+    /// As [`Pool::sweeper`], written down in `store`.
+    fn journalled(&self, store: &Arc<Engine>) -> Sweeper {
+        self.sweeper().journalled_in(Journal::new(Arc::clone(store), Clock::system()))
     }
 
     fn place(&self, index: u32) -> Place {

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sync", &[], false),
     ("vault", &["entropy", "nano", "payment"], false),
     ("ledger", &["clock", "entropy", "nano", "payment"], false),
-    ("store", &["clock", "nano", "payment", "routes", "shutdown", "sync"], false),
+    ("store", &["clock", "nano", "payment", "routes", "shutdown", "sweep", "sync"], false),
     ("metrics", &["nano", "payment"], false),
     (
         "cashier",
@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         ],
         false,
     ),
-    ("sweeper", &["ledger", "nano", "shutdown", "sweep", "vault"], false),
+    ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["shutdown"], false),
     ("config", &["nano", "payment", "routes", "store"], false),

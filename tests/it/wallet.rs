@@ -9,13 +9,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use faregate::nano::{Account, BlockHash, Raw, Signature, StateBlock, noms_digest};
 use faregate::payment::Mechanism;
-use faregate::wallet::{Capability, OfferError, WalletError, WalletOptions};
+use faregate::wallet::{
+    AllowanceError, Capability, DayLimit, OfferError, Wallet, WalletError, WalletOptions,
+};
 use serde_json::{Value, json};
 
 use crate::scripted::{Reply, Scripted, Seen, nobody};
 use world::{
-    Books, EASY, NONCE, PRICE, bill, both, by, entry, get, node, payee, payer, processed, proof, proofs,
-    selling, served, settled, wallet, wallet_with,
+    Books, EASY, NONCE, PRICE, at, bill, both, by, entry, get, node, payee, payer, processed, proof, proofs,
+    seed_file, selling, served, settled, wallet, wallet_with,
 };
 
 #[tokio::test]
@@ -433,4 +435,68 @@ async fn the_body_and_the_headers_are_sent_with_the_proof_too() {
         assert_eq!(seen.header("x-mine"), Some("yes"));
     }
     assert_eq!(gateway.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_day_has_its_own_limit_and_nothing_is_signed_above_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for file in [None, Some(directory.path().join("spent"))] {
+        let books = Books::with_balance(10_000);
+        let (node, gateway) = (node(&books).await, selling(&books).await);
+        let per_day = Some(DayLimit { max: Raw::new(2 * PRICE + PRICE / 2), file: file.clone() });
+        let options = WalletOptions { per_day, ..WalletOptions::up_to(Raw::new(PRICE)) };
+        let mut wallet = wallet_with(&node, options.clone());
+        // Three requests a payment: two payments.
+        for number in 0..6 {
+            wallet.get(at(&gateway, "/q")).send().await.unwrap_or_else(|error| panic!("{number}: {error}"));
+        }
+        if file.is_some() {
+            wallet = wallet_with(&node, options);
+        }
+        let refused = wallet.get(at(&gateway, "/q")).send().await.unwrap_err();
+        let WalletError::DayLimit(AllowanceError::Spent { asked, spent, max }) = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!((asked.get(), spent.get(), max.get()), (PRICE, 2 * PRICE, 2 * PRICE + PRICE / 2));
+        assert_eq!(books.lock().unwrap().frontier.unwrap().balance.get(), 10_000 - 2 * PRICE);
+        // No proof left after the two that were paid for.
+        assert_eq!(proofs(&gateway).len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_draft_is_sent_as_it_was_put_together() {
+    let books = Books::with_balance(1000);
+    let (node, gateway) = (node(&books).await, selling(&books).await);
+    let wallet = wallet(&node);
+    let paid = wallet
+        .post(at(&gateway, "/q"))
+        .query(&[("a", "b c")])
+        .header(reqwest::header::ACCEPT_LANGUAGE, "eo".parse().unwrap())
+        .json(&json!({"ask": 1}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(paid.response.status(), 200);
+    let seen = gateway.seen();
+    assert_eq!(seen.len(), 2);
+    for seen in seen {
+        assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/q?a=b+c"));
+        assert_eq!((seen.header("accept-language"), seen.body.as_slice()), (Some("eo"), &b"{\"ask\":1}"[..]));
+    }
+    let fault = wallet.get("no address").send().await.unwrap_err();
+    assert!(matches!(fault, WalletError::NoRequest(_)), "{fault}");
+}
+
+#[tokio::test]
+async fn a_wallet_opens_from_a_seed_file_and_says_what_is_wrong_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let seed = seed_file(directory.path());
+    let open = |node: &str| Wallet::open(&seed, [node], WalletOptions::up_to(Raw::new(PRICE)));
+    assert_eq!(open("http://127.0.0.1:1").unwrap().account(), payer());
+    let fault = |node: &str| open(node).unwrap_err().to_string();
+    assert_eq!(fault("127.0.0.1"), "\"127.0.0.1\" is no node's address: relative URL without a base");
+    assert_eq!(fault("ftp://a"), "a node's URL starts with http:// or https://, not ftp:");
+    std::fs::remove_file(&seed).unwrap();
+    assert!(fault("http://a").ends_with("there is no such file"));
 }

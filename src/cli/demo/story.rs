@@ -11,7 +11,7 @@ use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
-use crate::wallet::{Paid, Wallet, WalletError, WalletOptions};
+use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
 use crate::x402::{self, Offers, SettlementResponse, encode_header};
 
 /// How long a call to the demo's ledger may take.
@@ -30,6 +30,8 @@ pub(super) enum StoryError {
     Value { step: &'static str, expected: String, found: String },
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    #[error(transparent)]
+    Setup(#[from] WalletSetupError),
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]

@@ -26,7 +26,7 @@ pub(super) fn xno(amount: Raw) -> String {
     amount.xno().to_string().trim_end_matches(" XNO").to_owned()
 }
 
-fn time(at: UnixSeconds) -> String {
+pub(super) fn time(at: UnixSeconds) -> String {
     let at = UNIX_EPOCH.checked_add(Duration::from_secs(at.0.min(LAST_DATE))).unwrap_or(UNIX_EPOCH);
     humantime::format_rfc3339_seconds(at).to_string()
 }
@@ -94,7 +94,7 @@ pub(super) fn csv_line(payment: &Payment, out: &mut (dyn Write + Send)) -> io::R
 }
 
 /// A value of CSV (RFC 4180).
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     if value.contains([',', '"', '\n', '\r']) {
         format!("\"{}\"", value.replace('"', "\"\""))
     } else {

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::reads::sum_up;
 use super::socket::Socket;
@@ -107,6 +107,14 @@ impl NodeLedger {
             () = async { while running.join_next().await.is_some() {} } => {}
             _stop = shutdown.wait_for(|stop| *stop) => {}
         }
+    }
+
+    /// Sends from and to the accounts of [`NodeLedger::listen`] as a WebSocket tells of their
+    /// confirmation, and their destination: hints, to be looked up. Nothing is told where the
+    /// accounts are too many to subscribe to by name; who listens late misses the oldest.
+    #[must_use]
+    pub fn sends_heard(&self) -> broadcast::Receiver<(BlockHash, Account)> {
+        self.watcher.sends()
     }
 
     /// Whether this node's word, with that of others where it takes them, makes a block confirmed.

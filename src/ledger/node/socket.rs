@@ -297,5 +297,13 @@ fn hear(watcher: &Watcher, message: &Value) {
     let hash = message.get("message").and_then(|it| it.get("hash")).and_then(Value::as_str);
     if let (true, Some(hash)) = (confirmed, hash.and_then(|it| it.parse::<BlockHash>().ok())) {
         watcher.hint(hash);
+        // Only there where accounts are subscribed to; of the whole network's nothing is to be kept.
+        let block = message.get("message").and_then(|it| it.get("block"));
+        let field = |name| block.and_then(|it| it.get(name)).and_then(Value::as_str);
+        if let (Some("send"), Some(to)) = (field("subtype"), field("link_as_account"))
+            && let Ok(destination) = to.parse()
+        {
+            watcher.heard(hash, destination);
+        }
     }
 }

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::reads::{Call, block_info_call, sum_up};
 use super::transport::{Fault, Node};
 use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
 use crate::ledger::{LedgerError, Sighting};
-use crate::nano::{BlockHash, Raw, StateBlock};
+use crate::nano::{Account, BlockHash, Raw, StateBlock};
 use waiting::{Waiting, honest};
 
 /// Hashes in one call.
@@ -29,6 +29,9 @@ const SINGLES: usize = 16;
 
 /// Between two looks at a block in its first second, unless configured.
 const FIRST_TICK: Duration = Duration::from_millis(100);
+
+/// Sends that were heard of and that nobody has taken note of yet; of more, the oldest are forgotten.
+const HEARD: usize = 4096;
 
 /// Blocks whose predecessor is remembered, so that both are asked for in one call.
 const MAX_EXPECTED: usize = 1024;
@@ -43,6 +46,8 @@ pub(super) struct Watcher {
     state: Mutex<State>,
     /// Tells every ticker that something is to be looked at.
     woken: Notify,
+    /// Sends that a WebSocket said are confirmed, and to whom.
+    sends: broadcast::Sender<(BlockHash, Account)>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +75,7 @@ impl Watcher {
             started: Stopwatch::start(),
             state: Mutex::default(),
             woken: Notify::new(),
+            sends: broadcast::Sender::new(HEARD),
         }
     }
 
@@ -135,6 +141,17 @@ impl Watcher {
         if known.is_some() {
             self.woken.notify_waiters();
         }
+    }
+
+    /// A WebSocket says that this send to `destination` is confirmed.
+    pub(super) fn heard(&self, send: BlockHash, destination: Account) {
+        // Without anybody who listens there is nobody to tell.
+        let _listeners = self.sends.send((send, destination));
+    }
+
+    /// What is heard from here on.
+    pub(super) fn sends(&self) -> broadcast::Receiver<(BlockHash, Account)> {
+        self.sends.subscribe()
     }
 
     /// A WebSocket is subscribed, or was lost: what it did not tell in between is looked for.

@@ -119,10 +119,10 @@ pub(super) fn small(row: &Row, column: usize) -> Result<u32, Fault> {
     u32::try_from(get::<i64>(row, column)?).map_err(|_| unreadable(column))
 }
 
-fn raw(row: &Row, column: usize) -> Result<Raw, Fault> {
+pub(super) fn raw(row: &Row, column: usize) -> Result<Raw, Fault> {
     get::<&str>(row, column)?.parse().map_err(|_| unreadable(column))
 }
 
-fn unreadable(column: usize) -> Fault {
+pub(super) fn unreadable(column: usize) -> Fault {
     Fault::Unavailable(format!("column {column} of a row cannot be read"))
 }

@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A step that has been released is never edited:
 /// the next change is the next step.
-const MIGRATIONS: [&str; 2] = [FIRST, IDENTIFIERS];
+const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
 
 /// Version 1; the same tables as in SQLite, for the same reasons.
 ///
@@ -96,6 +96,37 @@ CREATE TRIGGER granted_is_final BEFORE UPDATE OF state ON payments
     FOR EACH ROW WHEN (old.state = 2) EXECUTE FUNCTION final();
 ";
 
+/// What the pool was sent and what was swept from it; the same tables as in SQLite.
+const POOL: &str = "
+CREATE TABLE deposits (
+    block   bytea PRIMARY KEY CHECK (length(block) = 32),
+    account bytea NOT NULL CHECK (length(account) = 32),
+    sender  bytea CHECK (length(sender) = 32),
+    amount  numeric(39, 0) NOT NULL,
+    seen_at bigint NOT NULL
+);
+
+CREATE INDEX deposits_by_time ON deposits (seen_at, block);
+CREATE INDEX deposits_by_amount ON deposits (amount, block);
+
+CREATE TABLE sweeps (
+    block      bytea PRIMARY KEY CHECK (length(block) = 32),
+    account    bytea NOT NULL CHECK (length(account) = 32),
+    action     smallint NOT NULL CHECK (action BETWEEN 0 AND 2),
+    amount     numeric(39, 0) NOT NULL,
+    previous   bytea NOT NULL CHECK (length(previous) = 32),
+    link       bytea NOT NULL CHECK (length(link) = 32),
+    state      smallint NOT NULL CHECK (state BETWEEN 0 AND 2),
+    planned_at bigint NOT NULL,
+    ended_at   bigint CHECK ((ended_at IS NULL) = (state = 0))
+);
+
+CREATE INDEX sweeps_by_time ON sweeps (planned_at, block);
+CREATE INDEX planned_sweeps ON sweeps (planned_at, block) WHERE state = 0;
+
+CREATE TRIGGER sweeps_are_kept BEFORE DELETE OR TRUNCATE ON sweeps EXECUTE FUNCTION kept();
+";
+
 /// Ids that clients give to payments, and the answers that were bought under them; as in SQLite.
 const IDENTIFIERS: &str = "
 ALTER TABLE payments
@@ -134,7 +165,8 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
     let found = version(&*transaction).await?;
     if found == 0 {
         let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace \
-             AND relname IN ('payments', 'claims', 'capabilities', 'leases', 'ranges', 'probe', 'journal')";
+             AND relname IN ('payments', 'claims', 'capabilities', 'leases', 'ranges', 'probe', 'journal', \
+             'deposits', 'sweeps')";
         let taken: i64 = transaction.query_one(sql, &[]).await?.try_get(0)?;
         if taken > 0 {
             return Err(PostgresFault::Foreign);

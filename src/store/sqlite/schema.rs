@@ -9,7 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A step that has been released is never
 /// edited: the next change is the next step.
-const MIGRATIONS: [&str; 2] = [FIRST, IDENTIFIERS];
+const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
 
 /// Version 1.
 ///
@@ -123,6 +123,41 @@ SELECT
     datetime(created_at, 'unixepoch') AS created_at,
     datetime(updated_at, 'unixepoch') AS updated_at
 FROM payments;
+";
+
+/// What the pool was sent and what was swept from it. Whether a deposit is claimed, `claims` says.
+///
+/// Both are keyed by hashes, which a sale does not touch: a deposit is written only where no payment
+/// has claimed it, a sweep's block beside the sales.
+const POOL: &str = "
+CREATE TABLE deposits (
+    block   BLOB PRIMARY KEY CHECK (length(block) = 32),
+    account BLOB NOT NULL CHECK (length(account) = 32),
+    sender  BLOB CHECK (length(sender) = 32),
+    amount  BLOB NOT NULL CHECK (length(amount) = 16),
+    seen_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX deposits_by_time ON deposits (seen_at, block);
+CREATE INDEX deposits_by_amount ON deposits (amount, block);
+
+CREATE TABLE sweeps (
+    block      BLOB PRIMARY KEY CHECK (length(block) = 32),
+    account    BLOB NOT NULL CHECK (length(account) = 32),
+    action     INTEGER NOT NULL CHECK (action BETWEEN 0 AND 2),
+    amount     BLOB NOT NULL CHECK (length(amount) = 16),
+    previous   BLOB NOT NULL CHECK (length(previous) = 32),
+    link       BLOB NOT NULL CHECK (length(link) = 32),
+    state      INTEGER NOT NULL CHECK (state BETWEEN 0 AND 2),
+    planned_at INTEGER NOT NULL,
+    ended_at   INTEGER CHECK ((ended_at IS NULL) = (state = 0))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sweeps_by_time ON sweeps (planned_at, block);
+CREATE INDEX planned_sweeps ON sweeps (planned_at, block) WHERE state = 0;
+
+CREATE TRIGGER sweeps_are_kept BEFORE DELETE ON sweeps
+BEGIN SELECT RAISE(ABORT, 'a block of a sweep is never deleted'); END;
 ";
 
 /// Ids that clients give to payments, and the answers that were bought under them.

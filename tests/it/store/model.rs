@@ -7,6 +7,9 @@ use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::payment::IdentifierKey;
+use faregate::store::pool::{
+    Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
     LeaseRequest, Payment, PaymentState, Store, StoreError,
@@ -22,6 +25,8 @@ struct State {
     ranges: BTreeMap<String, u32>,
     marked: BTreeSet<[u8; 32]>,
     answers: BTreeMap<[u8; 32], (Answer, UnixSeconds)>,
+    deposits: Vec<SeenDeposit>,
+    sweeps: Vec<SweepRecord>,
 }
 
 #[derive(Clone)]
@@ -76,6 +81,10 @@ impl State {
             return None;
         }
         Some(holder.intent.block)
+    }
+
+    fn is_claimed(&self, block: BlockHash) -> bool {
+        self.marked.contains(&block.0) || self.journal.iter().any(|it| it.intent.block == block)
     }
 
     /// The other live intent on the frontier of `intent`.
@@ -388,5 +397,89 @@ impl Store for Model {
 
     fn health(&self) -> Health {
         Health { writable: true, free_bytes: None, floor: 0, newest: UnixSeconds(0) }
+    }
+}
+
+impl PoolJournal for Model {
+    async fn note_deposits(
+        &self,
+        deposits: &[Deposit],
+        keep: u32,
+        now: UnixSeconds,
+    ) -> Result<Noted, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let mut noted = Noted::default();
+        for deposit in deposits {
+            let known = state.deposits.iter().any(|it| it.deposit.block == deposit.block);
+            if !known && !state.is_claimed(deposit.block) {
+                state.deposits.push(SeenDeposit { seen_at: now, deposit: *deposit });
+                noted.fresh += 1;
+            }
+        }
+        let keep = keep as usize;
+        if state.deposits.len() > keep {
+            let mut kept = std::mem::take(&mut state.deposits);
+            kept.retain(|it| !state.is_claimed(it.deposit.block));
+            kept.sort_by_key(|it| std::cmp::Reverse((it.deposit.amount, it.deposit.block)));
+            noted.dropped = kept.len().saturating_sub(keep) as u64;
+            kept.truncate(keep);
+            state.deposits = kept;
+        }
+        Ok(noted)
+    }
+
+    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let open = state.deposits.iter().filter(|it| !state.is_claimed(it.deposit.block));
+        let mut found: Vec<_> = open.filter(|it| Some(it.mark()) > after).copied().collect();
+        found.sort_by_key(SeenDeposit::mark);
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if !state.sweeps.iter().any(|it| it.block.block == block.block) {
+            let record =
+                SweepRecord { block: *block, state: SweepState::Planned, planned_at: now, ended_at: None };
+            state.sweeps.push(record);
+        }
+        Ok(())
+    }
+
+    async fn end_sweep(
+        &self,
+        block: BlockHash,
+        confirmed: bool,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let Some(found) = state.sweeps.iter_mut().find(|it| it.block.block == block) else {
+            return Ok(false);
+        };
+        let moves = match found.state {
+            SweepState::Planned => true,
+            SweepState::Superseded => confirmed,
+            SweepState::Confirmed => false,
+        };
+        if moves {
+            found.state = if confirmed { SweepState::Confirmed } else { SweepState::Superseded };
+            found.ended_at = Some(now);
+        }
+        Ok(moves)
+    }
+
+    async fn sweeps(
+        &self,
+        state: Option<SweepState>,
+        after: Option<Mark>,
+        limit: usize,
+    ) -> Result<Vec<SweepRecord>, StoreError> {
+        let held = self.0.lock().unwrap();
+        let wanted = held.sweeps.iter().filter(|it| state.is_none_or(|state| it.state == state));
+        let mut found: Vec<_> = wanted.filter(|it| Some(it.mark()) > after).copied().collect();
+        found.sort_by_key(SweepRecord::mark);
+        found.truncate(limit);
+        Ok(found)
     }
 }

@@ -74,7 +74,7 @@ async fn tables_of_a_newer_program_are_refused() {
     database.open().await.close().await;
     database.run("UPDATE faregate_version SET version = 99").await;
     let refused = PostgresStore::open(&database.options()).await.unwrap_err();
-    assert!(matches!(refused, PostgresFault::Newer { found: 99, known: 2 }), "{refused}");
+    assert!(matches!(refused, PostgresFault::Newer { found: 99, .. }), "{refused}");
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn the_file_of_a_newer_program_is_refused_untouched() {
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path, SqliteOptions::default()).unwrap_err();
-    assert!(matches!(error.fault, OpenFault::Newer { found: 99, known: 2 }), "{error}");
+    assert!(matches!(error.fault, OpenFault::Newer { found: 99, .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 

@@ -1,0 +1,241 @@
+//! The calls that move uses between this instance and the store: leasing, reporting, handing back.
+//!
+//! A use is taken from what is leased here; the store is asked only when that is used up or has
+//! lapsed. Leases are taken in chunks, renewed while anything is out, and handed back when idle.
+//! What was used is reported soon after, never waited for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::super::{CapabilityId, Holder, LeaseRequest, Store, StoreError};
+use super::meter::{Account, Held, Reports, Use};
+use crate::clock::Clock;
+use crate::routes::Metering;
+use crate::shutdown::{self, StopSignal};
+use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
+
+/// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
+/// what it had leased from the others.
+pub const LEASE_SECONDS: u64 = 10;
+/// Uses leased at once at most.
+const LARGEST_CHUNK: u32 = 256;
+/// How long uses wait to be reported together.
+const REPORT_AFTER: Duration = Duration::from_millis(5);
+/// How often leases are looked over.
+const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
+/// Seconds after its last use at which a capability's leased uses go back to the store.
+const IDLE_SECONDS: u64 = 2;
+
+/// Why no use could be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NoUse {
+    /// All are spent, or the capability was revoked.
+    #[error("the capability is used up")]
+    Exhausted,
+    /// All that are left are under way or leased by another instance; some may come back.
+    #[error("the last uses are under way")]
+    Busy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How many uses to lease of a capability that has `left`: half, so that another instance finds some
+/// and the tail is exact.
+pub(super) fn chunk(left: u32) -> u32 {
+    left.div_euclid(2).clamp(1, LARGEST_CHUNK)
+}
+
+/// What one instance has leased, over the store `S`.
+#[derive(Debug)]
+pub(super) struct Leases<S> {
+    pub(super) store: Arc<S>,
+    pub(super) clock: Clock,
+    pub(super) holder: Holder,
+    /// Those with uses leased, reserved or unreported: kept whatever the cache forgets, so that one
+    /// instance never meters one capability twice.
+    out: Mutex<BTreeMap<CapabilityId, Arc<Held>>>,
+    reports: Arc<Reports>,
+    /// Numbers the lease calls of this holder.
+    sequence: AtomicU64,
+}
+
+impl<S: Store> Leases<S> {
+    /// The leases of the instance `holder`: none.
+    pub(super) fn new(store: Arc<S>, clock: Clock, holder: Holder) -> Self {
+        let sequence = AtomicU64::new(0);
+        Self { store, clock, holder, out: Mutex::default(), reports: Arc::default(), sequence }
+    }
+
+    pub(super) fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<Held>>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one use. Asks the store only when what is leased is used up or has lapsed.
+    ///
+    /// # Errors
+    /// [`NoUse`].
+    pub(super) async fn reserve(&self, held: &Arc<Held>, metering: Metering) -> Result<Use, NoUse> {
+        if self.try_take(held) {
+            return Ok(self.taken(held, metering));
+        }
+        if held.meter().is_spent() {
+            return Err(NoUse::Exhausted);
+        }
+        let mut unresolved = held.calls.lock().await;
+        if self.try_take(held) {
+            return Ok(self.taken(held, metering));
+        }
+        loop {
+            let want = match metering {
+                Metering::Leased => chunk(held.meter().stored()),
+                Metering::Strict => 1,
+            };
+            let granted = self.call(held, &mut unresolved, want, false).await?;
+            if self.try_take(held) {
+                return Ok(self.taken(held, metering));
+            }
+            let meter = held.meter();
+            if meter.is_spent() {
+                return Err(NoUse::Exhausted);
+            }
+            // What was leased is gone to others already: there may be more. One that was given back
+            // meanwhile is free at the next try.
+            if granted == 0 {
+                return Err(if meter.may_come_back() { NoUse::Busy } else { NoUse::Exhausted });
+            }
+        }
+    }
+
+    fn try_take(&self, held: &Held) -> bool {
+        held.meter().take(self.clock.now(), !self.store.is_writable())
+    }
+
+    fn taken(&self, held: &Arc<Held>, metering: Metering) -> Use {
+        Use::taken(Arc::clone(held), Arc::clone(&self.reports), metering)
+    }
+
+    /// Spends a use and returns when that is durable. It cannot be given back after that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the use is spent here, and its report is tried again in the background.
+    pub(super) async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
+        taken.spend();
+        let held = Arc::clone(taken.held());
+        let mut unresolved = held.calls.lock().await;
+        // Another request's report may have taken this one along.
+        let reported = !held.meter().has_unreported() && unresolved.is_none();
+        if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
+    }
+
+    /// One lease call: reports what was used, hands back what lapsed or, if `hand_back`, all that is
+    /// free, asks for `want`; gives how many it got. A call whose outcome stayed unknown is made again
+    /// first, word for word.
+    async fn call(
+        &self,
+        held: &Arc<Held>,
+        unresolved: &mut Option<LeaseRequest>,
+        want: u32,
+        hand_back: bool,
+    ) -> Result<u32, StoreError> {
+        if let Some(request) = *unresolved {
+            self.complete(held, request).await?;
+            *unresolved = None;
+        }
+        let request = self.request(held, want, hand_back);
+        *unresolved = Some(request);
+        let outcome = self.complete(held, request).await;
+        if !matches!(outcome, Err(StoreError::Unknown(_))) {
+            *unresolved = None;
+        }
+        if outcome.is_err() && unresolved.is_none() {
+            // Certainly without effect: what the request took out of the meter goes back in.
+            held.meter().take_back(account(&request));
+        }
+        outcome
+    }
+
+    fn request(&self, held: &Held, want: u32, hand_back: bool) -> LeaseRequest {
+        let Account { used, returned } = held.meter().draw_up(hand_back, self.clock.now());
+        LeaseRequest {
+            capability: held.record().id,
+            holder: self.holder,
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed).saturating_add(1),
+            used,
+            returned,
+            want,
+            ttl: LEASE_SECONDS,
+        }
+    }
+
+    async fn complete(&self, held: &Arc<Held>, request: LeaseRequest) -> Result<u32, StoreError> {
+        let lease = self.store.lease(request, self.clock.now()).await?;
+        let out = {
+            let mut meter = held.meter();
+            meter.take_in(lease, account(&request));
+            meter.is_out()
+        };
+        if out {
+            self.out().insert(held.record().id, Arc::clone(held));
+        }
+        Ok(lease.granted)
+    }
+
+    /// Reports uses as they are spent, renews what is out and hands back what is idle, until
+    /// `shutdown` turns true; then reports and hands back everything once more.
+    pub(super) async fn run(&self, mut shutdown: StopSignal) {
+        let mut ticks = sync::interval(LOOK_OVER_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown::asked_for(&mut shutdown) => break,
+                () = self.reports.bell.notified() => {
+                    sync::sleep(REPORT_AFTER).await;
+                    self.report().await;
+                }
+                _ = ticks.tick() => self.look_over(false).await,
+            }
+        }
+        self.report().await;
+        self.look_over(true).await;
+    }
+
+    async fn report(&self) {
+        fail::fail_point!("use-committed", |_| std::process::abort());
+        let waiting = self.reports.take();
+        // All at once, so that the store commits them together.
+        let calls = waiting.iter().map(|held| self.settle_up(held, false));
+        join_all(calls).await;
+    }
+
+    async fn look_over(&self, hand_back_all: bool) {
+        let now = self.clock.now();
+        let mut due = Vec::new();
+        self.out().retain(|_, held| {
+            let meter = held.meter();
+            let hand_back = hand_back_all || meter.is_idle(IDLE_SECONDS, now);
+            let ageing = meter.is_ageing(LEASE_SECONDS.div_euclid(2), now);
+            if meter.is_out() && (hand_back || ageing || meter.has_unreported()) {
+                due.push((Arc::clone(held), hand_back));
+            }
+            meter.is_out()
+        });
+        join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
+    }
+
+    async fn settle_up(&self, held: &Arc<Held>, hand_back: bool) {
+        let mut unresolved = held.calls.lock().await;
+        if let Err(error) = self.call(held, &mut unresolved, 0, hand_back).await {
+            // The uses stay unreported and are reported again at the next look.
+            tracing::warn!(capability = %held.record().id, %error, "uses not reported");
+        }
+    }
+}
+
+const fn account(request: &LeaseRequest) -> Account {
+    Account { used: request.used, returned: request.returned }
+}

@@ -1,0 +1,176 @@
+//! The operations on what the pool was sent and on the blocks of its sweeps.
+
+use deadpool_postgres::{Client, GenericClient};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::fault::Fault;
+use super::payments::query;
+use super::rows::{self, raw, unreadable};
+use crate::nano::{Account, BlockHash, UnixSeconds};
+use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
+use crate::store::pool::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+
+/// `PoolJournal::note_deposits`. Instances that trim at once leave a few more or fewer for a moment.
+pub(super) async fn note_deposits(
+    client: &mut Client,
+    deposits: &[Deposit],
+    keep: u32,
+    now: UnixSeconds,
+) -> Result<Noted, Fault> {
+    let mut deposits: Vec<_> = deposits.iter().collect();
+    // In one order everywhere, so that two instances do not wait for each other.
+    deposits.sort_by_key(|it| it.block);
+    let blocks: Vec<&[u8]> = deposits.iter().map(|it| &it.block.0[..]).collect();
+    let accounts: Vec<&[u8]> = deposits.iter().map(|it| &it.account.0[..]).collect();
+    let senders: Vec<Option<&[u8]>> =
+        deposits.iter().map(|it| it.sender.as_ref().map(|sender| &sender.0[..])).collect();
+    let amounts: Vec<String> = deposits.iter().map(|it| it.amount.to_string()).collect();
+    let transaction = client.transaction().await.map_err(Fault::before_commit)?;
+    let sql = "INSERT INTO deposits (block, account, sender, amount, seen_at) \
+         SELECT d.block, d.account, d.sender, d.amount::numeric, $5 \
+         FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::text[]) AS d (block, account, sender, amount) \
+         WHERE NOT EXISTS (SELECT FROM claims AS c WHERE c.block = d.block) \
+         ORDER BY d.block ON CONFLICT DO NOTHING";
+    let values: [&(dyn ToSql + Sync); 5] = [&blocks, &accounts, &senders, &amounts, &stored(now.0)];
+    let fresh = execute(&transaction, sql, &values).await?;
+    let dropped =
+        if count(&transaction).await? > i64::from(keep) { trim(&transaction, keep).await? } else { 0 };
+    transaction.commit().await.map_err(Fault::committing)?;
+    Ok(Noted { fresh, dropped })
+}
+
+async fn count(client: &impl GenericClient) -> Result<i64, Fault> {
+    let rows = query(client, "SELECT count(*) FROM deposits", &[]).await?;
+    rows.first().map_or(Ok(0), |row| rows::get(row, 0))
+}
+
+/// Takes out what was claimed since, which the payments tell of, and then the smallest.
+async fn trim(client: &impl GenericClient, keep: u32) -> Result<u64, Fault> {
+    execute(client, "DELETE FROM deposits WHERE block IN (SELECT block FROM claims)", &[]).await?;
+    let beyond = count(client).await?.saturating_sub(i64::from(keep)).max(0);
+    let smallest = "DELETE FROM deposits WHERE block IN \
+         (SELECT block FROM deposits ORDER BY amount, block LIMIT $1)";
+    execute(client, smallest, &[&beyond]).await
+}
+
+async fn execute(
+    client: &impl GenericClient,
+    sql: &str,
+    values: &[&(dyn ToSql + Sync)],
+) -> Result<u64, Fault> {
+    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
+    client.execute(&statement, values).await.map_err(Fault::before_commit)
+}
+
+/// One statement that is a transaction of its own.
+async fn apply(client: &Client, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Fault> {
+    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
+    client.execute(&statement, values).await.map_err(Fault::committing)
+}
+
+/// `PoolJournal::unclaimed`.
+pub(super) async fn unclaimed(
+    client: &Client,
+    after: Option<Mark>,
+    limit: usize,
+) -> Result<Vec<SeenDeposit>, Fault> {
+    let sql = "SELECT d.seen_at, d.block, d.account, d.sender, d.amount::text FROM deposits AS d \
+         WHERE (d.seen_at, d.block) > ($1, $2::bytea) \
+         AND NOT EXISTS (SELECT FROM claims AS c WHERE c.block = d.block) \
+         ORDER BY d.seen_at, d.block LIMIT $3";
+    let (at, block) = start(after);
+    let deposit = |row: &Row| {
+        let sender = match rows::get::<Option<&[u8]>>(row, 3)? {
+            None => None,
+            Some(bytes) => Some(Account(bytes.try_into().map_err(|_| unreadable(3))?)),
+        };
+        let deposit = Deposit {
+            block: BlockHash(rows::bytes(row, 1)?),
+            account: Account(rows::bytes(row, 2)?),
+            sender,
+            amount: raw(row, 4)?,
+        };
+        Ok(SeenDeposit { seen_at: UnixSeconds(rows::number(row, 0)?), deposit })
+    };
+    query(client, sql, &[&at, &block, &most(limit)]).await?.iter().map(deposit).collect()
+}
+
+/// `PoolJournal::plan_sweep`.
+pub(super) async fn plan_sweep(client: &Client, it: &SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
+    let sql = "INSERT INTO sweeps (block, account, action, amount, previous, link, state, planned_at) \
+         VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
+    let values: [&(dyn ToSql + Sync); 8] = [
+        &&it.block.0[..],
+        &&it.account.0[..],
+        &i16::from(action_code(it.action)),
+        &it.amount.to_string(),
+        &&it.previous.0[..],
+        &&it.link[..],
+        &i16::from(sweep_state_code(SweepState::Planned)),
+        &stored(now.0),
+    ];
+    apply(client, sql, &values).await.map(drop)
+}
+
+/// `PoolJournal::end_sweep`.
+pub(super) async fn end_sweep(
+    client: &Client,
+    block: BlockHash,
+    confirmed: bool,
+    now: UnixSeconds,
+) -> Result<bool, Fault> {
+    let state = if confirmed { SweepState::Confirmed } else { SweepState::Superseded };
+    // A planned block ends either way, a superseded one only confirmed.
+    let sql =
+        "UPDATE sweeps SET state = $2, ended_at = $3 WHERE block = $1 AND (state = 0 OR (state = 2 AND $4))";
+    let values: [&(dyn ToSql + Sync); 4] =
+        [&&block.0[..], &i16::from(sweep_state_code(state)), &stored(now.0), &confirmed];
+    Ok(apply(client, sql, &values).await? > 0)
+}
+
+/// `PoolJournal::sweeps`.
+pub(super) async fn sweeps(
+    client: &Client,
+    state: Option<SweepState>,
+    after: Option<Mark>,
+    limit: usize,
+) -> Result<Vec<SweepRecord>, Fault> {
+    // Spelled out, so that the planned ones are found by their own index.
+    let condition = state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)));
+    let sql = format!(
+        "SELECT block, account, action, amount::text, previous, link, state, planned_at, ended_at FROM sweeps \
+         WHERE (planned_at, block) > ($1, $2::bytea) {condition} ORDER BY planned_at, block LIMIT $3"
+    );
+    let (at, block) = start(after);
+    query(client, &sql, &[&at, &block, &most(limit)]).await?.iter().map(sweep).collect()
+}
+
+fn sweep(row: &Row) -> Result<SweepRecord, Fault> {
+    let code = |column| {
+        let code: i16 = rows::get(row, column)?;
+        u8::try_from(code).map_err(|_| unreadable(column))
+    };
+    Ok(SweepRecord {
+        block: SweepBlock {
+            block: BlockHash(rows::bytes(row, 0)?),
+            account: Account(rows::bytes(row, 1)?),
+            action: action(code(2)?).ok_or_else(|| unreadable(2))?,
+            amount: raw(row, 3)?,
+            previous: BlockHash(rows::bytes(row, 4)?),
+            link: rows::bytes(row, 5)?,
+        },
+        state: sweep_state(code(6)?).ok_or_else(|| unreadable(6))?,
+        planned_at: UnixSeconds(rows::number(row, 7)?),
+        ended_at: rows::get::<Option<i64>>(row, 8)?.map(|it| UnixSeconds(it.cast_unsigned())),
+    })
+}
+
+/// The values a list starts after: before everything, where there is no mark.
+fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
+    after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))
+}
+
+fn most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

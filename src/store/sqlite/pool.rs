@@ -1,0 +1,168 @@
+//! The operations on what the pool was sent and on the blocks of its sweeps.
+
+use rusqlite::types::{FromSqlError, Type};
+use rusqlite::{Connection, Row, params};
+
+use super::fault::Fault;
+use super::rows::number;
+use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
+use crate::store::pool::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+
+/// `PoolJournal::note_deposits`.
+pub(super) fn note_deposits(
+    db: &Connection,
+    deposits: &[Deposit],
+    keep: u32,
+    now: UnixSeconds,
+) -> Result<Noted, Fault> {
+    let mut fresh = 0_usize;
+    let mut insert = db.prepare_cached(
+        "INSERT INTO deposits (block, account, sender, amount, seen_at) SELECT ?1, ?2, ?3, ?4, ?5 \
+         WHERE NOT EXISTS (SELECT 1 FROM claims WHERE block = ?1) ON CONFLICT DO NOTHING",
+    )?;
+    for it in deposits {
+        let sender = it.sender.map(|sender| sender.0);
+        let added = insert.execute(params![
+            it.block.0,
+            it.account.0,
+            sender,
+            it.amount.to_be_bytes(),
+            stored(now.0)
+        ])?;
+        fresh = fresh.saturating_add(added);
+    }
+    let dropped = if count(db)? > i64::from(keep) { trim(db, keep)? } else { 0 };
+    Ok(Noted { fresh: counted(fresh), dropped: counted(dropped) })
+}
+
+fn count(db: &Connection) -> Result<i64, Fault> {
+    Ok(db.prepare_cached("SELECT count(*) FROM deposits")?.query_row([], |row| row.get(0))?)
+}
+
+/// Takes out what was claimed since, which the payments tell of, and then the smallest.
+fn trim(db: &Connection, keep: u32) -> Result<usize, Fault> {
+    db.prepare_cached("DELETE FROM deposits WHERE block IN (SELECT block FROM claims)")?.execute([])?;
+    let beyond = count(db)?.saturating_sub(i64::from(keep)).max(0);
+    let smallest = "DELETE FROM deposits WHERE block IN \
+         (SELECT block FROM deposits ORDER BY amount, block LIMIT ?1)";
+    Ok(db.prepare_cached(smallest)?.execute([beyond])?)
+}
+
+fn counted(rows: usize) -> u64 {
+    u64::try_from(rows).unwrap_or(u64::MAX)
+}
+
+/// `PoolJournal::unclaimed`.
+pub(super) fn unclaimed(
+    db: &Connection,
+    after: Option<Mark>,
+    limit: usize,
+) -> Result<Vec<SeenDeposit>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT d.seen_at, d.block, d.account, d.sender, d.amount FROM deposits AS d \
+         WHERE (d.seen_at, d.block) > (?1, ?2) \
+         AND NOT EXISTS (SELECT 1 FROM claims AS c WHERE c.block = d.block) \
+         ORDER BY d.seen_at, d.block LIMIT ?3",
+    )?;
+    let (at, block) = start(after);
+    let found = statement.query_map(params![at, block, most(limit)], |row| {
+        let deposit = Deposit {
+            block: BlockHash(row.get(1)?),
+            account: Account(row.get(2)?),
+            sender: row.get::<_, Option<[u8; 32]>>(3)?.map(Account),
+            amount: Raw::from_be_bytes(row.get(4)?),
+        };
+        Ok(SeenDeposit { seen_at: UnixSeconds(number(row, 0)?), deposit })
+    })?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+/// `PoolJournal::plan_sweep`.
+pub(super) fn plan_sweep(db: &Connection, it: &SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
+    db.prepare_cached(
+        "INSERT INTO sweeps (block, account, action, amount, previous, link, state, planned_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![
+        it.block.0,
+        it.account.0,
+        action_code(it.action),
+        it.amount.to_be_bytes(),
+        it.previous.0,
+        it.link,
+        sweep_state_code(SweepState::Planned),
+        stored(now.0),
+    ])?;
+    Ok(())
+}
+
+/// `PoolJournal::end_sweep`.
+pub(super) fn end_sweep(
+    db: &Connection,
+    block: BlockHash,
+    confirmed: bool,
+    now: UnixSeconds,
+) -> Result<bool, Fault> {
+    // A planned block ends either way, a superseded one only confirmed.
+    let state = if confirmed { SweepState::Confirmed } else { SweepState::Superseded };
+    let moved = db
+        .prepare_cached(
+            "UPDATE sweeps SET state = ?2, ended_at = ?3 WHERE block = ?1 \
+             AND (state = 0 OR (state = 2 AND ?4))",
+        )?
+        .execute(params![block.0, sweep_state_code(state), stored(now.0), confirmed])?;
+    Ok(moved > 0)
+}
+
+/// `PoolJournal::sweeps`.
+pub(super) fn sweeps(
+    db: &Connection,
+    state: Option<SweepState>,
+    after: Option<Mark>,
+    limit: usize,
+) -> Result<Vec<SweepRecord>, Fault> {
+    // Spelled out, so that the planned ones are found by their own index.
+    let condition = state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)));
+    let sql = format!(
+        "SELECT block, account, action, amount, previous, link, state, planned_at, ended_at FROM sweeps \
+         WHERE (planned_at, block) > (?1, ?2) {condition} ORDER BY planned_at, block LIMIT ?3"
+    );
+    let (at, block) = start(after);
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_map(params![at, block, most(limit)], sweep)?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
+
+fn sweep(row: &Row<'_>) -> rusqlite::Result<SweepRecord> {
+    let unreadable = |column: usize, why: &'static str| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            Type::Integer,
+            Box::new(FromSqlError::Other(why.into())),
+        )
+    };
+    let ended_at: Option<i64> = row.get(8)?;
+    Ok(SweepRecord {
+        block: SweepBlock {
+            block: BlockHash(row.get(0)?),
+            account: Account(row.get(1)?),
+            action: action(row.get(2)?).ok_or_else(|| unreadable(2, "not an action"))?,
+            amount: Raw::from_be_bytes(row.get(3)?),
+            previous: BlockHash(row.get(4)?),
+            link: row.get(5)?,
+        },
+        state: sweep_state(row.get(6)?).ok_or_else(|| unreadable(6, "not a state"))?,
+        planned_at: UnixSeconds(number(row, 7)?),
+        ended_at: ended_at.map(|it| UnixSeconds(it.cast_unsigned())),
+    })
+}
+
+/// The values a list starts after: before everything, where there is no mark.
+fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
+    after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))
+}
+
+fn most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,326 @@
+//! What a wallet may spend in a day, and what it has spent.
+//!
+//! A day is any 24 hours, so that midnight doubles nothing. What counts is what was signed: a
+//! payment is noted before the gateway or the network has it, and stays noted whatever becomes of
+//! it. With a file the note outlives the process and is shared by all that name the same file; it
+//! is on the disk before the payment leaves. A file that cannot be read or written spends nothing.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock::Clock;
+use crate::nano::{BlockHash, Raw, UnixSeconds};
+
+/// The length of a day, in seconds.
+const DAY: u64 = 86_400;
+
+/// Lines of a file that count no more and may stay before they are cleared away.
+const STALE_LINES: usize = 4096;
+
+/// A longer file is none of this module's.
+const MAX_FILE: u64 = 256 * 1024 * 1024;
+
+/// The most that a wallet spends in a day.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DayLimit {
+    /// In raw, in any 24 hours.
+    pub max: Raw,
+    /// Where payments are noted, a line each: Unix seconds, raw, block. Made where there is none.
+    /// Without a file the limit holds for one wallet as long as it lives.
+    pub file: Option<PathBuf>,
+}
+
+/// Why a payment is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum AllowanceError {
+    #[error("{} of {} for a day are spent, {} are asked", spent.xno(), max.xno(), asked.xno())]
+    Spent { asked: Raw, spent: Raw, max: Raw },
+    #[error("{}: line {line} is no payment; mend or remove it", path.display())]
+    NotReadable { path: PathBuf, line: usize },
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("the note of a payment was not made: {0}")]
+    Stopped(String),
+}
+
+/// One noted payment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Note {
+    at: UnixSeconds,
+    amount: Raw,
+}
+
+/// The limit and what counts against it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Allowance {
+    limit: Arc<DayLimit>,
+    clock: Clock,
+    /// What this wallet has spent; where there is a file, the file says it.
+    noted: Arc<Mutex<VecDeque<Note>>>,
+}
+
+impl Allowance {
+    pub(super) fn new(limit: DayLimit, clock: Clock) -> Self {
+        Self { limit: Arc::new(limit), clock, noted: Arc::default() }
+    }
+
+    /// Whether `asked` may be spent, as far as is known: to be found out before work is done.
+    pub(super) async fn allows(&self, asked: Raw) -> Result<(), AllowanceError> {
+        self.on_a_thread(move |it| it.settle(asked, None)).await
+    }
+
+    /// Notes `asked` as spent with `block`. To be called before anybody else has the block.
+    pub(super) async fn note(&self, asked: Raw, block: BlockHash) -> Result<(), AllowanceError> {
+        self.on_a_thread(move |it| it.settle(asked, Some(block))).await
+    }
+
+    /// A lock and a disk may keep one waiting.
+    async fn on_a_thread(
+        &self,
+        does: impl FnOnce(&Self) -> Result<(), AllowanceError> + Send + 'static,
+    ) -> Result<(), AllowanceError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || does(&this))
+            .await
+            .map_err(|error| AllowanceError::Stopped(error.to_string()))?
+    }
+
+    fn settle(&self, asked: Raw, block: Option<BlockHash>) -> Result<(), AllowanceError> {
+        let now = self.clock.now();
+        let Some(path) = &self.limit.file else {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            noted.retain(|note| counts(note, now));
+            self.judge(asked, noted.iter())?;
+            if block.is_some() {
+                noted.push_back(Note { at: now, amount: asked });
+            }
+            return Ok(());
+        };
+        let fault = |error| AllowanceError::File { path: path.clone(), error };
+        let mut file = Notes::open(path).map_err(fault)?;
+        let notes = file.read(path)?;
+        let (counting, stale): (Vec<_>, Vec<_>) = notes.iter().partition(|note| counts(&note.note, now));
+        self.judge(asked, counting.iter().map(|it| &it.note))?;
+        let Some(block) = block else { return Ok(()) };
+        if stale.len() > STALE_LINES {
+            let kept: String = counting.iter().map(|it| it.line.as_str()).collect();
+            file.replace(path, &kept).map_err(fault)?;
+        }
+        file.append(&format!("{} {asked} {block}\n", now.0)).map_err(fault)
+    }
+
+    fn judge<'n>(&self, asked: Raw, counting: impl Iterator<Item = &'n Note>) -> Result<(), AllowanceError> {
+        let max = self.limit.max;
+        let add = |sum: Raw, it: &Note| sum.checked_add(it.amount).unwrap_or(Raw::MAX);
+        let spent = counting.fold(Raw::ZERO, add);
+        match spent.checked_add(asked) {
+            Some(sum) if sum <= max => Ok(()),
+            Some(_) | None => Err(AllowanceError::Spent { asked, spent, max }),
+        }
+    }
+}
+
+/// Whether a note counts at `now`. One from the future does: the clock was set back.
+fn counts(note: &Note, now: UnixSeconds) -> bool {
+    now.0.saturating_sub(note.at.0) < DAY
+}
+
+/// A note with the line it was read from.
+struct Line {
+    note: Note,
+    line: String,
+}
+
+/// The file, in this process's hands alone until it is dropped.
+struct Notes {
+    file: File,
+}
+
+impl Notes {
+    fn open(path: &Path) -> io::Result<Self> {
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            file.lock()?;
+            // Whoever had it locked may have put another file in its place.
+            let same = fs::metadata(path).is_ok_and(|there| {
+                file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
+            });
+            if same {
+                return Ok(Self { file });
+            }
+        }
+    }
+
+    /// Every note. What stands after the last line's end was being written when its writer died,
+    /// before its payment left: it is cut off.
+    fn read(&mut self, path: &Path) -> Result<Vec<Line>, AllowanceError> {
+        let mut text = String::new();
+        let mut read = || {
+            if self.file.metadata()?.len() > MAX_FILE {
+                return Err(io::Error::other("not a file of payments: it is too long"));
+            }
+            self.file.seek(SeekFrom::Start(0))?;
+            self.file.read_to_string(&mut text)?;
+            let whole = text.rfind('\n').map_or(0, |end| end.saturating_add(1));
+            if whole < text.len() {
+                text.truncate(whole);
+                self.file.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
+            }
+            Ok(())
+        };
+        read().map_err(|error| AllowanceError::File { path: path.to_owned(), error })?;
+        let lines = text.split_inclusive('\n').enumerate().map(|(number, line)| {
+            let note = parse(line).ok_or_else(|| AllowanceError::NotReadable {
+                path: path.to_owned(),
+                line: number.saturating_add(1),
+            })?;
+            Ok(Line { note, line: line.to_owned() })
+        });
+        lines.collect()
+    }
+
+    fn append(&mut self, line: &str) -> io::Result<()> {
+        self.file.seek(SeekFrom::End(0))?;
+        self.file.write_all(line.as_bytes())?;
+        self.file.sync_data()
+    }
+
+    /// Puts a file with `content` in the place of this one, complete or not at all, and goes on
+    /// with that.
+    fn replace(&mut self, path: &Path, content: &str) -> io::Result<()> {
+        let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
+        fresh.write_all(content.as_bytes())?;
+        fresh.as_file().sync_all()?;
+        fresh.as_file().lock()?;
+        self.file = fresh.persist(path).map_err(|error| error.error)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// `<Unix seconds> <raw> <block>`.
+fn parse(line: &str) -> Option<Note> {
+    let mut words = line.split_whitespace();
+    let at = UnixSeconds(words.next()?.parse().ok()?);
+    let amount = words.next()?.parse().ok()?;
+    let _: BlockHash = words.next()?.parse().ok()?;
+    words.next().is_none().then_some(Note { at, amount })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const BLOCK: BlockHash = BlockHash([7; 32]);
+
+    fn at(now: &Arc<AtomicU64>) -> Clock {
+        let now = Arc::clone(now);
+        Clock::from_fn(move || UnixSeconds(now.load(Ordering::SeqCst)))
+    }
+
+    fn allowance(max: u128, file: Option<&Path>, now: &Arc<AtomicU64>) -> Allowance {
+        Allowance::new(DayLimit { max: Raw::new(max), file: file.map(Path::to_owned) }, at(now))
+    }
+
+    fn spend(allowance: &Allowance, amount: u128) -> Result<(), AllowanceError> {
+        allowance.settle(Raw::new(amount), Some(BLOCK))
+    }
+
+    #[test]
+    fn a_day_is_any_24_hours_with_a_file_and_without() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        for file in [None, Some(path.as_path())] {
+            let now = Arc::new(AtomicU64::new(1_000_000));
+            let it = allowance(100, file, &now);
+            spend(&it, 60).unwrap();
+            now.fetch_add(DAY - 1, Ordering::SeqCst);
+            spend(&it, 40).unwrap();
+            it.settle(Raw::ZERO, None).unwrap();
+            let over = spend(&it, 1).unwrap_err();
+            assert_eq!(
+                over.to_string(),
+                "0.0000000000000000000000000001 XNO of 0.0000000000000000000000000001 XNO for a day are \
+                 spent, 0.000000000000000000000000000001 XNO are asked"
+            );
+            now.fetch_add(1, Ordering::SeqCst);
+            spend(&it, 60).unwrap();
+            assert!(matches!(spend(&it, 1), Err(AllowanceError::Spent { .. })));
+            // Set back, the clock makes nothing count less.
+            now.store(5, Ordering::SeqCst);
+            assert!(matches!(spend(&it, 1), Err(AllowanceError::Spent { .. })), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_asked_about_is_not_spent() {
+        let now = Arc::new(AtomicU64::new(0));
+        let it = allowance(10, None, &now);
+        for _ in 0..3 {
+            it.settle(Raw::new(10), None).unwrap();
+        }
+        assert!(it.settle(Raw::new(11), None).is_err());
+        assert!(matches!(
+            allowance(u128::MAX, None, &now)
+                .judge(Raw::MAX, [Note { at: UnixSeconds(0), amount: Raw::MAX }].iter()),
+            Err(AllowanceError::Spent { .. })
+        ));
+    }
+
+    #[test]
+    fn a_file_is_shared_and_never_overdrawn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        let now = Arc::new(AtomicU64::new(0));
+        let spent: usize = std::thread::scope(|scope| {
+            let wallets = [(); 8].map(|()| {
+                let it = allowance(25, Some(&path), &now);
+                scope.spawn(move || (0..10).filter(|_| spend(&it, 1).is_ok()).count())
+            });
+            wallets.map(|it| it.join().unwrap()).iter().sum()
+        });
+        assert_eq!(spent, 25);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 25);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_torn_line_is_cut_off_and_a_strange_one_stops_everything() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        let now = Arc::new(AtomicU64::new(0));
+        let it = allowance(10, Some(&path), &now);
+        spend(&it, 4).unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{whole}17 5")).unwrap();
+        spend(&it, 6).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{whole}{}", whole.replace(" 4 ", " 6 ")));
+        fs::write(&path, format!("{whole}nonsense\n")).unwrap();
+        assert!(matches!(spend(&it, 1), Err(AllowanceError::NotReadable { line: 2, .. })));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(spend(&it, 1), Err(AllowanceError::File { .. })));
+    }
+
+    #[test]
+    fn lines_that_count_no_more_are_cleared_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        let stale = format!("1 1 {BLOCK}\n").repeat(STALE_LINES + 1);
+        fs::write(&path, format!("{stale}{DAY} 3 {BLOCK}\n")).unwrap();
+        let now = Arc::new(AtomicU64::new(DAY + 10));
+        let it = allowance(10, Some(&path), &now);
+        spend(&it, 2).unwrap();
+        let left = fs::read_to_string(&path).unwrap();
+        assert_eq!(left, format!("{DAY} 3 {BLOCK}\n{} 2 {BLOCK}\n", DAY + 10));
+        spend(&it, 5).unwrap();
+        assert!(spend(&it, 1).is_err());
+    }
+}
