@@ -388,7 +388,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
-        if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
+        if challenge.has_expired(self.0.clock.now())
+            && !self.was_in_time(&challenge, block).await?
+            && !self.is_bought(identified).await?
+        {
             let refused =
                 Refused { refusal: Refusal::PaymentExpired, mechanism: Some(mechanism), block: Some(block) };
             return Err(Denied::Refused(refused, Some(Box::new(challenge))));

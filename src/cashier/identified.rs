@@ -115,6 +115,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
+    /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
+    /// and it would be wrong to ask who has paid for another one.
+    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
+        let Some(identified) = identified else { return Ok(false) };
+        let first = self.payment_under(identified.id).await?;
+        Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
+    }
+
     async fn payment_under(&self, id: IdentifierKey) -> Result<Option<Payment>, Denied> {
         self.0.store.identified(id).await.map_err(|error| no_store(&error))
     }

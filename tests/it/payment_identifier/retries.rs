@@ -21,7 +21,7 @@ use super::{
     ID, OTHER_ID, PROOF, ROUTES, Said, balance, counting, effects, kept, refused, rig, said, sent, show, txn,
     under, with,
 };
-use crate::rig::{Ending, PLENTY, Rig};
+use crate::rig::{Ending, PLENTY, Plan, Rig, manual_clock};
 use crate::scripted::Reply;
 
 #[tokio::test]
@@ -66,6 +66,26 @@ async fn another_proof_is_not_settled_and_gets_the_same_answer() {
     let (third, block) = sent(&rig, &key, "/opt/x", ID).await;
     assert_eq!(said(show(&rig, "/opt/x", &third).await).await, first.again());
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none(), "it is not spent");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_proof_that_comes_late_is_not_asked_to_pay_for_what_is_bought() {
+    let (clock, seconds) = manual_clock();
+    let routes = ROUTES.to_owned();
+    let rig = Rig::with(Plan { routes, clock, answer: Box::new(counting()), ..Plan::default() }).await;
+    let key = rig.payer(1, PLENTY);
+    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let first = said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    kept(&rig, &block).await;
+    let (second, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let (third, _) = sent(&rig, &key, "/opt/x", ID).await;
+    let (stranger, _) = txn(&rig, &key, "/opt/x", OTHER_ID, 0).await;
+    seconds.fetch_add(600, Ordering::SeqCst);
+    for late in [&proof, &second, &third] {
+        assert_eq!(said(rig.get("/opt/x", &[(PROOF, late)]).await).await, first.again());
+    }
+    refused(&rig, "/opt/x", &stranger, 402, "PAYMENT_EXPIRED").await;
     rig.end().await;
 }
 
