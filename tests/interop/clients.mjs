@@ -181,7 +181,7 @@ for (const mechanism of MECHANISMS) {
     console.error(error);
     process.exitCode = 1;
   }
-  console.log(["@x402/extensions", version("@x402/extensions"), `${mechanism}, payment-identifier`, result].join("\t"));
+  console.log(["@x402/extensions", version("@x402/extensions"), mechanism, result].join("\t"));
 }
 
 for (const [name, make] of Object.entries(CLIENTS)) {
