@@ -20,6 +20,7 @@ use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
+use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -27,6 +28,7 @@ use crate::ledger::node::{NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeS
 use crate::metrics::Metrics;
 use crate::payment::pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
+use crate::routes::RouteName;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
 use crate::store::{
@@ -34,7 +36,7 @@ use crate::store::{
     StoreObserver, Unsound,
 };
 use crate::sweeper::Journal;
-use crate::vault::{self, Vault, VaultError};
+use crate::vault::{self, BearerToken, Vault, VaultError};
 
 use pool_watch::PoolWatch;
 
@@ -59,6 +61,8 @@ pub enum AssembleError {
     Key(VaultError),
     #[error("`challenge.previous_key_file`: {0}")]
     PreviousKey(VaultError),
+    #[error("`facilitator.token_file`: {0}")]
+    Token(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
     #[error("`store.path`: {0}")]
@@ -84,6 +88,7 @@ pub struct Services {
     metrics: Arc<Metrics>,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
+    token: Option<BearerToken>,
     fixed: Config,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -96,6 +101,8 @@ pub struct Services {
 pub async fn assemble(config: Config, clock: Clock) -> Result<Services, AssembleError> {
     let metrics = Arc::new(Metrics::new()?);
     let keys = mac_keys(&config)?;
+    let token_file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
+    let token = token_file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
@@ -142,7 +149,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = money::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
-    Ok(Services { cashier, tariff, metrics, ledger, store, fixed: config, stop, tasks })
+    Ok(Services { cashier, tariff, metrics, ledger, store, token, fixed: config, stop, tasks })
 }
 
 /// Opens the store where it is; `observer` is told what it does.
@@ -218,15 +225,19 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
             }
             let vault = Vault::open_or_create(file).map_err(AssembleError::Seed)?;
             let accounts = |mechanism| {
-                let offered = nano.mechanisms.contains(&mechanism);
-                if offered { vault.accounts(seed_indexes(mechanism, *size)) } else { Vec::new() }
+                if nano.in_use.contains(&mechanism) {
+                    vault.accounts(seed_indexes(mechanism, *size))
+                } else {
+                    Vec::new()
+                }
             };
             AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
+                .with_sessions(accounts(Mechanism::NanoSession))
         }
-        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.mechanisms),
-        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.mechanisms),
+        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.in_use),
+        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.in_use),
     };
-    match nano.mechanisms.iter().find(|it| pool.of(**it).is_empty()) {
+    match nano.in_use.iter().find(|it| pool.of(**it).is_empty()) {
         Some(mechanism) => Err(AssembleError::NoAddress(*mechanism)),
         None => Ok(pool),
     }
@@ -271,6 +282,7 @@ pub fn node_client(nano: &Nano) -> Result<NodeClient, NodeSetupError> {
 fn settings(config: &Config) -> cashier::Settings {
     cashier::Settings {
         mechanisms: config.nano.mechanisms.clone(),
+        by_route: config.mechanisms.clone(),
         lifetime: config.challenge.lifetime,
         wait: config.settlement.wait,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
@@ -310,6 +322,16 @@ async fn tariff(config: &Config) -> Tariff {
     }
 }
 
+/// Takes out of `by_route` the mechanisms for which the running pool has no address; whether there was
+/// one. A route that is left with none offers what the others do.
+fn without_addresses(by_route: &mut BTreeMap<RouteName, Vec<Mechanism>>, addressed: &[Mechanism]) -> bool {
+    let count = |it: &BTreeMap<_, Vec<_>>| it.values().map(Vec::len).sum::<usize>();
+    let before = count(by_route);
+    by_route.values_mut().for_each(|list| list.retain(|it| addressed.contains(it)));
+    by_route.retain(|_, list| !list.is_empty());
+    count(by_route) != before
+}
+
 impl Services {
     /// The gateway, to be served on one listener or several.
     #[must_use]
@@ -323,6 +345,13 @@ impl Services {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
         Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
+    }
+
+    /// The listener for other servers, where the configuration names one.
+    #[must_use]
+    pub fn facilitator(&self) -> Option<Facilitator<NodeLedger, Engine>> {
+        self.fixed.facilitator.as_ref()?;
+        Some(Facilitator::new(self.cashier.clone(), Arc::clone(&self.metrics), self.token.clone()))
     }
 
     #[must_use]
@@ -360,6 +389,7 @@ impl Services {
         };
         hold("listen", config.listen != fixed.listen);
         hold("admin", config.admin != fixed.admin);
+        hold("facilitator", config.facilitator != fixed.facilitator);
         hold("store", config.store != fixed.store);
         hold("nano.nodes", config.nano.nodes != fixed.nano.nodes);
         hold("nano.quorum", config.nano.quorum != fixed.nano.quorum);
@@ -375,6 +405,8 @@ impl Services {
         let cached = |it: &Config| it.limits.capabilities_cached;
         hold("limits.capabilities_cached", cached(&config) != cached(fixed));
         config.nano = fixed.nano.clone();
+        let addressed = config.nano.in_use.clone();
+        hold("routes[].mechanisms", without_addresses(&mut config.mechanisms, &addressed));
         self.cashier.configure(settings(&config));
         self.tariff.store(Arc::new(tariff(&config).await));
         self.metrics.configured();

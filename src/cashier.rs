@@ -4,6 +4,8 @@
 //! task of its own on the core runtime, so that a client that hangs up, or a listener that shuts
 //! down, cannot cancel it.
 
+mod denied;
+pub mod facilitate;
 mod flights;
 mod identified;
 mod lanes;
@@ -11,6 +13,7 @@ mod proof;
 mod recovery;
 mod settlement;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,12 +29,14 @@ use crate::nano::{BlockHash, Thresholds};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
-use crate::payment::{Identified, MacKeys, Mechanism, Refusal};
+use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
 
+use denied::Denied;
 use flights::{Flights, Landing};
+use identified::Under;
 use lanes::Lanes;
 
 pub use identified::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
@@ -50,6 +55,8 @@ const LOOKUP_CLIENTS: u64 = 100_000;
 pub struct Settings {
     /// In the order in which a bill offers them.
     pub mechanisms: Vec<Mechanism>,
+    /// What is offered instead of them on routes that say so themselves.
+    pub by_route: BTreeMap<RouteName, Vec<Mechanism>>,
     /// How long a challenge stands, in seconds.
     pub lifetime: u64,
     /// How long a request waits for its payment's confirmation before it is answered "pending".
@@ -158,6 +165,8 @@ pub struct Refused {
     pub mechanism: Option<Mechanism>,
     /// The payment's block, where there was one.
     pub block: Option<BlockHash>,
+    /// What there is to say of it beside the refusal's advice.
+    pub particular: Option<Particular>,
 }
 
 /// Why a request has to come again.
@@ -283,7 +292,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let decided = match presented {
             Presented::Nothing => return self.bill(&route, terms, None),
             Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Passed::Admit),
-            Presented::Proof(proof) => self.redeem(*proof, &route, identified, metering, client).await,
+            // A session's proof names no payer whose the answer would be; it is bound to its session.
+            Presented::Proof(proof) => match identified.zip(proof.payer()) {
+                Some((identified, payer)) => {
+                    let under = Under { identified, payer, client };
+                    self.redeem_identified(*proof, &route, under, metering).await
+                }
+                None => self.redeem(*proof, &route, metering, client).await.map(Passed::Admit),
+            },
             Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
         };
         match decided {
@@ -310,8 +326,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         let settings = self.0.settings.load();
         let valid_before = self.0.clock.now().plus(settings.lifetime);
-        let mut challenges = Vec::with_capacity(settings.mechanisms.len());
-        for &mechanism in &settings.mechanisms {
+        let mechanisms = settings.by_route.get(route).unwrap_or(&settings.mechanisms);
+        let mut challenges = Vec::with_capacity(mechanisms.len());
+        for &mechanism in mechanisms {
             match self.mint(mechanism, route, terms, late, valid_before) {
                 Ok(Some(challenge)) => challenges.push(challenge),
                 Ok(None) => {}
@@ -335,9 +352,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Option<Challenge>, NoEntropy> {
         let random: [u8; 16] = self.0.entropy.bytes()?;
         let [a, b, c, d, e, f, g, h, ..] = random;
+        let slot = facilitate::slot(route).unwrap_or([a, b, c, d, e, f, g, h]);
         let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
-        let pay_to =
-            again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, [a, b, c, d, e, f, g, h]));
+        let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
         Ok(pay_to.map(|pay_to| {
             let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
             Challenge::mint(&self.0.keys, random, offer)
@@ -380,28 +397,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         proof: Proof,
         route: &RouteName,
-        identified: Option<Identified>,
         metering: Metering,
         client: Option<IpAddr>,
-    ) -> Result<Passed, Denied> {
+    ) -> Result<Admitted, Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
-        let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
-        if challenge.has_expired(self.0.clock.now())
-            && !self.was_in_time(&challenge, block).await?
-            && !self.is_bought(identified).await?
-        {
-            let refused =
-                Refused { refusal: Refusal::PaymentExpired, mechanism: Some(mechanism), block: Some(block) };
-            return Err(Denied::Refused(refused, Some(Box::new(challenge))));
-        }
-        if challenge.offer().route != *route {
-            return Err(refuse(Refusal::WrongResource));
-        }
-        if let Some(identified) = identified {
-            return self.redeem_identified(challenge, evidence, identified, metering, client).await;
-        }
+        let (challenge, evidence) = self.admissible(proof, route, None).await?;
         let landing = match self.in_hand(block, &challenge) {
             Some(held) => Landing::Granted(held),
             None => {
@@ -413,13 +414,45 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Landing::Granted(held) => {
                 let exhausted = refuse(Refusal::DuplicateBlockHash);
                 let taken = self.take(&held, How::Paid, metering).await;
-                taken.map(Passed::Admit).map_err(|why| Denied::of(&why, exhausted))
+                taken.map_err(|why| Denied::of(&why, exhausted))
             }
             Landing::Refused(refusal) => Err(refuse(refusal)),
             Landing::Identified => Err(Denied::Wait(Wait::SameId)),
+            Landing::WrongAmount { came, asked } => {
+                let particular = Particular::Amount { came, asked };
+                Err(refuse(Refusal::InsufficientAmount).because(particular))
+            }
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
             Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
         }
+    }
+
+    /// A proof's evidence and the challenge that it answers: one of this gateway's, for this route, and
+    /// in time, unless what it asks for is bought already.
+    async fn admissible(
+        &self,
+        proof: Proof,
+        route: &RouteName,
+        identified: Option<Identified>,
+    ) -> Result<(Challenge, Evidence), Denied> {
+        let (mechanism, block) = (proof.offer.mechanism, proof.block());
+        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let Proof { nonce, offer, evidence } = proof;
+        let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
+        if challenge.has_expired(self.0.clock.now())
+            && !self.was_in_time(&challenge, block).await?
+            && !self.is_bought(identified).await?
+        {
+            let expired = refuse(Refusal::PaymentExpired);
+            return Err(match mechanism {
+                Mechanism::NanoTxn | Mechanism::NanoSignature => expired.late(challenge),
+                Mechanism::NanoSession => expired.because(Particular::SessionOver),
+            });
+        }
+        if challenge.offer().route != *route {
+            return Err(refuse(Refusal::WrongResource));
+        }
+        Ok((challenge, evidence))
     }
 
     /// Whether a proof that comes after its challenge's time belongs to a payment that was taken up
@@ -451,7 +484,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         client: Option<IpAddr>,
     ) -> Landing {
         let settings = self.0.settings.load_full();
-        let searches = matches!(checked, proof::Checked::Signature(_));
+        let searches = match checked {
+            proof::Checked::Txn(_) => false,
+            proof::Checked::Signature(_) | proof::Checked::Session(_) => true,
+        };
         let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
         if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
             return Landing::Unavailable(Wait::Overloaded);
@@ -468,7 +504,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 || core.settle(checked, identified),
             )
             .await;
-        if let (Landing::Pending(PendingReason::BlockNotFound), Some(count)) = (&landing, count) {
+        // Anyone can name the block of another, so what is found not to fit counts as well.
+        let in_vain = matches!(
+            landing,
+            Landing::Pending(PendingReason::BlockNotFound)
+                | Landing::WrongAmount { .. }
+                | Landing::Refused(Refusal::WrongDestination)
+        );
+        if let Some(count) = count.filter(|_| in_vain) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         landing
@@ -487,33 +530,6 @@ fn network_of(client: IpAddr) -> IpAddr {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-    }
-}
-
-/// Why a request with something on it was not let in.
-#[derive(Debug)]
-enum Denied {
-    /// With the challenge of a payment that came too late.
-    Refused(Refused, Option<Box<Challenge>>),
-    Wait(Wait),
-    Identifier(IdentifierRefusal),
-}
-
-impl Denied {
-    const fn refused(refusal: Refusal, mechanism: Option<Mechanism>, block: Option<BlockHash>) -> Self {
-        Self::Refused(Refused { refusal, mechanism, block }, None)
-    }
-
-    /// Why no use could be taken; `exhausted` is the answer where all are spent.
-    fn of(why: &NoUse, exhausted: Self) -> Self {
-        match why {
-            NoUse::Exhausted => exhausted,
-            NoUse::Busy => Self::Wait(Wait::UsesOut),
-            NoUse::Store(error) => {
-                tracing::warn!(%error, "no use could be leased");
-                Self::Wait(Wait::NoStore)
-            }
         }
     }
 }

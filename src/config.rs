@@ -9,6 +9,7 @@ mod finding;
 mod judge;
 mod limits;
 mod listen;
+mod mechanisms;
 mod mirror;
 mod nano;
 mod nodes;
@@ -20,14 +21,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::routes::{PriceTable, UpstreamName};
+use crate::payment::Mechanism;
+use crate::routes::{PriceTable, RouteName, UpstreamName};
 use judge::Judge;
 use mirror::ConfigFile;
 
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{Challenge, Limits, PaymentIdentifiers, Settlement, StoreLocation};
-pub use listen::{Cors, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{Cors, Facilitator, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -42,6 +44,8 @@ pub struct Config {
     pub listen: Listen,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
+    /// The listener for other servers that sell for Nano.
+    pub facilitator: Option<Facilitator>,
     pub nano: Nano,
     pub challenge: Challenge,
     pub settlement: Settlement,
@@ -51,6 +55,8 @@ pub struct Config {
     /// By name; each that a route names is among them.
     pub upstreams: BTreeMap<UpstreamName, Upstream>,
     pub table: PriceTable,
+    /// What routes offer that do not offer `nano.mechanisms`: in the order of `accepts`.
+    pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
     pub cors: Option<Cors>,
     /// For how long ids of payments and what was answered under them are kept.
@@ -116,14 +122,19 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     let public_url = listen::public_url(judge, file.public_url);
     let listen = listen::listen(judge, file.listen);
     let admin = listen::admin(judge, file.admin);
-    let nano = nano::nano(judge, file.nano);
+    let facilitator = listen::facilitator(judge, file.facilitator);
+    let mut nano = nano::nano(judge, file.nano);
     let challenge = limits::challenge(judge, file.challenge);
     let settlement = limits::settlement(judge, file.settlement);
     let sweep = sweep::sweep(judge, file.sweep, nano.as_ref());
     let store = limits::store(judge, file.store);
     let known = upstream::upstreams(judge, file.upstreams);
     let mut used = BTreeSet::new();
-    let table = prices::table(judge, file.routes, known.as_ref(), &mut used);
+    let mut offered = BTreeMap::new();
+    let table = prices::table(judge, file.routes, known.as_ref(), &mut used, &mut offered);
+    if let Some(nano) = &mut nano {
+        mechanisms::share_pool(judge, nano, &offered);
+    }
     let unmatched = prices::unmatched(judge, file.unmatched, known.as_ref(), &mut used, table.as_ref());
     if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
         prices::warn_of_free_methods(judge, table, unmatched);
@@ -143,6 +154,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         public_url: public_url?,
         listen: listen?,
         admin: admin?,
+        facilitator: facilitator?,
         nano: nano?,
         challenge: challenge?,
         settlement: settlement?,
@@ -150,6 +162,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         store: store?,
         upstreams,
         table: table?,
+        mechanisms: offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect(),
         unmatched: unmatched?,
         cors: cors?,
         payment_identifiers: payment_identifiers?,

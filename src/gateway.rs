@@ -9,6 +9,7 @@ mod body;
 mod forward;
 mod identified;
 mod respond;
+mod session;
 pub mod tariff;
 pub mod upstream;
 

@@ -14,7 +14,8 @@
 //!   [`reconcile`]: holds the journal against the ledger.
 //!
 //! Edge:
-//! * [`listen`], [`config`], [`gateway`], [`admin`], [`wallet`], [`devnet`], [`assemble`], [`cli`].
+//! * [`listen`], [`config`], [`gateway`], [`facilitator`], [`admin`], [`wallet`], [`devnet`],
+//!   [`assemble`], [`cli`].
 //!
 //! A program that only pays takes this crate with `default-features = false`: [`wallet`] and what it
 //! stands on, without Pingora and the stores.
@@ -50,6 +51,8 @@ pub mod listen;
 pub mod config;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+#[cfg(feature = "gateway")]
+pub mod facilitator;
 #[cfg(feature = "gateway")]
 pub mod admin;
 pub mod wallet;

@@ -53,6 +53,44 @@ impl Outcome {
     }
 }
 
+/// How a call of the facilitator ended, for `facilitator_requests_total`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum FacilitatorOutcome {
+    /// What is supported was told.
+    Told,
+    /// Challenges were made.
+    Minted,
+    /// A payment is good.
+    Valid,
+    /// A payment is settled.
+    Settled,
+    /// A payment is not good, or cannot be read.
+    Refused,
+    /// A payment has to come again.
+    Pending,
+    /// No healthy node or store, or a limit reached.
+    Unavailable,
+    /// The call is at fault, or came without the token.
+    Faulty,
+}
+
+impl FacilitatorOutcome {
+    /// The `outcome` label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::Minted => "minted",
+            Self::Valid => "valid",
+            Self::Settled => "settled",
+            Self::Refused => "refused",
+            Self::Pending => "pending",
+            Self::Unavailable => "unavailable",
+            Self::Faulty => "faulty",
+        }
+    }
+}
+
 /// What became of a use, for `capability_uses_total`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum UseResult {
@@ -66,6 +104,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     request_duration: HistogramVec,
+    facilitator_requests: IntCounterVec,
     challenges_issued: IntCounterVec,
     refusals: IntCounterVec,
     payments_settled: IntCounterVec,
@@ -174,6 +213,11 @@ impl Metrics {
                 "Time from the request's head to the end of the answer.",
                 &["route", "outcome"],
                 FAST,
+            )?,
+            facilitator_requests: declare.counters(
+                "facilitator_requests_total",
+                "Calls of the facilitator by endpoint and how they ended.",
+                &["endpoint", "outcome"],
             )?,
             challenges_issued: declare.counters(
                 "challenges_issued_total",
@@ -300,6 +344,11 @@ impl Metrics {
         let labels = [route, outcome.as_str()];
         self.requests.with_label_values(&labels).inc();
         self.request_duration.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts one call of the facilitator's `endpoint`.
+    pub fn facilitator_request(&self, endpoint: &str, outcome: FacilitatorOutcome) {
+        self.facilitator_requests.with_label_values(&[endpoint, outcome.as_str()]).inc();
     }
 
     pub fn challenge(&self, route: &str) {

@@ -9,8 +9,10 @@ pub mod challenge;
 pub mod identified;
 mod intent;
 mod key;
+pub mod nano_session;
 pub mod nano_signature;
 pub mod nano_txn;
+mod particular;
 pub mod pool;
 mod refusal;
 
@@ -20,23 +22,29 @@ use std::str::FromStr;
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 
 pub use identified::{Identified, IdentifierKey, RequestDigest};
-pub use intent::{Confirmed, Intent};
+pub use intent::{Confirmed, Intent, Seen};
 pub use key::{MacKey, MacKeys};
+pub use particular::Particular;
 pub use refusal::Refusal;
 
-/// How a client proves that it paid (x402.Nano).
+/// How a client proves that it paid (x402.Nano, and NanoSession before it).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Mechanism {
     /// Track A: the client signs a send, the gateway broadcasts it.
     NanoTxn,
     /// Track B: the client sends on its own, then signs the block's hash with the challenge.
     NanoSignature,
+    /// NanoSession, revisions 5 to 7: the client sends a tagged amount, then shows the block's hash
+    /// under its session.
+    NanoSession,
 }
 
 impl Mechanism {
-    /// Every mechanism, in the order in which a 402 offers them by default: clients that know one
-    /// take the first, and most know only signed blocks.
-    pub const ALL: [Self; 2] = [Self::NanoTxn, Self::NanoSignature];
+    pub const ALL: [Self; 3] = [Self::NanoTxn, Self::NanoSignature, Self::NanoSession];
+
+    /// What a 402 offers where nothing else is configured, in this order: clients that know one take
+    /// the first, and most know only signed blocks. `nanoSession` is offered by name only.
+    pub const DEFAULT: [Self; 2] = [Self::NanoTxn, Self::NanoSignature];
 
     /// The name on the wire, in the configuration and in metrics.
     #[must_use]
@@ -44,6 +52,7 @@ impl Mechanism {
         match self {
             Self::NanoTxn => "nanoTxn",
             Self::NanoSignature => "nanoSignature",
+            Self::NanoSession => "nanoSession",
         }
     }
 }
@@ -56,7 +65,7 @@ impl fmt::Display for Mechanism {
 
 /// The text names no mechanism.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("unknown mechanism {0:?}: `nanoTxn` and `nanoSignature` are known")]
+#[error("unknown mechanism {0:?}: `nanoTxn`, `nanoSignature` and `nanoSession` are known")]
 pub struct MechanismError(String);
 
 impl FromStr for Mechanism {
@@ -73,7 +82,7 @@ impl FromStr for Mechanism {
 serde_text!(Mechanism);
 
 /// The 32 bytes that name a challenge: 16 random ones and a MAC over the terms. Called `challenge`
-/// in `nanoTxn`, `nonce` in `nanoSignature`. Whoever shows it has been sent the challenge.
+/// in `nanoTxn`, `nonce` in `nanoSignature`, within `nanoSession.id` in `nanoSession`. Whoever shows it has been sent the challenge.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Nonce(pub [u8; 32]);
 

@@ -11,6 +11,9 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use blake2::digest::consts::U16;
+use blake2::{Blake2b, Digest};
+
 use crate::nano::Raw;
 
 pub use pattern::{MAX_SEGMENTS, Pattern, PatternError};
@@ -22,6 +25,12 @@ pub use table::{Found, PriceTable, TableFault};
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RouteName(Arc<str>);
 
+/// What the identity of a foreign resource begins with. No route of a price table may be called so:
+/// what is bought of another server must never open a door here, nor the other way round.
+const FOREIGN: &str = "foreign:";
+/// Bytes of a foreign resource's name that its identity repeats; a longer one is hashed.
+const MAX_FOREIGN: usize = 192;
+
 impl RouteName {
     /// The identity `name`.
     #[must_use]
@@ -29,9 +38,33 @@ impl RouteName {
         Self(Arc::from(name))
     }
 
+    /// The identity of what another server sells as `resource`, its URL as a rule. Readable where
+    /// it is short and plain, else a hash; two resources never share one.
+    #[must_use]
+    pub fn of_foreign(resource: &str) -> Self {
+        let plain = resource.bytes().all(|byte| byte.is_ascii_graphic()) && !resource.starts_with('#');
+        if plain && resource.len() <= MAX_FOREIGN {
+            return Self(Arc::from(format!("{FOREIGN}{resource}")));
+        }
+        let hash = hex::encode(Blake2b::<U16>::digest(resource));
+        Self(Arc::from(format!("{FOREIGN}#{hash}")))
+    }
+
+    /// Whether this is no route of a price table, but what another server sells.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.0.starts_with(FOREIGN)
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The `route` label of metrics: all foreign resources share one, since callers name them.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        if self.is_foreign() { FOREIGN } else { &self.0 }
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::entropy::{self, NoEntropy};
 use crate::nano::{Account, Seed, Signature, StateBlock, noms_digest};
@@ -174,6 +174,39 @@ pub fn mac_key(path: &Path) -> Result<MacKey, VaultError> {
 /// [`VaultError`], as [`mac_key`], and where there is no file.
 pub fn existing_mac_key(path: &Path) -> Result<MacKey, VaultError> {
     read_secret(path, "key").map(|bytes| MacKey::from_bytes(*bytes))
+}
+
+/// What callers of a guarded listener show: 64 hexadecimal digits. Prints as `****` and is wiped when
+/// dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct BearerToken([u8; 32]);
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(****)")
+    }
+}
+
+impl BearerToken {
+    /// Whether `presented` is this token. Takes the same time for every wrong one.
+    #[must_use]
+    pub fn is(&self, presented: &str) -> bool {
+        let mut bytes = Zeroizing::new([0; 32]);
+        if hex::decode_to_slice(presented, bytes.as_mut()).is_err() {
+            return false;
+        }
+        // Every byte is looked at, wherever the first difference is.
+        let differing = self.0.iter().zip(bytes.iter()).fold(0, |all, (own, other)| all | (own ^ other));
+        std::hint::black_box(differing) == 0
+    }
+}
+
+/// The token in `path`, made on the first start. Processes that start at once agree on one.
+///
+/// # Errors
+/// [`VaultError`], when the file is not private, holds no token, or cannot be made.
+pub fn bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
+    read_or_make(path, "token").map(|bytes| BearerToken(*bytes))
 }
 
 fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {

@@ -399,7 +399,7 @@ impl Wallet {
         let (mechanism, amount_raw) = (entry.mechanism, entry.amount());
         tracing::info!(block = %block.hash(), %amount_raw, %mechanism, "a payment is signed");
         match entry.mechanism {
-            Mechanism::NanoSignature => {
+            Mechanism::NanoSignature | Mechanism::NanoSession => {
                 self.chain.publish_send(&block).await?;
                 *turn = Some(block);
                 drop(turn);
@@ -441,7 +441,7 @@ impl Wallet {
         let mut resigns = 0_u32;
         loop {
             let signature = match entry.mechanism {
-                Mechanism::NanoTxn => None,
+                Mechanism::NanoTxn | Mechanism::NanoSession => None,
                 Mechanism::NanoSignature => Some(self.signature(&entry, payment.hash)?),
             };
             let header = offer::proof(&entry, block, signature).map_err(WalletError::Unwritable)?;

@@ -6,6 +6,7 @@
 //! the x402 v2 specification and its HTTP transport; x402.Nano tracks A and B; PROTOCOL sections
 //! 2, 3, 5 and 6.
 
+mod facilitate;
 mod fault;
 mod fields;
 mod header;
@@ -13,9 +14,11 @@ mod offer;
 mod payload;
 pub mod payment_identifier;
 mod required;
+mod session;
 mod settlement;
 
-pub use fault::{Fault, Malformed};
+pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
+pub use fault::{Fault, Malformed, URL_BOUND};
 pub use header::{Unreadable, decode_header, encode_header};
 pub use offer::{Ask, Offer, Offers};
 pub use payload::{Credential, Payment, PaymentPayload, Presented, Proof};
@@ -23,6 +26,7 @@ pub use required::{
     Asset, Extra, Grants, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy,
     WorkTerms,
 };
+pub use session::{NoSession, Session, SessionTerms, TAG_MODULUS, session_headers};
 pub use settlement::{Capability, Outcome, SettlementResponse};
 
 /// The one version of x402 that is spoken.

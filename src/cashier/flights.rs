@@ -13,7 +13,7 @@ use futures_util::future::Shared;
 use tokio::sync::oneshot;
 
 use super::{PendingReason, Wait};
-use crate::nano::BlockHash;
+use crate::nano::{BlockHash, Raw};
 use crate::payment::{Nonce, Refusal};
 use crate::store::capabilities::Held;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,11 @@ pub(super) enum Landing {
     Refused(Refusal),
     /// Another payment holds the client's id.
     Identified,
+    /// Refused, by more or less than was asked for, in raw.
+    WrongAmount {
+        came: Raw,
+        asked: Raw,
+    },
     /// Not yet: the same proof may come again.
     Pending(PendingReason),
     Unavailable(Wait),
@@ -85,6 +90,12 @@ impl Flights {
     /// Whether `block` is being settled under `nonce`.
     pub(super) fn is_under_way(&self, block: BlockHash, nonce: Nonce) -> bool {
         self.lock().blocks.get(&block).is_some_and(|(owner, _)| *owner == nonce)
+    }
+
+    /// Whether another block than `block` that builds on `frontier` is being settled.
+    pub(super) fn holds_frontier(&self, frontier: BlockHash, block: BlockHash) -> bool {
+        let aloft = self.lock();
+        aloft.frontiers.contains(&frontier) && !aloft.blocks.contains_key(&block)
     }
 
     // Insertions and removals; nobody awaits while holding it.

@@ -7,20 +7,20 @@
 //! are broadcast, so a block counts only while nobody but its signer can know it; a `nanoSignature`
 //! signs a challenge of this gateway.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::flights::{Landing, Passage};
 use super::lanes::Lane;
-use super::proof::{Checked, Evidence};
+use super::proof::{Checked, Proof};
 use super::{Admitted, Cashier, Core, Denied, How, Passed, PendingReason, Wait};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
-use crate::nano::UnixSeconds;
+use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-use crate::payment::challenge::Challenge;
-use crate::payment::{Identified, IdentifierKey};
-use crate::routes::Metering;
+use crate::payment::{Identified, IdentifierKey, Particular, Refusal};
+use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{Held, NoUse};
 use crate::store::{Answer, Forget, Payment, PaymentState, Store, StoreError, answers};
@@ -41,6 +41,16 @@ pub struct IdentifierSettings {
     pub answers: u64,
     /// Bytes of the largest body that is kept.
     pub largest_answer: usize,
+}
+
+/// What a proof came under.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Under {
+    pub(super) identified: Identified,
+    /// Who says that he paid.
+    pub(super) payer: Account,
+    /// Whom to count look-ups against.
+    pub(super) client: Option<IpAddr>,
 }
 
 /// The right and the duty to keep the answer to a request that was let in under an id. While it is
@@ -77,28 +87,29 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Redeems a proof that came under an id.
     pub(super) async fn redeem_identified(
         &self,
-        challenge: Challenge,
-        evidence: Evidence,
-        identified: Identified,
+        proof: Proof,
+        route: &RouteName,
+        under: Under,
         metering: Metering,
-        client: Option<std::net::IpAddr>,
     ) -> Result<Passed, Denied> {
-        let (mechanism, block) = (challenge.offer().mechanism, evidence.block());
+        let Under { identified, payer, client } = under;
+        let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let (challenge, evidence) = self.admissible(proof, route, Some(identified)).await?;
         // Always, though this very proof may have been seen: the payer is known by his signature.
         let checked = evidence.check(challenge, &self.0.thresholds).map_err(refuse)?;
         let wait = self.0.settings.load().wait;
-        let lane = self.0.lanes.enter(identified.id, checked.payer(), wait).await;
+        let lane = self.0.lanes.enter(identified.id, payer, wait).await;
         let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
         let first = self.payment_under(identified.id).await?;
         let landing = match first {
-            Some(first) => self.join(first, checked, identified, client).await?,
+            Some(first) => self.join(first, checked, under).await?,
             None => match self.fly(checked.clone(), Some(identified), client).await {
                 // Another instance may have been quicker.
-                beaten @ (Landing::Refused(_) | Landing::Identified) => {
+                beaten @ (Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified) => {
                     match self.payment_under(identified.id).await? {
                         Some(first) if first.intent.block != block => {
-                            self.join(first, checked, identified, client).await?
+                            self.join(first, checked, under).await?
                         }
                         Some(_) | None => beaten,
                     }
@@ -109,6 +120,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         match landing {
             Landing::Granted(held) => self.serve(&held, identified, lane, metering).await,
             Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::WrongAmount { came, asked } => {
+                Err(refuse(Refusal::InsufficientAmount).because(Particular::Amount { came, asked }))
+            }
             Landing::Identified => Err(Denied::Wait(Wait::SameId)),
             Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
             Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
@@ -128,15 +142,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Brings a proof under an id that a payment holds already to what that payment bought.
-    async fn join(
-        &self,
-        first: Payment,
-        checked: Checked,
-        identified: Identified,
-        client: Option<std::net::IpAddr>,
-    ) -> Result<Landing, Denied> {
+    async fn join(&self, first: Payment, checked: Checked, under: Under) -> Result<Landing, Denied> {
+        let Under { identified, payer, client } = under;
         let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
-        if first.intent.payer != checked.payer() {
+        if first.intent.payer != payer {
             return conflict;
         }
         let same_proof =
@@ -159,13 +168,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         match self.finish(first).await {
             // It came to nothing, as far as can be said: whether this one may take its place, the
             // store decides.
-            Landing::Refused(_) | Landing::Identified => {
+            Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified => {
                 match self.fly(checked, Some(identified), client).await {
                     Landing::Identified => {
                         Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::Settlement }))
                     }
                     landing @ (Landing::Granted(_)
                     | Landing::Refused(_)
+                    | Landing::WrongAmount { .. }
                     | Landing::Pending(_)
                     | Landing::Unavailable(_)) => Ok(landing),
                 }

@@ -3,7 +3,7 @@
 use super::flights::Passage;
 use crate::nano::{Account, BlockHash, StateBlock, Thresholds};
 use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{Mechanism, Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::x402;
 
@@ -20,6 +20,7 @@ pub struct Proof {
 pub enum Evidence {
     Txn(StateBlock),
     Signature(nano_signature::Claim),
+    Session(nano_session::Claim),
 }
 
 impl Proof {
@@ -27,6 +28,38 @@ impl Proof {
     #[must_use]
     pub fn block(&self) -> BlockHash {
         self.evidence.block()
+    }
+
+    /// The claim to have paid for `session` with `block`, on a request to `route`.
+    ///
+    /// # Errors
+    /// [`Refusal::WrongResource`], where the session says that it is for another route.
+    pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
+        if !session.is_for(route.as_str()) {
+            return Err(Refusal::WrongResource);
+        }
+        let grants = Grants { requests: session.grants.requests, seconds: session.grants.seconds };
+        let offer = Offer {
+            mechanism: Mechanism::NanoSession,
+            route: route.clone(),
+            terms: Terms { amount: session.price, grants },
+            pay_to: session.pay_to,
+            valid_before: session.valid_before,
+        };
+        let evidence = Evidence::Session(nano_session::Claim { block, asked: None });
+        Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
+    }
+}
+
+impl Proof {
+    /// Who says that he paid, where the proof says it; proven once the evidence is checked.
+    #[must_use]
+    pub const fn payer(&self) -> Option<Account> {
+        match &self.evidence {
+            Evidence::Txn(block) => Some(block.account),
+            Evidence::Signature(claim) => Some(claim.account),
+            Evidence::Session(_) => None,
+        }
     }
 }
 
@@ -43,11 +76,19 @@ impl From<x402::Payment> for Proof {
                 let claim = nano_signature::Claim { block: block_hash, account, signature };
                 (Mechanism::NanoSignature, Evidence::Signature(claim))
             }
+            x402::Proof::NanoSession { block_hash } => {
+                let claim = nano_session::Claim { block: block_hash, asked: Some(accepted.amount) };
+                (Mechanism::NanoSession, Evidence::Session(claim))
+            }
+        };
+        let price = match extra.track {
+            x402::Track::NanoTxn { .. } | x402::Track::NanoSignature => accepted.amount,
+            x402::Track::NanoSession(terms) => terms.price,
         };
         let offer = Offer {
             mechanism,
             route: RouteName::new(&extra.route),
-            terms: Terms { amount: accepted.amount, grants },
+            terms: Terms { amount: price, grants },
             pay_to: accepted.pay_to,
             valid_before: extra.valid_before,
         };
@@ -60,6 +101,7 @@ impl From<x402::Payment> for Proof {
 pub(super) enum Checked {
     Txn(nano_txn::Checked),
     Signature(nano_signature::Checked),
+    Session(nano_session::Checked),
 }
 
 impl Evidence {
@@ -67,6 +109,7 @@ impl Evidence {
         match self {
             Self::Txn(block) => block.hash(),
             Self::Signature(claim) => claim.block,
+            Self::Session(claim) => claim.block,
         }
     }
 
@@ -74,6 +117,7 @@ impl Evidence {
         match self {
             Self::Txn(block) => nano_txn::check(challenge, block, thresholds.send).map(Checked::Txn),
             Self::Signature(claim) => nano_signature::check(challenge, claim).map(Checked::Signature),
+            Self::Session(claim) => nano_session::check(challenge, claim).map(Checked::Session),
         }
     }
 }
@@ -83,14 +127,7 @@ impl Checked {
         match self {
             Self::Txn(checked) => checked.hash(),
             Self::Signature(checked) => checked.hash(),
-        }
-    }
-
-    /// Whose signature it carries.
-    pub(super) const fn payer(&self) -> Account {
-        match self {
-            Self::Txn(checked) => checked.payer(),
-            Self::Signature(checked) => checked.payer(),
+            Self::Session(checked) => checked.hash(),
         }
     }
 
@@ -98,7 +135,7 @@ impl Checked {
     pub(super) const fn passage(&self) -> Passage {
         let frontier = match self {
             Self::Txn(checked) => Some(checked.frontier()),
-            Self::Signature(_) => None,
+            Self::Signature(_) | Self::Session(_) => None,
         };
         Passage { block: self.hash(), nonce: self.challenge().nonce(), frontier }
     }
@@ -107,6 +144,7 @@ impl Checked {
         match self {
             Self::Txn(checked) => checked.challenge(),
             Self::Signature(checked) => checked.challenge(),
+            Self::Session(checked) => checked.challenge(),
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
-use crate::payment::{Confirmed, Identified, Intent, Nonce, Refusal, nano_signature, nano_txn};
+use crate::payment::nano_session::Unfit;
+use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{Payment, PaymentState, Store, StoreError};
@@ -35,13 +36,25 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let block = checked.hash();
         let landing = match checked {
             Checked::Txn(checked) => self.settle_txn(checked, identified, watch).await,
-            Checked::Signature(checked) => self.settle_signature(checked, identified, watch).await,
+            Checked::Signature(checked) => {
+                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+                let judge = |facts| checked.judge(facts).map_err(Landing::Refused);
+                self.settle_sent((hash, nonce), identified, judge, watch).await
+            }
+            Checked::Session(checked) => {
+                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+                let judge = |facts| checked.judge(facts).map_err(Landing::from);
+                self.settle_sent((hash, nonce), identified, judge, watch).await
+            }
         };
         let duration_ms = watch.elapsed().as_millis();
         match &landing {
             Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
             Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
             Landing::Identified => tracing::info!(%block, %mechanism, "another payment holds the id"),
+            Landing::WrongAmount { came, asked } => {
+                tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
+            }
             Landing::Pending(reason) => tracing::info!(%block, %mechanism, ?reason, "payment pending"),
             Landing::Unavailable(why) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
         }
@@ -104,7 +117,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    async fn find_granted(&self, payment: Payment) -> Landing {
+    pub(super) async fn find_granted(&self, payment: Payment) -> Landing {
         let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
         match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
@@ -243,7 +256,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 fail::fail_point!("payment-granted", |_| std::process::abort());
                 if settled.is_fresh() {
                     let Intent { route, mechanism, amount, .. } = settled.intent();
-                    self.metrics.settled(route.as_str(), *mechanism, *amount, watch.elapsed());
+                    self.metrics.settled(route.label(), *mechanism, *amount, watch.elapsed());
                 }
                 Landing::Granted(self.capabilities.admit(settled))
             }
@@ -251,13 +264,14 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    async fn settle_signature(
+    /// Settles a payment that its client has sent: `judge` holds it against what the ledger shows.
+    async fn settle_sent(
         &self,
-        checked: nano_signature::Checked,
+        (hash, nonce): (BlockHash, Nonce),
         identified: Option<Identified>,
+        judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
         watch: Stopwatch,
     ) -> Landing {
-        let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
         let identified = match self.store.payment(hash).await {
             Err(error) => return no_store(&error),
             Ok(Some(payment)) if payment.intent.challenge != nonce => {
@@ -278,9 +292,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 return Landing::Unavailable(Wait::NoNode);
             }
         };
-        let seen = match checked.judge(facts) {
+        let seen = match judge(facts) {
             Ok(seen) => seen.under(identified),
-            Err(refusal) => return Landing::Refused(refusal),
+            Err(landing) => return landing,
         };
         let mut later = None;
         if !seen.is_confirmed() {
@@ -300,6 +314,15 @@ impl<L: Ledger, S: Store> Core<L, S> {
             self.metrics.confirmed(follow.elapsed());
         }
         self.grant(seen.confirm(later.as_ref()), watch).await
+    }
+}
+
+impl From<Unfit> for Landing {
+    fn from(why: Unfit) -> Self {
+        match why {
+            Unfit::Refused(refusal) => Self::Refused(refusal),
+            Unfit::Amount { came, asked } => Self::WrongAmount { came, asked },
+        }
     }
 }
 

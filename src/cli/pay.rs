@@ -43,7 +43,7 @@ pub struct PayArgs {
     /// Which of the seed's accounts pays
     #[arg(long, default_value_t = 0)]
     pub index: u32,
-    /// Pay by `nanoTxn` (the gateway broadcasts) or `nanoSignature` (this client does) only
+    /// Pay by `nanoTxn` (the gateway broadcasts), `nanoSignature` or `nanoSession` (this client does) only
     #[arg(long)]
     pub mechanism: Option<Mechanism>,
     /// The most that one request may cost

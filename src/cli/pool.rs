@@ -53,7 +53,7 @@ fn addresses(args: &AddressesArgs, out: &mut impl Write) -> Result<(), PoolError
     let config = Config::load(&args.config).map_err(|faults| PoolError::Faults(faults.to_string()))?;
     let pool = address_pool(&config.nano)?;
     let mechanisms: Vec<Mechanism> =
-        Mechanism::ALL.into_iter().filter(|it| config.nano.mechanisms.contains(it)).collect();
+        Mechanism::ALL.into_iter().filter(|it| config.nano.in_use.contains(it)).collect();
     let count: usize = mechanisms.iter().map(|it| pool.of(*it).len()).sum();
     let names: Vec<_> = mechanisms.iter().map(|it| it.as_str()).collect();
     writeln!(out, "# {count} addresses, in turn for {}", names.join(", "))?;

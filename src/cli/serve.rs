@@ -81,6 +81,7 @@ struct Bound {
     http: Option<TcpListener>,
     tls: Option<(TcpListener, Tls)>,
     admin: Option<TcpListener>,
+    facilitator: Option<TcpListener>,
 }
 
 impl Bound {
@@ -100,7 +101,11 @@ impl Bound {
             Some(address) => Some(bind("admin.listen", address).await?),
             None => None,
         };
-        Ok(Self { http, tls, admin })
+        let facilitator = match &config.facilitator {
+            Some(it) => Some(bind("facilitator.listen", it.address).await?),
+            None => None,
+        };
+        Ok(Self { http, tls, admin, facilitator })
     }
 }
 
@@ -159,6 +164,10 @@ fn listen(services: &Services, bound: Bound, shutdown: &StopSignal) -> JoinSet<(
         tracing::info!(address = at(&listener), "listening, admin");
         let admin = Arc::new(HttpServer::new_app(services.admin()));
         listeners.spawn(listen::serve(listener, admin, shutdown.clone()));
+    }
+    if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
+        tracing::info!(address = at(&listener), "listening, facilitator");
+        listeners.spawn(listen::serve(listener, Arc::new(facilitator), shutdown.clone()));
     }
     listeners
 }

@@ -11,9 +11,6 @@ use super::document::{Places, below};
 use super::finding::{Fault, Warning};
 use super::mirror::{Count, Piece, Section, keys};
 
-/// Keys that a later version will know, by path.
-const LATER: [&str; 1] = ["facilitator"];
-
 /// Judges one file. Whatever is wrong is noted and comes back as nothing, so that the caller goes
 /// on to the next.
 #[derive(Debug)]
@@ -95,17 +92,12 @@ impl Judge<'_> {
 
     fn unknown(&mut self, path: &str, key: &str, known: &[&str]) {
         let here = below(path, key);
-        let (message, hint) = if LATER.contains(&here.as_str()) {
-            ("not in this version".to_owned(), "leave the key out".to_owned())
-        } else {
-            let hint = match nearest(key, known.iter().copied()) {
-                Some(near) => format!("is `{near}` meant?"),
-                None => format!("known here: {}", known.join(", ")),
-            };
-            ("unknown key".to_owned(), hint)
+        let hint = match nearest(key, known.iter().copied()) {
+            Some(near) => format!("is `{near}` meant?"),
+            None => format!("known here: {}", known.join(", ")),
         };
         let mark = self.places.key(&here);
-        self.faults.push(Fault { mark, key: here, message, hint: Some(hint) });
+        self.faults.push(Fault { mark, key: here, message: "unknown key".to_owned(), hint: Some(hint) });
     }
 
     /// Opens the section of a piece; nothing where it is missing or wrong.

@@ -8,7 +8,7 @@ use serde_yaml::Value;
 use url::{Origin, Url};
 
 use super::judge::Judge;
-use super::mirror::{AdminFile, CorsFile, ListenFile, Piece, TlsFile};
+use super::mirror::{AdminFile, CorsFile, FacilitatorFile, ListenFile, Piece, TlsFile};
 
 /// The origin under which clients know the gateway. Links and challenges are built from it, never
 /// from a request's `Host`.
@@ -62,6 +62,15 @@ pub struct TlsListener {
     pub certificate: PathBuf,
     /// PEM.
     pub key: PathBuf,
+}
+
+/// Where other servers have payments verified and settled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Facilitator {
+    pub address: SocketAddr,
+    /// Holds the token that callers must show; made where there is none. Nothing: anyone who can
+    /// reach the address may call.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Pages of which origins may call the gateway.
@@ -154,6 +163,29 @@ pub(super) fn admin(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option
         );
     }
     Some(Some(address))
+}
+
+/// The facilitator's listener; the outer nothing is a fault.
+pub(super) fn facilitator(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<Facilitator>> {
+    if !piece.is_given() {
+        return Some(None);
+    }
+    let file: FacilitatorFile = judge.section("facilitator", piece)?;
+    let text = judge.need("facilitator", "listen", file.listen, SOCKET_HINT);
+    let address =
+        text.and_then(|text| judge.read("facilitator.listen", &text, SOCKET_HINT, str::parse::<SocketAddr>));
+    let guarded = file.token_file.is_given();
+    let token_file = judge.file("facilitator.token_file", file.token_file);
+    let address = address?;
+    if !guarded && !address.ip().is_loopback() {
+        judge.fault(
+            "facilitator.listen",
+            "other machines can reach it, and no token is asked for",
+            "write `token_file: facilitator.token`, or listen on 127.0.0.1",
+        );
+        return None;
+    }
+    (guarded == token_file.is_some()).then_some(Some(Facilitator { address, token_file }))
 }
 
 /// Cross-origin calls; the outer nothing is a fault.

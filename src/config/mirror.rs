@@ -86,6 +86,7 @@ sections! {
         public_url: String,
         listen: Value,
         admin: Value,
+        facilitator: Value,
         nano: Value,
         challenge: Value,
         settlement: Value,
@@ -109,6 +110,10 @@ sections! {
     }
     "admin" => AdminFile {
         listen: String,
+    }
+    "facilitator" => FacilitatorFile {
+        listen: String,
+        token_file: String,
     }
     "nano" => NanoFile {
         nodes: Vec<Value>,
@@ -182,6 +187,7 @@ sections! {
         charge_on: String,
         metering: String,
         payment_identifier: String,
+        mechanisms: Vec<Value>,
         case_sensitive: bool,
     }
     "routes[].grants" => GrantsFile {

@@ -1,12 +1,12 @@
 //! The Nano side: which nodes are asked, where payments go, how they are proven.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::document::item;
 use super::judge::Judge;
+use super::mechanisms;
 use super::mirror::{NanoFile, Piece, PoolFile, WorkFile};
 use super::nodes::{self, NodeUrl, SocketUrl};
 use crate::nano::{Account, Threshold, Thresholds};
@@ -25,6 +25,8 @@ pub struct Nano {
     pub treasury: Option<Account>,
     /// In the order of `accepts`; at least one, none twice.
     pub mechanisms: Vec<Mechanism>,
+    /// Those and what routes offer beside them: each has addresses of its own.
+    pub in_use: Vec<Mechanism>,
     /// What the network asks of a block's work.
     pub work: Thresholds,
 }
@@ -56,39 +58,18 @@ pub(super) fn nano(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Nano> {
     let websockets = nodes::websockets(judge, file.websocket);
     let treasury = account(judge, "nano.treasury", file.treasury);
     let pool = pool(judge, file.pool, treasury.flatten());
-    let mechanisms_given = file.mechanisms.is_given();
-    let mechanisms = mechanisms(judge, file.mechanisms);
+    let mechanisms = mechanisms::everywhere(judge, file.mechanisms);
     let work = work(judge, file.work);
-    if let (Some(pool), Some(mechanisms)) = (&pool, &mechanisms) {
-        let place = if mechanisms_given { "nano.mechanisms" } else { "nano.pool" };
-        enough_addresses(judge, place, pool, mechanisms.len());
-    }
     Some(Nano {
         nodes: nodes?,
         quorum: quorum?,
         websockets: websockets?,
         pool: pool?,
         treasury: treasury?,
+        in_use: mechanisms.clone()?,
         mechanisms: mechanisms?,
         work: work?,
     })
-}
-
-/// A block sent to an address of one mechanism must be of no use for another, so each has its own.
-fn enough_addresses(judge: &mut Judge<'_>, place: &str, pool: &Pool, mechanisms: usize) {
-    match pool {
-        Pool::Address(_) if mechanisms > 1 => judge.fault(
-            place,
-            "with one address only one mechanism can be on",
-            "write `mechanisms: [nanoTxn]`, or give the pool a `seed_file` or an `addresses_file`",
-        ),
-        Pool::Addresses(accounts) if accounts.len() < mechanisms => judge.fault(
-            "nano.pool.addresses_file",
-            format_args!("{} address(es) for {mechanisms} mechanisms: each needs its own", accounts.len()),
-            "add addresses to the file, or turn a mechanism off",
-        ),
-        Pool::Address(_) | Pool::Addresses(_) | Pool::Seed { .. } => {}
-    }
 }
 
 /// An account somebody holds a key of; the outer nothing is a fault.
@@ -180,37 +161,6 @@ fn addresses(judge: &mut Judge<'_>, path: &Path, treasury: Option<Account>) -> O
         judge.refuse(PLACE, format_args!("more than {MAX_POOL} addresses"), "use fewer");
     }
     (judge.faults.len() == before).then_some(accounts)
-}
-
-fn mechanisms(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<Mechanism>> {
-    const PATH: &str = "nano.mechanisms";
-    /// Known to the protocol, not to this version.
-    const LATER: &str = "nanoSession";
-    let hint = "known are `nanoTxn` and `nanoSignature`";
-    if !piece.is_given() {
-        return Some(Mechanism::ALL.to_vec());
-    }
-    let items = judge.get(PATH, piece, hint)?;
-    if items.is_empty() {
-        judge.fault(PATH, "no mechanism: nothing could be paid", hint);
-        return None;
-    }
-    let mut seen = BTreeSet::new();
-    let mut mechanisms = Vec::new();
-    for (index, value) in items.iter().enumerate() {
-        let path = item(PATH, index);
-        let text = value.as_str().unwrap_or_default();
-        if text == LATER {
-            judge.fault(&path, "`nanoSession` is not in this version", hint);
-        } else if let Some(mechanism) = judge.read(&path, text, hint, str::parse::<Mechanism>) {
-            if seen.insert(mechanism) {
-                mechanisms.push(mechanism);
-            } else {
-                judge.fault(&path, "this mechanism is named twice", "name each once");
-            }
-        }
-    }
-    (mechanisms.len() == items.len()).then_some(mechanisms)
 }
 
 fn work(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Thresholds> {

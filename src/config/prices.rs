@@ -7,6 +7,7 @@ use serde_yaml::Value;
 
 use super::document::{below, item};
 use super::judge::{Judge, nearest};
+use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
@@ -44,6 +45,7 @@ pub(super) fn table(
     piece: Piece<Vec<Value>>,
     known: Option<&Known>,
     used: &mut BTreeSet<UpstreamName>,
+    offered: &mut ByRoute,
 ) -> Option<PriceTable> {
     let hint = "write `routes: [{ match: \"/v1/**\", upstream: NAME, price: 0.001 XNO }]`";
     let items = judge.need("", "routes", piece, hint)?;
@@ -57,7 +59,7 @@ pub(super) fn table(
     let mut places = Vec::new();
     for (index, value) in items.into_iter().enumerate() {
         let path = item("routes", index);
-        if let Some(route) = route(judge, &path, value, known, used) {
+        if let Some(route) = route(judge, &path, value, known, used, offered) {
             routes.push(route);
             places.push(path);
         }
@@ -114,6 +116,7 @@ fn route(
     value: Value,
     known: Option<&Known>,
     used: &mut BTreeSet<UpstreamName>,
+    offered: &mut ByRoute,
 ) -> Option<Route> {
     let file: RouteFile = judge.open(path, value)?;
     let hint = "write an optional method and a path: `GET /v1/quote/{symbol}`, `/docs/**`";
@@ -128,6 +131,7 @@ fn route(
         ("charge_on", file.charge_on.is_given()),
         ("metering", file.metering.is_given()),
         ("payment_identifier", file.payment_identifier.is_given()),
+        ("mechanisms", file.mechanisms.is_given()),
     ];
     let access = access(judge, path, file.price, file.free, file.grants);
     if let Some(Access::Free) = access {
@@ -146,6 +150,11 @@ fn route(
     let payment_identifier =
         payment_identifier(judge, &below(path, "payment_identifier"), file.payment_identifier);
     let case_sensitive = flag(judge, &below(path, "case_sensitive"), file.case_sensitive);
+    if file.mechanisms.is_given() {
+        let path = below(path, "mechanisms");
+        let mechanisms = mechanisms::list(judge, &path, file.mechanisms)?;
+        offered.insert(name.clone()?, Offered { mechanisms, path });
+    }
     Some(Route {
         name: name?,
         pattern: pattern?,
@@ -181,7 +190,8 @@ fn name(
         if text.trim() != text || text.is_empty() || text.len() > MAX_NAME || !printable {
             return Err("this is no name for a route");
         }
-        Ok(RouteName::new(text))
+        let name = RouteName::new(text);
+        if name.is_foreign() { Err("names of this kind are for what other servers sell") } else { Ok(name) }
     })
 }
 

@@ -6,12 +6,13 @@ use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Version};
 use pingora::prelude::Session;
 
-use super::Context;
 use super::identified::{self, Unidentified};
+use super::{Context, session as nano_session};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
+use crate::config::PublicUrl;
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, Terms};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
@@ -82,7 +83,9 @@ pub(super) async fn decide<L: Ledger, S: Store>(
     };
     context.route = Some(route.name.clone());
     match route.access {
-        Access::Priced(terms) if preflight.is_none() => price(cashier, session, route, terms, target).await,
+        Access::Priced(terms) if preflight.is_none() => {
+            price(cashier, session, &context.tariff.public_url, route, terms, target).await
+        }
         Access::Priced(_) | Access::Free => Decision::Free { upstream: route.upstream.clone(), target },
     }
 }
@@ -90,12 +93,13 @@ pub(super) async fn decide<L: Ledger, S: Store>(
 async fn price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
     session: &mut Session,
+    public_url: &PublicUrl,
     route: Arc<Route>,
     terms: Terms,
     target: CanonicalTarget,
 ) -> Decision {
     let mut under = None;
-    let (presented, detail) = match presented(session) {
+    let (presented, detail) = match presented(session, &route.name) {
         Ok(Some((presented, extensions))) => {
             // A capability is no payment: an id beside it has nothing to make idempotent.
             if matches!(presented, Presented::Proof(_)) {
@@ -111,6 +115,7 @@ async fn price<L: Ledger, S: Store>(
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
+    let claim = nano_session::claim_of(&presented);
     let ask = Ask {
         route: route.name.clone(),
         terms,
@@ -120,6 +125,7 @@ async fn price<L: Ledger, S: Store>(
         client,
     };
     let verdict = cashier.decide(ask).await;
+    let verdict = nano_session::explain(verdict, claim, || public_url.join(target.as_str()));
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }
 
@@ -202,7 +208,7 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
 type Extensions = serde_json::Map<String, serde_json::Value>;
 
 /// Why a payment header cannot be used.
-enum Misread {
+pub(super) enum Misread {
     /// Nothing can be made of it: 400.
     Unreadable(String),
     /// It is an envelope, with something wrong in it: 402.
@@ -210,7 +216,7 @@ enum Misread {
 }
 
 /// What came along, and the extensions of its envelope.
-fn presented(session: &Session) -> Result<Option<(Presented, Extensions)>, Misread> {
+fn presented(session: &Session, route: &RouteName) -> Result<Option<(Presented, Extensions)>, Misread> {
     for name in PROOF_HEADERS {
         if let Some(value) = header(session, name).map_err(Misread::Unreadable)? {
             let payload = PaymentPayload::from_header(&value).map_err(|error| match error {
@@ -223,6 +229,11 @@ fn presented(session: &Session) -> Result<Option<(Presented, Extensions)>, Misre
             };
             return Ok(Some((presented, payload.extensions)));
         }
+    }
+    if let Some(block) = header(session, nano_session::BLOCK_HEADER).map_err(Misread::Unreadable)? {
+        let told = header(session, nano_session::SESSION_HEADER).map_err(Misread::Unreadable)?;
+        let read = nano_session::read(&block, told.as_deref(), route)?;
+        return Ok(Some((read, Extensions::new())));
     }
     let token = header(session, CAPABILITY_HEADER).map_err(Misread::Unreadable)?;
     if token.as_ref().is_some_and(|it| it.len() > x402::MAX_HEADER_BYTES) {

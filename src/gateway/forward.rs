@@ -19,7 +19,8 @@ use crate::x402::{self, Credential, SettlementResponse};
 const CHARGE: &str = "faregate-charge";
 
 /// The request headers by which an answer differs.
-pub(super) const VARIES_BY: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY";
+pub(super) const VARIES_BY: &str =
+    "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION";
 
 /// What content delivery networks go by before `Cache-Control`. A paid answer is for no shared cache.
 const SHARED_CACHES: [&str; 5] = [

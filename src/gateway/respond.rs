@@ -196,6 +196,7 @@ fn payment_required(
 ) -> Answer {
     let Bill { challenges, refused } = bill;
     let message = detail.unwrap_or_else(|| match &refused {
+        Some(Refused { particular: Some(particular), .. }) => particular.to_string(),
         Some(refused) => refused.refusal.advice().to_owned(),
         None => "this resource is paid for per use: pay one of `accepts` and send the proof in \
                  PAYMENT-SIGNATURE"
@@ -213,6 +214,7 @@ fn payment_required(
     // Written out once, for the header and for the body.
     let mut body = required.to_json();
     let mut headers = vec![("PAYMENT-REQUIRED", x402::encode_header(&body))];
+    headers.extend(required.accepts.iter().filter_map(x402::session_headers).flatten());
     if let Some(refused) = refused {
         headers.push(("PAYMENT-RESPONSE", failed(&refused, &message).to_header()));
     }

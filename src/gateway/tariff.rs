@@ -53,10 +53,10 @@ pub struct EdgeLimits {
 pub struct Cors(pub Origins);
 
 /// What a page must be able to read of an answer.
-const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After";
+const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
 /// What a page may put on a request beside what it asks for. Official clients send the last one,
 /// which is a response header's name.
-const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, Content-Type, Authorization, Access-Control-Expose-Headers";
+const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION, Content-Type, Authorization, Access-Control-Expose-Headers";
 /// Bytes of what a preflight asks for that are repeated in its answer.
 const MAX_ASKED: usize = 2048;
 const PREFLIGHT_SECONDS: &str = "600";

@@ -5,8 +5,8 @@
 //! offered, in every term, whatever the price table says by then.
 
 use super::key::MacKeys;
-use super::{Mechanism, Nonce, Refusal};
-use crate::nano::{Account, Network, Threshold, UnixSeconds};
+use super::{Mechanism, Nonce, Refusal, nano_session};
+use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 use crate::x402;
 
@@ -65,10 +65,25 @@ impl Challenge {
         &self.offer
     }
 
-    /// Whether the offer no longer stands at `now`.
+    /// What is to be sent, in raw: the price, and in a session its tag.
+    #[must_use]
+    pub fn due(&self) -> Raw {
+        let price = self.offer.terms.amount;
+        match self.offer.mechanism {
+            Mechanism::NanoTxn | Mechanism::NanoSignature => price,
+            Mechanism::NanoSession => nano_session::due(self.nonce, price),
+        }
+    }
+
+    /// Whether a proof under it comes too late at `now`: when the offer no longer stands, in a
+    /// session [`nano_session::GRACE`] later.
     #[must_use]
     pub fn has_expired(&self, now: UnixSeconds) -> bool {
-        self.offer.valid_before <= now
+        let grace = match self.offer.mechanism {
+            Mechanism::NanoTxn | Mechanism::NanoSignature => 0,
+            Mechanism::NanoSession => nano_session::GRACE,
+        };
+        self.offer.valid_before.plus(grace) <= now
     }
 }
 
@@ -84,12 +99,16 @@ impl Challenge {
                 x402::Track::NanoTxn { work: Some(work) }
             }
             Mechanism::NanoSignature => x402::Track::NanoSignature,
+            Mechanism::NanoSession => {
+                let tag_amount = nano_session::tag_amount(self.nonce);
+                x402::Track::NanoSession(x402::SessionTerms { price: terms.amount, tag_amount })
+            }
         };
         x402::PaymentRequirements {
             scheme: x402::Scheme::Exact,
             network: Network::Mainnet,
             asset: x402::Asset::Xno,
-            amount: terms.amount,
+            amount: self.due(),
             pay_to: *pay_to,
             max_timeout_seconds: seconds,
             extra: x402::Extra {
@@ -110,6 +129,7 @@ fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
     part(&[match mechanism {
         Mechanism::NanoTxn => 1,
         Mechanism::NanoSignature => 2,
+        Mechanism::NanoSession => 3,
     }]);
     let route = route.as_str().as_bytes();
     part(&u64::try_from(route.len()).unwrap_or(u64::MAX).to_be_bytes());

@@ -1,8 +1,8 @@
-//! The stages that both mechanisms end in: a payment as the journal keeps it, and one that the
-//! ledger has confirmed.
+//! The stages that all mechanisms end in: a payment as the journal keeps it, one that was seen on the
+//! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal};
+use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, nano_session};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -54,6 +54,47 @@ impl Intent {
     }
 }
 
+/// A payment that its client has sent and the ledger bears out, in a block that may not be confirmed
+/// yet.
+#[derive(Debug)]
+#[must_use = "a payment that was seen is to be confirmed"]
+pub struct Seen {
+    intent: Intent,
+    facts: BlockFacts,
+}
+
+impl Seen {
+    /// The same payment, made under a client's id.
+    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+        self.intent.identified = identified;
+        self
+    }
+
+    pub(super) const fn new(intent: Intent, facts: BlockFacts) -> Self {
+        Self { intent, facts }
+    }
+
+    #[must_use]
+    pub const fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// Whether the block was confirmed when it was looked up; where it was not, it is waited for.
+    #[must_use]
+    pub const fn is_confirmed(&self) -> bool {
+        self.facts.confirmed()
+    }
+
+    /// The payment, if it was confirmed when looked up or `later`.
+    ///
+    /// # Errors
+    /// [`Refusal::UnconfirmedBlock`]; another where `later` contradicts what was seen before.
+    pub fn confirm(self, later: Option<&BlockFacts>) -> Result<Confirmed, Refusal> {
+        let facts = later.copied().unwrap_or(self.facts);
+        Confirmed::by_ledger(self.intent, &facts)
+    }
+}
+
 /// A payment that the ledger has cemented, not yet counted against replays. Nothing but the
 /// ledger's facts makes one.
 #[derive(Debug)]
@@ -81,6 +122,7 @@ impl Confirmed {
         let enough = match intent.mechanism {
             Mechanism::NanoTxn => amount == intent.terms.amount,
             Mechanism::NanoSignature => amount >= intent.terms.amount,
+            Mechanism::NanoSession => amount == nano_session::due(intent.challenge, intent.terms.amount),
         };
         if !enough || amount != intent.amount {
             return Err(Refusal::InsufficientAmount);

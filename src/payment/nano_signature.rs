@@ -3,9 +3,12 @@
 //!
 //! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of PROTOCOL section 4.
 
+use blake2::digest::consts::U32;
+use blake2::{Blake2b, Digest};
+
 use super::challenge::Challenge;
-use super::intent::{Confirmed, Intent};
-use super::{BlockFacts, BlockKind, Identified, Refusal};
+use super::intent::{Intent, Seen};
+use super::{BlockFacts, BlockKind, Refusal};
 use crate::nano::{Account, BlockHash, Signature, noms_digest};
 
 /// A claim to have paid, as the client makes it.
@@ -21,14 +24,6 @@ pub struct Claim {
 pub struct Checked {
     challenge: Challenge,
     claim: Claim,
-}
-
-/// A claim that the ledger bears out, in a block that may not be confirmed yet.
-#[derive(Debug)]
-#[must_use = "a payment that was seen is to be confirmed"]
-pub struct Seen {
-    intent: Intent,
-    facts: BlockFacts,
 }
 
 /// What the client signs for `block` under `challenge`.
@@ -48,6 +43,22 @@ pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
     Ok(Checked { challenge, claim })
 }
 
+/// Whether a claim that is not signed for its challenge is signed as revision 7 of NanoSession has
+/// it: the block's hash followed by the `url`, hashed plainly or as an ORIS-001 message. It is
+/// refused either way, since it says nothing of a challenge and so would hold for ever; this is for
+/// telling its sender.
+#[must_use]
+pub fn is_url_bound(claim: &Claim, url: &str) -> bool {
+    [claim.block.to_string(), claim.block.lower_hex()].into_iter().any(|hash| {
+        let message = format!("{hash}{url}");
+        let plain = Blake2b::<U32>::digest(&message).into();
+        [Some(plain), noms_digest(&message)]
+            .into_iter()
+            .flatten()
+            .any(|digest| claim.signature.verify(&claim.account, &digest).is_ok())
+    })
+}
+
 impl Checked {
     #[must_use]
     pub const fn hash(&self) -> BlockHash {
@@ -57,12 +68,6 @@ impl Checked {
     #[must_use]
     pub const fn challenge(&self) -> &Challenge {
         &self.challenge
-    }
-
-    /// Who claims to have paid.
-    #[must_use]
-    pub const fn payer(&self) -> Account {
-        self.claim.account
     }
 
     /// Holds the claim against the block: a send, by that account, to the challenge's address, of
@@ -88,35 +93,6 @@ impl Checked {
         if amount < self.challenge.offer().terms.amount {
             return Err(Refusal::InsufficientAmount);
         }
-        Ok(Seen { intent: Intent::new(&self.challenge, self.claim.block, None, account, amount), facts })
-    }
-}
-
-impl Seen {
-    /// The same payment, made under a client's id.
-    pub const fn under(mut self, identified: Option<Identified>) -> Self {
-        self.intent.identified = identified;
-        self
-    }
-
-    #[must_use]
-    pub const fn intent(&self) -> &Intent {
-        &self.intent
-    }
-
-    /// Whether the block was confirmed when it was looked up; where it was not, it is waited for.
-    #[must_use]
-    pub const fn is_confirmed(&self) -> bool {
-        self.facts.confirmed()
-    }
-
-    /// The payment, if it was confirmed when looked up or `later`.
-    ///
-    /// # Errors
-    /// [`Refusal::UnconfirmedBlock`]; the others of [`Checked::judge`] if `later` contradicts what
-    /// was seen before.
-    pub fn confirm(self, later: Option<&BlockFacts>) -> Result<Confirmed, Refusal> {
-        let facts = later.copied().unwrap_or(self.facts);
-        Confirmed::by_ledger(self.intent, &facts)
+        Ok(Seen::new(Intent::new(&self.challenge, self.claim.block, None, account, amount), facts))
     }
 }

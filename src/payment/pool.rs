@@ -4,6 +4,7 @@
 //! if its address could be a `nanoTxn` challenge's too, a stranger could hand it in as his own
 //! payment (PROTOCOL section 3).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Mechanism;
@@ -19,6 +20,7 @@ pub fn seed_indexes(mechanism: Mechanism, size: u32) -> Range<u32> {
     let first: u32 = match mechanism {
         Mechanism::NanoTxn => 0,
         Mechanism::NanoSignature => INDEXES_PER_MECHANISM,
+        Mechanism::NanoSession => INDEXES_PER_MECHANISM.saturating_mul(2),
     };
     first..first.saturating_add(size.min(INDEXES_PER_MECHANISM))
 }
@@ -28,29 +30,37 @@ pub fn seed_indexes(mechanism: Mechanism, size: u32) -> Range<u32> {
 pub struct AddressPool {
     nano_txn: Vec<Account>,
     nano_signature: Vec<Account>,
+    nano_session: Vec<Account>,
 }
 
 impl AddressPool {
     /// A pool of these addresses. An address that stands in both lists is kept in the first only.
     #[must_use]
     pub fn new(nano_txn: Vec<Account>, nano_signature: Vec<Account>) -> Self {
-        let first: std::collections::BTreeSet<Account> = nano_txn.iter().copied().collect();
+        let first: BTreeSet<Account> = nano_txn.iter().copied().collect();
         let nano_signature = nano_signature.into_iter().filter(|it| !first.contains(it)).collect();
-        Self { nano_txn, nano_signature }
+        Self { nano_txn, nano_signature, nano_session: Vec::new() }
     }
 
-    /// A pool of a list of addresses: all for the one mechanism that is offered, or in turn for
-    /// each, so that a list that grows at its end moves no address.
+    /// The pool with these addresses for `nanoSession` as well, without those it has already.
+    #[must_use]
+    pub fn with_sessions(mut self, nano_session: Vec<Account>) -> Self {
+        let taken: BTreeSet<Account> = self.nano_txn.iter().chain(&self.nano_signature).copied().collect();
+        self.nano_session = nano_session.into_iter().filter(|it| !taken.contains(it)).collect();
+        self
+    }
+
+    /// A pool of a list of addresses: all for the one mechanism that is in use, or in turn for each,
+    /// so that a list that grows at its end moves no address.
     #[must_use]
     pub fn of_list(addresses: &[Account], mechanisms: &[Mechanism]) -> Self {
-        match mechanisms {
-            [Mechanism::NanoTxn] => Self::new(addresses.to_vec(), Vec::new()),
-            [Mechanism::NanoSignature] => Self::new(Vec::new(), addresses.to_vec()),
-            _ => Self::new(
-                addresses.iter().copied().step_by(2).collect(),
-                addresses.iter().copied().skip(1).step_by(2).collect(),
-            ),
-        }
+        let used: Vec<Mechanism> = Mechanism::ALL.into_iter().filter(|it| mechanisms.contains(it)).collect();
+        let share = |mechanism| match used.iter().position(|it| *it == mechanism) {
+            Some(place) => addresses.iter().copied().skip(place).step_by(used.len()).collect(),
+            None => Vec::new(),
+        };
+        Self::new(share(Mechanism::NanoTxn), share(Mechanism::NanoSignature))
+            .with_sessions(share(Mechanism::NanoSession))
     }
 
     /// The mechanism's addresses.
@@ -59,6 +69,7 @@ impl AddressPool {
         match mechanism {
             Mechanism::NanoTxn => &self.nano_txn,
             Mechanism::NanoSignature => &self.nano_signature,
+            Mechanism::NanoSession => &self.nano_session,
         }
     }
 

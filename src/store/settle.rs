@@ -11,7 +11,7 @@ use super::{
     StoreError,
 };
 use crate::nano::UnixSeconds;
-use crate::payment::{Confirmed, nano_signature, nano_txn};
+use crate::payment::{Confirmed, Seen, nano_txn};
 
 /// A `nanoTxn` payment whose intent is durable and whose frontier is held: it may be broadcast.
 #[derive(Debug)]
@@ -60,16 +60,12 @@ pub async fn claim<S: Store>(
     begin(store, approved.intent().clone(), now).await
 }
 
-/// Journals a `nanoSignature` payment that is seen and not confirmed: it was presented in time,
+/// Journals a payment that its client sent, when it is seen and not confirmed: it was presented in time,
 /// however long its confirmation takes. False where its block is claimed under another challenge.
 ///
 /// # Errors
 /// [`StoreError`], as [`claim`].
-pub async fn note<S: Store>(
-    store: &S,
-    seen: &nano_signature::Seen,
-    now: UnixSeconds,
-) -> Result<bool, StoreError> {
+pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<bool, StoreError> {
     let intent = seen.intent();
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,

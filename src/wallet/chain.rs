@@ -103,7 +103,9 @@ impl Chain {
         })?;
         let threshold = match (entry.mechanism, entry.threshold) {
             (Mechanism::NanoTxn, Some(threshold)) => threshold,
-            (Mechanism::NanoTxn, None) | (Mechanism::NanoSignature, _) => self.thresholds().await?.send,
+            (Mechanism::NanoTxn, None) | (Mechanism::NanoSignature | Mechanism::NanoSession, _) => {
+                self.thresholds().await?.send
+            }
         };
         self.next(&state, Step { balance, link: entry.pay_to().0, threshold }).await
     }

@@ -31,7 +31,9 @@ pub enum OfferError {
     NoBill,
     #[error("PAYMENT-REQUIRED: {0}")]
     Malformed(#[from] Malformed),
-    #[error("it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn or nanoSignature")]
+    #[error(
+        "it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn, nanoSignature or nanoSession"
+    )]
     NothingKnown { offered: String },
     #[error("it offers no {wanted}")]
     NotOffered { wanted: Mechanism },
@@ -123,7 +125,7 @@ impl Entry {
             Ask::NanoSignature { nonce } => {
                 Some(format!("{}:{}:{}", hash.lower_hex(), hex::encode(nonce), self.offer.valid_before))
             }
-            Ask::NanoTxn { .. } => None,
+            Ask::NanoTxn { .. } | Ask::NanoSession(_) => None,
         }
     }
 }
@@ -136,6 +138,7 @@ fn entry(offer: Offer, identified: Option<bool>) -> Option<Entry> {
     let (mechanism, threshold) = match offer.ask {
         Ask::NanoTxn { work } => (Mechanism::NanoTxn, work.map(|it| it.threshold)),
         Ask::NanoSignature { .. } => (Mechanism::NanoSignature, None),
+        Ask::NanoSession(_) => (Mechanism::NanoSession, None),
     };
     // Made of what only this client was sent, so that nobody else takes the id first.
     let identifier = identified.and_then(|required| {
@@ -145,7 +148,8 @@ fn entry(offer: Offer, identified: Option<bool>) -> Option<Entry> {
     Some(Entry { mechanism, threshold, offer, identifier })
 }
 
-/// The value of `PAYMENT-SIGNATURE`: the block itself, or with a `signature` only its hash.
+/// The value of `PAYMENT-SIGNATURE`: the block itself, or with a `signature` only its hash, as in a
+/// session.
 pub(super) fn proof(
     entry: &Entry,
     block: &StateBlock,
@@ -155,6 +159,7 @@ pub(super) fn proof(
         Some(signature) => {
             Proof::NanoSignature { block_hash: block.hash(), account: block.account, signature }
         }
+        None if entry.mechanism == Mechanism::NanoSession => Proof::NanoSession { block_hash: block.hash() },
         None => Proof::NanoTxn { block: *block },
     };
     let text = encode_header(&match &entry.identifier {

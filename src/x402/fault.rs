@@ -2,6 +2,11 @@
 
 use super::{Unreadable, X402_VERSION};
 
+/// What a client is told that signs as revision 7 of NanoSession has it.
+pub const URL_BOUND: &str = "NanoSession revision 7's nanoSignature, which signs `blockHash + url`, is not \
+    accepted, since it names no challenge: sign `<blockHash>:<nonce>:<validBefore>` as an ORIS-001 message \
+    and send `blockHash`, `account` and `signature` (x402.Nano Track B)";
+
 /// Why a payment header is of no use.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Malformed {
@@ -36,9 +41,12 @@ pub enum Fault {
     Value { path: String, why: String },
     #[error(
         "`payload` proves no payment: expected `block` (nanoTxn), or `blockHash`, `account` and \
-         `signature` (nanoSignature), or `mode` \"access\" and `credential`"
+         `signature` (nanoSignature), or `proof` (nanoSession), or `mode` \"access\" and `credential`"
     )]
     NoProof,
+    /// NanoSession revision 7's `nanoSignature`, a mechanism of another kind.
+    #[error("{URL_BOUND}")]
+    UrlBound,
     #[error("`payload` is a {payload} proof, but `accepted` is the {accepted} entry")]
     TrackDisagrees { payload: &'static str, accepted: &'static str },
 }

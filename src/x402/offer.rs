@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use super::required::check_currency;
+use super::session::SessionTerms;
 use super::{Fault, Malformed, Proof, Track, WorkTerms, X402_VERSION, decode_header};
 use crate::nano::{Account, Raw, UnixSeconds};
 
@@ -27,7 +28,7 @@ pub struct Offers {
 /// One entry that can be paid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
-    /// The price in raw.
+    /// What is to be sent, in raw.
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
@@ -45,6 +46,8 @@ pub enum Ask {
     NanoTxn { work: Option<WorkTerms> },
     /// A signature over a block's hash and this nonce.
     NanoSignature { nonce: [u8; 32] },
+    /// A send of exactly the entry's amount.
+    NanoSession(SessionTerms),
 }
 
 impl Offers {
@@ -89,13 +92,24 @@ impl Offer {
         let fields = Fields::of_value(entry, path)?;
         check_currency(&fields)?;
         let extra = fields.object("extra")?;
-        // x402.Nano's own entries name no mechanism: there a nonce is what sets Track B apart.
-        let by_shape =
-            if extra.optional("nonce").is_some() { Track::NANO_SIGNATURE } else { Track::NANO_TXN };
+        // x402.Nano's own entries name no mechanism: there a nonce is what sets Track B apart, and a
+        // session what sets NanoSession's.
+        let by_shape = if extra.optional("nanoSession").is_some() {
+            Track::NANO_SESSION
+        } else if extra.optional("nonce").is_some() {
+            Track::NANO_SIGNATURE
+        } else {
+            Track::NANO_TXN
+        };
         let ask = match extra.optional_text("mechanism")?.unwrap_or(by_shape) {
             Track::NANO_TXN => Ask::NanoTxn { work: WorkTerms::read_optional(&extra)? },
             Track::NANO_SIGNATURE => Ask::NanoSignature { nonce: extra.bytes32("nonce")? },
-            _ => return Err(extra.wrong("mechanism", "\"nanoTxn\" and \"nanoSignature\" are known")),
+            Track::NANO_SESSION => {
+                let terms = SessionTerms::read(&extra.object("nanoSession")?)?;
+                terms.check_sum(fields.parsed("amount")?, &fields)?;
+                Ask::NanoSession(terms)
+            }
+            _ => return Err(extra.wrong("mechanism", Track::KNOWN)),
         };
         Ok(Self {
             amount: fields.parsed("amount")?,

@@ -47,6 +47,9 @@ pub enum Proof {
     NanoTxn { block: StateBlock },
     /// Track B: a block that is on the ledger, and who signed for it.
     NanoSignature { block_hash: BlockHash, account: Account, signature: Signature },
+    /// NanoSession: a block that is on the ledger. That the payer shows it, the entry says, which
+    /// nobody else was sent.
+    NanoSession { block_hash: BlockHash },
 }
 
 /// A capability's token. Whoever has it is let in, so it prints as `****`.
@@ -80,6 +83,7 @@ impl Proof {
         match self {
             Self::NanoTxn { .. } => Track::NANO_TXN,
             Self::NanoSignature { .. } => Track::NANO_SIGNATURE,
+            Self::NanoSession { .. } => Track::NANO_SESSION,
         }
     }
 
@@ -93,6 +97,7 @@ impl Proof {
                 "account": account.to_string(),
                 "signature": signature.lower_hex(),
             }),
+            Self::NanoSession { block_hash } => json!({ "proof": block_hash.lower_hex() }),
         }
     }
 }
@@ -121,7 +126,9 @@ impl PaymentPayload {
         if let Some(accepted) = &accepted {
             check_currency(accepted)?;
         }
-        let presented = match read_shape(&fields.object("payload")?)? {
+        let payload = fields.object("payload")?;
+        refuse_url_bound(&payload, accepted.as_ref())?;
+        let presented = match read_shape(&payload)? {
             Shape::Access(credential) => Presented::Access { credential },
             Shape::Proof(proof) => {
                 let accepted = accepted.ok_or_else(|| Fault::NotEchoed { path: fields.path("accepted") })?;
@@ -175,6 +182,9 @@ fn read_shape(payload: &Fields<'_>) -> Result<Shape, Fault> {
         let block = payload.object("block")?.read()?;
         return Ok(Shape::Proof(Proof::NanoTxn { block }));
     }
+    if is_session(payload) {
+        return Ok(Shape::Proof(Proof::NanoSession { block_hash: payload.parsed("proof")? }));
+    }
     if ["blockHash", "account", "signature"].iter().any(|field| payload.optional(field).is_some()) {
         return Ok(Shape::Proof(Proof::NanoSignature {
             block_hash: payload.parsed("blockHash")?,
@@ -192,16 +202,27 @@ fn read_shape(payload: &Fields<'_>) -> Result<Shape, Fault> {
     Err(Fault::NoProof)
 }
 
+/// NanoSession's payload, which names the block as `proof` and nothing of Track B.
+fn is_session(payload: &Fields<'_>) -> bool {
+    let has = |field| payload.optional(field).is_some();
+    has("proof") && !has("blockHash") && !has("account")
+}
+
+/// Revision 7's other mechanism, also called nanoSignature, has a signature beside the `proof`. Its
+/// sender is told so rather than what would be missing of Track B.
+fn refuse_url_bound(payload: &Fields<'_>, accepted: Option<&Fields<'_>>) -> Result<(), Fault> {
+    if !is_session(payload) || payload.optional("signature").is_none() {
+        return Ok(());
+    }
+    let extra = accepted.and_then(|it| it.optional("extra"));
+    let mechanism = extra.and_then(|it| it.get("mechanism")).and_then(Value::as_str);
+    if mechanism == Some(Track::NANO_SESSION) { Ok(()) } else { Err(Fault::UrlBound) }
+}
+
 /// A proof answers an entry of its own mechanism.
 fn agree(proof: &Proof, accepted: &PaymentRequirements) -> Result<(), Fault> {
-    match (proof, accepted.extra.track) {
-        (Proof::NanoTxn { .. }, Track::NanoTxn { .. })
-        | (Proof::NanoSignature { .. }, Track::NanoSignature) => Ok(()),
-        (Proof::NanoTxn { .. }, track @ Track::NanoSignature)
-        | (Proof::NanoSignature { .. }, track @ Track::NanoTxn { .. }) => {
-            Err(Fault::TrackDisagrees { payload: proof.mechanism(), accepted: track.as_str() })
-        }
-    }
+    let (payload, accepted) = (proof.mechanism(), accepted.extra.track.as_str());
+    if payload == accepted { Ok(()) } else { Err(Fault::TrackDisagrees { payload, accepted }) }
 }
 
 serde_json_form!(PaymentPayload);

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
+use super::session::{Session, SessionTerms};
 use super::{Fault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
 
@@ -35,7 +36,7 @@ pub struct PaymentRequirements {
     pub scheme: Scheme,
     pub network: Network,
     pub asset: Asset,
-    /// The price in raw.
+    /// What is to be sent, in raw: the price, and in an entry for nanoSession its tag.
     pub amount: Raw,
     pub pay_to: Account,
     /// How long the client may take. Only for information: `extra.valid_before` binds.
@@ -61,7 +62,8 @@ pub enum Asset {
 /// itself alone, whatever the price table says by then.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Extra {
-    /// Called `challenge` in an entry for nanoTxn, `nonce` in one for nanoSignature.
+    /// Called `challenge` in an entry for nanoTxn, `nonce` in one for nanoSignature; a part of
+    /// `nanoSession.id` in one for nanoSession.
     pub challenge: [u8; 32],
     pub valid_before: UnixSeconds,
     /// The identity of the route that is paid for.
@@ -85,6 +87,8 @@ pub enum Track {
     NanoTxn { work: Option<WorkTerms> },
     /// Track B.
     NanoSignature,
+    /// NanoSession, revisions 5 to 7.
+    NanoSession(SessionTerms),
 }
 
 /// What is asked of a block's work.
@@ -136,6 +140,8 @@ impl fmt::Display for Asset {
 impl Track {
     pub(super) const NANO_TXN: &'static str = "nanoTxn";
     pub(super) const NANO_SIGNATURE: &'static str = "nanoSignature";
+    pub(super) const NANO_SESSION: &'static str = "nanoSession";
+    pub(super) const KNOWN: &'static str = "\"nanoTxn\", \"nanoSignature\" and \"nanoSession\" are known";
 
     /// The mechanism's name on the wire.
     #[must_use]
@@ -143,6 +149,7 @@ impl Track {
         match self {
             Self::NanoTxn { .. } => Self::NANO_TXN,
             Self::NanoSignature => Self::NANO_SIGNATURE,
+            Self::NanoSession(_) => Self::NANO_SESSION,
         }
     }
 }
@@ -279,7 +286,7 @@ impl PaymentRequirements {
             "amount": self.amount.to_string(),
             "payTo": self.pay_to.to_string(),
             "maxTimeoutSeconds": self.max_timeout_seconds,
-            "extra": self.extra.to_json(),
+            "extra": self.extra.to_json(Session::of(self)),
         })
     }
 
@@ -293,7 +300,7 @@ impl PaymentRequirements {
 
     pub(super) fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
         check_currency(fields)?;
-        Ok(Self {
+        let entry = Self {
             scheme: Scheme::Exact,
             network: Network::Mainnet,
             asset: Asset::Xno,
@@ -301,12 +308,18 @@ impl PaymentRequirements {
             pay_to: fields.parsed("payTo")?,
             max_timeout_seconds: fields.integer("maxTimeoutSeconds")?,
             extra: Extra::read(&fields.object("extra")?)?,
-        })
+        };
+        match entry.extra.track {
+            Track::NanoSession(terms) => terms.check_sum(entry.amount, fields)?,
+            Track::NanoTxn { .. } | Track::NanoSignature => {}
+        }
+        Ok(entry)
     }
 }
 
 impl Extra {
-    fn to_json(&self) -> Value {
+    /// `session` is that of an entry for nanoSession.
+    fn to_json(&self, session: Option<Session>) -> Value {
         let mut json = Map::new();
         let challenge = hex::encode(self.challenge);
         json.insert("mechanism".to_owned(), self.track.as_str().into());
@@ -327,6 +340,12 @@ impl Extra {
                 // By this newer official clients choose (PROTOCOL section 3).
                 json.insert("paymentFlow".to_owned(), "upfront".into());
             }
+            Track::NanoSession(terms) => {
+                if let Some(session) = session {
+                    json.insert("nanoSession".to_owned(), terms.to_json(&session));
+                }
+                json.insert("paymentFlow".to_owned(), "upfront".into());
+            }
         }
         Value::Object(json)
     }
@@ -337,7 +356,12 @@ impl Extra {
                 (Track::NanoTxn { work: WorkTerms::read_optional(fields)? }, fields.bytes32("challenge")?)
             }
             Track::NANO_SIGNATURE => (Track::NanoSignature, fields.bytes32("nonce")?),
-            _ => return Err(fields.wrong("mechanism", "\"nanoTxn\" and \"nanoSignature\" are known")),
+            Track::NANO_SESSION => {
+                let told = fields.object("nanoSession")?;
+                let session: Session = told.parsed("id")?;
+                (Track::NanoSession(SessionTerms::read(&told)?), session.nonce)
+            }
+            _ => return Err(fields.wrong("mechanism", Track::KNOWN)),
         };
         Ok(Self {
             challenge,

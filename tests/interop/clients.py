@@ -7,20 +7,18 @@ hexadecimal digits), NANO_PAY_HOME (an empty folder for feeless402's wallet)
 
 import asyncio
 import base64
-import hashlib
 import importlib.metadata
 import json
 import os
 import sys
-import time
 import traceback
 
 import httpx
-import nanopy
 import requests
 from nano_pay import rpc as feeless_rpc
 from nano_pay import wallet as feeless_wallet
 from nano_pay import x402 as feeless
+from payer import Payer
 from x402 import x402Client, x402ClientSync
 from x402.http.clients import wrapHttpxWithPayment, wrapRequestsWithPayment
 from x402.http.utils import decode_payment_response_header, encode_payment_signature_header
@@ -29,8 +27,6 @@ GATEWAY, NODE, SEED = (os.environ[name] for name in ("GATEWAY", "NODE", "SEED"))
 ONE = f"{GATEWAY}/v1/quote/XNO"
 MANY = f"{GATEWAY}/v1/search/nano"
 AMPLE = 10**30
-CONFIRMED_WITHIN_S = 10.0
-ASKED_EVERY_S = 0.05
 
 
 def equal(what, expected, found):
@@ -38,62 +34,7 @@ def equal(what, expected, found):
         raise AssertionError(f"{what}: expected {expected!r}, found {found!r}")
 
 
-class Payer:
-    """An account that pays by both mechanisms, with nanopy and a node's RPC."""
-
-    scheme = "exact"
-
-    def __init__(self):
-        self.account = nanopy.Account(sk=nanopy.deterministic_key(SEED, 0))
-        self.signed = []
-
-    @staticmethod
-    def rpc(**request):
-        answer = requests.post(NODE, json=request, timeout=10).json()
-        if "error" in answer:
-            raise RuntimeError(f"{request['action']}: {answer['error']}")
-        return answer
-
-    def block(self, entry):
-        """Signs a send of the entry's amount to its `payTo`, with work. It is not broadcast."""
-        info = self.rpc(action="account_info", account=self.account.addr, representative="true")
-        self.account.frontier = info["frontier"]
-        self.account.raw_bal = int(info["balance"])
-        self.account.rep = nanopy.Account(addr=info["representative"])
-        work = self.rpc(action="work_generate", hash=info["frontier"])["work"]
-        block = self.account.send(nanopy.Account(addr=entry.pay_to), int(entry.amount), work=work)
-        self.signed.append(block.hash_.upper())
-        return block
-
-    def confirmed(self, block_hash):
-        until = time.monotonic() + CONFIRMED_WITHIN_S
-        while time.monotonic() < until:
-            info = self.rpc(action="block_info", json_block="true", hash=block_hash)
-            if str(info["confirmed"]).lower() == "true":
-                return
-            time.sleep(ASKED_EVERY_S)
-        raise RuntimeError(f"{block_hash} is not confirmed after {CONFIRMED_WITHIN_S} s")
-
-    def sign(self, message):
-        """The signature of an off-chain message (ORIS-001), made as that of a block's hash."""
-        text = message.encode()
-        told = b"\x18Nano Off-chain Message:\n" + len(text).to_bytes(4, "big") + text
-        digest = hashlib.blake2b(told, digest_size=32).digest()
-        return nanopy.ext.sign(bytes.fromhex(self.account.sk), digest, os.urandom(32)).hex()
-
-    def create_payment_payload(self, entry, context=None):
-        """The `payload` that answers an entry: what an x402 client asks of a registered scheme."""
-        block = self.block(entry)
-        if entry.extra["mechanism"] == "nanoTxn":
-            return {"block": block.dict_}
-        self.rpc(action="process", json_block="true", subtype="send", block=block.dict_)
-        self.confirmed(block.hash_)
-        block_hash = block.hash_.lower()
-        message = f"{block_hash}:{entry.extra['nonce']}:{entry.extra['validBefore']}"
-        return {"blockHash": block_hash, "account": self.account.addr, "signature": self.sign(message)}
-
-
-payer = Payer()
+payer = Payer(NODE, SEED)
 
 
 def choosing(client, mechanism, cap, sent):

@@ -1,4 +1,4 @@
-// A Nano account that pays x402's `exact` scheme by both mechanisms, with the `nanocurrency` library and a
+// A Nano account that pays x402's `exact` scheme by every mechanism, with the `nanocurrency` library and a
 // node's RPC. It knows nothing of Faregate beyond what the bill says.
 
 import blake from "blakejs";
@@ -68,6 +68,7 @@ export class Payer {
     if (entry.extra.mechanism === "nanoTxn") return { block };
     await this.rpc({ action: "process", json_block: "true", subtype: "send", block });
     await this.confirmed(hash);
+    if (entry.extra.mechanism === "nanoSession") return { proof: hash };
     const blockHash = hash.toLowerCase();
     const signature = this.sign(`${blockHash}:${entry.extra.nonce}:${entry.extra.validBefore}`);
     return { blockHash, account: this.address, signature };

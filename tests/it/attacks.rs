@@ -6,6 +6,7 @@
 mod capability;
 mod challenge;
 mod concurrency;
+mod nano_session;
 mod nano_signature;
 mod nano_txn;
 mod paths;
@@ -138,7 +139,7 @@ fn claim(offer: &Offer, block_hash: BlockHash, account: Account, signature: Sign
 }
 
 /// What the payer of `block` signs to answer a `nanoSignature` offer.
-fn noms(key: &SecretKey, block: BlockHash, offer: &Offer) -> Signature {
+pub(crate) fn noms(key: &SecretKey, block: BlockHash, offer: &Offer) -> Signature {
     let faregate::x402::Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
     let message = format!("{}:{}:{}", block.lower_hex(), hex::encode(nonce), offer.valid_before);
     key.sign(&faregate::nano::noms_digest(&message).unwrap())
@@ -157,7 +158,7 @@ async fn bill_to(rig: &Rig, path: &str, which: usize, to: Account) -> Offer {
 }
 
 /// A signed block with work, whatever it says.
-fn block(key: &SecretKey, previous: BlockHash, balance: Raw, link: [u8; 32]) -> StateBlock {
+pub(crate) fn block(key: &SecretKey, previous: BlockHash, balance: Raw, link: [u8; 32]) -> StateBlock {
     let account = key.account();
     let representative = Representative(account);
     let signature = Signature([0; 64]);
@@ -165,37 +166,37 @@ fn block(key: &SecretKey, previous: BlockHash, balance: Raw, link: [u8; 32]) -> 
     with_work(block).signed(key)
 }
 
-fn with_work(mut block: StateBlock) -> StateBlock {
+pub(crate) fn with_work(mut block: StateBlock) -> StateBlock {
     let root = block.work_root();
     block.work = (0..).map(Work).find(|it| it.reaches(&root, THRESHOLDS.send));
     block
 }
 
-fn frontier(rig: &Rig, key: &SecretKey) -> BlockHash {
+pub(crate) fn frontier(rig: &Rig, key: &SecretKey) -> BlockHash {
     rig.devnet.lattice().frontier(key.account()).unwrap()
 }
 
-fn balance(rig: &Rig, key: &SecretKey) -> Raw {
+pub(crate) fn balance(rig: &Rig, key: &SecretKey) -> Raw {
     rig.devnet.lattice().balance(key.account())
 }
 
 /// What was sent to `account` and not received, confirmed or not.
-fn received(rig: &Rig, account: Account) -> Raw {
+pub(crate) fn received(rig: &Rig, account: Account) -> Raw {
     rig.devnet.lattice().receivable_sum(account, false)
 }
 
-fn less(amount: Raw, by: Raw) -> Raw {
+pub(crate) fn less(amount: Raw, by: Raw) -> Raw {
     amount.checked_sub(by).unwrap()
 }
 
-fn more(amount: Raw, by: Raw) -> Raw {
+pub(crate) fn more(amount: Raw, by: Raw) -> Raw {
     amount.checked_add(by).unwrap()
 }
 
-const ONE: Raw = Raw::new(1);
+pub(crate) const ONE: Raw = Raw::new(1);
 
 /// What the journal says of a block; nothing where it has never heard of it.
-async fn journal(rig: &Rig, block: BlockHash) -> Option<PaymentState> {
+pub(crate) async fn journal(rig: &Rig, block: BlockHash) -> Option<PaymentState> {
     rig.services.store().payment(block).await.unwrap().map(|it| it.state)
 }
 
@@ -212,7 +213,7 @@ fn malleated(signature: Signature) -> Signature {
 }
 
 /// A ledger that confirms when it is told to, and a gateway that waits 200 ms for it.
-fn unhurried() -> Plan {
+pub(crate) fn unhurried() -> Plan {
     Plan {
         devnet: DevnetOptions { confirm_after: Duration::from_secs(3600), ..DevnetOptions::default() },
         more: "settlement: { wait: 200ms }".to_owned(),

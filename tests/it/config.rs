@@ -125,6 +125,17 @@ fn the_full_file_has_every_key_and_no_other() {
 }
 
 #[test]
+fn a_facilitator_that_others_can_reach_asks_for_a_token() {
+    let with = |section: &str| parse(&file(NANO, &format!("facilitator: {section}\n{ROUTES}")));
+    let local = with("{ listen: 127.0.0.1:4402 }").unwrap().facilitator.unwrap();
+    assert_eq!((local.address.port(), local.token_file), (4402, None));
+    let open = with("{ listen: \"[::]:4402\", token_file: t }").unwrap().facilitator.unwrap();
+    assert_eq!(open.token_file.as_deref(), Some(Path::new("/etc/faregate/t")));
+    assert!(with("{ listen: \"[::]:4402\" }").unwrap_err().to_string().contains("token_file"));
+    assert_eq!(parse(&file(NANO, ROUTES)).unwrap().facilitator, None);
+}
+
+#[test]
 fn the_defaults_are_those_of_the_documentation() {
     let config = parse(&file(NANO, ROUTES)).unwrap();
     assert_eq!(config.public_url.join("/a?b"), "https://api.example.com/a?b");
@@ -300,6 +311,23 @@ fn the_pool_can_be_a_file_of_addresses() {
     let burn = "nano_1111111111111111111111111111111111111111111111111111hifc8npp";
     assert!(message(&format!("{ADDRESS}\n{burn}\n"), "").contains("line 2: this is the burn account"));
     assert!(load(ADDRESS, ", mechanisms: [nanoTxn]").is_ok());
+}
+
+#[test]
+fn a_route_says_how_it_is_paid_in_place_of_the_default() {
+    let routes = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }, \
+         { name: told, match: /told, upstream: api, price: 1 raw, mechanisms: [nanoSession, nanoTxn] }]";
+    let config = parse(&file(NANO, routes)).unwrap();
+    assert_eq!(config.nano.mechanisms, Mechanism::DEFAULT, "by name only");
+    assert_eq!(config.nano.in_use, Mechanism::ALL, "with addresses for each");
+    let told = faregate::routes::RouteName::new("told");
+    assert_eq!(config.mechanisms.len(), 1);
+    assert_eq!(config.mechanisms[&told], [Mechanism::NanoSession, Mechanism::NanoTxn]);
+    let nano = format!(
+        "{{ nodes: [http://127.0.0.1:7076], pool: {{ address: {ADDRESS} }}, mechanisms: [nanoSession] }}"
+    );
+    let config = parse(&file(&nano, ROUTES)).unwrap();
+    assert_eq!((config.nano.in_use, config.mechanisms.len()), (vec![Mechanism::NanoSession], 0));
 }
 
 #[test]

@@ -72,7 +72,7 @@ async fn whole(response: Response) -> Option<(StatusCode, Option<Offers>)> {
     Some((status, bill))
 }
 
-fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }

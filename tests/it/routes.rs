@@ -372,6 +372,26 @@ fn some_path() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn what_other_servers_sell_is_told_from_every_route_and_from_one_another() {
+    let long = format!("https://shop.example/{}", "a".repeat(200));
+    let resources =
+        ["https://shop.example/a", "https://shop.example/a/", "#a", "caf\u{e9}", "a b", "", &long];
+    let names = resources.map(RouteName::of_foreign);
+    for (index, name) in names.iter().enumerate() {
+        assert!(name.is_foreign() && name.as_str().len() <= 200, "{name}");
+        assert!(name.as_str().bytes().all(|it| it.is_ascii_graphic()), "{name}");
+        assert_eq!(name.label(), "foreign:", "no label comes from a caller");
+        assert!(!names[..index].contains(name), "{name}");
+    }
+    assert_eq!(names[0].as_str(), "foreign:https://shop.example/a");
+    // A resource that is called like the hash of another is hashed itself.
+    let hash = names[6].as_str().strip_prefix("foreign:").unwrap();
+    assert_ne!(RouteName::of_foreign(hash), names[6]);
+    let own = RouteName::new("GET /v1/quote");
+    assert!(!own.is_foreign() && own.label() == "GET /v1/quote");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 

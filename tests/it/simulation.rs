@@ -54,7 +54,7 @@ fn play(seed: u64, ablation: Ablation) -> Played {
         }
         let mut payers = Vec::new();
         for (index, key) in keys.iter().take(3).enumerate() {
-            let mechanism = Mechanism::ALL[index % 2];
+            let mechanism = Mechanism::ALL[index % 3];
             let payer = honest(Arc::clone(&town), key.clone(), mechanism, 2 + world.below(3));
             payers.push((key.account(), tokio::spawn(payer)));
         }

@@ -1,9 +1,9 @@
 //! The durable store: one contract, held by the model and by every engine.
 
 mod capabilities;
-mod cluster;
+pub(crate) mod cluster;
 mod conformance;
-mod instances;
+pub(crate) mod instances;
 pub(crate) mod model;
 mod pool;
 mod postgres;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use faregate::nano::{BlockHash, Raw, Representative, Seed, Signature, StateBlock, noms_digest};
-use faregate::vault::{Vault, VaultError, mac_key};
+use faregate::vault::{Vault, VaultError, bearer_token, mac_key};
 
 const DIGITS: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
 
@@ -38,6 +38,7 @@ fn a_file_that_others_can_read_is_refused_with_what_to_do() {
         assert!(matches!(error, VaultError::NotPrivate { .. }), "{mode:o}: {error}");
         assert!(error.to_string().ends_with(&format!("chmod 600 {}", path.display())), "{error}");
         assert!(mac_key(&path).is_err(), "{mode:o}");
+        assert!(bearer_token(&path).is_err(), "{mode:o}");
     }
 }
 
@@ -148,4 +149,20 @@ fn what_a_vault_signs_its_account_has_signed() {
     let message = "hello";
     let signature = vault.sign_message(7, message).unwrap();
     assert_eq!(signature.verify(&account, &noms_digest(message).unwrap()), Ok(()));
+}
+
+#[test]
+fn a_token_is_made_once_is_known_again_and_prints_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    let token = bearer_token(&path).unwrap();
+    let digits = fs::read_to_string(&path).unwrap().trim().to_owned();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(
+        token.is(&digits) && token.is(&digits.to_uppercase()) && bearer_token(&path).unwrap().is(&digits)
+    );
+    for wrong in ["", DIGITS, &digits[1..], &format!("{digits}0"), &format!("{digits}00")] {
+        assert!(!token.is(wrong), "{wrong}");
+    }
+    assert_eq!(format!("{token:?}"), "BearerToken(****)");
 }

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::scripted::{Reply, Scripted, Seen, nobody};
 use world::{
-    Books, EASY, NONCE, PRICE, at, bill, both, by, entry, get, node, payee, payer, processed, proof, proofs,
-    seed_file, selling, served, settled, wallet, wallet_with,
+    Books, EASY, NONCE, PRICE, at, bill, by, entry, every_way, get, node, payee, payer, processed, proof,
+    proofs, seed_file, selling, served, settled, wallet, wallet_with,
 };
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_send_of_its_own_is_confirmed_and_then_signed_for() {
     let books = Books::with_balance(1000);
     let node = node(&books).await;
     let gateway =
-        Scripted::start(|seen| if proof(seen).is_some() { served(0) } else { bill("", &both()) }).await;
+        Scripted::start(|seen| if proof(seen).is_some() { served(0) } else { bill("", &every_way()) }).await;
     let wallet = wallet_with(&node, by(Mechanism::NanoSignature));
     let payment = wallet.request(get(&gateway, "/q")).await.unwrap().payment.unwrap();
     let sent = processed(&node);
@@ -180,7 +180,7 @@ async fn scripted_gateway(replies: Vec<Reply>) -> Scripted {
     let shown = Mutex::new(replies.into_iter());
     Scripted::start(move |seen| match proof(seen) {
         Some(_) => shown.lock().unwrap().next().unwrap_or_else(|| served(0)),
-        None => bill("", &both()),
+        None => bill("", &every_way()),
     })
     .await
 }
@@ -220,7 +220,7 @@ async fn an_answer_that_does_not_take_the_payment_leaves_the_proof() {
 async fn patience_with_a_pending_payment_has_an_end_and_keeps_the_proof() {
     let node = node(&Books::with_balance(1000)).await;
     let gateway =
-        Scripted::start(|seen| if proof(seen).is_some() { pending() } else { bill("", &both()) }).await;
+        Scripted::start(|seen| if proof(seen).is_some() { pending() } else { bill("", &every_way()) }).await;
     let options =
         WalletOptions { settle_wait: Duration::from_millis(120), ..WalletOptions::up_to(Raw::new(PRICE)) };
     let error = wallet_with(&node, options).request(get(&gateway, "/q")).await.unwrap_err();
@@ -233,7 +233,7 @@ async fn patience_with_a_pending_payment_has_an_end_and_keeps_the_proof() {
 async fn a_refused_payment_is_not_made_again() {
     for mechanism in Mechanism::ALL {
         let node = node(&Books::with_balance(1000)).await;
-        let gateway = scripted_gateway(vec![settled(bill("X", &both()), false, "WRONG_RESOURCE")]).await;
+        let gateway = scripted_gateway(vec![settled(bill("X", &every_way()), false, "WRONG_RESOURCE")]).await;
         let error = wallet_with(&node, by(mechanism)).request(get(&gateway, "/q")).await.unwrap_err();
         let WalletError::Refused { reason, proof } = error else { panic!("{error}") };
         assert_eq!((reason.as_str(), proof.payment.mechanism), ("WRONG_RESOURCE", mechanism));
@@ -402,7 +402,7 @@ async fn a_capability_that_is_no_longer_good_is_paid_for_anew() {
     let node = node(&books).await;
     let gateway = Scripted::start(|seen| match proof(seen) {
         Some(_) => served(7),
-        None => bill("CAPABILITY_UNKNOWN", &both()),
+        None => bill("CAPABILITY_UNKNOWN", &every_way()),
     })
     .await;
     let wallet = wallet_with(&node, by(Mechanism::NanoSignature));

@@ -3,6 +3,7 @@
 mod headers;
 mod payloads;
 mod receipts;
+mod sessions;
 
 use std::num::NonZeroU32;
 
@@ -165,7 +166,8 @@ fn the_entries_of_the_x402_nano_specification_are_offers() {
     assert_eq!(track_b.offers[0].ask, Ask::NanoSignature { nonce: [0xa9; 32] });
     let session = of(json!({ "nanoSession": { "id": "x", "tag": 1 } }));
     assert!(session.offers.is_empty());
-    assert_eq!(session.passed_over[0].to_string(), "`accepts[0].extra.validBefore` is missing");
+    let missing = "`accepts[0].extra.nanoSession.resourceAmountRaw` is missing";
+    assert_eq!(session.passed_over[0].to_string(), missing);
 }
 
 #[test]

@@ -51,8 +51,8 @@ pub(super) enum StoryError {
 /// Shows every step on `stage`, in order.
 pub(super) async fn tell(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     unpaid(stage, out).await?;
-    pays(stage, out, Mechanism::NanoTxn).await?;
-    pays(stage, out, Mechanism::NanoSignature).await?;
+    pays(stage, out, "2. Paid with nanoTxn", Mechanism::NanoTxn).await?;
+    pays(stage, out, "3. Paid with nanoSignature", Mechanism::NanoSignature).await?;
     many_uses(stage, out).await?;
     replay(stage, out).await?;
     upstream_fails(stage, out).await
@@ -69,6 +69,7 @@ async fn unpaid(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
         let by = match offer.ask {
             x402::Ask::NanoTxn { .. } => "nanoTxn: sign a block, the gateway sends it ",
             x402::Ask::NanoSignature { .. } => "nanoSignature: send it, sign its hash       ",
+            x402::Ask::NanoSession(_) => "nanoSession: send exactly this, show its hash",
         };
         writeln!(out, "   {by}  {}  to {}", offer.amount.xno(), offer.pay_to)?;
     }
@@ -76,11 +77,12 @@ async fn unpaid(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     Ok(())
 }
 
-async fn pays(stage: &Stage, out: &mut impl Write, mechanism: Mechanism) -> Result<(), StoryError> {
-    let step = match mechanism {
-        Mechanism::NanoTxn => "2. Paid with nanoTxn",
-        Mechanism::NanoSignature => "3. Paid with nanoSignature",
-    };
+async fn pays(
+    stage: &Stage,
+    out: &mut impl Write,
+    step: &'static str,
+    mechanism: Mechanism,
+) -> Result<(), StoryError> {
     writeln!(out, "{step}: GET /v1/quote/XNO")?;
     let wallet = wallet(stage, Some(mechanism))?;
     let paid = wallet.request(get(stage, "/v1/quote/XNO")?).await?;

@@ -47,7 +47,7 @@ impl Instance {
         let (shown, dice) = (Arc::clone(world), Arc::clone(world));
         let till = Cashier::new(Parts {
             keys: MacKeys::new(MacKey::from_bytes([3; 32]), None),
-            pool: AddressPool::new(pool(0), pool(1000)),
+            pool: AddressPool::new(pool(0), pool(1000)).with_sessions(pool(2000)),
             thresholds: Thresholds { send: Threshold(0), receive: Threshold(0) },
             ledger: Arc::new(Nodes { world: Arc::clone(world), life: Arc::clone(&life) }),
             store: Arc::new(connection),
@@ -59,6 +59,7 @@ impl Instance {
             metrics: Arc::new(Metrics::new().unwrap()),
             settings: Settings {
                 mechanisms: Mechanism::ALL.to_vec(),
+                by_route: BTreeMap::new(),
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,

@@ -1,4 +1,4 @@
-//! Who uses the gateways of a simulation: honest payers by both mechanisms, an eavesdropper who
+//! Who uses the gateways of a simulation: honest payers by every mechanism, an eavesdropper who
 //! sees the whole network, a payer who cheats. And the accidents.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use faregate::cashier::{Admitted, Ask, Bill, Evidence, Presented, Proof, Verdict
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::capability::CapabilityId;
 use faregate::payment::challenge::Challenge;
-use faregate::payment::{Mechanism, Refusal, nano_signature};
+use faregate::payment::{Mechanism, Refusal, nano_session, nano_signature};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::capabilities::HangUp;
 
@@ -160,6 +160,11 @@ fn signed(challenge: &Challenge, block: BlockHash, account: Account, key: &Secre
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 
+fn told(challenge: &Challenge, block: BlockHash) -> Presented {
+    let evidence = Evidence::Session(nano_session::Claim { block, asked: Some(challenge.due()) });
+    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+}
+
 /// A block that was signed for a challenge.
 #[derive(Clone)]
 struct Paid {
@@ -176,17 +181,19 @@ pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism
     let mut spent = Raw::ZERO;
     for _ in 0..purchases {
         let ware = wares()[town.world.below(2) as usize].clone();
-        buy(&town, &key, mechanism, &ware).await;
-        spent = spent.checked_add(ware.1.amount).unwrap();
+        let paid = buy(&town, &key, mechanism, &ware).await;
+        spent = spent.checked_add(paid).unwrap();
         town.book.lock().unwrap().purchases += 1;
         tokio::time::sleep(Duration::from_millis(town.world.below(3_000))).await;
     }
     spent
 }
 
-async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) {
+/// Buys one thing; what it cost.
+async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) -> Raw {
     let world = &town.world;
     let mut left = ware.1.grants.requests.get();
+    let mut cost = ware.1.amount;
     // Every block signed for this purchase: all build on one frontier, so one at most is confirmed.
     let mut signed_for: Vec<Paid> = Vec::new();
     let mut impatience = 1;
@@ -207,8 +214,8 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
-                let block = world.send(key, challenge.offer().pay_to, ware.1.amount);
-                if mechanism == Mechanism::NanoSignature {
+                let block = world.send(key, challenge.offer().pay_to, challenge.due());
+                if mechanism != Mechanism::NanoTxn {
                     world.hold(world.process(&block).is_ok(), || "an honest send was refused".to_owned());
                 }
                 signed_for.push(Paid { challenge, block, given_up: false, claimed: false });
@@ -219,6 +226,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
         let presented = match mechanism {
             Mechanism::NanoTxn => txn(&paid.challenge, paid.block),
             Mechanism::NanoSignature => signed(&paid.challenge, hash, key.account(), key),
+            Mechanism::NanoSession => told(&paid.challenge, hash),
         };
         world.present(hash, paid.challenge.nonce());
         let patient = impatience == 0 || !world.chance(10);
@@ -226,7 +234,10 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
             impatience -= 1;
         }
         match town.ask(ware, presented, patient).await {
-            Answer::Served => left -= 1,
+            Answer::Served => {
+                left -= 1;
+                cost = paid.challenge.due();
+            }
             Answer::Failed | Answer::Lost => {}
             Answer::Wait => tokio::time::sleep(Duration::from_millis(700)).await,
             Answer::Bill(bill) => {
@@ -237,6 +248,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
             }
         }
     }
+    cost
 }
 
 /// Whether two proofs show one block under two challenges.
@@ -297,7 +309,7 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
         }
         let block = blocks[town.world.below(blocks.len() as u64) as usize];
         let ware = &wares()[town.world.below(2) as usize];
-        let mechanism = Mechanism::ALL[town.world.below(2) as usize];
+        let mechanism = Mechanism::ALL[town.world.below(3) as usize];
         for _ in 0..4 {
             let challenge = town.bill(ware, mechanism).await;
             if challenge.offer().pay_to != block.destination() {
@@ -307,6 +319,7 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
                 (Mechanism::NanoTxn, _) => txn(&challenge, block),
                 (Mechanism::NanoSignature, 0) => signed(&challenge, block.hash(), block.account, &key),
                 (Mechanism::NanoSignature, _) => signed(&challenge, block.hash(), key.account(), &key),
+                (Mechanism::NanoSession, _) => told(&challenge, block.hash()),
             };
             town.world.present(block.hash(), challenge.nonce());
             let answer = town.ask(ware, presented, true).await;
@@ -326,13 +339,13 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
             continue;
         }
         let ware = wares()[town.world.below(2) as usize].clone();
-        let mechanism = Mechanism::ALL[town.world.below(2) as usize];
+        let mechanism = Mechanism::ALL[town.world.below(3) as usize];
         let challenge = town.bill(&ware, mechanism).await;
         if town.world.is_unsettled(key.account()) {
             continue;
         }
-        let block = town.world.send(&key, challenge.offer().pay_to, ware.1.amount);
-        if mechanism == Mechanism::NanoSignature || town.world.chance(30) {
+        let block = town.world.send(&key, challenge.offer().pay_to, challenge.due());
+        if mechanism != Mechanism::NanoTxn || town.world.chance(30) {
             let _known = town.world.process(&block);
         }
         if town.world.chance(30) {
@@ -354,6 +367,7 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                 let presented = match challenge.offer().mechanism {
                     Mechanism::NanoTxn => txn(&challenge, block),
                     Mechanism::NanoSignature => signed(&challenge, block.hash(), key.account(), &key),
+                    Mechanism::NanoSession => told(&challenge, block.hash()),
                 };
                 for _ in 0..3 {
                     let again = match &presented {

@@ -18,7 +18,7 @@ use crate::store::model::Model;
 
 /// Seconds at which every simulation begins.
 const EPOCH: u64 = 1_800_000_000;
-pub(super) const FUNDS: Raw = Raw::new(1_000_000);
+pub(super) const FUNDS: Raw = Raw::new(1_000_000_000_000_000_000_000_000);
 
 /// What is taken away from the gateway, to show that the simulation would notice.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -96,14 +96,14 @@ fn binaries() -> Option<PathBuf> {
 }
 
 /// An empty schema of its own on the server.
-pub(super) struct Database {
+pub(crate) struct Database {
     pub(super) schema: String,
     pub(super) socket: &'static Path,
     pub(super) port: u16,
 }
 
 /// An empty schema; nothing where there is no server.
-pub(super) async fn database() -> Option<Database> {
+pub(crate) async fn database() -> Option<Database> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::spawn_blocking(cluster).await.unwrap()?;
     let schema = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -124,7 +124,7 @@ impl Database {
         )
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.address_with(self.socket, "")
     }
 

@@ -18,7 +18,7 @@ use super::cluster::database;
 use crate::rig::{PLENTY, Plan, ROUTES, Rig, error, signature};
 
 /// Another gateway with the keys, the node and the upstream of a rig.
-struct Sibling {
+pub(crate) struct Sibling {
     url: String,
     services: Services,
     stop: watch::Sender<bool>,
@@ -26,7 +26,7 @@ struct Sibling {
 }
 
 impl Sibling {
-    async fn start(config: Config) -> Self {
+    pub(crate) async fn start(config: Config) -> Self {
         let services = assemble::assemble(config, Clock::system()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -36,14 +36,14 @@ impl Sibling {
         Self { url, services, stop, served }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.send_replace(true);
         self.served.await.unwrap();
         self.services.stop().await;
     }
 
     /// The answer's status to a proof.
-    async fn redeem(&self, rig: &Rig, path: &str, proof: &str) -> reqwest::Response {
+    pub(crate) async fn redeem(&self, rig: &Rig, path: &str, proof: &str) -> reqwest::Response {
         let request =
             rig.http.get(format!("{}{path}", self.url)).header("Host", rig.url.replace("http://", ""));
         request.header("PAYMENT-SIGNATURE", proof).send().await.unwrap()

@@ -168,7 +168,7 @@ pub(crate) fn get(gateway: &Scripted, path: &str) -> reqwest::Request {
 
 pub(crate) fn entry(mechanism: &str) -> Value {
     let nonce = if mechanism == "nanoTxn" { "challenge" } else { "nonce" };
-    json!({
+    let mut entry = json!({
         "scheme": "exact", "network": "nano:mainnet", "asset": "XNO", "amount": PRICE.to_string(),
         "payTo": payee(), "maxTimeoutSeconds": 120,
         "extra": {
@@ -176,7 +176,13 @@ pub(crate) fn entry(mechanism: &str) -> Value {
             "route": "quotes", "grants": {"requests": 3, "seconds": 60}, "unheard-of": [1, {"a": null}],
         },
         "unknown": "kept",
-    })
+    });
+    if mechanism == "nanoSession" {
+        let price = (PRICE - 7).to_string();
+        entry["extra"]["nanoSession"] =
+            json!({ "id": "a session", "tag": 7, "resourceAmountRaw": price, "tagAmountRaw": "7" });
+    }
+    entry
 }
 
 pub(crate) fn bill(error: &str, accepts: &[Value]) -> Reply {
@@ -187,8 +193,8 @@ pub(crate) fn bill(error: &str, accepts: &[Value]) -> Reply {
     Reply::text(402, "pay").with("PAYMENT-REQUIRED", &STANDARD.encode(bill.to_string()))
 }
 
-pub(crate) fn both() -> Vec<Value> {
-    vec![entry("nanoTxn"), entry("nanoSignature")]
+pub(crate) fn every_way() -> Vec<Value> {
+    vec![entry("nanoTxn"), entry("nanoSignature"), entry("nanoSession")]
 }
 
 pub(crate) fn settled(reply: Reply, success: bool, reason: &str) -> Reply {
@@ -220,11 +226,11 @@ pub(crate) async fn selling(books: &Arc<Mutex<Books>>) -> Scripted {
         if let Some(proof) = proof(seen) {
             let block: StateBlock = serde_json::from_value(proof["payload"]["block"].clone()).unwrap();
             if let Err(error) = books.lock().unwrap().process(&block) {
-                return settled(bill(error, &both()), false, "BROADCAST_FAILED");
+                return settled(bill(error, &every_way()), false, "BROADCAST_FAILED");
             }
             *left = 3;
         } else if seen.header("PAYMENT-CAPABILITY") != Some("tok") || *left == 0 {
-            return bill("payment required", &both());
+            return bill("payment required", &every_way());
         }
         *left -= 1;
         served(*left)

@@ -216,8 +216,8 @@ fn a_wrong_value_is_named_with_what_is_wrong() {
         ),
         (
             "/accepted/extra/mechanism",
-            json!("nanoSession"),
-            "`accepted.extra.mechanism`: \"nanoTxn\" and \"nanoSignature\" are known",
+            json!("cash"),
+            "`accepted.extra.mechanism`: \"nanoTxn\", \"nanoSignature\" and \"nanoSession\" are known",
         ),
         (
             "/accepted/extra/nonce",
@@ -273,10 +273,10 @@ fn a_proof_answers_an_entry_of_its_own_mechanism() {
 
 #[test]
 fn a_payload_of_no_known_shape_is_told_the_known_ones() {
-    for payload in [json!({}), json!({ "proof": "ab" }), json!({ "mode": "settle" }), json!({ "mode": 1 })] {
+    for payload in [json!({}), json!({ "hash": "ab" }), json!({ "mode": "settle" }), json!({ "mode": 1 })] {
         let fault = fault(&with(&txn_payload(), "/payload", payload));
         assert_eq!(fault, Fault::NoProof);
-        for word in ["block", "blockHash", "account", "signature", "access", "credential"] {
+        for word in ["block", "blockHash", "account", "signature", "proof", "access", "credential"] {
             assert!(fault.to_string().contains(word), "{fault}");
         }
     }

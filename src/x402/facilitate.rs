@@ -1,0 +1,146 @@
+//! What a resource server asks of a facilitator: the requirements that go with a payment to `/verify`
+//! and `/settle`, and the entries that Faremeter's middleware has filled in by `/accepts`.
+//!
+//! A resource server makes its entries anew for each request, so what it sends along is no challenge:
+//! it says what must have been paid for, and the payment's own entry is held against it.
+
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::required::check_currency;
+use super::{Asset, Fault, Resource, Scheme, X402_VERSION};
+use crate::nano::{Account, Network, Raw};
+
+/// What a resource server says it asks for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Demanded {
+    /// The price in raw.
+    pub amount: Raw,
+    /// Where it wants to be paid; nothing where it does not say.
+    pub pay_to: Option<Account>,
+    /// The identity of what it sells.
+    pub route: String,
+}
+
+/// The body of `/verify` and `/settle`.
+#[derive(Clone, Debug)]
+pub struct FacilitatorRequest<'a> {
+    pub payload: &'a Value,
+    pub requirements: &'a Value,
+}
+
+/// The body of `/accepts`.
+#[derive(Clone, Debug)]
+pub struct AcceptsRequest {
+    pub resource: Resource,
+    /// The entries that can be paid in XNO, without those of other currencies.
+    pub entries: Vec<Wanted>,
+}
+
+/// An entry that is to be filled in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    pub amount: Raw,
+    pub pay_to: Option<Account>,
+    /// `extra.mechanism`, where the server wants one only.
+    pub mechanism: Option<String>,
+    /// How long the payer may take, in seconds.
+    pub seconds: Option<u64>,
+}
+
+impl Demanded {
+    /// Reads `paymentRequirements`.
+    ///
+    /// # Errors
+    /// [`Fault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, Fault> {
+        let fields = Fields::of_value(json, "paymentRequirements")?;
+        check_currency(&fields)?;
+        Ok(Self {
+            amount: fields.parsed("amount")?,
+            pay_to: fields.optional_parsed("payTo")?,
+            route: fields.object("extra")?.text("route")?.to_owned(),
+        })
+    }
+}
+
+impl<'a> FacilitatorRequest<'a> {
+    /// Takes the body apart. A missing `x402Version` is that of the payload, which has its own.
+    ///
+    /// # Errors
+    /// [`Fault::Version`] for another version than the one that is spoken; another [`Fault`] where a
+    /// part is missing.
+    pub fn read(json: &'a Value) -> Result<Self, Fault> {
+        let fields = Fields::of_value(json, "")?;
+        if fields.optional("x402Version").is_some() {
+            fields.version()?;
+        }
+        let request = Self {
+            payload: fields.required("paymentPayload")?,
+            requirements: fields.required("paymentRequirements")?,
+        };
+        for part in ["paymentPayload", "paymentRequirements"] {
+            fields.object(part)?;
+        }
+        Ok(request)
+    }
+}
+
+impl AcceptsRequest {
+    /// Reads the body, passing over entries of other schemes, networks and assets. An entry that
+    /// names none of them means what is sold here.
+    ///
+    /// # Errors
+    /// [`Fault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, Fault> {
+        let fields = Fields::of_value(json, "")?;
+        fields.version()?;
+        let resource = Resource::read(&fields.object("resource")?)?;
+        let mut entries = Vec::new();
+        for (index, entry) in fields.array("accepts")?.iter().enumerate() {
+            let entry = Fields::of_value(entry, &format!("accepts[{index}]"))?;
+            if is_of_other_currency(&entry)? {
+                continue;
+            }
+            let extra = entry.optional_object("extra")?;
+            let mechanism = extra.as_ref().map(|it| it.optional_text("mechanism")).transpose()?.flatten();
+            let seconds = entry.optional("maxTimeoutSeconds").is_some();
+            let seconds = if seconds { Some(entry.integer("maxTimeoutSeconds")?) } else { None };
+            entries.push(Wanted {
+                amount: entry.parsed("amount")?,
+                pay_to: entry.optional_parsed("payTo")?,
+                mechanism: mechanism.map(str::to_owned),
+                seconds: seconds.filter(|it| *it > 0),
+            });
+        }
+        Ok(Self { resource, entries })
+    }
+}
+
+fn is_of_other_currency(entry: &Fields<'_>) -> Result<bool, Fault> {
+    let network = Network::Mainnet.to_string();
+    for (field, own) in
+        [("scheme", Scheme::Exact.as_str()), ("network", network.as_str()), ("asset", Asset::Xno.as_str())]
+    {
+        if entry.optional_text(field)?.is_some_and(|it| !it.is_empty() && it != own) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The body of `GET /supported`: the one kind of payment, by these mechanisms. Nobody signs for the
+/// payers, so there are no signers.
+#[must_use]
+pub fn supported(mechanisms: &[&str]) -> Value {
+    serde_json::json!({
+        "kinds": [{
+            "x402Version": X402_VERSION,
+            "scheme": Scheme::Exact.as_str(),
+            "network": Network::Mainnet.to_string(),
+            "extra": { "asset": Asset::Xno.as_str(), "mechanisms": mechanisms },
+        }],
+        "extensions": [],
+        "signers": {},
+    })
+}
