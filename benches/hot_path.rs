@@ -19,15 +19,15 @@ use faregate::nano::{
 };
 use faregate::payment::capability::{self, Capability, Token};
 use faregate::payment::challenge::{Challenge, Offer};
-use faregate::payment::{MacKey, MacKeys, Mechanism, Nonce};
+use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
     Access, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms, UpstreamName,
 };
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    Payment, PaymentState, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError,
 };
 use faregate::x402::{self, PaymentPayload, PaymentRequired, PaymentRequirements, Presented, Resource};
 
@@ -163,6 +163,7 @@ fn table(routes: u32) -> PriceTable {
         hidden: false,
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
+        payment_identifier: None,
         case_sensitive: false,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()
@@ -240,9 +241,26 @@ impl Store for Plenty {
             amount: PRICE,
             pay_to: account,
             valid_before: LATER,
+            identified: None,
         };
         let state = PaymentState::Granted;
         Ok(Some(Payment { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
+    }
+
+    async fn identified(&self, _: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        unused()
+    }
+
+    async fn keep(&self, _: BlockHash, _: &Answer, _: UnixSeconds) -> Result<bool, StoreError> {
+        unused()
+    }
+
+    async fn kept(&self, _: BlockHash) -> Result<Option<Answer>, StoreError> {
+        unused()
+    }
+
+    async fn forget(&self, _: Forget) -> Result<u32, StoreError> {
+        unused()
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

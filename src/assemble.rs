@@ -138,6 +138,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
+    let (forgetting, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { forgetting.forget(until).await });
     let (watching, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { tell_of_store(&watching, until).await });
     let metering = cashier.clone();
@@ -319,6 +321,11 @@ fn settings(config: &Config) -> cashier::Settings {
         wait: config.settlement.wait,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
         lookups_per_client: config.limits.lookups_per_client,
+        identifiers: cashier::IdentifierSettings {
+            ids: config.payment_identifiers.keep,
+            answers: config.payment_identifiers.keep_answers,
+            largest_answer: usize::try_from(config.payment_identifiers.largest_answer).unwrap_or(usize::MAX),
+        },
     }
 }
 

@@ -7,6 +7,8 @@
 mod denied;
 pub mod facilitate;
 mod flights;
+mod identified;
+mod lanes;
 mod proof;
 mod recovery;
 mod settlement;
@@ -28,7 +30,7 @@ use crate::nano::{BlockHash, Threshold};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
-use crate::payment::{MacKeys, Mechanism, Particular, Refusal};
+use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
 use crate::store::{Holder, Store, Unsound};
@@ -36,6 +38,10 @@ use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
 use flights::{Flights, Landing};
+use identified::Under;
+use lanes::Lanes;
+
+pub use identified::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 
 /// How long a settlement is followed in the foreground of its own task before the background takes
@@ -61,6 +67,7 @@ pub struct Settings {
     pub pending_settlements: usize,
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
+    pub identifiers: IdentifierSettings,
 }
 
 /// Everything the cashier is made of.
@@ -106,6 +113,8 @@ pub struct Ask {
     pub terms: Terms,
     pub metering: Metering,
     pub presented: Presented,
+    /// The id that a proof came under, and the request.
+    pub identified: Option<Identified>,
     /// Whom to count look-ups against.
     pub client: Option<IpAddr>,
 }
@@ -130,6 +139,10 @@ pub enum Verdict {
     Bill(Bill),
     /// Answer 503: try the same again later, pay nothing anew.
     Wait(Wait),
+    /// Answer what was answered before, from the store.
+    Replay(Box<Replay>),
+    /// Answer that the id does not lead to an answer; nothing was settled.
+    Conflict(IdentifierRefusal),
 }
 
 /// The right to be forwarded.
@@ -139,6 +152,14 @@ pub struct Admitted {
     /// Sent with the answer, so that the next use needs no payment.
     pub token: Token,
     pub how: How,
+    /// The answer is to be kept under the client's id.
+    pub keeping: Option<Keeping>,
+}
+
+/// How a request with something on it gets through.
+enum Passed {
+    Admit(Admitted),
+    Replay(Box<Replay>),
 }
 
 /// What let a request in.
@@ -175,6 +196,8 @@ pub enum Wait {
     Pending { block: BlockHash, reason: PendingReason },
     /// The last uses of the capability are under way or with another instance.
     UsesOut,
+    /// A request under the same id is under way.
+    SameId,
     /// No node is healthy: nothing is sold that could not be redeemed.
     NoNode,
     /// The store takes no writes: nothing is sold that could not be recorded.
@@ -217,6 +240,7 @@ struct Core<L, S> {
     settings: ArcSwap<Settings>,
     capabilities: Capabilities<S>,
     flights: Flights,
+    lanes: Lanes,
     lookups: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
     runtime: tokio::runtime::Handle,
 }
@@ -241,6 +265,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             settings: ArcSwap::from_pointee(settings),
             capabilities,
             flights: Flights::default(),
+            lanes: Lanes::default(),
             lookups,
             runtime: parts.runtime,
         }))
@@ -283,22 +308,31 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, metering, presented, client } = ask;
+        let Ask { route, terms, metering, presented, identified, client } = ask;
         let decided = match presented {
             Presented::Nothing => return self.bill(&route, terms, None),
-            Presented::Token(token) => self.unlock(&token, &route, metering).await,
-            Presented::Proof(proof) => self.redeem(*proof, &route, metering, client).await,
+            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Passed::Admit),
+            // A session's proof names no payer whose the answer would be; it is bound to its session.
+            Presented::Proof(proof) => match identified.zip(proof.payer()) {
+                Some((identified, payer)) => {
+                    let under = Under { identified, payer, client };
+                    self.redeem_identified(*proof, &route, under, metering).await
+                }
+                None => self.redeem(*proof, &route, metering, client).await.map(Passed::Admit),
+            },
             Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
         };
         match decided {
-            Ok(admitted) => Verdict::Admit(admitted),
+            Ok(Passed::Admit(admitted)) => Verdict::Admit(admitted),
+            Ok(Passed::Replay(replay)) => Verdict::Replay(replay),
+            Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
             Err(Denied::Wait(wait)) => Verdict::Wait(wait),
             Err(Denied::Refused(refused, late)) => {
                 self.0.metrics.refusal(refused.refusal, refused.mechanism);
                 let bill = self.bill(&route, terms, late.as_deref());
                 match bill {
                     Verdict::Bill(bill) => Verdict::Bill(Bill { refused: Some(refused), ..bill }),
-                    Verdict::Admit(_) | Verdict::Wait(_) => bill,
+                    Verdict::Admit(_) | Verdict::Wait(_) | Verdict::Replay(_) | Verdict::Conflict(_) => bill,
                 }
             }
         }
@@ -363,6 +397,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     async fn take(&self, held: &Arc<Held>, how: How, metering: Metering) -> Result<Admitted, NoUse> {
         let taken = self.0.capabilities.reserve(held, metering).await?;
+        Ok(Admitted { taken, token: self.token(held), how, keeping: None })
+    }
+
+    /// The token of what a payment bought.
+    fn token(&self, held: &Held) -> Token {
         let record = held.record();
         let capability = Capability {
             id: record.id,
@@ -370,7 +409,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             uses: record.uses,
             expires_at: record.expires_at,
         };
-        Ok(Admitted { taken, token: Token::issue(&self.0.keys, &capability), how })
+        Token::issue(&self.0.keys, &capability)
     }
 
     /// Redeems a proof of payment for one use.
@@ -383,9 +422,47 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Admitted, Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let (challenge, evidence) = self.admissible(proof, route, None).await?;
+        let landing = match self.in_hand(block, &challenge) {
+            Some(held) => Landing::Granted(held),
+            None => {
+                let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
+                self.fly(checked, None, client).await
+            }
+        };
+        match landing {
+            Landing::Granted(held) => {
+                let exhausted = refuse(Refusal::DuplicateBlockHash);
+                let taken = self.take(&held, How::Paid, metering).await;
+                taken.map_err(|why| Denied::of(&why, exhausted))
+            }
+            Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::Identified => Err(Denied::Wait(Wait::SameId)),
+            Landing::WrongAmount { came, asked } => {
+                let particular = Particular::Amount { came, asked };
+                Err(refuse(Refusal::InsufficientAmount).because(particular))
+            }
+            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
+            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
+        }
+    }
+
+    /// A proof's evidence and the challenge that it answers: one of this gateway's, for this route, and
+    /// in time, unless what it asks for is bought already.
+    async fn admissible(
+        &self,
+        proof: Proof,
+        route: &RouteName,
+        identified: Option<Identified>,
+    ) -> Result<(Challenge, Evidence), Denied> {
+        let (mechanism, block) = (proof.offer.mechanism, proof.block());
+        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
-        if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
+        if challenge.has_expired(self.0.clock.now())
+            && !self.was_in_time(&challenge, block).await?
+            && !self.is_bought(identified).await?
+        {
             let expired = refuse(Refusal::PaymentExpired);
             return Err(match mechanism {
                 Mechanism::NanoTxn | Mechanism::NanoSignature => expired.late(challenge),
@@ -395,26 +472,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if challenge.offer().route != *route {
             return Err(refuse(Refusal::WrongResource));
         }
-        let landing = match self.in_hand(block, &challenge) {
-            Some(held) => Landing::Granted(held),
-            None => {
-                let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
-                self.fly(checked, client).await
-            }
-        };
-        match landing {
-            Landing::Granted(held) => {
-                let exhausted = refuse(Refusal::DuplicateBlockHash);
-                self.take(&held, How::Paid, metering).await.map_err(|why| Denied::of(&why, exhausted))
-            }
-            Landing::Refused(refusal) => Err(refuse(refusal)),
-            Landing::WrongAmount { came, asked } => {
-                let particular = Particular::Amount { came, asked };
-                Err(refuse(Refusal::InsufficientAmount).because(particular))
-            }
-            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
-            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
-        }
+        Ok((challenge, evidence))
     }
 
     /// Whether a proof that comes after its challenge's time belongs to a payment that was taken up
@@ -439,7 +497,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
-    async fn fly(&self, checked: proof::Checked, client: Option<IpAddr>) -> Landing {
+    async fn fly(
+        &self,
+        checked: proof::Checked,
+        identified: Option<Identified>,
+        client: Option<IpAddr>,
+    ) -> Landing {
         let settings = self.0.settings.load_full();
         let searches = match checked {
             proof::Checked::Txn(_) => false,
@@ -458,7 +521,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settings.pending_settlements,
                 settings.wait,
                 &self.0.runtime,
-                || core.settle(checked, client.map(network_of)),
+                || core.settle(checked, identified, client.map(network_of)),
             )
             .await;
         // Anyone can name the block of another, so what is found not to fit counts as well.

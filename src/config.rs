@@ -33,7 +33,7 @@ pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{Challenge, Limits, Settlement, StoreLocation};
+pub use limits::{Challenge, Limits, PaymentIdentifiers, Settlement, StoreLocation};
 pub use listen::{Cors, Facilitator, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
@@ -67,6 +67,8 @@ pub struct Config {
     /// What is published about the prices.
     pub discovery: Discovery,
     pub cors: Option<Cors>,
+    /// For how long ids of payments and what was answered under them are kept.
+    pub payment_identifiers: PaymentIdentifiers,
     pub limits: Limits,
     /// What works but is hardly meant, in the order of the file's lines.
     pub warnings: Vec<Warning>,
@@ -147,6 +149,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
     }
     let discovery = discovery::discovery(judge, file.discovery);
     let cors = listen::cors(judge, file.cors);
+    let payment_identifiers = limits::payment_identifiers(judge, file.payment_identifiers);
     let limits = limits::limits(judge, file.limits);
     let mut upstreams = BTreeMap::new();
     for (name, upstream) in known? {
@@ -172,6 +175,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
         unmatched: unmatched?,
         discovery: discovery?,
         cors: cors?,
+        payment_identifiers: payment_identifiers?,
         limits: limits?,
         warnings: Vec::new(),
     })

@@ -9,6 +9,7 @@ pub mod body;
 mod calls;
 pub mod discovery;
 mod forward;
+mod identified;
 mod respond;
 mod session;
 pub mod tariff;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::StatusCode;
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -35,6 +37,7 @@ use crate::routes::{CanonicalTarget, ChargeOn, Metering, RouteName};
 use crate::store::Store;
 use crate::store::capabilities::{Capabilities, HangUp, Use};
 
+use identified::Recorder;
 use tariff::Tariff;
 use upstream::{Chosen, Upstream};
 
@@ -86,6 +89,10 @@ struct Priced {
     charge_on: ChargeOn,
     /// Whether the upstream's answer counts; nothing while there is none.
     counts: Option<bool>,
+    /// The answer, where it is to be kept under a client's id.
+    recorder: Option<Recorder>,
+    /// Whether it is kept: then it is the client's, however this connection ends.
+    kept: bool,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
@@ -100,7 +107,8 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     fn close(&self, context: &mut Context, error: Option<&Error>) {
         let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.take()) else { return };
         let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
-        let Priced { admitted: Admitted { taken, .. }, counts, .. } = priced;
+        let Priced { admitted: Admitted { taken, keeping, .. }, counts, kept, .. } = priced;
+        let error = error.filter(|_| !kept);
         let client_gone = error.is_some_and(|it| *it.esource() == ErrorSource::Downstream);
         let result = match (error, counts) {
             (None, Some(true)) => {
@@ -121,6 +129,20 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             context.outcome = Outcome::UpstreamFailed;
         }
         self.metrics.capability_use(route, result);
+        // The next request under the id has its turn when the use is where it belongs.
+        drop(keeping);
+    }
+
+    /// Keeps the answer that has gone by, where it is to be kept, then settles what became of the
+    /// use. In this order: a crash in between favours the payer.
+    async fn finish(&self, context: &mut Context, error: Option<&Error>) {
+        if let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.as_mut())
+            && priced.counts == Some(true)
+            && let Some(answer) = priced.recorder.as_mut().and_then(|it| it.take(error.is_none()))
+        {
+            priced.kept = self.cashier.keep(&priced.admitted, &answer).await;
+        }
+        self.close(context, error);
     }
 }
 
@@ -212,12 +234,28 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         {
             record(self.cashier.capabilities(), &mut admitted.taken).await;
         }
-        let priced = context.admission.as_ref().and_then(|it| it.priced.as_ref());
-        if priced.is_some_and(|it| it.counts == Some(false)) {
+        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
+        match priced {
             // Before the answer leaves: whoever tries again at once finds the use.
-            self.close(context, None);
+            Some(Priced { counts: Some(false), .. }) => self.close(context, None),
+            Some(Priced { counts: Some(true), recorder: Some(recorder), .. }) => recorder.begin(response),
+            Some(_) | None => {}
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
+        if let Some(recorder) = priced.and_then(|it| it.recorder.as_mut()) {
+            recorder.part(body.as_ref(), end_of_stream);
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -231,7 +269,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session.set_keepalive(None);
         let failure = respond::failure(session, context, error);
         // Before the answer leaves, as above.
-        self.close(context, Some(error));
+        self.finish(context, Some(error)).await;
         let error_code = match failure {
             Some(failure) => failure.send(session, context).await,
             None => 0,
@@ -242,7 +280,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
         // A tunnel is what was bought; how it ends is for those who speak through it.
-        self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
+        self.finish(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;
         let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
         let took = context.started.elapsed();
         self.metrics.request(route, context.outcome, took);

@@ -23,6 +23,8 @@ pub enum Outcome {
     Paid,
     /// Served with a capability.
     Unlocked,
+    /// Answered from the store: it came again under a payment identifier.
+    Replayed,
     /// A payment or capability refused, or a request that cannot be read.
     Refused,
     /// A payment that is not confirmed yet.
@@ -42,6 +44,7 @@ impl Outcome {
             Self::Challenged => "challenged",
             Self::Paid => "paid",
             Self::Unlocked => "unlocked",
+            Self::Replayed => "replayed",
             Self::Refused => "refused",
             Self::Pending => "pending",
             Self::Unavailable => "unavailable",

@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod challenge;
+pub mod identified;
 mod intent;
 mod key;
 pub mod nano_session;
@@ -20,6 +21,7 @@ use std::str::FromStr;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 
+pub use identified::{Identified, IdentifierKey, RequestDigest};
 pub use intent::{Confirmed, Intent, Seen};
 pub use key::{MacKey, MacKeys};
 pub use particular::Particular;

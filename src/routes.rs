@@ -221,6 +221,29 @@ impl Metering {
     }
 }
 
+/// Whether a payment carries an id of the client's own, which makes a retry idempotent (x402,
+/// `payment-identifier`).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PaymentIdentifiers {
+    /// It may.
+    Optional,
+    /// A payment without one is not taken.
+    Required,
+}
+
+impl PaymentIdentifiers {
+    pub const ALL: [Self; 2] = [Self::Optional, Self::Required];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// One line of the price table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
@@ -236,6 +259,8 @@ pub struct Route {
     pub hidden: bool,
     pub charge_on: ChargeOn,
     pub metering: Metering,
+    /// Nothing where the route does not speak of ids, and ignores them.
+    pub payment_identifier: Option<PaymentIdentifiers>,
     /// Letter case and a trailing slash make another path.
     pub case_sensitive: bool,
 }

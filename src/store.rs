@@ -4,6 +4,7 @@
 //! argument, and is idempotent on its arguments: after [`StoreError::Unknown`] the caller repeats
 //! the same call. No engine shows through.
 
+pub mod answers;
 pub mod capabilities;
 mod encoding;
 mod engine;
@@ -21,10 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::IdentifierKey;
 use crate::routes::RouteName;
 
 pub use crate::payment::Intent;
 pub use crate::payment::capability::CapabilityId;
+pub use answers::{Answer, Forget};
 pub use engine::Engine;
 pub use inspection::Inspection;
 pub use postgres::{PostgresFault, PostgresOptions, PostgresStore, Replication, server as postgres_server};
@@ -95,6 +98,8 @@ pub enum Begin {
     Existing(Payment),
     /// Another live intent builds on the same frontier.
     FrontierHeld(BlockHash),
+    /// Another payment holds the intent's id.
+    Identified(BlockHash),
     /// The hash was marked as spent ([`Store::mark_spent`]); the journal has no payment of it.
     Spent,
 }
@@ -112,6 +117,8 @@ pub enum Grant {
     },
     /// The hash was spent under another challenge, or marked as spent.
     Taken,
+    /// Another payment holds the intent's id.
+    Identified(BlockHash),
 }
 
 /// Uses of one capability set aside for one instance.
@@ -220,7 +227,9 @@ pub type StoreObserver = Arc<dyn Fn(StoreEvent) + Send + Sync>;
 
 /// The durable store.
 pub trait Store: Send + Sync + 'static {
-    /// Journals an intent before its block is broadcast and claims the block's hash for ever.
+    /// Journals an intent before its block is broadcast and claims the block's hash for ever, and with
+    /// it the intent's id, if it has one. A payment gives its id up to another where it failed, or
+    /// where it is parked and both build on one frontier, so that the ledger takes one of the two.
     fn begin(
         &self,
         intent: &Intent,
@@ -237,7 +246,7 @@ pub trait Store: Send + Sync + 'static {
         now: UnixSeconds,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// In one step: claims the hash where nobody has, marks the payment granted, makes its
+    /// In one step: claims the hash (and the intent's id, as [`Store::begin`]) where nobody has, marks the payment granted, makes its
     /// capability `id` (its uses and expiry from the terms and `now`), and leases up to `want` uses
     /// of it to `holder` for `ttl` seconds. A repeat under the same challenge gets the record that the first one
     /// made; a parked or failed intent under the same challenge is granted too, since its block is
@@ -254,6 +263,28 @@ pub trait Store: Send + Sync + 'static {
 
     /// The payment made with `block`, if any.
     fn payment(&self, block: BlockHash) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+
+    /// The payment that holds `id`, if any.
+    fn identified(
+        &self,
+        id: IdentifierKey,
+    ) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+
+    /// Keeps what was answered to the request that the granted payment with `block` was made for.
+    /// The first answer stands: false where there is one, or no such payment.
+    fn keep(
+        &self,
+        block: BlockHash,
+        answer: &Answer,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// What was answered to the request that the payment with `block` was made for.
+    fn kept(&self, block: BlockHash) -> impl Future<Output = Result<Option<Answer>, StoreError>> + Send;
+
+    /// Lets go of ids and answers; gives how many rows it changed. Called again and again until it
+    /// gives 0, in small bites, since writers wait meanwhile.
+    fn forget(&self, what: Forget) -> impl Future<Output = Result<u32, StoreError>> + Send;
 
     /// The capability `id`, if any.
     fn capability(

@@ -12,6 +12,7 @@ mod fields;
 mod header;
 mod offer;
 mod payload;
+pub mod payment_identifier;
 mod required;
 mod session;
 mod settlement;

@@ -1,6 +1,6 @@
 //! Why a request with something on it was not let in, on its way to a verdict.
 
-use super::{Refused, Wait};
+use super::{IdentifierRefusal, Refused, Wait};
 use crate::nano::BlockHash;
 use crate::payment::challenge::Challenge;
 use crate::payment::{Mechanism, Particular, Refusal};
@@ -12,6 +12,7 @@ pub(super) enum Denied {
     /// With the challenge of a payment that came too late.
     Refused(Refused, Option<Box<Challenge>>),
     Wait(Wait),
+    Identifier(IdentifierRefusal),
 }
 
 impl Denied {
@@ -29,7 +30,7 @@ impl Denied {
             Self::Refused(refused, late) => {
                 Self::Refused(Refused { particular: Some(particular), ..refused }, late)
             }
-            Self::Wait(_) => self,
+            Self::Wait(_) | Self::Identifier(_) => self,
         }
     }
 
@@ -37,7 +38,7 @@ impl Denied {
     pub(super) fn late(self, challenge: Challenge) -> Self {
         match self {
             Self::Refused(refused, _) => Self::Refused(refused, Some(Box::new(challenge))),
-            Self::Wait(_) => self,
+            Self::Wait(_) | Self::Identifier(_) => self,
         }
     }
 

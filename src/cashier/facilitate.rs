@@ -78,6 +78,8 @@ impl From<Denied> for Unpaid {
         match denied {
             Denied::Refused(refused, _) => Self::Refused(refused.refusal),
             Denied::Wait(wait) => Self::Wait(wait),
+            // No id is looked at here.
+            Denied::Identifier(_) => Self::Wait(Wait::SameId),
         }
     }
 }
@@ -223,6 +225,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 Landing::Granted(_) => Err(Refusal::DuplicateBlockHash.into()),
                 Landing::Refused(refusal) => Err(refusal.into()),
                 Landing::WrongAmount { .. } => Err(Refusal::InsufficientAmount.into()),
+                Landing::Identified => Err(Unpaid::Wait(Wait::SameId)),
                 Landing::Pending(_) => Err(Unpaid::Wait(Wait::NoStore)),
                 Landing::Unavailable(wait) => Err(Unpaid::Wait(wait)),
             },

@@ -24,6 +24,8 @@ pub(super) enum Landing {
     /// The payment is a capability.
     Granted(Arc<Held>),
     Refused(Refusal),
+    /// Another payment holds the client's id.
+    Identified,
     /// Refused, by more or less than was asked for, in raw.
     WrongAmount {
         came: Raw,

@@ -27,11 +27,7 @@ impl Proof {
     /// The payment's identity.
     #[must_use]
     pub fn block(&self) -> BlockHash {
-        match &self.evidence {
-            Evidence::Txn(block) => block.hash(),
-            Evidence::Signature(claim) => claim.block,
-            Evidence::Session(claim) => claim.block,
-        }
+        self.evidence.block()
     }
 
     /// The claim to have paid for `session` with `block`, on a request to `route`.
@@ -101,7 +97,7 @@ impl From<x402::Payment> for Proof {
 }
 
 /// A proof that passed every check that needs no ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Checked {
     Txn(nano_txn::Checked),
     Signature(nano_signature::Checked),
@@ -109,6 +105,14 @@ pub(super) enum Checked {
 }
 
 impl Evidence {
+    pub(super) fn block(&self) -> BlockHash {
+        match self {
+            Self::Txn(block) => block.hash(),
+            Self::Signature(claim) => claim.block,
+            Self::Session(claim) => claim.block,
+        }
+    }
+
     pub(super) fn check(self, challenge: Challenge, work: WorkTerms) -> Result<Checked, Refusal> {
         match self {
             Self::Txn(block) => nano_txn::check(challenge, block, work).map(Checked::Txn),

@@ -68,7 +68,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 }
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    async fn resolve(self: Arc<Self>, payment: Payment) -> Landing {
+    pub(super) async fn resolve(self: Arc<Self>, payment: Payment) -> Landing {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
         let pending = Landing::Pending(PendingReason::Settlement);
         let mut facts = match self.ledger.block(intent.block).await {

@@ -16,7 +16,7 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{BlockFacts, Confirmed, Intent, Nonce, Refusal, Seen, nano_txn};
+use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{Payment, PaymentState, Store, StoreError};
@@ -29,31 +29,34 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PENDING: Landing = Landing::Pending(PendingReason::Settlement);
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    /// Settles a checked payment; work that is made for it counts against `client`. Runs to its end whoever waits for it.
+    /// Settles a checked payment, made under an id or none; work that is made for it counts against
+    /// `client`. Runs to its end whoever waits for it.
     pub(super) async fn settle(
         self: std::sync::Arc<Self>,
         checked: Checked,
+        identified: Option<Identified>,
         client: Option<IpAddr>,
     ) -> Landing {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let block = checked.hash();
         let landing = match checked {
-            Checked::Txn(checked) => self.settle_txn(checked, client, watch).await,
+            Checked::Txn(checked) => self.settle_txn(checked, identified, client, watch).await,
             Checked::Signature(checked) => {
                 let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
                 let judge = |facts| checked.judge(facts).map_err(Landing::Refused);
-                self.settle_sent(hash, nonce, judge, watch).await
+                self.settle_sent((hash, nonce), identified, judge, watch).await
             }
             Checked::Session(checked) => {
                 let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
                 let judge = |facts| checked.judge(facts).map_err(Landing::from);
-                self.settle_sent(hash, nonce, judge, watch).await
+                self.settle_sent((hash, nonce), identified, judge, watch).await
             }
         };
         let duration_ms = watch.elapsed().as_millis();
         match &landing {
             Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
             Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
+            Landing::Identified => tracing::info!(%block, %mechanism, "another payment holds the id"),
             Landing::WrongAmount { came, asked } => {
                 tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
             }
@@ -66,6 +69,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
+        identified: Option<Identified>,
         client: Option<IpAddr>,
         watch: Stopwatch,
     ) -> Landing {
@@ -84,9 +88,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
         };
         let hash = checked.hash();
         let approved = match checked.judge(facts.as_ref()) {
-            Ok(Judged::Approved(approved)) => approved,
+            Ok(Judged::Approved(approved)) => approved.under(identified),
             Ok(Judged::Workless(workless)) => match self.work_for(workless, client).await {
-                Ok(approved) => approved,
+                Ok(approved) => approved.under(identified),
                 Err(landing) => return landing,
             },
             Err(refusal) => return self.refuse_unless_known(hash, nonce, refusal, watch).await,
@@ -97,6 +101,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
+            Ok(Claim::Identified) => Landing::Identified,
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
         }
     }
@@ -144,7 +149,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// Goes on with a payment that the journal knows already.
-    async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
+    pub(super) async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
         if payment.intent.challenge != nonce {
             return Landing::Refused(Refusal::DuplicateBlockHash);
         }
@@ -154,6 +159,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         match settle::resume(&*self.store, payment, self.clock.now()).await {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
+            Ok(Claim::Identified) => Landing::Identified,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
             Ok(Claim::Existing(payment)) => match payment.state {
@@ -314,12 +320,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// Settles a payment that its client has sent: `judge` holds it against what the ledger shows.
     async fn settle_sent(
         &self,
-        hash: BlockHash,
-        nonce: Nonce,
+        (hash, nonce): (BlockHash, Nonce),
+        identified: Option<Identified>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
         watch: Stopwatch,
     ) -> Landing {
-        match self.store.payment(hash).await {
+        let identified = match self.store.payment(hash).await {
             Err(error) => return no_store(&error),
             Ok(Some(payment)) if payment.intent.challenge != nonce => {
                 return Landing::Refused(Refusal::DuplicateBlockHash);
@@ -327,8 +333,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Some(payment)) if payment.state == PaymentState::Granted => {
                 return self.find_granted(payment).await;
             }
-            Ok(_) => {}
-        }
+            // The id that it was first seen under stands, none too.
+            Ok(Some(payment)) => payment.intent.identified,
+            Ok(None) => identified,
+        };
         let facts = match self.ledger.block(hash).await {
             Ok(Some(facts)) => facts,
             Ok(None) => return Landing::Pending(PendingReason::BlockNotFound),
@@ -338,7 +346,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
         };
         let seen = match judge(facts) {
-            Ok(seen) => seen,
+            Ok(seen) => seen.under(identified),
             Err(landing) => return landing,
         };
         let mut later = None;
@@ -379,6 +387,7 @@ fn no_store(error: &StoreError) -> Landing {
 fn unsettled(error: &SettleError) -> Landing {
     match error {
         SettleError::Taken => Landing::Refused(Refusal::DuplicateBlockHash),
+        SettleError::Identified => Landing::Identified,
         // The payment is on the ledger; only the record is missing, and the same proof brings it.
         SettleError::Store(error) => {
             tracing::error!(%error, "a confirmed payment could not be recorded yet");

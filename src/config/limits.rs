@@ -8,7 +8,7 @@ use serde_yaml::Value;
 
 use super::document::below;
 use super::judge::Judge;
-use super::mirror::{ChallengeFile, LimitsFile, Piece, SettlementFile, StoreFile};
+use super::mirror::{ChallengeFile, LimitsFile, PaymentIdentifiersFile, Piece, SettlementFile, StoreFile};
 use crate::store::{PostgresOptions, SqliteOptions, postgres_server};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,6 +40,17 @@ pub enum StoreLocation {
     },
     /// A server, for several instances.
     Postgres(Box<PostgresOptions>),
+}
+
+/// How long what clients' ids stand for is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PaymentIdentifiers {
+    /// Seconds for which an id stands for its payment.
+    pub keep: u64,
+    /// Seconds for which what was answered under it is kept; not more than `keep`.
+    pub keep_answers: u64,
+    /// Bytes of the largest body that is kept.
+    pub largest_answer: u64,
 }
 
 /// What is held at most. Reaching one sheds new work, never live work.
@@ -80,6 +91,14 @@ impl Default for Limits {
 const DEFAULT_LIFETIME: u64 = 120;
 const MIN_LIFETIME: u64 = 10;
 const MAX_LIFETIME: u64 = 3600;
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+/// An id outlives the longest challenge, and the retries of a client that was told to come again.
+const MIN_KEEP: u64 = HOUR;
+const MAX_KEEP: u64 = 366 * DAY;
+const DEFAULT_ANSWER: u64 = 256 * 1024;
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
 const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
 const MAX_BODIES: u64 = 1 << 40;
@@ -178,6 +197,22 @@ fn postgres(judge: &mut Judge<'_>, file: StoreFile, free_space: u64) -> Option<S
         allow_unsafe: allow_unsafe?,
         free_space,
     })))
+}
+
+pub(super) fn payment_identifiers(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<PaymentIdentifiers> {
+    let file: PaymentIdentifiersFile = judge.section_or_default("payment_identifiers", piece)?;
+    let answers_path = "payment_identifiers.keep_answers";
+    let keep = judge.seconds("payment_identifiers.keep", file.keep, MIN_KEEP..=MAX_KEEP, DAY);
+    let answers = judge.seconds(answers_path, file.keep_answers, 1..=MAX_KEEP, HOUR);
+    let largest =
+        bytes(judge, "payment_identifiers.largest_answer", file.largest_answer, MAX_ANSWER, DEFAULT_ANSWER);
+    let (keep, keep_answers) = (keep?, answers?);
+    if keep_answers > keep {
+        let message = "longer than `keep`: without its id an answer cannot be found";
+        judge.fault(answers_path, message, "make it `keep` at most, or `keep` longer");
+        return None;
+    }
+    Some(PaymentIdentifiers { keep, keep_answers, largest_answer: largest? })
 }
 
 pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limits> {

@@ -97,6 +97,7 @@ sections! {
         unmatched: Value,
         discovery: Value,
         cors: Value,
+        payment_identifiers: Value,
         limits: Value,
     }
     "listen" => ListenFile {
@@ -195,6 +196,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        payment_identifier: String,
         mechanisms: Vec<Value>,
         case_sensitive: bool,
         mcp: Value,
@@ -223,6 +225,11 @@ sections! {
     }
     "cors" => CorsFile {
         origins: Value,
+    }
+    "payment_identifiers" => PaymentIdentifiersFile {
+        keep: String,
+        keep_answers: String,
+        largest_answer: Value,
     }
     "limits" => LimitsFile {
         drained_body: Value,

@@ -13,8 +13,8 @@ use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstream;
 use crate::nano::Raw;
 use crate::routes::{
-    Access, ChargeOn, Found, Grants, Metering, PART, Pattern, PriceTable, Route, RouteName, TableFault,
-    Terms, UpstreamName,
+    Access, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PriceTable, Route,
+    RouteName, TableFault, Terms, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -131,6 +131,7 @@ fn route(
         ("grants", file.grants.is_given()),
         ("charge_on", file.charge_on.is_given()),
         ("metering", file.metering.is_given()),
+        ("payment_identifier", file.payment_identifier.is_given()),
         ("mechanisms", file.mechanisms.is_given()),
     ];
     let asked = Asked { price: file.price, free: file.free, grants: file.grants, mcp: file.mcp };
@@ -148,6 +149,8 @@ fn route(
     let hidden = flag(judge, &below(path, "hidden"), file.hidden);
     let charge_on = charge_on(judge, &below(path, "charge_on"), file.charge_on);
     let metering = metering(judge, &below(path, "metering"), file.metering);
+    let payment_identifier =
+        payment_identifier(judge, &below(path, "payment_identifier"), file.payment_identifier);
     let case_sensitive = flag(judge, &below(path, "case_sensitive"), file.case_sensitive);
     if file.mechanisms.is_given() {
         let path = below(path, "mechanisms");
@@ -164,6 +167,7 @@ fn route(
         hidden: hidden?,
         charge_on: charge_on?,
         metering: metering?,
+        payment_identifier: payment_identifier?,
         case_sensitive: case_sensitive?,
     })
 }
@@ -304,6 +308,25 @@ fn metering(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -> Option<M
             .find(|it| it.as_str() == text)
             .ok_or_else(|| format!("unknown metering {text:?}"))
     })
+}
+
+/// Nothing inside where the route does not speak of ids.
+fn payment_identifier(
+    judge: &mut Judge<'_>,
+    path: &str,
+    piece: Piece<String>,
+) -> Option<Option<PaymentIdentifiers>> {
+    if !piece.is_given() {
+        return Some(None);
+    }
+    let hint = "write `optional` or `required`, or leave it out";
+    let read = judge.text(path, piece, hint, |text| {
+        PaymentIdentifiers::ALL
+            .into_iter()
+            .find(|it| it.as_str() == text)
+            .ok_or_else(|| format!("neither `optional` nor `required`: {text:?}"))
+    });
+    read.map(Some)
 }
 
 fn flag(judge: &mut Judge<'_>, path: &str, piece: Piece<bool>) -> Option<bool> {

@@ -130,7 +130,9 @@ impl Answer {
         let (reason, message) = words(wait);
         let answer = Self::of_shape(shape, reason, message);
         match wait {
-            Wait::Pending { .. } | Wait::UsesOut => Self { outcome: FacilitatorOutcome::Pending, ..answer },
+            Wait::Pending { .. } | Wait::UsesOut | Wait::SameId => {
+                Self { outcome: FacilitatorOutcome::Pending, ..answer }
+            }
             Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 outcome: FacilitatorOutcome::Unavailable,
@@ -167,7 +169,7 @@ const fn advice(refusal: Refusal) -> &'static str {
 
 const fn words(wait: &Wait) -> (&'static str, &'static str) {
     match wait {
-        Wait::Pending { reason: PendingReason::Settlement, .. } | Wait::UsesOut => (
+        Wait::Pending { reason: PendingReason::Settlement, .. } | Wait::UsesOut | Wait::SameId => (
             "settlement_pending",
             "the payment is known and not settled yet: send the same again, nobody is to pay again",
         ),

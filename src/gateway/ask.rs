@@ -6,9 +6,9 @@ use http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Version};
 use pingora::prelude::Session;
 
+use super::identified::{self, Request, Unidentified, Unnamed};
 use super::{Context, session as nano_session};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
-use crate::config::PublicUrl;
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
 use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
@@ -41,6 +41,8 @@ pub(super) enum Decision {
     Unreadable(String),
     /// What it calls has no price.
     Turned(Turned),
+    /// Its payment identifier cannot be used.
+    Unidentified(Unidentified),
     NotFound,
 }
 
@@ -52,6 +54,16 @@ pub(super) struct Sale {
     pub(super) verdict: Verdict,
     /// What exactly is wrong with a payment header that was refused as malformed.
     pub(super) detail: Option<String>,
+}
+
+/// What a request is to be sold.
+#[derive(Debug)]
+pub(super) struct Ware {
+    /// The identity that payments for it are bound to.
+    pub(super) route: RouteName,
+    pub(super) terms: Terms,
+    /// The request's body, where it was read to find out.
+    pub(super) body: Option<Vec<u8>>,
 }
 
 /// Decides a request, and notes its route and origin in the context.
@@ -90,7 +102,9 @@ pub(super) async fn decide<L: Ledger, S: Store>(
     };
     context.route = Some(route.name.clone());
     let sold = match &route.access {
-        Access::Priced(terms) if preflight.is_none() => Some((route.name.clone(), *terms)),
+        Access::Priced(terms) if preflight.is_none() => {
+            Some(Ware { route: route.name.clone(), terms: *terms, body: None })
+        }
         Access::Calls(prices) if preflight.is_none() => {
             match calls::price(session, context, &route.name, prices).await {
                 Ok(sold) => sold,
@@ -100,33 +114,49 @@ pub(super) async fn decide<L: Ledger, S: Store>(
         Access::Priced(_) | Access::Calls(_) | Access::Free => None,
     };
     match sold {
-        Some((ware, terms)) => {
-            price(cashier, session, &context.tariff.public_url, route, ware, terms, target).await
-        }
+        Some(ware) => price(cashier, session, context, route, ware, target).await,
         None => Decision::Free { upstream: route.upstream.clone(), target },
     }
 }
 
 async fn price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
-    session: &Session,
-    public_url: &PublicUrl,
+    session: &mut Session,
+    context: &mut Context,
     route: Arc<Route>,
-    ware: RouteName,
-    terms: Terms,
+    ware: Ware,
     target: CanonicalTarget,
 ) -> Decision {
-    let (presented, detail) = match presented(session, &ware) {
-        Ok(Some(presented)) => (presented, None),
+    let mut under = None;
+    let (presented, detail) = match presented(session, &ware.route) {
+        Ok(Some((presented, extensions))) => {
+            // A capability is no payment: an id beside it has nothing to make idempotent.
+            if matches!(presented, Presented::Proof(_)) {
+                let request = Request { route: &route, target: &target, body: ware.body };
+                under = match identified::read(session, context, request, &extensions).await {
+                    Ok(under) => under,
+                    Err(Unnamed::Id(why)) => return Decision::Unidentified(why),
+                    Err(Unnamed::Body(unread)) => return Decision::Turned(unread.into()),
+                };
+            }
+            (presented, None)
+        }
         Ok(None) => (Presented::Nothing, None),
         Err(Misread::Unreadable(why)) => return Decision::Unreadable(why),
         Err(Misread::Refused(why)) => (Presented::Refused(Refusal::MalformedPayload), Some(why)),
     };
     let client = session.client_addr().and_then(|it| it.as_inet()).map(std::net::SocketAddr::ip);
     let claim = nano_session::claim_of(&presented);
-    let ask = Ask { route: ware, terms, metering: route.metering, presented, client };
+    let ask = Ask {
+        route: ware.route,
+        terms: ware.terms,
+        metering: route.metering,
+        presented,
+        identified: under,
+        client,
+    };
     let verdict = cashier.decide(ask).await;
-    let verdict = nano_session::explain(verdict, claim, || public_url.join(target.as_str()));
+    let verdict = nano_session::explain(verdict, claim, || context.tariff.public_url.join(target.as_str()));
     Decision::Priced(Box::new(Sale { route, target, verdict, detail }))
 }
 
@@ -206,6 +236,8 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
     }
 }
 
+type Extensions = serde_json::Map<String, serde_json::Value>;
+
 /// Why a payment header cannot be used.
 pub(super) enum Misread {
     /// Nothing can be made of it: 400.
@@ -214,26 +246,29 @@ pub(super) enum Misread {
     Refused(String),
 }
 
-fn presented(session: &Session, route: &RouteName) -> Result<Option<Presented>, Misread> {
+/// What came along, and the extensions of its envelope.
+fn presented(session: &Session, route: &RouteName) -> Result<Option<(Presented, Extensions)>, Misread> {
     for name in PROOF_HEADERS {
         if let Some(value) = header(session, name).map_err(Misread::Unreadable)? {
             let payload = PaymentPayload::from_header(&value).map_err(|error| match error {
                 x402::Malformed::Unreadable(why) => Misread::Unreadable(format!("{name}: {why}")),
                 x402::Malformed::Refused(why) => Misread::Refused(format!("{name}: {why}")),
             })?;
-            return Ok(Some(match payload.presented {
+            let presented = match payload.presented {
                 x402::Presented::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
                 x402::Presented::Access { credential } => Presented::Token(credential.expose().to_owned()),
-            }));
+            };
+            return Ok(Some((presented, payload.extensions)));
         }
     }
     if let Some(block) = header(session, nano_session::BLOCK_HEADER).map_err(Misread::Unreadable)? {
         let told = header(session, nano_session::SESSION_HEADER).map_err(Misread::Unreadable)?;
-        return nano_session::read(&block, told.as_deref(), route).map(Some);
+        let read = nano_session::read(&block, told.as_deref(), route)?;
+        return Ok(Some((read, Extensions::new())));
     }
     let token = header(session, CAPABILITY_HEADER).map_err(Misread::Unreadable)?;
     if token.as_ref().is_some_and(|it| it.len() > x402::MAX_HEADER_BYTES) {
         return Err(Misread::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
     }
-    Ok(token.map(Presented::Token))
+    Ok(token.map(|token| (Presented::Token(token), Extensions::new())))
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::prelude::{Error, Session};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -60,7 +60,14 @@ impl Room {
     /// is above it). It is forwarded all the same.
     pub(super) async fn read(&self, session: &mut Session, bound: usize) -> Result<Body, Unread> {
         let bound = bound.min(MAX_BODY);
-        let declared = session.req_header().headers.get(CONTENT_LENGTH);
+        let headers = &session.req_header().headers;
+        // By its headers: looking into the connection itself would fix how it is read, and no tunnel
+        // could follow.
+        let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        if !framed && session.as_http1().is_some() {
+            return Ok(Body { bytes: Vec::new(), held: Held { _permit: None } });
+        }
+        let declared = headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
         if declared.is_some_and(|length| length > bound) {
             return Err(Unread::TooLong(bound));

@@ -5,6 +5,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, UPGRADE};
 use pingora::prelude::{Error, Session};
 
 use super::Context;
+use super::ask::Ware;
 use super::body::Unread;
 use crate::routes::{CallFault, CallPrices, Claimed, Quote, RouteName, Terms};
 
@@ -28,7 +29,7 @@ pub(super) async fn price(
     context: &mut Context,
     route: &RouteName,
     prices: &CallPrices,
-) -> Result<Option<(RouteName, Terms)>, Turned> {
+) -> Result<Option<Ware>, Turned> {
     let headers = &session.req_header().headers;
     plain_json(headers)?;
     let [method, name] = [claim(headers, "mcp-method")?, claim(headers, "mcp-name")?];
@@ -38,7 +39,8 @@ pub(super) async fn price(
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {
-            Ok(Some((route.part(&part), Terms { amount, grants: prices.grants })))
+            let terms = Terms { amount, grants: prices.grants };
+            Ok(Some(Ware { route: route.part(&part), terms, body: Some(body.bytes) }))
         }
         Err(fault) if fault.is_not_offered() => Err(Turned::NotOffered(fault)),
         Err(fault) => Err(Turned::Unreadable(fault.to_string())),

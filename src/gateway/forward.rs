@@ -11,6 +11,8 @@ use super::tariff::extend_list;
 use super::{Admission, Context, Priced};
 use crate::cashier::How;
 use crate::nano::Network;
+use crate::payment::capability::Token;
+use crate::store::capabilities::Held;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// An upstream's own word that a request is not to be charged for.
@@ -108,15 +110,19 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
 /// `counts` says whether this answer takes a use.
 pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, String)> {
     let admitted = &priced.admitted;
-    let held = admitted.taken.held();
+    told(admitted.taken.held(), &admitted.token, admitted.how, u32::from(!counts))
+}
+
+/// The same for what a payment bought, of which `unspent` uses come back to what is left.
+pub(super) fn told(held: &Held, token: &Token, how: How, unspent: u32) -> Vec<(&'static str, String)> {
     let (record, intent) = (held.record(), held.intent());
-    let remaining = held.remaining().saturating_add(u32::from(!counts));
-    let token = admitted.token.expose();
+    let remaining = held.remaining().saturating_add(unspent);
+    let token = token.expose();
     let mut headers = vec![(
         "PAYMENT-CAPABILITY",
         format!("{token}; remaining={remaining}; expires={}", record.expires_at),
     )];
-    if admitted.how == How::Paid {
+    if how == How::Paid {
         let capability = x402::Capability {
             token: Credential::new(token.to_owned()),
             remaining: u64::from(remaining),

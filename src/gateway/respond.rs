@@ -15,12 +15,14 @@ use tokio::time::timeout;
 
 use super::ask::{Decision, Sale};
 use super::calls::Turned;
+use super::identified::{self, Recorder};
 use super::tariff::Cors;
 use super::{Admission, Context, Priced};
-use crate::cashier::{Bill, PendingReason, Refused, Verdict, Wait};
+use crate::cashier::{Bill, IdentifierRefusal, PendingReason, Refused, Replay, Verdict, Wait};
 use crate::metrics::Outcome;
 use crate::nano::Network;
-use crate::routes::{CanonicalTarget, UpstreamName};
+use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route, UpstreamName};
+use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
 use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
 
 /// Seconds after which what is not ready now may be.
@@ -54,8 +56,12 @@ pub(super) async fn respond(
             None => plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is gone"),
         },
         Decision::Priced(sale) => match sell(context, *sale) {
-            Ok(admission) => return Ok(Some(admission)),
-            Err(answer) => *answer,
+            Sold::Admitted(admission) => return Ok(Some(*admission)),
+            Sold::Replayed(replay) => {
+                context.outcome = Outcome::Replayed;
+                return identified::replay(session, context, &replay).await.map(|()| None);
+            }
+            Sold::Not(answer) => *answer,
         },
         Decision::Document(document) => {
             spare_connection(session, context);
@@ -67,6 +73,11 @@ pub(super) async fn respond(
             plain(StatusCode::BAD_REQUEST, "bad_request", &why)
         }
         Decision::Turned(turned) => turned_away(context, turned)?,
+        Decision::Unidentified(why) => {
+            context.outcome = Outcome::Refused;
+            let (status, error, message) = why.told();
+            plain(status, error, &message)
+        }
         Decision::NotFound => {
             context.outcome = Outcome::Refused;
             plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
@@ -109,14 +120,27 @@ fn admit(
     Some(admission)
 }
 
-fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box<Answer>> {
+/// What a verdict comes to.
+enum Sold {
+    Admitted(Box<Admission>),
+    Replayed(Box<Replay>),
+    Not(Box<Answer>),
+}
+
+fn sell(context: &mut Context, sale: Sale) -> Sold {
     let Sale { route, target, verdict, detail } = sale;
     match verdict {
         Verdict::Admit(admitted) => {
-            let priced = Priced { admitted, charge_on: route.charge_on, counts: None };
-            admit(context, &route.upstream, target, Some(priced)).ok_or_else(|| {
-                Box::new(plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is gone"))
-            })
+            let recorder = admitted.keeping.as_ref().map(|it| Recorder::new(it.largest));
+            let priced = Priced { admitted, charge_on: route.charge_on, counts: None, recorder, kept: false };
+            match admit(context, &route.upstream, target, Some(priced)) {
+                Some(admission) => Sold::Admitted(Box::new(admission)),
+                None => Sold::Not(Box::new(plain(
+                    StatusCode::BAD_GATEWAY,
+                    "upstream_unknown",
+                    "the route's upstream is gone",
+                ))),
+            }
         }
         Verdict::Bill(bill) => {
             context.outcome = if bill.refused.is_some() { Outcome::Refused } else { Outcome::Challenged };
@@ -125,16 +149,55 @@ fn sell(context: &mut Context, sale: Sale) -> std::result::Result<Admission, Box
                 description: Some(route.description.clone()).filter(|it| !it.is_empty()),
                 mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
             };
-            Err(Box::new(payment_required(context, bill, resource, detail)))
+            Sold::Not(Box::new(payment_required(context, bill, resource, extensions(&route), detail)))
         }
         Verdict::Wait(wait) => {
             context.outcome = match wait {
-                Wait::Pending { .. } | Wait::UsesOut => Outcome::Pending,
+                Wait::Pending { .. } | Wait::UsesOut | Wait::SameId => Outcome::Pending,
                 Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => Outcome::Unavailable,
             };
-            Err(Box::new(come_again(&wait)))
+            Sold::Not(Box::new(come_again(&wait)))
+        }
+        Verdict::Replay(replay) => Sold::Replayed(replay),
+        Verdict::Conflict(refusal) => {
+            context.outcome = Outcome::Refused;
+            Sold::Not(Box::new(conflict(refusal)))
         }
     }
+}
+
+/// What a bill says beside its challenges.
+fn extensions(route: &Route) -> serde_json::Map<String, Value> {
+    let mut extensions = serde_json::Map::new();
+    if let Some(policy) = route.payment_identifier {
+        let required = policy == PaymentIdentifiers::Required;
+        extensions.insert(PAYMENT_IDENTIFIER.to_owned(), declaration(required));
+    }
+    extensions
+}
+
+/// Never a 402: whoever pays again under the same id would get no further.
+fn conflict(refusal: IdentifierRefusal) -> Answer {
+    let (status, error, message) = match refusal {
+        IdentifierRefusal::Conflict => (
+            StatusCode::CONFLICT,
+            "payment_identifier_conflict",
+            "this id stands for another request or for another payment, and nothing was charged: send that \
+             request again as it was, or take another id",
+        ),
+        IdentifierRefusal::OtherId => (
+            StatusCode::CONFLICT,
+            "payment_identifier_conflict",
+            "this payment was made under another id, and nothing was charged: send that one",
+        ),
+        IdentifierRefusal::Gone => (
+            StatusCode::GONE,
+            "answer_not_kept",
+            "what was bought under this id was handed over or has run out, and the answer is not kept: for a \
+             payment anew, take another id",
+        ),
+    };
+    plain(status, error, message)
 }
 
 /// As much of a target as a bill has room for: without its query where it is too long, and then only
@@ -152,7 +215,13 @@ fn named(target: &CanonicalTarget) -> &str {
     fits.rfind('/').and_then(|end| fits.get(..=end)).unwrap_or("/")
 }
 
-fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: Option<String>) -> Answer {
+fn payment_required(
+    context: &Context,
+    bill: Bill,
+    resource: Resource,
+    extensions: serde_json::Map<String, Value>,
+    detail: Option<String>,
+) -> Answer {
     let Bill { challenges, refused } = bill;
     let message = detail.unwrap_or_else(|| match &refused {
         Some(Refused { particular: Some(particular), .. }) => particular.to_string(),
@@ -168,7 +237,7 @@ fn payment_required(context: &Context, bill: Bill, resource: Resource, detail: O
             .iter()
             .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.work))
             .collect(),
-        extensions: serde_json::Map::new(),
+        extensions,
     };
     // Written out once, for the header and for the body.
     let mut body = required.to_json();
@@ -208,6 +277,11 @@ fn come_again(wait: &Wait) -> Answer {
             Some(*block),
         ),
         Wait::UsesOut => ("uses_under_way", "the last uses of the capability are under way: try again", None),
+        Wait::SameId => (
+            "same_id_under_way",
+            "a request under the same id is under way: send the same again, do not pay again",
+            None,
+        ),
         Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can", None),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can", None),
         Wait::NoWork => (

@@ -2,7 +2,7 @@
 //! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Mechanism, Nonce, Refusal, nano_session};
+use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, nano_session};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -24,6 +24,9 @@ pub struct Intent {
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
+    /// The id under which the client made it, and for which request. No other payment is made under
+    /// that id.
+    pub identified: Option<Identified>,
 }
 
 impl Intent {
@@ -46,6 +49,7 @@ impl Intent {
             amount,
             pay_to: offer.pay_to,
             valid_before: offer.valid_before,
+            identified: None,
         }
     }
 }
@@ -60,6 +64,12 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// The same payment, made under a client's id.
+    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+        self.intent.identified = identified;
+        self
+    }
+
     pub(super) const fn new(intent: Intent, facts: BlockFacts) -> Self {
         Self { intent, facts }
     }

@@ -7,12 +7,12 @@
 
 use super::challenge::Challenge;
 use super::intent::Intent;
-use super::{AccountFacts, Refusal};
+use super::{AccountFacts, Identified, Refusal};
 use crate::nano::{Account, BlockHash, StateBlock, Threshold, Work};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 /// A well-formed, correctly signed payment of the right address. Costs no question to the ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
     block: StateBlock,
@@ -144,6 +144,12 @@ impl Workless {
 }
 
 impl Approved {
+    /// The same payment, made under a client's id.
+    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+        self.intent.identified = identified;
+        self
+    }
+
     #[must_use]
     pub const fn intent(&self) -> &Intent {
         &self.intent

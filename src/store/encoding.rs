@@ -2,7 +2,7 @@
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
 use crate::store::pool::SweepState;
-use crate::store::{Intent, PaymentState};
+use crate::store::{Intent, Payment, PaymentState};
 use crate::sweep::Action;
 
 /// Databases' integers are signed. A number keeps its 64 bits on the way in and out; those that
@@ -111,4 +111,40 @@ pub(super) fn decode_block(bytes: &[u8]) -> Option<StateBlock> {
         signature: Signature(*signature),
         work,
     })
+}
+
+/// Whether `holder` lets another payment, `next`, have its id: it failed, or it is parked and
+/// the ledger takes at most one of the two.
+pub(super) fn gives_id_up(holder: &Payment, next: &Intent) -> bool {
+    match holder.state {
+        PaymentState::Failed => true,
+        PaymentState::Parked => {
+            frontier(&holder.intent).is_some() && frontier(&holder.intent) == frontier(next)
+        }
+        PaymentState::Intent | PaymentState::Granted => false,
+    }
+}
+
+/// Headers as they stand in HTTP/1, a line each, which any tool shows.
+pub(super) fn encode_headers(headers: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in headers {
+        bytes.extend(name.as_bytes());
+        bytes.push(b':');
+        bytes.extend(value);
+        bytes.push(b'\n');
+    }
+    bytes
+}
+
+/// The inverse of [`encode_headers`].
+pub(super) fn decode_headers(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
+    let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let (name, value) = line.split_at_checked(colon)?;
+            Some((String::from_utf8(name.to_vec()).ok()?, value.get(1..)?.to_vec()))
+        })
+        .collect()
 }

@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, PostgresStore, Replication, SqliteStore, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
+    Lease, LeaseRequest, Payment, PaymentState, PostgresStore, Replication, SqliteStore, Store, StoreError,
     StoreEvent, StoreObserver,
 };
 use crate::clock::Stopwatch;
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::IdentifierKey;
 
 /// One of the engines, and who is told of each call.
 pub struct Engine {
@@ -143,6 +144,22 @@ impl Store for Engine {
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         pass!(self.payment(block))
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        pass!(self.identified(id))
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        pass!(self.keep(block, answer, now))
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        pass!(self.kept(block))
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        pass!(self.forget(what))
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

@@ -6,6 +6,7 @@
 //!
 //! Use it from the runtime it was opened on: its connections are driven there.
 
+mod answers;
 mod capabilities;
 mod connect;
 mod fault;
@@ -32,10 +33,11 @@ use self::payments::Grantee;
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::room::Room;
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
+    Lease, LeaseRequest, Payment, PaymentState, Store, StoreError,
 };
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::IdentifierKey;
 
 pub use connect::server;
 pub use replication::Replication;
@@ -317,6 +319,26 @@ impl Store for PostgresStore {
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         self.read(|client| Box::pin(payments::find(client, block))).await
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        self.read(|client| Box::pin(answers::identified(client, id))).await
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(now, |client| {
+            let answer = answer.clone();
+            Box::pin(async move { answers::keep(client, block, &answer, now).await })
+        })
+        .await
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.read(|client| Box::pin(answers::kept(client, block))).await
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.write(UnixSeconds(0), |client| Box::pin(answers::forget(client, what))).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

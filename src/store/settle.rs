@@ -42,6 +42,8 @@ pub enum Claim {
     Existing(Box<Payment>),
     /// Another payment on the same frontier is under way.
     FrontierHeld,
+    /// Another payment holds the client's id.
+    Identified,
     /// The hash is spent, and the journal does not know by which payment.
     Spent,
 }
@@ -68,7 +70,7 @@ pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,
         Begin::Existing(payment) => payment.intent.challenge == intent.challenge,
-        Begin::FrontierHeld(_) | Begin::Spent => false,
+        Begin::FrontierHeld(_) | Begin::Identified(_) | Begin::Spent => false,
     })
 }
 
@@ -95,6 +97,7 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
         }
         Begin::Existing(payment) => Claim::Existing(Box::new(payment)),
         Begin::FrontierHeld(_) => Claim::FrontierHeld,
+        Begin::Identified(_) => Claim::Identified,
         Begin::Spent => Claim::Spent,
     })
 }
@@ -154,6 +157,9 @@ pub enum SettleError {
     /// Its block was redeemed under another challenge.
     #[error("the block is spent")]
     Taken,
+    /// Another payment holds the client's id.
+    #[error("another payment is made under the id")]
+    Identified,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -210,6 +216,7 @@ async fn grant<S: Store>(
     match repeat_unknown(|| store.grant(&intent, id, holder, want, ttl, now)).await? {
         Grant::Granted { record, lease, fresh } => Ok(Settled { intent, record, lease, fresh }),
         Grant::Taken => Err(SettleError::Taken),
+        Grant::Identified(_) => Err(SettleError::Identified),
     }
 }
 
@@ -218,7 +225,7 @@ const REPEATS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the same call again while its outcome is unknown, as the store's contract asks.
-async fn repeat_unknown<T, F>(call: impl Fn() -> F) -> Result<T, StoreError>
+pub(super) async fn repeat_unknown<T, F>(call: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

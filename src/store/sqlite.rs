@@ -9,6 +9,7 @@
 //! still finishes what is queued, as long as the process lives.
 
 mod backup;
+mod answers;
 mod ballast;
 mod capabilities;
 mod checkpoint;
@@ -42,10 +43,11 @@ use self::writer::{Queue, Vitals, Writer};
 use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use super::room::Room;
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Inspection, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
+    Lease, LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
 };
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::IdentifierKey;
 
 pub use backup::{BackupError, backup_sqlite};
 
@@ -295,6 +297,23 @@ impl Store for SqliteStore {
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         self.readers.ask(move |db| payments::find(db, block)).await
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        self.readers.ask(move |db| answers::identified(db, id)).await
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        let answer = answer.clone();
+        self.write(now, move |db| answers::keep(db, block, &answer, now)).await
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.readers.ask(move |db| answers::kept(db, block)).await
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.writer.run(move |db| answers::forget(db, what)).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

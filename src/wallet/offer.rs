@@ -11,6 +11,7 @@ use reqwest::Response;
 
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold};
 use crate::payment::Mechanism;
+use crate::x402::payment_identifier::PaymentIdentifier;
 use crate::x402::{Ask, MAX_HEADER_BYTES, Malformed, Offer, Offers, Proof, decode_header, encode_header};
 
 static REQUIRED: HeaderName = HeaderName::from_static("payment-required");
@@ -57,6 +58,9 @@ pub(super) struct Entry {
     /// What the entry asks of a `nanoTxn` block's work.
     pub(super) threshold: Option<Threshold>,
     offer: Offer,
+    /// What the payment is called, and whether it has to be: so that an answer that was lost is given
+    /// again. Nothing where the server knows no ids.
+    identifier: Option<(PaymentIdentifier, bool)>,
 }
 
 /// Reads the bill of a 402.
@@ -64,7 +68,7 @@ pub(super) fn bill(headers: &HeaderMap) -> Result<Bill, OfferError> {
     let offers = Offers::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
     let passed_over: Vec<_> = offers.passed_over.iter().map(ToString::to_string).collect();
     Ok(Bill {
-        entries: offers.offers.into_iter().filter_map(entry).collect(),
+        entries: offers.offers.into_iter().filter_map(|it| entry(it, offers.payment_identifier)).collect(),
         passed_over: if passed_over.is_empty() {
             "nothing".to_owned()
         } else {
@@ -95,7 +99,9 @@ impl Bill {
                 && entry.mechanism == Mechanism::NanoSignature
                 && entry.pay_to() == old.pay_to()
         };
-        self.entries.iter().find(renews).cloned()
+        let renewed = self.entries.iter().find(renews).cloned()?;
+        // It is the same payment.
+        Some(Entry { identifier: old.identifier.clone(), ..renewed })
     }
 }
 
@@ -125,7 +131,7 @@ impl Entry {
 }
 
 /// An entry that makes sense to pay.
-fn entry(offer: Offer) -> Option<Entry> {
+fn entry(offer: Offer, identified: Option<bool>) -> Option<Entry> {
     if offer.amount.is_zero() || offer.pay_to == Account::BURN {
         return None;
     }
@@ -134,7 +140,12 @@ fn entry(offer: Offer) -> Option<Entry> {
         Ask::NanoSignature { .. } => (Mechanism::NanoSignature, None),
         Ask::NanoSession(_) => (Mechanism::NanoSession, None),
     };
-    Some(Entry { mechanism, threshold, offer })
+    // Made of what only this client was sent, so that nobody else takes the id first.
+    let identifier = identified.and_then(|required| {
+        let id = PaymentIdentifier::parse(&format!("pay_{}", offer.challenge()?)).ok()?;
+        Some((id, required))
+    });
+    Some(Entry { mechanism, threshold, offer, identifier })
 }
 
 /// The value of `PAYMENT-SIGNATURE`: the block itself, or with a `signature` only its hash, as in a
@@ -151,7 +162,10 @@ pub(super) fn proof(
         None if entry.mechanism == Mechanism::NanoSession => Proof::NanoSession { block_hash: block.hash() },
         None => Proof::NanoTxn { block: *block },
     };
-    let text = encode_header(&entry.offer.answer(&proof));
+    let text = encode_header(&match &entry.identifier {
+        Some((id, required)) => entry.offer.answer_under(&proof, id, *required),
+        None => entry.offer.answer(&proof),
+    });
     if text.len() > MAX_HEADER_BYTES {
         return Err(OfferError::TooLong);
     }

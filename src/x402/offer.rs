@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use super::required::check_currency;
 use super::session::SessionTerms;
 use super::{Fault, Malformed, Proof, Track, WorkTerms, X402_VERSION, decode_header};
@@ -20,6 +21,8 @@ pub struct Offers {
     pub offers: Vec<Offer>,
     /// Why the other entries cannot be paid.
     pub passed_over: Vec<Fault>,
+    /// Whether an id is required of a payment; nothing where the server knows no ids.
+    pub payment_identifier: Option<bool>,
 }
 
 /// One entry that can be paid.
@@ -75,7 +78,12 @@ impl Offers {
                 Err(fault) => passed_over.push(fault),
             }
         }
-        Ok(Self { error: fields.optional_text("error")?.map(str::to_owned), offers, passed_over })
+        let declared = fields
+            .extensions()?
+            .get(PAYMENT_IDENTIFIER)
+            .and_then(|it| it.get("info")?.get("required")?.as_bool());
+        let error = fields.optional_text("error")?.map(str::to_owned);
+        Ok(Self { error, offers, passed_over, payment_identifier: declared })
     }
 }
 
@@ -125,5 +133,25 @@ impl Offer {
         json.insert("accepted".to_owned(), self.entry.clone());
         json.insert("payload".to_owned(), proof.to_json());
         Value::Object(json)
+    }
+
+    /// As [`Offer::answer`], under an id of the client's own, which the server declares as `required`
+    /// or not.
+    #[must_use]
+    pub fn answer_under(&self, proof: &Proof, id: &PaymentIdentifier, required: bool) -> Value {
+        let mut payload = self.answer(proof);
+        if let Some(fields) = payload.as_object_mut() {
+            let extension = (PAYMENT_IDENTIFIER.to_owned(), id.extension(required));
+            fields.insert("extensions".to_owned(), Value::Object(Map::from_iter([extension])));
+        }
+        payload
+    }
+
+    /// The text that names this offer, `extra.challenge` or `extra.nonce`, where it has one: nobody
+    /// but the server and who was sent the offer knows it.
+    #[must_use]
+    pub fn challenge(&self) -> Option<&str> {
+        let extra = self.entry.get("extra")?;
+        extra.get("challenge").or_else(|| extra.get("nonce"))?.as_str()
     }
 }

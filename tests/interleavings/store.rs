@@ -1,8 +1,8 @@
 //! The meter of a capability over a store that loses answers, and the store's own queue.
 
 pub(crate) use faregate::store::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    OpenFault, Payment, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
+    LeaseRequest, OpenFault, Payment, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
 };
 
 #[expect(dead_code, unreachable_pub, reason = "the program's own, which uses all of it")]

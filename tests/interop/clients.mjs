@@ -11,6 +11,7 @@ import { isValidationError } from "@faremeter/types";
 import { x402SettleResponse } from "@faremeter/types/x402v2";
 import * as official from "@x402/axios";
 import axios from "axios";
+import { appendPaymentIdentifierToExtensions, generatePaymentId } from "@x402/extensions/payment-identifier";
 import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from "@x402/fetch";
 
 import { Payer } from "./payer.mjs";
@@ -18,6 +19,7 @@ import { Payer } from "./payer.mjs";
 const { GATEWAY, NODE, SEED } = process.env;
 const ONE = `${GATEWAY}/v1/quote/XNO`;
 const MANY = `${GATEWAY}/v1/search/nano`;
+const NAMED = `${GATEWAY}/v1/named/XNO`;
 const MECHANISMS = ["nanoTxn", "nanoSignature"];
 const AMPLE = 10n ** 30n;
 
@@ -135,6 +137,51 @@ async function trial(make, mechanism) {
   const sparing = make(mechanism, 1n, []);
   await assert.rejects(sparing.get(ONE), "a price above the cap");
   assert.equal(payer.signed.length, known, "blocks signed for a price above the cap");
+}
+
+/** The official client with the official helper for payment identifiers, on a route that requires one. */
+async function trialOfIdentifiers(mechanism) {
+  const under = (id) => {
+    const client = choosing(new x402Client(), mechanism);
+    const maxAmountPerPayment = AMPLE.toString();
+    client.setSpendControls({ allowedAssets: [{ network: "nano:mainnet", asset: "XNO", maxAmountPerPayment }] });
+    client.onBeforePaymentCreation(async ({ paymentRequired }) => {
+      if (id) appendPaymentIdentifierToExtensions(paymentRequired.extensions, id);
+    });
+    return wrapFetchWithPayment(fetch, client);
+  };
+  const block = (answer) => decodePaymentResponseHeader(answer.headers.get("payment-response")).transaction;
+
+  const nameless = await under(null)(NAMED);
+  assert.equal(nameless.status, 400, "without an id");
+  assert.equal((await nameless.json()).error, "payment_identifier_required", "why");
+
+  const id = generatePaymentId();
+  const first = await under(id)(NAMED);
+  assert.equal(first.status, 200, "under an id");
+  const text = await first.text();
+
+  // The helper's second request signs another payment: it must not be taken.
+  const again = await under(id)(NAMED);
+  assert.equal(again.status, 200, "under the same id");
+  assert.equal(await again.text(), text, "the same answer");
+  assert.equal(again.headers.get("idempotent-replayed"), "true", "from the store");
+  assert.equal(block(again), block(first), "what paid for it");
+
+  const other = await under(id)(`${NAMED}?other`);
+  assert.equal(other.status, 409, "another request under the same id");
+}
+
+for (const mechanism of MECHANISMS) {
+  let result = "ok";
+  try {
+    await trialOfIdentifiers(mechanism);
+  } catch (error) {
+    result = error.message.split("\n").join(" ");
+    console.error(error);
+    process.exitCode = 1;
+  }
+  console.log(["@x402/extensions", version("@x402/extensions"), mechanism, result].join("\t"));
 }
 
 for (const [name, make] of Object.entries(CLIENTS)) {

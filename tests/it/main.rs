@@ -27,6 +27,7 @@ mod nano_session;
 mod network;
 mod node;
 mod pay;
+mod payment_identifier;
 mod payments;
 mod power_cut;
 mod program;

@@ -4,8 +4,9 @@ use clap::Parser;
 use faregate::cli::pay::{PayArgs, PayExit, run};
 use serde_json::Value;
 
+use crate::rig::{PLENTY, Plan, Rig};
 use crate::scripted::{Reply, Scripted, nobody};
-use crate::wallet::world::{Books, at, bill, entry, node, payer, seed_file, selling};
+use crate::wallet::world::{Books, at, bill, entry, node, payer, seed, seed_file, selling};
 
 #[derive(Parser)]
 struct Command {
@@ -57,6 +58,26 @@ async fn the_answer_goes_to_one_place_and_the_cost_to_another() {
         (seen.method.as_str(), seen.body.as_slice(), seen.header("x-mine")),
         ("POST", &b"ask"[..], Some("a: b"))
     );
+}
+
+#[tokio::test]
+async fn a_payment_is_named_where_the_route_asks_for_it() {
+    let routes = r#"
+  - { match: "/named", upstream: api, price: 0.001 XNO, payment_identifier: required }
+"#;
+    let rig = Rig::with(Plan { routes: routes.to_owned(), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let (url, node) = (format!("{}/named", rig.url), rig.devnet.rpc_url().to_string());
+    let (url, node) = (url.parse().unwrap(), node.parse().unwrap());
+    // Each request is another payment, with a name of its own.
+    for mechanism in ["nanoTxn", "nanoSignature"] {
+        let more = ["--max", "1 XNO", "--mechanism", mechanism];
+        let Outcome { exit, out, err } = pay_at(&url, &node, &more).await;
+        assert_eq!((exit, out.as_str()), (PayExit::Answered, "upstream saw GET /named"), "{err}");
+    }
+    assert_eq!(rig.upstream.seen().len(), 2);
+    rig.end().await;
 }
 
 #[tokio::test]

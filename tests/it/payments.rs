@@ -119,6 +119,7 @@ fn intent(block: &StateBlock) -> Intent {
         amount: Raw::new(ONE_XNO),
         pay_to: block.destination(),
         valid_before: NOON.plus(120),
+        identified: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         hidden: false,
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
+        payment_identifier: None,
         case_sensitive,
     }
 }

@@ -21,25 +21,25 @@ const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
         WHERE c.block BETWEEN $2::bytea AND $3::bytea AND b.name IS NULL)";
 
 /// The same for the id of an [`opening`]: nothing has it.
-pub(super) const FREE: &str = "AND NOT EXISTS (SELECT FROM capabilities WHERE name = $15::bytea)
+pub(super) const FREE: &str = "AND NOT EXISTS (SELECT FROM capabilities WHERE name = $17::bytea)
         AND NOT EXISTS (SELECT FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
-            WHERE c.block BETWEEN $16::bytea AND $17::bytea AND b.name IS NULL)";
+            WHERE c.block BETWEEN $18::bytea AND $19::bytea AND b.name IS NULL)";
 
-/// Makes the capability `$18` … of an [`opening`], with the share of its first holder.
+/// Makes the capability `$20` … of an [`opening`], with the share of its first holder.
 pub(super) const OPEN: &str = ", bought AS (
         INSERT INTO capabilities (payment, name, uses, expires_at)
-        SELECT sequence, $18::bytea, $19::bigint, $20::bigint FROM paid
+        SELECT sequence, $20::bytea, $21::bigint, $22::bigint FROM paid
     ), lent AS (
         INSERT INTO leases
             (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at)
-        SELECT sequence, $21::bytea, 0, $22::bigint, 0, $23::bigint, $24::bigint, 0, $25::bigint FROM paid
+        SELECT sequence, $23::bytea, 0, $24::bigint, 0, $25::bigint, $26::bigint, 0, $27::bigint FROM paid
     )";
 
 /// A capability that is made in one statement with its payment.
 pub(super) struct Opening {
     pub(super) record: CapabilityRecord,
     pub(super) lease: Lease,
-    /// `$15` … of [`FREE`] and [`OPEN`].
+    /// `$17` … of [`FREE`] and [`OPEN`].
     pub(super) values: Vec<Value>,
 }
 

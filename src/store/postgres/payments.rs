@@ -8,9 +8,9 @@ use deadpool_postgres::{Client, GenericClient, Transaction};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::capabilities;
 use super::fault::Fault;
 use super::rows::{self, PAYMENT_COLUMNS};
+use super::{answers, capabilities};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::encoding::{encode_block, frontier, state_code, stored};
 use crate::store::inspection::{INVARIANTS, Inspection, broken};
@@ -23,23 +23,24 @@ pub(super) type Value = Box<dyn ToSql + Send + Sync>;
 /// way.
 const GATE: &str = "WITH gate AS MATERIALIZED (
         SELECT pg_advisory_xact_lock_shared(1178686021, 'payments'::regclass::oid::int)
-        WHERE NOT EXISTS (SELECT FROM claims WHERE block = $1)";
+        WHERE NOT EXISTS (SELECT FROM claims WHERE block = $1)
+            AND NOT EXISTS (SELECT FROM payments WHERE identifier = $15::bytea)";
 
-/// Writes the payment `$1` … `$14` under the number that the gate gave, and claims its hash.
+/// Writes the payment `$1` … `$16` under the number that the gate gave, and claims its hash.
 const PAY: &str = "), numbered AS MATERIALIZED (
         SELECT nextval('journal') AS sequence FROM gate
     ), paid AS (
         INSERT INTO payments (sequence, block, signed, mechanism, challenge, route, price, requests, seconds,
-            payer, amount, pay_to, valid_before, state, created_at, updated_at)
+            payer, amount, pay_to, valid_before, state, created_at, updated_at, identifier, request)
         SELECT sequence, $1::bytea, $2::bytea, $3::text, $4::bytea, $5::text, $6::text::numeric, $7::bigint,
             $8::bigint, $9::bytea, $10::text::numeric, $11::bytea, $12::bigint, $13::smallint, $14::bigint,
-            $14::bigint
+            $14::bigint, $15::bytea, $16::bytea
         FROM numbered RETURNING sequence
     ), claimed AS (
         INSERT INTO claims (block, sequence) SELECT $1::bytea, sequence FROM paid
     )";
 
-/// The values `$1` … `$14`.
+/// The values `$1` … `$16`.
 fn values(intent: &Intent, state: PaymentState, now: UnixSeconds) -> Vec<Value> {
     vec![
         Box::new(intent.block.0.to_vec()),
@@ -56,6 +57,8 @@ fn values(intent: &Intent, state: PaymentState, now: UnixSeconds) -> Vec<Value> 
         Box::new(stored(intent.valid_before.0)),
         Box::new(i16::from(state_code(state))),
         Box::new(stored(now.0)),
+        Box::new(intent.identified.map(|it| it.id.0.to_vec())),
+        Box::new(intent.identified.map(|it| it.request.0.to_vec())),
     ]
 }
 
@@ -76,7 +79,7 @@ pub(super) async fn begin(client: &mut Client, intent: &Intent, now: UnixSeconds
     let mut values = values(intent, PaymentState::Intent, now);
     values.push(Box::new(frontier(intent).map(|previous| previous.0.to_vec())));
     let sql = format!(
-        "{GATE} AND NOT EXISTS (SELECT FROM payments WHERE previous = $15::bytea AND state = 0)
+        "{GATE} AND NOT EXISTS (SELECT FROM payments WHERE previous = $17::bytea AND state = 0)
         {PAY} SELECT sequence FROM paid"
     );
     if let Some(sequence) = apply(client, &sql, &values).await? {
@@ -99,10 +102,16 @@ pub(super) async fn begin(client: &mut Client, intent: &Intent, now: UnixSeconds
             transaction.commit().await.map_err(Fault::committing)?;
             Ok(Begin::Fresh(Payment { state: PaymentState::Intent, updated_at: now, ..*payment }))
         }
-        Claimed::ByNobody => match frontier_holder(&transaction, intent).await? {
-            Some(holder) => Ok(Begin::FrontierHeld(holder)),
-            None => Err(Fault::Overtaken("the frontier was let go".to_owned())),
-        },
+        Claimed::ByNobody => {
+            if let Some(holder) = answers::id_held(&transaction, intent).await? {
+                return Ok(Begin::Identified(holder));
+            }
+            if let Some(holder) = frontier_holder(&transaction, intent).await? {
+                return Ok(Begin::FrontierHeld(holder));
+            }
+            transaction.commit().await.map_err(Fault::committing)?;
+            Err(Fault::Overtaken("the id or the frontier was let go".to_owned()))
+        }
     }
 }
 
@@ -163,8 +172,12 @@ pub(super) async fn grant(
         Claimed::By(payment) if payment.intent.challenge != intent.challenge => return Ok(Grant::Taken),
         Claimed::By(payment) => payment,
         Claimed::ByNobody => {
+            if let Some(holder) = answers::id_held(&transaction, intent).await? {
+                return Ok(Grant::Identified(holder));
+            }
             capabilities::refuse_taken(&transaction, grantee.id).await?;
-            return Err(Fault::Overtaken("the payment is being made".to_owned()));
+            transaction.commit().await.map_err(Fault::committing)?;
+            return Err(Fault::Overtaken("the payment is being made, or an id was let go".to_owned()));
         }
     };
     let fresh = payment.state != PaymentState::Granted;

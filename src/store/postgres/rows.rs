@@ -7,7 +7,7 @@ use tokio_postgres::types::FromSql;
 
 use super::fault::Fault;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::Nonce;
+use crate::payment::{Identified, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, state};
 use crate::store::escrow::Share;
@@ -16,7 +16,7 @@ use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, Paymen
 /// The columns of a payment, in the order of [`payment`].
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
      p.price::text, p.requests, p.seconds, p.payer, p.amount::text, p.pay_to, p.valid_before, p.state, \
-     p.created_at, p.updated_at";
+     p.created_at, p.updated_at, p.identifier, p.request";
 
 /// The columns of a capability, in the order of [`capability`].
 pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
@@ -51,6 +51,7 @@ pub(super) fn payment(row: &Row) -> Result<Payment, Fault> {
         amount: raw(row, 10)?,
         pay_to: Account(bytes(row, 11)?),
         valid_before: UnixSeconds(number(row, 12)?),
+        identified: identified(row)?,
     };
     let code: i16 = get(row, 13)?;
     Ok(Payment {
@@ -60,6 +61,13 @@ pub(super) fn payment(row: &Row) -> Result<Payment, Fault> {
         created_at: UnixSeconds(number(row, 14)?),
         updated_at: UnixSeconds(number(row, 15)?),
     })
+}
+
+fn identified(row: &Row) -> Result<Option<Identified>, Fault> {
+    if get::<Option<&[u8]>>(row, 16)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Identified { id: IdentifierKey(bytes(row, 16)?), request: RequestDigest(bytes(row, 17)?) }))
 }
 
 pub(super) fn capability(row: &Row) -> Result<Stored, Fault> {

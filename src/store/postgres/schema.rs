@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A step that has been released is never edited:
 /// the next change is the next step.
-const MIGRATIONS: [&str; 2] = [FIRST, POOL];
+const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
 
 /// Version 1; the same tables as in SQLite, for the same reasons.
 ///
@@ -125,6 +125,26 @@ CREATE INDEX sweeps_by_time ON sweeps (planned_at, block);
 CREATE INDEX planned_sweeps ON sweeps (planned_at, block) WHERE state = 0;
 
 CREATE TRIGGER sweeps_are_kept BEFORE DELETE OR TRUNCATE ON sweeps EXECUTE FUNCTION kept();
+";
+
+/// Ids that clients give to payments, and the answers that were bought under them; as in SQLite.
+const IDENTIFIERS: &str = "
+ALTER TABLE payments
+    ADD COLUMN identifier bytea CHECK (length(identifier) = 32),
+    ADD COLUMN request bytea CHECK (length(request) = 32);
+
+CREATE UNIQUE INDEX identified_payments ON payments (identifier) WHERE identifier IS NOT NULL;
+CREATE INDEX identifiers_by_age ON payments (updated_at) WHERE identifier IS NOT NULL;
+
+CREATE TABLE answers (
+    payment bigint PRIMARY KEY REFERENCES payments (sequence),
+    status  bigint NOT NULL,
+    headers bytea NOT NULL,
+    body    bytea,
+    kept_at bigint NOT NULL
+);
+
+CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
 
 /// The version of this program.

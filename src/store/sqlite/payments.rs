@@ -3,9 +3,9 @@
 
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::capabilities;
 use super::fault::Fault;
 use super::rows::{self, INSERT, PAYMENT_COLUMNS};
+use super::{answers, capabilities};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::encoding::{self, state_code, stored};
 use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, Payment, PaymentState};
@@ -20,6 +20,11 @@ pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Resul
         && (payment.state != PaymentState::Parked || payment.intent.challenge != intent.challenge)
     {
         return Ok(Begin::Existing(payment.clone()));
+    }
+    if known.is_none()
+        && let Some(other) = answers::id_held(db, intent)?
+    {
+        return Ok(Begin::Identified(other));
     }
     let building = known.as_ref().map_or(intent, |payment| &payment.intent);
     if let Some(holder) = frontier_holder(db, building)? {
@@ -77,7 +82,12 @@ pub(super) fn grant(
 ) -> Result<Grant, Fault> {
     let payment = match find(db, intent.block)? {
         None if is_marked(db, intent.block)? => return Ok(Grant::Taken),
-        None => insert(db, intent, PaymentState::Granted, now)?,
+        None => {
+            if let Some(other) = answers::id_held(db, intent)? {
+                return Ok(Grant::Identified(other));
+            }
+            insert(db, intent, PaymentState::Granted, now)?
+        }
         Some(payment) if payment.intent.challenge != intent.challenge => return Ok(Grant::Taken),
         Some(payment) if payment.state == PaymentState::Granted => {
             let (record, lease) = capabilities::join(db, payment.sequence, grantee, now)?;

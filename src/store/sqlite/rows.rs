@@ -4,7 +4,7 @@ use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Row, ToSql};
 
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::Nonce;
+use crate::payment::{Identified, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, encode_block, state, state_code, stored};
 use crate::store::{Intent, Payment, PaymentState};
@@ -12,7 +12,7 @@ use crate::store::{Intent, Payment, PaymentState};
 /// The columns of a payment, in the order of [`payment`].
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
      p.price, p.requests, p.seconds, p.payer, p.amount, p.pay_to, p.valid_before, p.state, p.created_at, \
-     p.updated_at";
+     p.updated_at, p.identifier, p.request";
 
 /// Reads a row of [`PAYMENT_COLUMNS`].
 pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
@@ -38,6 +38,7 @@ pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
         amount: Raw::from_be_bytes(row.get(10)?),
         pay_to: Account(row.get(11)?),
         valid_before: UnixSeconds(number(row, 12)?),
+        identified: identified(row.get(16)?, row.get(17)?),
     };
     Ok(Payment {
         sequence: number(row, 0)?,
@@ -46,6 +47,11 @@ pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
         created_at: UnixSeconds(number(row, 14)?),
         updated_at: UnixSeconds(number(row, 15)?),
     })
+}
+
+/// An id with its request, of a payment that has one.
+fn identified(id: Option<[u8; 32]>, request: Option<[u8; 32]>) -> Option<Identified> {
+    Some(Identified { id: IdentifierKey(id?), request: RequestDigest(request?) })
 }
 
 /// The number stored in column `index`.
@@ -79,10 +85,13 @@ pub(super) fn insert_values<R>(
         &stored(intent.valid_before.0),
         &state_code(state),
         &stored(now.0),
+        &intent.identified.map(|it| it.id.0),
+        &intent.identified.map(|it| it.request.0),
     ])
 }
 
-/// Adds a payment to the end of the journal. Both of its times are the last value.
+/// Adds a payment to the end of the journal. Both of its times are value 14.
 pub(super) const INSERT: &str = "INSERT INTO payments (block, signed, mechanism, challenge, route, price, \
-     requests, seconds, payer, amount, pay_to, valid_before, state, created_at, updated_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)";
+     requests, seconds, payer, amount, pay_to, valid_before, state, created_at, updated_at, \
+     identifier, request) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15, ?16)";

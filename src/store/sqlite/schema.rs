@@ -9,7 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A step that has been released is never
 /// edited: the next change is the next step.
-const MIGRATIONS: [&str; 2] = [FIRST, POOL];
+const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
 
 /// Version 1.
 ///
@@ -158,6 +158,30 @@ CREATE INDEX planned_sweeps ON sweeps (planned_at, block) WHERE state = 0;
 
 CREATE TRIGGER sweeps_are_kept BEFORE DELETE ON sweeps
 BEGIN SELECT RAISE(ABORT, 'a block of a sweep is never deleted'); END;
+";
+
+/// Ids that clients give to payments, and the answers that were bought under them.
+///
+/// An id is a second random key, paid for by those payments only that have one: the index holds no
+/// other row. It is the constraint that makes two payments under one id impossible, and ids are taken
+/// out of it again after a time. `answers` grows at its end like the journal; a row without a body
+/// says that something was handed over.
+const IDENTIFIERS: &str = "
+ALTER TABLE payments ADD COLUMN identifier BLOB CHECK (length(identifier) = 32);
+ALTER TABLE payments ADD COLUMN request BLOB CHECK (length(request) = 32);
+
+CREATE UNIQUE INDEX identified_payments ON payments (identifier) WHERE identifier IS NOT NULL;
+CREATE INDEX identifiers_by_age ON payments (updated_at) WHERE identifier IS NOT NULL;
+
+CREATE TABLE answers (
+    payment INTEGER PRIMARY KEY REFERENCES payments (sequence),
+    status  INTEGER NOT NULL,
+    headers BLOB NOT NULL,
+    body    BLOB,
+    kept_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
 
 /// Looks whether the file is one this program may write to, and gives its version.

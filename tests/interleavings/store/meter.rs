@@ -13,11 +13,12 @@ use super::model::Model;
 use super::samples::{NOW, USES, hash, holder, id, sent};
 use super::settle::Settled;
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    Payment, PaymentState, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::IdentifierKey;
 use crate::routes::Metering;
 use crate::sync::Mutex;
 
@@ -63,6 +64,22 @@ impl Store for Far {
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         yield_now().await;
         self.store.payment(block).await
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        self.store.identified(id).await
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.store.keep(block, answer, now).await
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.store.kept(block).await
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.store.forget(what).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

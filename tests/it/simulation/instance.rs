@@ -6,16 +6,16 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Cashier, Parts, Settings, Work};
+use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, Work};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
 use faregate::nano::{BlockHash, Threshold, UnixSeconds};
 use faregate::payment::pool::AddressPool;
-use faregate::payment::{MacKey, MacKeys, Mechanism};
+use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism};
 use faregate::store::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    Payment, PaymentState, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError,
 };
 use tokio::sync::watch;
 
@@ -64,6 +64,7 @@ impl Instance {
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,
                 lookups_per_client: 1000,
+                identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
             holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
             capabilities_cached: 1000,
@@ -197,6 +198,22 @@ impl Store for Connection {
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         self.call(async { Ok(self.as_shown(self.world.store.payment(block).await?)) }).await
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        self.call(self.world.store.identified(id)).await
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.keep(block, answer, now)).await
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.call(self.world.store.kept(block)).await
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.call(self.world.store.forget(what)).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

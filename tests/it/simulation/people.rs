@@ -73,6 +73,7 @@ impl Town {
             terms: ware.1,
             metering: faregate::routes::Metering::Leased,
             presented,
+            identified: None,
             client: None,
         };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
@@ -82,6 +83,7 @@ impl Town {
         match decided {
             Err(_) => Answer::Lost,
             Ok(Verdict::Wait(_)) => Answer::Wait,
+            Ok(Verdict::Replay(_) | Verdict::Conflict(_)) => panic!("nobody gives an id"),
             Ok(Verdict::Bill(bill)) => Answer::Bill(bill),
             Ok(Verdict::Admit(admitted)) => self.forward(&instance, admitted, patient).await,
         }

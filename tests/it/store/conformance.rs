@@ -1,6 +1,8 @@
 //! The contract of `Store`, a test a sentence. Each is a function of any store; the macro at the
 //! end runs them all over the model, SQLite and PostgreSQL.
 
+mod identifiers;
+
 use std::sync::Arc;
 
 use faregate::nano::{BlockHash, UnixSeconds};
@@ -9,6 +11,11 @@ use faregate::store::{
     PaymentState, Store, StoreError, Unsound,
 };
 
+use self::identifiers::{
+    a_failed_payment_gives_its_id_up, a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    ids_and_answers_are_let_go_in_their_time_and_in_bites, of_many_payments_under_one_id_one_is_made,
+    of_two_payments_under_one_id_the_first_holds_it, the_first_answer_to_a_granted_payment_is_kept,
+};
 use super::samples::{GOOD_FOR, NOW, USES, hash, holder, id, sent, signed};
 
 const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
@@ -16,7 +23,7 @@ const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 async fn begun(store: &impl Store, intent: &Intent) -> Payment {
     match store.begin(intent, NOW).await.unwrap() {
         Begin::Fresh(payment) => payment,
-        other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::Spent) => {
+        other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::Identified(_) | Begin::Spent) => {
             panic!("not fresh: {other:?}")
         }
     }
@@ -31,7 +38,7 @@ async fn granted(
 ) -> (CapabilityRecord, Lease, bool) {
     match store.grant(intent, id(intent.block), holder(by), want, ttl, NOW).await.unwrap() {
         Grant::Granted { record, lease, fresh } => (record, lease, fresh),
-        Grant::Taken => panic!("taken"),
+        other @ (Grant::Taken | Grant::Identified(_)) => panic!("{other:?}"),
     }
 }
 
@@ -464,7 +471,7 @@ async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S>) {
         match task.await.unwrap() {
             Begin::Fresh(payment) => fresh.push(payment.intent.block),
             Begin::FrontierHeld(by) => held.push(by),
-            other @ (Begin::Existing(_) | Begin::Spent) => panic!("{other:?}"),
+            other @ (Begin::Existing(_) | Begin::Identified(_) | Begin::Spent) => panic!("{other:?}"),
         }
     }
     assert_eq!((fresh.len(), held.len()), (1, 63));
@@ -576,6 +583,12 @@ hold! {
     a_scan_reads_the_journal_in_order,
     of_many_grants_of_one_hash_one_is_fresh,
     of_many_intents_on_one_frontier_one_is_fresh,
+    of_two_payments_under_one_id_the_first_holds_it,
+    a_failed_payment_gives_its_id_up,
+    a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    the_first_answer_to_a_granted_payment_is_kept,
+    ids_and_answers_are_let_go_in_their_time_and_in_bites,
+    of_many_payments_under_one_id_one_is_made,
     a_failing_call_takes_no_neighbour_with_it,
     a_clock_behind_the_journal_sells_nothing,
 }

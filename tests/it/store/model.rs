@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
+use faregate::payment::IdentifierKey;
 use faregate::store::pool::{
     Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use faregate::store::{
-    Begin, CapabilityId, CapabilityRecord, Filter, Grant, Health, Holder, Intent, Lease, LeaseRequest,
-    Payment, PaymentState, Store, StoreError,
+    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
+    LeaseRequest, Payment, PaymentState, Store, StoreError,
 };
 
 #[derive(Default)]
@@ -23,6 +24,7 @@ struct State {
     capabilities: BTreeMap<CapabilityId, Capability>,
     ranges: BTreeMap<String, u32>,
     marked: BTreeSet<[u8; 32]>,
+    answers: BTreeMap<[u8; 32], (Answer, UnixSeconds)>,
     deposits: Vec<SeenDeposit>,
     sweeps: Vec<SweepRecord>,
 }
@@ -64,6 +66,21 @@ impl State {
         let payment = Payment { sequence, intent: intent.clone(), state, created_at: now, updated_at: now };
         self.journal.push(payment.clone());
         payment
+    }
+
+    /// The other payment under the id of `intent`, which is not in the journal. One that gives the id
+    /// up loses it.
+    fn id_held(&mut self, intent: &Intent) -> Option<BlockHash> {
+        let wanted = intent.identified?.id;
+        let holder =
+            self.journal.iter_mut().find(|it| it.intent.identified.is_some_and(|it| it.id == wanted))?;
+        let frontier = |it: &Intent| it.signed.map(|block| block.previous);
+        let one_frontier = frontier(intent).is_some() && frontier(intent) == frontier(&holder.intent);
+        if holder.state == PaymentState::Failed || (holder.state == PaymentState::Parked && one_frontier) {
+            holder.intent.identified = None;
+            return None;
+        }
+        Some(holder.intent.block)
     }
 
     fn is_claimed(&self, block: BlockHash) -> bool {
@@ -195,6 +212,9 @@ impl Store for Model {
         if state.marked.contains(&intent.block.0) {
             return Ok(Begin::Spent);
         }
+        if let Some(holder) = state.id_held(intent) {
+            return Ok(Begin::Identified(holder));
+        }
         if let Some(rival) = state.rival(intent) {
             return Ok(Begin::FrontierHeld(rival));
         }
@@ -243,6 +263,11 @@ impl Store for Model {
             return Ok(Grant::Taken);
         }
         let granted = known.as_ref().is_some_and(|known| known.state == PaymentState::Granted);
+        if known.is_none()
+            && let Some(holder) = state.id_held(intent)
+        {
+            return Ok(Grant::Identified(holder));
+        }
         if !granted {
             if state.capabilities.contains_key(&id) {
                 return unfit("the id is another payment's");
@@ -275,6 +300,56 @@ impl Store for Model {
 
     async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
         Ok(self.0.lock().unwrap().find(block).cloned())
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+        let state = self.0.lock().unwrap();
+        Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
+    }
+
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let granted = state.find(block).is_some_and(|it| it.state == PaymentState::Granted);
+        if !granted || state.answers.contains_key(&block.0) {
+            return Ok(false);
+        }
+        state.answers.insert(block.0, (answer.clone(), now));
+        Ok(true)
+    }
+
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        Ok(self.0.lock().unwrap().answers.get(&block.0).map(|(answer, _)| answer.clone()))
+    }
+
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let (mut bodies, mut ids) = (Vec::new(), Vec::new());
+        for payment in &state.journal {
+            let block = payment.intent.block;
+            if let Some((answer, at)) = state.answers.get(&block.0)
+                && answer.body.is_some()
+                && *at <= what.answers_until
+            {
+                bodies.push((*at, payment.sequence, block));
+            }
+            let undecided = payment.state == PaymentState::Intent;
+            if payment.intent.identified.is_some() && !undecided && payment.updated_at <= what.ids_until {
+                ids.push((payment.updated_at, payment.sequence, block));
+            }
+        }
+        for oldest in [&mut bodies, &mut ids] {
+            oldest.sort();
+            oldest.truncate(what.limit as usize);
+        }
+        for (_, _, block) in &bodies {
+            let (answer, _) = state.answers.get_mut(&block.0).unwrap();
+            *answer = Answer::not_kept(answer.status);
+        }
+        for (_, _, block) in &ids {
+            state.answers.remove(&block.0);
+            state.find(*block).unwrap().intent.identified = None;
+        }
+        Ok((bodies.len() + ids.len()) as u32)
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::assemble::address_pool;
-use faregate::cashier::{Ask, Cashier, Parts, Presented, Proof, Settings, Verdict, Work};
+use faregate::cashier::{Ask, Cashier, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, Work};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::ledger::node::NodeLedger;
@@ -85,6 +85,7 @@ fn sibling(rig: &Rig, ledger: Late) -> Cashier<Late, Engine> {
             wait: Duration::from_secs(10),
             pending_settlements: 10,
             lookups_per_client: 10,
+            identifiers: IdentifierSettings { ids: 60, answers: 60, largest_answer: 1024 },
         },
         holder: Holder([0xee; 16]),
         capabilities_cached: 10,
@@ -109,6 +110,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
         terms: Terms { amount: Raw::new(10_u128.pow(27)), grants },
         metering: Metering::Leased,
         presented: Presented::Proof(Box::new(Proof::from(*payment))),
+        identified: None,
         client: None,
     };
     let deciding = tokio::spawn(async move { late.decide(ask).await });

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
-use faregate::payment::{Mechanism, Nonce};
+use faregate::payment::{Identified, IdentifierKey, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{CapabilityId, Holder, Intent};
 
@@ -74,5 +74,11 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
         amount: Raw::new(10_u128.pow(26) + 1),
         pay_to: Account([0x55; 32]),
         valid_before: NOW.plus(120),
+        identified: None,
     }
+}
+
+/// The id of this number, for the request of this number.
+pub(crate) const fn under_id(id: u8, request: u8) -> Identified {
+    Identified { id: IdentifierKey([id; 32]), request: RequestDigest([request; 32]) }
 }

@@ -6,25 +6,31 @@ use std::fmt::Debug;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Filter, Intent, LeaseRequest, PaymentState, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
-    Store, StoreError, postgres_server,
+    Answer, Filter, Forget, Intent, LeaseRequest, PaymentState, PostgresOptions, PostgresStore,
+    SqliteOptions, SqliteStore, Store, StoreError, postgres_server,
 };
 use proptest::prelude::*;
 
 use super::cluster::database;
 use super::model::Model;
-use super::samples::{NOW, hash, holder, id, sent, signed};
+use super::samples::{NOW, hash, holder, id, sent, signed, under_id};
 
 /// Payments there are: two on one frontier, one on another, one sent by its payer.
 const PAYMENTS: u8 = 4;
 const HOLDERS: u8 = 3;
+/// Ids that payments are made under.
+const IDS: u8 = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
-    Begin { payment: u8, challenge: u8 },
+    Begin { payment: u8, challenge: u8, under: Option<u8> },
     Advance { payment: u8, from: PaymentState, or_from: PaymentState, to: PaymentState },
-    Grant { payment: u8, challenge: u8, stranger: bool, holder: u8, want: u32, ttl: u64 },
+    Grant { payment: u8, challenge: u8, under: Option<u8>, stranger: bool, holder: u8, want: u32, ttl: u64 },
     Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, want: u32, ttl: u64 },
+    Identified { id: u8 },
+    Keep { payment: u8, length: Option<usize> },
+    Kept { payment: u8 },
+    Forget { ids: u64, answers: u64, limit: u32 },
     Revoke { payment: u8 },
     Mark { payment: u8 },
     Reserve { count: u32 },
@@ -34,12 +40,18 @@ enum Call {
     Wait { seconds: u64 },
 }
 
-fn intent(payment: u8, challenge: u8) -> Intent {
-    match payment {
+fn intent(payment: u8, challenge: u8, under: Option<u8>) -> Intent {
+    let intent = match payment {
         0 | 1 => signed(hash(payment), hash(100), challenge),
         2 => signed(hash(payment), hash(101), challenge),
         _ => sent(hash(payment), challenge),
-    }
+    };
+    Intent { identified: under.map(|id| under_id(id, payment)), ..intent }
+}
+
+/// Mostly without an id.
+fn under() -> impl Strategy<Value = Option<u8>> {
+    proptest::option::weighted(0.4, 0..IDS)
 }
 
 fn state() -> impl Strategy<Value = PaymentState> {
@@ -56,13 +68,13 @@ fn call() -> impl Strategy<Value = Call> {
     // Mostly the right challenge.
     let challenge = prop_oneof![5 => Just(1_u8), 1 => Just(2)];
     prop_oneof![
-        4 => (payment.clone(), challenge.clone())
-            .prop_map(|(payment, challenge)| Call::Begin { payment, challenge }),
+        4 => (payment.clone(), challenge.clone(), under())
+            .prop_map(|(payment, challenge, under)| Call::Begin { payment, challenge, under }),
         3 => (payment.clone(), state(), state(), state())
             .prop_map(|(payment, from, or_from, to)| Call::Advance { payment, from, or_from, to }),
-        4 => (payment.clone(), challenge, prop::bool::weighted(0.1), 0..HOLDERS, 0..12_u32, 0..40_u64).prop_map(
-            |(payment, challenge, stranger, holder, want, ttl)| Call::Grant {
-                payment, challenge, stranger, holder, want, ttl
+        4 => (payment.clone(), challenge, under(), prop::bool::weighted(0.1), 0..HOLDERS, 0..12_u32, 0..40_u64).prop_map(
+            |(payment, challenge, under, stranger, holder, want, ttl)| Call::Grant {
+                payment, challenge, under, stranger, holder, want, ttl
             }
         ),
         10 => (
@@ -71,6 +83,12 @@ fn call() -> impl Strategy<Value = Call> {
         ).prop_map(|(payment, holder, ahead, used, returned, want, ttl)| Call::Lease {
             payment, holder, ahead, used, returned, want, ttl
         }),
+        2 => (0..IDS).prop_map(|id| Call::Identified { id }),
+        2 => (payment.clone(), proptest::option::of(0..3_usize))
+            .prop_map(|(payment, length)| Call::Keep { payment, length }),
+        2 => payment.clone().prop_map(|payment| Call::Kept { payment }),
+        1 => (0..90_u64, 0..60_u64, 0..3_u32)
+            .prop_map(|(ids, answers, limit)| Call::Forget { ids, answers, limit }),
         1 => payment.clone().prop_map(|payment| Call::Revoke { payment }),
         1 => payment.clone().prop_map(|payment| Call::Mark { payment }),
         1 => prop_oneof![0..9_u32, Just(u32::MAX)].prop_map(|count| Call::Reserve { count }),
@@ -94,13 +112,15 @@ impl Teller {
     async fn ask(&self, store: &impl Store, call: Call) -> String {
         let now = self.now;
         match call {
-            Call::Begin { payment, challenge } => shown(store.begin(&intent(payment, challenge), now).await),
+            Call::Begin { payment, challenge, under } => {
+                shown(store.begin(&intent(payment, challenge, under), now).await)
+            }
             Call::Advance { payment, from, or_from, to } => {
                 shown(store.advance(hash(payment), &[from, or_from], to, now).await)
             }
-            Call::Grant { payment, challenge, stranger, holder: by, want, ttl } => {
+            Call::Grant { payment, challenge, under, stranger, holder: by, want, ttl } => {
                 let named: BlockHash = if stranger { hash((payment + 1) % PAYMENTS) } else { hash(payment) };
-                let intent = intent(payment, challenge);
+                let intent = intent(payment, challenge, under);
                 shown(store.grant(&intent, id(named), holder(by), want, ttl, now).await)
             }
             Call::Lease { payment, holder: by, ahead, used, returned, want, ttl } => {
@@ -115,6 +135,18 @@ impl Teller {
                     ttl,
                 };
                 shown(store.lease(request, now).await)
+            }
+            Call::Identified { id } => shown(store.identified(under_id(id, 0).id).await),
+            Call::Keep { payment, length } => {
+                let headers = vec![("etag".to_owned(), vec![b'"', 0xff, b':'])];
+                let body = length.map(|length| vec![payment; length]);
+                shown(store.keep(hash(payment), &Answer { status: 200, headers, body }, now).await)
+            }
+            Call::Kept { payment } => shown(store.kept(hash(payment)).await),
+            Call::Forget { ids, answers, limit } => {
+                let ago = |seconds: u64| UnixSeconds(now.0 - seconds);
+                let (ids_until, answers_until) = (ago(ids), ago(answers));
+                shown(store.forget(Forget { ids_until, answers_until, limit }).await)
             }
             Call::Revoke { payment } => shown(store.revoke(id(hash(payment)), now).await),
             Call::Mark { payment } => shown(store.mark_spent(hash(payment), now).await),

@@ -1,0 +1,306 @@
+//! Payments that carry an id of the client's own: whatever comes again under the id, of the same
+//! payer and for the same request, gets what the first payment bought, and is not charged.
+//!
+//! The id is claimed in the step that claims the block ([`Store::begin`], [`Store::grant`]), so that
+//! a crash cannot come between and no two instances can settle two payments under one id. A second
+//! proof is never settled. What it must show is that it is the payer's: blocks are public once they
+//! are broadcast, so a block counts only while nobody but its signer can know it; a `nanoSignature`
+//! signs a challenge of this gateway.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::flights::{Landing, Passage};
+use super::lanes::Lane;
+use super::proof::{Checked, Proof};
+use super::{Admitted, Cashier, Core, Denied, How, Passed, PendingReason, Wait};
+use crate::clock::Stopwatch;
+use crate::ledger::Ledger;
+use crate::nano::{Account, UnixSeconds};
+use crate::payment::capability::{CapabilityId, Token};
+use crate::payment::{Identified, IdentifierKey, Particular, Refusal};
+use crate::routes::{Metering, RouteName};
+use crate::shutdown::{self, StopSignal};
+use crate::store::capabilities::{Held, NoUse};
+use crate::store::{Answer, Forget, Payment, PaymentState, Store, StoreError, answers};
+
+/// How often old ids and answers are looked for.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// Rows of each kind that are let go in one step, and the pause before the next: other writers wait
+/// for a step.
+const BITE: u32 = 128;
+const BETWEEN_BITES: Duration = Duration::from_millis(50);
+
+/// For how long what belongs to ids is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct IdentifierSettings {
+    /// Seconds for which an id stands for its payment.
+    pub ids: u64,
+    /// Seconds for which an answer is kept.
+    pub answers: u64,
+    /// Bytes of the largest body that is kept.
+    pub largest_answer: usize,
+}
+
+/// What a proof came under.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Under {
+    pub(super) identified: Identified,
+    /// Who says that he paid.
+    pub(super) payer: Account,
+    /// Whom to count look-ups against.
+    pub(super) client: Option<IpAddr>,
+}
+
+/// The right and the duty to keep the answer to a request that was let in under an id. While it is
+/// there, nobody else is served under the id.
+#[derive(Debug)]
+pub struct Keeping {
+    _lane: Lane,
+    /// Bytes of the largest body that is kept.
+    pub largest: usize,
+}
+
+/// A request that is answered from the store.
+#[derive(Debug)]
+pub struct Replay {
+    pub answer: Answer,
+    /// What the payment bought.
+    pub held: Arc<Held>,
+    pub token: Token,
+}
+
+/// Why a payment identifier leads to no answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentifierRefusal {
+    /// It stands for another request, or for a payment that this proof is not of. Which of the two is
+    /// not for everybody to know.
+    Conflict,
+    /// The payment of this proof was made under another id.
+    OtherId,
+    /// What was bought under it was handed over or has run out, and the answer is not kept.
+    Gone,
+}
+
+impl<L: Ledger, S: Store> Cashier<L, S> {
+    /// Redeems a proof that came under an id.
+    pub(super) async fn redeem_identified(
+        &self,
+        proof: Proof,
+        route: &RouteName,
+        under: Under,
+        metering: Metering,
+    ) -> Result<Passed, Denied> {
+        let Under { identified, payer, client } = under;
+        let (mechanism, block) = (proof.offer.mechanism, proof.block());
+        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let (challenge, evidence) = self.admissible(proof, route, Some(identified)).await?;
+        // Always, though this very proof may have been seen: the payer is known by his signature.
+        let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
+        let wait = self.0.settings.load().wait;
+        let lane = self.0.lanes.enter(identified.id, payer, wait).await;
+        let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
+        let first = self.payment_under(identified.id).await?;
+        let landing = match first {
+            Some(first) => self.join(first, checked, under).await?,
+            None => match self.fly(checked.clone(), Some(identified), client).await {
+                // Another instance may have been quicker.
+                beaten @ (Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified) => {
+                    match self.payment_under(identified.id).await? {
+                        Some(first) if first.intent.block != block => {
+                            self.join(first, checked, under).await?
+                        }
+                        Some(_) | None => beaten,
+                    }
+                }
+                landing @ (Landing::Granted(_) | Landing::Pending(_) | Landing::Unavailable(_)) => landing,
+            },
+        };
+        match landing {
+            Landing::Granted(held) => self.serve(&held, identified, lane, metering).await,
+            Landing::Refused(refusal) => Err(refuse(refusal)),
+            Landing::WrongAmount { came, asked } => {
+                Err(refuse(Refusal::InsufficientAmount).because(Particular::Amount { came, asked }))
+            }
+            Landing::Identified => Err(Denied::Wait(Wait::SameId)),
+            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
+            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
+        }
+    }
+
+    /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
+    /// and it would be wrong to ask who has paid for another one.
+    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
+        let Some(identified) = identified else { return Ok(false) };
+        let first = self.payment_under(identified.id).await?;
+        Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
+    }
+
+    async fn payment_under(&self, id: IdentifierKey) -> Result<Option<Payment>, Denied> {
+        self.0.store.identified(id).await.map_err(|error| no_store(&error))
+    }
+
+    /// Brings a proof under an id that a payment holds already to what that payment bought.
+    async fn join(&self, first: Payment, checked: Checked, under: Under) -> Result<Landing, Denied> {
+        let Under { identified, payer, client } = under;
+        let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
+        if first.intent.payer != payer {
+            return conflict;
+        }
+        let same_proof =
+            first.intent.block == checked.hash() && first.intent.challenge == checked.challenge().nonce();
+        if !same_proof && !self.is_the_payers(&checked).await? {
+            return conflict;
+        }
+        if first.intent.identified != Some(identified) {
+            return conflict;
+        }
+        if same_proof || first.state == PaymentState::Failed {
+            return Ok(self.fly(checked, Some(identified), client).await);
+        }
+        if first.state == PaymentState::Granted {
+            let found = self.0.capabilities.find(CapabilityId::of_payment(first.intent.block)).await;
+            let found = found.map_err(|error| no_store(&error))?;
+            return Ok(found.map_or(Landing::Pending(PendingReason::Settlement), Landing::Granted));
+        }
+        let block = first.intent.block;
+        match self.finish(first).await {
+            // It came to nothing, as far as can be said: whether this one may take its place, the
+            // store decides.
+            Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified => {
+                match self.fly(checked, Some(identified), client).await {
+                    Landing::Identified => {
+                        Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::Settlement }))
+                    }
+                    landing @ (Landing::Granted(_)
+                    | Landing::Refused(_)
+                    | Landing::WrongAmount { .. }
+                    | Landing::Pending(_)
+                    | Landing::Unavailable(_)) => Ok(landing),
+                }
+            }
+            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
+            landing @ (Landing::Granted(_) | Landing::Unavailable(_)) => Ok(landing),
+        }
+    }
+
+    /// Whether only the payer can have made this proof. A `nanoSignature` is over a challenge; a
+    /// signed block proves nothing once it is out.
+    async fn is_the_payers(&self, checked: &Checked) -> Result<bool, Denied> {
+        if matches!(checked, Checked::Signature(_)) {
+            return Ok(true);
+        }
+        let journalled = self.0.store.payment(checked.hash()).await.map_err(|error| no_store(&error))?;
+        if journalled.is_some() {
+            return Ok(false);
+        }
+        match self.0.ledger.block(checked.hash()).await {
+            Ok(seen) => Ok(seen.is_none()),
+            Err(error) => {
+                tracing::warn!(%error, "a second proof under an id could not be looked up");
+                Err(Denied::Wait(Wait::NoNode))
+            }
+        }
+    }
+
+    /// Settles a payment that the journal knows, or joins its settlement, and waits for it.
+    async fn finish(&self, first: Payment) -> Landing {
+        let settings = self.0.settings.load_full();
+        let passage = Passage {
+            block: first.intent.block,
+            nonce: first.intent.challenge,
+            frontier: first.intent.signed.map(|it| it.previous),
+        };
+        let core = Arc::clone(&self.0);
+        let (limit, wait) = (settings.pending_settlements, settings.wait);
+        self.0.flights.join_or_start(passage, limit, wait, &self.0.runtime, || core.finish(first)).await
+    }
+
+    /// What the payment bought: the answer that is kept, or a use.
+    async fn serve(
+        &self,
+        held: &Arc<Held>,
+        identified: Identified,
+        lane: Lane,
+        metering: Metering,
+    ) -> Result<Passed, Denied> {
+        let intent = held.intent();
+        if intent.identified.is_some_and(|it| it.id != identified.id) {
+            return Err(Denied::Identifier(IdentifierRefusal::OtherId));
+        }
+        let gone = Denied::Identifier(IdentifierRefusal::Gone);
+        let kept = self.0.store.kept(intent.block).await.map_err(|error| no_store(&error))?;
+        if let Some(answer) = kept {
+            if answer.body.is_none() {
+                return Err(gone);
+            }
+            let (held, token) = (Arc::clone(held), self.token(held));
+            return Ok(Passed::Replay(Box::new(Replay { answer, held, token })));
+        }
+        let taken = self.take(held, How::Paid, metering).await;
+        let admitted = taken.map_err(|why: NoUse| Denied::of(&why, gone))?;
+        // A payment that was made without an id has nothing under which its answer could be found.
+        let largest = self.0.settings.load().identifiers.largest_answer;
+        let keeping = intent.identified.map(|_| Keeping { _lane: lane, largest });
+        Ok(Passed::Admit(Admitted { keeping, ..admitted }))
+    }
+
+    /// Keeps the answer to the request that let `admitted` in, before its use is spent: a crash
+    /// between the two favours the payer. False where it could not be kept.
+    pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
+        let block = admitted.taken.held().intent().block;
+        match answers::keep(&*self.0.store, block, answer, self.0.clock.now()).await {
+            Ok(_first) => true,
+            Err(error) => {
+                tracing::warn!(%block, %error, "an answer could not be kept");
+                false
+            }
+        }
+    }
+
+    /// Lets old ids and answers go, again and again until `shutdown` turns true.
+    pub async fn forget(&self, mut shutdown: StopSignal) {
+        loop {
+            let pause = match self.forget_some().await {
+                Ok(0) => FORGET_EVERY,
+                Ok(_) => BETWEEN_BITES,
+                Err(error) => {
+                    tracing::warn!(%error, "old payment identifiers could not be let go");
+                    FORGET_EVERY
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shutdown::asked_for(&mut shutdown) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One bite; gives how many rows it changed.
+    async fn forget_some(&self) -> Result<u32, StoreError> {
+        let now = self.0.clock.now();
+        let ago = |seconds: u64| UnixSeconds(now.0.saturating_sub(seconds));
+        let settings = self.0.settings.load().identifiers;
+        let (ids_until, answers_until) = (ago(settings.ids), ago(settings.answers));
+        self.0.store.forget(Forget { ids_until, answers_until, limit: BITE }).await
+    }
+}
+
+impl<L: Ledger, S: Store> Core<L, S> {
+    /// Goes on with a payment for a client that asks for what it buys: a signed block is broadcast
+    /// (again), one that the client sent is waited for.
+    async fn finish(self: Arc<Self>, payment: Payment) -> Landing {
+        if payment.intent.signed.is_none() {
+            return self.resolve(payment).await;
+        }
+        let nonce = payment.intent.challenge;
+        self.take_up(payment, nonce, Stopwatch::start()).await
+    }
+}
+
+fn no_store(error: &StoreError) -> Denied {
+    tracing::warn!(%error, "a payment identifier could not be looked up");
+    Denied::Wait(Wait::NoStore)
+}
