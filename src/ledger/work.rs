@@ -1,5 +1,6 @@
 //! Work for a block: from a node that gives it, else computed here on all cores.
 
+#[cfg(feature = "gateway")]
 mod server;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::thread;
 use super::node::NodeClient;
 use crate::nano::{Threshold, Work};
 
+#[cfg(feature = "gateway")]
 pub use server::{NoWork, WorkLimits, WorkServer};
 
 /// Nonces tried between two looks at whether to stop; about a hundredth of a second.
