@@ -13,3 +13,4 @@ mod sequences;
 pub(crate) mod server;
 mod sqlite;
 mod standbys;
+mod upgrade;
