@@ -283,3 +283,32 @@ async fn faremeters_entries_are_filled_in() {
     assert!(is_settled(&desk.ok("/settle", &txn).await, &block));
     desk.end().await;
 }
+
+#[tokio::test]
+async fn a_session_is_for_those_who_name_it_and_is_held_to_its_tag() {
+    let plan = Plan { mechanisms: Some("[nanoTxn, nanoSignature, nanoSession]"), ..Plan::default() };
+    let (desk, key) = scene(plan).await;
+    let usual = desk.bill(REPORT, PRICE).await;
+    let named: Vec<_> = usual.entries.iter().map(|it| it["extra"]["mechanism"].as_str().unwrap()).collect();
+    assert_eq!(named, ["nanoTxn", "nanoSignature"]);
+    let order = json!({ "resource": { "url": REPORT }, "price": PRICE, "mechanisms": ["nanoSession"] });
+    let bill = desk.ok("/requirements", &order).await;
+    let entry = &bill["accepts"][0];
+    let offer = Offers::read(&bill).unwrap().offers.remove(0);
+    assert!(offer.amount > usual.offers[0].amount, "the tag comes on top");
+    let pay = |amount| {
+        let block = desk.rig.devnet.send_block(&key, offer.pay_to, amount).unwrap();
+        desk.rig.devnet.process(block).unwrap();
+        (call(entry, &offer.answer(&Proof::NanoSession { block_hash: block.hash() })), block)
+    };
+    let (short, _) = pay(usual.offers[0].amount);
+    desk.refused(&short, "INSUFFICIENT_AMOUNT").await;
+    let (exact, block) = pay(offer.amount);
+    let verified = desk.ok("/verify", &exact).await;
+    assert_eq!(verified, json!({ "isValid": true, "payer": key.account().to_string() }));
+    let settled = desk.settle_until_decided(&exact).await;
+    assert!(is_settled(&settled, &block), "{settled}");
+    assert_eq!(settled["amount"], offer.amount.to_string());
+    desk.refused(&exact, "DUPLICATE_BLOCK_HASH").await;
+    desk.end().await;
+}

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) more: String,
     /// What stands under `nano.work.optional`; nothing where clients bring their work.
     pub(crate) work: Option<String>,
+    /// What stands under `nano.mechanisms`; the default where it is nothing.
+    pub(crate) mechanisms: Option<&'static str>,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
     pub(crate) answer: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
@@ -51,6 +53,7 @@ impl Default for Plan {
             routes: ROUTES.to_owned(),
             more: String::new(),
             work: None,
+            mechanisms: None,
             devnet: DevnetOptions::default(),
             clock: Clock::system(),
             answer: Box::new(|seen| Reply::text(200, &format!("upstream saw {} {}", seen.method, seen.path))),
@@ -96,6 +99,9 @@ impl Rig {
             yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
         if let Some(work) = plan.work {
             text = text.replacen(" }\nupstreams:", &format!(", optional: {work} }}\nupstreams:"), 1);
+        }
+        if let Some(mechanisms) = plan.mechanisms {
+            text = text.replacen("\nnano:\n", &format!("\nnano:\n  mechanisms: {mechanisms}\n"), 1);
         }
         let config = parse(&text, folder.path());
         Self::on(listener, devnet, upstream, folder, config, plan.clock).await
