@@ -12,6 +12,7 @@ mod lanes;
 mod proof;
 mod recovery;
 mod settlement;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,7 +33,7 @@ use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::pool::AddressPool;
 use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
-use crate::store::capabilities::{Capabilities, Held, NoUse, Use};
+use crate::store::capabilities::{Capabilities, Held, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
@@ -40,9 +41,11 @@ use denied::Denied;
 use flights::{Flights, Landing};
 use identified::Under;
 use lanes::Lanes;
+use verdict::Passed;
 
 pub use identified::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
+pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
 
 /// How long a settlement is followed in the foreground of its own task before the background takes
 /// it over.
@@ -104,117 +107,6 @@ impl Work {
         let policy = if self.server.is_some() { WorkPolicy::Optional } else { WorkPolicy::Required };
         WorkTerms { policy, threshold: self.threshold }
     }
-}
-
-/// What the cashier needs to know of a request to a priced route; no HTTP types.
-#[derive(Debug)]
-pub struct Ask {
-    pub route: RouteName,
-    pub terms: Terms,
-    pub metering: Metering,
-    pub presented: Presented,
-    /// The id that a proof came under, and the request.
-    pub identified: Option<Identified>,
-    /// Whom to count look-ups against.
-    pub client: Option<IpAddr>,
-}
-
-/// What came along with the request.
-#[derive(Debug)]
-pub enum Presented {
-    Nothing,
-    /// A capability's token, as received.
-    Token(String),
-    Proof(Box<Proof>),
-    /// Something that was refused before it was a proof.
-    Refused(Refusal),
-}
-
-/// What is to be done with a request.
-#[derive(Debug)]
-pub enum Verdict {
-    /// Forward it; the use is taken.
-    Admit(Admitted),
-    /// Answer 402 with these challenges.
-    Bill(Bill),
-    /// Answer 503: try the same again later, pay nothing anew.
-    Wait(Wait),
-    /// Answer what was answered before, from the store.
-    Replay(Box<Replay>),
-    /// Answer that the id does not lead to an answer; nothing was settled.
-    Conflict(IdentifierRefusal),
-}
-
-/// The right to be forwarded.
-#[derive(Debug)]
-pub struct Admitted {
-    pub taken: Use,
-    /// Sent with the answer, so that the next use needs no payment.
-    pub token: Token,
-    pub how: How,
-    /// The answer is to be kept under the client's id.
-    pub keeping: Option<Keeping>,
-}
-
-/// How a request with something on it gets through.
-enum Passed {
-    Admit(Admitted),
-    Replay(Box<Replay>),
-}
-
-/// What let a request in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum How {
-    /// A payment that came along.
-    Paid,
-    /// A capability.
-    Unlocked,
-}
-
-/// A 402.
-#[derive(Debug)]
-pub struct Bill {
-    pub challenges: Vec<Challenge>,
-    pub refused: Option<Refused>,
-}
-
-/// What was refused, and why.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refused {
-    pub refusal: Refusal,
-    pub mechanism: Option<Mechanism>,
-    /// The payment's block, where there was one.
-    pub block: Option<BlockHash>,
-    /// What there is to say of it beside the refusal's advice.
-    pub particular: Option<Particular>,
-}
-
-/// Why a request has to come again.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wait {
-    /// The payment is on its way; the same proof will be served once it is confirmed.
-    Pending { block: BlockHash, reason: PendingReason },
-    /// The last uses of the capability are under way or with another instance.
-    UsesOut,
-    /// A request under the same id is under way.
-    SameId,
-    /// No node is healthy: nothing is sold that could not be redeemed.
-    NoNode,
-    /// The store takes no writes: nothing is sold that could not be recorded.
-    NoStore,
-    /// The block came without work, and nobody makes it just then.
-    NoWork,
-    /// A limit is reached.
-    Overloaded,
-}
-
-/// What a pending payment waits for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PendingReason {
-    /// Its confirmation.
-    Settlement,
-    /// To be seen by any node.
-    BlockNotFound,
 }
 
 /// Carries requests through the rules. Cheap to clone.
