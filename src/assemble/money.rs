@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::reach::reach;
 use crate::config::{Config, Nano, Pool, can_sweep};
-use crate::ledger::node::NodeLedger;
+use crate::ledger::node::{NodeClient, NodeLedger, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::metrics::Metrics;
 use crate::nano::{Account, Representative};
@@ -32,6 +32,8 @@ pub enum SweepSetupError {
     NotHere { message: &'static str, hint: &'static str },
     #[error("`nano.pool.seed_file`: {0}")]
     Seed(#[from] VaultError),
+    #[error("`sweep.work_server`: {0}")]
+    WorkServer(#[from] NodeSetupError),
     #[error("`nano.treasury`: {0}")]
     Treasury(#[from] TreasuryInPool),
 }
@@ -53,6 +55,10 @@ pub fn sweeper(
         return Err(SweepSetupError::NotHere { message: "this gateway holds no key of its pool", hint: "" });
     };
     let sweep = config.sweep.clone().unwrap_or_default();
+    let work = match &sweep.work_server {
+        Some(server) => work.served_by(NodeClient::new(vec![super::endpoint(&config.nano, server)])?),
+        None => work,
+    };
     let settings = Settings {
         rules: Rules {
             treasury,

@@ -6,6 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +26,9 @@ use crate::wallet::{
     WalletSetupError,
 };
 
+/// How long a work server may take for one block.
+const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The longest answer that is held in memory, which only `--json` does.
 const MAX_JSON_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -37,6 +41,9 @@ pub struct PayArgs {
     /// Repeat it to name more nodes, asked in order
     #[arg(long = "node", value_name = "URL", required = true)]
     pub nodes: Vec<Url>,
+    /// A node or work server that answers `work_generate`, asked for work before the nodes are
+    #[arg(long, value_name = "URL")]
+    pub work_server: Option<Url>,
     /// The file with the seed that pays: 64 hexadecimal digits, mode 0600
     #[arg(long, value_name = "FILE")]
     pub seed_file: PathBuf,
@@ -203,6 +210,10 @@ fn wallet(args: &PayArgs) -> Result<Wallet, PayError> {
         args.nodes.iter().map(|url| NodeEndpoint::from_url(url.clone(), NODE_TIMEOUT)).collect();
     let nodes = NodeClient::new(endpoints?)?;
     let mut work = WorkSource::node_first(nodes.clone());
+    if let Some(server) = &args.work_server {
+        let server = NodeEndpoint::from_url(server.clone(), WORK_TIMEOUT)?;
+        work = work.served_by(NodeClient::new(vec![server])?);
+    }
     if io::stderr().is_terminal() && !args.json {
         work = work.observed_by(progress_bar());
     }

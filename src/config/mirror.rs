@@ -162,6 +162,7 @@ sections! {
         every: String,
         minimum: String,
         representative: String,
+        work_server: String,
     }
     "store" => StoreFile {
         path: String,

@@ -44,7 +44,8 @@ pub enum WorkError {
 /// Where work comes from.
 #[derive(Clone)]
 pub struct WorkSource {
-    node: Option<NodeClient>,
+    /// Asked in this order.
+    servers: Vec<NodeClient>,
     threads: NonZeroUsize,
     observer: Option<WorkObserver>,
 }
@@ -52,7 +53,7 @@ pub struct WorkSource {
 impl fmt::Debug for WorkSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkSource")
-            .field("node", &self.node)
+            .field("servers", &self.servers)
             .field("threads", &self.threads)
             .finish_non_exhaustive()
     }
@@ -63,13 +64,20 @@ impl WorkSource {
     #[must_use]
     pub fn local() -> Self {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { node: None, threads, observer: None }
+        Self { servers: Vec::new(), threads, observer: None }
     }
 
     /// Asks `node` first and computes where it gives nothing.
     #[must_use]
     pub fn node_first(node: NodeClient) -> Self {
-        Self { node: Some(node), ..Self::local() }
+        Self { servers: vec![node], ..Self::local() }
+    }
+
+    /// This source, asking `server` before anybody else.
+    #[must_use]
+    pub fn served_by(mut self, server: NodeClient) -> Self {
+        self.servers.insert(0, server);
+        self
     }
 
     /// This source, computing on so many threads at most.
@@ -92,10 +100,12 @@ impl WorkSource {
     /// # Errors
     /// [`WorkError`], when it cannot be computed here either.
     pub async fn work(&self, root: [u8; 32], threshold: Threshold) -> Result<Work, WorkError> {
-        if let Some(node) = &self.node {
-            match node.work_generate(root, threshold).await {
+        for server in &self.servers {
+            match server.work_generate(root, threshold).await {
                 Ok(work) => return Ok(work),
-                Err(error) => tracing::debug!(%error, "no node gives work, it is computed here"),
+                Err(error) => {
+                    tracing::debug!(%error, "no work is given, the next is asked or it is computed here")
+                }
             }
         }
         let search = Arc::new(Search {

@@ -1,6 +1,8 @@
 //! `faregate sweep`, and the sweep beside a gateway, from a configuration file.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -8,14 +10,15 @@ use faregate::assemble;
 use faregate::cli::sweep::{SweepArgs, run};
 use faregate::clock::Clock;
 use faregate::config::Config;
-use faregate::devnet::DevnetOptions;
-use faregate::nano::Account;
+use faregate::devnet::{DevnetOptions, THRESHOLDS};
+use faregate::nano::{Account, BlockHash, Work};
 use faregate::payment::Mechanism;
 use faregate::vault::Turn;
 use serde_json::Value;
 
 use super::home::{Home, ONE_XNO, POOL, number};
 use crate::rig::eventually;
+use crate::scripted::{Reply, Scripted};
 
 #[derive(Parser)]
 struct Line {
@@ -57,6 +60,33 @@ async fn every_mechanisms_range_is_swept_and_the_next_run_finds_nothing() {
             &Value::Null
         )
     );
+    home.devnet.stop().await;
+}
+
+#[tokio::test]
+async fn work_is_asked_of_the_server_first_and_of_others_where_it_gives_none() {
+    let honest = Arc::new(AtomicBool::new(true));
+    let mood = Arc::clone(&honest);
+    let server = Scripted::start(move |seen| {
+        let root: BlockHash = seen.json()["hash"].as_str().unwrap().parse().unwrap();
+        let easy = THRESHOLDS.send.max(THRESHOLDS.receive);
+        let good = mood.load(Ordering::SeqCst);
+        let work = (0..).map(Work).find(|it| it.reaches(&root.0, easy) == good).unwrap();
+        Reply::json(&serde_json::json!({ "work": work }))
+    })
+    .await;
+    let home = Home::new(POOL, &format!("sweep: {{ work_server: \"{}\" }}", server.url)).await;
+    for good in [true, false] {
+        honest.store(good, Ordering::SeqCst);
+        let asked = server.calls("work_generate");
+        home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+        let (code, out, err) = sweep(&home, &["--once"]).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{out}");
+        assert!(out.contains("1 XNO to the treasury, 2 blocks"), "{out}");
+        assert!(server.calls("work_generate") >= asked + 2);
+        assert_eq!(home.devnet.faults().calls("work_generate") > 0, !good, "the node is asked after it");
+    }
+    assert_eq!(home.treasury(), 2 * ONE_XNO);
     home.devnet.stop().await;
 }
 
