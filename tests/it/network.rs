@@ -1,5 +1,6 @@
 //! The network as it is: nodes that are down, slow, behind or lying, and WebSockets that are lost.
 
+mod cost;
 mod socket;
 mod tls;
 

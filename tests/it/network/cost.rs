@@ -1,0 +1,77 @@
+//! What a payment costs: time from the proof to the answer, and calls to the node.
+
+use std::time::Duration;
+
+use faregate::clock::Stopwatch;
+use faregate::devnet::DevnetOptions;
+use faregate::x402::{Proof, encode_header};
+
+use crate::rig::{PLENTY, Plan, Rig, signature};
+
+/// As long as the network takes as a rule.
+const CONFIRMED_AFTER: Duration = Duration::from_millis(350);
+
+const PAYMENTS: usize = 15;
+
+const QUOTE: &str = "/v1/quote/XNO";
+
+/// What a payment may ask; the rest is asked of a node in any case.
+const ACTIONS: [&str; 6] =
+    ["account_info", "accounts_frontiers", "block_info", "blocks_info", "process", "work_generate"];
+
+async fn measure(websocket: bool, by_signature: bool) {
+    let devnet = DevnetOptions {
+        websocket: websocket.then(|| "127.0.0.1:0".parse().unwrap()),
+        confirm_after: CONFIRMED_AFTER,
+        ..DevnetOptions::default()
+    };
+    let rig = Rig::with(Plan { devnet, ..Plan::default() }).await;
+    let calls = || ACTIONS.map(|action| rig.devnet.faults().calls(action)).iter().sum::<u64>();
+    let mut took = Vec::new();
+    let mut asked = 0;
+    for payer in 0..PAYMENTS {
+        let key = rig.payer(u32::try_from(payer).unwrap(), PLENTY);
+        let bill = rig.bill(QUOTE).await;
+        let offer = &bill[usize::from(by_signature)];
+        let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+        let proof = if by_signature {
+            signature(&key, &block, offer)
+        } else {
+            encode_header(&offer.answer(&Proof::NanoTxn { block }))
+        };
+        let before = calls();
+        let watch = Stopwatch::start();
+        if by_signature {
+            rig.devnet.process(block).unwrap();
+        }
+        let answer = rig.get(QUOTE, &[("PAYMENT-SIGNATURE", &proof)]).await;
+        took.push(watch.elapsed());
+        assert_eq!(answer.status(), 200);
+        asked += calls() - before;
+    }
+    took.sort();
+    let (hears, mechanism) = (
+        if websocket { "WebSocket" } else { "polling" },
+        if by_signature { "nanoSignature" } else { "nanoTxn" },
+    );
+    assert!(took[0] >= CONFIRMED_AFTER);
+    #[expect(clippy::print_stdout, reason = "the figures are what it is run for")]
+    {
+        println!(
+            "{hears:<9} {mechanism:<13} {:>4} ms (median of {PAYMENTS}), {asked} calls to the node for all of them",
+            took[PAYMENTS / 2].as_millis()
+        );
+    }
+    rig.end().await;
+}
+
+/// `cargo test --test it -- --ignored what_a_payment_costs --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement of some twenty seconds"]
+async fn what_a_payment_costs() {
+    for websocket in [true, false] {
+        for by_signature in [false, true] {
+            measure(websocket, by_signature).await;
+        }
+    }
+}
