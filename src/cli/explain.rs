@@ -190,7 +190,14 @@ impl Answer<'_> {
             }
         };
         writeln!(out, "grants    {}", in_words(grants))?;
+        writeln!(out, "paid by   {}", self.mechanisms(route).join(", "))?;
         writeln!(out, "charged   {}", route.charge_on.as_str())
+    }
+
+    /// How a payment for the route may be proven, in the order in which it is offered.
+    fn mechanisms(&self, route: &Route) -> Vec<&'static str> {
+        let own = self.config.mechanisms.get(&route.name);
+        own.unwrap_or(&self.config.nano.mechanisms).iter().map(|it| it.as_str()).collect()
     }
 
     /// What `--data` costs on the winning route; nothing where it plays no part.
@@ -234,6 +241,7 @@ impl Answer<'_> {
             "route": routes.first().map(|route| describe(route)),
             "beaten": beaten,
             "call": self.quote(routes.first().copied()),
+            "mechanisms": routes.first().filter(|it| !matches!(it.access, Access::Free)).map(|it| self.mechanisms(it)),
             "upstream": upstream.map(UpstreamName::as_str),
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
         })

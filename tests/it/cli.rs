@@ -64,6 +64,7 @@ fn explain_says_which_route_and_why() {
         "route     GET /v1/quote/{symbol}",
         "costs     0.0001 XNO (100000000000000000000000000 raw)",
         "grants    1 request within 1h",
+        "paid by   nanoTxn, nanoSignature\n",
         "why       no other route covers it",
         "goes to   quotes: http://127.0.0.1:3000/V1/quote/xno/?a=b",
     ] {
@@ -78,6 +79,9 @@ fn explain_says_which_route_and_why() {
     assert!(is_code(code, 64));
     let json: serde_json::Value = serde_json::from_str(&explained("GET", "/v1/search/x", true).0).unwrap();
     assert_eq!(json["route"]["name"], "search");
+    assert_eq!(json["mechanisms"], serde_json::json!(["nanoTxn", "nanoSignature", "nanoSession"]));
+    let free: serde_json::Value = serde_json::from_str(&explained("GET", "/docs/x", true).0).unwrap();
+    assert!(free["mechanisms"].is_null(), "{free}");
     assert_eq!(
         json["goes_to"],
         serde_json::json!(["http://127.0.0.1:3001/v1/search/x", "http://127.0.0.1:3002/v1/search/x"])
