@@ -15,6 +15,7 @@ pub mod nano_txn;
 mod particular;
 pub mod pool;
 mod refusal;
+pub mod tag;
 
 use std::fmt;
 use std::str::FromStr;

@@ -11,11 +11,11 @@ use super::{Context, session as nano_session};
 use crate::cashier::{Ask, Cashier, Presented, Proof, Verdict};
 use crate::ledger::Ledger;
 use crate::payment::Refusal;
-use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName, Terms};
+use crate::routes::{AbsoluteTarget, Access, CanonicalTarget, Found, NotCanonical, Route, RouteName};
 use crate::store::Store;
 use crate::x402::{self, PaymentPayload};
 
-use super::calls::{self, Turned};
+use super::calls::{self, Turned, Ware};
 use super::discovery::Document;
 use super::tariff::Unmatched;
 
@@ -54,16 +54,6 @@ pub(super) struct Sale {
     pub(super) verdict: Verdict,
     /// What exactly is wrong with a payment header that was refused as malformed.
     pub(super) detail: Option<String>,
-}
-
-/// What a request is to be sold.
-#[derive(Debug)]
-pub(super) struct Ware {
-    /// The identity that payments for it are bound to.
-    pub(super) route: RouteName,
-    pub(super) terms: Terms,
-    /// The request's body, where it was read to find out.
-    pub(super) body: Option<Vec<u8>>,
 }
 
 /// Decides a request, and notes its route and origin in the context.
@@ -239,7 +229,7 @@ fn header(session: &Session, name: &str) -> Result<Option<String>, String> {
 type Extensions = serde_json::Map<String, serde_json::Value>;
 
 /// Why a payment header cannot be used.
-pub(super) enum Misread {
+enum Misread {
     /// Nothing can be made of it: 400.
     Unreadable(String),
     /// It is an envelope, with something wrong in it: 402.
@@ -263,7 +253,7 @@ fn presented(session: &Session, route: &RouteName) -> Result<Option<(Presented, 
     }
     if let Some(block) = header(session, nano_session::BLOCK_HEADER).map_err(Misread::Unreadable)? {
         let told = header(session, nano_session::SESSION_HEADER).map_err(Misread::Unreadable)?;
-        let read = nano_session::read(&block, told.as_deref(), route)?;
+        let read = nano_session::read(&block, told.as_deref(), route).map_err(Misread::Refused)?;
         return Ok(Some((read, Extensions::new())));
     }
     let token = header(session, CAPABILITY_HEADER).map_err(Misread::Unreadable)?;

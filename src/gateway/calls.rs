@@ -5,9 +5,18 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, UPGRADE};
 use pingora::prelude::{Error, Session};
 
 use super::Context;
-use super::ask::Ware;
 use super::body::Unread;
 use crate::routes::{CallFault, CallPrices, Claimed, Quote, RouteName, Terms};
+
+/// What a request is to be sold.
+#[derive(Debug)]
+pub(super) struct Ware {
+    /// The identity that payments for it are bound to.
+    pub(super) route: RouteName,
+    pub(super) terms: Terms,
+    /// The request's body, where it was read to find out.
+    pub(super) body: Option<Vec<u8>>,
+}
 
 /// Why a call is neither sold nor given away.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! NanoSession at the edge: the header pair of revision 5, and a word to those who sign as its
 //! revision 7 has it.
 
-use super::ask::Misread;
 use crate::cashier::{Evidence, Presented, Proof, Refused, Verdict};
 use crate::nano::BlockHash;
 use crate::payment::nano_signature::{self, Claim};
@@ -14,17 +13,13 @@ pub(super) const SESSION_HEADER: &str = "x-payment-session";
 
 /// The proof in the two headers, for a request to `route`; `block` is the first one's value. A
 /// session without a block proves nothing and is looked past.
-pub(super) fn read(
-    block: &str,
-    session: Option<&str>,
-    route: &RouteName,
-) -> std::result::Result<Presented, Misread> {
-    let block: BlockHash = block
-        .trim()
-        .parse()
-        .map_err(|error| Misread::Refused(format!("{BLOCK_HEADER}: a block's hash: {error}")))?;
-    let session = session
-        .ok_or_else(|| Misread::Refused(format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both")))?;
+///
+/// # Errors
+/// What is wrong with the headers.
+pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Result<Presented, String> {
+    let block: BlockHash =
+        block.trim().parse().map_err(|error| format!("{BLOCK_HEADER}: a block's hash: {error}"))?;
+    let session = session.ok_or_else(|| format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both"))?;
     // Of another gateway, or cut short: told as any other challenge that was not minted here.
     let Ok(session) = session.trim().parse::<Session>() else {
         return Ok(Presented::Refused(Refusal::ChallengeUnknown));

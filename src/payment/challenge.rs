@@ -5,7 +5,7 @@
 //! offered, in every term, whatever the price table says by then.
 
 use super::key::MacKeys;
-use super::{Mechanism, Nonce, Refusal, nano_session};
+use super::{Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, Network, Raw, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 use crate::x402;
@@ -71,17 +71,17 @@ impl Challenge {
         let price = self.offer.terms.amount;
         match self.offer.mechanism {
             Mechanism::NanoTxn | Mechanism::NanoSignature => price,
-            Mechanism::NanoSession => nano_session::due(self.nonce, price),
+            Mechanism::NanoSession => tag::due(self.nonce, price),
         }
     }
 
     /// Whether a proof under it comes too late at `now`: when the offer no longer stands, in a
-    /// session [`nano_session::GRACE`] later.
+    /// session [`tag::GRACE`] later.
     #[must_use]
     pub fn has_expired(&self, now: UnixSeconds) -> bool {
         let grace = match self.offer.mechanism {
             Mechanism::NanoTxn | Mechanism::NanoSignature => 0,
-            Mechanism::NanoSession => nano_session::GRACE,
+            Mechanism::NanoSession => tag::GRACE,
         };
         self.offer.valid_before.plus(grace) <= now
     }
@@ -97,7 +97,7 @@ impl Challenge {
             Mechanism::NanoTxn => x402::Track::NanoTxn { work: Some(work) },
             Mechanism::NanoSignature => x402::Track::NanoSignature,
             Mechanism::NanoSession => {
-                let tag_amount = nano_session::tag_amount(self.nonce);
+                let tag_amount = tag::tag_amount(self.nonce);
                 x402::Track::NanoSession(x402::SessionTerms { price: terms.amount, tag_amount })
             }
         };

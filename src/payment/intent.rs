@@ -2,7 +2,7 @@
 //! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, nano_session};
+use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -122,7 +122,7 @@ impl Confirmed {
         let enough = match intent.mechanism {
             Mechanism::NanoTxn => amount == intent.terms.amount,
             Mechanism::NanoSignature => amount >= intent.terms.amount,
-            Mechanism::NanoSession => amount == nano_session::due(intent.challenge, intent.terms.amount),
+            Mechanism::NanoSession => amount == tag::due(intent.challenge, intent.terms.amount),
         };
         if !enough || amount != intent.amount {
             return Err(Refusal::InsufficientAmount);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::nano_session::GRACE;
+use super::tag::GRACE;
 use crate::nano::Raw;
 use crate::x402::URL_BOUND;
 

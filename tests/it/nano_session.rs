@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use faregate::devnet::{Fault, Times};
 use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
-use faregate::payment::nano_session::GRACE;
+use faregate::payment::tag::GRACE;
 use faregate::reconcile::Books;
 use faregate::store::{PaymentState, Store};
 use faregate::wallet::{Wallet, WalletOptions};
