@@ -140,6 +140,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             && priced.counts == Some(true)
             && let Some(answer) = priced.recorder.as_mut().and_then(|it| it.take(error.is_none()))
         {
+            fail::fail_point!("answer-to-be-kept", |_| std::process::abort());
             priced.kept = self.cashier.keep(&priced.admitted, &answer).await;
         }
         self.close(context, error);

@@ -159,10 +159,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if same_proof || first.state == PaymentState::Failed {
             return Ok(self.fly(checked, Some(identified), client).await);
         }
-        if first.state == PaymentState::Granted {
-            let found = self.0.capabilities.find(CapabilityId::of_payment(first.intent.block)).await;
-            let found = found.map_err(|error| no_store(&error))?;
-            return Ok(found.map_or(Landing::Pending(PendingReason::Settlement), Landing::Granted));
+        // Looked up in the store it would lack the uses that came with the grant, as long as the grant's
+        // answer is on its way here.
+        if first.state == PaymentState::Granted
+            && let Some(held) = self.0.capabilities.known(CapabilityId::of_payment(first.intent.block))
+        {
+            return Ok(Landing::Granted(held));
         }
         let block = first.intent.block;
         match self.finish(first).await {
@@ -204,7 +206,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// Settles a payment that the journal knows, or joins its settlement, and waits for it.
+    /// Settles a payment that the journal knows, or joins its settlement, and waits for it. One that is
+    /// granted is taken in.
     async fn finish(&self, first: Payment) -> Landing {
         let settings = self.0.settings.load_full();
         let passage = Passage {
@@ -229,21 +232,34 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if intent.identified.is_some_and(|it| it.id != identified.id) {
             return Err(Denied::Identifier(IdentifierRefusal::OtherId));
         }
-        let gone = Denied::Identifier(IdentifierRefusal::Gone);
-        let kept = self.0.store.kept(intent.block).await.map_err(|error| no_store(&error))?;
-        if let Some(answer) = kept {
-            if answer.body.is_none() {
-                return Err(gone);
-            }
-            let (held, token) = (Arc::clone(held), self.token(held));
-            return Ok(Passed::Replay(Box::new(Replay { answer, held, token })));
+        let gone = || Denied::Identifier(IdentifierRefusal::Gone);
+        if let Some(answer) = self.kept(held).await? {
+            return self.replay(held, answer).ok_or_else(gone);
         }
-        let taken = self.take(held, How::Paid, metering).await;
-        let admitted = taken.map_err(|why: NoUse| Denied::of(&why, gone))?;
+        let admitted = match self.take(held, How::Paid, metering).await {
+            Ok(admitted) => admitted,
+            // Another instance may have answered in between, and it keeps an answer before it spends.
+            Err(NoUse::Exhausted) => {
+                let answer = self.kept(held).await?;
+                return answer.and_then(|it| self.replay(held, it)).ok_or_else(gone);
+            }
+            Err(why) => return Err(Denied::of(&why, gone())),
+        };
         // A payment that was made without an id has nothing under which its answer could be found.
         let largest = self.0.settings.load().identifiers.largest_answer;
         let keeping = intent.identified.map(|_| Keeping { _lane: lane, largest });
         Ok(Passed::Admit(Admitted { keeping, ..admitted }))
+    }
+
+    async fn kept(&self, held: &Held) -> Result<Option<Answer>, Denied> {
+        self.0.store.kept(held.intent().block).await.map_err(|error| no_store(&error))
+    }
+
+    /// A kept answer for whoever asks again; nothing where only that there was one is known.
+    fn replay(&self, held: &Arc<Held>, answer: Answer) -> Option<Passed> {
+        let whole = answer.body.is_some();
+        let (held, token) = (Arc::clone(held), self.token(held));
+        whole.then(|| Passed::Replay(Box::new(Replay { answer, held, token })))
     }
 
     /// Keeps the answer to the request that let `admitted` in, before its use is spent: a crash
@@ -292,6 +308,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// Goes on with a payment for a client that asks for what it buys: a signed block is broadcast
     /// (again), one that the client sent is waited for.
     async fn finish(self: Arc<Self>, payment: Payment) -> Landing {
+        if payment.state == PaymentState::Granted {
+            return self.find_granted(payment).await;
+        }
         if payment.intent.signed.is_none() {
             return self.resolve(payment).await;
         }

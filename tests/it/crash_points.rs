@@ -4,6 +4,8 @@
 //! `FAILPOINTS=payment-claimed=return` ends a program that was built for tests at that very point,
 //! at once and without a last word, as `kill -9` would. The names stand in the sources.
 
+mod identified;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
 use faregate::payment::Mechanism;
 use faregate::store::{Filter, PaymentState, SqliteOptions, SqliteStore, Store};
-use faregate::x402::{Proof, encode_header};
+use faregate::x402::{Offer, Proof, encode_header};
 use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
@@ -47,6 +49,8 @@ struct Crash {
     /// Uses that are counted and whose answer never came: what was in flight where each use is recorded
     /// before its answer leaves.
     lost: u32,
+    /// The client's own id for the payment.
+    id: Option<&'static str>,
 }
 
 /// When the payment's block is confirmed.
@@ -82,9 +86,14 @@ impl Scene {
             assert!(devnet.confirm_now(hash));
         }
         let left = Arc::new(AtomicUsize::new(hangs));
+        let served = AtomicUsize::new(0);
         let upstream = Scripted::start(move |_| {
             let hangs = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1)).is_ok();
-            if hangs { Reply::Hang } else { Reply::text(200, "served") }
+            if hangs {
+                Reply::Hang
+            } else {
+                Reply::text(200, &format!("served {}", served.fetch_add(1, Ordering::SeqCst)))
+            }
         })
         .await;
         let folder = TempDir::new().unwrap();
@@ -92,20 +101,15 @@ impl Scene {
         let program = Program::metering(folder.path(), &devnet, &origin, USES, crash.metering);
         let child = program.start(Some(&format!("{}=return", crash.at)));
         let http = program::client();
-        let bill = loop {
-            match program::get(&http, &program.url, None).await {
-                Some((StatusCode::PAYMENT_REQUIRED, Some(bill))) => break bill,
-                Some((StatusCode::SERVICE_UNAVAILABLE, _)) | None => pause().await,
-                other => panic!("no bill: {other:?}"),
-            }
-        };
-        let offer = &bill.offers[usize::from(crash.mechanism == Mechanism::NanoSignature)];
+        let offer = offered(&http, &program, crash.mechanism).await;
         let block = devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-        let proof = if crash.mechanism == Mechanism::NanoSignature {
+        if crash.mechanism == Mechanism::NanoSignature {
             devnet.process(block).unwrap();
-            signature(&key, &block, offer)
-        } else {
-            encode_header(&offer.answer(&Proof::NanoTxn { block }))
+        }
+        let proof = match (crash.id, crash.mechanism) {
+            (Some(id), _) => identified::proof(&key, &block, &offer, id),
+            (None, Mechanism::NanoSignature) => signature(&key, &block, &offer),
+            (None, _) => encode_header(&offer.answer(&Proof::NanoTxn { block })),
         };
         (Self { devnet, upstream, folder, program, http, key, block, proof }, child)
     }
@@ -157,6 +161,19 @@ impl Scene {
         assert!(lattice.is_confirmed(self.block.hash()));
         assert_eq!(PLENTY.get() - lattice.balance(self.key.account()).get(), PRICE, "paid once");
         assert_eq!(lattice.receivable_sum(payment.intent.pay_to, true).get(), PRICE);
+    }
+}
+
+/// What a program that has come up asks for by `mechanism`.
+async fn offered(http: &Client, program: &Program, mechanism: Mechanism) -> Offer {
+    loop {
+        match program::get(http, &program.url, None).await {
+            Some((StatusCode::PAYMENT_REQUIRED, Some(bill))) => {
+                return bill.offers[usize::from(mechanism == Mechanism::NanoSignature)].clone();
+            }
+            Some((StatusCode::SERVICE_UNAVAILABLE, _)) | None => pause().await,
+            other => panic!("no bill: {other:?}"),
+        }
     }
 }
 
@@ -217,7 +234,7 @@ async fn by_recovery(scene: &Scene) {
 fn txn(at: &'static str, journal: Option<PaymentState>, published: bool) -> Crash {
     let confirms = Confirms::AtOnce;
     let mechanism = Mechanism::NanoTxn;
-    Crash { at, mechanism, confirms, journal, published, forgiven: 0, metering: "leased", lost: 0 }
+    Crash { at, mechanism, confirms, journal, published, forgiven: 0, metering: "leased", lost: 0, id: None }
 }
 
 fn signed(at: &'static str, journal: Option<PaymentState>) -> Crash {

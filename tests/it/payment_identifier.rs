@@ -3,6 +3,7 @@
 
 mod attacks;
 mod bodies;
+mod edges;
 mod retries;
 
 use std::sync::atomic::{AtomicU32, Ordering};

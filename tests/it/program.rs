@@ -101,7 +101,7 @@ challenge: {{ lifetime: 3600s }}
 upstreams:
   api: {{ url: "{upstream}" }}
 routes:
-  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {uses}, within: 1h }}, metering: {metering} }}
+  - {{ match: "/thing", upstream: api, price: {PRICE} raw, grants: {{ requests: {uses}, within: 1h }}, metering: {metering}, payment_identifier: optional }}
 "#,
         devnet.rpc_url(),
         work.send,

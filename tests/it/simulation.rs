@@ -4,7 +4,9 @@
 //! a longer run: `SIMULATION_SEEDS=100000 cargo test --release simulation`.
 
 mod instance;
+mod names;
 mod people;
+mod races;
 mod world;
 
 use std::sync::{Arc, Mutex};
@@ -14,6 +16,7 @@ use faregate::nano::Raw;
 use faregate::payment::Mechanism;
 
 use instance::Instance;
+use names::{namer, thief};
 use people::{Book, Town, accidents, cheater, eavesdropper, honest};
 use world::{Ablation, FUNDS, World};
 
@@ -43,11 +46,11 @@ fn play(seed: u64, ablation: Ablation) -> Played {
         // stand on whole milliseconds, whatever the machine was doing.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let world = Arc::new(World::new(seed, ablation));
-        let keys: Vec<_> = (0..5).map(|index| world.open(index)).collect();
+        let keys: Vec<_> = (0..8).map(|index| world.open(index)).collect();
         let town = Arc::new(Town {
             world: Arc::clone(&world),
             instances: Mutex::default(),
-            book: Mutex::new(Book::default()),
+            book: Arc::new(Mutex::new(Book::default())),
         });
         for _ in 0..INSTANCES {
             town.instances.lock().unwrap().push(Arc::new(Instance::start(&world, ADDRESSES)));
@@ -58,13 +61,18 @@ fn play(seed: u64, ablation: Ablation) -> Played {
             let payer = honest(Arc::clone(&town), key.clone(), mechanism, 2 + world.below(3));
             payers.push((key.account(), tokio::spawn(payer)));
         }
+        for (index, mechanism) in [(5, Mechanism::NanoTxn), (6, Mechanism::NanoSignature)] {
+            let payer = namer(Arc::clone(&town), keys[index].clone(), mechanism, 2 + world.below(2));
+            payers.push((keys[index].account(), tokio::spawn(payer)));
+        }
         let others = [
             tokio::spawn(eavesdropper(Arc::clone(&town), keys[3].clone())),
             tokio::spawn(cheater(Arc::clone(&town), keys[4].clone())),
+            tokio::spawn(thief(Arc::clone(&town), keys[7].clone())),
             tokio::spawn(accidents(Arc::clone(&town), ADDRESSES)),
         ];
         tokio::time::sleep(TROUBLE).await;
-        others[2].abort();
+        others[3].abort();
         world.calm();
         for (account, payer) in payers {
             match tokio::time::timeout(SETTLED_WITHIN, payer).await {
@@ -171,4 +179,9 @@ fn without_leases_that_lapse_a_crash_robs_payers() {
 #[test]
 fn without_confirmation_forks_are_granted() {
     is_missed(Ablation::TrustBroadcast, "granted and not confirmed");
+}
+
+#[test]
+fn without_the_id_in_the_claim_a_retry_is_charged_again() {
+    is_missed(Ablation::ForgetIds, "granted under one id");
 }

@@ -115,6 +115,12 @@ impl Connection {
         answer
     }
 
+    /// The intent as the ablated journal would keep it.
+    fn as_journalled(&self, intent: &Intent) -> Intent {
+        let forgets = self.world.ablation == Ablation::ForgetIds;
+        Intent { identified: intent.identified.filter(|_| !forgets), ..intent.clone() }
+    }
+
     /// The payment as the ablated journal would show it to whoever presents it now.
     fn as_shown(&self, payment: Option<Payment>) -> Option<Payment> {
         match (self.world.ablation, payment) {
@@ -138,7 +144,7 @@ impl Store for Connection {
                     Payment { sequence: 1, intent: intent.clone(), state, created_at: now, updated_at: now };
                 return Ok(Begin::Fresh(payment));
             }
-            self.world.store.begin(intent, now).await
+            self.world.store.begin(&self.as_journalled(intent), now).await
         })
         .await
     }
@@ -171,7 +177,7 @@ impl Store for Connection {
         self.world.hold(confirmed, || format!("{} is granted and not confirmed", intent.block));
         self.call(async {
             let ttl = if self.world.ablation == Ablation::LeaseForEver { 1_000_000 } else { ttl };
-            let mut intent = intent.clone();
+            let mut intent = self.as_journalled(intent);
             let mut id = id;
             match self.world.ablation {
                 Ablation::UnboundRetry => {
@@ -189,9 +195,12 @@ impl Store for Connection {
                 Ablation::Nothing
                 | Ablation::ForgetIntents
                 | Ablation::LeaseForEver
+                | Ablation::ForgetIds
                 | Ablation::TrustBroadcast => {}
             }
-            self.world.store.grant(&intent, id, holder, want, ttl, now).await
+            let granted = self.world.store.grant(&intent, id, holder, want, ttl, now).await;
+            self.world.linger("grant").await;
+            granted
         })
         .await
     }
@@ -209,7 +218,12 @@ impl Store for Connection {
     }
 
     async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
-        self.call(self.world.store.kept(block)).await
+        self.call(async {
+            let kept = self.world.store.kept(block).await;
+            self.world.linger("kept").await;
+            kept
+        })
+        .await
     }
 
     async fn forget(&self, what: Forget) -> Result<u32, StoreError> {

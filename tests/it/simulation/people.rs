@@ -14,16 +14,17 @@ use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::capabilities::HangUp;
 
 use super::instance::Instance;
+use super::names::Names;
 use super::world::World;
 
 /// How long a client waits for an answer before it takes the connection for dead.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The town: the instances that run, and what was served.
 pub(super) struct Town {
     pub(super) world: Arc<World>,
     pub(super) instances: Mutex<Vec<Arc<Instance>>>,
-    pub(super) book: Mutex<Book>,
+    pub(super) book: Arc<Mutex<Book>>,
 }
 
 #[derive(Default)]
@@ -36,6 +37,7 @@ pub(super) struct Book {
     pub(super) forgiven: BTreeMap<CapabilityId, i64>,
     pub(super) purchases: u64,
     pub(super) kills: u64,
+    pub(super) names: Names,
 }
 
 /// What is sold: the cheap one for one request, the dear one for three.
@@ -60,7 +62,7 @@ enum Answer {
 }
 
 impl Town {
-    fn someone(&self) -> Arc<Instance> {
+    pub(super) fn someone(&self) -> Arc<Instance> {
         let instances = self.instances.lock().unwrap();
         Arc::clone(&instances[self.world.below(instances.len() as u64) as usize])
     }
@@ -115,7 +117,7 @@ impl Town {
     }
 
     /// A challenge for `ware` by `mechanism`; asks until there is one.
-    async fn bill(&self, ware: &(RouteName, Terms), mechanism: Mechanism) -> Challenge {
+    pub(super) async fn bill(&self, ware: &(RouteName, Terms), mechanism: Mechanism) -> Challenge {
         loop {
             if let Answer::Bill(bill) = self.ask(ware, Presented::Nothing, true).await
                 && let Some(challenge) = of(&bill, mechanism)
@@ -144,16 +146,21 @@ impl Town {
     }
 }
 
-fn of(bill: &Bill, mechanism: Mechanism) -> Option<Challenge> {
+pub(super) fn of(bill: &Bill, mechanism: Mechanism) -> Option<Challenge> {
     bill.challenges.iter().find(|it| it.offer().mechanism == mechanism).cloned()
 }
 
-fn txn(challenge: &Challenge, block: StateBlock) -> Presented {
+pub(super) fn txn(challenge: &Challenge, block: StateBlock) -> Presented {
     let evidence = Evidence::Txn(block);
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 
-fn signed(challenge: &Challenge, block: BlockHash, account: Account, key: &SecretKey) -> Presented {
+pub(super) fn signed(
+    challenge: &Challenge,
+    block: BlockHash,
+    account: Account,
+    key: &SecretKey,
+) -> Presented {
     let digest = faregate::nano::noms_digest(&nano_signature::message(block, challenge)).unwrap();
     let claim = nano_signature::Claim { block, account, signature: key.sign(&digest) };
     let evidence = Evidence::Signature(claim);
@@ -167,13 +174,13 @@ fn told(challenge: &Challenge, block: BlockHash) -> Presented {
 
 /// A block that was signed for a challenge.
 #[derive(Clone)]
-struct Paid {
-    challenge: Challenge,
-    block: StateBlock,
+pub(super) struct Paid {
+    pub(super) challenge: Challenge,
+    pub(super) block: StateBlock,
     /// Refused for good while the network did not know the block.
-    given_up: bool,
+    pub(super) given_up: bool,
     /// The journal holds the block under this challenge, which stays good for it when it runs out.
-    claimed: bool,
+    pub(super) claimed: bool,
 }
 
 /// One honest payer: buys `purchases` things, one after the other, and uses each to its end.
@@ -251,8 +258,24 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
     cost
 }
 
+/// Has `left` more uses of what is bought, by its token.
+pub(super) async fn use_up(town: &Town, ware: &(RouteName, Terms), token: &str, mut left: u32) {
+    while left > 0 {
+        match town.ask(ware, Presented::Token(token.to_owned()), true).await {
+            Answer::Served => left -= 1,
+            Answer::Failed | Answer::Lost => {}
+            Answer::Wait => tokio::time::sleep(Duration::from_millis(700)).await,
+            Answer::Bill(bill) => {
+                let why = bill.refused.map(|it| it.refusal);
+                town.world.hold(false, || format!("{left} bought uses are refused: {why:?}"));
+                return;
+            }
+        }
+    }
+}
+
 /// Whether two proofs show one block under two challenges.
-fn is_twin(one: &Paid, other: &Paid) -> bool {
+pub(super) fn is_twin(one: &Paid, other: &Paid) -> bool {
     one.block.hash() == other.block.hash() && one.challenge.nonce() != other.challenge.nonce()
 }
 

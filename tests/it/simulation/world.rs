@@ -33,6 +33,8 @@ pub(super) enum Ablation {
     ForgetSpent,
     /// What a crashed instance had leased never comes back.
     LeaseForEver,
+    /// A payment does not hold the id that it was made under.
+    ForgetIds,
     /// An unconfirmed block counts as confirmed.
     TrustBroadcast,
 }
@@ -42,6 +44,8 @@ pub(super) struct World {
     /// The durable store all instances share.
     pub(super) store: Model,
     pub(super) ablation: Ablation,
+    /// How long the answers of some calls of the store are on their way.
+    slow: Mutex<BTreeMap<&'static str, Duration>>,
     began: Instant,
 }
 
@@ -87,7 +91,13 @@ impl World {
             trace: Vec::new(),
             violations: Vec::new(),
         };
-        Self { state: Mutex::new(state), store: Model::default(), ablation, began: Instant::now() }
+        Self {
+            state: Mutex::new(state),
+            store: Model::default(),
+            ablation,
+            slow: Mutex::default(),
+            began: Instant::now(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,6 +172,19 @@ impl World {
 
     pub(super) fn nodes_go_down(&self, for_: Duration) {
         self.state().nodes_down_until = Instant::now() + for_;
+    }
+
+    /// Keeps the answers to `call` of the store back for so long, after their effect.
+    pub(super) fn slow_down(&self, call: &'static str, by: Duration) {
+        self.slow.lock().unwrap().insert(call, by);
+    }
+
+    /// Waits as long as an answer to `call` takes.
+    pub(super) async fn linger(&self, call: &'static str) {
+        let by = self.slow.lock().unwrap().get(call).copied();
+        if let Some(by) = by {
+            tokio::time::sleep(by).await;
+        }
     }
 
     fn nodes_are_down(&self) -> bool {

@@ -1,0 +1,104 @@
+//! Two moments of payments under an id that chance seldom finds, set up on purpose: both said "gone"
+//! to a payer who had nothing yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use faregate::cashier::{Ask, Presented, Verdict};
+use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::routes::Metering;
+use faregate::store::{Answer, PaymentState, Store};
+
+use super::instance::Instance;
+use super::people::{of, txn, wares};
+use super::world::{Ablation, World};
+
+/// Runs `scene` in a world where nothing goes wrong, on the simulation's clock.
+fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let world = Arc::new(World::new(1, Ablation::Nothing));
+        world.calm();
+        scene(world).await;
+    });
+}
+
+fn under_an_id() -> Identified {
+    let (route, _) = &wares()[0];
+    let request = RequestDigest::of(route, "GET", "/", &[], b"");
+    Identified { id: IdentifierKey::of("races-0123456789"), request }
+}
+
+async fn ask(instance: &Instance, presented: Presented, identified: Option<Identified>) -> Verdict {
+    let (route, terms) = wares()[0].clone();
+    let ask = Ask { route, terms, metering: Metering::Leased, presented, identified, client: None };
+    instance.till.decide(ask).await
+}
+
+/// What a client that tries again while it is told to wait is answered in the end.
+async fn insist(instance: &Instance, presented: impl Fn() -> Presented) -> Verdict {
+    for _ in 0..20 {
+        match ask(instance, presented(), Some(under_an_id())).await {
+            Verdict::Wait(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            other => return other,
+        }
+    }
+    panic!("told to wait for ever");
+}
+
+async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
+    let Verdict::Bill(bill) = ask(instance, Presented::Nothing, None).await else { panic!("no bill") };
+    of(&bill, Mechanism::NanoTxn).unwrap()
+}
+
+#[test]
+fn another_proof_waits_for_the_uses_that_come_with_the_grant() {
+    calmly(async |world| {
+        let key = world.open(0);
+        let instance = Instance::start(&world, 64);
+        world.slow_down("grant", Duration::from_secs(20));
+        let first = challenge(&instance).await;
+        let block = world.send(&key, first.offer().pay_to, first.due());
+        let pending = ask(&instance, txn(&first, block), Some(under_an_id())).await;
+        assert!(matches!(pending, Verdict::Wait(_)), "{pending:?}");
+        loop {
+            let payment = world.store.payment(block.hash()).await.unwrap().unwrap();
+            if payment.state == PaymentState::Granted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The store has granted, its answer is not here: whoever looks finds a payment without uses.
+        let second = challenge(&instance).await;
+        let other = world.send(&key, second.offer().pay_to, second.due());
+        let served = insist(&instance, || txn(&second, other)).await;
+        let Verdict::Admit(admitted) = served else { panic!("{served:?}") };
+        assert_eq!(admitted.taken.held().intent().block, block.hash());
+        assert_eq!(world.truth(other.hash()), None, "it was not broadcast");
+    });
+}
+
+#[test]
+fn what_another_instance_answers_meanwhile_is_given_again() {
+    calmly(async |world| {
+        let key = world.open(0);
+        let (here, there) = (Instance::start(&world, 64), Instance::start(&world, 64));
+        let first = challenge(&here).await;
+        let block = world.send(&key, first.offer().pay_to, first.due());
+        let served = insist(&here, || txn(&first, block)).await;
+        let Verdict::Admit(admitted) = served else { panic!("{served:?}") };
+        // The other instance is told that no answer is kept. Then one is, and the use is spent.
+        world.slow_down("kept", Duration::from_secs(2));
+        let asked = ask(&there, txn(&first, block), Some(under_an_id()));
+        let answered = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let answer = Answer { status: 200, headers: Vec::new(), body: Some(b"once".to_vec()) };
+            assert!(here.till.keep(&admitted, &answer).await);
+            admitted.taken.commit();
+        };
+        let (verdict, ()) = tokio::join!(asked, answered);
+        let Verdict::Replay(replay) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(replay.answer.body.as_deref(), Some(&b"once"[..]));
+    });
+}
