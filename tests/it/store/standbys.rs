@@ -107,7 +107,13 @@ async fn nothing_is_answered_while_no_standby_has_it() {
     server.run("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'").await;
     server.run("SELECT pg_reload_conf()").await;
     becomes(&store, &Replication::Missing { named: "ANY 1 (*)".to_owned() }).await;
-    let unheard = grant(&store, 2).await;
+    // The server waits only once its checkpointer has read the setting too.
+    let (mut number, mut unheard) = (2, grant(&store, 2).await);
+    while unheard.is_ok() && number < 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        number += 1;
+        unheard = grant(&store, number).await;
+    }
     assert!(matches!(unheard, Err(StoreError::Unknown(_) | StoreError::Unavailable(_))), "{unheard:?}");
     assert!(!store.health().writable);
     let stuck = doctor_says(&site, &server).await;
@@ -117,7 +123,7 @@ async fn nothing_is_answered_while_no_standby_has_it() {
     server.run("SELECT pg_reload_conf()").await;
     becomes(&store, &Replication::None).await;
     let granted = async {
-        while !matches!(grant(&store, 2).await, Ok(Grant::Granted { .. })) {
+        while !matches!(grant(&store, number).await, Ok(Grant::Granted { .. })) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
