@@ -188,14 +188,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Whether only the payer can have made this proof. A `nanoSignature` is over a challenge; a
-    /// signed block proves nothing once it is out.
+    /// signed block proves nothing once it is out, but under the challenge that it was journalled with.
     async fn is_the_payers(&self, checked: &Checked) -> Result<bool, Denied> {
         if matches!(checked, Checked::Signature(_)) {
             return Ok(true);
         }
         let journalled = self.0.store.payment(checked.hash()).await.map_err(|error| no_store(&error))?;
-        if journalled.is_some() {
-            return Ok(false);
+        if let Some(journalled) = journalled {
+            return Ok(journalled.intent.challenge == checked.challenge().nonce());
         }
         match self.0.ledger.block(checked.hash()).await {
             Ok(seen) => Ok(seen.is_none()),
@@ -245,9 +245,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             Err(why) => return Err(Denied::of(&why, gone())),
         };
-        // A payment that was made without an id has nothing under which its answer could be found.
+        // A payment that was made without an id has nothing under which its answer could be found. One that
+        // gave its id up may have it back.
+        let block = intent.block;
+        let holds = |it: Payment| it.intent.block == block;
+        let named =
+            intent.identified.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
         let largest = self.0.settings.load().identifiers.largest_answer;
-        let keeping = intent.identified.map(|_| Keeping { _lane: lane, largest });
+        let keeping = named.then_some(Keeping { _lane: lane, largest });
         Ok(Passed::Admit(Admitted { keeping, ..admitted }))
     }
 

@@ -8,8 +8,8 @@ use super::fault::Fault;
 use super::payments::query;
 use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::payment::IdentifierKey;
-use crate::store::encoding::{decode_headers, encode_headers, gives_id_up, state_code, stored};
+use crate::payment::{Identified, IdentifierKey};
+use crate::store::encoding::{decode_headers, encode_headers, frontier, gives_id_up, state_code, stored};
 use crate::store::{Answer, Forget, Intent, Payment, PaymentState};
 
 /// `Store::identified`.
@@ -26,8 +26,8 @@ async fn holder(
     query(client, &sql, &[&&id.0[..]]).await?.first().map(rows::payment).transpose()
 }
 
-/// The payment that holds the id of `intent`, which has not been journalled. One that gives it up
-/// loses it here.
+/// The payment that holds the id of `intent`, which has not been journalled; as in SQLite. Where one
+/// has it back, that is for the caller to commit.
 pub(super) async fn id_held(
     transaction: &Transaction<'_>,
     intent: &Intent,
@@ -37,9 +37,57 @@ pub(super) async fn id_held(
     if !gives_id_up(&holder, intent) {
         return Ok(Some(holder.intent.block));
     }
+    let (Some(previous), Some(Identified { request, .. })) =
+        (frontier(&holder.intent), holder.intent.identified)
+    else {
+        return Ok(None);
+    };
+    if frontier(intent) == Some(previous) {
+        return Ok(None);
+    }
+    let sql = "SELECT sequence, block FROM payments WHERE state IN (0, 1) AND previous = $1 \
+               AND identifier IS NULL AND request = $2 ORDER BY sequence LIMIT 1 FOR UPDATE";
+    let heirs = query(transaction, sql, &[&&previous.0[..], &&request.0[..]]).await?;
+    let Some(heir) = heirs.first() else { return Ok(None) };
+    give_up(transaction, &holder).await?;
+    let sql = "UPDATE payments SET identifier = $2 WHERE sequence = $1";
+    query(transaction, sql, &[&rows::get::<i64>(heir, 0)?, &&wanted.id.0[..]]).await?;
+    Ok(Some(BlockHash(rows::bytes(heir, 1)?)))
+}
+
+/// Takes the id of `intent` from the payment that gives it up, so that `intent` can have it.
+pub(super) async fn take_id(transaction: &Transaction<'_>, intent: &Intent) -> Result<(), Fault> {
+    let Some(wanted) = intent.identified else { return Ok(()) };
+    match holder(transaction, wanted.id, "FOR UPDATE").await? {
+        Some(holder) => give_up(transaction, &holder).await,
+        None => Ok(()),
+    }
+}
+
+/// Takes the id from its holder. One that failed is done with it; of one that did not, the request
+/// says that it had it.
+async fn give_up(transaction: &Transaction<'_>, holder: &Payment) -> Result<(), Fault> {
+    let failed = holder.state == PaymentState::Failed;
+    let sql = "UPDATE payments SET identifier = NULL, request = CASE WHEN $2 THEN NULL ELSE request END \
+               WHERE sequence = $1";
+    query(transaction, sql, &[&stored(holder.sequence), &failed]).await.map(drop)
+}
+
+/// Gives a payment that is confirmed the id back that it gave up to another on its frontier, which
+/// never will be.
+pub(super) async fn take_back(transaction: &Transaction<'_>, payment: &Payment) -> Result<(), Fault> {
+    let Some(previous) = frontier(&payment.intent) else { return Ok(()) };
+    let sql = "SELECT p.sequence, p.identifier FROM payments AS p, payments AS own WHERE own.sequence = $2 \
+               AND own.identifier IS NULL AND own.request = p.request AND p.state <> 2 AND p.previous = $1 \
+               AND p.identifier IS NOT NULL AND p.sequence <> own.sequence ORDER BY p.sequence LIMIT 1 FOR UPDATE OF p";
+    let sequence = stored(payment.sequence);
+    let holders = query(transaction, sql, &[&&previous.0[..], &sequence]).await?;
+    let Some(holder) = holders.first() else { return Ok(()) };
+    let id: [u8; 32] = rows::bytes(holder, 1)?;
     let sql = "UPDATE payments SET identifier = NULL, request = NULL WHERE sequence = $1";
-    query(transaction, sql, &[&stored(holder.sequence)]).await?;
-    Ok(None)
+    query(transaction, sql, &[&rows::get::<i64>(holder, 0)?]).await?;
+    let sql = "UPDATE payments SET identifier = $2 WHERE sequence = $1";
+    query(transaction, sql, &[&sequence, &&id[..]]).await.map(drop)
 }
 
 /// `Store::keep`.

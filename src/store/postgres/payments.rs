@@ -104,11 +104,13 @@ pub(super) async fn begin(client: &mut Client, intent: &Intent, now: UnixSeconds
         }
         Claimed::ByNobody => {
             if let Some(holder) = answers::id_held(&transaction, intent).await? {
+                transaction.commit().await.map_err(Fault::committing)?;
                 return Ok(Begin::Identified(holder));
             }
             if let Some(holder) = frontier_holder(&transaction, intent).await? {
                 return Ok(Begin::FrontierHeld(holder));
             }
+            answers::take_id(&transaction, intent).await?;
             transaction.commit().await.map_err(Fault::committing)?;
             Err(Fault::Overtaken("the id or the frontier was let go".to_owned()))
         }
@@ -173,8 +175,10 @@ pub(super) async fn grant(
         Claimed::By(payment) => payment,
         Claimed::ByNobody => {
             if let Some(holder) = answers::id_held(&transaction, intent).await? {
+                transaction.commit().await.map_err(Fault::committing)?;
                 return Ok(Grant::Identified(holder));
             }
+            answers::take_id(&transaction, intent).await?;
             capabilities::refuse_taken(&transaction, grantee.id).await?;
             transaction.commit().await.map_err(Fault::committing)?;
             return Err(Fault::Overtaken("the payment is being made, or an id was let go".to_owned()));
@@ -183,6 +187,7 @@ pub(super) async fn grant(
     let fresh = payment.state != PaymentState::Granted;
     let (record, lease) = if fresh {
         move_to(&transaction, payment.sequence, PaymentState::Granted, now).await?;
+        answers::take_back(&transaction, &payment).await?;
         capabilities::open(&transaction, &payment, grantee, now).await?
     } else {
         capabilities::join(&transaction, payment.sequence, grantee, now).await?

@@ -35,7 +35,10 @@ pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Resul
             move_to(db, payment.sequence, PaymentState::Intent, now)?;
             Ok(Begin::Fresh(Payment { state: PaymentState::Intent, updated_at: now, ..payment }))
         }
-        None => Ok(Begin::Fresh(insert(db, intent, PaymentState::Intent, now)?)),
+        None => {
+            answers::take_id(db, intent)?;
+            Ok(Begin::Fresh(insert(db, intent, PaymentState::Intent, now)?))
+        }
     }
 }
 
@@ -86,6 +89,7 @@ pub(super) fn grant(
             if let Some(other) = answers::id_held(db, intent)? {
                 return Ok(Grant::Identified(other));
             }
+            answers::take_id(db, intent)?;
             insert(db, intent, PaymentState::Granted, now)?
         }
         Some(payment) if payment.intent.challenge != intent.challenge => return Ok(Grant::Taken),
@@ -95,6 +99,7 @@ pub(super) fn grant(
         }
         Some(payment) => {
             move_to(db, payment.sequence, PaymentState::Granted, now)?;
+            answers::take_back(db, &payment)?;
             payment
         }
     };

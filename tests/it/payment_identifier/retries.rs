@@ -211,6 +211,31 @@ async fn a_payment_cut_off_before_its_broadcast_is_finished_for_another_proof() 
 }
 
 #[tokio::test]
+async fn a_block_that_nobody_knew_and_that_came_back_is_the_ids_payment_after_all() {
+    let rig = rig().await;
+    let key = rig.payer(1, PLENTY);
+    let before = balance(&rig, &key);
+    // No node knew the first, so it was parked, and a second on its frontier had the id.
+    let first = journalled(&rig, &key, 1).await;
+    let store = rig.services.store();
+    let now = Clock::system().now();
+    let parked = store.advance(first.hash(), &[PaymentState::Intent], PaymentState::Parked, now).await;
+    assert_eq!(parked, Ok(true));
+    let second = journalled(&rig, &key, 2).await;
+    assert_eq!(store.identified(IdentifierKey::of(ID)).await.unwrap().unwrap().intent.block, second.hash());
+    // Whoever had seen the first brings it back.
+    rig.devnet.process(first).unwrap();
+    let (third, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let answer = said(show(&rig, "/opt/x", &third).await).await;
+    assert_eq!((answer.status, &answer.block), (201, &Some(first.hash().to_string())));
+    kept(&rig, &first).await;
+    assert!(said(rig.get("/opt/x", &[(PROOF, &third)]).await).await.replayed);
+    assert!(store.payment(block.hash()).await.unwrap().is_none());
+    assert_eq!(before.get() - balance(&rig, &key).get(), 10_u128.pow(27), "paid once");
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_payment_that_was_overtaken_gives_its_id_to_the_next() {
     let rig = rig().await;
     let key = rig.payer(1, PLENTY);

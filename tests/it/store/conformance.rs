@@ -12,7 +12,9 @@ use faregate::store::{
 };
 
 use self::identifiers::{
-    a_failed_payment_gives_its_id_up, a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    a_failed_payment_gives_its_id_up, a_held_frontier_costs_nobody_his_id,
+    a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    a_parked_payment_has_its_id_back_where_the_next_failed, a_parked_payment_that_is_granted_has_its_id_back,
     ids_and_answers_are_let_go_in_their_time_and_in_bites, of_many_payments_under_one_id_one_is_made,
     of_two_payments_under_one_id_the_first_holds_it, the_first_answer_to_a_granted_payment_is_kept,
 };
@@ -586,6 +588,9 @@ hold! {
     of_two_payments_under_one_id_the_first_holds_it,
     a_failed_payment_gives_its_id_up,
     a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    a_parked_payment_has_its_id_back_where_the_next_failed,
+    a_parked_payment_that_is_granted_has_its_id_back,
+    a_held_frontier_costs_nobody_his_id,
     the_first_answer_to_a_granted_payment_is_kept,
     ids_and_answers_are_let_go_in_their_time_and_in_bites,
     of_many_payments_under_one_id_one_is_made,

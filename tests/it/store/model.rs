@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
-use faregate::payment::IdentifierKey;
+use faregate::payment::{IdentifierKey, RequestDigest};
 use faregate::store::pool::{
     Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
@@ -24,6 +24,8 @@ struct State {
     capabilities: BTreeMap<CapabilityId, Capability>,
     ranges: BTreeMap<String, u32>,
     marked: BTreeSet<[u8; 32]>,
+    /// Payments that gave their id up and did not fail, with the request that they were made for.
+    yielded: BTreeMap<[u8; 32], RequestDigest>,
     answers: BTreeMap<[u8; 32], (Answer, UnixSeconds)>,
     deposits: Vec<SeenDeposit>,
     sweeps: Vec<SweepRecord>,
@@ -68,19 +70,56 @@ impl State {
         payment
     }
 
-    /// The other payment under the id of `intent`, which is not in the journal. One that gives the id
-    /// up loses it.
+    fn holder(&mut self, id: IdentifierKey) -> Option<&mut Payment> {
+        self.journal.iter_mut().find(|it| it.intent.identified.is_some_and(|it| it.id == id))
+    }
+
+    /// The other payment under the id of `intent`, which is not in the journal, unless it gives the id
+    /// up. Where it does and one that gave it up before may yet be paid, that one has it back.
     fn id_held(&mut self, intent: &Intent) -> Option<BlockHash> {
-        let wanted = intent.identified?.id;
-        let holder =
-            self.journal.iter_mut().find(|it| it.intent.identified.is_some_and(|it| it.id == wanted))?;
-        let frontier = |it: &Intent| it.signed.map(|block| block.previous);
+        let wanted = intent.identified?;
+        let holder = self.holder(wanted.id)?.clone();
         let one_frontier = frontier(intent).is_some() && frontier(intent) == frontier(&holder.intent);
-        if holder.state == PaymentState::Failed || (holder.state == PaymentState::Parked && one_frontier) {
-            holder.intent.identified = None;
-            return None;
+        if holder.state != PaymentState::Failed && !(holder.state == PaymentState::Parked && one_frontier) {
+            return Some(holder.intent.block);
         }
-        Some(holder.intent.block)
+        let previous = frontier(&holder.intent).filter(|_| !one_frontier)?;
+        let (yielded, had) = (self.yielded.clone(), holder.intent.identified?);
+        let lives = |it: &Payment| matches!(it.state, PaymentState::Intent | PaymentState::Parked);
+        let heir = self.journal.iter().find(|it| {
+            lives(it)
+                && frontier(&it.intent) == Some(previous)
+                && yielded.get(&it.intent.block.0) == Some(&had.request)
+        })?;
+        let block = heir.intent.block;
+        self.give_up(wanted.id);
+        self.yielded.remove(&block.0);
+        self.find(block).unwrap().intent.identified = Some(had);
+        Some(block)
+    }
+
+    /// Whoever holds the id gives it up.
+    fn give_up(&mut self, id: IdentifierKey) {
+        let Some(holder) = self.holder(id) else { return };
+        let (block, state) = (holder.intent.block, holder.state);
+        let had = holder.intent.identified.take().unwrap();
+        if state != PaymentState::Failed {
+            self.yielded.insert(block.0, had.request);
+        }
+    }
+
+    /// A payment that is confirmed has the id back that it gave up to another on its frontier.
+    fn take_back(&mut self, block: BlockHash) {
+        let Some(request) = self.yielded.get(&block.0).copied() else { return };
+        let own = frontier(&self.find(block).unwrap().intent);
+        let holder = self.journal.iter_mut().find(|it| {
+            it.state != PaymentState::Granted
+                && frontier(&it.intent) == own
+                && it.intent.identified.is_some_and(|it| it.request == request)
+        });
+        let Some(id) = holder.and_then(|it| it.intent.identified.take()) else { return };
+        self.yielded.remove(&block.0);
+        self.find(block).unwrap().intent.identified = Some(id);
     }
 
     fn is_claimed(&self, block: BlockHash) -> bool {
@@ -96,6 +135,10 @@ impl State {
             .find(|it| it.intent.signed.is_some_and(|block| block.previous == frontier))
             .map(|it| it.intent.block)
     }
+}
+
+fn frontier(intent: &Intent) -> Option<BlockHash> {
+    intent.signed.map(|block| block.previous)
 }
 
 impl Capability {
@@ -218,6 +261,9 @@ impl Store for Model {
         if let Some(rival) = state.rival(intent) {
             return Ok(Begin::FrontierHeld(rival));
         }
+        if let Some(under) = intent.identified {
+            state.give_up(under.id);
+        }
         Ok(Begin::Fresh(state.add(intent, PaymentState::Intent, now)))
     }
 
@@ -272,12 +318,19 @@ impl Store for Model {
             if state.capabilities.contains_key(&id) {
                 return unfit("the id is another payment's");
             }
+            if known.is_none()
+                && let Some(under) = intent.identified
+            {
+                state.give_up(under.id);
+            }
             let bought = match &known {
                 Some(known) => {
                     let row = state.find(known.intent.block).unwrap();
                     row.state = PaymentState::Granted;
                     row.updated_at = now;
-                    row.intent.clone()
+                    let bought = row.intent.clone();
+                    state.take_back(known.intent.block);
+                    bought
                 }
                 None => state.add(intent, PaymentState::Granted, now).intent,
             };

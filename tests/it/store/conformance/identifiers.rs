@@ -57,6 +57,53 @@ pub(super) async fn a_parked_payment_gives_its_id_to_one_on_its_frontier_only<S:
     assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(4));
 }
 
+/// Parked, so that it gave its id to another on its frontier; and that other, which failed.
+async fn parked_and_overtaken<S: Store>(store: &S) -> [Intent; 2] {
+    let [first, second] = [1, 2].map(|number| under(signed(hash(number), hash(100), 1)));
+    for (intent, to) in [(&first, PaymentState::Parked), (&second, PaymentState::Failed)] {
+        begun(store, intent).await;
+        assert_eq!(store.advance(intent.block, &[PaymentState::Intent], to, NOW).await, Ok(true));
+    }
+    assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(2));
+    [first, second]
+}
+
+pub(super) async fn a_parked_payment_has_its_id_back_where_the_next_failed<S: Store>(store: Arc<S>) {
+    parked_and_overtaken(&*store).await;
+    // What overtook the second may be the first.
+    let third = under(signed(hash(3), hash(101), 1));
+    for _ in 0..2 {
+        assert_eq!(store.begin(&third, NOW).await, Ok(Begin::Identified(hash(1))), "both could be paid");
+    }
+    let sent = under(sent(hash(4), 1));
+    assert_eq!(store.grant(&sent, id(hash(4)), holder(1), 1, 30, NOW).await, Ok(Grant::Identified(hash(1))));
+    let holder = store.identified(under_id(7, 1).id).await.unwrap().unwrap();
+    assert_eq!((holder.intent.block, holder.intent.identified), (hash(1), Some(under_id(7, 1))));
+    assert_eq!(store.advance(hash(1), &[PaymentState::Parked], PaymentState::Failed, NOW).await, Ok(true));
+    begun(&*store, &third).await;
+}
+
+pub(super) async fn a_parked_payment_that_is_granted_has_its_id_back<S: Store>(store: Arc<S>) {
+    let [first, second] = parked_and_overtaken(&*store).await;
+    let known = store.payment(hash(1)).await.unwrap().unwrap().intent;
+    assert_eq!(known, Intent { identified: None, ..first });
+    granted(&*store, &known, 1, 1, 30).await;
+    let holder = store.identified(under_id(7, 1).id).await.unwrap().unwrap();
+    assert_eq!((holder.intent.block, holder.state), (hash(1), PaymentState::Granted));
+    assert_eq!(store.payment(second.block).await.unwrap().unwrap().intent.identified, None);
+    let third = under(signed(hash(3), hash(101), 1));
+    assert_eq!(store.begin(&third, NOW).await, Ok(Begin::Identified(hash(1))), "bought is bought");
+}
+
+pub(super) async fn a_held_frontier_costs_nobody_his_id<S: Store>(store: Arc<S>) {
+    begun(&*store, &under(signed(hash(1), hash(100), 1))).await;
+    assert_eq!(store.advance(hash(1), &[PaymentState::Intent], PaymentState::Parked, NOW).await, Ok(true));
+    begun(&*store, &signed(hash(2), hash(100), 1)).await;
+    let third = under(signed(hash(3), hash(100), 1));
+    assert_eq!(store.begin(&third, NOW).await, Ok(Begin::FrontierHeld(hash(2))));
+    assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(1));
+}
+
 pub(super) async fn the_first_answer_to_a_granted_payment_is_kept<S: Store>(store: Arc<S>) {
     let first = under(signed(hash(1), hash(100), 1));
     assert_eq!(store.keep(hash(1), &ok_answer(), NOW).await, Ok(false), "of no payment");
