@@ -20,9 +20,8 @@ use moka::policy::EvictionPolicy;
 
 use self::leases::Leases;
 use super::settle::Settled;
-use super::{CapabilityId, Holder, Lease, Store, StoreError};
+use super::{CapabilityId, Grant, Holder, Lease, Store, StoreError};
 use crate::clock::Clock;
-use crate::nano::UnixSeconds;
 use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
@@ -96,7 +95,11 @@ impl<S: Store> Capabilities<S> {
     #[must_use]
     pub fn admit(&self, settled: Settled) -> Arc<Held> {
         let (intent, record, lease) = settled.into_parts();
-        let held = self.insert(Held::new(record, intent, lease, self.leases.clock.now()));
+        self.take_in(Held::new(record, intent, lease, self.leases.clock.now()), lease)
+    }
+
+    fn take_in(&self, held: Held, lease: Lease) -> Arc<Held> {
+        let held = self.insert(held);
         if lease.granted == 0 {
             return held;
         }
@@ -129,9 +132,15 @@ impl<S: Store> Capabilities<S> {
         let Leases { store, clock, .. } = &self.leases;
         let Some(record) = store.capability(id).await? else { return Ok(None) };
         let Some(payment) = store.payment(record.block).await? else { return Ok(None) };
-        let revoked = record.revoked;
-        let nothing = Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0), revoked };
-        Ok(Some(self.insert(Held::new(record, payment.intent, nothing, clock.now()))))
+        // Asked again, the grant tells this instance what was leased to it in that step: where the answer
+        // was lost, nothing else would.
+        let (holder, now) = (self.holder(), clock.now());
+        match store.grant(&payment.intent, id, holder, 0, 0, now).await? {
+            Grant::Granted { record, lease, .. } => {
+                Ok(Some(self.take_in(Held::new(record, payment.intent, lease, now), lease)))
+            }
+            Grant::Taken | Grant::Identified(_) => Ok(None),
+        }
     }
 
     /// Takes one use. Asks the store only when what is leased is used up or has lapsed.

@@ -1,5 +1,5 @@
-//! Two moments of payments under an id that chance seldom finds, set up on purpose: both said "gone"
-//! to a payer who had nothing yet.
+//! Moments that chance seldom finds, set up on purpose. In each a payer was told that what he bought is
+//! used up, and he had not had it yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,5 +100,42 @@ fn what_another_instance_answers_meanwhile_is_given_again() {
         let (verdict, ()) = tokio::join!(asked, answered);
         let Verdict::Replay(replay) = verdict else { panic!("{verdict:?}") };
         assert_eq!(replay.answer.body.as_deref(), Some(&b"once"[..]));
+    });
+}
+
+#[test]
+fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
+    calmly(async |world| {
+        let key = world.open(0);
+        let (here, there) = (Instance::start(&world, 64), Instance::start(&world, 64));
+        world.slow_down("grant", Duration::from_secs(3600));
+        let (route, terms) = wares()[1].clone();
+        let asked = async |at: &Instance, presented: Presented| {
+            let metering = Metering::Leased;
+            let (route, terms) = (route.clone(), terms);
+            at.till.decide(Ask { route, terms, metering, presented, identified: None, client: None }).await
+        };
+        let Verdict::Bill(bill) = asked(&here, Presented::Nothing).await else { panic!("no bill") };
+        let first = of(&bill, Mechanism::NanoTxn).unwrap();
+        let block = world.send(&key, first.offer().pay_to, first.due());
+        let pending = asked(&here, txn(&first, block)).await;
+        assert!(matches!(pending, Verdict::Wait(_)), "{pending:?}");
+        while world.store.payment(block.hash()).await.unwrap().unwrap().state != PaymentState::Granted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.slow_down("grant", Duration::ZERO);
+        // The other instance has one use and gives a token; the rest is used where it was granted.
+        let Verdict::Admit(admitted) = asked(&there, txn(&first, block)).await else {
+            panic!("not admitted")
+        };
+        let token = admitted.token.expose().to_owned();
+        admitted.taken.commit();
+        for number in 2..=3 {
+            let verdict = asked(&here, Presented::Token(token.clone())).await;
+            let Verdict::Admit(admitted) = verdict else { panic!("use {number}: {verdict:?}") };
+            admitted.taken.commit();
+        }
+        let over = asked(&here, Presented::Token(token.clone())).await;
+        assert!(matches!(over, Verdict::Bill(_)), "{over:?}");
     });
 }
