@@ -23,7 +23,8 @@ pub(super) fn proof(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str
             let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());
             Proof::NanoSignature { block_hash: block.hash(), account: key.account(), signature }
         }
-        _ => Proof::NanoTxn { block: *block },
+        Ask::NanoTxn { .. } => Proof::NanoTxn { block: *block },
+        Ask::NanoSession(_) => panic!("no session is asked for"),
     };
     encode_header(&offer.answer_under(&proof, &id, false))
 }

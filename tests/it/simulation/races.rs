@@ -39,10 +39,11 @@ async fn ask(instance: &Instance, presented: Presented, identified: Option<Ident
 /// What a client that tries again while it is told to wait is answered in the end.
 async fn insist(instance: &Instance, presented: impl Fn() -> Presented) -> Verdict {
     for _ in 0..20 {
-        match ask(instance, presented(), Some(under_an_id())).await {
-            Verdict::Wait(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            other => return other,
+        let verdict = ask(instance, presented(), Some(under_an_id())).await;
+        if !matches!(verdict, Verdict::Wait(_)) {
+            return verdict;
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("told to wait for ever");
 }
