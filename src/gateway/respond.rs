@@ -183,7 +183,7 @@ fn conflict(refusal: IdentifierRefusal) -> Answer {
             StatusCode::CONFLICT,
             "payment_identifier_conflict",
             "this id stands for another request or for another payment, and nothing was charged: send that \
-             request again as it was, or take another id",
+             request again as it was, with the proof that paid for it, or take another id for a purchase of its own",
         ),
         IdentifierRefusal::OtherId => (
             StatusCode::CONFLICT,
