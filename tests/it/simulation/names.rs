@@ -183,6 +183,9 @@ struct Purchase<'a> {
     taken: u64,
     identified: Identified,
     proofs: Vec<Paid>,
+    /// He was told of a block under another challenge: he goes back to any of his proofs, the first
+    /// among them, as README says.
+    goes_back: bool,
 }
 
 impl<'a> Purchase<'a> {
@@ -195,7 +198,8 @@ impl<'a> Purchase<'a> {
     ) -> Self {
         let request = RequestDigest::of(&ware.0, "GET", "/", &[], b"");
         let identified = Identified { id: IdentifierKey([0; 32]), request };
-        let mut it = Self { town, key, mechanism, ware, number, taken: 0, identified, proofs: Vec::new() };
+        let (taken, proofs, goes_back) = (0, Vec::new(), false);
+        let mut it = Self { town, key, mechanism, ware, number, taken, identified, proofs, goes_back };
         it.name();
         it
     }
@@ -224,7 +228,8 @@ impl<'a> Purchase<'a> {
                 self.sign().await;
             }
             let Some(newest) = self.proofs.len().checked_sub(1) else { continue };
-            let back = if self.world().chance(70) { 0 } else { self.world().below(3) as usize };
+            let reach = if self.goes_back { self.proofs.len() } else { 3 };
+            let back = if self.world().chance(70) { 0 } else { self.world().below(reach as u64) as usize };
             let paid = self.proofs[newest.saturating_sub(back)].clone();
             let hash = paid.block.hash();
             let presented = match self.mechanism {
@@ -287,6 +292,7 @@ impl<'a> Purchase<'a> {
             // The same address and frontier made the same block under two challenges. Whoever sees it
             // on the ledger could have made the second.
             self.proofs.retain(|it| it.challenge.nonce() != paid.challenge.nonce());
+            self.goes_back = true;
             return;
         }
         let holder = world.store.identified(self.identified.id).await.unwrap();
