@@ -19,14 +19,8 @@ async fn sweep(accounts: u32, each: u32) {
     }
 }
 
+/// For its figure: `cargo test --release --test it -- ten_thousand --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_payments_over_twenty_accounts() {
-    sweep(20, 50).await;
-}
-
-/// `cargo test --release --test it -- --ignored ten_thousand`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "some seconds; run it on a release build"]
 async fn ten_thousand_payments_over_a_hundred_accounts() {
     sweep(100, 100).await;
 }
