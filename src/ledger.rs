@@ -6,7 +6,7 @@ pub mod work;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::nano::{Account, BlockHash, StateBlock};
+use crate::nano::{Account, BlockHash, NotProven, StateBlock};
 use crate::payment::{AccountFacts, BlockFacts};
 
 /// The network gave no answer that can be used. It says nothing about any payment: not yet is not
@@ -22,6 +22,15 @@ pub enum LedgerError {
     /// A node answered what cannot be true.
     #[error("a node's answer is not believed: {0}")]
     NotBelieved(String),
+    /// A block has no state, so that its balance cannot be proven.
+    #[error("block {0} is from before state blocks: move the money with another wallet first")]
+    Legacy(BlockHash),
+}
+
+impl From<NotProven> for LedgerError {
+    fn from(why: NotProven) -> Self {
+        Self::NotBelieved(why.to_string())
+    }
 }
 
 /// What came of broadcasting a block. Neither variant says whether the block is on the ledger: a

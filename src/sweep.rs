@@ -6,33 +6,15 @@
 
 use std::cmp::Reverse;
 
-use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock};
+use crate::nano::{Account, NotProven, ProvenHead, ProvenSend, Raw, Representative, UnsignedBlock};
 
-/// A pool account as its next blocks need it.
+/// A pool account before its next blocks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolAccount {
-    pub account: Account,
-    /// Nothing where the account has no block yet.
-    pub head: Option<Head>,
-    /// What was sent to the account and not received yet, in any order.
-    pub waiting: Vec<Waiting>,
-}
-
-/// The newest block of an account, which must be confirmed: a block on any other is a fork.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Head {
-    pub hash: BlockHash,
-    /// The balance after it. It must come from the block itself: a balance that is understated
-    /// turns a receive into a send to nobody.
-    pub balance: Raw,
-    pub representative: Representative,
-}
-
-/// A confirmed send that was not received.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Waiting {
-    pub hash: BlockHash,
-    pub amount: Raw,
+    /// Its newest block must be confirmed: a block on any other is a fork.
+    pub head: ProvenHead,
+    /// The confirmed sends that it has not received, in any order.
+    pub waiting: Vec<ProvenSend>,
 }
 
 /// What a sweep is to do.
@@ -77,60 +59,47 @@ pub struct Step {
     pub amount: Raw,
     /// The balance before it.
     pub before: Raw,
-    /// Without signature and work, which are not part of its hash.
-    pub block: StateBlock,
+    pub block: UnsignedBlock,
 }
 
-/// What waits for an account together is more than can exist: the ledger is not told truly.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0} is said to have more than can exist")]
-pub struct MoreThanExists(pub Account);
-
 impl PoolAccount {
-    /// What the account has, received or not.
+    /// What the account has, received or not, in raw.
     ///
     /// # Errors
-    /// [`MoreThanExists`].
-    pub fn total(&self) -> Result<Raw, MoreThanExists> {
-        let balance = self.head.map_or(Raw::ZERO, |head| head.balance);
+    /// [`NotProven::MoreThanExists`].
+    pub fn total(&self) -> Result<Raw, NotProven> {
         self.waiting
             .iter()
-            .try_fold(balance, |sum, it| sum.checked_add(it.amount))
-            .ok_or(MoreThanExists(self.account))
+            .try_fold(self.head.balance(), |sum, it| sum.checked_add(it.amount()))
+            .ok_or(NotProven::MoreThanExists(self.head.account()))
     }
 }
 
 /// The blocks that empty the account, in the order in which they must be confirmed: each receive,
-/// the largest first, then one send. Empty where there is nothing to do.
+/// the largest first, then one send. Empty if there is nothing to do.
 ///
 /// # Errors
-/// [`MoreThanExists`].
-pub fn plan(facts: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, MoreThanExists> {
-    let total = facts.total()?;
+/// [`NotProven`], if more is said to wait than can exist, or a send is to another account.
+pub fn plan(account: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, NotProven> {
+    let total = account.total()?;
     if total.is_zero() || total < rules.minimum {
         return Ok(Vec::new());
     }
-    let account = facts.account;
-    let current = facts.head.map_or(Representative(account), |head| head.representative);
-    let representative = rules.representative.unwrap_or(current);
-    let mut previous = facts.head.map_or(BlockHash::ZERO, |head| head.hash);
-    let mut balance = facts.head.map_or(Raw::ZERO, |head| head.balance);
-    let mut steps = Vec::with_capacity(facts.waiting.len().saturating_add(1));
-    let mut put = |action, amount, before, after, link| {
-        let signature = Signature([0; 64]);
-        let block =
-            StateBlock { account, previous, representative, balance: after, link, signature, work: None };
-        previous = block.hash();
-        steps.push(Step { action, amount, before, block });
-    };
-    let mut waiting: Vec<Waiting> = facts.waiting.iter().copied().filter(|it| !it.amount.is_zero()).collect();
-    waiting.sort_by_key(|it| (Reverse(it.amount), it.hash));
-    let mut opened = facts.head.is_some();
-    for Waiting { hash, amount } in waiting {
-        let after = balance.checked_add(amount).ok_or(MoreThanExists(account))?;
-        put(if opened { Action::Receive } else { Action::Open }, amount, balance, after, hash.0);
-        (balance, opened) = (after, true);
+    let mut head = account.head;
+    if let Some(representative) = rules.representative {
+        head = head.with_representative(representative);
     }
-    put(Action::Send, balance, balance, Raw::ZERO, rules.treasury.0);
+    let mut waiting = account.waiting.clone();
+    waiting.sort_by_key(|it| (Reverse(it.amount()), it.hash()));
+    let mut steps = Vec::with_capacity(waiting.len().saturating_add(1));
+    for send in waiting {
+        let action = if head.is_open() { Action::Receive } else { Action::Open };
+        let block = head.receive(&send)?;
+        steps.push(Step { action, amount: send.amount(), before: head.balance(), block });
+        head = ProvenHead::after(&block);
+    }
+    let amount = head.balance();
+    let block = head.send(rules.treasury, amount)?;
+    steps.push(Step { action: Action::Send, amount, before: amount, block });
     Ok(steps)
 }

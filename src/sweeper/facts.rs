@@ -1,16 +1,14 @@
-//! What a plan is made of, read from nodes that are not taken at their word.
-//!
-//! The balance comes from the frontier block, whose hash covers it. A frontier or an amount that is
-//! not so makes blocks that the network refuses; only an understated balance could cost money.
+//! Reads what a plan is made of. The nodes only say which block is the newest and which sends wait; the
+//! balances and amounts are proven by hashes.
 
 use std::time::Duration;
 
 use super::SweepError;
 use crate::ledger::LedgerError;
-use crate::ledger::node::{AccountInfo, Contents, NodeLedger, Receivable};
-use crate::nano::{Account, BlockHash, Raw};
+use crate::ledger::node::{AccountInfo, NodeLedger, Receivable};
+use crate::nano::{Account, BlockHash, ProvenHead, Raw};
 use crate::store::deposits::Deposit;
-use crate::sweep::{Head, PoolAccount, Waiting};
+use crate::sweep::PoolAccount;
 
 /// Receivable blocks of one plan; the next plan takes those beyond.
 const WAITING: u32 = 2000;
@@ -24,16 +22,15 @@ pub(super) async fn read(
     account: Account,
     wait: Duration,
 ) -> Result<(PoolAccount, Vec<Deposit>), SweepError> {
-    let info = confirmed(ledger, account, wait).await?;
-    let head = match info {
-        Some(info) => Some(head(ledger, account, info.frontier).await?),
-        None => None,
+    let head = match confirmed(ledger, account, wait).await? {
+        Some(info) => ledger.proven_head(account, info.frontier).await?,
+        None => ProvenHead::unopened(account),
     };
-    let waiting = ledger.client().receivable(account, WAITING, Raw::new(1)).await?;
+    let listed = ledger.client().receivable(account, WAITING, Raw::new(1)).await?;
+    let waiting = ledger.proven_sends(&listed).await?;
     let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
-    let deposits = waiting.iter().map(deposit).collect();
-    let waiting = waiting.iter().map(|it| Waiting { hash: it.hash, amount: it.amount }).collect();
-    Ok((PoolAccount { account, head, waiting }, deposits))
+    let deposits = listed.iter().map(deposit).collect();
+    Ok((PoolAccount { head, waiting }, deposits))
 }
 
 async fn confirmed(
@@ -55,21 +52,5 @@ async fn confirmed(
         Ok(settled) => Ok(settled?),
         Err(_elapsed) if frontier == BlockHash::ZERO => Err(LedgerError::TimedOut.into()),
         Err(_elapsed) => Err(SweepError::Unsettled(frontier)),
-    }
-}
-
-async fn head(ledger: &NodeLedger, account: Account, frontier: BlockHash) -> Result<Head, SweepError> {
-    let disbelieve = |why: String| SweepError::from(LedgerError::NotBelieved(why));
-    let info = ledger.client().block_info(frontier).await?;
-    let info = info.ok_or_else(|| disbelieve(format!("no node has the frontier {frontier}")))?;
-    match info.contents {
-        Contents::State(block) if block.hash() == frontier && block.account == account => {
-            Ok(Head { hash: frontier, balance: block.balance, representative: block.representative })
-        }
-        Contents::State(block) => Err(disbelieve(format!(
-            "asked for the frontier {frontier} of {account}, the contents that came hash to {}",
-            block.hash()
-        ))),
-        Contents::Legacy(_) => Err(SweepError::Legacy(frontier)),
     }
 }

@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use serde_json::Value;
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::reads::{Call, block_info_call, sum_up};
+use super::reads::{block_info_call, blocks_info_call, sum_up};
 use super::transport::{Fault, Node};
 use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
@@ -277,15 +276,7 @@ impl Watcher {
         if !node.health.admit() {
             return false;
         }
-        let texts: Vec<Value> = batch.iter().map(|hash| hash.to_string().into()).collect();
-        let call = Call::new(
-            "blocks_info",
-            [
-                ("json_block", "true".into()),
-                ("include_not_found", "true".into()),
-                ("hashes", Value::Array(texts)),
-            ],
-        );
+        let call = blocks_info_call(batch);
         let answer = match self.client.call(node, &call, answer::blocks_info).await {
             // Some nodes are fronted by a list of calls that are let through.
             Err(Fault::Refused(_)) => self.ask_singly(node, batch).await,
