@@ -1,8 +1,8 @@
-//! Holds the journal against the ledger: is every payment that was granted on it, and is every send
-//! to the pool a payment that was granted?
+//! Compares the journal with the ledger: is every granted payment on the ledger, and is every send to
+//! the pool a granted payment?
 //!
-//! Reads both and changes neither. The ledger is read before the journal, which has each payment
-//! before it is broadcast: what is under way is not mistaken for unclaimed.
+//! Both are only read. The ledger is read first. The journal has each payment before it is broadcast,
+//! so a payment under way is not mistaken for an unclaimed one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
 
-/// Payments of one page of the journal.
+/// Payments in one page of the journal.
 const PAGE: usize = 500;
 
-/// Questions to the nodes side by side.
+/// Concurrent calls to the nodes.
 const AT_ONCE: usize = 16;
 
-/// Why the books cannot be held against each other. It says nothing about them.
+/// Why journal and ledger could not be compared. It does not mean that they differ.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     #[error("the nodes: {0}")]
@@ -36,37 +36,37 @@ pub enum ReconcileError {
 pub struct Arrival {
     pub send: BlockHash,
     pub amount: Raw,
-    /// Where the node says.
+    /// The sender, if the node reports it.
     pub sender: Option<Account>,
     /// The address of the pool.
     pub account: Account,
-    /// Whether the pool has received it, or it still waits.
+    /// Whether the pool has received it; else it is still receivable.
     pub received: bool,
 }
 
-/// What the two do not agree about.
+/// A difference between journal and ledger.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Discrepancy {
-    /// Granted, and no node knows the block.
+    /// Granted, but no node knows the block.
     Missing(Payment),
-    /// Granted, and the block is not confirmed.
+    /// Granted, but the block is not confirmed.
     Unconfirmed(Payment),
-    /// Granted, and the block is another send than the journal says, or none.
+    /// Granted, but the block is not the send that the journal has.
     Different { payment: Payment, found: BlockKind },
-    /// Paid, and the journal has given the payment up.
+    /// Paid, but the journal has given the payment up.
     NotGranted { payment: Payment, arrival: Arrival },
-    /// Paid, and the journal knows nothing of it. A late proof may still redeem it.
+    /// Paid, but not in the journal. A late proof may still redeem it.
     Unclaimed(Arrival),
 }
 
-/// What came of holding the books against each other.
+/// The outcome of the comparison.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Granted payments that were looked for on the ledger.
+pub struct Reconciliation {
+    /// How many granted payments were looked up on the ledger.
     pub payments: usize,
     /// What they moved, in raw.
     pub revenue: Raw,
-    /// Sends to the pool that were looked for in the journal.
+    /// How many sends to the pool were looked up in the journal.
     pub arrivals: usize,
     pub discrepancies: Vec<Discrepancy>,
 }
@@ -85,13 +85,13 @@ impl<S: Store> Books<S> {
         Self { ledger, store, pool }
     }
 
-    /// Both directions.
+    /// Compares both, in both directions.
     ///
     /// # Errors
-    /// [`ReconcileError`], when either cannot be read.
-    pub async fn reconcile(&self) -> Result<Outcome, ReconcileError> {
+    /// [`ReconcileError`] if either cannot be read.
+    pub async fn reconcile(&self) -> Result<Reconciliation, ReconcileError> {
         let arrivals = self.arrivals().await?;
-        let mut outcome = Outcome { arrivals: arrivals.len(), ..Outcome::default() };
+        let mut outcome = Reconciliation { arrivals: arrivals.len(), ..Reconciliation::default() };
         self.check_granted(&mut outcome).await?;
         outcome.discrepancies.extend(self.without_grant(arrivals).await?);
         Ok(outcome)
@@ -100,7 +100,7 @@ impl<S: Store> Books<S> {
     /// The sends to the pool, received or not, that no payment claims.
     ///
     /// # Errors
-    /// [`ReconcileError`], when either cannot be read.
+    /// [`ReconcileError`] if either cannot be read.
     pub async fn unclaimed(&self) -> Result<Vec<Arrival>, ReconcileError> {
         let found = self.without_grant(self.arrivals().await?).await?.into_iter();
         Ok(found
@@ -114,10 +114,10 @@ impl<S: Store> Books<S> {
             .collect())
     }
 
-    /// The confirmed sends that wait at the pool.
+    /// The confirmed sends to the pool that it has not received.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn waiting(&self) -> Result<Vec<Arrival>, LedgerError> {
         let found = self.ledger.client().accounts_receivable(&self.pool).await?;
         let arrival = |account, it: crate::ledger::node::Receivable| Arrival {
@@ -132,7 +132,7 @@ impl<S: Store> Books<S> {
         Ok(found.into_iter().flat_map(each).collect())
     }
 
-    /// Every confirmed send to the pool, each once: one may be received between the two readings.
+    /// Every confirmed send to the pool, each once, even if it is received between the two reads.
     async fn arrivals(&self) -> Result<Vec<Arrival>, LedgerError> {
         let waiting = self.waiting().await?;
         let received = self.received().await?;
@@ -161,7 +161,7 @@ impl<S: Store> Books<S> {
     /// Those of `arrivals` that no payment claims, or whose payment was given up.
     ///
     /// # Errors
-    /// [`StoreError`], when the journal cannot be read.
+    /// [`StoreError`] if the journal cannot be read.
     pub async fn without_grant(&self, arrivals: Vec<Arrival>) -> Result<Vec<Discrepancy>, StoreError> {
         let mut found = Vec::new();
         for arrival in arrivals {
@@ -178,8 +178,8 @@ impl<S: Store> Books<S> {
         Ok(found)
     }
 
-    /// Looks for every granted payment on the ledger.
-    async fn check_granted(&self, outcome: &mut Outcome) -> Result<(), ReconcileError> {
+    /// Looks up every granted payment on the ledger.
+    async fn check_granted(&self, outcome: &mut Reconciliation) -> Result<(), ReconcileError> {
         let filter = Filter { state: Some(PaymentState::Granted) };
         let mut after = 0;
         loop {
@@ -193,14 +193,14 @@ impl<S: Store> Books<S> {
             while let Some((facts, payment)) = checks.next().await {
                 outcome.revenue = outcome.revenue.checked_add(payment.intent.amount).unwrap_or(Raw::MAX);
                 let intent = &payment.intent;
-                let said = BlockKind::Send {
+                let expected = BlockKind::Send {
                     account: intent.payer,
                     destination: intent.pay_to,
                     amount: intent.amount,
                 };
                 match facts? {
                     None => outcome.discrepancies.push(Discrepancy::Missing(payment)),
-                    Some(facts) if facts.kind() != said => {
+                    Some(facts) if facts.kind() != expected => {
                         outcome.discrepancies.push(Discrepancy::Different { payment, found: facts.kind() });
                     }
                     Some(facts) if !facts.confirmed() => {
