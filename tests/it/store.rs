@@ -5,7 +5,7 @@ pub(crate) mod cluster;
 mod conformance;
 pub(crate) mod instances;
 pub(crate) mod model;
-mod overtaken;
+pub(crate) mod overtaken;
 mod pool;
 mod postgres;
 pub(crate) mod samples;
