@@ -109,7 +109,7 @@ impl Subtype {
 /// Why `process` succeeded on no node. Only `block_info` shows what became of the block.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProcessError {
-    /// Every node that answered refused the block. The text is for people.
+    /// At least one node refused the block and none accepted it. The text is for people.
     #[error("refused: {0}")]
     Refused(String),
     #[error(transparent)]
@@ -427,7 +427,16 @@ impl NodeClient {
                 }
             }
         }
-        let refusals: Vec<_> = faults.iter().filter_map(|(label, fault)| fault.refusal(label)).collect();
+        let refusal = |(label, fault): &(String, TransportFault)| match fault {
+            TransportFault::Refused(text) => {
+                answer::refuses_block(text).then(|| format!("{label}: {text}"))
+            }
+            TransportFault::TimedOut
+            | TransportFault::Unreachable(_)
+            | TransportFault::Nonsense(_)
+            | TransportFault::NotBelieved(_) => None,
+        };
+        let refusals: Vec<_> = faults.iter().filter_map(refusal).collect();
         if refusals.is_empty() {
             Err(ProcessError::NoAnswer(sum_up(&faults)))
         } else {

@@ -104,9 +104,37 @@ pub struct Telemetry {
 }
 
 /// Whether a node's `error` means that there is no such account or block. No other field shows it in
-/// either dialect, so here the text has to decide.
+/// either dialect, so the text has to decide here and in [`refuses_block`], and nowhere else.
 pub(super) fn says_not_found(error: &str) -> bool {
     matches!(error, "Account not found" | "Block not found")
+}
+
+/// Whether a node's `error` to `process` refuses the block. Any other text comes from a proxy in front
+/// of the node ("Rate limit exceeded", "No Node available") or does not concern the block, so the
+/// block may still be accepted. These are the refusals of both implementations (see the
+/// [nodes guide](crate::guide::nodes)).
+pub(super) fn refuses_block(error: &str) -> bool {
+    matches!(
+        error,
+        "Bad signature"
+            | "Old block"
+            | "Negative spend"
+            | "Fork"
+            | "Unreceivable"
+            | "Gap previous block"
+            | "Gap source block"
+            | "Gap pending for open epoch block"
+            | "Block attempts to open the burn account"
+            | "Balance and amount delta do not match"
+            | "This block cannot follow the previous block"
+            | "Block work is insufficient"
+            | "Block work is less than threshold"
+            | "Block is invalid"
+            | "Invalid block subtype"
+            | "Invalid block balance for given subtype"
+            | "Invalid previous block for given subtype"
+            | "Conflict while processing block"
+    ) || error.starts_with("Failed to deserialize the JSON body")
 }
 
 pub(super) fn account_info(value: &Value) -> Result<AccountInfo, TransportFault> {

@@ -36,7 +36,7 @@ pub(super) enum TransportFault {
     TimedOut,
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// The node refused the call, with this text.
+    /// The node, or a proxy in front of it, refused the call with this text.
     #[error("says {0:?}")]
     Refused(String),
     /// The answer does not have the form of a node's answer.
@@ -53,14 +53,6 @@ impl TransportFault {
         match self {
             Self::Refused(_) => true,
             Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => false,
-        }
-    }
-
-    /// The node's name and the text of its refusal, if this is one.
-    pub(super) fn refusal(&self, label: &str) -> Option<String> {
-        match self {
-            Self::Refused(text) => Some(format!("{label}: {text}")),
-            Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => None,
         }
     }
 }
@@ -259,7 +251,8 @@ impl Node {
                 Some(Value::Null) | None => {
                     Err(TransportFault::Nonsense(format!("status {status} without an error")))
                 }
-                Some(other) => Err(TransportFault::Refused(self.quote(&other.to_string()))),
+                // Both nodes write their error as text. This one comes from a proxy.
+                Some(_) => Err(TransportFault::Unreachable(self.quote(&value.to_string()))),
             },
             None if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) => {
                 Err(TransportFault::Refused(self.quote(&String::from_utf8_lossy(bytes))))
@@ -339,6 +332,8 @@ mod tests {
         assert!(!refused(StatusCode::TOO_MANY_REQUESTS) && !refused(StatusCode::BAD_GATEWAY));
         let text = node.judge(StatusCode::UNPROCESSABLE_ENTITY, b"Failed to deserialize\nthe JSON body");
         assert_eq!(text, Err(TransportFault::Refused("Failed to deserialize the JSON body".to_owned())));
+        let proxy = node.judge(StatusCode::OK, br#"{"error":500,"message":"No Node available"}"#);
+        assert!(matches!(proxy, Err(TransportFault::Unreachable(_))), "{proxy:?}");
         assert!(matches!(node.judge(StatusCode::OK, b"<html>"), Err(TransportFault::Nonsense(_))));
         assert!(matches!(node.judge(StatusCode::OK, b"[]"), Err(TransportFault::Nonsense(_))));
     }

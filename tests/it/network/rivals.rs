@@ -41,6 +41,20 @@ async fn an_unconfirmed_rival_does_not_end_a_refused_payment() {
     rig.end().await;
 }
 
+/// A public RPC service has errors of its own, with status 200. They were taken for refusals by the
+/// node, so the payer was asked for a second payment although the node had never seen the block.
+#[tokio::test]
+async fn the_error_of_a_proxy_before_the_node_does_not_end_a_payment() {
+    let rig = Rig::start().await;
+    let key = rig.payer(1, PLENTY);
+    let [offer, _] = rig.bill(QUOTE).await;
+    let (proof, _) = rig.txn(&key, &offer);
+    rig.devnet.order("process", Fault::Refuse("Rate limit exceeded".to_owned()), Times::ONCE);
+    let served = rig.get(QUOTE, &[("PAYMENT-SIGNATURE", &proof)]).await;
+    assert_eq!(served.status(), 200, "the next broadcast of the same block succeeded");
+    rig.end().await;
+}
+
 /// After a restart a payment's block may be on one node only and not confirmed. Recovery sends it to
 /// the nodes that lack it; without that it may never be confirmed.
 #[tokio::test]
