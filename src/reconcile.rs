@@ -4,7 +4,7 @@
 //! Both are only read. The ledger is read first. The journal has each payment before it is broadcast,
 //! so a payment under way is not mistaken for an unclaimed one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -51,6 +51,9 @@ pub enum Discrepancy {
     Missing(Payment),
     /// Granted, but the block is not confirmed.
     Unconfirmed(Payment),
+    /// Granted and confirmed, but the nodes do not list the send among those to the pool. Their lists are
+    /// incomplete, so unclaimed sends may be missing too.
+    Unlisted(Payment),
     /// Granted, but the block is not the send that the journal has.
     Different { payment: Payment, found: BlockKind },
     /// Paid, but the journal has given the payment up.
@@ -90,9 +93,11 @@ impl<S: Store> Books<S> {
     /// # Errors
     /// [`ReconcileError`] if either cannot be read.
     pub async fn reconcile(&self) -> Result<Reconciliation, ReconcileError> {
-        let arrivals = self.arrivals().await?;
+        let arrivals = self.arrivals(&self.pool).await?;
         let mut outcome = Reconciliation { arrivals: arrivals.len(), ..Reconciliation::default() };
-        self.check_granted(&mut outcome).await?;
+        let listed = arrivals.iter().map(|it| it.send).collect();
+        let unlisted = self.check_granted(&mut outcome, &listed).await?;
+        outcome.discrepancies.extend(self.still_unlisted(unlisted).await?);
         outcome.discrepancies.extend(self.without_grant(arrivals).await?);
         Ok(outcome)
     }
@@ -102,12 +107,13 @@ impl<S: Store> Books<S> {
     /// # Errors
     /// [`ReconcileError`] if either cannot be read.
     pub async fn unclaimed(&self) -> Result<Vec<Arrival>, ReconcileError> {
-        let found = self.without_grant(self.arrivals().await?).await?.into_iter();
+        let found = self.without_grant(self.arrivals(&self.pool).await?).await?.into_iter();
         Ok(found
             .filter_map(|it| match it {
                 Discrepancy::Unclaimed(arrival) => Some(arrival),
                 Discrepancy::Missing(_)
                 | Discrepancy::Unconfirmed(_)
+                | Discrepancy::Unlisted(_)
                 | Discrepancy::Different { .. }
                 | Discrepancy::NotGranted { .. } => None,
             })
@@ -119,7 +125,12 @@ impl<S: Store> Books<S> {
     /// # Errors
     /// [`LedgerError`] if no node answered.
     pub async fn waiting(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let found = self.ledger.client().accounts_receivable(&self.pool).await?;
+        self.receivable(&self.pool).await
+    }
+
+    /// The confirmed sends to `accounts` that they have not received.
+    async fn receivable(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let found = self.ledger.client().accounts_receivable(accounts).await?;
         let arrival = |account, it: crate::ledger::node::Receivable| Arrival {
             send: it.hash,
             amount: it.amount,
@@ -132,17 +143,17 @@ impl<S: Store> Books<S> {
         Ok(found.into_iter().flat_map(each).collect())
     }
 
-    /// Every confirmed send to the pool, each once, even if it is received between the two reads.
-    async fn arrivals(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let waiting = self.waiting().await?;
-        let received = self.received().await?;
+    /// Every confirmed send to `accounts`, each once, even if it is received between the two reads.
+    async fn arrivals(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let waiting = self.receivable(accounts).await?;
+        let received = self.received(accounts).await?;
         let by_send: BTreeMap<_, _> = waiting.into_iter().chain(received).map(|it| (it.send, it)).collect();
         Ok(by_send.into_values().collect())
     }
 
-    /// The sends that the pool has received.
-    async fn received(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let mut histories = stream::iter(self.pool.clone())
+    /// The sends that `accounts` have received.
+    async fn received(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let mut histories = stream::iter(accounts.to_vec())
             .map(|account| async move { (account, self.ledger.client().received(account).await) })
             .buffered(AT_ONCE);
         let mut arrivals = Vec::new();
@@ -178,13 +189,20 @@ impl<S: Store> Books<S> {
         Ok(found)
     }
 
-    /// Looks up every granted payment on the ledger.
-    async fn check_granted(&self, outcome: &mut Reconciliation) -> Result<(), ReconcileError> {
+    /// Looks up every granted payment on the ledger. Returns those to the pool that are not among the
+    /// `listed` sends.
+    async fn check_granted(
+        &self,
+        outcome: &mut Reconciliation,
+        listed: &BTreeSet<BlockHash>,
+    ) -> Result<Vec<Payment>, ReconcileError> {
+        let pool: BTreeSet<_> = self.pool.iter().copied().collect();
+        let mut unlisted = Vec::new();
         let filter = Filter { state: Some(PaymentState::Granted) };
         let mut after = 0;
         loop {
             let page = self.store.scan(after, filter, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return Ok(unlisted) };
             after = last.sequence;
             outcome.payments = outcome.payments.saturating_add(page.len());
             let mut checks = stream::iter(page)
@@ -206,9 +224,22 @@ impl<S: Store> Books<S> {
                     Some(facts) if !facts.confirmed() => {
                         outcome.discrepancies.push(Discrepancy::Unconfirmed(payment));
                     }
+                    Some(_) if pool.contains(&intent.pay_to) && !listed.contains(&intent.block) => {
+                        unlisted.push(payment);
+                    }
                     Some(_) => {}
                 }
             }
         }
+    }
+
+    /// Those of `payments` that a second reading does not list either: the others were granted after
+    /// the first one.
+    async fn still_unlisted(&self, payments: Vec<Payment>) -> Result<Vec<Discrepancy>, LedgerError> {
+        let accounts: BTreeSet<_> = payments.iter().map(|it| it.intent.pay_to).collect();
+        let arrivals = self.arrivals(&Vec::from_iter(accounts)).await?;
+        let listed: BTreeSet<_> = arrivals.iter().map(|it| it.send).collect();
+        let unlisted = payments.into_iter().filter(|it| !listed.contains(&it.intent.block));
+        Ok(unlisted.map(Discrepancy::Unlisted).collect())
     }
 }

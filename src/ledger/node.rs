@@ -428,9 +428,7 @@ impl NodeClient {
             }
         }
         let refusal = |(label, fault): &(String, TransportFault)| match fault {
-            TransportFault::Refused(text) => {
-                answer::refuses_block(text).then(|| format!("{label}: {text}"))
-            }
+            TransportFault::Refused(text) => answer::refuses_block(text).then(|| format!("{label}: {text}")),
             TransportFault::TimedOut
             | TransportFault::Unreachable(_)
             | TransportFault::Nonsense(_)

@@ -1,6 +1,7 @@
 //! Nano nodes: what is believed of them, and every way in which one can fail.
 
 mod captured;
+mod receivable;
 mod work;
 
 use std::collections::BTreeMap;
@@ -316,7 +317,9 @@ async fn only_a_nodes_own_refusal_refuses_a_send() {
         let error = published(proxys.clone()).await;
         assert!(matches!(error, PublishError::Unknown(_)), "{proxys}: {error}");
     }
-    for text in ["Fork", "Gap previous block", "Block work is insufficient", "Conflict while processing block"] {
+    for text in
+        ["Fork", "Gap previous block", "Block work is insufficient", "Conflict while processing block"]
+    {
         let error = published(json!({ "error": text })).await;
         assert!(matches!(error, PublishError::Refused(_)), "{text}: {error}");
     }

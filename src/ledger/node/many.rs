@@ -14,8 +14,10 @@ use crate::nano::{Account, BlockHash, Raw};
 /// The most accounts in one call. The answer stays far below the longest that is read.
 const ACCOUNTS_PER_CALL: usize = 256;
 
-/// Receivable sends of one account in a call about many. An account with more is asked for alone.
-const FEW: u32 = 32;
+/// The most accounts in one call for their receivable sends, and the call's `count`. The C++ node reads
+/// `count` as the sends of each account, RsNano as a number of accounts, so it must not be lower than
+/// the number of accounts.
+const RECEIVABLE_PER_CALL: usize = 64;
 
 /// The most receivable sends of one account that are read; about 3 MiB of an answer.
 pub const MOST_RECEIVABLE: u32 = 12_000;
@@ -76,24 +78,23 @@ impl NodeClient {
         accounts: &[Account],
     ) -> Result<BTreeMap<Account, Vec<Receivable>>, LedgerError> {
         let mut found = BTreeMap::new();
-        for part in accounts.chunks(ACCOUNTS_PER_CALL) {
+        for part in accounts.chunks(RECEIVABLE_PER_CALL) {
             let call = RpcCall::new(
                 "accounts_receivable",
                 [
                     ("accounts", list(part)),
-                    ("count", FEW.to_string().into()),
+                    ("count", RECEIVABLE_PER_CALL.to_string().into()),
                     ("threshold", "1".into()),
                     ("source", "true".into()),
                     ("include_only_confirmed", "true".into()),
                 ],
             );
             let asked: BTreeSet<_> = part.iter().copied().collect();
-            let few = usize::try_from(FEW).unwrap_or(usize::MAX);
             for (account, mut blocks) in self.first(call, receivable_of_many).await? {
                 if !asked.contains(&account) {
                     return Err(LedgerError::NotBelieved(format!("{account} was not asked for")));
                 }
-                if blocks.len() >= few {
+                if blocks.len() >= RECEIVABLE_PER_CALL {
                     blocks = self.receivable(account, MOST_RECEIVABLE, Raw::new(1)).await?;
                     if blocks.len() >= usize::try_from(MOST_RECEIVABLE).unwrap_or(usize::MAX) {
                         tracing::warn!(%account, read = blocks.len(), "the account has more receivable sends than are read");
