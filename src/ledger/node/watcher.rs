@@ -353,17 +353,21 @@ impl Watcher {
             let (Some(waiting), Some(info)) = (state.waiting.get_mut(hash), found.get(hash)) else {
                 continue;
             };
-            if waiting.contents.is_some() || !matches!(check_contents(*hash, info), Ok(())) {
-                continue;
-            }
-            waiting.contents = Some(info.contents.clone());
-            if let Contents::State(block) = &info.contents {
-                waiting.previous = Some(block.previous);
-                if block.previous == BlockHash::ZERO {
-                    waiting.before = Some(Raw::ZERO);
-                } else if waiting.before.is_none() && !found.contains_key(&block.previous) {
-                    missing.insert(block.previous);
+            if waiting.contents.is_none() && check_contents(*hash, info).is_ok() {
+                waiting.contents = Some(info.contents.clone());
+                if let Contents::State(block) = &info.contents {
+                    waiting.previous = Some(block.previous);
+                    if block.previous == BlockHash::ZERO {
+                        waiting.before = Some(Raw::ZERO);
+                    }
                 }
+            }
+            // Every node that has the block is asked for its predecessor while the balance is not
+            // known: a node that was not asked for it must not be taken for one that lacks it.
+            if let (Some(previous), None) = (waiting.previous, waiting.before)
+                && !found.contains_key(&previous)
+            {
+                missing.insert(previous);
             }
         }
         tracing::trace!(node = index, missing = missing.len(), "blocks looked up");
