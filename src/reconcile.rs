@@ -14,7 +14,7 @@ use crate::ledger::node::NodeLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
-use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
+use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
 
 /// Payments in one page of the journal.
 const PAGE: usize = 500;
@@ -48,16 +48,16 @@ pub struct Arrival {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Discrepancy {
     /// Granted, but no node knows the block.
-    Missing(Payment),
+    Missing(PaymentRecord),
     /// Granted, but the block is not confirmed.
-    Unconfirmed(Payment),
+    Unconfirmed(PaymentRecord),
     /// Granted and confirmed, but the nodes do not list the send among those to the pool. Their lists are
     /// incomplete, so unclaimed sends may be missing too.
-    Unlisted(Payment),
+    Unlisted(PaymentRecord),
     /// Granted, but the block is not the send that the journal has.
-    Different { payment: Payment, found: BlockKind },
+    Different { payment: PaymentRecord, found: BlockKind },
     /// Paid, but the journal has given the payment up.
-    NotGranted { payment: Payment, arrival: Arrival },
+    NotGranted { payment: PaymentRecord, arrival: Arrival },
     /// Paid, but not in the journal. A late proof may still redeem it.
     Unclaimed(Arrival),
 }
@@ -195,7 +195,7 @@ impl<S: Store> Books<S> {
         &self,
         outcome: &mut Reconciliation,
         listed: &BTreeSet<BlockHash>,
-    ) -> Result<Vec<Payment>, ReconcileError> {
+    ) -> Result<Vec<PaymentRecord>, ReconcileError> {
         let pool: BTreeSet<_> = self.pool.iter().copied().collect();
         let mut unlisted = Vec::new();
         let filter = Filter { state: Some(PaymentState::Granted) };
@@ -235,7 +235,7 @@ impl<S: Store> Books<S> {
 
     /// Those of `payments` that a second reading does not list either: the others were granted after
     /// the first one.
-    async fn still_unlisted(&self, payments: Vec<Payment>) -> Result<Vec<Discrepancy>, LedgerError> {
+    async fn still_unlisted(&self, payments: Vec<PaymentRecord>) -> Result<Vec<Discrepancy>, LedgerError> {
         let accounts: BTreeSet<_> = payments.iter().map(|it| it.intent.pay_to).collect();
         let arrivals = self.arrivals(&Vec::from_iter(accounts)).await?;
         let listed: BTreeSet<_> = arrivals.iter().map(|it| it.send).collect();

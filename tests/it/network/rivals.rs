@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use faregate::devnet::{DevnetOptions, Fault, Times};
+use faregate::devnet::{DevnetOptions, InjectedFault, Times};
 use faregate::ledger::Ledger;
 use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw};
@@ -28,7 +28,7 @@ async fn an_unconfirmed_rival_does_not_end_a_refused_payment() {
     let (proof, block) = rig.txn(&key, &offer);
     let rival = rig.devnet.send_block(&key, key.account(), Raw::new(1)).unwrap();
     // The node shows the account as it was before the rival, so that the payment is broadcast.
-    rig.devnet.order("account_info", Fault::Stale, Times::Always);
+    rig.devnet.order("account_info", InjectedFault::Stale, Times::Always);
     rig.devnet.lattice().hold(rival.hash());
     rig.devnet.process(rival).unwrap();
     let refused = rig.get(QUOTE, &[("PAYMENT-SIGNATURE", &proof)]).await;
@@ -49,7 +49,7 @@ async fn the_error_of_a_proxy_before_the_node_does_not_end_a_payment() {
     let key = rig.payer(1, PLENTY);
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, _) = rig.txn(&key, &offer);
-    rig.devnet.order("process", Fault::Refuse("Rate limit exceeded".to_owned()), Times::ONCE);
+    rig.devnet.order("process", InjectedFault::Refuse("Rate limit exceeded".to_owned()), Times::ONCE);
     let served = rig.get(QUOTE, &[("PAYMENT-SIGNATURE", &proof)]).await;
     assert_eq!(served.status(), 200, "the next broadcast of the same block succeeded");
     rig.end().await;
