@@ -1,8 +1,8 @@
-//! Which blocks would empty a pool account: a plan, nothing done.
+//! Plans the blocks that would empty a pool account. Planning changes nothing.
 //!
-//! A plan is made of what the ledger says of the account and of nothing else, and the same facts
-//! always give the same blocks. After any part of a plan was carried out, the plan made of the new
-//! facts is the rest of it: that is why a sweep that was killed is simply planned again.
+//! A plan depends only on the account's state on the ledger, and the same state always gives the same
+//! blocks. After a part of a plan was carried out, a plan from the new state is the rest of the first
+//! plan. A sweep that was killed is therefore simply planned again.
 
 use std::cmp::Reverse;
 
@@ -14,18 +14,18 @@ pub struct PoolAccount {
     /// Its newest block must be confirmed: a block on any other is a fork.
     pub head: ProvenHead,
     /// The confirmed sends that it has not received, in any order.
-    pub waiting: Vec<ProvenSend>,
+    pub receivable: Vec<ProvenSend>,
 }
 
-/// What a sweep is to do.
+/// The rules of a sweep.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rules {
-    /// Where everything goes. No account of the pool.
+    /// The account that everything is sent to. It must not be an account of the pool.
     pub treasury: Account,
-    /// An account that has less than this, received or not, is left as it is.
+    /// An account with less than this, received or not, is not swept.
     pub minimum: Raw,
-    /// Who votes with what lies in the pool. Where there is none, an account keeps the one it has,
-    /// and a new account names itself.
+    /// The representative of pool accounts. If `None`, an account keeps its representative, and a new
+    /// account represents itself.
     pub representative: Option<Representative>,
 }
 
@@ -40,7 +40,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// As it is shown.
+    /// The name shown to people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,9 +55,9 @@ impl Action {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Step {
     pub action: Action,
-    /// What the block moves.
+    /// The amount that the block moves.
     pub amount: Raw,
-    /// The balance before it.
+    /// The balance before the block.
     pub before: Raw,
     pub block: UnsignedBlock,
 }
@@ -68,7 +68,7 @@ impl PoolAccount {
     /// # Errors
     /// [`NotProven::MoreThanExists`].
     pub fn total(&self) -> Result<Raw, NotProven> {
-        self.waiting
+        self.receivable
             .iter()
             .try_fold(self.head.balance(), |sum, it| sum.checked_add(it.amount()))
             .ok_or(NotProven::MoreThanExists(self.head.account()))
@@ -89,10 +89,10 @@ pub fn plan(account: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, NotProven
     if let Some(representative) = rules.representative {
         head = head.with_representative(representative);
     }
-    let mut waiting = account.waiting.clone();
-    waiting.sort_by_key(|it| (Reverse(it.amount()), it.hash()));
-    let mut steps = Vec::with_capacity(waiting.len().saturating_add(1));
-    for send in waiting {
+    let mut receivable = account.receivable.clone();
+    receivable.sort_by_key(|it| (Reverse(it.amount()), it.hash()));
+    let mut steps = Vec::with_capacity(receivable.len().saturating_add(1));
+    for send in receivable {
         let action = if head.is_open() { Action::Receive } else { Action::Open };
         let block = head.receive(&send)?;
         steps.push(Step { action, amount: send.amount(), before: head.balance(), block });

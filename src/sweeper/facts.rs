@@ -10,13 +10,14 @@ use crate::nano::{Account, BlockHash, ProvenHead, Raw};
 use crate::store::deposits::Deposit;
 use crate::sweep::PoolAccount;
 
-/// Receivable blocks of one plan; the next plan takes those beyond.
-const WAITING: u32 = 2000;
+/// The most receivable sends in one plan. The next plan takes the rest.
+const RECEIVABLE: u32 = 2000;
 
-/// The pause between two looks at an account whose newest block is not confirmed.
+/// The pause between two reads of an account whose newest block is not confirmed.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Reads an account and what waits for it, once everything on it is confirmed, which may take `wait`.
+/// Reads an account and its receivable sends, once its newest block is confirmed. Waits for that for
+/// at most `wait`.
 pub(super) async fn read(
     ledger: &NodeLedger,
     account: Account,
@@ -26,11 +27,11 @@ pub(super) async fn read(
         Some(info) => ledger.proven_head(account, info.frontier).await?,
         None => ProvenHead::unopened(account),
     };
-    let listed = ledger.client().receivable(account, WAITING, Raw::new(1)).await?;
-    let waiting = ledger.proven_sends(&listed).await?;
+    let listed = ledger.client().receivable(account, RECEIVABLE, Raw::new(1)).await?;
+    let receivable = ledger.proven_sends(&listed).await?;
     let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
     let deposits = listed.iter().map(deposit).collect();
-    Ok((PoolAccount { head, waiting }, deposits))
+    Ok((PoolAccount { head, receivable }, deposits))
 }
 
 async fn confirmed(

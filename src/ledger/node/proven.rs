@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::ledger::believe;
+use super::contents::check_contents;
 use super::reads::{block_info_call, blocks_info_call};
 use super::transport::Node;
 use super::{BlockInfo, Contents, NodeLedger, Receivable, answer};
@@ -85,11 +85,9 @@ impl NodeLedger {
             let client = self.client().clone();
             async move {
                 let info = client.look_up(&node, &block_info_call(hash), answer::block_info).await?;
-                let Some(BlockInfo { contents, .. }) = info else { return Ok(None) };
-                if let Contents::State(block) = &contents {
-                    believe(hash, block)?;
-                }
-                Ok(Some(contents))
+                let Some(info) = info else { return Ok(None) };
+                check_contents(hash, &info)?;
+                Ok(Some(info.contents))
             }
         };
         match self.client().read(look).await? {

@@ -20,8 +20,8 @@ fn carry_out(account: &mut PoolAccount, step: &Step) -> u128 {
         return before;
     }
     assert_eq!(step.action == Action::Open, !head.is_open());
-    let slot = account.waiting.iter().position(|it| it.hash().0 == step.block.link).expect("it waits");
-    let received = account.waiting.swap_remove(slot);
+    let slot = account.receivable.iter().position(|it| it.hash().0 == step.block.link).expect("it waits");
+    let received = account.receivable.swap_remove(slot);
     assert_eq!((after - before, received.amount()), (step.amount.get(), step.amount));
     0
 }
@@ -47,10 +47,10 @@ fn send(link: [u8; 32], amount: Raw) -> ProvenSend {
 
 fn accounts() -> impl Strategy<Value = PoolAccount> {
     let newest = proptest::option::of((0..=1_000_000_u128, any::<[u8; 32]>()));
-    let waiting = proptest::collection::btree_map(any::<[u8; 32]>(), 1..=1_000_000_u128, 0..12);
-    (newest, waiting).prop_map(|(newest, waiting)| PoolAccount {
+    let receivable = proptest::collection::btree_map(any::<[u8; 32]>(), 1..=1_000_000_u128, 0..12);
+    (newest, receivable).prop_map(|(newest, receivable)| PoolAccount {
         head: newest.map_or(ProvenHead::unopened(ACCOUNT), |(balance, link)| head(balance, link)),
-        waiting: waiting.into_iter().map(|(link, amount)| send(link, Raw::new(amount))).collect(),
+        receivable: receivable.into_iter().map(|(link, amount)| send(link, Raw::new(amount))).collect(),
     })
 }
 
@@ -73,8 +73,8 @@ proptest! {
         let (mut now, mut home) = (account.clone(), 0);
         for done in 0..=steps.len() {
             // The order in which a node lists what waits means nothing.
-            let count = now.waiting.len().max(1);
-            now.waiting.rotate_left(usize::try_from(shuffle).unwrap_or(0) % count);
+            let count = now.receivable.len().max(1);
+            now.receivable.rotate_left(usize::try_from(shuffle).unwrap_or(0) % count);
             prop_assert_eq!(&plan(&now, &rules).unwrap(), &steps[done..]);
             if let Some(step) = steps.get(done) {
                 home += carry_out(&mut now, step);
@@ -82,15 +82,15 @@ proptest! {
                 prop_assert!(!named || representative == super::REPRESENTATIVE);
             }
         }
-        prop_assert_eq!((home, now.total().unwrap(), now.waiting.len()), (total, Raw::ZERO, 0));
+        prop_assert_eq!((home, now.total().unwrap(), now.receivable.len()), (total, Raw::ZERO, 0));
         prop_assert_eq!(steps.iter().filter(|it| it.action == Action::Send).count(), 1);
     }
 }
 
 #[test]
 fn more_than_can_exist_is_not_planned() {
-    let waiting = vec![send([1; 32], Raw::MAX), send([2; 32], Raw::MAX)];
-    let account = PoolAccount { head: ProvenHead::unopened(ACCOUNT), waiting };
+    let receivable = vec![send([1; 32], Raw::MAX), send([2; 32], Raw::MAX)];
+    let account = PoolAccount { head: ProvenHead::unopened(ACCOUNT), receivable };
     let rules = Rules { treasury: super::TREASURY, minimum: Raw::ZERO, representative: None };
     assert!(plan(&account, &rules).is_err());
 }
