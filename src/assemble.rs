@@ -4,8 +4,8 @@
 //! and closed in the other. Nothing listens yet: the caller binds and serves. `money` is what looks
 //! after the pool.
 
+mod deposit_watch;
 mod money;
-mod pool_watch;
 mod reach;
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, NodeUrl, Pool, SocketUrl, StoreLocation};
+use crate::config::{Config, Nano, NodeUrl, PoolSource, SocketUrl, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
@@ -45,7 +45,7 @@ use crate::sweeper::Journal;
 use crate::vault::{self, BearerToken, Vault, VaultError};
 use crate::x402::{WorkPolicy, WorkTerms};
 
-use pool_watch::PoolWatch;
+use deposit_watch::DepositWatch;
 
 pub use money::{SweepSetupError, pool_accounts, sweeper};
 
@@ -145,7 +145,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let metering = cashier.clone();
     let until = shutdown.clone();
     tasks.spawn(async move { metering.capabilities().run(until).await });
-    let watch = PoolWatch {
+    let watch = DepositWatch {
         ledger: NodeLedger::clone(&ledger),
         store: Arc::clone(&store),
         metrics: Arc::clone(&metrics),
@@ -223,7 +223,7 @@ fn mac_keys(config: &Config) -> Result<MacKeys, AssembleError> {
 /// [`AssembleError::Seed`], [`AssembleError::NoAddress`].
 pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
     let pool = match &nano.pool {
-        Pool::Seed { file, size } => {
+        PoolSource::Seed { file, size } => {
             if !file.exists() {
                 tracing::warn!(
                     file = %file.display(),
@@ -242,8 +242,8 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, AssembleError> {
             AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
                 .with_sessions(accounts(Mechanism::NanoSession))
         }
-        Pool::Addresses(addresses) => AddressPool::of_list(addresses, &nano.in_use),
-        Pool::Address(address) => AddressPool::of_list(&[*address], &nano.in_use),
+        PoolSource::Addresses(addresses) => AddressPool::of_list(addresses, &nano.in_use),
+        PoolSource::Address(address) => AddressPool::of_list(&[*address], &nano.in_use),
     };
     match nano.in_use.iter().find(|it| pool.of(**it).is_empty()) {
         Some(mechanism) => Err(AssembleError::NoAddress(*mechanism)),

@@ -55,9 +55,9 @@ enum Command {
     /// The gateway
     Serve(serve::ServeArgs),
     /// All faults of a configuration at once
-    Check(check::Args),
+    Check(check::CheckArgs),
     /// Which route a request takes, and what it costs
-    Explain(explain::Args),
+    Explain(explain::ExplainArgs),
     /// A development ledger with a node's RPC
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs

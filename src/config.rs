@@ -33,14 +33,14 @@ pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{Challenge, Limits, PaymentIdentifiers, Settlement, StoreLocation};
-pub use listen::{Cors, Facilitator, Listen, Origins, PublicUrl, TlsListener};
+pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, Settlement, StoreLocation};
+pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
-pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
+pub use nano::{MAX_POOL, MIN_POOL, Nano, PoolSource};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{Health, HostHeader, Upstream, UpstreamUrl};
+pub use upstream::{HealthCheck, HostHeader, UpstreamConfig, UpstreamUrl};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.
@@ -51,24 +51,24 @@ pub struct Config {
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
     /// The listener for other servers that sell for Nano.
-    pub facilitator: Option<Facilitator>,
+    pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
-    pub challenge: Challenge,
+    pub challenge: ChallengeConfig,
     pub settlement: Settlement,
     /// How the pool is swept; nothing where that is left to others.
     pub sweep: Option<Sweep>,
     pub store: StoreLocation,
     /// By name; each that a route names is among them.
-    pub upstreams: BTreeMap<UpstreamName, Upstream>,
+    pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
     pub table: PriceTable,
     /// What routes offer that do not offer `nano.mechanisms`: in the order of `accepts`.
     pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
     /// What is published about the prices.
     pub discovery: Discovery,
-    pub cors: Option<Cors>,
+    pub cors: Option<CorsConfig>,
     /// For how long ids of payments and what was answered under them are kept.
-    pub payment_identifiers: PaymentIdentifiers,
+    pub payment_identifiers: PaymentIdentifiersConfig,
     pub limits: Limits,
     /// What works but is hardly meant, in the order of the file's lines.
     pub warnings: Vec<Warning>,

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::reach::reach;
-use crate::config::{Config, Nano, Pool, can_sweep};
+use crate::config::{Config, Nano, PoolSource, can_sweep};
 use crate::ledger::node::{NodeClient, NodeLedger, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::metrics::Metrics;
@@ -51,7 +51,7 @@ pub fn sweeper(
 ) -> Result<(Sweeper, PathBuf), SweepSetupError> {
     let treasury =
         can_sweep(&config.nano).map_err(|(message, hint)| SweepSetupError::NotHere { message, hint })?;
-    let Pool::Seed { file, size } = &config.nano.pool else {
+    let PoolSource::Seed { file, size } = &config.nano.pool else {
         return Err(SweepSetupError::NotHere { message: "this gateway holds no key of its pool", hint: "" });
     };
     let sweep = config.sweep.clone().unwrap_or_default();
@@ -81,12 +81,12 @@ pub fn sweeper(
 /// [`VaultError`], when the seed cannot be read.
 pub fn pool_accounts(nano: &Nano) -> Result<Vec<Account>, VaultError> {
     Ok(match &nano.pool {
-        Pool::Seed { file, size } => {
+        PoolSource::Seed { file, size } => {
             let (vault, size) = (Vault::open(file)?, reach(file, *size));
             Mechanism::ALL.into_iter().flat_map(|it| vault.accounts(seed_indexes(it, size))).collect()
         }
-        Pool::Addresses(addresses) => addresses.clone(),
-        Pool::Address(address) => vec![*address],
+        PoolSource::Addresses(addresses) => addresses.clone(),
+        PoolSource::Address(address) => vec![*address],
     })
 }
 

@@ -16,7 +16,7 @@ const EX_CONFIG: u8 = 78;
 
 /// Check a configuration: all its faults at once, with line and hint.
 #[derive(Debug, Parser)]
-pub struct Args {
+pub struct CheckArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
@@ -29,7 +29,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Where `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
+pub fn run(args: &CheckArgs, out: &mut impl Write) -> io::Result<ExitCode> {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(faults) => return report_faults(&faults, args.json, out),

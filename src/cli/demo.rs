@@ -115,7 +115,7 @@ impl Stage {
 
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let upstream = listener.local_addr()?;
-        let app = Arc::new(HttpServer::new_app(upstream::Quotes::default()));
+        let app = Arc::new(HttpServer::new_app(upstream::DemoApi::default()));
         served.spawn(listen::serve(listener, app, shutdown.clone()));
 
         let (public, operator) =

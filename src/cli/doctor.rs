@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::assemble::{endpoints, open_store};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, Pool, StoreLocation};
+use crate::config::{Config, Nano, PoolSource, StoreLocation};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::nano::UnixSeconds;
 use crate::store::{Health, Replication, Store, Unsound};
@@ -38,7 +38,7 @@ pub struct DoctorArgs {
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Check {
+struct Checkup {
     what: String,
     good: bool,
     /// It works, and there is something to know or to do about it.
@@ -46,7 +46,7 @@ struct Check {
     detail: String,
 }
 
-impl Check {
+impl Checkup {
     fn new(what: impl Into<String>, outcome: Result<String, String>) -> Self {
         let good = outcome.is_ok();
         Self { what: what.into(), good, warning: false, detail: outcome.unwrap_or_else(|fault| fault) }
@@ -83,7 +83,7 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode>
     for (name, upstream) in &config.upstreams {
         for url in &upstream.urls {
             let found = resolved(&url.host, url.port).await;
-            checks.push(Check::new(format!("upstream {name}"), found));
+            checks.push(Checkup::new(format!("upstream {name}"), found));
         }
     }
     let good = checks.iter().all(|check| check.good);
@@ -98,15 +98,15 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode>
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
+async fn store(config: &Config, clock: &Clock) -> Vec<Checkup> {
     if let StoreLocation::Sqlite { path, .. } = &config.store
         && !path.exists()
     {
-        return vec![Check::new("store", Ok(format!("{}: made at the first start", path.display())))];
+        return vec![Checkup::new("store", Ok(format!("{}: made at the first start", path.display())))];
     }
     let store = match open_store(&config.store, None).await {
         Ok(store) => store,
-        Err(error) => return vec![Check::new("store", Err(error.to_string()))],
+        Err(error) => return vec![Checkup::new("store", Err(error.to_string()))],
     };
     let inspected = match store.inspect().await {
         Ok(found) if found.faults.is_empty() => Ok(format!("{} payment(s), all in order", found.payments)),
@@ -115,11 +115,11 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
     };
     let health = store.health();
     let now = clock.now();
-    let mut checks = vec![Check::new("store", inspected), disk(&health, now)];
+    let mut checks = vec![Checkup::new("store", inspected), disk(&health, now)];
     match store.replication().await {
         Ok(None) => {}
         Ok(Some(found)) => checks.push(replication(&found)),
-        Err(error) => checks.push(Check::new("standbys", Err(error.to_string()))),
+        Err(error) => checks.push(Checkup::new("standbys", Err(error.to_string()))),
     }
     let clock = match health.sells(now) {
         Err(Unsound::ClockBehind) => {
@@ -127,43 +127,43 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
         }
         Ok(()) | Err(Unsound::Unwritable | Unsound::NoRoom) => Ok("not behind the journal".to_owned()),
     };
-    checks.push(Check::new("clock", clock));
+    checks.push(Checkup::new("clock", clock));
     store.close().await;
     checks
 }
 
-fn disk(health: &Health, now: UnixSeconds) -> Check {
+fn disk(health: &Health, now: UnixSeconds) -> Checkup {
     let Some(free) = health.free_bytes else {
-        return Check::warning("disk", NO_FLOOR);
+        return Checkup::warning("disk", NO_FLOOR);
     };
     let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
     let enough = health.sells(now) != Err(Unsound::NoRoom);
-    Check::new("disk", if enough { Ok(told) } else { Err(told) })
+    Checkup::new("disk", if enough { Ok(told) } else { Err(told) })
 }
 
-fn replication(found: &Replication) -> Check {
+fn replication(found: &Replication) -> Checkup {
     match (found, found.caution()) {
-        (Replication::Missing { .. }, Some(caution)) => Check::new("standbys", Err(caution)),
-        (_, Some(caution)) => Check::warning("standbys", caution),
-        (_, None) => Check::new("standbys", Ok(found.to_string())),
+        (Replication::Missing { .. }, Some(caution)) => Checkup::new("standbys", Err(caution)),
+        (_, Some(caution)) => Checkup::warning("standbys", caution),
+        (_, None) => Checkup::new("standbys", Ok(found.to_string())),
     }
 }
 
-fn keys(config: &Config) -> Vec<Check> {
+fn keys(config: &Config) -> Vec<Checkup> {
     let mut checks = Vec::new();
     let challenge = &config.challenge;
     let key = |path: &Path| vault::existing_mac_key(path).map(drop);
-    checks.push(Check::new("challenge.key_file", secret(&challenge.key_file, true, key)));
+    checks.push(Checkup::new("challenge.key_file", secret(&challenge.key_file, true, key)));
     if let Some(path) = &challenge.previous_key_file {
-        checks.push(Check::new("challenge.previous_key_file", secret(path, false, key)));
+        checks.push(Checkup::new("challenge.previous_key_file", secret(path, false, key)));
     }
     let Nano { pool, .. } = &config.nano;
-    if let Pool::Seed { file, .. } = pool {
+    if let PoolSource::Seed { file, .. } = pool {
         let seed = |path: &Path| Vault::open(path).map(drop);
-        checks.push(Check::new("nano.pool.seed_file", secret(file, true, seed)));
+        checks.push(Checkup::new("nano.pool.seed_file", secret(file, true, seed)));
     }
     if let Some(tls) = &config.listen.tls {
-        checks.push(Check::new("listen.tls.key", private(&tls.key)));
+        checks.push(Checkup::new("listen.tls.key", private(&tls.key)));
     }
     checks
 }
@@ -194,14 +194,14 @@ fn private(path: &Path) -> Result<String, String> {
     }
 }
 
-async fn node(endpoint: NodeEndpoint) -> Check {
+async fn node(endpoint: NodeEndpoint) -> Checkup {
     let what = format!("node {}", endpoint.label());
     let counted = match NodeClient::new(vec![endpoint]) {
         Ok(client) => client.block_count().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     let told = counted.map(|count| format!("{} blocks, {} of them confirmed", count.count, count.cemented));
-    Check::new(what, told)
+    Checkup::new(what, told)
 }
 
 async fn resolved(host: &str, port: u16) -> Result<String, String> {

@@ -20,7 +20,7 @@ const EX_DATAERR: u8 = 65;
 
 /// Say which route a request falls under, why, what it costs and where it would go.
 #[derive(Debug, Parser)]
-pub struct Args {
+pub struct ExplainArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
@@ -43,7 +43,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Where `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
+pub fn run(args: &ExplainArgs, out: &mut impl Write) -> io::Result<ExitCode> {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(faults) => return report_faults(&faults, args.json, out),
@@ -65,7 +65,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
         }
     };
     let foreign = absolute.map(|it| it.authority).filter(|authority| !is_public(&config, authority));
-    let answer = Answer {
+    let answer = Explanation {
         config: &config,
         data: args.data.as_deref(),
         method: &args.method,
@@ -86,7 +86,7 @@ fn is_public(config: &Config, authority: &str) -> bool {
     authority.strip_suffix(default_port).unwrap_or(authority).eq_ignore_ascii_case(public)
 }
 
-fn refuse(args: &Args, code: u8, message: &str, out: &mut impl Write) -> io::Result<ExitCode> {
+fn refuse(args: &ExplainArgs, code: u8, message: &str, out: &mut impl Write) -> io::Result<ExitCode> {
     if args.json {
         writeln!(out, "{}", json!({ "method": args.method, "url": args.url, "error": message }))?;
     } else {
@@ -100,7 +100,7 @@ const fn refused_with(fault: &CallFault) -> u16 {
     if fault.is_not_offered() { 403 } else { 400 }
 }
 
-struct Answer<'a> {
+struct Explanation<'a> {
     config: &'a Config,
     data: Option<&'a str>,
     method: &'a str,
@@ -109,7 +109,7 @@ struct Answer<'a> {
     foreign: Option<&'a str>,
 }
 
-impl Answer<'_> {
+impl Explanation<'_> {
     /// Whether it is answered by the gateway itself, before any route.
     fn is_document(&self) -> bool {
         Documents::of(self.config).answer(self.method, self.target)

@@ -4,7 +4,7 @@
 //! it can redeem its payment's capability again.
 
 mod books;
-mod pool;
+mod deposits;
 mod print;
 
 use std::collections::VecDeque;
@@ -194,17 +194,17 @@ pub async fn run(
             books::list_unclaimed(&args.journal.config, args.json, out).await
         }
         PaymentsCommand::List(args) if args.unclaimed || args.sweeps => {
-            let form = if args.json { pool::Form::JsonLines } else { pool::Form::Table };
-            pool::print(&args.journal, pool::Part::of(args.sweeps), form, out).await
+            let form = if args.json { deposits::Form::JsonLines } else { deposits::Form::Table };
+            deposits::print(&args.journal, deposits::Part::of(args.sweeps), form, out).await
         }
         PaymentsCommand::List(args) => list(&args, out).await,
         PaymentsCommand::Show(args) => show(&args, out).await,
         PaymentsCommand::Export(args) if args.unclaimed || args.sweeps => {
             let form = match args.format {
-                Format::Csv => pool::Form::Csv,
-                Format::Jsonl => pool::Form::JsonLines,
+                Format::Csv => deposits::Form::Csv,
+                Format::Jsonl => deposits::Form::JsonLines,
             };
-            pool::print(&args.journal, pool::Part::of(args.sweeps), form, out).await
+            deposits::print(&args.journal, deposits::Part::of(args.sweeps), form, out).await
         }
         PaymentsCommand::Export(args) => export(&args, out).await,
         PaymentsCommand::Reconcile(args) => books::reconcile(&args.config, args.json, out).await,
@@ -299,7 +299,7 @@ async fn list(args: &ListArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
     }
     newest.iter().try_for_each(&mut print)?;
     if args.journal.state.is_none() && args.last.is_none() {
-        pool::append_unclaimed(&part.store, part.since, args.json, out).await?;
+        deposits::append_unclaimed(&part.store, part.since, args.json, out).await?;
     }
     part.store.close().await;
     Ok(ExitCode::SUCCESS)

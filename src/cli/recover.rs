@@ -84,7 +84,7 @@ pub enum RecoverError {
 
 /// A send that the pool received.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Received {
+pub struct ReceivedSend {
     /// The send.
     pub block: BlockHash,
     /// Whose it was, where the node says.
@@ -105,9 +105,9 @@ pub struct Recovered {
     /// Blocks that were received.
     pub received: u64,
     /// Those of them that nobody had claimed, and that are claimed unless it was a dry run.
-    pub claimed: Vec<Received>,
+    pub claimed: Vec<ReceivedSend>,
     /// Those that nobody had claimed and that were excepted.
-    pub left: Vec<Received>,
+    pub left: Vec<ReceivedSend>,
     /// Blocks that can be received and that the journal does not know.
     pub receivable: Vec<(Account, Receivable)>,
 }
@@ -170,7 +170,7 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
         return writeln!(out, "{whole}");
     }
     for (what, some) in [(if args.dry_run { "to claim" } else { "claimed" }, claimed), ("left", left)] {
-        for Received { block, sender, account, amount, was_unclaimed } in some {
+        for ReceivedSend { block, sender, account, amount, was_unclaimed } in some {
             let sender = sender.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
             let note = if *was_unclaimed { "  (unclaimed in the backup)" } else { "" };
             writeln!(out, "{what:<10}  {block}  {}  from {sender}  to {account}{note}", amount.xno())?;
@@ -190,7 +190,7 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
     if claimed.is_empty() { Ok(()) } else { writeln!(out, "{NOTE}") }
 }
 
-fn as_json(it: &Received) -> Value {
+fn as_json(it: &ReceivedSend) -> Value {
     json!({
         "block": it.block.to_string(),
         "sender": it.sender.map(|sender| sender.to_string()),
@@ -245,7 +245,8 @@ async fn find(client: &NodeClient, store: &Engine, accounts: &[Account]) -> Resu
             let one = one?;
             whole.accounts = whole.accounts.saturating_add(one.accounts);
             whole.received = whole.received.saturating_add(one.received);
-            let noted = |it: Received| Received { was_unclaimed: unclaimed.contains(&it.block), ..it };
+            let noted =
+                |it: ReceivedSend| ReceivedSend { was_unclaimed: unclaimed.contains(&it.block), ..it };
             whole.claimed.extend(one.claimed.into_iter().map(noted));
             whole.receivable.extend(one.receivable);
         }
@@ -297,7 +298,13 @@ async fn walk(client: &NodeClient, store: &Engine, account: Account) -> Result<R
             if !store.is_claimed(source).await? {
                 // For people to look at; a node that has forgotten the send says nothing of it.
                 let sender = client.block_info(source).await?.map(|it| it.account);
-                found.claimed.push(Received { block: source, sender, account, amount, was_unclaimed: false });
+                found.claimed.push(ReceivedSend {
+                    block: source,
+                    sender,
+                    account,
+                    amount,
+                    was_unclaimed: false,
+                });
             }
         }
         match before {

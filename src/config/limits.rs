@@ -12,7 +12,7 @@ use super::mirror::{ChallengeFile, LimitsFile, PaymentIdentifiersFile, Piece, Se
 use crate::store::{PostgresOptions, SqliteOptions, postgres_server};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Challenge {
+pub struct ChallengeConfig {
     /// Seconds for which a challenge can be answered.
     pub lifetime: u64,
     /// The key of the challenges' MAC; made where there is none.
@@ -44,7 +44,7 @@ pub enum StoreLocation {
 
 /// How long what clients' ids stand for is kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PaymentIdentifiers {
+pub struct PaymentIdentifiersConfig {
     /// Seconds for which an id stands for its payment.
     pub keep: u64,
     /// Seconds for which what was answered under it is kept; not more than `keep`.
@@ -108,7 +108,7 @@ const MAX_CAPABILITIES: u64 = 100_000_000;
 const MAX_PENDING: u32 = 1_000_000;
 const MAX_LOOKUPS: u32 = 1_000_000;
 
-pub(super) fn challenge(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Challenge> {
+pub(super) fn challenge(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<ChallengeConfig> {
     let file: ChallengeFile = judge.section_or_default("challenge", piece)?;
     let range = MIN_LIFETIME..=MAX_LIFETIME;
     let lifetime = judge.seconds("challenge.lifetime", file.lifetime, range, DEFAULT_LIFETIME);
@@ -122,7 +122,7 @@ pub(super) fn challenge(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Ch
         let message = "the same file as `key_file`";
         judge.fault("challenge.previous_key_file", message, "name the file of the key before it");
     }
-    (previous_given == previous.is_some()).then_some(Challenge {
+    (previous_given == previous.is_some()).then_some(ChallengeConfig {
         lifetime: lifetime?,
         key_file: key_file?,
         previous_key_file: previous,
@@ -199,7 +199,10 @@ fn postgres(judge: &mut Judge<'_>, file: StoreFile, free_space: u64) -> Option<S
     })))
 }
 
-pub(super) fn payment_identifiers(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<PaymentIdentifiers> {
+pub(super) fn payment_identifiers(
+    judge: &mut Judge<'_>,
+    piece: Piece<Value>,
+) -> Option<PaymentIdentifiersConfig> {
     let file: PaymentIdentifiersFile = judge.section_or_default("payment_identifiers", piece)?;
     let answers_path = "payment_identifiers.keep_answers";
     let keep = judge.seconds("payment_identifiers.keep", file.keep, MIN_KEEP..=MAX_KEEP, DAY);
@@ -212,7 +215,7 @@ pub(super) fn payment_identifiers(judge: &mut Judge<'_>, piece: Piece<Value>) ->
         judge.fault(answers_path, message, "make it `keep` at most, or `keep` longer");
         return None;
     }
-    Some(PaymentIdentifiers { keep, keep_answers, largest_answer: largest? })
+    Some(PaymentIdentifiersConfig { keep, keep_answers, largest_answer: largest? })
 }
 
 pub(super) fn limits(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Limits> {

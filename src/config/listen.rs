@@ -66,7 +66,7 @@ pub struct TlsListener {
 
 /// Where other servers have payments verified and settled.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Facilitator {
+pub struct FacilitatorConfig {
     pub address: SocketAddr,
     /// Holds the token that callers must show; made where there is none. Nothing: anyone who can
     /// reach the address may call.
@@ -75,7 +75,7 @@ pub struct Facilitator {
 
 /// Pages of which origins may call the gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Cors {
+pub struct CorsConfig {
     pub origins: Origins,
 }
 
@@ -166,7 +166,7 @@ pub(super) fn admin(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option
 }
 
 /// The facilitator's listener; the outer nothing is a fault.
-pub(super) fn facilitator(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<Facilitator>> {
+pub(super) fn facilitator(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<FacilitatorConfig>> {
     if !piece.is_given() {
         return Some(None);
     }
@@ -185,11 +185,11 @@ pub(super) fn facilitator(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<
         );
         return None;
     }
-    (guarded == token_file.is_some()).then_some(Some(Facilitator { address, token_file }))
+    (guarded == token_file.is_some()).then_some(Some(FacilitatorConfig { address, token_file }))
 }
 
 /// Cross-origin calls; the outer nothing is a fault.
-pub(super) fn cors(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<Cors>> {
+pub(super) fn cors(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<CorsConfig>> {
     if !piece.is_given() {
         return Some(None);
     }
@@ -226,5 +226,5 @@ pub(super) fn cors(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Option<
             return None;
         }
     };
-    Some(Some(Cors { origins }))
+    Some(Some(CorsConfig { origins }))
 }

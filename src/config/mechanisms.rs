@@ -7,7 +7,7 @@ use serde_yaml::Value;
 use super::document::item;
 use super::judge::Judge;
 use super::mirror::Piece;
-use super::nano::{Nano, Pool};
+use super::nano::{Nano, PoolSource};
 use crate::payment::Mechanism;
 use crate::routes::RouteName;
 
@@ -68,17 +68,17 @@ pub(super) fn share_pool(judge: &mut Judge<'_>, nano: &mut Nano, by_route: &ByRo
     }
     let count = nano.in_use.len();
     match &nano.pool {
-        Pool::Address(_) if count > 1 => judge.fault(
+        PoolSource::Address(_) if count > 1 => judge.fault(
             place,
             "with one address only one mechanism can be on",
             "write `nano: { mechanisms: [nanoTxn] }` and none of a route's own, or give the pool a `seed_file` or \
              an `addresses_file`",
         ),
-        Pool::Addresses(accounts) if accounts.len() < count => judge.fault(
+        PoolSource::Addresses(accounts) if accounts.len() < count => judge.fault(
             "nano.pool.addresses_file",
             format_args!("{} address(es) for {count} mechanisms: each needs its own", accounts.len()),
             "add addresses to the file, or turn a mechanism off",
         ),
-        Pool::Address(_) | Pool::Addresses(_) | Pool::Seed { .. } => {}
+        PoolSource::Address(_) | PoolSource::Addresses(_) | PoolSource::Seed { .. } => {}
     }
 }

@@ -24,7 +24,7 @@ pub struct Nano {
     pub websockets: Vec<SocketUrl>,
     /// Authorities that are believed about who a node is, beside those that browsers believe.
     pub authorities: Vec<CertificateDer<'static>>,
-    pub pool: Pool,
+    pub pool: PoolSource,
     /// Where what was earned is swept to.
     pub treasury: Option<Account>,
     /// In the order of `accepts`; at least one, none twice.
@@ -40,7 +40,7 @@ pub struct Nano {
 
 /// Where payments are sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Pool {
+pub enum PoolSource {
     /// `size` accounts, derived from the seed in `file`.
     Seed { file: PathBuf, size: u32 },
     /// Accounts whose keys are elsewhere; none twice.
@@ -98,7 +98,7 @@ pub(super) fn account(judge: &mut Judge<'_>, path: &str, piece: Piece<String>) -
 
 const BURN: &str = "this is the burn account: what is sent there is gone";
 
-fn pool(judge: &mut Judge<'_>, piece: Piece<Value>, treasury: Option<Account>) -> Option<Pool> {
+fn pool(judge: &mut Judge<'_>, piece: Piece<Value>, treasury: Option<Account>) -> Option<PoolSource> {
     const PATH: &str = "nano.pool";
     let hint = "write one of `seed_file`, `addresses_file`, `address`";
     let value = judge.need("nano", "pool", piece, hint)?;
@@ -114,17 +114,17 @@ fn pool(judge: &mut Judge<'_>, piece: Piece<Value>, treasury: Option<Account>) -
     if file.seed_file.is_given() {
         let size = judge.count("nano.pool.size", file.size, MIN_POOL..=MAX_POOL, DEFAULT_POOL);
         let seed = judge.file("nano.pool.seed_file", file.seed_file);
-        return Some(Pool::Seed { file: seed?, size: size? });
+        return Some(PoolSource::Seed { file: seed?, size: size? });
     }
     if file.address.is_given() {
         let account = account(judge, "nano.pool.address", file.address)??;
         if treasury == Some(account) {
             judge.fault("nano.pool.address", TREASURY_IN_POOL, "use another account for one of the two");
         }
-        return Some(Pool::Address(account));
+        return Some(PoolSource::Address(account));
     }
     let path = judge.file("nano.pool.addresses_file", file.addresses_file)?;
-    addresses(judge, &path, treasury).map(Pool::Addresses)
+    addresses(judge, &path, treasury).map(PoolSource::Addresses)
 }
 
 const TREASURY_IN_POOL: &str = "the treasury is in the pool: what is swept would stay where it was";

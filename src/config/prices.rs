@@ -10,7 +10,7 @@ use super::document::{below, item};
 use super::judge::{Judge, nearest};
 use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{GrantsFile, Piece, RouteFile, UnmatchedFile};
-use super::upstream::Upstream;
+use super::upstream::UpstreamConfig;
 use crate::nano::Raw;
 use crate::routes::{
     Access, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PriceTable, Route,
@@ -38,7 +38,7 @@ const DEFAULT_WITHIN: u64 = 3600;
 
 const PRICE_HINT: &str = "write `price: 0.001 XNO` (or `rai`, `raw`), or `free: true`";
 
-pub(super) type Known = BTreeMap<UpstreamName, Option<Upstream>>;
+pub(super) type Known = BTreeMap<UpstreamName, Option<UpstreamConfig>>;
 
 /// The price table. `known` is nothing where the upstreams could not be read.
 pub(super) fn table(

@@ -6,7 +6,7 @@ use serde_yaml::Value;
 
 use super::judge::Judge;
 use super::mirror::{Piece, SweepFile};
-use super::nano::{Nano, Pool};
+use super::nano::{Nano, PoolSource};
 use super::nodes::{NodeUrl, is_near, node_url};
 use crate::nano::{Account, Raw};
 
@@ -91,8 +91,8 @@ fn work_server(judge: &mut Judge<'_>, piece: Piece<String>) -> Option<Option<Nod
 /// What is missing, and what to do about it.
 pub fn can_sweep(nano: &Nano) -> Result<Account, (&'static str, &'static str)> {
     match &nano.pool {
-        Pool::Seed { .. } => {}
-        Pool::Addresses(_) | Pool::Address(_) => {
+        PoolSource::Seed { .. } => {}
+        PoolSource::Addresses(_) | PoolSource::Address(_) => {
             return Err((
                 "this gateway holds no key of its pool: it cannot sweep",
                 "sweep on the machine with the seed: `faregate sweep` with `pool: { seed_file: … }`",

@@ -14,14 +14,14 @@ use crate::routes::{CanonicalTarget, UpstreamName};
 
 /// One service, on one or several servers that are taken in turn.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// At least one, none twice.
     pub urls: Vec<UpstreamUrl>,
     /// How long it may take until the answer begins.
     pub timeout: Duration,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
-    pub health: Option<Health>,
+    pub health: Option<HealthCheck>,
     pub host_header: HostHeader,
 }
 
@@ -38,7 +38,7 @@ pub struct UpstreamUrl {
 
 /// How a server is asked whether it is well.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Health {
+pub struct HealthCheck {
     /// Canonical; asked with `GET`, below the server's `base_path`.
     pub path: String,
     pub every: Duration,
@@ -79,7 +79,7 @@ impl fmt::Display for UpstreamUrl {
 pub(super) fn upstreams(
     judge: &mut Judge<'_>,
     piece: Piece<Value>,
-) -> Option<BTreeMap<UpstreamName, Option<Upstream>>> {
+) -> Option<BTreeMap<UpstreamName, Option<UpstreamConfig>>> {
     let hint = "write `upstreams: { NAME: { url: \"http://127.0.0.1:3000\" } }`";
     let value = judge.need("", "upstreams", piece, hint)?;
     let Value::Mapping(map) = value else {
@@ -107,7 +107,7 @@ pub(super) fn upstreams(
 /// Bytes of an upstream's name; it is a label in metrics.
 const MAX_NAME: usize = 64;
 
-fn upstream(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<Upstream> {
+fn upstream(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<UpstreamConfig> {
     let file: UpstreamFile = judge.open(path, value)?;
     let urls = urls(judge, path, file.url, file.urls);
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
@@ -125,7 +125,7 @@ fn upstream(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<Upstream>
     } else {
         Some(HostHeader::default())
     };
-    Some(Upstream {
+    Some(UpstreamConfig {
         urls: urls?,
         timeout: timeout?,
         connect_timeout: connect_timeout?,
@@ -193,7 +193,7 @@ fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
 }
 
 /// The health check; the outer nothing is a fault.
-fn health(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>) -> Option<Option<Health>> {
+fn health(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>) -> Option<Option<HealthCheck>> {
     if !piece.is_given() {
         return Some(None);
     }
@@ -204,5 +204,5 @@ fn health(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>) -> Option<Opti
         target.and_then(|text| judge.read(&below(path, "path"), &text, hint, CanonicalTarget::parse));
     let every = below(path, "every");
     let every = judge.duration(&every, file.every, MIN_HEALTH_EVERY..=MAX_TIMEOUT, HEALTH_EVERY);
-    Some(Some(Health { path: target?.as_str().to_owned(), every: every? }))
+    Some(Some(HealthCheck { path: target?.as_str().to_owned(), every: every? }))
 }

@@ -10,7 +10,7 @@ fn shipped(name: &str) -> PathBuf {
 
 fn checked(name: &str, json: bool) -> (String, std::process::ExitCode) {
     let mut out = Vec::new();
-    let code = check::run(&check::Args { config: shipped(name), json }, &mut out).unwrap();
+    let code = check::run(&check::CheckArgs { config: shipped(name), json }, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), code)
 }
 
@@ -50,8 +50,13 @@ fn explained_with(
 ) -> (String, std::process::ExitCode) {
     let data = data.map(str::to_owned);
     let mut out = Vec::new();
-    let args =
-        explain::Args { config: shipped("full.yaml"), json, data, method: method.into(), url: url.into() };
+    let args = explain::ExplainArgs {
+        config: shipped("full.yaml"),
+        json,
+        data,
+        method: method.into(),
+        url: url.into(),
+    };
     let code = explain::run(&args, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), code)
 }

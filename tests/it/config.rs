@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use faregate::config::{
-    Config, Discovery, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys,
+    Config, Discovery, Faults, Limits, Origins, PoolSource, StoreLocation, Unmatched, known_keys,
 };
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
@@ -150,7 +150,7 @@ fn the_defaults_are_those_of_the_documentation() {
         config.store,
         StoreLocation::Sqlite { path: "/etc/faregate/faregate.db".into(), free_space: 64 << 20 }
     );
-    assert_eq!(config.nano.pool, Pool::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
+    assert_eq!(config.nano.pool, PoolSource::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
     assert_eq!((config.admin, &config.cors), (None, &None));
@@ -300,7 +300,7 @@ fn the_pool_can_be_a_file_of_addresses() {
     };
     let good = load(&format!("# ours\n{ADDRESS} # first\n\n{OTHER}\n"), "").unwrap();
     let expected = vec![ADDRESS.parse().unwrap(), OTHER.parse().unwrap()];
-    assert_eq!(good.nano.pool, Pool::Addresses(expected));
+    assert_eq!(good.nano.pool, PoolSource::Addresses(expected));
 
     let message = |addresses: &str, more: &str| load(addresses, more).unwrap_err().to_string();
     let xrb = ADDRESS.replace("nano_", "xrb_");

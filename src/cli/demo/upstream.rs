@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 /// Answers quotes and searches; `/v1/flaky` fails at every first of two requests.
 #[derive(Debug, Default)]
-pub(super) struct Quotes {
+pub(super) struct DemoApi {
     flaky: AtomicU64,
 }
 
 #[async_trait]
-impl ServeHttp for Quotes {
+impl ServeHttp for DemoApi {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         // One request a connection: an idle one would keep the demo's end waiting.
         session.set_keepalive(None);

@@ -38,14 +38,14 @@ const PAGE: usize = 1000;
 
 /// What the watch works with.
 #[derive(Debug)]
-pub(super) struct PoolWatch {
+pub(super) struct DepositWatch {
     pub(super) ledger: NodeLedger,
     pub(super) store: Arc<Engine>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
 }
 
-impl PoolWatch {
+impl DepositWatch {
     /// Watches until `shutdown`: at once, then as often as the pool is swept, or every ten minutes.
     pub(super) async fn run(self, config: Config, mut shutdown: StopSignal) {
         tokio::select! {
