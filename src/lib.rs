@@ -17,8 +17,12 @@
 //! * [`listen`], [`config`], [`gateway`], [`facilitator`], [`admin`], [`wallet`], [`devnet`],
 //!   [`assemble`], [`cli`].
 //!
+//! The rules and their reasons are in the [`guide`].
+//!
 //! A program that only pays takes this crate with `default-features = false`: [`wallet`] and what it
 //! stands on, without Pingora and the stores.
+
+pub mod guide;
 
 pub mod nano;
 pub mod x402;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// The modules from the bottom up: what each may name beside itself, and whether it is pure.
 const LAYERS: &[(&str, &[&str], bool)] = &[
+    ("guide", &[], true),
     ("nano", &[], true),
     ("x402", &["nano"], true),
     ("routes", &["nano"], true),
