@@ -7,7 +7,7 @@
 //!   [`payment`]: the rules, stage by stage. [`sweep`]: which blocks empty a pool account.
 //!
 //! Ports, where the outside world comes in:
-//! * [`clock`], [`entropy`], [`shutdown`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
+//! * [`clock`], [`entropy`], [`shutdown`], [`outbound`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
 //! * [`cashier`]: carries one request through the rules. [`sweeper`]: brings the money home.
@@ -33,6 +33,7 @@ pub mod sweep;
 pub mod clock;
 pub mod entropy;
 pub mod shutdown;
+mod outbound;
 #[cfg(feature = "gateway")]
 mod sync;
 pub mod vault;

@@ -45,6 +45,7 @@ use crate::clock::Clock;
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::ledger::work::WorkSource;
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold, Thresholds};
+use crate::outbound;
 use crate::payment::{Mechanism, Refusal};
 use crate::vault::Vault;
 
@@ -173,7 +174,8 @@ impl Wallet {
         work: WorkSource,
         options: WalletOptions,
     ) -> Result<Self, WalletSetupError> {
-        let http = reqwest::Client::builder()
+        let http = outbound::http(&[])
+            .map_err(|error| WalletSetupError::Tls(error.to_string()))?
             .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE)

@@ -32,7 +32,7 @@ impl MacKey {
             clippy::expect_used,
             reason = "BLAKE2b takes keys of up to 64 bytes and 16 of personalisation"
         )]
-        Blake2bMac::new_with_salt_and_personal(&self.0, &[], domain).expect("lengths are constant")
+        Blake2bMac::new_with_salt_and_personal(Some(&self.0), &[], domain).expect("lengths are constant")
     }
 }
 

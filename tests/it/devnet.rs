@@ -26,7 +26,7 @@ impl Net {
     }
 
     async fn with(options: DevnetOptions) -> Self {
-        Self { devnet: Devnet::start(options).await.unwrap(), client: reqwest::Client::new() }
+        Self { devnet: Devnet::start(options).await.unwrap(), client: crate::rig::http().build().unwrap() }
     }
 
     async fn send(&self, body: String) -> reqwest::Result<reqwest::Response> {
@@ -177,7 +177,8 @@ async fn command_prints_what_is_needed() {
     let seed: Seed = word("funded seed").parse().unwrap();
     assert_eq!(seed.key(0).account().to_string(), word("funded account"));
     let request = json!({ "action": "account_info", "account": word("funded account") });
-    let answer = reqwest::Client::new().post(word("RPC")).body(request.to_string()).send().await.unwrap();
+    let answer =
+        crate::rig::http().build().unwrap().post(word("RPC")).body(request.to_string()).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["balance"], Raw::MAX.to_string());
     assert_eq!(answer["frontier"], word("genesis block"));

@@ -33,7 +33,7 @@ async fn serves_knows_the_client_and_stops() {
     let (stop, shutdown) = watch::channel(false);
     let served = tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(Mirror)), shutdown));
 
-    let client = reqwest::Client::new();
+    let client = crate::rig::http().build().unwrap();
     for length in [1, 500, 16 * 1024, 16 * 1024 + 1, 300_000] {
         let answer = client.get(format!("http://{address}/{length}")).send().await.unwrap();
         let seen: std::net::SocketAddr = answer.headers()["client"].to_str().unwrap().parse().unwrap();
@@ -69,7 +69,7 @@ async fn what_is_in_flight_is_finished() {
     let (stop, shutdown) = watch::channel(false);
     let patient = Arc::new(Patient { asked: Notify::new(), go_on: Notify::new() });
     let served = tokio::spawn(listen::serve(listener, Arc::clone(&patient), shutdown));
-    let asked = tokio::spawn(reqwest::get(format!("http://{address}/")));
+    let asked = tokio::spawn(crate::rig::http().build().unwrap().get(format!("http://{address}/")).send());
     patient.asked.notified().await;
 
     stop.send(true).unwrap();

@@ -59,7 +59,7 @@ pub(crate) async fn end(mut program: Child) {
 
 /// A client without a memory or a proxy.
 pub(crate) fn client() -> Client {
-    Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap()
+    crate::rig::http().no_proxy().timeout(Duration::from_secs(30)).build().unwrap()
 }
 
 /// Asks for `/thing`: the status, and of a 402 the bill; nothing where the connection broke.

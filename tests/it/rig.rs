@@ -23,6 +23,13 @@ use tokio::task::JoinHandle;
 
 use crate::scripted::{Reply, Scripted, Seen};
 
+/// The beginning of an HTTP client; the cryptography is named, since reqwest is built without one.
+pub(crate) fn http() -> reqwest::ClientBuilder {
+    // An error says that an earlier call installed it.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Client::builder()
+}
+
 /// How a gateway is to be; the usual one with what a test changes.
 pub(crate) struct Plan {
     /// YAML lines under `routes:`, and whatever else follows them.
@@ -120,7 +127,7 @@ impl Rig {
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
-        let http = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let http = http().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
     }
 

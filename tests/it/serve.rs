@@ -174,7 +174,7 @@ impl Process {
 }
 
 fn client() -> Client {
-    Client::builder().no_proxy().build().unwrap()
+    crate::rig::http().no_proxy().build().unwrap()
 }
 
 async fn text(client: &Client, url: String) -> (u16, String) {
@@ -354,7 +354,7 @@ async fn tls_speaks_both_versions_of_http() {
     let world = World::start().await;
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(world.folder.path().join("key.pem"), made.key_pair.serialize_pem()).unwrap();
+    std::fs::write(world.folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
     let routes = "  - { name: search, match: \"/v1/search/**\", upstream: kept, price: 1 raw, grants: { requests: 5, within: 1h } }\n  - { match: POST /mcp, upstream: api, mcp: { methods: { ping: free, tools/call: 1 raw } } }\n";
     let more = format!("  kept: {{ url: \"{}\", host_header: preserve }}\n", world.upstream.url);
@@ -364,7 +364,7 @@ async fn tls_speaks_both_versions_of_http() {
     let url = format!("https://{authority}/v1/search/x?y=z");
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let trusting =
-        || Client::builder().no_proxy().add_root_certificate(root.clone()).resolve("localhost", address);
+        || crate::rig::http().no_proxy().add_root_certificate(root.clone()).resolve("localhost", address);
     for (client, version) in [
         (trusting().http1_only().build().unwrap(), Version::HTTP_11),
         (trusting().http2_prior_knowledge().build().unwrap(), Version::HTTP_2),
@@ -414,7 +414,7 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
     let make = || {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
-        std::fs::write(world.folder.path().join("key.pem"), made.key_pair.serialize_pem()).unwrap();
+        std::fs::write(world.folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
         reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
     };
     let first = make();
@@ -423,8 +423,8 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
     let address = process.addresses["listening, TLS"];
     let url = format!("https://localhost:{}/free/x", address.port());
     let trusting = |root: &reqwest::Certificate| {
-        let client = Client::builder().no_proxy().tls_built_in_root_certs(false);
-        client.add_root_certificate(root.clone()).resolve("localhost", address).build().unwrap()
+        let client = crate::rig::http().no_proxy().tls_certs_only([root.clone()]);
+        client.resolve("localhost", address).build().unwrap()
     };
     let kept = trusting(&first);
     assert_eq!(kept.get(&url).send().await.unwrap().status(), 200);

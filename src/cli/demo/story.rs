@@ -9,6 +9,7 @@ use super::Stage;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
+use crate::outbound;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
 use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
@@ -38,6 +39,8 @@ pub(super) enum StoryError {
     Nodes(#[from] NodeSetupError),
     #[error(transparent)]
     Devnet(#[from] crate::devnet::DevnetError),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
     #[error("no answer: {0}")]
     Http(#[from] reqwest::Error),
     #[error("an envelope cannot be read: {0}")]
@@ -58,10 +61,14 @@ pub(super) async fn tell(stage: &Stage, out: &mut impl Write) -> Result<(), Stor
     upstream_fails(stage, out).await
 }
 
+fn client() -> Result<Client, StoryError> {
+    Ok(outbound::http(&[])?.build()?)
+}
+
 async fn unpaid(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     let step = "1. Unpaid";
     writeln!(out, "{step}: GET /v1/quote/XNO")?;
-    let response = Client::new().get(url(stage, "/v1/quote/XNO")?).send().await?;
+    let response = client()?.get(url(stage, "/v1/quote/XNO")?).send().await?;
     expect(step, StatusCode::PAYMENT_REQUIRED, response.status())?;
     let offers = bill(step, response.headers())?;
     writeln!(out, "   402 Payment Required, and how to pay it:")?;
@@ -99,7 +106,7 @@ async fn many_uses(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError
     let first = wallet.request(get(stage, "/v1/search/nano")?).await?;
     let mut headers = served(step, out, first, true).await?;
     let token = text(step, &headers, "payment-capability")?;
-    let (http, address) = (Client::new(), url(stage, "/v1/search/nano")?);
+    let (http, address) = (client()?, url(stage, "/v1/search/nano")?);
     for left in (0..4).rev() {
         let response = http.get(address.clone()).header("PAYMENT-CAPABILITY", &token).send().await?;
         expect(step, StatusCode::OK, response.status())?;
@@ -119,7 +126,7 @@ async fn many_uses(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError
 async fn replay(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     let step = "5. The same payment again";
     writeln!(out, "{step}: GET /v1/quote/XNO")?;
-    let (http, address) = (Client::new(), url(stage, "/v1/quote/XNO")?);
+    let (http, address) = (client()?, url(stage, "/v1/quote/XNO")?);
     let unpaid = http.get(address.clone()).send().await?;
     let offers = bill(step, unpaid.headers())?;
     let offer = offers.offers.first().ok_or(StoryError::Missing { step, what: "an offer" })?;

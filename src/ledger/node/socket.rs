@@ -25,6 +25,7 @@ use super::watcher::Watcher;
 use super::{Authorities, NodeSetupError};
 use crate::clock::Stopwatch;
 use crate::nano::{Account, BlockHash};
+use crate::outbound;
 
 /// Accounts in one message; a node takes 2000 in about 30 ms.
 const CHUNK: usize = 1000;
@@ -222,16 +223,7 @@ impl Socket {
 
 /// TLS that believes what browsers believe, and these authorities.
 fn tls(authorities: &Authorities) -> Result<TlsConnector, rustls::Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    for authority in &**authorities {
-        roots.add(authority.clone())?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config = outbound::tls(outbound::authorities(authorities)?)?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

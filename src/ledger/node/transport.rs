@@ -14,6 +14,7 @@ use super::lag::Lag;
 use super::pace::Pace;
 use super::{NodeEndpoint, NodeSetupError};
 use crate::clock::Stopwatch;
+use crate::outbound;
 
 /// The longest answer that is read. A `block_info` has 1.5 KiB, the longest list that is asked for
 /// some hundred.
@@ -172,18 +173,15 @@ impl Node {
         if !matches!(endpoint.url.scheme(), "http" | "https") {
             return Err(NodeSetupError::Scheme(endpoint.url.scheme().to_owned()));
         }
-        let mut http = reqwest::Client::builder()
+        let http = outbound::http(&endpoint.authorities)
+            .map_err(|error| NodeSetupError::Tls(error.to_string()))?
             .connect_timeout(endpoint.timeout.min(MAX_CONNECT))
             .pool_idle_timeout(IDLE)
             // A node does not redirect, and a key must not follow where it points.
             .redirect(reqwest::redirect::Policy::none())
             // Money is asked about where the configuration says, not where the environment says.
             .no_proxy();
-        let unusable = |error: reqwest::Error| NodeSetupError::Tls(chain(&error));
-        for authority in &*endpoint.authorities {
-            http = http.add_root_certificate(reqwest::Certificate::from_der(authority).map_err(unusable)?);
-        }
-        let http = http.build().map_err(unusable)?;
+        let http = http.build().map_err(|error| NodeSetupError::Tls(chain(&error)))?;
         Ok(Self { endpoint, label, http, health: Health::new() })
     }
 

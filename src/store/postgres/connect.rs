@@ -3,7 +3,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -15,6 +14,8 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::outbound;
 
 use super::fault::text;
 use super::{PostgresFault, PostgresOptions};
@@ -132,10 +133,10 @@ fn manager(options: &PostgresOptions, servers: TargetSessionAttrs) -> Result<Man
 /// Whom to believe that a server is the one it says: the authorities in `ca_file`, or else those
 /// that browsers trust.
 fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, PostgresFault> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    let roots = match ca_file {
+        None => outbound::authorities(&[]).map_err(|error| PostgresFault::Unreachable(error.to_string()))?,
         Some(path) => {
+            let mut roots = RootCertStore::empty();
             let unreadable = |why: String| PostgresFault::File { path: path.to_owned(), why };
             let certificates =
                 CertificateDer::pem_file_iter(path).map_err(|it| unreadable(it.to_string()))?;
@@ -146,12 +147,10 @@ fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, PostgresFault> {
             if roots.is_empty() {
                 return Err(unreadable("there is no certificate in it".to_owned()));
             }
+            roots
         }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| PostgresFault::Unreachable(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    };
+    outbound::tls(roots).map_err(|error| PostgresFault::Unreachable(error.to_string()))
 }
 
 /// The password in `path`, which only its owner may read.

@@ -32,7 +32,7 @@ impl Drop for Front {
 /// A certificate for `localhost` that vouches for itself, and its key.
 fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.key_pair.serialize_der()).into())
+    (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into())
 }
 
 async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> Front {
