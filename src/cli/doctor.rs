@@ -1,7 +1,7 @@
-//! `faregate doctor`: whether what a gateway stands on is sound. Safe beside a running gateway.
+//! `faregate doctor`: checks what a gateway depends on. Safe beside a running gateway.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::{Failure, counted};
 use crate::assemble::{endpoints, open_store};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, PoolSource, StoreLocation};
@@ -18,12 +19,12 @@ use crate::nano::UnixSeconds;
 use crate::store::{Health, Replication, Store, Unsound};
 use crate::vault::{self, Vault, VaultError};
 
-/// Said of a server whose disk cannot be seen from here.
-const NO_FLOOR: &str = "`store.free_space` is not watched: the server's disk can be seen from here only where \
-     it is reached by a socket on this machine and its role may read all settings (GRANT pg_read_all_settings \
-     TO the role); otherwise have the server's own monitoring warn of a full disk";
+/// The advice about a server whose disk cannot be seen from here.
+const NO_FLOOR: &str = "`store.free_space` is not watched: the server's disk can be seen only if the server is \
+     reached by a socket on this machine and its role may read all settings (GRANT pg_read_all_settings TO \
+     the role); otherwise let the server's own monitoring warn of a full disk";
 
-/// How long a name may take to be looked up.
+/// How long the look-up of a name may take.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Args, Clone, Debug)]
@@ -36,12 +37,12 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Debug, Serialize)]
 struct Checkup {
     what: String,
     good: bool,
-    /// It works, and there is something to know or to do about it.
+    /// It works, but there is something to know or to do about it.
     warning: bool,
     detail: String,
 }
@@ -65,12 +66,12 @@ impl Checkup {
     }
 }
 
-/// Looks at everything and writes what it found. Exit code 0 where all works, 1 where something does
-/// not, 78 for a faulty configuration.
+/// Checks everything and prints what it found. Exit code 0 if all works, 1 if something does not, 78 if
+/// the configuration has faults.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode> {
+/// [`Failure::Output`].
+pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(faults) => return super::check::report_faults(&faults, args.json, out),
@@ -102,14 +103,16 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Checkup> {
     if let StoreLocation::Sqlite { path, .. } = &config.store
         && !path.exists()
     {
-        return vec![Checkup::new("store", Ok(format!("{}: made at the first start", path.display())))];
+        return vec![Checkup::new("store", Ok(format!("{}: created at the first start", path.display())))];
     }
     let store = match open_store(&config.store, None).await {
         Ok(store) => store,
         Err(error) => return vec![Checkup::new("store", Err(error.to_string()))],
     };
     let inspected = match store.inspect().await {
-        Ok(found) if found.faults.is_empty() => Ok(format!("{} payment(s), all in order", found.payments)),
+        Ok(found) if found.faults.is_empty() => {
+            Ok(format!("{}, all in order", counted(found.payments, "payment")))
+        }
         Ok(found) => Err(found.faults.join("; ")),
         Err(error) => Err(error.to_string()),
     };
@@ -123,7 +126,7 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Checkup> {
     }
     let clock = match health.sells(now) {
         Err(Unsound::ClockBehind) => {
-            Err(format!("{} s behind the newest payment: set the clock right", health.newest.since(now)))
+            Err(format!("{} s behind the newest payment: correct the clock", health.newest.since(now)))
         }
         Ok(()) | Err(Unsound::Unwritable | Unsound::NoRoom) => Ok("not behind the journal".to_owned()),
     };
@@ -136,9 +139,9 @@ fn disk(health: &Health, now: UnixSeconds) -> Checkup {
     let Some(free) = health.free_bytes else {
         return Checkup::warning("disk", NO_FLOOR);
     };
-    let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
+    let found = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
     let enough = health.sells(now) != Err(Unsound::NoRoom);
-    Checkup::new("disk", if enough { Ok(told) } else { Err(told) })
+    Checkup::new("disk", if enough { Ok(found) } else { Err(found) })
 }
 
 fn replication(found: &Replication) -> Checkup {
@@ -168,7 +171,7 @@ fn keys(config: &Config) -> Vec<Checkup> {
     checks
 }
 
-/// Whether a secret can be read, and by its owner only.
+/// Whether a secret can be read, and only by its owner.
 fn secret(
     path: &Path,
     is_made: bool,
@@ -177,31 +180,34 @@ fn secret(
     match read(path) {
         Ok(()) => Ok(path.display().to_string()),
         Err(VaultError::Missing { .. }) if is_made => {
-            Ok(format!("{}: made at the first start", path.display()))
+            Ok(format!("{}: created at the first start", path.display()))
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Whether a file is there, and nobody but its owner and its group may read it.
+/// Whether a file exists, and only its owner and its group may read it.
 fn private(path: &Path) -> Result<String, String> {
     let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
     if mode & 0o007 == 0 {
         Ok(path.display().to_string())
     } else {
-        Err(format!("{}: anybody may use this file (mode {mode:04o}); do: chmod 600 it", path.display()))
+        Err(format!(
+            "{}: everybody may read this file (mode {mode:04o}); run `chmod 600` on it",
+            path.display()
+        ))
     }
 }
 
 async fn node(endpoint: NodeEndpoint) -> Checkup {
     let what = format!("node {}", endpoint.label());
-    let counted = match NodeClient::new(vec![endpoint]) {
+    let found = match NodeClient::new(vec![endpoint]) {
         Ok(client) => client.block_count().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let told = counted.map(|count| format!("{} blocks, {} of them confirmed", count.count, count.cemented));
-    Checkup::new(what, told)
+    let found = found.map(|it| format!("{} blocks, {} of them confirmed", it.count, it.cemented));
+    Checkup::new(what, found)
 }
 
 async fn resolved(host: &str, port: u16) -> Result<String, String> {

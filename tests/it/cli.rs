@@ -133,3 +133,65 @@ fn explain_says_what_a_call_costs() {
         "0.01 XNO (10000000000000000000000000000 raw)"
     );
 }
+
+/// What the program itself prints.
+fn program(arguments: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_faregate")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const SUBCOMMANDS: [&str; 14] = [
+    "demo",
+    "serve",
+    "check",
+    "explain",
+    "devnet",
+    "pay",
+    "doctor",
+    "backup",
+    "recover",
+    "pool",
+    "sweep",
+    "payments",
+    "completions",
+    "man",
+];
+
+#[test]
+fn help_completions_and_manual_have_every_subcommand() {
+    let help = program(&["--help"]);
+    let listed: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, SUBCOMMANDS);
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = program(&["completions", shell]);
+        for name in SUBCOMMANDS {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
+    }
+    let page = program(&["man"]);
+    let folder = tempfile::tempdir().unwrap();
+    program(&["man", "--to", folder.path().to_str().unwrap()]);
+    for name in SUBCOMMANDS {
+        assert!(page.contains(&format!("faregate\\-{name}(1)")), "{name}:\n{page}");
+        assert!(folder.path().join(format!("faregate-{name}.1")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn the_version_names_the_commit_of_a_work_tree() {
+    let version = program(&["--version"]);
+    let plain = concat!("faregate ", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(plain), "{version}");
+    if let Some(commit) = version.trim().strip_prefix(plain).filter(|it| !it.is_empty()) {
+        let commit = commit.strip_prefix(" (").and_then(|it| it.strip_suffix(')')).expect("a commit");
+        assert!(commit.len() >= 12 && commit.bytes().all(|it| it.is_ascii_hexdigit()), "{version}");
+    }
+}
