@@ -28,7 +28,7 @@ pub enum Failure {
     Seed(#[from] VaultError),
     #[error(transparent)]
     Sweep(#[from] SweepSetupError),
-    #[error("{0}")]
+    #[error("{0}: look whether the node runs, and at `nano.nodes`")]
     Ledger(#[from] LedgerError),
     #[error("the journal cannot be read or written: {0}")]
     Store(#[from] StoreError),

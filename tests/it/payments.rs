@@ -95,7 +95,7 @@ impl Desk {
         let rows: Vec<_> = out.lines().filter(|it| !it.starts_with(' ')).collect();
         assert!(code == 1 && rows.len() == 2, "{code}\n{out}");
         assert!(rows[0].starts_with(kind) && rows[0].contains(&block.hash().to_string()), "{out}");
-        assert!(rows[1].ends_with("1 do not agree"), "{out}");
+        assert!(rows[1].ends_with("1 does not agree"), "{out}");
     }
 
     async fn end(self) {
