@@ -6,7 +6,6 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,7 +26,7 @@ use faregate::routes::{
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 use faregate::x402::{self, PaymentPayload, PaymentRequired, PaymentRequirements, Presented, Resource};
 
@@ -233,7 +232,7 @@ impl Store for Plenty {
         Ok(Grant::Granted { record, lease, fresh: false })
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         let account = Account([0x77; 32]);
         let intent = Intent {
             block,
@@ -249,10 +248,10 @@ impl Store for Plenty {
             identified: None,
         };
         let state = PaymentState::Granted;
-        Ok(Some(Payment { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
+        Ok(Some(PaymentRecord { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
     }
 
-    async fn identified(&self, _: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, _: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         unused()
     }
 
@@ -287,15 +286,11 @@ impl Store for Plenty {
         unused()
     }
 
-    async fn reserve_range(&self, _: &str, _: u32) -> Result<Range<u32>, StoreError> {
-        unused()
-    }
-
     async fn mark_spent(&self, _: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
         unused()
     }
 
-    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         unused()
     }
 

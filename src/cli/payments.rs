@@ -22,7 +22,7 @@ use crate::assemble::open_store;
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::store::{Engine, Filter, Payment, PaymentState, Store};
+use crate::store::{Engine, Filter, PaymentRecord, PaymentState, Store};
 
 /// Payments that are read at a time.
 const PAGE: usize = 500;
@@ -188,7 +188,7 @@ impl Selection {
     }
 
     /// The next payments; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<Payment>>, Failure> {
+    async fn next(&mut self) -> Result<Option<Vec<PaymentRecord>>, Failure> {
         let mut page = self.store.scan(self.after, self.filter, PAGE).await?;
         let Some(last) = page.last() else { return Ok(None) };
         self.after = last.sequence;
@@ -218,7 +218,7 @@ fn since(text: &str, now: UnixSeconds) -> Result<UnixSeconds, Failure> {
 
 async fn list(args: &ListArgs, printer: &mut Printer<'_>) -> Result<ExitCode, Failure> {
     let mut selection = Selection::open(&args.journal).await?;
-    printer.heading::<Payment>()?;
+    printer.heading::<PaymentRecord>()?;
     let mut newest = VecDeque::new();
     while let Some(page) = selection.next().await? {
         for payment in page {
@@ -257,7 +257,7 @@ async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
 
 async fn export(args: &ExportArgs, printer: &mut Printer<'_>) -> Result<ExitCode, Failure> {
     let mut selection = Selection::open(&args.journal).await?;
-    printer.heading::<Payment>()?;
+    printer.heading::<PaymentRecord>()?;
     while let Some(page) = selection.next().await? {
         page.iter().try_for_each(|it| printer.row(it))?;
     }

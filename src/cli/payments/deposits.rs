@@ -9,7 +9,7 @@ use super::{JournalArgs, PAGE, Selection};
 use crate::cli::{Failure, counted, xno};
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::store::Engine;
-use crate::store::pool::{PoolJournal, SeenDeposit, SweepRecord, SweepState};
+use crate::store::deposits::{DepositJournal, SeenDeposit, SweepRecord, SweepState};
 use crate::sweep::Action;
 
 impl Row for SeenDeposit {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::xno;
 use crate::nano::UnixSeconds;
-use crate::store::{Payment, PaymentState};
+use crate::store::{PaymentRecord, PaymentState};
 
 /// The last second that is printed as a date.
 const LAST_DATE: u64 = 253_402_300_799;
@@ -107,7 +107,7 @@ const fn state(state: PaymentState) -> &'static str {
     }
 }
 
-impl Row for Payment {
+impl Row for PaymentRecord {
     const COLUMNS: &'static [&'static str] = &[
         "sequence",
         "created_at",
