@@ -14,26 +14,16 @@ pub mod pool;
 pub mod recover;
 pub mod serve;
 pub mod sweep;
+mod words;
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::nano::Raw;
-
 pub use failure::Failure;
-
-/// Exit codes of sysexits.h.
-pub const EX_USAGE: u8 = 64;
-pub const EX_DATAERR: u8 = 65;
-pub const EX_UNAVAILABLE: u8 = 69;
-pub const EX_SOFTWARE: u8 = 70;
-pub const EX_IOERR: u8 = 74;
-pub const EX_TEMPFAIL: u8 = 75;
-pub const EX_CONFIG: u8 = 78;
+use failure::{EX_SOFTWARE, EX_USAGE};
 
 /// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
 #[derive(Debug, Parser)]
@@ -118,8 +108,8 @@ fn dispatch(command: MainCommand) -> ExitCode {
         MainCommand::Explain(args) => Failure::end(explain::run(&args, &mut out)),
         MainCommand::Backup(args) => Failure::end(backup::run(&args, &mut out)),
         MainCommand::Pool(command) => Failure::end(pool::run(&command, &mut out)),
-        MainCommand::Completions(args) => Failure::end(manual::completions(&args, &mut out)),
-        MainCommand::Man(args) => Failure::end(manual::manual(&args, &mut out)),
+        MainCommand::Completions(args) => Failure::end(manual::completions(&args, Cli::command(), &mut out)),
+        MainCommand::Man(args) => Failure::end(manual::manual(&args, Cli::command(), &mut out)),
         MainCommand::Doctor(args) => on_runtime(async { Failure::end(doctor::run(args, &mut out).await) }),
         MainCommand::Recover(args) => on_runtime(async { Failure::end(recover::run(args, &mut out).await) }),
         MainCommand::Serve(args) => on_runtime(async { Failure::end(serve::run(&args).await) }),
@@ -167,30 +157,4 @@ fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
 /// Prints an error to standard error. If even that fails, the exit code has to say it.
 fn complain(message: &str) {
     let _written = writeln!(io::stderr(), "faregate: {message}").is_ok();
-}
-
-/// `1 route`, `2 routes`, `2 addresses`.
-fn counted<N: TryInto<u64> + fmt::Display>(count: N, noun: &str) -> String {
-    let text = format!("{count} {noun}");
-    match (count.try_into(), noun.ends_with('s')) {
-        (Ok(1), _) => text,
-        (_, true) => text + "es",
-        (_, false) => text + "s",
-    }
-}
-
-/// An amount in XNO, the number without its unit.
-fn xno(amount: Raw) -> String {
-    amount.xno().to_string().trim_end_matches(" XNO").to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::counted;
-
-    #[test]
-    fn one_of_a_thing_is_singular() {
-        let all = [counted(0, "route"), counted(1, "route"), counted(2_u64, "route"), counted(3, "address")];
-        assert_eq!(all, ["0 routes", "1 route", "2 routes", "3 addresses"]);
-    }
 }

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{EX_IOERR, Failure, complain, counted};
-use crate::config::{Config, StoreLocation};
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
+use crate::config::StoreLocation;
 use crate::store::backup_sqlite;
 
 #[derive(Args, Clone, Debug)]
@@ -20,15 +22,12 @@ pub struct BackupArgs {
     pub to: PathBuf,
 }
 
-/// Makes the copy. Exit code 0, 74 if it cannot be made, 78 if the configuration has faults.
+/// Makes the copy.
 ///
 /// # Errors
-/// [`Failure::Config`], [`Failure::Output`].
+/// [`Failure::Backup`], [`Failure::Config`], [`Failure::Output`].
 pub fn run(args: &BackupArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, false, out),
-    };
+    let config = load(&args.config, false, out)?;
     let path = match &config.store {
         StoreLocation::Sqlite { path, .. } => path,
         StoreLocation::Postgres(_) => {
@@ -36,18 +35,11 @@ pub fn run(args: &BackupArgs, out: &mut impl Write) -> Result<ExitCode, Failure>
             return Err(Failure::Config(message.to_owned()));
         }
     };
-    match backup_sqlite(path, &args.to) {
-        Ok(found) => {
-            writeln!(out, "{}: {}, verified", args.to.display(), counted(found.payments, "payment"))?;
-            writeln!(
-                out,
-                "After restoring it, run `faregate recover --from-ledger`: it claims what was spent since."
-            )?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            complain(&error.to_string());
-            Ok(ExitCode::from(EX_IOERR))
-        }
-    }
+    let found = backup_sqlite(path, &args.to)?;
+    writeln!(out, "{}: {}, verified", args.to.display(), counted(found.payments, "payment"))?;
+    writeln!(
+        out,
+        "After restoring it, run `faregate recover --from-ledger`: it claims what was spent since."
+    )?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,16 +1,16 @@
 //! `faregate check`: all faults of a configuration, or what it sells.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{EX_CONFIG, Failure, counted};
+use super::failure::{EX_CONFIG, Failure};
+use super::words::{counted, granted};
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, Grants, Price, Route};
+use crate::routes::{Access, CallPrices, Price, Route};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -22,15 +22,12 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
-/// Checks the file and prints its faults or its prices. Exit code 0, or 78 if it has faults.
+/// Checks the file and prints its faults or its prices.
 ///
 /// # Errors
-/// [`Failure::Output`].
+/// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`].
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return report_faults(&faults, args.json, out),
-    };
+    let config = load(&args.config, args.json, out)?;
     let file = args.config.display().to_string();
     if args.json {
         let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
@@ -46,15 +43,22 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the faults of a file. The exit code is 78.
-pub(super) fn report_faults(faults: &Faults, json: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    if json {
-        let whole = json!({ "file": faults.file, "good": false, "faults": faults.faults, "warnings": [], "routes": [] });
-        writeln!(out, "{whole}")?;
-    } else {
-        writeln!(out, "{faults}\n{}", counted(faults.faults.len(), "fault"))?;
-    }
-    Ok(ExitCode::from(EX_CONFIG))
+/// Loads a configuration, or prints its faults.
+///
+/// # Errors
+/// [`Failure::Printed`] with exit code 78, [`Failure::Output`].
+pub(super) fn load(path: &Path, json: bool, out: &mut impl Write) -> Result<Config, Failure> {
+    Config::load(path).or_else(|faults| {
+        if json {
+            let Faults { file, faults } = faults;
+            let whole =
+                json!({ "file": file, "good": false, "faults": faults, "warnings": [], "routes": [] });
+            writeln!(out, "{whole}")?;
+        } else {
+            writeln!(out, "{faults}\n{}", counted(faults.faults.len(), "fault"))?;
+        }
+        Err(Failure::Printed(EX_CONFIG))
+    })
 }
 
 fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
@@ -63,8 +67,8 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
         .chain(config.table.routes().iter().map(|route| {
             let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
-                Access::Priced(terms) => (terms.amount.xno().to_string(), in_words(terms.grants)),
-                Access::Calls(prices) => (span(prices), in_words(prices.grants)),
+                Access::Priced(terms) => (terms.amount.xno().to_string(), granted(terms.grants)),
+                Access::Calls(prices) => (span(prices), granted(prices.grants)),
             };
             [route.pattern.to_string(), price, grants, route.upstream.to_string()]
         }))
@@ -99,12 +103,6 @@ pub(super) fn line_price(price: Price) -> String {
         Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
         Price::Refused => "refused".to_owned(),
     }
-}
-
-/// What a payment buys, in words.
-pub(super) fn in_words(grants: Grants) -> String {
-    let within = humantime::format_duration(Duration::from_secs(grants.seconds));
-    format!("{} within {within}", counted(grants.requests.get(), "request"))
 }
 
 /// A route as JSON.

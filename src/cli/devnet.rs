@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::clock::Clock;
 use crate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
 use crate::nano::{Threshold, Thresholds};

@@ -10,7 +10,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, counted};
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
 use crate::assemble::{endpoints, open_store};
 use crate::clock::Clock;
 use crate::config::{Config, Nano, PoolSource, StoreLocation};
@@ -72,10 +74,7 @@ impl Checkup {
 /// # Errors
 /// [`Failure::Output`].
 pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, args.json, out),
-    };
+    let config = load(&args.config, args.json, out)?;
     let mut checks = store(&config, &Clock::system()).await;
     checks.extend(keys(&config));
     for endpoint in endpoints(&config.nano) {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::check::{describe, in_words, line_price, report_faults};
-use super::{EX_DATAERR, EX_USAGE, Failure};
+use super::check::{describe, line_price, load};
+use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use super::words::granted;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, Quote, Route, UpstreamName};
@@ -33,16 +34,13 @@ pub struct ExplainArgs {
     pub url: String,
 }
 
-/// Explains the request on `out`. Exit code 0, 64 if it is not a request, 65 if it is answered 400,
-/// 78 if the configuration has faults.
+/// Explains the request on `out`.
 ///
 /// # Errors
-/// [`Failure::Output`].
+/// [`Failure::Printed`] with exit code 64 if it is not a request, 65 if it is answered 400, 78 if the
+/// configuration has faults; [`Failure::Output`].
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return report_faults(&faults, args.json, out),
-    };
+    let config = load(&args.config, args.json, out)?;
     if http::Method::from_bytes(args.method.as_bytes()).is_err() {
         return refuse(args, EX_USAGE, &format!("{:?} is not a method", args.method), out);
     }
@@ -81,13 +79,14 @@ fn is_public(config: &Config, authority: &str) -> bool {
     authority.strip_suffix(default_port).unwrap_or(authority).eq_ignore_ascii_case(public)
 }
 
+/// Prints why the request cannot be explained.
 fn refuse(args: &ExplainArgs, code: u8, message: &str, out: &mut impl Write) -> Result<ExitCode, Failure> {
     if args.json {
         writeln!(out, "{}", json!({ "method": args.method, "url": args.url, "error": message }))?;
     } else {
         writeln!(out, "{} {:?}: {message}", args.method, args.url)?;
     }
-    Ok(ExitCode::from(code))
+    Err(Failure::Printed(code))
 }
 
 /// The status of the answer to a call without a price.
@@ -184,7 +183,7 @@ impl Explanation<'_> {
                 prices.grants
             }
         };
-        writeln!(out, "grants    {}", in_words(grants))?;
+        writeln!(out, "grants    {}", granted(grants))?;
         writeln!(out, "paid by   {}", self.mechanisms(route).join(", "))?;
         writeln!(out, "charged   {}", route.charge_on.as_str())
     }

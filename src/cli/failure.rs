@@ -4,15 +4,23 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{EX_CONFIG, EX_IOERR, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE};
 use crate::assemble::{AssembleError, PoolError, SweepSetupError};
 use crate::config::Faults;
 use crate::devnet::DevnetError;
 use crate::ledger::LedgerError;
 use crate::ledger::node::NodeSetupError;
 use crate::reconcile::ReconcileError;
-use crate::store::StoreError;
+use crate::store::{BackupError, StoreError};
 use crate::vault::VaultError;
+
+/// Exit codes of sysexits.h.
+pub(super) const EX_USAGE: u8 = 64;
+pub(super) const EX_DATAERR: u8 = 65;
+pub(super) const EX_UNAVAILABLE: u8 = 69;
+pub(super) const EX_SOFTWARE: u8 = 70;
+pub(super) const EX_IOERR: u8 = 74;
+pub(super) const EX_TEMPFAIL: u8 = 75;
+pub(super) const EX_CONFIG: u8 = 78;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -36,6 +44,8 @@ pub enum Failure {
     Reconcile(#[from] ReconcileError),
     #[error(transparent)]
     Devnet(#[from] DevnetError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     #[error(
         "`store.path`: {}: there is no journal yet; the gateway creates it at its first start", .0.display()
     )]
@@ -60,6 +70,9 @@ pub enum Failure {
     /// Something that is needed is not there now.
     #[error("{0}")]
     Unavailable(String),
+    /// What is wrong has been printed; this is the exit code.
+    #[error("it has been printed")]
+    Printed(u8),
 }
 
 impl From<AssembleError> for Failure {
@@ -69,8 +82,10 @@ impl From<AssembleError> for Failure {
 }
 
 impl Failure {
-    const fn exit_code(&self) -> u8 {
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
         match self {
+            Self::Printed(code) => *code,
             Self::NotFound(_) => 1,
             Self::Usage(_) => EX_USAGE,
             Self::Ledger(_)
@@ -79,7 +94,10 @@ impl Failure {
             | Self::Signals(_)
             | Self::Unavailable(_) => EX_UNAVAILABLE,
             Self::Demo(_) => EX_SOFTWARE,
-            Self::Store(_) | Self::Reconcile(ReconcileError::Store(_)) | Self::Output(_) => EX_IOERR,
+            Self::Store(_)
+            | Self::Reconcile(ReconcileError::Store(_))
+            | Self::Backup(_)
+            | Self::Output(_) => EX_IOERR,
             Self::SweptElsewhere => EX_TEMPFAIL,
             Self::Faults(_)
             | Self::Assemble(_)
@@ -100,8 +118,10 @@ impl Failure {
     /// The process's exit code; an error is printed to `err`.
     pub(super) fn end_on(outcome: Result<ExitCode, Self>, err: &mut dyn Write) -> ExitCode {
         outcome.unwrap_or_else(|failure| {
-            // If even that fails, the exit code has to say it.
-            let _written = writeln!(err, "faregate: {failure}").is_ok();
+            if !matches!(failure, Self::Printed(_)) {
+                // If even that fails, the exit code has to say it.
+                let _written = writeln!(err, "faregate: {failure}").is_ok();
+            }
             ExitCode::from(failure.exit_code())
         })
     }

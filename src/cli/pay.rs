@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Request, Response, Url};
 use serde_json::{Value, json};
 
-use super::counted;
+use super::words::counted;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::{WorkObserver, WorkSource};
 use crate::nano::{AmountError, Raw};

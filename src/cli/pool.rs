@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, counted};
+use super::failure::Failure;
+use super::words::counted;
 use crate::assemble::address_pool;
 use crate::config::Config;
 use crate::payment::Mechanism;

@@ -19,7 +19,9 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{Failure, counted};
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
 use crate::assemble::{AssembleError, PoolError, address_pool, endpoints, open_store};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -134,10 +136,7 @@ impl From<RecoverError> for Failure {
 /// # Errors
 /// [`Failure`]; running it again is safe.
 pub async fn run(args: RecoverArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, args.json, out),
-    };
+    let config = load(&args.config, args.json, out)?;
     let recovered = recover(&config, &args.except, args.dry_run).await?;
     report(&recovered, &args, out)?;
     Ok(ExitCode::SUCCESS)

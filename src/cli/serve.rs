@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::assemble::{self, Services};
 use crate::clock::Clock;
 use crate::config::{Config, Faults};

@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, counted, xno};
+use super::failure::Failure;
+use super::words::{counted, xno};
 use crate::assemble::{node_client, open_store, sweeper};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -19,7 +20,7 @@ use crate::ledger::node::NodeLedger;
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
 use crate::sweep::Step;
-use crate::sweeper::{Journal, Place, Round, SweepError, Sweeper, Swept};
+use crate::sweeper::{PoolPlace, SweepError, SweepJournal, SweepRound, Sweeper, Swept};
 use crate::vault::Turn;
 
 #[derive(Args, Clone, Debug)]
@@ -60,7 +61,7 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, F
     }
     // What is swept is journalled, so that the journal can be compared with the ledger.
     let store = Arc::new(open_store(&config.store, None).await?);
-    sweeper = sweeper.journalled_in(Journal::new(Arc::clone(&store), Clock::system()));
+    sweeper = sweeper.journalled_in(SweepJournal::new(Arc::clone(&store), Clock::system()));
     if let Some(bar) = bar.clone() {
         sweeper = sweeper.observed_by(Arc::new(move |_: &Step| bar.inc(1)));
     }
@@ -143,7 +144,7 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
+fn show(round: &SweepRound, out: &mut (dyn Write + Send)) -> io::Result<()> {
     for swept in &round.accounts {
         writeln!(
             out,
@@ -166,7 +167,7 @@ fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
     }
 }
 
-fn as_json(round: &Round) -> Value {
+fn as_json(round: &SweepRound) -> Value {
     let account = |it: &Swept| {
         json!({
             "account": it.place.account,
@@ -198,7 +199,7 @@ fn describe(step: &Step) -> Value {
 
 /// Plans every account and prints the blocks; gives whether every account could be planned.
 async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
-    let mut planned: Vec<(Place, Result<Vec<Step>, SweepError>)> = Vec::new();
+    let mut planned: Vec<(PoolPlace, Result<Vec<Step>, SweepError>)> = Vec::new();
     for place in sweeper.worth_sweeping().await? {
         planned.push((place, sweeper.plan(place).await));
     }
@@ -207,7 +208,7 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
     let total = sends.fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
     let complete = planned.iter().all(|(_, plan)| plan.is_ok());
     if json {
-        let account = |(place, plan): &(Place, Result<Vec<Step>, SweepError>)| {
+        let account = |(place, plan): &(PoolPlace, Result<Vec<Step>, SweepError>)| {
             json!({
                 "account": place.account,
                 "index": place.index,

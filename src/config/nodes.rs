@@ -7,12 +7,13 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_yaml::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::document::item;
 use super::judge::{Judge, Judged};
 use super::mirror::{Count, Given, NodeFile, Piece};
 use super::web_address::{self, HTTP};
+use crate::ledger::node::{is_near, provider};
 
 /// The address of a node's RPC. Prints without path and parameters: they may contain keys.
 #[derive(Clone, Eq, PartialEq)]
@@ -113,30 +114,13 @@ pub(super) fn node_url(text: &str) -> Result<NodeUrl, String> {
     Ok(NodeUrl { url, parameters, timeout: NODE_TIMEOUT, trusted })
 }
 
-/// Whether a URL leads to this machine or its own network: a node there is the operator's.
-fn is_near(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-        // A name without a dot is one of the own network, such as a container's.
-        Some(Host::Domain(name)) => {
-            !name.contains('.') || [".localhost", ".internal", ".local"].iter().any(|it| name.ends_with(it))
-        }
-        None => false,
-    }
-}
-
 /// How many nodes that are not trusted must agree. It is a fault if payments could never be
 /// confirmed. `nodes` is `None` if a fault was found in them.
 pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&[NodeUrl]>) -> Judged<usize> {
     let place = piece.given_path().unwrap_or_else(|| "nano.nodes".to_owned());
     let quorum = judge.count(piece, 1..=MAX_QUORUM, DEFAULT_QUORUM)?;
     let Some(nodes) = nodes else { return Ok(quorum) };
-    let strangers: BTreeSet<_> = nodes
-        .iter()
-        .filter(|it| !it.trusted)
-        .map(|it| (it.url.host_str(), it.url.port_or_known_default()))
-        .collect();
+    let strangers: BTreeSet<_> = nodes.iter().filter(|it| !it.trusted).map(|it| provider(&it.url)).collect();
     // A variable that is not set may name a node that is trusted.
     let unknown = (0..nodes.len()).any(|index| judge.places.is_spoiled(&item("nano.nodes", index)));
     if nodes.iter().all(|it| !it.trusted) && strangers.len() < quorum && !unknown {

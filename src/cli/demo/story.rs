@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use reqwest::{Client, Method, Request, Url};
 
-use super::Stage;
+use super::stage::Stage;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{open, print};
+use super::print;
+use super::selection::open;
 use crate::assemble::{node_client, pool_accounts};
-use crate::cli::{Failure, counted, xno};
+use crate::cli::failure::Failure;
+use crate::cli::words::{counted, xno};
 use crate::config::Config;
 use crate::ledger::node::NodeLedger;
 use crate::nano::{Account, BlockHash, Raw};
@@ -86,6 +88,9 @@ const fn name(discrepancy: &Discrepancy) -> (&'static str, &'static str) {
     match discrepancy {
         Discrepancy::Missing(_) => ("missing", "granted, but no node knows the block"),
         Discrepancy::Unconfirmed(_) => ("unconfirmed", "granted, but the block is not confirmed"),
+        Discrepancy::Unlisted(_) => {
+            ("unlisted", "granted, but the nodes do not list it as a send to the pool")
+        }
         Discrepancy::Different { .. } => ("different", "granted, but the block is not what the journal says"),
         Discrepancy::NotGranted { .. } => {
             ("not_granted", "paid, but the journal says that the payment failed")
@@ -100,6 +105,7 @@ fn facts(discrepancy: &Discrepancy) -> (BlockHash, Raw, Option<Account>, Account
     match discrepancy {
         Discrepancy::Missing(payment)
         | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment)
         | Discrepancy::Different { payment, .. }
         | Discrepancy::NotGranted { payment, .. } => {
             let intent = &payment.intent;
@@ -119,6 +125,7 @@ fn row(discrepancy: &Discrepancy, out: &mut (dyn Write + Send)) -> io::Result<()
         Discrepancy::Different { found, .. } => format!("; the ledger: {}", in_words(found)),
         Discrepancy::Missing(_)
         | Discrepancy::Unconfirmed(_)
+        | Discrepancy::Unlisted(_)
         | Discrepancy::NotGranted { .. }
         | Discrepancy::Unclaimed(_) => String::new(),
     };
@@ -148,7 +155,9 @@ fn arrival(it: &Arrival) -> Value {
 fn as_json(discrepancy: &Discrepancy) -> Value {
     let kind = name(discrepancy).0;
     match discrepancy {
-        Discrepancy::Missing(payment) | Discrepancy::Unconfirmed(payment) => {
+        Discrepancy::Missing(payment)
+        | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment) => {
             json!({ "kind": kind, "payment": print::json(payment) })
         }
         Discrepancy::Different { payment, found } => {

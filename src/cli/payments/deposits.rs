@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::print::{Format, Printer, Row, time};
-use super::{JournalArgs, PAGE, Selection};
-use crate::cli::{Failure, counted, xno};
+use super::selection::{JournalArgs, PAGE, Selection};
+use crate::cli::failure::Failure;
+use crate::cli::words::{counted, xno};
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::store::Engine;
 use crate::store::deposits::{DepositJournal, SeenDeposit, SweepRecord, SweepState};

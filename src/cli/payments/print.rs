@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use crate::cli::xno;
+use crate::cli::words::xno;
 use crate::nano::UnixSeconds;
 use crate::store::{PaymentRecord, PaymentState};
 
