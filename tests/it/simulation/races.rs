@@ -32,7 +32,8 @@ fn under_an_id() -> Identified {
 
 async fn ask(instance: &Instance, presented: Presented, identified: Option<Identified>) -> Verdict {
     let (route, terms) = wares()[0].clone();
-    let ask = Ask { route, terms, metering: Metering::Leased, presented, identified, client: None };
+    let ask =
+        Ask { route, terms, metering: Metering::Leased, presented, identified, client: None, url: None };
     instance.till.decide(ask).await
 }
 
@@ -114,7 +115,9 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
         let asked = async |at: &Instance, presented: Presented| {
             let metering = Metering::Leased;
             let (route, terms) = (route.clone(), terms);
-            at.till.decide(Ask { route, terms, metering, presented, identified: None, client: None }).await
+            at.till
+                .decide(Ask { route, terms, metering, presented, identified: None, client: None, url: None })
+                .await
         };
         let Verdict::Bill(bill) = asked(&here, Presented::Nothing).await else { panic!("no bill") };
         let first = of(&bill, Mechanism::NanoTxn).unwrap();
