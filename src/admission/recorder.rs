@@ -72,38 +72,3 @@ fn is_of_this_time(name: &HeaderName) -> bool {
     let name = name.as_str();
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn recorder(largest: usize, headers: &[(&'static str, &'static str)]) -> Recorder {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(HeaderName::from_static(name), http::HeaderValue::from_static(value));
-        }
-        Recorder::begin(largest, StatusCode::OK, &map)
-    }
-
-    #[test]
-    fn an_answer_is_kept_only_if_all_of_it_passed() {
-        let mut begun = recorder(10, &[("etag", "1"), ("set-cookie", "a=b"), ("date", "today")]);
-        begun.part(Some(&Bytes::from_static(b"half")), false);
-        assert_eq!(begun.finish(false), None);
-
-        let mut whole = recorder(10, &[("etag", "1"), ("set-cookie", "a=b"), ("date", "today")]);
-        whole.part(Some(&Bytes::from_static(b"half")), false);
-        whole.part(Some(&Bytes::from_static(b"rest")), true);
-        let answer = whole.finish(false).unwrap();
-        assert_eq!(answer.headers, [("etag".to_owned(), b"1".to_vec())]);
-        assert_eq!(answer.body.unwrap(), b"halfrest");
-    }
-
-    #[test]
-    fn of_an_answer_that_is_too_large_only_its_status_is_kept() {
-        let mut grown = recorder(5, &[]);
-        grown.part(Some(&Bytes::from_static(b"123456")), true);
-        assert_eq!(grown.finish(true), Some(Answer::not_kept(200)));
-        assert_eq!(recorder(5, &[("content-length", "6")]).finish(true), Some(Answer::not_kept(200)));
-    }
-}

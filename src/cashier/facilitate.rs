@@ -12,7 +12,7 @@ use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
 use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
 use crate::routes::{Grants, Metering, RouteName, Terms};
-use crate::store::{Payment, PaymentState, Store};
+use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
 /// Seconds for which a settled payment is still reported as settled, if the first answer never arrived.
@@ -173,7 +173,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// A payment that the journal has under the same challenge: under way, or settled with its use left.
-    async fn judge_known(&self, payment: Payment) -> Result<Account, Denied> {
+    async fn judge_known(&self, payment: PaymentRecord) -> Result<Account, Denied> {
         let payer = payment.intent.payer;
         match payment.state {
             PaymentState::Intent | PaymentState::Parked => Ok(payer),

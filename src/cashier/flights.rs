@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 use super::{PendingReason, Wait};
 use crate::nano::BlockHash;
 use crate::payment::{Nonce, Particular, Refusal};
-use crate::store::capabilities::Held;
+use crate::store::capabilities::CachedCapability;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
 
 /// How a settlement ended, for everyone who waited for it: with the capability that was bought, or
 /// without.
-pub(super) type Settlement = Result<Arc<Held>, Unsettled>;
+pub(super) type Settlement = Result<Arc<CachedCapability>, Unsettled>;
 
 /// Why a settlement granted nothing.
 #[derive(Clone, Debug)]

@@ -22,8 +22,8 @@ use crate::payment::capability::{CapabilityId, Token};
 use crate::payment::{Identified, IdentifierKey};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
-use crate::store::capabilities::{Held, NoUse};
-use crate::store::{Answer, Forget, Payment, PaymentState, Store, StoreError, answers};
+use crate::store::capabilities::{CachedCapability, NoUse};
+use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, answers};
 
 /// How often old ids and answers are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -66,7 +66,7 @@ pub struct Keeping {
 pub struct Replay {
     pub answer: Answer,
     /// What the payment bought.
-    pub held: Arc<Held>,
+    pub held: Arc<CachedCapability>,
     pub token: Token,
 }
 
@@ -125,12 +125,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
     }
 
-    async fn payment_under(&self, id: IdentifierKey) -> Result<Option<Payment>, Denied> {
+    async fn payment_under(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, Denied> {
         self.0.store.identified(id).await.map_err(|error| no_store(&error))
     }
 
     /// What the `first` payment under an id bought, for another proof under the same id.
-    async fn join(&self, first: Payment, checked: Checked, under: Under) -> Result<Arc<Held>, Denied> {
+    async fn join(
+        &self,
+        first: PaymentRecord,
+        checked: Checked,
+        under: Under,
+    ) -> Result<Arc<CachedCapability>, Denied> {
         let Under { identified, payer, client } = under;
         let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
         if first.intent.payer != payer {
@@ -189,7 +194,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Settles a payment that the journal knows, or joins its settlement, and waits for it. A granted
     /// one is taken into the cache.
-    async fn finish(&self, first: Payment) -> Settlement {
+    async fn finish(&self, first: PaymentRecord) -> Settlement {
         let settings = self.0.settings.load_full();
         let key = FlightKey {
             block: first.intent.block,
@@ -204,7 +209,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// What the payment bought: the answer that is kept, or a use.
     async fn serve(
         &self,
-        held: &Arc<Held>,
+        held: &Arc<CachedCapability>,
         identified: Identified,
         lane: Lane,
         metering: Metering,
@@ -229,7 +234,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         // The answer to a payment without an id could not be found again. A payment that gave its id up may
         // have it back.
         let block = intent.block;
-        let holds = |it: Payment| it.intent.block == block;
+        let holds = |it: PaymentRecord| it.intent.block == block;
         let named =
             intent.identified.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
         let largest = self.0.settings.load().identifiers.largest_answer;
@@ -237,12 +242,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(Verdict::Admit(Admitted { keeping, ..admitted }))
     }
 
-    async fn kept(&self, held: &Held) -> Result<Option<Answer>, Denied> {
+    async fn kept(&self, held: &CachedCapability) -> Result<Option<Answer>, Denied> {
         self.0.store.kept(held.intent().block).await.map_err(|error| no_store(&error))
     }
 
     /// A kept answer, given again; `None` if only the fact that there was one is kept.
-    fn replay(&self, held: &Arc<Held>, answer: Answer) -> Option<Verdict> {
+    fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Verdict> {
         let whole = answer.body.is_some();
         let (held, token) = (Arc::clone(held), self.token(held));
         whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, token })))
@@ -293,7 +298,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Goes on with a payment because a client asks for what it buys. A signed block is broadcast again;
     /// a block that the client sent is waited for.
-    async fn finish(self: Arc<Self>, payment: Payment) -> Settlement {
+    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
         }

@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, Sighting};
 use crate::nano::StateBlock;
 use crate::payment::{Confirmed, Intent};
 use crate::shutdown::{self, StopSignal};
-use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
+use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
 
 /// How often unfinished payments are looked at.
 const EVERY: Duration = Duration::from_secs(15);
@@ -70,7 +70,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Compares a journalled payment with the ledger, and grants it once it is confirmed.
-    pub(super) async fn resolve(self: Arc<Self>, payment: Payment) -> Settlement {
+    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
         let pending = Err(Unsettled::pending(intent.block));
         let mut facts = match self.ledger.block(intent.block).await {

@@ -19,7 +19,7 @@ use crate::payment::nano_txn::{Approved, Judged, Workless};
 use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Particular, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
-use crate::store::{Payment, PaymentState, Store, StoreError};
+use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
 
 /// How long a broadcast block is waited for before it is looked up again.
 const SLICE: Duration = Duration::from_secs(3);
@@ -94,12 +94,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Claim::Mine(claimed) => self.carry_out(*claimed, watch).await,
             Claim::Existing(payment) => self.take_up(*payment, nonce, watch).await,
             Claim::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
-            Claim::Identified => Err(Unsettled::IdHeld),
+            Claim::IdHeld => Err(Unsettled::IdHeld),
             Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
         }
     }
 
-    async fn journalled(&self, block: BlockHash) -> Result<Option<Payment>, Unsettled> {
+    async fn journalled(&self, block: BlockHash) -> Result<Option<PaymentRecord>, Unsettled> {
         Ok(self.store.payment(block).await?)
     }
 
@@ -130,7 +130,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// Goes on with a payment that is in the journal.
-    pub(super) async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Settlement {
+    pub(super) async fn take_up(&self, payment: PaymentRecord, nonce: Nonce, watch: Stopwatch) -> Settlement {
         let block = payment.intent.block;
         if payment.intent.challenge != nonce {
             return Err(Refusal::DuplicateBlockHash.into());
@@ -141,7 +141,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         match settle::resume(&*self.store, payment, self.clock.now()).await? {
             Claim::Mine(claimed) => self.carry_out(*claimed, watch).await,
             Claim::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
-            Claim::Identified => Err(Unsettled::IdHeld),
+            Claim::IdHeld => Err(Unsettled::IdHeld),
             Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
             Claim::Existing(payment) => match payment.state {
                 PaymentState::Granted => self.find_granted(*payment).await,
@@ -152,7 +152,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// The capability of a granted payment, from the store.
-    pub(super) async fn find_granted(&self, payment: Payment) -> Settlement {
+    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Settlement {
         let block = payment.intent.block;
         let id = CapabilityId::of_payment(block);
         let holder = self.capabilities.holder();
@@ -353,7 +353,7 @@ fn no_node(error: &LedgerError, what: &str) -> Unsettled {
 fn unsettled(error: &SettleError, block: BlockHash) -> Unsettled {
     match error {
         SettleError::Taken => Refusal::DuplicateBlockHash.into(),
-        SettleError::Identified => Unsettled::IdHeld,
+        SettleError::IdHeld => Unsettled::IdHeld,
         // The payment is on the ledger. Only the record is missing, and the same proof brings it.
         SettleError::Store(error) => {
             tracing::error!(%error, "a confirmed payment could not be recorded yet");

@@ -1,10 +1,11 @@
 //! What a request to an MCP server's endpoint calls, and so what it costs.
 
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, UPGRADE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use pingora::prelude::Session;
 
 use super::Context;
+use super::presented::header;
 use super::rejection::Rejection;
 use crate::routes::{CallPrices, Claimed, Quote, RouteName, Terms};
 
@@ -27,7 +28,8 @@ pub(super) async fn price(
 ) -> Result<Option<Sale>, Rejection> {
     let headers = &session.req_header().headers;
     plain_json(headers)?;
-    let [method, name] = [claim(headers, "mcp-method")?, claim(headers, "mcp-name")?];
+    let claim = |name| header(headers, name).map(|it| it.map(|it| it.trim().to_owned()));
+    let [method, name] = [claim("mcp-method")?, claim("mcp-name")?];
     let body = context.tariff.bodies.read(session, prices.bound).await?;
     context.body = Some(body.permit);
     let claimed = Claimed { method: method.as_deref(), name: name.as_deref() };
@@ -48,47 +50,16 @@ fn plain_json(headers: &HeaderMap) -> Result<(), Rejection> {
         // Calls in a tunnel could not be counted.
         return Err(Rejection::Unreadable("an upgrade cannot be priced by call: leave it out".to_owned()));
     }
-    match one(headers, &CONTENT_ENCODING) {
-        One::None => {}
-        One::Text(encoding) if encoding.eq_ignore_ascii_case("identity") => {}
-        One::Text(_) | One::Other => {
-            return Err(Rejection::UnsupportedBody("send the body without a Content-Encoding"));
-        }
-    }
-    let is_json = match one(headers, &CONTENT_TYPE) {
-        One::Text(kind) => is_json_in_utf8(kind),
-        One::None | One::Other => false,
+    let is_plain = match header(headers, CONTENT_ENCODING.as_str()) {
+        Ok(encoding) => encoding.is_none_or(|it| it.trim().eq_ignore_ascii_case("identity")),
+        Err(_) => false,
     };
-    if is_json {
-        Ok(())
-    } else {
-        Err(Rejection::UnsupportedBody("send `Content-Type: application/json`, in UTF-8"))
+    if !is_plain {
+        return Err(Rejection::UnsupportedBody("send the body without a Content-Encoding"));
     }
-}
-
-/// What a header claims about the body, if it is there.
-fn claim(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Rejection> {
-    match one(headers, &HeaderName::from_static(name)) {
-        One::None => Ok(None),
-        One::Text(text) => Ok(Some(text.to_owned())),
-        One::Other => Err(Rejection::Unreadable(format!("send {name} once, in ASCII"))),
-    }
-}
-
-/// A header that should occur once.
-enum One<'a> {
-    None,
-    Text(&'a str),
-    /// More than one, or not ASCII.
-    Other,
-}
-
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> One<'a> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (None, _) => One::None,
-        (Some(value), None) => value.to_str().map_or(One::Other, |it| One::Text(it.trim())),
-        (Some(_), Some(_)) => One::Other,
+    match header(headers, CONTENT_TYPE.as_str()) {
+        Ok(Some(kind)) if is_json_in_utf8(&kind) => Ok(()),
+        Ok(_) | Err(_) => Err(Rejection::UnsupportedBody("send `Content-Type: application/json`, in UTF-8")),
     }
 }
 

@@ -81,7 +81,8 @@ async fn find_and_price<L: Ledger, S: Store>(
 ) -> Result<Decision, Rejection> {
     let tariff = Arc::clone(&context.tariff);
     let allowed = |origin: &String| tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin));
-    context.origin = header(session, ORIGIN.as_str()).ok().flatten().filter(allowed);
+    let headers = &session.req_header().headers;
+    context.origin = header(headers, ORIGIN.as_str()).ok().flatten().filter(allowed);
     let target = target::canonical(session).map_err(Rejection::Unreadable)?;
     let method = session.req_header().method.clone();
     if let Some(document) = tariff.documents.find(&method, &target) {
@@ -172,5 +173,5 @@ fn preflight_of(session: &Session) -> Option<String> {
     if request.method != Method::OPTIONS || !request.headers.contains_key(ORIGIN) {
         return None;
     }
-    header(session, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
+    header(&request.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
 }

@@ -12,7 +12,7 @@ use super::{Context, Forwarding, client};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
-use crate::store::capabilities::Held;
+use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// With `no`, an upstream says that its answer is not to be charged for.
@@ -111,7 +111,12 @@ pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Vec<(&'static st
 
 /// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
 /// uses come back to what is left.
-pub(super) fn receipt(held: &Held, token: &Token, how: How, unspent: u32) -> Vec<(&'static str, String)> {
+pub(super) fn receipt(
+    held: &CachedCapability,
+    token: &Token,
+    how: How,
+    unspent: u32,
+) -> Vec<(&'static str, String)> {
     let (record, intent) = (held.record(), held.intent());
     let remaining = held.remaining().saturating_add(unspent);
     let token = token.expose();

@@ -8,7 +8,7 @@ use pingora::prelude::{Result, Session};
 use serde_json::{Map, Value};
 
 use super::rejection::Rejection;
-use super::{Context, forward};
+use super::{Context, forward, respond};
 use crate::cashier::{How, Replay};
 use crate::config::MAX_BODY;
 use crate::payment::{Identified, IdentifierKey, RequestDigest};
@@ -79,11 +79,9 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
         cors.expose(&mut response, context.origin.as_deref())?;
     }
     let head = session.req_header().method == Method::HEAD;
-    let bodiless = head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    if bodiless {
-        return session.write_response_header(Box::new(response), true).await;
+    if head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return respond::write(session, response, None).await;
     }
     response.insert_header(CONTENT_LENGTH, body.len())?;
-    session.write_response_header(Box::new(response), false).await?;
-    session.write_response_body(Some(Bytes::from(body)), true).await
+    respond::write(session, response, Some(Bytes::from(body))).await
 }

@@ -1,5 +1,6 @@
 //! Reads what came with a request: a proof of payment, a capability, or nothing.
 
+use http::HeaderMap;
 use pingora::prelude::Session;
 use serde_json::{Map, Value};
 
@@ -18,8 +19,9 @@ pub(super) fn read(
     session: &Session,
     route: &RouteName,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
+    let headers = &session.req_header().headers;
     for name in PROOF_HEADERS {
-        if let Some(value) = header(session, name)? {
+        if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
                 Ok(PaymentPayload { presented: x402::Presented::Payment(payment), extensions, .. }) => {
                     Ok((Presented::Proof(Box::new(Proof::from(*payment))), extensions))
@@ -34,11 +36,11 @@ pub(super) fn read(
             };
         }
     }
-    let presented = if let Some(block) = header(session, BLOCK_HEADER)? {
-        let id = header(session, SESSION_HEADER)?;
+    let presented = if let Some(block) = header(headers, BLOCK_HEADER)? {
+        let id = header(headers, SESSION_HEADER)?;
         session_headers::read(&block, id.as_deref(), route).unwrap_or_else(Presented::Malformed)
     } else {
-        match header(session, CAPABILITY_HEADER)? {
+        match header(headers, CAPABILITY_HEADER)? {
             Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
                 return Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
             }
@@ -49,8 +51,8 @@ pub(super) fn read(
 }
 
 /// The one value of a header, if it is there.
-pub(super) fn header(session: &Session, name: &str) -> Result<Option<String>, Rejection> {
-    let mut values = session.req_header().headers.get_all(name).iter();
+pub(super) fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Rejection> {
+    let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => value

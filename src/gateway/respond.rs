@@ -212,14 +212,20 @@ async fn send(session: &mut Session, context: &Context, answer: Answer) -> Resul
         cors.expose(&mut response, context.origin.as_deref())?;
     }
     spare_connection(session, context);
-    if session.req_header().method == Method::HEAD {
-        // Otherwise Pingora sends the body over HTTP/2, and the client resets the stream.
-        return session.write_response_header(Box::new(response), true).await;
-    }
-    session.write_response_header(Box::new(response), false).await?;
-    session.write_response_body(Some(body), true).await?;
+    write(session, response, Some(body)).await?;
     linger(session).await;
     Ok(())
+}
+
+/// Writes a whole answer, to HEAD without its body: Pingora would send it over HTTP/2, and the client
+/// would reset the stream.
+pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
+    let body = body.filter(|_| session.req_header().method != Method::HEAD);
+    session.write_response_header(Box::new(head), body.is_none()).await?;
+    match body {
+        Some(body) => session.write_response_body(Some(body), true).await,
+        None => Ok(()),
+    }
 }
 
 /// Reads on for a while before the connection of a client that is still sending is closed. Closed at
@@ -249,7 +255,7 @@ async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
         cors.expose(&mut response, context.origin.as_deref())?;
         Cors::answer_preflight(&mut response, &session.req_header().headers)?;
     }
-    session.write_response_header(Box::new(response), true).await
+    write(session, response, None).await
 }
 
 /// Keeps the connection although the request's body was not read, if what is left of it is known and

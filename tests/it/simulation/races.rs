@@ -14,7 +14,7 @@ use super::people::{of, txn, wares};
 use super::world::{Ablation, World};
 
 /// Runs `scene` in a world where nothing goes wrong, on the simulation's clock.
-fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
+pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -24,13 +24,17 @@ fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     });
 }
 
-fn under_an_id() -> Identified {
+pub(super) fn under_an_id() -> Identified {
     let (route, _) = &wares()[0];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
     Identified { id: IdentifierKey::of("races-0123456789"), request }
 }
 
-async fn ask(instance: &Instance, presented: Presented, identified: Option<Identified>) -> Verdict {
+pub(super) async fn ask(
+    instance: &Instance,
+    presented: Presented,
+    identified: Option<Identified>,
+) -> Verdict {
     let (route, terms) = wares()[0].clone();
     let ask =
         Ask { route, terms, metering: Metering::Leased, presented, identified, client: None, url: None };
@@ -49,7 +53,7 @@ async fn insist(instance: &Instance, presented: impl Fn() -> Presented) -> Verdi
     panic!("told to wait for ever");
 }
 
-async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
+pub(super) async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
     let Verdict::Bill(bill) = ask(instance, Presented::Nothing, None).await else { panic!("no bill") };
     of(&bill, Mechanism::NanoTxn).unwrap()
 }
