@@ -41,7 +41,7 @@ use crate::store::{
     Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
     StoreObserver, Unsound,
 };
-use crate::sweeper::Journal;
+use crate::sweeper::SweepJournal;
 use crate::vault::{self, BearerToken, Vault, VaultError};
 use crate::x402::{WorkPolicy, WorkTerms};
 
@@ -152,7 +152,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         clock: clock.clone(),
     };
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
-    let journal = Journal::new(Arc::clone(&store), clock);
+    let journal = SweepJournal::new(Arc::clone(&store), clock);
     if let Some(sweep) = money::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }

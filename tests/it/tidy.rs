@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["shutdown"], false),
-    ("config", &["nano", "payment", "routes", "store"], false),
+    ("config", &["ledger", "nano", "payment", "routes", "store"], false),
     (
         "gateway",
         &[

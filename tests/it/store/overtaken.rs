@@ -65,8 +65,8 @@ impl Ledger for Late {
     }
 }
 
-/// Another instance's cashier over the rig's store and nodes.
-fn sibling(rig: &Rig, ledger: Late) -> Cashier<Late, Engine> {
+/// Another instance's cashier over the rig's store.
+pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
     let config = rig.config("", ROUTES);
     let key = vault::existing_mac_key(&rig.folder.path().join("challenge.key")).unwrap();
     Cashier::new(Parts {
