@@ -25,7 +25,7 @@ use crate::config::{Config, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
-use crate::gateway::body::Room;
+use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -251,7 +251,7 @@ async fn tariff(config: &Config) -> Tariff {
             drained_body: config.limits.drained_body,
         },
         documents: Documents::of(config),
-        room: Room::new(config.limits.bodies, config.limits.body_time),
+        bodies: BodyBudget::new(config.limits.bodies, config.limits.body_time),
         watched,
     }
 }
