@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use faregate::assemble::{self, Services};
 use faregate::clock::Clock;
@@ -21,14 +20,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub(crate) use crate::patience::eventually;
+use crate::patience::{http_client, soon, wait_for};
 use crate::scripted::{Reply, Scripted, Seen};
-
-/// The beginning of an HTTP client; the cryptography is named, since reqwest is built without one.
-pub(crate) fn http() -> reqwest::ClientBuilder {
-    // An error says that an earlier call installed it.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    Client::builder()
-}
 
 /// How a gateway is to be; the usual one with what a test changes.
 pub(crate) struct Plan {
@@ -74,6 +68,15 @@ pub(crate) enum Ending {
     Orderly,
     /// As when it is killed: nothing is reported, nothing handed back.
     Abrupt,
+}
+
+/// What a gateway has caused outside itself so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Effects {
+    /// Requests that reached the upstream.
+    pub(crate) forwarded: usize,
+    /// Blocks that were handed to the node.
+    pub(crate) broadcast: u64,
 }
 
 /// A gateway that runs, with everything around it.
@@ -127,7 +130,7 @@ impl Rig {
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
-        let http = http().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
     }
 
@@ -138,8 +141,8 @@ impl Rig {
         match how {
             Ending::Orderly => {
                 stop.send_replace(true);
-                served.await.unwrap();
-                services.stop().await;
+                soon("the gateway ends", served).await.unwrap();
+                soon("the services end", services.stop()).await;
             }
             Ending::Abrupt => {
                 served.abort();
@@ -154,9 +157,9 @@ impl Rig {
     /// Ends everything in order; what a test left under way shows here.
     pub(crate) async fn end(self) {
         self.stop.send_replace(true);
-        self.served.await.unwrap();
-        self.services.stop().await;
-        self.devnet.stop().await;
+        soon("the gateway ends", self.served).await.unwrap();
+        soon("the services end", self.services.stop()).await;
+        soon("the ledger ends", self.devnet.stop()).await;
     }
 
     /// A configuration like this rig's with other routes.
@@ -171,6 +174,19 @@ impl Rig {
             request = request.header(*name, *value);
         }
         request.send().await.unwrap()
+    }
+
+    /// Asks with the same proof, as each 503 says, until the answer is another.
+    pub(crate) async fn ask_until_decided(&self, path: &str, proof: &str) -> Response {
+        let decided = async || {
+            let answer = self.get(path, &[("PAYMENT-SIGNATURE", proof)]).await;
+            Some(answer).filter(|it| it.status() != 503)
+        };
+        wait_for("a decision about the payment", decided).await
+    }
+
+    pub(crate) fn effects(&self) -> Effects {
+        Effects { forwarded: self.upstream.seen().len(), broadcast: self.devnet.faults().calls("process") }
     }
 
     /// The bill for `path`: its two offers, `nanoTxn` first.
@@ -245,16 +261,6 @@ pub(crate) fn manual_clock() -> (Clock, Arc<std::sync::atomic::AtomicU64>) {
     let seconds = Arc::new(std::sync::atomic::AtomicU64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
     (Clock::from_fn(move || UnixSeconds(shown.load(std::sync::atomic::Ordering::SeqCst))), seconds)
-}
-
-/// Waits until `done`, looking every few milliseconds, and fails after ten seconds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
-    let look = async {
-        while !done().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), look).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn yaml(url: &str, devnet: &Devnet, upstream: &str, more: &str, routes: &str) -> String {

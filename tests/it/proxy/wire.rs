@@ -1,21 +1,13 @@
 //! HTTP by hand: a client that sees what is on the wire, and an upstream whose every byte, and when
 //! it is sent, the test decides.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::patience::soon;
 use crate::scripted::chunks;
-
-/// After which a test fails instead of waiting on.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
-}
 
 /// One connection to the gateway.
 pub(crate) struct Wire(BufReader<TcpStream>);
