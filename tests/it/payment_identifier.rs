@@ -48,7 +48,7 @@ async fn start() -> Rig {
 
 async fn rig_with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Rig {
     let (routes, more) = (routes.to_owned(), more.to_owned());
-    Rig::rig_with(Plan { routes, more, answer: Box::new(answer), ..Plan::default() }).await
+    Rig::with(Plan { routes, more, answer: Box::new(answer), ..Plan::default() }).await
 }
 
 /// The payload that answers `offer` under `id`.
@@ -168,16 +168,22 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     let [offer, _] = rig.bill("/req/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
     let bare = offer.answer(&Proof::NanoTxn { block });
-    let with = |extension: serde_json::Value| {
+    let with_extension = |extension: serde_json::Value| {
         let mut payload = bare.clone();
         payload["extensions"] = serde_json::json!({ "payment-identifier": extension });
         encode_header(&payload)
     };
-    let id = |id: &str| rig_with(serde_json::json!({ "info": { "required": true, "id": id } }));
+    let id = |id: &str| with_extension(serde_json::json!({ "info": { "required": true, "id": id } }));
     let missing = "payment_identifier_required";
     refused(&rig, "/req/x", &encode_header(&bare), 400, missing).await;
-    refused(&rig, "/req/x", &rig_with(serde_json::json!({ "info": { "required": true } })), 400, missing)
-        .await;
+    refused(
+        &rig,
+        "/req/x",
+        &with_extension(serde_json::json!({ "info": { "required": true } })),
+        400,
+        missing,
+    )
+    .await;
     let bad = "payment_identifier_invalid";
     for proof in [
         id("pay_0123456789a"),
@@ -185,9 +191,9 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
         id("pay_0123456789ab.def"),
         id("pay_0123456789abcdé"),
         id(""),
-        rig_with(serde_json::json!({ "info": { "required": true, "id": 7 } })),
-        rig_with(serde_json::json!("pay_0123456789abcdef")),
-        rig_with(serde_json::json!({ "id": ID })),
+        with_extension(serde_json::json!({ "info": { "required": true, "id": 7 } })),
+        with_extension(serde_json::json!("pay_0123456789abcdef")),
+        with_extension(serde_json::json!({ "id": ID })),
     ] {
         refused(&rig, "/req/x", &proof, 400, bad).await;
         // A route that takes ids reads them, required or not.

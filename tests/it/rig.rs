@@ -16,7 +16,7 @@ use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) mechanisms: Option<&'static str>,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
+    /// Bytes that the gateway may have on their way to one client; `None` leaves it to the system.
+    pub(crate) send_buffer: Option<u32>,
     pub(crate) answer: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
 }
 
@@ -57,6 +59,7 @@ impl Default for Plan {
             mechanisms: None,
             devnet: DevnetOptions::default(),
             clock: Clock::system(),
+            send_buffer: None,
             answer: Box::new(|seen| Reply::text(200, &format!("upstream saw {} {}", seen.method, seen.path))),
         }
     }
@@ -103,7 +106,13 @@ impl Rig {
         let devnet = Devnet::start(plan.devnet.clone()).await.unwrap();
         let upstream = Scripted::start(plan.answer).await;
         let folder = TempDir::new().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(bytes) = plan.send_buffer {
+            // A connection has the size of the listener that accepts it.
+            socket.set_send_buffer_size(bytes).unwrap();
+        }
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut text =
             yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
@@ -137,7 +146,13 @@ impl Rig {
     /// Ends the gateway, with or without its last words to the store, and starts another on the same
     /// files.
     pub(crate) async fn restart(self, how: Ending) -> Self {
-        let Self { devnet, upstream, services, folder, config, clock, stop, served, .. } = self;
+        let config = self.config.clone();
+        self.restart_with(how, config).await
+    }
+
+    /// As [`Rig::restart`], with another configuration.
+    pub(crate) async fn restart_with(self, how: Ending, config: Config) -> Self {
+        let Self { devnet, upstream, services, folder, clock, stop, served, .. } = self;
         match how {
             Ending::Orderly => {
                 stop.send_replace(true);

@@ -4,7 +4,6 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};

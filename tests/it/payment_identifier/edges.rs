@@ -9,7 +9,7 @@ use crate::metrics::Uses;
 use crate::nano_session;
 use crate::patience::eventually;
 use crate::proxy::wire::{Played, Wire};
-use crate::rig::{Effects, PLENTY};
+use crate::rig::{Effects, PLENTY, Plan, Rig};
 
 const SESSIONS: &str = r#"
   - { name: opt, match: "/opt/**", upstream: api, price: 0.001 XNO, payment_identifier: optional, mechanisms: [nanoTxn, nanoSession] }
@@ -45,18 +45,18 @@ async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_re
 }
 
 /// A gateway whose `/raw/**` leads to an upstream that the test plays.
-async fn played() -> (crate::rig::Rig, Played) {
+async fn played(plan: Plan) -> (Rig, Played) {
     let upstream = Played::start().await;
     let more = format!("  raw: {{ url: \"{}\" }}\n", upstream.url);
     let routes = r#"
   - { name: raw, match: "/raw/**", upstream: raw, price: 0.001 XNO, payment_identifier: required }
 "#;
-    (rig_with(routes, &more, super::counting()).await, upstream)
+    (Rig::with(Plan { routes: routes.to_owned(), more, ..plan }).await, upstream)
 }
 
 #[tokio::test]
 async fn who_hangs_up_in_the_middle_of_an_answer_gets_it_whole_without_another_payment() {
-    let (rig, mut upstream) = played().await;
+    let (rig, mut upstream) = played(Plan::default()).await;
     let key = rig.payer(1, PLENTY);
     let (proof, block) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
     let mut wire = Wire::open(&rig.url).await;
@@ -88,7 +88,7 @@ async fn who_hangs_up_in_the_middle_of_an_answer_gets_it_whole_without_another_p
 
 #[tokio::test]
 async fn an_answer_that_went_by_whole_to_a_client_that_was_gone_is_kept() {
-    let (rig, mut upstream) = played().await;
+    let (rig, mut upstream) = played(Plan::default()).await;
     let key = rig.payer(1, PLENTY);
     let (proof, block) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
     let mut wire = Wire::open(&rig.url).await;
@@ -106,6 +106,34 @@ async fn an_answer_that_went_by_whole_to_a_client_that_was_gone_is_kept() {
     assert_eq!((answer.body.as_str(), answer.replayed), ("helloworld", true));
     assert_eq!(balance(&rig, &key), left);
     assert_eq!(rig.effects().broadcast, 1);
+    assert!(upstream.is_idle());
+    rig.end().await;
+}
+
+/// A kept answer gave its use back if its client stopped reading, and no test noticed: the client had
+/// the answer from the store, and the use as well.
+#[tokio::test]
+async fn who_stops_reading_an_answer_that_is_kept_has_spent_its_use() {
+    let (rig, mut upstream) = played(Plan { send_buffer: Some(4096), ..Plan::default() }).await;
+    let key = rig.payer(1, PLENTY);
+    let (proof, block) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
+    let mut wire = Wire::open_narrow(&rig.url, 4096).await;
+    wire.ask("GET /raw/x", &[&format!("{PROOF}: {proof}")]).await;
+    let mut call = upstream.call().await;
+    call.send("HTTP/1.1 200 OK\r\nContent-Length: 40001\r\n\r\n.").await;
+    assert_eq!((wire.head().await.status, wire.exactly(1).await.as_slice()), (200, &b"."[..]));
+    // More than fits between the gateway and the client, so that the gateway has the whole answer and
+    // cannot hand it over.
+    call.send("x".repeat(40_000)).await;
+    assert_eq!(wire.exactly(1).await, b"x");
+    drop(wire);
+    wait_until_kept(&rig, &block).await;
+    eventually("the use is spent", || async {
+        Uses::of(&rig, "raw") == Uses { committed: 1, given_back: 0 }
+    })
+    .await;
+    let answer = Answered::read(rig.get("/raw/x", &[(PROOF, &proof)]).await).await;
+    assert_eq!((answer.body.len(), answer.replayed), (40_001, true));
     assert!(upstream.is_idle());
     rig.end().await;
 }

@@ -75,7 +75,7 @@ async fn another_proof_is_not_settled_and_gets_the_same_answer() {
 async fn a_proof_that_comes_late_is_not_asked_to_pay_for_what_is_bought() {
     let (clock, seconds) = manual_clock();
     let routes = ROUTES.to_owned();
-    let rig = Rig::rig_with(Plan { routes, clock, answer: Box::new(counting()), ..Plan::default() }).await;
+    let rig = Rig::with(Plan { routes, clock, answer: Box::new(counting()), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
     let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
