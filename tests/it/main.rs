@@ -17,6 +17,7 @@ mod devnet;
 mod dialects;
 mod discovery;
 mod disk_full;
+mod documents;
 mod exchange;
 mod facilitator;
 mod kills;
