@@ -258,7 +258,11 @@ async fn a_gateway_counts_what_it_sells() {
     // A request is counted once its answer has left.
     let requests = async || {
         let samples = samples(&rig.services.metrics().text().unwrap());
-        samples.iter().filter(|(series, _)| series.starts_with("requests_total")).map(|(_, it)| it).sum::<f64>()
+        samples
+            .iter()
+            .filter(|(series, _)| series.starts_with("requests_total"))
+            .map(|(_, it)| it)
+            .sum::<f64>()
     };
     eventually("nine requests are counted", async || requests().await == 9.0).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -114,18 +114,21 @@ async fn an_answer_that_went_by_whole_to_a_client_that_was_gone_is_kept() {
 /// the answer from the store, and the use as well.
 #[tokio::test]
 async fn who_stops_reading_an_answer_that_is_kept_has_spent_its_use() {
-    let (rig, mut upstream) = played(Plan { send_buffer: Some(4096), ..Plan::default() }).await;
+    const LARGE: usize = 60_000;
+    let (rig, mut upstream) = played(Plan { send_buffer: Some(16 * 1024), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
     let (proof, block) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
-    let mut wire = Wire::open_narrow(&rig.url, 4096).await;
+    let mut wire = Wire::open_narrow(&rig.url, 16 * 1024).await;
     wire.ask("GET /raw/x", &[&format!("{PROOF}: {proof}")]).await;
     let mut call = upstream.call().await;
-    call.send("HTTP/1.1 200 OK\r\nContent-Length: 40001\r\n\r\n.").await;
-    assert_eq!((wire.head().await.status, wire.exactly(1).await.as_slice()), (200, &b"."[..]));
+    call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+    assert_eq!(wire.head().await.status, 200);
+    assert_eq!(wire.exactly(10).await, b"5\r\nfirst\r\n");
     // More than fits between the gateway and the client, so that the gateway has the whole answer and
     // cannot hand it over.
-    call.send("x".repeat(40_000)).await;
-    assert_eq!(wire.exactly(1).await, b"x");
+    call.send(format!("{LARGE:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(LARGE))).await;
+    let beginning = format!("{LARGE:x}\r\nx");
+    assert_eq!(wire.exactly(beginning.len()).await, beginning.as_bytes());
     drop(wire);
     wait_until_kept(&rig, &block).await;
     eventually("the use is spent", || async {
@@ -133,7 +136,7 @@ async fn who_stops_reading_an_answer_that_is_kept_has_spent_its_use() {
     })
     .await;
     let answer = Answered::read(rig.get("/raw/x", &[(PROOF, &proof)]).await).await;
-    assert_eq!((answer.body.len(), answer.replayed), (40_001, true));
+    assert_eq!((answer.body.len(), answer.replayed), (5 + LARGE, true));
     assert!(upstream.is_idle());
     rig.end().await;
 }
