@@ -207,6 +207,35 @@ fn every_configuration_that_is_shown_is_valid() {
     assert!(count >= 4, "only {count} configurations are shown");
 }
 
+#[test]
+fn readme_is_read_in_one_sitting() {
+    let lines = Document::read(Path::new("README.md")).text.lines().count();
+    assert!(
+        lines <= 220,
+        "README.md has {lines} lines: move what is for one reader only to the page of that reader"
+    );
+}
+
+/// Words that nobody uses who writes for readers of any first language.
+const DIALECT: [&str; 7] = ["anew", "unsaid", "he", "his", "him", "nothing where", "held against"];
+
+#[test]
+fn the_prose_is_plain() {
+    let mut faults = Vec::new();
+    for document in Document::all() {
+        let words: Vec<_> = document.text.split_whitespace().map(str::to_lowercase).collect();
+        let plain = words.join(" ").replace(|c: char| !c.is_alphanumeric() && c != '\'', " ");
+        for word in DIALECT {
+            for (place, _) in plain.match_indices(&format!(" {word} ")) {
+                let around: String =
+                    plain[..place].chars().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect();
+                faults.push(format!("{}: `{word}` after `{}`", document.path.display(), around.trim()));
+            }
+        }
+    }
+    report(&faults);
+}
+
 /// A word of a command line as the program may be given it.
 fn filled_in(word: &str) -> String {
     let word = word.trim_matches(['\'', '"']);

@@ -10,7 +10,7 @@ use faregate::config::Config;
 use faregate::devnet::{DevnetOptions, Fault, Times};
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
-use faregate::store::pool::{PoolJournal, SweepRecord, SweepState};
+use faregate::store::deposits::{DepositJournal, SweepRecord, SweepState};
 use faregate::store::{Engine, SqliteOptions, SqliteStore};
 use faregate::sweep::Action;
 use faregate::{assemble, sweeper};
@@ -43,7 +43,7 @@ async fn each_block_is_written_down_and_what_it_received_too() {
     let mut done: Vec<_> = round
         .accounts
         .iter()
-        .flat_map(|it| it.blocks.iter().map(faregate::store::pool::SweepBlock::of_step))
+        .flat_map(|it| it.blocks.iter().map(faregate::store::deposits::SweepBlock::of_step))
         .collect();
     written.sort_by_key(|it| it.block.block);
     done.sort_by_key(|it| it.block);
