@@ -6,7 +6,7 @@ mod dialects;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use faregate::devnet::{Fault, Times};
+use faregate::devnet::{InjectedFault, Times};
 use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::tag::GRACE;
@@ -273,7 +273,7 @@ async fn what_a_node_does_not_know_yet_is_waited_for() {
     let key = rig.payer(1, PLENTY);
     let offer = session(&rig, ONE).await;
     // The node is behind: it answers as before the block came.
-    rig.devnet.order("block_info", Fault::Stale, Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Stale, Times::Always);
     let block = pay(&rig, &key, &offer);
     let answer = show(&rig, ONE, &proof(&offer, block)).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (503, "BLOCK_NOT_FOUND"));

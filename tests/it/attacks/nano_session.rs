@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use faregate::devnet::{Fault, Lie, Times};
+use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw};
 use faregate::store::PaymentState;
 use faregate::x402::{Offer, Proof, encode_header};
@@ -158,12 +158,12 @@ async fn a_node_lies_about_amount_balance_and_contents() {
     let offer = session(&rig, ONE).await;
     let little = send(&rig, &payer, &offer, less(offer.amount, super::ONE));
     let proof_of_little = proof(&offer, little.hash());
-    rig.devnet.order("block_info", Fault::Lie(Lie::Amount(offer.amount)), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Amount(offer.amount)), Times::Always);
     refused(&rig, ONE, &proof_of_little, "INSUFFICIENT_AMOUNT").await;
     rig.devnet.faults().clear();
     let enough = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(enough).unwrap();
-    rig.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
     pending(&rig, ONE, &proof_of_little, "no_node").await;
     rig.devnet.faults().clear();
     served(&rig, ONE, &proof(&offer, enough.hash())).await;

@@ -1,6 +1,6 @@
 //! Attacks on `nanoSignature`, where the client has paid on-chain and signs the block's hash.
 
-use faregate::devnet::{Fault, Lie, Times};
+use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, Seed, Signature, StateBlock};
 use faregate::store::PaymentState;
 use faregate::x402::{Offer, encode_header};
@@ -288,13 +288,13 @@ async fn a_node_lies_about_amount_balance_and_contents() {
     let little = pay(&rig, &payer, &offer, ONE);
     let proof = signature(&payer, &little, &offer);
     for lie in [Lie::Amount(offer.amount), Lie::Balance(PLENTY), Lie::Balance(Raw::ZERO)] {
-        rig.devnet.order("block_info", Fault::Lie(lie), Times::Always);
+        rig.devnet.order("block_info", InjectedFault::Lie(lie), Times::Always);
         refused(&rig, QUOTE, &proof, "INSUFFICIENT_AMOUNT").await;
         rig.devnet.faults().clear();
     }
     // Another block's contents, sufficient and to the right address, under this block's hash.
     let enough = pay(&rig, &payer, &offer, offer.amount);
-    rig.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
     pending(&rig, QUOTE, &proof, "no_node").await;
     rig.devnet.faults().clear();
     refused(&rig, QUOTE, &proof, "INSUFFICIENT_AMOUNT").await;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use faregate::devnet::{Fault, Times};
+use faregate::devnet::{InjectedFault, Times};
 use faregate::nano::{BlockHash, Signature, Work};
 use faregate::x402::{Offer, Proof};
 use serde_json::{Value, json};
@@ -203,7 +203,7 @@ async fn a_broadcast_that_is_refused_and_a_fork_that_wins() {
     let (txn, sent) = desk.txn(&key, &bill);
     desk.rig.devnet.order(
         "process",
-        Fault::Refuse("Block work is less than threshold".to_owned()),
+        InjectedFault::Refuse("Block work is less than threshold".to_owned()),
         Times::ONCE,
     );
     assert_eq!(desk.ok("/settle", &txn).await["errorReason"], "BROADCAST_FAILED");

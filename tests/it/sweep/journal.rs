@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use faregate::clock::Clock;
 use faregate::config::Config;
-use faregate::devnet::{DevnetOptions, Fault, Times};
+use faregate::devnet::{DevnetOptions, InjectedFault, Times};
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
 use faregate::store::deposits::{DepositJournal, SweepRecord, SweepState};
@@ -87,7 +87,7 @@ async fn a_block_in_whose_place_another_is_confirmed_is_superseded() {
     pool.devnet.receive_all(&key(1)).unwrap();
     pool.fund(1, 500);
     let (_folder, store) = store();
-    pool.devnet.order("process", Fault::Refuse("Gap source block".to_owned()), Times::Always);
+    pool.devnet.order("process", InjectedFault::Refuse("Gap source block".to_owned()), Times::Always);
     assert_eq!(pool.journalled(&store).sweep().await.unwrap().failed().count(), 2);
     let planned = sweeps(&store).await;
     assert!(planned.len() == 2 && planned.iter().all(|it| it.state == SweepState::Planned), "{planned:?}");
