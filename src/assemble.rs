@@ -23,7 +23,7 @@ use crate::config::{Config, Nano, NodeUrl, Pool, SocketUrl, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
-use crate::gateway::body::Room;
+use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
@@ -41,7 +41,7 @@ use crate::store::{
     Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
     StoreObserver, Unsound,
 };
-use crate::sweeper::Journal;
+use crate::sweeper::SweepJournal;
 use crate::vault::{self, BearerToken, Vault, VaultError};
 use crate::x402::{WorkPolicy, WorkTerms};
 
@@ -152,7 +152,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         clock: clock.clone(),
     };
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
-    let journal = Journal::new(Arc::clone(&store), clock);
+    let journal = SweepJournal::new(Arc::clone(&store), clock);
     if let Some(sweep) = money::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
@@ -353,7 +353,7 @@ async fn tariff(config: &Config) -> Tariff {
             drained_body: config.limits.drained_body,
         },
         documents: Documents::of(config),
-        room: Room::new(config.limits.bodies, config.limits.body_time),
+        bodies: BodyBudget::new(config.limits.bodies, config.limits.body_time),
         watched,
     }
 }

@@ -16,7 +16,7 @@ use crate::payment::Mechanism;
 use crate::payment::pool::seed_indexes;
 use crate::shutdown::StopSignal;
 use crate::sweep::{Action, Rules, Step};
-use crate::sweeper::{Journal, Settings, Sweeper, TreasuryInPool};
+use crate::sweeper::{SweepJournal, SweepSettings, Sweeper, TreasuryInPool};
 use crate::vault::{Vault, VaultError};
 
 /// How long one block of a sweep may take to be confirmed.
@@ -59,7 +59,7 @@ pub fn sweeper(
         Some(server) => work.served_by(NodeClient::new(vec![super::endpoint(&config.nano, server)])?),
         None => work,
     };
-    let settings = Settings {
+    let settings = SweepSettings {
         rules: Rules {
             treasury,
             minimum: sweep.minimum,
@@ -94,7 +94,7 @@ pub fn pool_accounts(nano: &Nano) -> Result<Vec<Account>, VaultError> {
 pub(super) fn sweep_in_background(
     config: &Config,
     ledger: &NodeLedger,
-    journal: Journal,
+    journal: SweepJournal,
     metrics: &Arc<Metrics>,
     shutdown: StopSignal,
 ) -> Result<Option<impl Future<Output = ()> + use<>>, SweepSetupError> {

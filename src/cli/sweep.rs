@@ -20,7 +20,7 @@ use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
 use crate::sweep::Step;
-use crate::sweeper::{Journal, Place, Round, SweepError, Sweeper, Swept};
+use crate::sweeper::{PoolPlace, SweepError, SweepJournal, SweepRound, Sweeper, Swept};
 use crate::vault::{Turn, VaultError};
 
 #[derive(Args, Clone, Debug)]
@@ -100,7 +100,7 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, R
     }
     let store = open_store(&config.store, None).await.map_err(|error| RunError::Store(Box::new(error)))?;
     let store = Arc::new(store);
-    sweeper = sweeper.journalled_in(Journal::new(Arc::clone(&store), Clock::system()));
+    sweeper = sweeper.journalled_in(SweepJournal::new(Arc::clone(&store), Clock::system()));
     if let Some(bar) = bar.clone() {
         sweeper = sweeper.observed_by(Arc::new(move |_: &Step| bar.inc(1)));
     }
@@ -183,7 +183,7 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
+fn show(round: &SweepRound, out: &mut (dyn Write + Send)) -> io::Result<()> {
     for swept in &round.accounts {
         writeln!(
             out,
@@ -206,7 +206,7 @@ fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
     }
 }
 
-fn as_json(round: &Round) -> Value {
+fn as_json(round: &SweepRound) -> Value {
     let account = |it: &Swept| {
         json!({
             "account": it.place.account,
@@ -243,7 +243,7 @@ fn xno(amount: Raw) -> String {
 
 /// Plans every account and prints the blocks. Whether every account could be planned.
 async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
-    let mut planned: Vec<(Place, Result<Vec<Step>, SweepError>)> = Vec::new();
+    let mut planned: Vec<(PoolPlace, Result<Vec<Step>, SweepError>)> = Vec::new();
     for place in sweeper.worth_sweeping().await? {
         planned.push((place, sweeper.plan(place).await));
     }
@@ -252,7 +252,7 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
     let total = sends.fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
     let complete = planned.iter().all(|(_, plan)| plan.is_ok());
     if json {
-        let account = |(place, plan): &(Place, Result<Vec<Step>, SweepError>)| {
+        let account = |(place, plan): &(PoolPlace, Result<Vec<Step>, SweepError>)| {
             json!({
                 "account": place.account,
                 "index": place.index,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_yaml::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::document::item;
 use super::judge::Judge;
 use super::mirror::{Count, NodeFile, Piece};
+use crate::ledger::node::{is_near, provider};
 
 /// Where a node answers RPC. Prints without path and parameters: they may be keys.
 #[derive(Clone, Eq, PartialEq)]
@@ -135,30 +136,13 @@ pub(super) fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), Strin
     Ok((url, parameters))
 }
 
-/// Whether a URL leads to this machine or its own network: a node there is the operator's.
-pub(super) fn is_near(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-        // A name without a dot is looked up in the own network, as a container's is.
-        Some(Host::Domain(name)) => {
-            !name.contains('.') || [".localhost", ".internal", ".local"].iter().any(|it| name.ends_with(it))
-        }
-        None => false,
-    }
-}
-
 /// How many nodes that are not trusted must agree; faults where payments could never be confirmed,
 /// or one stranger's word would confirm them.
 pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&[NodeUrl]>) -> Option<usize> {
     let given = piece.is_given();
     let quorum = judge.count("nano.quorum", piece, 1..=MAX_QUORUM, DEFAULT_QUORUM)?;
     let nodes = nodes?;
-    let strangers: BTreeSet<_> = nodes
-        .iter()
-        .filter(|it| !it.trusted)
-        .map(|it| (it.url.host_str(), it.url.port_or_known_default()))
-        .collect();
+    let strangers: BTreeSet<_> = nodes.iter().filter(|it| !it.trusted).map(|it| provider(&it.url)).collect();
     // Which node a variable that is not set would have named is not known.
     let unknown = (0..nodes.len()).any(|index| judge.places.is_spoiled(&item("nano.nodes", index)));
     if nodes.iter().all(|it| !it.trusted) && strangers.len() < quorum && !unknown {

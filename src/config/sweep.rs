@@ -7,7 +7,8 @@ use serde_yaml::Value;
 use super::judge::Judge;
 use super::mirror::{Piece, SweepFile};
 use super::nano::{Nano, Pool};
-use super::nodes::{NodeUrl, is_near, node_url};
+use super::nodes::{NodeUrl, node_url};
+use crate::ledger::node::is_near;
 use crate::nano::{Account, Raw};
 
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -6,7 +6,8 @@ use serde_yaml::Value;
 
 use super::judge::Judge;
 use super::mirror::{Piece, WorkServerFile};
-use super::nodes::{NodeUrl, is_near, node_url};
+use super::nodes::{NodeUrl, node_url};
+use crate::ledger::node::is_near;
 
 /// A work server, and how much is asked of it.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -242,6 +242,20 @@ async fn a_payment_that_is_not_confirmed_is_unconfirmed() {
     desk.end().await;
 }
 
+/// `reconcile` said "all agree" of 1,236 granted payments although the nodes listed 113 sends only.
+#[tokio::test]
+async fn a_payment_that_the_nodes_do_not_list_is_unlisted() {
+    let desk = Desk::new().await;
+    let block = desk.block(1);
+    desk.grant(&intent(&block), 1).await;
+    desk.home.devnet.order("accounts_receivable", InjectedFault::Stale, Times::Always);
+    desk.publish(block);
+    desk.expect(desk.reconcile().await, "unlisted", &block);
+    desk.home.devnet.faults().clear();
+    assert_eq!(desk.reconcile().await.0, 0);
+    desk.end().await;
+}
+
 #[tokio::test]
 async fn a_payment_that_is_another_send_is_different() {
     let desk = Desk::new().await;

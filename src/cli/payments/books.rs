@@ -85,6 +85,9 @@ const fn name(discrepancy: &Discrepancy) -> (&'static str, &'static str) {
     match discrepancy {
         Discrepancy::Missing(_) => ("missing", "granted, and no node knows the block"),
         Discrepancy::Unconfirmed(_) => ("unconfirmed", "granted, and the block is not confirmed"),
+        Discrepancy::Unlisted(_) => {
+            ("unlisted", "granted, but the nodes do not list it as a send to the pool")
+        }
         Discrepancy::Different { .. } => ("different", "granted, and the block is not what the journal says"),
         Discrepancy::NotGranted { .. } => ("not_granted", "paid, and the journal has given the payment up"),
         Discrepancy::Unclaimed(_) => ("unclaimed", "paid, and no proof has claimed it"),
@@ -97,6 +100,7 @@ fn facts(discrepancy: &Discrepancy) -> (BlockHash, Raw, Option<Account>, Account
     match discrepancy {
         Discrepancy::Missing(payment)
         | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment)
         | Discrepancy::Different { payment, .. }
         | Discrepancy::NotGranted { payment, .. } => {
             let intent = &payment.intent;
@@ -116,6 +120,7 @@ fn row(discrepancy: &Discrepancy, out: &mut (dyn Write + Send)) -> io::Result<()
         Discrepancy::Different { found, .. } => format!("; the ledger: {}", in_words(found)),
         Discrepancy::Missing(_)
         | Discrepancy::Unconfirmed(_)
+        | Discrepancy::Unlisted(_)
         | Discrepancy::NotGranted { .. }
         | Discrepancy::Unclaimed(_) => String::new(),
     };
@@ -145,7 +150,9 @@ fn arrival(it: &Arrival) -> Value {
 fn as_json(discrepancy: &Discrepancy) -> Value {
     let kind = name(discrepancy).0;
     match discrepancy {
-        Discrepancy::Missing(payment) | Discrepancy::Unconfirmed(payment) => {
+        Discrepancy::Missing(payment)
+        | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment) => {
             json!({ "kind": kind, "payment": print::json(payment) })
         }
         Discrepancy::Different { payment, found } => {

@@ -65,7 +65,7 @@ async fn what_was_published_and_not_ended_is_found_by_the_next_sweep() {
     pool.fund_all(1);
     let (_folder, store) = store();
     let hasty = pool.sweeper_with(|it| it.confirm_wait = Duration::from_millis(50));
-    let hasty = hasty.journalled_in(sweeper::Journal::new(Arc::clone(&store), Clock::system()));
+    let hasty = hasty.journalled_in(sweeper::SweepJournal::new(Arc::clone(&store), Clock::system()));
     assert_eq!(hasty.sweep().await.unwrap().failed().count(), 1);
     let [left] = sweeps(&store).await[..] else { panic!("one block") };
     assert_eq!(left.state, SweepState::Planned);
