@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use faregate::cashier::{Ask, Presented, Verdict, Wait};
+use faregate::cashier::{Ask, Client, Presented, Verdict, Wait};
 use faregate::nano::BlockHash;
 use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
@@ -165,9 +165,9 @@ fn the_addresses_of_an_ipv6_network_are_one_client() {
             let challenge = of(&bill, Mechanism::NanoSignature).unwrap();
             looked_for += 1;
             let presented = signed(&challenge, BlockHash([looked_for; 32]), key.account(), &key);
-            let (route, client) = (route.clone(), Some(client.parse().unwrap()));
+            let (route, client) = (route.clone(), Some(Client::at(client.parse().unwrap())));
             let metering = Metering::Leased;
-            let ask = Ask { route, terms, metering, presented, identified: None, client };
+            let ask = Ask { route, terms, metering, presented, identified: None, client, url: None };
             let Verdict::Wait(wait) = instance.till.decide(ask).await else { panic!("decided") };
             wait == Wait::Overloaded
         };
