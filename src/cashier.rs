@@ -5,7 +5,7 @@
 //! that hangs up nor a listener that shuts down can cancel it.
 //!
 //! Three outcomes follow one another, and each becomes the next in one place. A settlement ends with a
-//! capability or is [`Unsettled`]; a request that is not admitted is [`Denied`](denied::Denied);
+//! capability or is [`Unsettled`]; a request that is not admitted is [`Denied`];
 //! the caller gets a [`Verdict`].
 
 mod client;
