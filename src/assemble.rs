@@ -25,7 +25,7 @@ use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
-use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
+use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{
     Authorities, NodeClient, NodeEndpoint, NodeEvent, NodeLedger, NodeSetupError, SocketEndpoint,
@@ -284,7 +284,7 @@ fn endpoint(nano: &Nano, node: &NodeUrl) -> NodeEndpoint {
 }
 
 /// What is asked of a payment's block, and who makes its work where the client does not.
-fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
+fn work(nano: &Nano) -> Result<cashier::WorkRules, NodeSetupError> {
     let server = match &nano.work_server {
         Some(maker) => {
             let limits = WorkLimits {
@@ -297,7 +297,7 @@ fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
         }
         None => None,
     };
-    Ok(cashier::Work { threshold: nano.work.send, server })
+    Ok(cashier::WorkRules { threshold: nano.work.send, server })
 }
 
 fn work_terms(nano: &Nano) -> WorkTerms {
@@ -345,7 +345,7 @@ async fn tariff(config: &Config) -> Tariff {
         unmatched: config.unmatched.clone(),
         public_url: config.public_url.clone(),
         upstreams,
-        cors: config.cors.clone().map(|it| Cors(it.origins)),
+        cors: config.cors.clone().map(|it| CorsPolicy(it.origins)),
         challenge_lifetime: config.challenge.lifetime,
         work: work_terms(&config.nano),
         limits: EdgeLimits {
