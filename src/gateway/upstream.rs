@@ -25,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// One upstream of the configuration, ready to be spoken to.
 pub struct Upstream {
     balancer: LoadBalancer<RoundRobin>,
-    settings: config::Upstream,
+    settings: config::UpstreamConfig,
 }
 
 impl fmt::Debug for Upstream {
@@ -68,7 +68,7 @@ fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
 impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::refresh`] finds some.
     #[must_use]
-    pub fn new(settings: &config::Upstream) -> Self {
+    pub fn new(settings: &config::UpstreamConfig) -> Self {
         let mut backends = Backends::new(Box::new(HostNames(settings.urls.clone())));
         if let Some(health) = &settings.health {
             backends.set_health_check(Box::new(Checks::new(health, &settings.urls)));
@@ -153,7 +153,7 @@ fn authority(url: &UpstreamUrl) -> String {
 struct Checks(Vec<(UpstreamUrl, HttpHealthCheck)>);
 
 impl Checks {
-    fn new(health: &config::Health, urls: &[UpstreamUrl]) -> Self {
+    fn new(health: &config::HealthCheck, urls: &[UpstreamUrl]) -> Self {
         Self(urls.iter().map(|url| (url.clone(), health_check(health, url))).collect())
     }
 }
@@ -173,7 +173,7 @@ impl HealthCheck for Checks {
     }
 }
 
-fn health_check(health: &config::Health, url: &UpstreamUrl) -> HttpHealthCheck {
+fn health_check(health: &config::HealthCheck, url: &UpstreamUrl) -> HttpHealthCheck {
     let mut check = HttpHealthCheck::new(&url.host, url.tls);
     let path = format!("{}{}", url.base_path, health.path);
     let made = check

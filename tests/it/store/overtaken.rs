@@ -74,7 +74,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
     Cashier::new(Parts {
         keys: MacKeys::new(key, None),
         pool: address_pool(&config.nano).unwrap(),
-        work: WorkRules { threshold: config.nano.work.send, server: None },
+        work: WorkRules { threshold: config.nano.work.thresholds.send, server: None },
         ledger: Arc::new(ledger),
         store: Arc::clone(rig.services.store()),
         clock: Clock::system(),
