@@ -33,6 +33,11 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn start(world: &Arc<World>, addresses: u32) -> Self {
+        Self::with_lookups(world, addresses, 1000)
+    }
+
+    /// As [`Instance::start`], for clients that may look for this many blocks in vain.
+    pub(super) fn with_lookups(world: &Arc<World>, addresses: u32, lookups_per_client: u32) -> Self {
         let life = Arc::new(Life::default());
         let unreported = Arc::default();
         let connection = Connection {
@@ -62,7 +67,7 @@ impl Instance {
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,
-                lookups_per_client: 1000,
+                lookups_per_client,
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
             holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
@@ -200,7 +205,8 @@ impl Store for Connection {
                 | Ablation::ForgetIntents
                 | Ablation::LeaseForEver
                 | Ablation::ForgetIds
-                | Ablation::TrustBroadcast => {}
+                | Ablation::TrustBroadcast
+                | Ablation::TrustRivals => {}
             }
             let granted = self.world.store.grant(&intent, id, holder, want, ttl, now).await;
             self.world.linger("grant").await;
