@@ -32,7 +32,7 @@ use crate::ledger::node::{
 };
 use crate::ledger::work::{WorkLimits, WorkServer};
 use crate::metrics::Metrics;
-use crate::payment::pool::{AddressPool, seed_indexes};
+use crate::payment::address_pool::{AddressPool, seed_indexes};
 use crate::payment::{MacKeys, Mechanism};
 use crate::routes::RouteName;
 use crate::shutdown::{self, StopSignal};

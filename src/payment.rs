@@ -6,14 +6,14 @@
 
 pub mod capability;
 pub mod challenge;
-pub mod identified;
+pub mod payment_identifier;
 mod intent;
 mod key;
 pub mod nano_session;
 pub mod nano_signature;
 pub mod nano_txn;
 mod particular;
-pub mod pool;
+pub mod address_pool;
 mod refusal;
 pub mod tag;
 
@@ -22,10 +22,10 @@ use std::str::FromStr;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 
-pub use identified::{Identified, IdentifierKey, RequestDigest};
 pub use intent::{Confirmed, Intent, Seen};
 pub use key::{MacKey, MacKeys};
 pub use particular::Particular;
+pub use payment_identifier::{IdentifiedRequest, IdentifierKey, RequestDigest};
 pub use refusal::Refusal;
 
 /// How a client proves that it paid (x402.Nano, and NanoSession before it).

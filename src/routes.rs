@@ -18,7 +18,7 @@ use blake2::{Blake2b, Digest};
 
 use crate::nano::Raw;
 
-pub use calls::{CallFault, CallPrices, Claimed, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
 pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use table::{Found, PriceTable, TableFault};

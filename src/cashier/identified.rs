@@ -19,7 +19,7 @@ use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-use crate::payment::{Identified, IdentifierKey, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, IdentifierKey, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{Held, NoUse};
@@ -46,7 +46,7 @@ pub struct IdentifierSettings {
 /// What a proof came under.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
-    pub(super) identified: Identified,
+    pub(super) identified: IdentifiedRequest,
     /// Who says that he paid.
     pub(super) payer: Account,
     /// Whom to count look-ups against.
@@ -131,7 +131,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
     /// and it would be wrong to ask who has paid for another one.
-    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
+    pub(super) async fn is_bought(&self, identified: Option<IdentifiedRequest>) -> Result<bool, Denied> {
         let Some(identified) = identified else { return Ok(false) };
         let first = self.payment_under(identified.id).await?;
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
@@ -224,7 +224,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn serve(
         &self,
         held: &Arc<Held>,
-        identified: Identified,
+        identified: IdentifiedRequest,
         lane: Lane,
         metering: Metering,
     ) -> Result<Passed, Denied> {

@@ -16,7 +16,7 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Refusal, Seen, nano_txn};
+use crate::payment::{BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{Payment, PaymentState, Store, StoreError};
@@ -34,7 +34,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     pub(super) async fn settle(
         self: std::sync::Arc<Self>,
         checked: Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<IpAddr>,
     ) -> Landing {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
@@ -69,7 +69,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<IpAddr>,
         watch: Stopwatch,
     ) -> Landing {
@@ -321,7 +321,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_sent(
         &self,
         (hash, nonce): (BlockHash, Nonce),
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
         watch: Stopwatch,
     ) -> Landing {

@@ -7,7 +7,7 @@ use super::proof::Proof;
 use crate::nano::BlockHash;
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
-use crate::payment::{Identified, Mechanism, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::Use;
 
@@ -19,7 +19,7 @@ pub struct Ask {
     pub metering: Metering,
     pub presented: Presented,
     /// The id that a proof came under, and the request.
-    pub identified: Option<Identified>,
+    pub identified: Option<IdentifiedRequest>,
     /// Whom to count look-ups against.
     pub client: Option<IpAddr>,
 }

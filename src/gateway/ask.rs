@@ -245,8 +245,8 @@ fn presented(session: &Session, route: &RouteName) -> Result<Option<(Presented, 
                 x402::Malformed::Refused(why) => Misread::Refused(format!("{name}: {why}")),
             })?;
             let presented = match payload.presented {
-                x402::Presented::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
-                x402::Presented::Access { credential } => Presented::Token(credential.expose().to_owned()),
+                x402::Payload::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
+                x402::Payload::Access { credential } => Presented::Token(credential.expose().to_owned()),
             };
             return Ok(Some((presented, payload.extensions)));
         }

@@ -6,7 +6,7 @@ use pingora::prelude::{Error, Session};
 
 use super::Context;
 use super::body::Unread;
-use crate::routes::{CallFault, CallPrices, Claimed, Quote, RouteName, Terms};
+use crate::routes::{CallFault, CallPrices, ClaimedCall, Quote, RouteName, Terms};
 
 /// What a request is to be sold.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) async fn price(
     let [method, name] = [claim(headers, "mcp-method")?, claim(headers, "mcp-name")?];
     let body = context.tariff.room.read(session, prices.bound).await?;
     context.body = Some(body.held);
-    let claimed = Claimed { method: method.as_deref(), name: name.as_deref() };
+    let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {

@@ -12,7 +12,7 @@ use super::body::Unread;
 use super::{Context, forward};
 use crate::cashier::{How, Replay};
 use crate::config::MAX_BODY;
-use crate::payment::{Identified, IdentifierKey, RequestDigest};
+use crate::payment::{IdentifiedRequest, IdentifierKey, RequestDigest};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
 use crate::store::Answer;
 use crate::x402::payment_identifier::{BadIdentifier, PaymentIdentifier};
@@ -57,7 +57,7 @@ pub(super) async fn read(
     context: &mut Context,
     request: Request<'_>,
     extensions: &Map<String, Value>,
-) -> std::result::Result<Option<Identified>, Unnamed> {
+) -> std::result::Result<Option<IdentifiedRequest>, Unnamed> {
     let Request { route, target, body } = request;
     let Some(policy) = route.payment_identifier else { return Ok(None) };
     let read = PaymentIdentifier::read(extensions).map_err(|why| Unnamed::Id(Unidentified::Bad(why)))?;
@@ -79,7 +79,7 @@ pub(super) async fn read(
     let meaning = MEANING.map(value);
     let method = request.method.as_str();
     let request = RequestDigest::of(&route.name, method, target.as_str(), &meaning, &body);
-    Ok(Some(Identified { id: IdentifierKey::of(id.as_str()), request }))
+    Ok(Some(IdentifiedRequest { id: IdentifierKey::of(id.as_str()), request }))
 }
 
 impl Unidentified {

@@ -254,7 +254,7 @@ fn payment_required(
 }
 
 fn failed(refused: &Refused, message: &str) -> SettlementResponse {
-    let outcome = x402::Outcome::Failed {
+    let outcome = x402::SettlementOutcome::Failed {
         transaction: refused.block,
         payer: None,
         reason: refused.refusal.code().to_owned(),
@@ -294,7 +294,7 @@ fn come_again(wait: &Wait) -> Answer {
     };
     let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];
     if block.is_some() {
-        let outcome = x402::Outcome::Failed {
+        let outcome = x402::SettlementOutcome::Failed {
             transaction: block,
             payer: None,
             reason: reason.to_owned(),

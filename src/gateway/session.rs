@@ -3,10 +3,10 @@
 
 use crate::cashier::{Evidence, Presented, Proof, Refused, Verdict};
 use crate::nano::BlockHash;
-use crate::payment::nano_signature::{self, Claim};
+use crate::payment::nano_signature::{self, SignatureEvidence};
 use crate::payment::{Particular, Refusal};
 use crate::routes::RouteName;
-use crate::x402::Session;
+use crate::x402::SessionId;
 
 pub(super) const BLOCK_HEADER: &str = "x-payment-block";
 pub(super) const SESSION_HEADER: &str = "x-payment-session";
@@ -21,7 +21,7 @@ pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Res
         block.trim().parse().map_err(|error| format!("{BLOCK_HEADER}: a block's hash: {error}"))?;
     let session = session.ok_or_else(|| format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both"))?;
     // Of another gateway, or cut short: told as any other challenge that was not minted here.
-    let Ok(session) = session.trim().parse::<Session>() else {
+    let Ok(session) = session.trim().parse::<SessionId>() else {
         return Ok(Presented::Refused(Refusal::ChallengeUnknown));
     };
     Ok(match Proof::of_session(&session, block, route) {
@@ -31,7 +31,7 @@ pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Res
 }
 
 /// The claim whose signature may turn out to be of another kind.
-pub(super) fn claim_of(presented: &Presented) -> Option<Claim> {
+pub(super) fn claim_of(presented: &Presented) -> Option<SignatureEvidence> {
     match presented {
         Presented::Proof(proof) => match proof.evidence {
             Evidence::Signature(claim) => Some(claim),
@@ -43,7 +43,11 @@ pub(super) fn claim_of(presented: &Presented) -> Option<Claim> {
 
 /// Tells the sender of a claim that was refused for its signature, if it is one over the block and
 /// the request's `url`.
-pub(super) fn explain(verdict: Verdict, claim: Option<Claim>, url: impl FnOnce() -> String) -> Verdict {
+pub(super) fn explain(
+    verdict: Verdict,
+    claim: Option<SignatureEvidence>,
+    url: impl FnOnce() -> String,
+) -> Verdict {
     match (verdict, claim) {
         (Verdict::Bill(mut bill), Some(claim)) => {
             if let Some(refused @ Refused { refusal: Refusal::InvalidSignature, .. }) = &mut bill.refused

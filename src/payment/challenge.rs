@@ -112,7 +112,7 @@ impl Challenge {
                 challenge: self.nonce.0,
                 valid_before: *valid_before,
                 route: route.as_str().to_owned(),
-                grants: x402::Grants { requests: terms.grants.requests, seconds: terms.grants.seconds },
+                grants: terms.grants,
                 track,
             },
         }

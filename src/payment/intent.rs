@@ -2,7 +2,7 @@
 //! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, tag};
+use super::{BlockFacts, BlockKind, IdentifiedRequest, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -26,7 +26,7 @@ pub struct Intent {
     pub valid_before: UnixSeconds,
     /// The id under which the client made it, and for which request. No other payment is made under
     /// that id.
-    pub identified: Option<Identified>,
+    pub identified: Option<IdentifiedRequest>,
 }
 
 impl Intent {
@@ -65,7 +65,7 @@ pub struct Seen {
 
 impl Seen {
     /// The same payment, made under a client's id.
-    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+    pub const fn under(mut self, identified: Option<IdentifiedRequest>) -> Self {
         self.intent.identified = identified;
         self
     }

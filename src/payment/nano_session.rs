@@ -12,7 +12,7 @@ use crate::nano::{BlockHash, Raw};
 
 /// A claim to have paid, as the client makes it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Claim {
+pub struct SessionEvidence {
     pub block: BlockHash,
     /// What the client says it was asked for; nothing where it echoed no entry.
     pub asked: Option<Raw>,
@@ -40,7 +40,7 @@ pub enum Unfit {
 ///
 /// # Errors
 /// [`Refusal::ChallengeUnknown`].
-pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
+pub fn check(challenge: Challenge, claim: SessionEvidence) -> Result<Checked, Refusal> {
     match claim.asked {
         Some(asked) if asked != challenge.due() => Err(Refusal::ChallengeUnknown),
         Some(_) | None => Ok(Checked { challenge, block: claim.block }),

@@ -13,7 +13,7 @@ use crate::nano::{Account, BlockHash, Signature, noms_digest};
 
 /// A claim to have paid, as the client makes it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Claim {
+pub struct SignatureEvidence {
     pub block: BlockHash,
     pub account: Account,
     pub signature: Signature,
@@ -23,7 +23,7 @@ pub struct Claim {
 #[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
-    claim: Claim,
+    claim: SignatureEvidence,
 }
 
 /// What the client signs for `block` under `challenge`.
@@ -37,7 +37,7 @@ pub fn message(block: BlockHash, challenge: &Challenge) -> String {
 ///
 /// # Errors
 /// [`Refusal::InvalidSignature`].
-pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
+pub fn check(challenge: Challenge, claim: SignatureEvidence) -> Result<Checked, Refusal> {
     let digest = noms_digest(&message(claim.block, &challenge)).ok_or(Refusal::InvalidSignature)?;
     claim.signature.verify(&claim.account, &digest).map_err(|_| Refusal::InvalidSignature)?;
     Ok(Checked { challenge, claim })
@@ -48,7 +48,7 @@ pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
 /// refused either way, since it says nothing of a challenge and so would hold for ever; this is for
 /// telling its sender.
 #[must_use]
-pub fn is_url_bound(claim: &Claim, url: &str) -> bool {
+pub fn is_url_bound(claim: &SignatureEvidence, url: &str) -> bool {
     [claim.block.to_string(), claim.block.lower_hex()].into_iter().any(|hash| {
         let message = format!("{hash}{url}");
         let plain = Blake2b::<U32>::digest(&message).into();

@@ -7,7 +7,7 @@
 
 use super::challenge::Challenge;
 use super::intent::Intent;
-use super::{AccountFacts, Identified, Refusal};
+use super::{AccountFacts, IdentifiedRequest, Refusal};
 use crate::nano::{Account, BlockHash, StateBlock, Threshold, Work};
 use crate::x402::{WorkPolicy, WorkTerms};
 
@@ -145,7 +145,7 @@ impl Workless {
 
 impl Approved {
     /// The same payment, made under a client's id.
-    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+    pub const fn under(mut self, identified: Option<IdentifiedRequest>) -> Self {
         self.intent.identified = identified;
         self
     }

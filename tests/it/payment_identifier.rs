@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use faregate::nano::{Account, Raw, Representative, SecretKey, StateBlock};
 use faregate::store::Store;
 use faregate::x402::payment_identifier::PaymentIdentifier;
-use faregate::x402::{Ask, Offer, Outcome, PaymentPayload, Proof, SettlementResponse, encode_header};
+use faregate::x402::{
+    PayableEntry, PaymentPayload, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse,
+    encode_header,
+};
 use reqwest::Response;
 
 use crate::rig::{Plan, Rig, eventually, header};
@@ -51,7 +54,7 @@ async fn with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Send +
 }
 
 /// The payload that answers `offer` under `id`.
-fn under(offer: &Offer, proof: &Proof, id: &str) -> String {
+fn under(offer: &PayableEntry, proof: &PaymentProof, id: &str) -> String {
     encode_header(&offer.answer_under(proof, &PaymentIdentifier::parse(id).unwrap(), false))
 }
 
@@ -59,7 +62,7 @@ fn under(offer: &Offer, proof: &Proof, id: &str) -> String {
 async fn txn(rig: &Rig, key: &SecretKey, path: &str, id: &str, salt: u8) -> (String, StateBlock) {
     let [offer, _] = rig.bill(path).await;
     let block = salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
-    (under(&offer, &Proof::NanoTxn { block }, id), block)
+    (under(&offer, &PaymentProof::NanoTxn { block }, id), block)
 }
 
 /// The same send with another representative.
@@ -77,11 +80,11 @@ async fn sent(rig: &Rig, key: &SecretKey, path: &str, id: &str) -> (String, Stat
 }
 
 /// `nanoSignature`'s proof of `block` for `offer`, under `id`.
-fn claim(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str) -> String {
-    let Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
+fn claim(key: &SecretKey, block: &StateBlock, offer: &PayableEntry, id: &str) -> String {
+    let ProofRequest::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
     let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
     let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());
-    let proof = Proof::NanoSignature { block_hash: block.hash(), account: key.account(), signature };
+    let proof = PaymentProof::NanoSignature { block_hash: block.hash(), account: key.account(), signature };
     under(offer, &proof, id)
 }
 
@@ -111,7 +114,7 @@ struct Said {
 async fn said(answer: Response) -> Said {
     let receipt = answer.headers().get("payment-response").map(|it| {
         let receipt = SettlementResponse::from_header(it.as_bytes()).unwrap();
-        let Outcome::Settled { transaction, .. } = receipt.outcome else { panic!("{receipt:?}") };
+        let SettlementOutcome::Settled { transaction, .. } = receipt.outcome else { panic!("{receipt:?}") };
         transaction.to_string()
     });
     Said {
@@ -182,7 +185,7 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     let key = rig.payer(1, crate::rig::PLENTY);
     let [offer, _] = rig.bill("/req/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let bare = offer.answer(&Proof::NanoTxn { block });
+    let bare = offer.answer(&PaymentProof::NanoTxn { block });
     let with = |extension: serde_json::Value| {
         let mut payload = bare.clone();
         payload["extensions"] = serde_json::json!({ "payment-identifier": extension });
@@ -215,7 +218,7 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     assert_eq!(answer.status(), 201);
     let [offer, _] = rig.bill("/plain").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let mut payload = offer.answer(&Proof::NanoTxn { block });
+    let mut payload = offer.answer(&PaymentProof::NanoTxn { block });
     payload["extensions"] = serde_json::json!({ "payment-identifier": "what?" });
     assert_eq!(rig.get("/plain", &[(PROOF, &encode_header(&payload))]).await.status(), 201);
     rig.end().await;
@@ -249,7 +252,7 @@ async fn an_id_stands_in_the_payload_as_official_clients_write_it() {
     let [offer, _] = rig.bill("/opt/x").await;
     let key = rig.payer(1, crate::rig::PLENTY);
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let payload = PaymentPayload::from_header(under(&offer, &Proof::NanoTxn { block }, ID)).unwrap();
+    let payload = PaymentPayload::from_header(under(&offer, &PaymentProof::NanoTxn { block }, ID)).unwrap();
     let read = PaymentIdentifier::read(&payload.extensions).unwrap().unwrap();
     assert_eq!(read.as_str(), ID);
     // The declaration copied back is no id.

@@ -1,7 +1,7 @@
 //! Who has seen an id, and what it gets him: nothing.
 
 use faregate::store::Store;
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 
 use super::{ID, OTHER_ID, PROOF, balance, claim, kept, refused, rig, said, sent, show, txn, under};
 use crate::rig::PLENTY;
@@ -71,12 +71,12 @@ async fn public_blocks_of_the_payer_open_nothing() {
                 break [mine, upfront];
             }
         };
-        refused(&rig, "/opt/x", &under(&mine, &Proof::NanoTxn { block }, ID), 409, CONFLICT).await;
+        refused(&rig, "/opt/x", &under(&mine, &PaymentProof::NanoTxn { block }, ID), 409, CONFLICT).await;
         // Signed by the thief, it is not the payer's signature.
         let thief = faregate::nano::Seed::from_bytes([1; 32]).key(0);
         refused(&rig, "/opt/x", &claim(&thief, &block, &upfront, ID), 409, CONFLICT).await;
         // In the payer's name, it is no signature.
-        let mut forged = upfront.answer(&Proof::NanoSignature {
+        let mut forged = upfront.answer(&PaymentProof::NanoSignature {
             block_hash: block.hash(),
             account: key.account(),
             signature: block.signature,
@@ -96,10 +96,10 @@ async fn a_proof_that_was_made_under_one_id_is_not_another_purchase_under_a_seco
     let key = rig.payer(1, PLENTY);
     let [offer, _] = rig.bill("/many/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let first = under(&offer, &Proof::NanoTxn { block }, ID);
+    let first = under(&offer, &PaymentProof::NanoTxn { block }, ID);
     assert_eq!(rig.get("/many/x", &[(PROOF, &first)]).await.status(), 201);
     kept(&rig, &block).await;
-    let second = under(&offer, &Proof::NanoTxn { block }, OTHER_ID);
+    let second = under(&offer, &PaymentProof::NanoTxn { block }, OTHER_ID);
     refused(&rig, "/many/x", &second, 409, CONFLICT).await;
     rig.end().await;
 }
@@ -111,8 +111,14 @@ async fn an_unpayable_proof_takes_no_id() {
     // More than he has: the block's balance cannot go down by the price.
     let [offer, _] = rig.bill("/opt/x").await;
     let cheap = rig.devnet.send_block(&poor, offer.pay_to, faregate::nano::Raw::new(1)).unwrap();
-    refused(&rig, "/opt/x", &under(&offer, &Proof::NanoTxn { block: cheap }, ID), 402, "INSUFFICIENT_AMOUNT")
-        .await;
+    refused(
+        &rig,
+        "/opt/x",
+        &under(&offer, &PaymentProof::NanoTxn { block: cheap }, ID),
+        402,
+        "INSUFFICIENT_AMOUNT",
+    )
+    .await;
     let (proof, _) = txn(&rig, &payer, "/opt/x", ID, 0).await;
     assert_eq!(show(&rig, "/opt/x", &proof).await.status(), 201);
     rig.end().await;

@@ -2,7 +2,7 @@
 //! have no place for an id.
 
 use faregate::store::Store;
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 
 use super::{ID, PROOF, balance, effects, kept, refused, said, txn, under, with};
 use crate::nano_session;
@@ -32,7 +32,7 @@ async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_re
     assert!(rig.services.store().payment(block).await.unwrap().is_none(), "nothing is claimed");
     assert_eq!(effects(&rig), (0, 0));
     // What was sent buys what it was sent for, shown in an envelope with an id.
-    let named = under(&offer, &Proof::NanoSession { block_hash: block }, ID);
+    let named = under(&offer, &PaymentProof::NanoSession { block_hash: block }, ID);
     assert_eq!(super::show(&rig, "/req/x", &named).await.status(), 201);
     // Where an id may come, the headers are as good as ever.
     let offer = nano_session::session(&rig, "/opt/x").await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::cashier::{Ask, Presented, Verdict};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
 use faregate::store::{Answer, PaymentState, Store};
 
@@ -24,13 +24,13 @@ fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     });
 }
 
-fn under_an_id() -> Identified {
+fn under_an_id() -> IdentifiedRequest {
     let (route, _) = &wares()[0];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
-    Identified { id: IdentifierKey::of("races-0123456789"), request }
+    IdentifiedRequest { id: IdentifierKey::of("races-0123456789"), request }
 }
 
-async fn ask(instance: &Instance, presented: Presented, identified: Option<Identified>) -> Verdict {
+async fn ask(instance: &Instance, presented: Presented, identified: Option<IdentifiedRequest>) -> Verdict {
     let (route, terms) = wares()[0].clone();
     let ask = Ask { route, terms, metering: Metering::Leased, presented, identified, client: None };
     instance.till.decide(ask).await

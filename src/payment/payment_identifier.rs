@@ -24,7 +24,7 @@ hex_text!(RequestDigest, 32);
 
 /// An id and the request that it came with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Identified {
+pub struct IdentifiedRequest {
     pub id: IdentifierKey,
     pub request: RequestDigest,
 }
