@@ -1,30 +1,30 @@
-# What a person types. Cargo does the work; Pingora's zlib needs cmake to build, which is installed
-# where it is missing.
+# What a person types. Cargo does the work. Pingora's zlib is built with cmake, which is installed if it is
+# missing.
 
 CARGO ?= cargo
-# Where cargo builds to, as an absolute or relative path.
+# The folder that cargo builds in, absolute or relative.
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-# The configurations that are shipped to be used.
+# The configurations that are shipped for use.
 CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose-faregate.yaml
 
 .PHONY: help demo test check configs bench build cmake
 
 help:
 	@echo 'make demo         the whole exchange on this machine, with play money; nothing to install or set up'
-	@echo 'make demo KEEP=1  the same, and leaves everything running for you to try'
+	@echo 'make demo KEEP=1  the same, and leaves everything running, for you to try'
 	@echo 'make test         every test'
 	@echo 'make check        format, lints, documentation, shipped configurations'
-	@echo 'make bench        what the parts of a request cost, and then whole requests (minutes)'
+	@echo 'make bench        what the parts of a request cost, then whole requests; takes minutes'
 	@echo 'make build        target/release/faregate'
 
-# A debug build is there sooner, and plays the same exchange.
+# A debug build is ready sooner and plays the same exchange.
 demo: cmake
 	$(CARGO) run --locked -- demo $(if $(KEEP),,--once)
 
 test: cmake
 	$(CARGO) test --locked
 
-# The documentation is for those who work on it: private items are in it, and may be linked to.
+# The documentation is for those who change the code: it has the private items, and may link to them.
 check: cmake configs
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -45,7 +45,7 @@ bench: cmake
 build: cmake
 	$(CARGO) build --locked --release
 
-# As root, through sudo, or by Homebrew, and only where there is none.
+# As root, through sudo, or by Homebrew; only if there is no cmake yet.
 cmake:
 	@command -v cmake >/dev/null && exit 0; \
 	echo 'cmake is missing and needed to build; installing it'; \

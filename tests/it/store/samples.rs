@@ -16,11 +16,11 @@ pub(crate) const GOOD_FOR: u64 = 100;
 /// How many uses it buys.
 pub(crate) const USES: u32 = 10;
 
-/// What the README has an operator run where a payment was recorded by a clock that was ahead.
+/// What the operator's page says to run if a payment was recorded by a clock that was ahead.
 pub(crate) fn set_back(time: UnixSeconds) -> String {
-    let readme = include_str!("../../../README.md");
-    let line = readme.lines().find(|line| line.starts_with("`UPDATE payments SET created_at = T")).unwrap();
-    line.trim_end_matches('.').trim_matches('`').replace(" T", &format!(" {}", time.0))
+    let page = include_str!("../../../deploy/README.md");
+    let line = page.lines().find(|line| line.starts_with("UPDATE payments SET created_at = T")).unwrap();
+    line.replace(" T", &format!(" {}", time.0))
 }
 
 pub(crate) const fn hash(number: u8) -> BlockHash {
