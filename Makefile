@@ -24,10 +24,12 @@ demo: cmake
 test: cmake
 	$(CARGO) test --locked
 
+# The program is linted as it is shipped too: without the tests' features.
 # The documentation is for those who change the code: it has the private items, and may link to them.
 check: cmake configs
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --lib --bins -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
 		$(CARGO) doc --locked --no-deps --document-private-items

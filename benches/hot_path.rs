@@ -1,12 +1,11 @@
-//! What one request costs in the parts that it meets on its way, without sockets.
+//! Measures the parts of a request's path, without sockets.
 //!
-//! `make bench`, or one group: `cargo bench --bench hot_path -- challenge`. `benches/proxy/run`
+//! Run all with `make bench`, or one group with `cargo bench --bench hot_path -- challenge`. `benches/proxy/run`
 //! measures whole requests.
 #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -27,7 +26,7 @@ use faregate::routes::{
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 use faregate::x402::{self, Payload, PaymentPayload, PaymentRequired, PaymentRequirements, Resource};
 
@@ -87,7 +86,7 @@ fn block() -> StateBlock {
     unsigned.signed(&key)
 }
 
-/// Minting the two challenges of a bill and writing them as a 402's header and body.
+/// A bill: minting its two challenges, and writing them as header and body of a 402.
 fn bill(c: &mut Criterion) {
     let keys = keys();
     let mut random = 0_u128;
@@ -126,7 +125,7 @@ fn bill(c: &mut Criterion) {
     group.finish();
 }
 
-/// Reading what a client hands in, and the two signatures that may be in it.
+/// A proof: decoding it, and verifying the signatures that it may hold.
 fn proof(c: &mut Criterion) {
     let (keys, block) = (keys(), block());
     let challenge = mint(&keys, Mechanism::NanoTxn, 1);
@@ -187,8 +186,8 @@ fn routes(c: &mut Criterion) {
     group.finish();
 }
 
-/// A store in which every payment has bought as many uses as there are, so that the cache can be
-/// filled without a million writes.
+/// A store that knows every capability, each with all uses there are. So the cache can be filled without a
+/// million writes.
 #[derive(Debug)]
 struct Plenty;
 
@@ -219,7 +218,7 @@ impl Store for Plenty {
         unused()
     }
 
-    /// What a look-up asks for: the capability is granted already, and nothing is leased.
+    /// A look-up calls this: the capability is granted already, and nothing is leased.
     async fn grant(
         &self,
         intent: &Intent,
@@ -236,7 +235,7 @@ impl Store for Plenty {
         Ok(Grant::Granted { record, lease, fresh: false })
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         let account = Account([0x77; 32]);
         let intent = Intent {
             block,
@@ -252,10 +251,10 @@ impl Store for Plenty {
             identified: None,
         };
         let state = PaymentState::Granted;
-        Ok(Some(Payment { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
+        Ok(Some(PaymentRecord { sequence: 1, intent, state, created_at: NOW, updated_at: NOW }))
     }
 
-    async fn identified(&self, _: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, _: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         unused()
     }
 
@@ -290,15 +289,11 @@ impl Store for Plenty {
         unused()
     }
 
-    async fn reserve_range(&self, _: &str, _: u32) -> Result<Range<u32>, StoreError> {
-        unused()
-    }
-
     async fn mark_spent(&self, _: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
         unused()
     }
 
-    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         unused()
     }
 
@@ -311,8 +306,8 @@ impl Store for Plenty {
     }
 }
 
-/// The outcome of work that waits for nothing: the hot path has no await that does, and a runtime
-/// would cost more than what is measured.
+/// The result of a future that is ready at once. The hot path waits for nothing, and a runtime would cost more
+/// than what is measured.
 fn at_once<T>(work: impl Future<Output = T>) -> T {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(it) => it,
@@ -328,7 +323,7 @@ fn id(number: u64) -> CapabilityId {
     CapabilityId(id)
 }
 
-/// A capability's way: its token, the cache, a use.
+/// A capability: its token, the cache, a use.
 fn capabilities(c: &mut Criterion) {
     let (keys, route) = (keys(), route());
     let token = |number| {
@@ -350,7 +345,7 @@ fn capabilities(c: &mut Criterion) {
     let mut number = 0_u64;
     group.bench_function("find one of a million, reserve a use, commit it", |b| {
         b.iter(|| {
-            // A step that meets all of them, far from each other in memory.
+            // The step visits all of them, in places that are far apart in memory.
             number = (number + 7_919) % CACHED;
             let found = at_once(held.find(id(number))).unwrap().unwrap();
             at_once(held.reserve(&found, Metering::Leased)).unwrap().commit();

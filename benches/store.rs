@@ -33,8 +33,8 @@ use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::{Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{
-    CapabilityId, Engine, Grant, Holder, Intent, Payment, PostgresOptions, PostgresStore, SqliteOptions,
-    SqliteStore, Store, postgres_server,
+    CapabilityId, Engine, Grant, Holder, Intent, PaymentRecord, PostgresOptions, PostgresStore,
+    SqliteOptions, SqliteStore, Store, postgres_server,
 };
 use futures_util::{SinkExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -233,7 +233,7 @@ async fn lookups(
     engine: &Engine,
     what: &str,
     block: &impl Fn(u64) -> BlockHash,
-    check: impl Fn(Option<Payment>),
+    check: impl Fn(Option<PaymentRecord>),
 ) {
     let mut took = Vec::new();
     for number in 0..LOOKUPS {

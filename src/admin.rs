@@ -1,4 +1,4 @@
-//! The operator's listener: metrics, liveness, readiness. Bind it where only they can reach it.
+//! The operator's listener: metrics, liveness, readiness. Bind it where only operators can reach it.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl<S: Store> Admin<S> {
         let node = |it: NodeStatus| {
             json!({
                 "node": it.label, "up": it.up, "breaker": it.breaker.as_str(),
-                // Nothing where there is nothing to hold it against.
+                // `null` if there is nothing to compare it with.
                 "behind": it.compared.then_some(it.behind),
                 "trusted": it.trusted,
             })
@@ -89,7 +89,7 @@ impl<S: Store> Admin<S> {
 #[async_trait]
 impl<S: Store> ServeHttp for Admin<S> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        // One request a connection: an idle one would keep a shutdown waiting.
+        // One request per connection: an idle connection would delay a shutdown.
         session.set_keepalive(None);
         match session.req_header().uri.path() {
             "/metrics" => self.metrics(),

@@ -33,7 +33,7 @@ use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
-use crate::store::capabilities::{Capabilities, Held, NoUse};
+use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
@@ -287,13 +287,18 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.take(&held, How::Unlocked, metering).await.map_err(|why| Denied::of(&why, exhausted))
     }
 
-    async fn take(&self, held: &Arc<Held>, how: How, metering: Metering) -> Result<Admitted, NoUse> {
+    async fn take(
+        &self,
+        held: &Arc<CachedCapability>,
+        how: How,
+        metering: Metering,
+    ) -> Result<Admitted, NoUse> {
         let taken = self.0.capabilities.reserve(held, metering).await?;
         Ok(Admitted { taken, token: self.token(held), how, keeping: None })
     }
 
     /// The token of what a payment bought.
-    fn token(&self, held: &Held) -> Token {
+    fn token(&self, held: &CachedCapability) -> Token {
         let record = held.record();
         let capability = Capability {
             id: record.id,
@@ -383,7 +388,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// The capability that this very payment bought, if it is in hand.
-    fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<Held>> {
+    fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<CachedCapability>> {
         let held = self.0.capabilities.known(CapabilityId::of_payment(block))?;
         (held.intent().challenge == challenge.nonce()).then_some(held)
     }

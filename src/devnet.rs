@@ -1,9 +1,10 @@
 //! A Nano ledger for development: real rules, a node's RPC, money that is worth nothing.
 //!
 //! A [`Devnet`] is served on loopback by the process it runs in. Its keys and its genesis are its
-//! own, so that nothing signed for it means anything on the main network. Tests order faults from
-//! it ([`Faults`]); that is why the gateway needs no test hooks.
+//! own, so that nothing signed for it is valid on the main network. With the feature `devnet-faults`
+//! tests order faults from it; that is why the gateway needs no test hooks.
 
+#[cfg(feature = "devnet-faults")]
 pub mod faults;
 pub mod lattice;
 mod rpc;
@@ -21,8 +22,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub use faults::{Fault, Faults, Lie, Times};
-pub use lattice::{ForkError, Lattice, Now, Refusal};
+#[cfg(feature = "devnet-faults")]
+pub use faults::{InjectedFault, InjectedFaults, Lie, Times};
+#[cfg(feature = "devnet-faults")]
+pub use lattice::ForkError;
+pub use lattice::{BlockRefusal, Lattice, Now};
 pub use node::{DevnetNode, NodeOptions};
 pub use socket::SocketDialect;
 pub use world::LedgerGuard;
@@ -33,36 +37,35 @@ use crate::nano::{
 };
 use world::World;
 
-/// What a development ledger asks of work by itself: 64 tries for a send, 16 for a receive, a few
-/// microseconds. Two levels, as on the main network.
+/// The default work thresholds: 64 tries for a send and 16 for a receive, a few microseconds. There
+/// are two levels, as on the main network.
 pub const THRESHOLDS: Thresholds =
     Thresholds { send: Threshold(0xfc00_0000_0000_0000), receive: Threshold(0xf000_0000_0000_0000) };
 
-/// How often a block is made anew when another was put on its account's chain meanwhile.
+/// How often a block is made again after another block took its place in the account's chain.
 const ATTEMPTS: usize = 16;
 
-/// A free port of loopback.
+/// Any free port of loopback.
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// How a development ledger is to be.
+/// The settings of a development ledger.
 #[derive(Clone, Debug)]
 pub struct DevnetOptions {
-    /// Where the RPC listens; port 0 picks a free one.
+    /// The address of the first node's RPC; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Where the WebSocket listens, if there is to be one; port 0 picks a free one.
+    /// The address of its WebSocket, if there is one; port 0 picks a free one.
     pub websocket: Option<SocketAddr>,
-    /// Whose habits the WebSocket has.
+    /// Which implementation the WebSocket imitates.
     pub dialect: SocketDialect,
-    /// How long after its arrival a block is confirmed. Measured in real time, whatever `clock`
-    /// shows.
+    /// How long after its arrival a block is confirmed, in real time, not in the time of `clock`.
     pub confirm_after: Duration,
     pub thresholds: Thresholds,
-    /// What the ledger's timestamps are read from.
+    /// The source of the ledger's timestamps.
     pub clock: Clock,
 }
 
 impl Default for DevnetOptions {
-    /// A free port of loopback, confirmation at once, work that costs nothing.
+    /// A free port of loopback, immediate confirmation, work that costs almost nothing.
     fn default() -> Self {
         Self {
             listen: LOOPBACK,
@@ -75,37 +78,37 @@ impl Default for DevnetOptions {
     }
 }
 
-/// Why a development ledger cannot do what it was asked to.
+/// Why a development ledger cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DevnetError {
     #[error(
         "the development ledger cannot listen on {address}: {error}; is another one running? Port 0 picks a free port"
     )]
     Listen { address: SocketAddr, error: std::io::Error },
-    #[error("{account} has {balance} raw, {amount} raw are to be sent")]
+    #[error("{account} has {balance} raw, which is less than the {amount} raw to send")]
     Poor { account: Account, balance: Raw, amount: Raw },
-    #[error("nothing can be sent: an amount of 0 raw makes no block")]
+    #[error("a send of 0 raw is not possible")]
     Nothing,
     #[error("the ledger refused the block: {0}")]
-    Refused(#[from] Refusal),
-    #[error("{account} was used from elsewhere at the same time, {ATTEMPTS} times in a row")]
+    Refused(#[from] BlockRefusal),
+    #[error("another program used {account} at the same time, {ATTEMPTS} times in a row")]
     Contended { account: Account },
 }
 
-/// A running development ledger with one node, or several. Ends when it is dropped.
+/// A running development ledger with one or more nodes. It stops when it is dropped.
 pub struct Devnet {
     world: Arc<World>,
     node: DevnetNode,
     stop: watch::Sender<bool>,
-    /// Tells of confirmations.
+    /// The task that publishes confirmations.
     published: JoinHandle<()>,
 }
 
 impl Devnet {
-    /// Starts a ledger and serves it on the runtime this is called in.
+    /// Starts a ledger and serves it on the current runtime.
     ///
     /// # Errors
-    /// [`DevnetError::Listen`] where the address is taken or not ours.
+    /// [`DevnetError::Listen`] if the address is taken or not local.
     pub async fn start(options: DevnetOptions) -> Result<Self, DevnetError> {
         let world = Arc::new(World::new(options.thresholds, options.confirm_after, options.clock));
         let node =
@@ -116,20 +119,20 @@ impl Devnet {
         Ok(Self { world, node, stop, published })
     }
 
-    /// Starts another node over the same ledger, with faults of its own. Ends when it is dropped.
+    /// Starts another node over the same ledger. It stops when it is dropped.
     ///
     /// # Errors
-    /// [`DevnetError::Listen`] where the address is taken or not ours.
+    /// [`DevnetError::Listen`] if the address is taken or not local.
     pub async fn add_node(&self, options: NodeOptions) -> Result<DevnetNode, DevnetError> {
         DevnetNode::start(Arc::clone(&self.world), options).await
     }
 
-    /// Stops listening, closes the connections and returns when both is done.
+    /// Stops listening, closes the connections, and returns when both are done.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         self.node.stop().await;
         if let Err(error) = self.published.await {
-            tracing::error!(%error, "the development ledger ended badly");
+            tracing::error!(%error, "the development ledger failed");
         }
     }
 
@@ -144,19 +147,19 @@ impl Devnet {
         self.node.address()
     }
 
-    /// Where the first node's RPC is: `http://127.0.0.1:PORT`.
+    /// The URL of the first node's RPC: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn rpc_url(&self) -> String {
         self.node.rpc_url()
     }
 
-    /// Where the first node's WebSocket is, if it has one: `ws://127.0.0.1:PORT`.
+    /// The URL of the first node's WebSocket, if it has one: `ws://127.0.0.1:PORT`.
     #[must_use]
     pub fn websocket_url(&self) -> Option<String> {
         self.node.websocket_url()
     }
 
-    /// The seed whose account 0 holds the whole supply at first.
+    /// The seed whose account 0 holds the whole supply at the start.
     #[must_use]
     pub const fn genesis_seed(&self) -> Seed {
         Seed::from_bytes(lattice::GENESIS_SEED)
@@ -167,64 +170,43 @@ impl Devnet {
         lattice::genesis_key().account()
     }
 
-    /// The ledger as it is in this instant, with everything confirmed that is due. No request is
-    /// answered while the guard lives: keep it for one expression.
+    /// The ledger at this moment, with everything confirmed that is due. No request is answered while
+    /// the guard exists: keep it for one expression.
     pub fn lattice(&self) -> LedgerGuard<'_> {
         self.world.ledger().0
     }
 
-    /// The first node's orders in force, and the calls that were counted.
-    #[must_use]
-    pub fn faults(&self) -> &Faults {
-        self.node.faults()
-    }
-
-    /// Orders that `fault` befalls requests of the first node for `action` ([`faults::ANY`]: for
-    /// every one).
-    pub fn order(&self, action: &str, fault: Fault, times: Times) {
-        self.node.order(action, fault, times);
-    }
-
-    /// Confirms the block and what it stands on. Answers whether the ledger has it.
+    /// Confirms the block and everything it depends on. Returns whether the ledger has the block.
     #[must_use = "false: there is no such block"]
     pub fn confirm_now(&self, hash: BlockHash) -> bool {
         self.lattice().confirm_now(hash)
     }
 
-    /// Lets `block` win against the unconfirmed block that has its account and predecessor.
+    /// Publishes a block without the RPC and its subtypes.
     ///
     /// # Errors
-    /// [`ForkError`].
-    pub fn fork(&self, block: StateBlock) -> Result<BlockHash, ForkError> {
-        let (mut ledger, now) = self.world.ledger();
-        ledger.replace(block, now)
-    }
-
-    /// Hands a block in without the RPC and its subtypes.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub fn process(&self, block: StateBlock) -> Result<BlockHash, Refusal> {
+    /// [`BlockRefusal`].
+    pub fn process(&self, block: StateBlock) -> Result<BlockHash, BlockRefusal> {
         let (mut ledger, now) = self.world.ledger();
         ledger.process(block, now)
     }
 
-    /// Sends `amount` from the genesis account to `account`; the send is confirmed when this
-    /// returns, and not received yet.
+    /// Sends `amount` from the genesis account to `account`. When this returns, the send is confirmed
+    /// and not yet received.
     ///
     /// # Errors
-    /// [`DevnetError`] where the genesis account has less than that or the amount is zero.
+    /// [`DevnetError`] if the genesis account has less, or the amount is zero.
     pub fn fund(&self, account: Account, amount: Raw) -> Result<BlockHash, DevnetError> {
         let key = lattice::genesis_key();
         let hash = self.put(&key, || self.send_block(&key, account, amount).map(Some))?;
         hash.ok_or(DevnetError::Nothing)
     }
 
-    /// Receives all confirmed sends to the key's account, each in a block that is confirmed when
-    /// this returns. Opens the account if need be.
+    /// Receives all confirmed sends to the key's account. Each receive is confirmed when this returns.
+    /// The first one opens the account.
     ///
     /// # Errors
-    /// [`DevnetError`] where the account is used from elsewhere at the same time.
+    /// [`DevnetError`] if another program uses the account at the same time.
     pub fn receive_all(&self, key: &SecretKey) -> Result<Vec<BlockHash>, DevnetError> {
         let mut received = Vec::new();
         while let Some(hash) = self.put(key, || Ok(self.receive_block(key)))? {
@@ -233,9 +215,8 @@ impl Devnet {
         Ok(received)
     }
 
-    /// A send of `amount` on top of the account's frontier, signed and with work, not handed in.
-    /// Computes the work here: a moment at the ledger's own thresholds, long at the main
-    /// network's.
+    /// A send of `amount` on the account's frontier, with signature and work, not published. The work
+    /// is computed here: quickly at the ledger's own thresholds, slowly at the main network's.
     ///
     /// # Errors
     /// [`DevnetError::Poor`] and [`DevnetError::Nothing`].
@@ -257,10 +238,10 @@ impl Devnet {
             signature: Signature([0; 64]),
             work: None,
         };
-        Ok(self.finish(block, key, lattice::Kind::Send))
+        Ok(self.finish(block, key, lattice::BlockKind::Send))
     }
 
-    /// A block that receives one of the confirmed sends to the key's account, if there is one.
+    /// A block that receives one confirmed send to the key's account; `None` if there is none.
     fn receive_block(&self, key: &SecretKey) -> Option<StateBlock> {
         let account = key.account();
         let block = {
@@ -278,18 +259,18 @@ impl Devnet {
                 work: None,
             }
         };
-        Some(self.finish(block, key, lattice::Kind::Receive))
+        Some(self.finish(block, key, lattice::BlockKind::Receive))
     }
 
-    /// The block with its work and signature.
-    fn finish(&self, mut block: StateBlock, key: &SecretKey, kind: lattice::Kind) -> StateBlock {
+    /// The block with work and signature.
+    fn finish(&self, mut block: StateBlock, key: &SecretKey, kind: lattice::BlockKind) -> StateBlock {
         let threshold = self.lattice().threshold(kind);
         block.work = rpc::generate(&block.work_root(), threshold, &AtomicBool::new(false));
         block.signed(key)
     }
 
-    /// Makes a block, hands it in and confirms it; makes it anew where another block took its
-    /// place in the meantime.
+    /// Makes a block, publishes it and confirms it. Makes it again if another block took its place in
+    /// the meantime.
     fn put(
         &self,
         key: &SecretKey,
@@ -302,7 +283,7 @@ impl Devnet {
                     let _on_the_ledger = self.confirm_now(hash);
                     return Ok(Some(hash));
                 }
-                Err(Refusal::Fork | Refusal::Unreceivable) => {}
+                Err(BlockRefusal::Fork | BlockRefusal::Unreceivable) => {}
                 Err(refusal) => return Err(refusal.into()),
             }
         }

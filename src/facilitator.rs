@@ -1,10 +1,10 @@
-//! The facilitator's listener: other servers, behind an x402 middleware of any language, have their
-//! challenges minted and their payments verified and settled here (PROTOCOL section 7; x402 v2
+//! The facilitator's listener: it mints challenges, and verifies and settles payments, for other servers
+//! with an x402 middleware in any language ([facilitator guide](crate::guide::facilitator); x402 v2,
 //! section 7; Faremeter's `/accepts`).
 //!
-//! It repeats no rule: `ask` reads a request, the cashier decides, `answer` renders. A payment that
-//! is invalid is a good answer, 200; other statuses are for requests that cannot be read, callers
-//! without the token, and times when nothing can be settled.
+//! It has no payment rules of its own: `ask` reads a request, the cashier decides, and `answer` writes the
+//! JSON. An invalid payment is answered with 200; other statuses are for requests that cannot be read,
+//! callers without the token, and times when nothing can be settled.
 
 mod answer;
 mod ask;
@@ -31,17 +31,17 @@ use crate::store::capabilities::Use;
 use crate::vault::BearerToken;
 use crate::x402::{PaymentRequired, Resource};
 
-use answer::Answer;
-use ask::{Payment, Told};
+use answer::FacilitatorAnswer;
+use ask::{PaymentCall, RequestFault};
 
 /// The most bytes of a request's body: several times what the largest payment takes.
 const MAX_BODY: usize = 64 * 1024;
-/// Bytes of a body that is too long that are read all the same, so that its sender sees the answer.
+/// The most bytes that are read of a body that is too long, so that its sender sees the answer.
 const DRAINED: usize = 1024 * 1024;
 /// How long each part of a request may take to arrive, and an answer to leave.
 const PART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What can be asked for. The `endpoint` label of metrics.
+/// An endpoint, which is also the `endpoint` label of metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Endpoint {
     Verify,
@@ -77,7 +77,7 @@ impl Endpoint {
     }
 }
 
-/// The `endpoint` label of a request for none of them.
+/// The `endpoint` label of a request for another path.
 const NO_ENDPOINT: &str = "none";
 
 /// Answers the facilitator's endpoints.
@@ -88,40 +88,40 @@ pub struct Facilitator<L, S> {
     token: Option<BearerToken>,
 }
 
-/// An answer, and the use of a settled payment that is spent by it.
-struct Reply {
-    answer: Answer,
+/// An answer, and the use of a settled payment that its delivery spends.
+struct FacilitatorReply {
+    answer: FacilitatorAnswer,
     spends: Option<Use>,
 }
 
-impl From<Answer> for Reply {
-    fn from(answer: Answer) -> Self {
+impl From<FacilitatorAnswer> for FacilitatorReply {
+    fn from(answer: FacilitatorAnswer) -> Self {
         Self { answer, spends: None }
     }
 }
 
-/// The caller hung up before it had its answer.
+/// The caller closed the connection before it got its answer.
 struct Gone;
 
 impl<L: Ledger, S: Store> Facilitator<L, S> {
-    /// A facilitator that decides by `cashier`, for callers that show `token` where there is one.
+    /// A facilitator that decides by `cashier`. With a `token`, callers must send it.
     #[must_use]
     pub const fn new(cashier: Cashier<L, S>, metrics: Arc<Metrics>, token: Option<BearerToken>) -> Self {
         Self { cashier, metrics, token }
     }
 
-    async fn reply(&self, session: &mut ServerSession) -> std::result::Result<Reply, Gone> {
+    async fn reply(&self, session: &mut ServerSession) -> std::result::Result<FacilitatorReply, Gone> {
         let body = body(session).await?;
         let request = session.req_header();
         let endpoint = Endpoint::of_path(request.uri.path());
         let method = request.method.clone();
         let reply = match endpoint {
-            _ if !self.admits(session) => Answer::unauthorized().into(),
-            None => Answer::not_found().into(),
-            Some(it) if it.method() != method => Answer::wrong_method(&it.method()).into(),
+            _ if !self.admits(session) => FacilitatorAnswer::unauthorized().into(),
+            None => FacilitatorAnswer::not_found().into(),
+            Some(it) if it.method() != method => FacilitatorAnswer::wrong_method(&it.method()).into(),
             Some(it) => match body {
                 Some(body) => self.serve(it, session, &body).await?,
-                None => Answer::too_long(MAX_BODY).into(),
+                None => FacilitatorAnswer::too_long(MAX_BODY).into(),
             },
         };
         let endpoint = endpoint.map_or(NO_ENDPOINT, Endpoint::as_str);
@@ -130,7 +130,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
         Ok(reply)
     }
 
-    /// Whether the caller shows the token, if one is asked for.
+    /// Whether the caller sent the token, if there is one.
     fn admits(&self, session: &ServerSession) -> bool {
         let Some(token) = &self.token else { return true };
         let mut shown = session.req_header().headers.get_all(AUTHORIZATION).iter();
@@ -146,83 +146,100 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
         endpoint: Endpoint,
         session: &mut ServerSession,
         body: &[u8],
-    ) -> std::result::Result<Reply, Gone> {
+    ) -> std::result::Result<FacilitatorReply, Gone> {
         Ok(match endpoint {
-            Endpoint::Supported => Answer::supported(&self.cashier.mechanisms()).into(),
+            Endpoint::Supported => FacilitatorAnswer::supported(&self.cashier.mechanisms()).into(),
             Endpoint::Verify => self.verify(session, body).await?.into(),
             Endpoint::Settle => self.settle(session, body).await?,
             Endpoint::Requirements => match ask::requirements(body) {
                 Ok((resource, order)) => self.quote(resource, &[order]).into(),
-                Err(told) => Answer::bad_request(&told).into(),
+                Err(fault) => FacilitatorAnswer::bad_request(&fault).into(),
             },
             Endpoint::Accepts => match ask::accepts(body, |it| self.cashier.receives_at(it)) {
                 Ok((resource, orders)) => self.quote(resource, &orders).into(),
-                Err(told) => Answer::bad_request(&told).into(),
+                Err(fault) => FacilitatorAnswer::bad_request(&fault).into(),
             },
         })
     }
 
-    /// A whole bill for `orders`, all of the one resource.
-    fn quote(&self, resource: Resource, orders: &[Order]) -> Answer {
+    /// The bill for `orders`, all of one resource.
+    fn quote(&self, resource: Resource, orders: &[Order]) -> FacilitatorAnswer {
         let mut accepts = Vec::new();
         for order in orders {
             match self.cashier.quote(order) {
                 Ok(entries) => accepts.extend(entries),
-                Err(wait) => return Answer::unavailable(answer::Shape::Bill, &wait),
+                Err(wait) => return FacilitatorAnswer::unavailable(answer::AnswerShape::Bill, &wait),
             }
         }
         if accepts.is_empty() && !orders.is_empty() {
-            return Answer::bad_request(&Told("none of these mechanisms is on, see /supported".to_owned()));
+            return FacilitatorAnswer::bad_request(&RequestFault(
+                "none of these mechanisms is on, see /supported".to_owned(),
+            ));
         }
-        Answer::bill(&PaymentRequired { error: None, resource, accepts, extensions: serde_json::Map::new() })
+        FacilitatorAnswer::bill(&PaymentRequired {
+            error: None,
+            resource,
+            accepts,
+            extensions: serde_json::Map::new(),
+        })
     }
 
-    async fn verify(&self, session: &mut ServerSession, body: &[u8]) -> std::result::Result<Answer, Gone> {
-        let Payment { proof, demand } = match ask::payment(body) {
+    async fn verify(
+        &self,
+        session: &mut ServerSession,
+        body: &[u8],
+    ) -> std::result::Result<FacilitatorAnswer, Gone> {
+        let PaymentCall { proof, demand } = match ask::payment(body) {
             Ok(payment) => payment,
-            Err(ask::Unusable::Unreadable(told)) => return Ok(Answer::bad_request(&told)),
+            Err(ask::Unusable::Unreadable(fault)) => return Ok(FacilitatorAnswer::bad_request(&fault)),
             Err(ask::Unusable::Invalid { reason, message }) => {
-                return Ok(Answer::invalid(reason, &message, None));
+                return Ok(FacilitatorAnswer::invalid(reason, &message, None));
             }
         };
         let payer = proof.payer();
         let verified = unless_gone(session, self.cashier.verify(proof, &demand)).await?;
         Ok(match verified {
-            Ok(payer) => Answer::valid(payer),
-            Err(unpaid) => Answer::unpaid(answer::Shape::Verify { payer }, &unpaid),
+            Ok(payer) => FacilitatorAnswer::valid(payer),
+            Err(unpaid) => FacilitatorAnswer::unpaid(answer::AnswerShape::Verify { payer }, &unpaid),
         })
     }
 
-    async fn settle(&self, session: &mut ServerSession, body: &[u8]) -> std::result::Result<Reply, Gone> {
-        let Payment { proof, demand } = match ask::payment(body) {
+    async fn settle(
+        &self,
+        session: &mut ServerSession,
+        body: &[u8],
+    ) -> std::result::Result<FacilitatorReply, Gone> {
+        let PaymentCall { proof, demand } = match ask::payment(body) {
             Ok(payment) => payment,
-            Err(ask::Unusable::Unreadable(told)) => return Ok(Answer::bad_request(&told).into()),
+            Err(ask::Unusable::Unreadable(fault)) => {
+                return Ok(FacilitatorAnswer::bad_request(&fault).into());
+            }
             Err(ask::Unusable::Invalid { reason, message }) => {
-                return Ok(Answer::unsettled(reason, &message, None, None).into());
+                return Ok(FacilitatorAnswer::unsettled(reason, &message, None, None).into());
             }
         };
         let (block, payer) = (proof.block(), proof.payer());
         let unpaid = match unless_gone(session, self.cashier.settle(proof, &demand)).await? {
             Ok(admitted) => {
-                let answer = Answer::settled(admitted.taken.held().intent());
-                return Ok(Reply { answer, spends: Some(admitted.taken) });
+                let answer = FacilitatorAnswer::settled(admitted.taken.held().intent());
+                return Ok(FacilitatorReply { answer, spends: Some(admitted.taken) });
             }
-            // Another call is being answered with the use, and may yet hang up.
+            // Another call is being answered with the use. It is free again if that caller hangs up.
             Err(Unpaid::Wait(Wait::UsesOut)) => Unpaid::Wait(answer::pending(block)),
             Err(other) => other,
         };
-        Ok(Answer::unpaid(answer::Shape::Settle { payer, block }, &unpaid).into())
+        Ok(FacilitatorAnswer::unpaid(answer::AnswerShape::Settle { payer, block }, &unpaid).into())
     }
 
-    /// Closes a use: spent and on the disk where the caller has been told, else given back, so that the
-    /// same call made again is told. Told first, since a crash between the two must not cost the
-    /// payer what he bought.
-    async fn close(&self, mut taken: Use, told: bool) {
+    /// Closes a use after its answer: spent and on the disk if the answer was delivered, else given back
+    /// for the same call made again. The answer comes first, because a crash between the two must not
+    /// cost the payer what it bought.
+    async fn close(&self, mut taken: Use, delivered: bool) {
         let route = taken.held().intent().route.clone();
-        let result = if told {
+        let result = if delivered {
             fail::fail_point!("settle-answered", |_| std::process::abort());
             if let Err(error) = self.cashier.capabilities().commit_durably(&mut taken).await {
-                tracing::warn!(%error, "the use of a settled payment is recorded later");
+                tracing::warn!(%error, "the use of a settled payment will be recorded later");
             }
             UseResult::Committed
         } else {
@@ -233,7 +250,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
     }
 }
 
-/// Runs `work` unless the caller hangs up meanwhile, which is noticed first.
+/// Runs `work` unless the caller hangs up in the meantime, which is checked first.
 async fn unless_gone<T>(
     session: &mut ServerSession,
     work: impl Future<Output = T>,
@@ -245,7 +262,7 @@ async fn unless_gone<T>(
     }
 }
 
-/// The request's body; nothing where it is longer than [`MAX_BODY`].
+/// The request's body; `None` if it is longer than [`MAX_BODY`].
 async fn body(session: &mut ServerSession) -> std::result::Result<Option<Vec<u8>>, Gone> {
     if session.req_header().headers.contains_key(EXPECT) {
         session.write_continue_response().await.map_err(|_| Gone)?;
@@ -262,8 +279,8 @@ async fn body(session: &mut ServerSession) -> std::result::Result<Option<Vec<u8>
     Ok((length <= MAX_BODY).then_some(body))
 }
 
-async fn write(session: &mut ServerSession, answer: Answer) -> Result<()> {
-    let Answer { status, headers, body, .. } = answer;
+async fn write(session: &mut ServerSession, answer: FacilitatorAnswer) -> Result<()> {
+    let FacilitatorAnswer { status, headers, body, .. } = answer;
     let body = Bytes::from(format!("{body}\n"));
     let mut response = ResponseHeader::build(status, Some(6))?;
     response.insert_header(CONTENT_TYPE, "application/json")?;
@@ -276,12 +293,12 @@ async fn write(session: &mut ServerSession, answer: Answer) -> Result<()> {
     session.write_response_body(body, true).await
 }
 
-/// Sends an answer; false where the caller was gone before it had all of it.
-async fn deliver(session: &mut ServerSession, answer: Answer) -> bool {
+/// Sends an answer; false if the caller was gone before it had all of it.
+async fn deliver(session: &mut ServerSession, answer: FacilitatorAnswer) -> bool {
     match write(session, answer).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::info!(%error, "a facilitator's answer was not taken");
+            tracing::info!(%error, "a facilitator's answer could not be delivered");
             false
         }
     }
@@ -299,18 +316,18 @@ impl<L: Ledger, S: Store> HttpServerApp for Facilitator<L, S> {
         if !session.read_request().await.unwrap_or(false) {
             return None;
         }
-        // One request a connection: an idle one would keep a shutdown waiting.
+        // One request per connection: an idle connection would delay a shutdown.
         session.set_keepalive(None);
-        let Ok(Reply { answer, spends }) = self.reply(&mut session).await else {
-            tracing::info!("a facilitator's caller hung up before its answer");
+        let Ok(FacilitatorReply { answer, spends }) = self.reply(&mut session).await else {
+            tracing::info!("a facilitator's caller closed the connection before its answer");
             session.shutdown().await;
             return None;
         };
-        let told = deliver(&mut session, answer).await;
+        let delivered = deliver(&mut session, answer).await;
         if let Some(taken) = spends {
-            self.close(taken, told).await;
+            self.close(taken, delivered).await;
         }
-        // The end of the connection comes after the commit.
+        // The connection ends after the commit.
         drop(session.finish().await);
         None
     }

@@ -1,9 +1,9 @@
 //! The accept loop: from a bound TCP listener to connections served by a Pingora app.
 //!
-//! Pingora's own `Server` owns the process, takes addresses that are known beforehand and waits
-//! out a whole grace period. This loop takes a listener that is bound already (a test binds port
-//! 0 and reads the port back), serves it on the runtime it runs on, and returns when it is told to
-//! stop and its connections are done. Any number of them live beside one another.
+//! Pingora's own `Server` owns the process, needs addresses in advance, and always waits for its whole
+//! grace period. This loop takes a bound listener (a test binds port 0 and reads the port), serves it on
+//! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
+//! of these loops can run in one process.
 
 mod tls;
 
@@ -30,27 +30,26 @@ use tokio::task::{JoinError, JoinSet};
 use crate::shutdown::{self, StopSignal};
 pub use tls::{Tls, TlsError};
 
-/// Connections that one listener serves at once. One more is closed as soon as it is accepted:
-/// the ones that are being served go on.
+/// The most connections of one listener at the same time. One more is closed as soon as it is accepted;
+/// the others go on.
 pub const MAX_CONNECTIONS: usize = 16_384;
 
-/// How long connections may go on after the listener was told to stop.
+/// How long connections may go on after the shutdown signal.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// How long a fresh connection may say nothing.
+/// How long a new connection may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// An answer's head and a body of the usual size leave in one packet; Pingora's default of 1460
-/// bytes splits them in two.
+/// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
+/// them.
 const WRITE_BUFFER: usize = 16 * 1024;
 
-/// How long the loop waits after a failed accept (no file descriptor left, as a rule) before it
-/// tries again.
+/// The pause after a failed accept. The usual cause is that no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `app` on `listener` until `shutdown` turns true (or its sender is gone), then waits for
-/// the open connections, at most [`GRACE`], and cuts off those that remain. Must run inside a
-/// tokio runtime; the connections run on it too, and end when this future is dropped.
+/// Serves `app` on `listener` until `shutdown` becomes true or its sender is gone. Then waits for the open
+/// connections, at most [`GRACE`], and closes the rest. Must run inside a tokio runtime; the connections
+/// run on it too, and end when this future is dropped.
 pub async fn serve<A: ServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     app: Arc<A>,
@@ -59,7 +58,7 @@ pub async fn serve<A: ServerApp + Send + Sync + 'static>(
     accept(listener, None, app, shutdown).await;
 }
 
-/// As [`serve`], over TLS; HTTP/2 where the client wants it.
+/// Like [`serve`], over TLS, with HTTP/2 if the client wants it.
 pub async fn serve_tls<A: ServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     tls: Tls,
@@ -76,15 +75,15 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
     shutdown: StopSignal,
 ) {
     let mut connections = JoinSet::new();
-    let mut told = shutdown.clone();
+    let mut stop = shutdown.clone();
     loop {
         tokio::select! {
             biased;
-            () = shutdown::asked_for(&mut told) => break,
+            () = shutdown::asked_for(&mut stop) => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((_, peer)) if connections.len() >= MAX_CONNECTIONS => {
-                    tracing::warn!(%peer, limit = MAX_CONNECTIONS, "connection refused, too many are open");
+                    tracing::warn!(%peer, limit = MAX_CONNECTIONS, "connection closed: too many are open");
                 }
                 Ok((tcp, peer)) => {
                     let (tls, app) = (tls.clone(), Arc::clone(&app));
@@ -98,8 +97,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         }
     }
     drop(listener);
-    // Before the wait: by this the app learns that connections which lie idle are to end. Requests
-    // under way go on.
+    // Before the wait: this tells the app to end idle connections. Requests under way go on.
     app.cleanup().await;
     let drained = async {
         while let Some(ended) = connections.join_next().await {
@@ -107,12 +105,12 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
         }
     };
     if tokio::time::timeout(GRACE, drained).await.is_err() {
-        tracing::warn!(open = connections.len(), "connections cut off, the grace period is over");
+        tracing::warn!(open = connections.len(), "open connections are closed: the grace period is over");
         connections.shutdown().await;
     }
 }
 
-/// A panic in one connection ends that connection; it must be seen all the same.
+/// A panic ends only its own connection, but it must be logged.
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -121,7 +119,7 @@ fn report(ended: Result<(), JoinError>) {
     }
 }
 
-/// Serves one connection for as long as the app wants to reuse it.
+/// Serves one connection as long as the app reuses it.
 async fn connection<A: ServerApp + Send + Sync + 'static>(
     tcp: TcpStream,
     peer: SocketAddr,
@@ -133,12 +131,12 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
         return;
     }
     if let Err(error) = tcp.set_nodelay(true) {
-        // The peer is gone already; there is nobody to serve.
+        // The peer is gone already.
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-    // Known from accept; asking the kernel again could fail once the peer has hung up.
+    // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(peer)));
     let mut layer = TcpLayer::from(tcp);
     layer.set_socket_digest(digest);
@@ -158,10 +156,10 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     }
 }
 
-/// Whether the client says anything before it has been silent for too long or the listener is to
-/// stop. What serves the connection would wait for it until the grace period is over.
+/// Whether the client sends anything before [`SILENCE`] and the shutdown. Without this, a silent
+/// connection would delay the shutdown by the whole grace period.
 async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
-    // Nothing is taken out; and unlike readiness, a byte that is there is no guess.
+    // Peeking consumes nothing and, unlike readiness, never reports a byte that is not there.
     let mut first = [0];
     tokio::select! {
         biased;
@@ -170,9 +168,9 @@ async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
     }
 }
 
-/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes. (Pingora's own buffers can be sized
-/// through its own listeners only.) Reads are not buffered here: the HTTP session reads into its
-/// own buffer, and an idle connection costs no second one.
+/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes; Pingora's buffers can be sized through its
+/// own listeners only. Reads are not buffered: the HTTP session has a buffer of its own, and an idle
+/// connection does not need a second one.
 #[derive(Debug)]
 struct Buffered(BufWriter<TcpLayer>);
 
@@ -183,8 +181,8 @@ impl Buffered {
 }
 
 impl Drop for Buffered {
-    /// Sends what was written and not flushed, as far as the socket takes it at once. What it does
-    /// not take is for a peer that has stopped reading.
+    /// Sends what was written and not flushed, as much as the socket takes at once. The rest would go to a
+    /// peer that has stopped reading.
     fn drop(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         let _sent = Pin::new(&mut self.0).poll_flush(&mut context);

@@ -14,7 +14,7 @@ use crate::ledger::node::NodeLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
-use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
+use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
 
 /// Payments of one page of the journal.
 const PAGE: usize = 500;
@@ -48,13 +48,13 @@ pub struct Arrival {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Discrepancy {
     /// Granted, and no node knows the block.
-    Missing(Payment),
+    Missing(PaymentRecord),
     /// Granted, and the block is not confirmed.
-    Unconfirmed(Payment),
+    Unconfirmed(PaymentRecord),
     /// Granted, and the block is another send than the journal says, or none.
-    Different { payment: Payment, found: BlockKind },
+    Different { payment: PaymentRecord, found: BlockKind },
     /// Paid, and the journal has given the payment up.
-    NotGranted { payment: Payment, arrival: Arrival },
+    NotGranted { payment: PaymentRecord, arrival: Arrival },
     /// Paid, and the journal knows nothing of it. A late proof may still redeem it.
     Unclaimed(Arrival),
 }

@@ -10,14 +10,13 @@ mod encoding;
 mod engine;
 mod escrow;
 mod inspection;
-pub mod pool;
+pub mod deposits;
 mod postgres;
-mod room;
+mod free_space;
 pub mod settle;
 mod sqlite;
 
 use std::future::Future;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ pub enum PaymentState {
 
 /// A row of the journal.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Payment {
+pub struct PaymentRecord {
     /// Position in the journal, from 1, without reuse.
     pub sequence: u64,
     pub intent: Intent,
@@ -93,13 +92,13 @@ pub struct Holder(pub [u8; 16]);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Begin {
     /// The intent is journalled (or was parked and lives again); its frontier is held.
-    Fresh(Payment),
+    Fresh(PaymentRecord),
     /// The hash is claimed already. Whether by the same challenge the caller compares.
-    Existing(Payment),
+    Existing(PaymentRecord),
     /// Another live intent builds on the same frontier.
     FrontierHeld(BlockHash),
     /// Another payment holds the intent's id.
-    Identified(BlockHash),
+    IdHeld(BlockHash),
     /// The hash was marked as spent ([`Store::mark_spent`]); the journal has no payment of it.
     Spent,
 }
@@ -118,7 +117,7 @@ pub enum Grant {
     /// The hash was spent under another challenge, or marked as spent.
     Taken,
     /// Another payment holds the intent's id.
-    Identified(BlockHash),
+    IdHeld(BlockHash),
 }
 
 /// Uses of one capability set aside for one instance.
@@ -262,13 +261,16 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
 
     /// The payment made with `block`, if any.
-    fn payment(&self, block: BlockHash) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+    fn payment(
+        &self,
+        block: BlockHash,
+    ) -> impl Future<Output = Result<Option<PaymentRecord>, StoreError>> + Send;
 
     /// The payment that holds `id`, if any.
     fn identified(
         &self,
         id: IdentifierKey,
-    ) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<PaymentRecord>, StoreError>> + Send;
 
     /// Keeps what was answered to the request that the granted payment with `block` was made for.
     /// The first answer stands: false where there is one, or no such payment.
@@ -308,13 +310,6 @@ pub trait Store: Send + Sync + 'static {
         now: UnixSeconds,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Sets `count` address indexes of `pool` aside for ever: never handed out again, gaps allowed.
-    fn reserve_range(
-        &self,
-        pool: &str,
-        count: u32,
-    ) -> impl Future<Output = Result<Range<u32>, StoreError>> + Send;
-
     /// Claims `block` for ever without a payment, so that it can never be redeemed: what the ledger
     /// shows as spent and a restored journal has forgotten. False where the hash is claimed already,
     /// by a payment or by an earlier mark.
@@ -330,7 +325,7 @@ pub trait Store: Send + Sync + 'static {
         after: u64,
         filter: Filter,
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<Payment>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<PaymentRecord>, StoreError>> + Send;
 
     /// Whether a write would succeed as far as is known. Asked with every bill: reads a flag.
     fn is_writable(&self) -> bool;

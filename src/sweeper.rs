@@ -24,7 +24,7 @@ use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, Thresholds};
 use crate::shutdown::{self, StopSignal};
 use crate::store::StoreError;
-use crate::store::pool::Deposit;
+use crate::store::deposits::Deposit;
 use crate::sweep::{self, Action, MoreThanExists, PoolAccount, Rules, Step};
 use crate::vault::{Turn, Vault};
 

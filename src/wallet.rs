@@ -22,10 +22,10 @@
 //! # }
 //! ```
 //!
-//! `draft` puts requests together, `offer` reads and writes the envelopes, `chain` makes the
-//! account's blocks, `held` keeps the capabilities that were bought, `allowance` what was spent in a
-//! day; only that, and only with a file, is kept beyond the process. What must hold: nothing is
-//! signed above the limits, and a request that was paid for is never paid for again.
+//! `draft` builds requests, `offer` reads bills and writes proofs, `chain` makes the account's blocks,
+//! `held` keeps the capabilities that were bought, and `allowance` keeps what was spent in a day. Only
+//! the last survives the process, if it has a file. Two rules always hold: nothing is signed above the
+//! limits, and a request that was paid for is never paid for again.
 
 mod allowance;
 mod chain;
@@ -57,47 +57,47 @@ pub use outcome::{Paid, Payment, Proof, WalletError, WalletSetupError};
 
 use allowance::Allowance;
 use chain::Chain;
-use held::{HeldCapabilities, Place};
-use offer::{Bill, Entry};
+use held::{HeldCapabilities, RequestTarget};
+use offer::{PayableBill, PayableEntry};
 
-/// The hardest work that a bill can ask for: eight times a send's on the main network. Above it a
-/// gateway could keep a client computing for days.
+/// The hardest work that a bill or a node can ask for: eight times a send's on the main network. With
+/// more, a client could compute for days.
 const MAX_THRESHOLD: Threshold = Threshold(0xffff_ffff_0000_0000);
 
-/// How often one block is signed anew for challenges that ran out.
+/// How often one block is signed again after its challenge expired.
 const MAX_RESIGNS: u32 = 3;
 
-/// The pause before a paid request whose answer was lost is sent again.
+/// The pause before a paid request is sent again, after its answer was lost.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a gateway may take to accept a connection, and to send anything at all. It holds a paid
-/// request while the network confirms the payment.
+/// How long a gateway may take to accept a connection, and how long it may send nothing. It holds a
+/// paid request while the network confirms the payment.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// How long one call to a node may take, where nothing else is said.
+/// The default time limit of one call to a node.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a wallet behaves.
+/// The settings of a wallet.
 #[derive(Clone, Debug)]
 pub struct WalletOptions {
-    /// The most that one request may cost.
+    /// The most that one request may cost, in raw.
     pub max: Raw,
-    /// The most that all requests may cost in 24 hours; without, only `max` holds.
+    /// The most that all requests may cost in 24 hours; with `None`, only `max` limits.
     pub per_day: Option<DayLimit>,
-    /// Pay this way only; otherwise by the first entry of the bill that is understood.
+    /// Pay by this mechanism only. With `None`, pay by the first entry of the bill that is understood.
     pub mechanism: Option<Mechanism>,
-    /// What the network asks of work; where it is not said, the node is asked, and where that does
-    /// not say, it is the main network's.
+    /// The network's work thresholds. With `None`, a node is asked; if it does not know, the main
+    /// network's apply.
     pub thresholds: Option<Thresholds>,
-    /// How long to wait for one of the wallet's own blocks to be confirmed.
+    /// How long to wait until one of the wallet's own blocks is confirmed.
     pub confirm_wait: Duration,
-    /// How long to go on offering one proof while the gateway says "not yet".
+    /// How long to show the same proof again while the gateway says "not yet".
     pub settle_wait: Duration,
 }
 
 impl WalletOptions {
-    /// The usual patience, and at most `max` for a request.
+    /// At most `max` raw per request; the default waits.
     #[must_use]
     pub const fn up_to(max: Raw) -> Self {
         Self {
@@ -111,8 +111,8 @@ impl WalletOptions {
     }
 }
 
-/// A paying client for one account. Share it: one payment is made at a time, since each block
-/// builds on the one before.
+/// A paying client for one account. Share it: each block builds on the one before, so only one payment
+/// is made at a time.
 #[derive(Debug)]
 pub struct Wallet {
     http: reqwest::Client,
@@ -120,17 +120,17 @@ pub struct Wallet {
     options: WalletOptions,
     held: HeldCapabilities,
     allowance: Option<Allowance>,
-    /// The account's turn to pay, and the last block it has made, which a node may not show yet.
+    /// Locked while a payment is made. Holds the last block, which a node may not show yet.
     turn: Mutex<Option<StateBlock>>,
 }
 
-/// What became of a request that was sent without paying.
-enum Unpaid {
+/// The result of a request that was sent without a payment.
+enum FirstAnswer {
     Answered(Box<Paid>),
-    Billed(Bill),
+    Billed(PayableBill),
 }
 
-/// What became of a request that was sent with a proof or a capability.
+/// The result of a request that was sent with a proof or a capability.
 enum Shown {
     Answered(Response),
     NotYet { waited: Duration },
@@ -142,8 +142,8 @@ const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 
 impl Wallet {
     /// A wallet that pays from the first account of the seed in `seed_file` (64 hexadecimal digits,
-    /// mode 0600), by way of `nodes`, asked in order; query parameters of their addresses travel in
-    /// the body of each call. Work comes from a node that gives it, else from this machine's cores.
+    /// mode 0600). `nodes` are URLs, asked in order; their query parameters are sent in the body of each
+    /// call. Work comes from a node if it computes any, else from this machine's cores.
     ///
     /// # Errors
     /// [`WalletSetupError`].
@@ -166,7 +166,7 @@ impl Wallet {
     /// A wallet that pays from the account at `index` of `vault`.
     ///
     /// # Errors
-    /// [`WalletSetupError::Tls`], when TLS cannot be set up.
+    /// [`WalletSetupError::Tls`], if TLS cannot be set up.
     pub fn new(
         vault: Vault,
         index: u32,
@@ -179,7 +179,7 @@ impl Wallet {
             .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE)
-            // A capability must not follow to where a redirect points.
+            // A capability must not be sent to the target of a redirect.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| WalletSetupError::Tls(cause(error)))?;
@@ -195,27 +195,27 @@ impl Wallet {
         self.chain.account()
     }
 
-    /// Sends `request` and pays for it where it is asked to. A capability that an earlier payment
-    /// bought is used first. Redirects are not followed.
+    /// Sends `request` and pays for it if the answer is a bill. A capability from an earlier payment is
+    /// used first. Redirects are not followed.
     ///
     /// # Errors
-    /// [`WalletError`]. Where it holds a [`Proof`], the money may have moved: do not simply repeat
-    /// the request, it would be paid for again.
+    /// [`WalletError`]. If it holds a [`Proof`], money may have moved: do not just repeat the request,
+    /// it would be paid for again.
     pub async fn request(&self, request: Request) -> Result<Paid, WalletError> {
-        let place = Place::of(&request);
+        let place = RequestTarget::of(&request);
         let mut bill = match self.ask(&request, &place).await? {
-            Unpaid::Answered(paid) => return Ok(*paid),
-            Unpaid::Billed(bill) => bill,
+            FirstAnswer::Answered(paid) => return Ok(*paid),
+            FirstAnswer::Billed(bill) => bill,
         };
         self.choose(&bill)?;
         let turn = match self.turn.try_lock() {
             Ok(turn) => turn,
-            Err(_somebody_is_paying) => {
+            Err(_another_payment) => {
                 let turn = self.turn.lock().await;
-                // Meanwhile this may have been paid for, and the bill may have run out.
+                // The other payment may have bought this too, and the bill may have expired.
                 match self.ask(&request, &place).await? {
-                    Unpaid::Answered(paid) => return Ok(*paid),
-                    Unpaid::Billed(fresh) => bill = fresh,
+                    FirstAnswer::Answered(paid) => return Ok(*paid),
+                    FirstAnswer::Billed(fresh) => bill = fresh,
                 }
                 turn
             }
@@ -227,9 +227,9 @@ impl Wallet {
         self.pay(&request, &place, entry, turn).await
     }
 
-    /// Sends a request with the capability that fits it, if any. A bill names the route, so that a
-    /// capability bought for another path of it is found too.
-    async fn ask(&self, request: &Request, place: &Place) -> Result<Unpaid, WalletError> {
+    /// Sends a request with the capability that fits it, if any. A bill names its route, so a capability
+    /// that was bought at another path of the route is found too.
+    async fn ask(&self, request: &Request, place: &RequestTarget) -> Result<FirstAnswer, WalletError> {
         let mut token = self.held.for_place(place);
         let mut route = None;
         loop {
@@ -244,7 +244,7 @@ impl Wallet {
             if response.status() != StatusCode::PAYMENT_REQUIRED {
                 let capability = self.held.note(place, route, response.headers());
                 let paid = Paid { response, payment: None, proof: None, capability };
-                return Ok(Unpaid::Answered(Box::new(paid)));
+                return Ok(FirstAnswer::Answered(Box::new(paid)));
             }
             let bill = offer::bill(response.headers())
                 .map_err(|error| WalletError::NotAGateway { origin: place.origin().to_owned(), error })?;
@@ -254,13 +254,13 @@ impl Wallet {
             route = bill.route();
             token = route.as_deref().and_then(|route| self.held.for_route(place, route));
             if token.is_none() {
-                return Ok(Unpaid::Billed(bill));
+                return Ok(FirstAnswer::Billed(bill));
             }
         }
     }
 
-    /// The entry to pay by, if the limits allow it.
-    fn choose<'a>(&self, bill: &'a Bill) -> Result<&'a Entry, WalletError> {
+    /// The entry to pay by, if the limits allow its price.
+    fn choose<'a>(&self, bill: &'a PayableBill) -> Result<&'a PayableEntry, WalletError> {
         let entry = bill.choose(self.options.mechanism).map_err(WalletError::NothingPayable)?;
         if entry.amount() > self.options.max {
             return Err(WalletError::TooExpensive { amount: entry.amount(), max: self.options.max });
@@ -271,12 +271,12 @@ impl Wallet {
         }
     }
 
-    /// Pays by `entry` and redeems the payment. The one place where money is spent.
+    /// Pays by `entry` and redeems the payment. Money is spent only here.
     async fn pay(
         &self,
         request: &Request,
-        place: &Place,
-        entry: &Entry,
+        place: &RequestTarget,
+        entry: &PayableEntry,
         mut turn: MutexGuard<'_, Option<StateBlock>>,
     ) -> Result<Paid, WalletError> {
         let block = self.chain.send(turn.as_ref(), entry).await?;
@@ -294,26 +294,26 @@ impl Wallet {
             }
             Mechanism::NanoTxn => {
                 let redeemed = self.redeem(request, place, entry, &block).await;
-                // After a refusal the next payment may build on the same block: at most one of the
-                // two can be confirmed. Otherwise it has to wait until the node shows this one.
-                let out = match &redeemed {
+                // After a refusal the next payment may build on the same predecessor: at most one of the
+                // two can be confirmed. Otherwise it waits until the node shows this block.
+                let may_be_out = match &redeemed {
                     Ok(paid) => paid.payment.is_some_and(|payment| payment.acknowledged),
                     Err(error) => {
                         matches!(error, WalletError::Pending { .. } | WalletError::AnswerLost { .. })
                     }
                 };
-                *turn = if out { Some(block) } else { *turn };
+                *turn = if may_be_out { Some(block) } else { *turn };
                 redeemed
             }
         }
     }
 
-    /// Shows the proof until the gateway has decided. No other block is made, whatever it says.
+    /// Shows the proof until the gateway has decided. Whatever it says, no other block is made.
     async fn redeem(
         &self,
         request: &Request,
-        place: &Place,
-        entry: &Entry,
+        place: &RequestTarget,
+        entry: &PayableEntry,
         block: &StateBlock,
     ) -> Result<Paid, WalletError> {
         let mut payment = Payment {
@@ -349,7 +349,7 @@ impl Wallet {
             let expired = reason.as_deref() == Some(Refusal::PaymentExpired.code());
             let fresh = offer::bill(response.headers()).ok().and_then(|bill| bill.renewal_of(&entry));
             match fresh {
-                // The block was sent in time and shown late: it is signed again, not paid again.
+                // The block was sent in time and shown too late: it is signed again, not paid again.
                 Some(fresh) if expired && resigns < MAX_RESIGNS => entry = fresh,
                 Some(_) | None => {
                     let reason = reason.unwrap_or_else(|| "without a reason".to_owned());
@@ -360,13 +360,13 @@ impl Wallet {
         }
     }
 
-    fn signature(&self, entry: &Entry, hash: BlockHash) -> Result<Signature, WalletError> {
+    fn signature(&self, entry: &PayableEntry, hash: BlockHash) -> Result<Signature, WalletError> {
         let signed = entry.message(hash).and_then(|message| self.chain.sign_message(&message));
         signed.ok_or(WalletError::Unwritable(OfferError::TooLong))
     }
 
-    /// Sends a copy of `request` with one header more, again and again while the gateway says "not
-    /// yet", and for `patience` also while no answer comes.
+    /// Sends a copy of `request` with one more header. Repeats it while the gateway says "not yet", and
+    /// for `patience` also while no answer comes.
     async fn show(
         &self,
         request: &Request,
@@ -407,7 +407,8 @@ fn unreachable_origin(origin: &str, error: String) -> WalletError {
     WalletError::Unreachable { origin: origin.to_owned(), error }
 }
 
-/// The innermost reason; reqwest itself says only that sending failed, and the URL may hold a key.
+/// The innermost cause, without the URL, which may hold a key. reqwest itself only says that sending
+/// failed.
 fn cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut innermost: &dyn std::error::Error = &error;

@@ -19,7 +19,7 @@ mod settlement;
 pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
 pub use fault::{FieldFault, Malformed, URL_BOUND};
 pub use header::{UnreadableHeader, decode_header, encode_header};
-pub use offer::{PayableEntries, PayableEntry, ProofRequest};
+pub use offer::{NanoOffer, NanoOffers, ProofRequest};
 pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
 pub use required::{
     Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy, WorkTerms,

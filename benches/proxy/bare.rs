@@ -1,7 +1,7 @@
-//! The smallest Pingora proxy: every request to one upstream, nothing looked at. What it costs is
-//! the floor under Faregate's own cost; `benches/proxy/run` measures both.
+//! The smallest Pingora proxy: it passes every request to one upstream and looks at nothing. Faregate cannot cost
+//! less; `benches/proxy/run` measures both.
 //!
-//! `bare LISTEN UPSTREAM`, an address and port each.
+//! Usage: `bare LISTEN UPSTREAM`, an address and a port each.
 
 use std::error::Error;
 use std::net::SocketAddr;

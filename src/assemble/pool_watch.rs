@@ -21,7 +21,7 @@ use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::reconcile::{Arrival, Books, Discrepancy, ReconcileError};
 use crate::shutdown::{self, StopSignal};
-use crate::store::pool::{Deposit, PoolJournal, SeenDeposit, note_all};
+use crate::store::deposits::{Deposit, DepositJournal, SeenDeposit, note_all};
 use crate::store::{Engine, Store};
 
 /// The pause between two looks at the pool, where it is not swept.

@@ -19,7 +19,7 @@ use crate::payment::challenge::Challenge;
 use crate::payment::nano_session::Unfit;
 use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
 use crate::routes::{Grants, Metering, RouteName, Terms};
-use crate::store::{Payment, PaymentState, Store};
+use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
 /// Seconds for which a settled payment can still be handed out as settled, where the answer that said
@@ -215,7 +215,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// A payment that the journal has under the same challenge: on its way, or settled with its use
     /// left.
-    async fn judge_known(&self, payment: Payment) -> Result<Account, Unpaid> {
+    async fn judge_known(&self, payment: PaymentRecord) -> Result<Account, Unpaid> {
         let payer = payment.intent.payer;
         match payment.state {
             PaymentState::Intent | PaymentState::Parked => Ok(payer),

@@ -15,14 +15,14 @@ use tokio::sync::oneshot;
 use super::{PendingReason, Wait};
 use crate::nano::{BlockHash, Raw};
 use crate::payment::{Nonce, Refusal};
-use crate::store::capabilities::Held;
+use crate::store::capabilities::CachedCapability;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
 
 /// How a settlement ended, for everyone who waited for it.
 #[derive(Clone, Debug)]
 pub(super) enum Landing {
     /// The payment is a capability.
-    Granted(Arc<Held>),
+    Granted(Arc<CachedCapability>),
     Refused(Refusal),
     /// Another payment holds the client's id.
     Identified,

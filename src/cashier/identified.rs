@@ -22,8 +22,8 @@ use crate::payment::capability::{CapabilityId, Token};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
-use crate::store::capabilities::{Held, NoUse};
-use crate::store::{Answer, Forget, Payment, PaymentState, Store, StoreError, answers};
+use crate::store::capabilities::{CachedCapability, NoUse};
+use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, answers};
 
 /// How often old ids and answers are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -67,7 +67,7 @@ pub struct Keeping {
 pub struct Replay {
     pub answer: Answer,
     /// What the payment bought.
-    pub held: Arc<Held>,
+    pub held: Arc<CachedCapability>,
     pub token: Token,
 }
 
@@ -137,12 +137,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
     }
 
-    async fn payment_under(&self, id: IdentifierKey) -> Result<Option<Payment>, Denied> {
+    async fn payment_under(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, Denied> {
         self.0.store.identified(id).await.map_err(|error| no_store(&error))
     }
 
     /// Brings a proof under an id that a payment holds already to what that payment bought.
-    async fn join(&self, first: Payment, checked: Checked, under: Under) -> Result<Landing, Denied> {
+    async fn join(&self, first: PaymentRecord, checked: Checked, under: Under) -> Result<Landing, Denied> {
         let Under { identified, payer, client } = under;
         let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
         if first.intent.payer != payer {
@@ -208,7 +208,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Settles a payment that the journal knows, or joins its settlement, and waits for it. One that is
     /// granted is taken in.
-    async fn finish(&self, first: Payment) -> Landing {
+    async fn finish(&self, first: PaymentRecord) -> Landing {
         let settings = self.0.settings.load_full();
         let passage = Passage {
             block: first.intent.block,
@@ -223,7 +223,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// What the payment bought: the answer that is kept, or a use.
     async fn serve(
         &self,
-        held: &Arc<Held>,
+        held: &Arc<CachedCapability>,
         identified: IdentifiedRequest,
         lane: Lane,
         metering: Metering,
@@ -248,7 +248,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         // A payment that was made without an id has nothing under which its answer could be found. One that
         // gave its id up may have it back.
         let block = intent.block;
-        let holds = |it: Payment| it.intent.block == block;
+        let holds = |it: PaymentRecord| it.intent.block == block;
         let named =
             intent.identified.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
         let largest = self.0.settings.load().identifiers.largest_answer;
@@ -256,12 +256,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(Passed::Admit(Admitted { keeping, ..admitted }))
     }
 
-    async fn kept(&self, held: &Held) -> Result<Option<Answer>, Denied> {
+    async fn kept(&self, held: &CachedCapability) -> Result<Option<Answer>, Denied> {
         self.0.store.kept(held.intent().block).await.map_err(|error| no_store(&error))
     }
 
     /// A kept answer for whoever asks again; nothing where only that there was one is known.
-    fn replay(&self, held: &Arc<Held>, answer: Answer) -> Option<Passed> {
+    fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Passed> {
         let whole = answer.body.is_some();
         let (held, token) = (Arc::clone(held), self.token(held));
         whole.then(|| Passed::Replay(Box::new(Replay { answer, held, token })))
@@ -312,7 +312,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Goes on with a payment for a client that asks for what it buys: a signed block is broadcast
     /// (again), one that the client sent is waited for.
-    async fn finish(self: Arc<Self>, payment: Payment) -> Landing {
+    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> Landing {
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
         }

@@ -14,7 +14,7 @@ use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
 use crate::payment::{Confirmed, Intent};
 use crate::shutdown::{self, StopSignal};
-use crate::store::{Filter, Payment, PaymentState, Store, StoreError};
+use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
 
 /// How often unfinished payments are looked at.
 const EVERY: Duration = Duration::from_secs(15);
@@ -68,7 +68,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 }
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    pub(super) async fn resolve(self: Arc<Self>, payment: Payment) -> Landing {
+    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> Landing {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
         let pending = Landing::Pending(PendingReason::Settlement);
         let mut facts = match self.ledger.block(intent.block).await {

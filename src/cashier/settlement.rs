@@ -19,7 +19,7 @@ use crate::payment::nano_txn::{Approved, Judged, Workless};
 use crate::payment::{BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
-use crate::store::{Payment, PaymentState, Store, StoreError};
+use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
 
 /// How long a broadcast block is waited for before it is looked at again as a whole.
 const SLICE: Duration = Duration::from_secs(3);
@@ -101,7 +101,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
             Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
-            Ok(Claim::Identified) => Landing::Identified,
+            Ok(Claim::IdHeld) => Landing::Identified,
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
         }
     }
@@ -149,7 +149,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// Goes on with a payment that the journal knows already.
-    pub(super) async fn take_up(&self, payment: Payment, nonce: Nonce, watch: Stopwatch) -> Landing {
+    pub(super) async fn take_up(&self, payment: PaymentRecord, nonce: Nonce, watch: Stopwatch) -> Landing {
         if payment.intent.challenge != nonce {
             return Landing::Refused(Refusal::DuplicateBlockHash);
         }
@@ -159,7 +159,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         match settle::resume(&*self.store, payment, self.clock.now()).await {
             Err(error) => no_store(&error),
             Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
-            Ok(Claim::Identified) => Landing::Identified,
+            Ok(Claim::IdHeld) => Landing::Identified,
             Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
             Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
             Ok(Claim::Existing(payment)) => match payment.state {
@@ -170,7 +170,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    pub(super) async fn find_granted(&self, payment: Payment) -> Landing {
+    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Landing {
         let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
         match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
@@ -387,7 +387,7 @@ fn no_store(error: &StoreError) -> Landing {
 fn unsettled(error: &SettleError) -> Landing {
     match error {
         SettleError::Taken => Landing::Refused(Refusal::DuplicateBlockHash),
-        SettleError::Identified => Landing::Identified,
+        SettleError::IdHeld => Landing::Identified,
         // The payment is on the ledger; only the record is missing, and the same proof brings it.
         SettleError::Store(error) => {
             tracing::error!(%error, "a confirmed payment could not be recorded yet");

@@ -23,7 +23,7 @@ use crate::config::{Config, Faults, StoreLocation};
 use crate::ledger::node::NodeSetupError;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::reconcile::ReconcileError;
-use crate::store::{Engine, Filter, Payment, PaymentState, Store, StoreError};
+use crate::store::{Engine, Filter, PaymentRecord, PaymentState, Store, StoreError};
 use crate::vault::VaultError;
 
 /// Payments that are read at a time.
@@ -253,7 +253,7 @@ impl Part {
     }
 
     /// The next payments; nothing at the end.
-    async fn next(&mut self) -> Result<Option<Vec<Payment>>, StoreError> {
+    async fn next(&mut self) -> Result<Option<Vec<PaymentRecord>>, StoreError> {
         let mut page = self.store.scan(self.after, self.filter, PAGE).await?;
         let Some(last) = page.last() else { return Ok(None) };
         self.after = last.sequence;
@@ -281,7 +281,7 @@ async fn list(args: &ListArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
     if !args.json {
         print::heading(out)?;
     }
-    let mut print = |payment: &Payment| {
+    let mut print = |payment: &PaymentRecord| {
         if args.json { print::json_line(payment, out) } else { print::row(payment, out) }
     };
     let mut newest = VecDeque::new();

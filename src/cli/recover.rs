@@ -28,7 +28,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::node::{Contents, NodeClient, NodeSetupError, Receivable};
 use crate::nano::{Account, BlockHash, Raw, StateBlock};
 use crate::payment::Mechanism;
-use crate::store::pool::PoolJournal;
+use crate::store::deposits::DepositJournal;
 use crate::store::{Engine, Store, StoreError};
 
 /// Accounts that are walked at one time.

@@ -1,28 +1,33 @@
-//! Faults to order: a node that is late, down, forgetful, behind, or lies.
+//! Faults for tests to order: a node that is late, down, forgetful, behind, or lies.
 //!
-//! An order names an RPC action, what is to go wrong with it, and how often. All orders for one
-//! action apply to one request; each is used up once by it.
+//! An order names an RPC action, what goes wrong with it, and how often. All orders for one action
+//! apply to the same request, and each counts it once. Only the feature `devnet-faults` compiles
+//! this module: the shipped program has no fault to order.
+
+mod apply;
+mod control;
+mod sockets;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::watch;
 
 use super::lattice::Lattice;
-use super::rpc;
-use crate::nano::{Raw, StateBlock};
+use crate::nano::{Raw, Representative, StateBlock};
+
+pub(super) use sockets::SocketFaults;
 
 /// Stands for every action in [`super::Devnet::order`].
 pub const ANY: &str = "*";
 
 /// What goes wrong.
 #[derive(Clone, Debug)]
-pub enum Fault {
-    /// The answer comes that much later. Ends early when the order is lifted.
+pub enum InjectedFault {
+    /// The answer comes this much later, or as soon as the order is lifted.
     Delay(Duration),
-    /// The answer is kept back until the order is lifted.
+    /// The answer is held back until the order is lifted.
     Hold,
     /// Nothing is done; the answer is this error.
     Refuse(String),
@@ -30,16 +35,15 @@ pub enum Fault {
     ServerError,
     /// Nothing is done; the connection is closed without an answer.
     Drop,
-    /// What was asked is done; the connection is closed without an answer.
+    /// The request is carried out; the connection is closed without an answer.
     LoseAnswer,
-    /// The answer is true but for this.
+    /// The answer is true except for this.
     Lie(Lie),
-    /// The answer is what it was when the order was given. For actions that only read; the rest
-    /// are answered as usual.
+    /// The answer is what it was when the order was given. Only actions that read are affected.
     Stale,
 }
 
-/// What an answer says that is not so, wherever in it the field stands.
+/// A false field of an answer, at any depth.
 #[derive(Clone, Debug)]
 pub enum Lie {
     /// `confirmed` is true.
@@ -50,12 +54,14 @@ pub enum Lie {
     Balance(Raw),
     /// `amount` is this much.
     Amount(Raw),
+    /// `representative` is this account.
+    Representative(Representative),
 }
 
-/// How often an order holds.
+/// How often an order applies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Times {
-    /// For so many requests.
+    /// To this many requests.
     Only(u32),
     /// Until it is lifted.
     Always,
@@ -73,55 +79,55 @@ impl Times {
     }
 }
 
-struct Order {
+struct FaultOrder {
     action: String,
-    fault: Fault,
+    fault: InjectedFault,
     times: Times,
-    /// The ledger when the order was given; only [`Fault::Stale`] keeps it.
+    /// The ledger when the order was given; only [`InjectedFault::Stale`] keeps it.
     snapshot: Option<Arc<Lattice>>,
 }
 
 #[derive(Default)]
-struct State {
-    orders: Vec<Order>,
+struct FaultState {
+    orders: Vec<FaultOrder>,
     calls: BTreeMap<String, u64>,
 }
 
 /// The orders, and how often each action was called.
-pub struct Faults {
-    /// Held for the length of a look-up, never across an await.
-    state: Mutex<State>,
-    /// Counts calls, for those who wait for one.
+pub struct InjectedFaults {
+    /// Locked while the orders are read, never across an await.
+    state: Mutex<FaultState>,
+    /// Counts calls, for tests that wait for one.
     called: watch::Sender<u64>,
-    /// Counts liftings, for the answers that are held back.
+    /// Counts lifted orders, for answers that are held back.
     lifted: watch::Sender<u64>,
 }
 
-/// What one request meets.
-pub(super) struct Fate {
-    pub(super) faults: Vec<Fault>,
-    pub(super) snapshot: Option<Arc<Lattice>>,
+/// The faults of one request.
+struct Fate {
+    faults: Vec<InjectedFault>,
+    snapshot: Option<Arc<Lattice>>,
     lifted: watch::Receiver<u64>,
 }
 
-impl Default for Faults {
+impl Default for InjectedFaults {
     fn default() -> Self {
         Self { state: Mutex::default(), called: watch::Sender::new(0), lifted: watch::Sender::new(0) }
     }
 }
 
-impl Faults {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl InjectedFaults {
+    fn state(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn order(&self, action: &str, fault: Fault, times: Times, ledger: &Lattice) {
-        let snapshot = matches!(fault, Fault::Stale).then(|| Arc::new(ledger.clone()));
-        self.state().orders.push(Order { action: action.to_owned(), fault, times, snapshot });
+    fn order(&self, action: &str, fault: InjectedFault, times: Times, ledger: &Lattice) {
+        let snapshot = matches!(fault, InjectedFault::Stale).then(|| Arc::new(ledger.clone()));
+        self.state().orders.push(FaultOrder { action: action.to_owned(), fault, times, snapshot });
     }
 
-    /// Ends all orders for this action, and answers what they held back. [`ANY`] ends the orders
-    /// that were given for [`ANY`], no others.
+    /// Ends all orders for this action and releases the answers they held back. [`ANY`] ends the
+    /// orders that were given for [`ANY`], no others.
     pub fn lift(&self, action: &str) {
         self.state().orders.retain(|order| order.action != action);
         self.lifted.send_modify(|count| *count = count.wrapping_add(1));
@@ -133,12 +139,12 @@ impl Faults {
         self.lifted.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// How often the action was asked for since the ledger started.
+    /// How often the action was called since the ledger started.
     pub fn calls(&self, action: &str) -> u64 {
         self.state().calls.get(action).copied().unwrap_or(0)
     }
 
-    /// Waits until the action was asked for `count` times in all.
+    /// Waits until the action was called `count` times in all.
     pub async fn called(&self, action: &str, count: u64) {
         let mut called = self.called.subscribe();
         while self.calls(action) < count {
@@ -148,9 +154,9 @@ impl Faults {
         }
     }
 
-    /// Counts the call and takes what is ordered for it.
-    pub(super) fn meet(&self, action: &str) -> Fate {
-        // Subscribed before the orders are read, so that a lifting in between is seen.
+    /// Counts the call and takes the faults that are ordered for it.
+    fn meet(&self, action: &str) -> Fate {
+        // Subscribed before the orders are read, so that an order lifted in between is noticed.
         let mut fate = Fate { faults: Vec::new(), snapshot: None, lifted: self.lifted.subscribe() };
         let mut state = self.state();
         let calls = state.calls.entry(action.to_owned()).or_insert(0);
@@ -168,57 +174,5 @@ impl Faults {
         drop(state);
         self.called.send_modify(|count| *count = count.wrapping_add(1));
         fate
-    }
-}
-
-impl Fate {
-    /// Waits as long as the delays among the faults say, or until orders are lifted.
-    pub(super) async fn wait(&mut self) {
-        for fault in &self.faults {
-            let lifted = self.lifted.changed();
-            match fault {
-                Fault::Delay(delay) => {
-                    let _ended_early = tokio::time::timeout(*delay, lifted).await.is_ok();
-                }
-                Fault::Hold => {
-                    let _by_order = lifted.await.is_ok();
-                }
-                Fault::Refuse(_)
-                | Fault::ServerError
-                | Fault::Drop
-                | Fault::LoseAnswer
-                | Fault::Lie(_)
-                | Fault::Stale => {}
-            }
-        }
-    }
-
-    /// Falsifies the answer as ordered.
-    pub(super) fn falsify(&self, answer: &mut Value) {
-        for fault in &self.faults {
-            if let Fault::Lie(lie) = fault {
-                falsify(answer, lie);
-            }
-        }
-    }
-}
-
-fn falsify(answer: &mut Value, lie: &Lie) {
-    let Value::Object(fields) = answer else { return };
-    for (name, value) in fields.iter_mut() {
-        match (lie, name.as_str()) {
-            (Lie::Confirmed, "confirmed") => *value = Value::from("true"),
-            (Lie::Contents(block), "contents") => *value = rpc::contents(block, value.is_object()),
-            // What a block says of itself is under its hash; only `Contents` lies about that.
-            (_, "contents") => {}
-            (Lie::Balance(raw), "balance" | "confirmed_balance") | (Lie::Amount(raw), "amount") => {
-                *value = Value::from(raw.to_string());
-            }
-            _ => match value {
-                Value::Array(items) => items.iter_mut().for_each(|item| falsify(item, lie)),
-                Value::Object(_) => falsify(value, lie),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-            },
-        }
     }
 }

@@ -1,11 +1,13 @@
-//! The ledger's rules: account chains of state blocks, what may follow what, what is confirmed.
+//! The ledger's rules: account chains of state blocks, which block may follow which, and what is
+//! confirmed.
 //!
-//! In memory, synchronous, and without a clock of its own: `now` comes in as an argument. The rules
-//! are the reference node's for state blocks; epochs are left out (every account is as if it had
-//! been upgraded).
+//! It is in memory and synchronous, and it reads no clock: `now` is an argument. The rules for state
+//! blocks are the reference node's. There are no epochs: every account counts as upgraded.
 
 mod cement;
+#[cfg(feature = "devnet-faults")]
 mod invariants;
+#[cfg(feature = "devnet-faults")]
 mod rollback;
 
 use std::collections::BTreeMap;
@@ -17,33 +19,34 @@ use crate::nano::{
     UnixSeconds, Work,
 };
 
+#[cfg(feature = "devnet-faults")]
 pub use rollback::ForkError;
 
-/// Blocks that wait for one that is not here yet. One more is not kept.
+/// The most blocks that are kept until a missing block arrives. One more is dropped.
 pub const MAX_UNCHECKED: usize = 65_536;
 
-/// The seed of the account that holds the whole supply at first, and its index 0. Known to
-/// everyone: this ledger is for development.
+/// The seed whose account 0 holds the whole supply at the start. It is public: this ledger is for
+/// development.
 pub const GENESIS_SEED: [u8; 32] = *b"faregate development ledger seed";
 
-/// An instant, as the wall clock shows it and as time since the ledger started (which never jumps
-/// and is finer than a second).
+/// A point in time: the wall clock's, and the time since the ledger started, which never jumps and is
+/// finer than a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Now {
     pub wall: UnixSeconds,
     pub elapsed: Duration,
 }
 
-/// What a block does to its account's balance. An opening block is a receive.
+/// What a block does to its account's balance. An account's first block is a receive.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub enum BlockKind {
     Send,
     Receive,
     Change,
 }
 
-impl Kind {
-    /// The `subtype` that a node prints for it.
+impl BlockKind {
+    /// The `subtype` in a node's answers.
     #[must_use]
     pub const fn subtype(self) -> &'static str {
         match self {
@@ -54,11 +57,11 @@ impl Kind {
     }
 }
 
-/// A block on the ledger, with what the ledger knows about it.
+/// A block on the ledger, and what the ledger knows about it.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct LedgerEntry {
     pub block: StateBlock,
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// How much the balance changed.
     pub amount: Raw,
     /// 1 for an account's first block.
@@ -70,29 +73,29 @@ pub struct Entry {
 
 /// An account's chain.
 #[derive(Clone, Copy, Debug)]
-pub struct Chain {
+pub struct AccountChain {
     pub open: BlockHash,
     pub frontier: BlockHash,
     pub height: u64,
     pub balance: Raw,
     pub representative: Representative,
     pub modified: UnixSeconds,
-    /// How many of its blocks are confirmed.
+    /// The number of confirmed blocks.
     pub confirmed_height: u64,
-    /// The last confirmed block; zero while none is.
+    /// The last confirmed block; zero if none is.
     pub confirmed_frontier: BlockHash,
 }
 
-/// An amount that was sent and not received yet.
+/// A send that has not been received.
 #[derive(Clone, Copy, Debug)]
-pub struct Receivable {
+pub struct UnreceivedSend {
     pub source: Account,
     pub amount: Raw,
 }
 
-/// Why a block is not taken. The texts are the reference node's.
+/// Why a block is refused. The texts are the reference node's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Refusal {
+pub enum BlockRefusal {
     #[error("Old block")]
     Old,
     #[error("Bad signature")]
@@ -113,9 +116,9 @@ pub enum Refusal {
     InsufficientWork,
 }
 
-/// What a block would do, found by the rules and not done yet.
-struct Step {
-    kind: Kind,
+/// What a block would do according to the rules; nothing is done yet.
+struct Effect {
+    kind: BlockKind,
     amount: Raw,
 }
 
@@ -125,20 +128,20 @@ pub struct Lattice {
     thresholds: Thresholds,
     confirm_after: Duration,
     genesis: BlockHash,
-    blocks: BTreeMap<BlockHash, Entry>,
-    chains: BTreeMap<Account, Chain>,
-    receivable: BTreeMap<(Account, BlockHash), Receivable>,
-    /// The send → the block that received it.
+    blocks: BTreeMap<BlockHash, LedgerEntry>,
+    chains: BTreeMap<Account, AccountChain>,
+    receivable: BTreeMap<(Account, BlockHash), UnreceivedSend>,
+    /// From a send to the block that received it.
     received: BTreeMap<BlockHash, BlockHash>,
-    /// The missing block → those that wait for it.
+    /// From a missing block to the blocks that wait for it.
     unchecked: BTreeMap<BlockHash, Vec<StateBlock>>,
     agenda: cement::Agenda,
-    /// In the order in which they were confirmed.
+    /// In the order of confirmation.
     confirmed: Vec<BlockHash>,
 }
 
 impl Lattice {
-    /// A ledger with one confirmed block: the genesis account's, which holds the whole supply.
+    /// A ledger with one confirmed block, which gives the genesis account the whole supply.
     #[must_use]
     pub fn new(thresholds: Thresholds, confirm_after: Duration, now: Now) -> Self {
         let key = genesis_key();
@@ -166,7 +169,7 @@ impl Lattice {
             agenda: cement::Agenda::default(),
             confirmed: Vec::new(),
         };
-        lattice.append(block, genesis, &Step { kind: Kind::Receive, amount: Raw::MAX }, now);
+        lattice.append(block, genesis, &Effect { kind: BlockKind::Receive, amount: Raw::MAX }, now);
         lattice.confirm_now(genesis);
         lattice
     }
@@ -181,14 +184,14 @@ impl Lattice {
         self.genesis
     }
 
-    /// The block and what is known about it.
+    /// The block and what the ledger knows about it.
     #[must_use]
-    pub fn entry(&self, hash: BlockHash) -> Option<&Entry> {
+    pub fn entry(&self, hash: BlockHash) -> Option<&LedgerEntry> {
         self.blocks.get(&hash)
     }
 
     #[must_use]
-    pub fn chain(&self, account: Account) -> Option<&Chain> {
+    pub fn chain(&self, account: Account) -> Option<&AccountChain> {
         self.chains.get(&account)
     }
 
@@ -198,13 +201,13 @@ impl Lattice {
         self.chain(account).map(|chain| chain.frontier)
     }
 
-    /// The account's balance, confirmed or not; zero where it has no block.
+    /// The account's balance, confirmed or not; zero if it has no block.
     #[must_use]
     pub fn balance(&self, account: Account) -> Raw {
         self.chain(account).map_or(Raw::ZERO, |chain| chain.balance)
     }
 
-    /// The balance after the account's last confirmed block; zero where none is.
+    /// The balance after the account's last confirmed block; zero if it has none.
     #[must_use]
     pub fn confirmed_balance(&self, account: Account) -> Raw {
         self.chain(account)
@@ -217,7 +220,7 @@ impl Lattice {
         self.entry(hash).is_some_and(|entry| entry.confirmed)
     }
 
-    /// All blocks on the ledger; those that wait for others are not.
+    /// The number of blocks on the ledger, without those that wait for a missing block.
     #[must_use]
     pub fn block_count(&self) -> usize {
         self.blocks.len()
@@ -239,19 +242,19 @@ impl Lattice {
         self.chains.len()
     }
 
-    /// How many blocks wait for one that is missing.
+    /// The number of blocks that wait for a missing block.
     #[must_use]
     pub fn unchecked_count(&self) -> usize {
         self.unchecked.values().map(Vec::len).sum()
     }
 
-    /// What was sent to the account and not received, by the send's hash.
-    pub fn receivables(&self, account: Account) -> impl Iterator<Item = (BlockHash, Receivable)> {
+    /// The sends to the account that it has not received, by hash.
+    pub fn receivables(&self, account: Account) -> impl Iterator<Item = (BlockHash, UnreceivedSend)> {
         let (first, last) = ((account, BlockHash::ZERO), (account, BlockHash([0xff; 32])));
         self.receivable.range(first..=last).map(|(&(_, hash), &receivable)| (hash, receivable))
     }
 
-    /// The sum of what the account can receive, of all sends or of the confirmed ones only.
+    /// The sum that the account can receive: from all sends, or from confirmed sends only.
     #[must_use]
     pub fn receivable_sum(&self, account: Account, only_confirmed: bool) -> Raw {
         self.receivables(account)
@@ -265,7 +268,7 @@ impl Lattice {
         self.received.get(&send).copied()
     }
 
-    /// The balances of all accounts that name this one their representative.
+    /// The sum of the balances of all accounts that have this representative.
     #[must_use]
     pub fn weight(&self, account: Account) -> Raw {
         self.chains
@@ -274,12 +277,13 @@ impl Lattice {
             .fold(Raw::ZERO, |sum, chain| sum.checked_add(chain.balance).unwrap_or(Raw::MAX))
     }
 
-    /// Puts a block on the ledger, and after it those that waited for it. One that comes before
-    /// its predecessor or its source is refused and kept (NODE trap 2).
+    /// Puts a block on the ledger, and then the blocks that waited for it. A block that comes before its
+    /// predecessor or its source is refused, and kept for later
+    /// ([nodes guide](crate::guide::nodes)).
     ///
     /// # Errors
-    /// [`Refusal`], in the order of the reference node's checks.
-    pub fn process(&mut self, block: StateBlock, now: Now) -> Result<BlockHash, Refusal> {
+    /// [`BlockRefusal`], in the order of the reference node's checks.
+    pub fn process(&mut self, block: StateBlock, now: Now) -> Result<BlockHash, BlockRefusal> {
         let outcome = self.apply(block, now);
         match outcome {
             Ok(hash) => self.apply_waiting(hash, now),
@@ -288,18 +292,18 @@ impl Lattice {
         outcome
     }
 
-    /// Keeps a refused block that may follow later.
-    fn keep(&mut self, block: StateBlock, refusal: Refusal) {
+    /// Keeps a refused block that may become valid later.
+    fn keep(&mut self, block: StateBlock, refusal: BlockRefusal) {
         let missing = match refusal {
-            Refusal::GapPrevious => block.previous,
-            Refusal::GapSource => BlockHash(block.link),
-            Refusal::Old
-            | Refusal::BadSignature
-            | Refusal::OpensBurnAccount
-            | Refusal::Fork
-            | Refusal::Unreceivable
-            | Refusal::BalanceMismatch
-            | Refusal::InsufficientWork => return,
+            BlockRefusal::GapPrevious => block.previous,
+            BlockRefusal::GapSource => BlockHash(block.link),
+            BlockRefusal::Old
+            | BlockRefusal::BadSignature
+            | BlockRefusal::OpensBurnAccount
+            | BlockRefusal::Fork
+            | BlockRefusal::Unreceivable
+            | BlockRefusal::BalanceMismatch
+            | BlockRefusal::InsufficientWork => return,
         };
         if self.unchecked_count() >= MAX_UNCHECKED {
             return;
@@ -322,91 +326,91 @@ impl Lattice {
         }
     }
 
-    fn apply(&mut self, block: StateBlock, now: Now) -> Result<BlockHash, Refusal> {
+    fn apply(&mut self, block: StateBlock, now: Now) -> Result<BlockHash, BlockRefusal> {
         let hash = block.hash();
         let step = self.judge(&block, hash)?;
         self.append(block, hash, &step, now);
         Ok(hash)
     }
 
-    /// What the block would do.
-    fn judge(&self, block: &StateBlock, hash: BlockHash) -> Result<Step, Refusal> {
+    /// The effect of the block.
+    fn judge(&self, block: &StateBlock, hash: BlockHash) -> Result<Effect, BlockRefusal> {
         if self.blocks.contains_key(&hash) {
-            return Err(Refusal::Old);
+            return Err(BlockRefusal::Old);
         }
         if !node_accepts(block) {
-            return Err(Refusal::BadSignature);
+            return Err(BlockRefusal::BadSignature);
         }
         if block.account == Account::BURN {
-            return Err(Refusal::OpensBurnAccount);
+            return Err(BlockRefusal::OpensBurnAccount);
         }
         let before = match self.chain(block.account) {
-            Some(_) if block.previous == BlockHash::ZERO => return Err(Refusal::Fork),
-            Some(_) if !self.blocks.contains_key(&block.previous) => return Err(Refusal::GapPrevious),
-            Some(chain) if chain.frontier != block.previous => return Err(Refusal::Fork),
+            Some(_) if block.previous == BlockHash::ZERO => return Err(BlockRefusal::Fork),
+            Some(_) if !self.blocks.contains_key(&block.previous) => return Err(BlockRefusal::GapPrevious),
+            Some(chain) if chain.frontier != block.previous => return Err(BlockRefusal::Fork),
             Some(chain) => chain.balance,
-            None if block.previous != BlockHash::ZERO => return Err(Refusal::GapPrevious),
-            None if block.link == [0; 32] => return Err(Refusal::GapSource),
+            None if block.previous != BlockHash::ZERO => return Err(BlockRefusal::GapPrevious),
+            None if block.link == [0; 32] => return Err(BlockRefusal::GapSource),
             None => Raw::ZERO,
         };
         let step = match before.checked_sub(block.balance) {
-            Some(amount) if !amount.is_zero() => Step { kind: Kind::Send, amount },
+            Some(amount) if !amount.is_zero() => Effect { kind: BlockKind::Send, amount },
             _ => self.judge_receive_or_change(block, before)?,
         };
         let threshold = self.threshold(step.kind);
         if block.work.is_some_and(|work| work.reaches(&block.work_root(), threshold)) {
             Ok(step)
         } else {
-            Err(Refusal::InsufficientWork)
+            Err(BlockRefusal::InsufficientWork)
         }
     }
 
-    /// For a balance that did not go down.
-    fn judge_receive_or_change(&self, block: &StateBlock, before: Raw) -> Result<Step, Refusal> {
-        let amount = block.balance.checked_sub(before).ok_or(Refusal::BalanceMismatch)?;
+    /// The effect of a block whose balance did not go down.
+    fn judge_receive_or_change(&self, block: &StateBlock, before: Raw) -> Result<Effect, BlockRefusal> {
+        let amount = block.balance.checked_sub(before).ok_or(BlockRefusal::BalanceMismatch)?;
         if block.link == [0; 32] {
             return if amount.is_zero() {
-                Ok(Step { kind: Kind::Change, amount })
+                Ok(Effect { kind: BlockKind::Change, amount })
             } else {
-                Err(Refusal::BalanceMismatch)
+                Err(BlockRefusal::BalanceMismatch)
             };
         }
         let source = BlockHash(block.link);
         if !self.blocks.contains_key(&source) {
-            return Err(Refusal::GapSource);
+            return Err(BlockRefusal::GapSource);
         }
         match self.receivable.get(&(block.account, source)) {
-            None => Err(Refusal::Unreceivable),
-            Some(receivable) if receivable.amount != amount => Err(Refusal::BalanceMismatch),
-            Some(_) => Ok(Step { kind: Kind::Receive, amount }),
+            None => Err(BlockRefusal::Unreceivable),
+            Some(receivable) if receivable.amount != amount => Err(BlockRefusal::BalanceMismatch),
+            Some(_) => Ok(Effect { kind: BlockKind::Receive, amount }),
         }
     }
 
-    /// What a block of this kind needs for work.
+    /// The work threshold for this kind of block.
     #[must_use]
-    pub const fn threshold(&self, kind: Kind) -> Threshold {
+    pub const fn threshold(&self, kind: BlockKind) -> Threshold {
         match kind {
-            Kind::Send | Kind::Change => self.thresholds.send,
-            Kind::Receive => self.thresholds.receive,
+            BlockKind::Send | BlockKind::Change => self.thresholds.send,
+            BlockKind::Receive => self.thresholds.receive,
         }
     }
 
-    fn append(&mut self, block: StateBlock, hash: BlockHash, step: &Step, now: Now) {
+    fn append(&mut self, block: StateBlock, hash: BlockHash, step: &Effect, now: Now) {
         match step.kind {
-            Kind::Send => {
-                let receivable = Receivable { source: block.account, amount: step.amount };
+            BlockKind::Send => {
+                let receivable = UnreceivedSend { source: block.account, amount: step.amount };
                 self.receivable.insert((block.destination(), hash), receivable);
             }
-            Kind::Receive => {
+            BlockKind::Receive => {
                 self.receivable.remove(&(block.account, BlockHash(block.link)));
                 self.received.insert(BlockHash(block.link), hash);
             }
-            Kind::Change => {}
+            BlockKind::Change => {}
         }
         if let Some(previous) = self.blocks.get_mut(&block.previous) {
             previous.successor = Some(hash);
         }
-        let chain = self.chains.entry(block.account).or_insert(Chain {
+        let chain = self.chains.entry(block.account).or_insert(AccountChain {
             open: hash,
             frontier: hash,
             height: 0,
@@ -421,7 +425,7 @@ impl Lattice {
         chain.balance = block.balance;
         chain.representative = block.representative;
         chain.modified = now.wall;
-        let entry = Entry {
+        let entry = LedgerEntry {
             block,
             kind: step.kind,
             amount: step.amount,
@@ -436,7 +440,7 @@ impl Lattice {
     }
 }
 
-/// The key that signs for the whole supply at first.
+/// The key of the account that holds the whole supply at the start.
 #[must_use]
 pub fn genesis_key() -> SecretKey {
     Seed::from_bytes(GENESIS_SEED).key(0)

@@ -1,5 +1,6 @@
-//! A node's RPC, in the reference C++ node's formats and words (NODE appendix A and B): numbers and
-//! booleans are strings, an empty collection is `""`, every error is an HTTP 200.
+//! A node's RPC with the formats and the error texts of the C++ reference node: numbers and booleans
+//! are strings, an empty collection is `""`, and every error is an HTTP 200
+//! ([nodes guide](crate::guide::nodes)).
 
 mod accounts;
 mod blocks;
@@ -11,13 +12,13 @@ mod work;
 
 use serde_json::{Map, Value, json};
 
-use super::lattice::{Lattice, Now, Refusal};
+use super::lattice::{BlockRefusal, Lattice, Now};
 use crate::nano::{Account, BlockHash, HexError, Raw, Signature, StateBlock, Work};
-use request::Request;
+use request::RpcRequest;
 
-pub(super) use work::{Cancel, Job, generate};
+pub(super) use work::{Cancel, WorkJob, generate};
 
-/// What a node answers instead; the texts are the reference node's.
+/// An error that a node answers. The texts are the reference node's.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum RpcError {
     #[error("Can only POST requests")]
@@ -71,10 +72,7 @@ pub(super) enum RpcError {
     #[error("Invalid root hash")]
     InvalidRoot,
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// Ordered, see [`super::faults::Fault::Refuse`].
-    #[error("{0}")]
-    Ordered(String),
+    Refused(#[from] BlockRefusal),
 }
 
 impl RpcError {
@@ -83,33 +81,33 @@ impl RpcError {
     }
 }
 
-/// What a request comes to.
-pub(super) enum Reply {
-    /// The answer, complete.
+/// The result of a request.
+pub(super) enum RpcReply {
+    /// The complete answer.
     Now(Value),
-    /// Work, to be computed where nothing waits for it.
-    Work(Job),
+    /// Work, to be computed outside the ledger's lock.
+    Work(WorkJob),
 }
 
-/// A request that was understood as far as its action.
-pub(super) struct Call(Request);
+/// A request whose action is known.
+pub(super) struct RpcCall(RpcRequest);
 
-impl Call {
+impl RpcCall {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`RpcError::UnparsableJson`], also where there is no `action`.
+    /// [`RpcError::UnparsableJson`], also if there is no `action`.
     pub(super) fn parse(body: &[u8]) -> Result<(String, Self), RpcError> {
-        let request = Request::parse(body)?;
+        let request = RpcRequest::parse(body)?;
         let action = request.required("action")?;
         Ok((action, Self(request)))
     }
 
-    /// Answers from `ledger`, on which only `process` changes anything.
+    /// Answers from `ledger`. Only `process` changes it.
     ///
     /// # Errors
-    /// [`RpcError`], as the reference node would.
-    pub(super) fn answer(&self, action: &str, ledger: &mut Lattice, now: Now) -> Result<Reply, RpcError> {
+    /// The [`RpcError`] of the reference node.
+    pub(super) fn answer(&self, action: &str, ledger: &mut Lattice, now: Now) -> Result<RpcReply, RpcError> {
         let request = &self.0;
         let answer = match action {
             "account_balance" => accounts::balance(request, ledger),
@@ -134,15 +132,16 @@ impl Call {
             "uptime" => Ok(node::uptime(now)),
             "version" => Ok(node::version(ledger)),
             "process" => process::process(request, ledger, now),
-            "work_generate" => return work::job(request, ledger).map(Reply::Work),
+            "work_generate" => return work::job(request, ledger).map(RpcReply::Work),
             "work_validate" => work::validate(request, ledger),
             _ => Err(RpcError::UnknownCommand),
         }?;
-        Ok(Reply::Now(request.with_account_format_notice(answer)))
+        Ok(RpcReply::Now(request.with_account_format_notice(answer)))
     }
 }
 
-/// Whether an action only reads, so that it can be answered from an old state of the ledger.
+/// Whether an action only reads, and so can be answered from an old state of the ledger.
+#[cfg(feature = "devnet-faults")]
 pub(super) fn only_reads(action: &str) -> bool {
     !matches!(action, "process" | "work_generate")
 }
@@ -154,12 +153,12 @@ fn deprecated(mut answer: Value) -> Value {
     answer
 }
 
-/// A map, or what the reference node prints for an empty one.
+/// A map; the reference node prints an empty one as `""`.
 fn map_or_empty(map: Map<String, Value>) -> Value {
     if map.is_empty() { Value::from("") } else { Value::Object(map) }
 }
 
-/// A list, or what the reference node prints for an empty one.
+/// A list; the reference node prints an empty one as `""`.
 fn list_or_empty(list: Vec<Value>) -> Value {
     if list.is_empty() { Value::from("") } else { Value::Array(list) }
 }
@@ -168,7 +167,7 @@ fn flag(value: bool) -> Value {
     Value::from(if value { "1" } else { "0" })
 }
 
-/// A block as `contents` carries it: an object where `json_block` was asked for, else its text.
+/// A block as `contents` carries it: an object if `json_block` was asked for, else text.
 pub(super) fn contents(block: &StateBlock, as_json: bool) -> Value {
     let block = NodeBlock::of(block);
     if as_json {
@@ -179,7 +178,7 @@ pub(super) fn contents(block: &StateBlock, as_json: bool) -> Value {
     Value::from(text)
 }
 
-/// A block as the reference node prints it: hexadecimal in upper case, but for the work.
+/// A block as the reference node prints it: hexadecimal in upper case, except for the work.
 #[derive(serde::Serialize)]
 struct NodeBlock {
     r#type: &'static str,
@@ -209,17 +208,16 @@ impl NodeBlock {
     }
 }
 
-/// JSON as the reference node lays it out.
+/// JSON with the reference node's layout.
 pub(super) fn pretty(value: &impl serde::Serialize) -> String {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter));
-    debug_assert!(written.is_ok(), "maps with text keys into memory: nothing can fail");
+    debug_assert!(written.is_ok(), "writing maps with text keys to memory cannot fail");
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Reads hexadecimal as the reference node does: shorter than it should be is fine, leading zeros
-/// are understood.
+/// Reads hexadecimal as the reference node does: missing leading zeros are allowed.
 fn lenient_hex<T: std::str::FromStr<Err = HexError>>(text: &str, digits: usize) -> Option<T> {
     if text.is_empty() || text.len() > digits {
         return None;

@@ -1,4 +1,4 @@
-//! The RPC over HTTP: one request a connection, as the reference node has it.
+//! The RPC over HTTP: one request per connection, like the reference node.
 
 use std::sync::Arc;
 
@@ -10,83 +10,83 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use serde_json::Value;
 
-use super::faults::{Fate, Fault, Faults};
-use super::lattice::Lattice;
-use super::rpc::{self, Call, Cancel, Job, Reply, RpcError};
+#[cfg(feature = "devnet-faults")]
+use super::faults::InjectedFaults;
+use super::rpc::{self, Cancel, RpcCall, RpcError, RpcReply, WorkJob};
 use super::world::World;
 use crate::shutdown;
 
-/// The largest body that is read; a request with a larger one is closed. The largest request that
-/// makes sense names some thousand accounts of 70 bytes.
+/// The largest body that is read; a connection that sends more is closed. The largest sensible
+/// request names a few thousand accounts of 70 bytes each.
 const MAX_BODY: usize = 1 << 20;
 
-/// One node's RPC: the ledger that it shares with others, and the faults that are its own.
-pub(super) struct Node {
-    world: Arc<World>,
-    faults: Faults,
+/// One node's RPC over a ledger that it shares with other nodes.
+pub(super) struct RpcService {
+    pub(super) world: Arc<World>,
+    /// What tests have ordered for this node alone.
+    #[cfg(feature = "devnet-faults")]
+    pub(super) faults: InjectedFaults,
 }
 
 /// What goes back to the client.
-enum Answer {
-    Json(Value),
-    /// HTTP 500 with this text.
-    Failure(&'static str),
-    /// Nothing; the connection is closed.
-    Silence,
+pub(super) struct HttpAnswer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
 }
 
-impl Node {
+impl HttpAnswer {
+    /// A node answers everything with a 200, errors too.
+    pub(super) fn json(answer: &Value) -> Self {
+        Self { status: 200, content_type: "application/json", body: rpc::pretty(answer) }
+    }
+}
+
+impl RpcService {
     pub(super) fn new(world: Arc<World>) -> Self {
-        Self { world, faults: Faults::default() }
+        Self {
+            world,
+            #[cfg(feature = "devnet-faults")]
+            faults: InjectedFaults::default(),
+        }
     }
 
-    pub(super) const fn faults(&self) -> &Faults {
-        &self.faults
-    }
-
-    async fn answer(&self, method: &Method, body: &[u8]) -> Answer {
+    /// The answer to a request. `None` closes the connection, which only an ordered fault does.
+    async fn answer(&self, method: &Method, body: &[u8]) -> Option<HttpAnswer> {
         if method != Method::POST {
-            return Answer::Json(RpcError::NotPost.to_json());
+            return Some(HttpAnswer::json(&RpcError::NotPost.to_json()));
         }
-        let (action, call) = match Call::parse(body) {
-            Ok(parsed) => parsed,
-            Err(error) => return Answer::Json(error.to_json()),
-        };
-        let mut fate = self.faults.meet(&action);
-        let outcome = match before(&fate) {
-            Some(answer) => answer,
-            None => match self.reply(&action, &call, &fate) {
-                Ok(Reply::Now(answer)) => Answer::Json(answer),
-                Ok(Reply::Work(job)) => Answer::Json(self.work(job).await),
-                Err(error) => Answer::Json(error.to_json()),
-            },
-        };
-        fate.wait().await;
-        match outcome {
-            Answer::Json(_) if fate.faults.iter().any(|fault| matches!(fault, Fault::LoseAnswer)) => {
-                Answer::Silence
-            }
-            Answer::Json(mut answer) => {
-                fate.falsify(&mut answer);
-                Answer::Json(answer)
-            }
-            Answer::Failure(_) | Answer::Silence => outcome,
+        match RpcCall::parse(body) {
+            Ok((action, call)) => self.respond(&action, &call).await,
+            Err(error) => Some(HttpAnswer::json(&error.to_json())),
         }
     }
 
-    fn reply(&self, action: &str, call: &Call, fate: &Fate) -> Result<Reply, RpcError> {
-        let (mut ledger, now) = self.world.ledger();
-        match &fate.snapshot {
-            // It tells of the node's peers, which go on.
-            Some(snapshot) if rpc::only_reads(action) && action != "telemetry" => {
-                call.answer(action, &mut Lattice::clone(snapshot), now)
-            }
-            Some(_) | None => call.answer(action, &mut ledger, now),
+    #[cfg(not(feature = "devnet-faults"))]
+    async fn respond(&self, action: &str, call: &RpcCall) -> Option<HttpAnswer> {
+        Some(HttpAnswer::json(&self.execute(action, call).await))
+    }
+
+    /// Carries out a call on the ledger.
+    pub(super) async fn execute(&self, action: &str, call: &RpcCall) -> Value {
+        let reply = {
+            let (mut ledger, now) = self.world.ledger();
+            call.answer(action, &mut ledger, now)
+        };
+        self.finish(reply).await
+    }
+
+    /// The JSON of a reply, after computing the work that it asks for.
+    pub(super) async fn finish(&self, reply: Result<RpcReply, RpcError>) -> Value {
+        match reply {
+            Ok(RpcReply::Now(answer)) => answer,
+            Ok(RpcReply::Work(job)) => self.work(job).await,
+            Err(error) => error.to_json(),
         }
     }
 
-    /// Computes work on a thread of its own, for as long as somebody waits for it.
-    async fn work(&self, job: Job) -> Value {
+    /// Computes work on a thread of its own, as long as the client waits for it.
+    async fn work(&self, job: WorkJob) -> Value {
         let Ok(_permit) = self.world.jobs().acquire().await else { return RpcError::WorkFailed.to_json() };
         let (_cancel_when_dropped, cancelled) = Cancel::new();
         let computed = tokio::task::spawn_blocking(move || job.run(&cancelled)).await;
@@ -94,18 +94,8 @@ impl Node {
     }
 }
 
-/// What is answered without doing anything, if that is ordered.
-fn before(fate: &Fate) -> Option<Answer> {
-    fate.faults.iter().find_map(|fault| match fault {
-        Fault::Refuse(text) => Some(Answer::Json(RpcError::Ordered(text.clone()).to_json())),
-        Fault::ServerError => Some(Answer::Failure("Internal Server Error")),
-        Fault::Drop => Some(Answer::Silence),
-        Fault::Delay(_) | Fault::Hold | Fault::LoseAnswer | Fault::Lie(_) | Fault::Stale => None,
-    })
-}
-
 #[async_trait]
-impl HttpServerApp for Node {
+impl HttpServerApp for RpcService {
     async fn process_new_http(
         self: &Arc<Self>,
         mut session: ServerSession,
@@ -119,13 +109,13 @@ impl HttpServerApp for Node {
         if let Err(error) = answered {
             tracing::debug!(%error, "a request to the development ledger broke off");
         }
-        // Closed, whatever came of it.
+        // The connection is closed in any case.
         None
     }
 }
 
 /// Reads a request, answers it and closes the connection.
-async fn serve(node: &Node, session: &mut ServerSession) -> pingora::Result<()> {
+async fn serve(service: &RpcService, session: &mut ServerSession) -> pingora::Result<()> {
     if !session.read_request().await? {
         return Ok(());
     }
@@ -138,15 +128,13 @@ async fn serve(node: &Node, session: &mut ServerSession) -> pingora::Result<()> 
         }
     }
     let method = session.req_header().method.clone();
-    let (status, content_type, text) = match node.answer(&method, &body).await {
-        Answer::Json(answer) => (200, "application/json", rpc::pretty(&answer)),
-        Answer::Failure(text) => (500, "text/plain", text.to_owned()),
-        Answer::Silence => return Ok(()),
+    let Some(HttpAnswer { status, content_type, body }) = service.answer(&method, &body).await else {
+        return Ok(());
     };
     let mut header = ResponseHeader::build(status, Some(2))?;
     header.insert_header("content-type", content_type)?;
-    header.insert_header("content-length", text.len())?;
+    header.insert_header("content-length", body.len())?;
     session.write_response_header(Box::new(header)).await?;
-    session.write_response_body(text.into(), true).await?;
+    session.write_response_body(body.into(), true).await?;
     session.finish_body().await
 }

@@ -1,7 +1,7 @@
-//! Signatures as nodes check them, which is more lenient than the gateway is.
+//! Checks signatures as nodes do, more leniently than the gateway.
 //!
-//! Nodes take S + L for S and keys of small order (NODE traps 4 and 5). A ledger that is to show
-//! what the gateway meets in the field has to take them too.
+//! Nodes accept S + L for S, and keys of small order ([nodes guide](crate::guide::nodes)). This ledger
+//! accepts them too, so that tests meet what the gateway meets in the field.
 
 use blake2::Blake2b512;
 use ed25519_dalek::VerifyingKey;
@@ -15,10 +15,10 @@ const ORDER: [u8; 32] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// The bits of S that nodes want to be zero, in its last byte: S < 2^253.
+/// The bits of the last byte of S that must be zero for nodes: S < 2^253.
 const TOP_BITS: u8 = 0b1110_0000;
 
-/// Whether a node takes the block's signature.
+/// Whether a node accepts the block's signature.
 pub(super) fn node_accepts(block: &StateBlock) -> bool {
     verifies(&block.account.0, &block.hash().0, block.signature.0)
 }
@@ -29,15 +29,14 @@ fn verifies(key: &[u8; 32], digest: &[u8; 32], mut signature: [u8; 64]) -> bool 
     if scalar[31] & TOP_BITS != 0 {
         return false;
     }
-    // The library refuses what is not below L; the equation it checks holds modulo L. Below 2^253
-    // one subtraction is enough.
+    // The library refuses S ≥ L; its equation holds modulo L. Below 2^253 one subtraction is enough.
     if let Some(reduced) = minus_order(scalar) {
         *scalar = reduced;
     }
     raw_verify::<Blake2b512>(&key, digest, &ed25519_dalek::Signature::from_bytes(&signature)).is_ok()
 }
 
-/// `scalar` − L, or nothing where `scalar` is below L. Both little-endian.
+/// `scalar` − L; `None` if `scalar` is below L. Both are little-endian.
 fn minus_order(scalar: &[u8; 32]) -> Option<[u8; 32]> {
     let mut difference = [0; 32];
     let mut borrow = false;
@@ -55,7 +54,7 @@ mod tests {
 
     use super::verifies;
 
-    /// Accepts and refuses as the library whose C code is the reference node's own.
+    /// Compares with the C library that the reference node uses.
     #[test]
     fn agrees_with_donna_on_every_edge_case() {
         let vectors: serde_json::Value =

@@ -1,9 +1,8 @@
-//! The WebSocket: confirmations as they happen, with the filters of the reference node and the
-//! habits of either implementation (NODE section 3, appendix C, traps 15 and 16).
+//! The WebSocket: confirmations as they happen, with the reference node's filters, in the dialect of
+//! either implementation ([nodes guide](crate::guide::nodes), the part on WebSockets).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Map, Value, json};
@@ -13,32 +12,32 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::lattice::{Kind, Now};
+#[cfg(feature = "devnet-faults")]
+use super::faults::SocketFaults;
+use super::lattice::{BlockKind, Now};
 use super::rpc;
 use super::world::{News, World};
 use crate::nano::Account;
 use crate::shutdown::{self, StopSignal};
 
-/// Whose habits a WebSocket has.
+/// Which implementation a WebSocket imitates.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum SocketDialect {
-    /// The C++ node: `true` and `"true"` are the same to it.
+    /// The C++ node, which takes `"true"` for `true`.
     #[default]
     Reference,
-    /// RsNano: closes the connection where a boolean is written as a string.
+    /// RsNano, which closes the connection if a boolean is written as a string.
     RsNano,
 }
 
-/// All WebSocket connections of one node, and what is ordered for them.
+/// All WebSocket connections of one node.
 pub(super) struct Sockets {
     world: Arc<World>,
     dialect: SocketDialect,
-    /// Counts the orders to drop every connection.
-    dropped: watch::Sender<u64>,
     /// How many connections are subscribed.
     subscribed: watch::Sender<usize>,
-    refusing: AtomicBool,
-    muted: AtomicBool,
+    #[cfg(feature = "devnet-faults")]
+    pub(super) faults: SocketFaults,
 }
 
 impl Sockets {
@@ -46,23 +45,10 @@ impl Sockets {
         Self {
             world,
             dialect,
-            dropped: watch::Sender::new(0),
             subscribed: watch::Sender::new(0),
-            refusing: AtomicBool::new(false),
-            muted: AtomicBool::new(false),
+            #[cfg(feature = "devnet-faults")]
+            faults: SocketFaults::default(),
         }
-    }
-
-    pub(super) fn drop_all(&self) {
-        self.dropped.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    pub(super) fn refuse(&self, refuse: bool) {
-        self.refusing.store(refuse, Ordering::SeqCst);
-    }
-
-    pub(super) fn mute(&self, mute: bool) {
-        self.muted.store(mute, Ordering::SeqCst);
     }
 
     pub(super) async fn subscribed(&self, count: usize) {
@@ -71,7 +57,7 @@ impl Sockets {
     }
 }
 
-/// Serves WebSocket connections until `shutdown`, or this is dropped.
+/// Serves WebSocket connections until `shutdown`, or until this future is dropped.
 pub(super) async fn serve(listener: TcpListener, sockets: Arc<Sockets>, mut shutdown: StopSignal) {
     let mut connections = JoinSet::new();
     loop {
@@ -81,26 +67,33 @@ pub(super) async fn serve(listener: TcpListener, sockets: Arc<Sockets>, mut shut
             () = shutdown::asked_for(&mut shutdown) => return,
         };
         match tcp {
-            Ok(_) if sockets.refusing.load(Ordering::SeqCst) => {}
+            #[cfg(feature = "devnet-faults")]
+            Ok(_) if sockets.faults.is_refusing() => {}
             Ok((tcp, _)) => {
-                let (sockets, dropped) = (Arc::clone(&sockets), sockets.dropped.subscribe());
-                connections.spawn(async move { connection(tcp, &sockets, dropped).await });
+                connections.spawn(connection(tcp, Arc::clone(&sockets)));
             }
-            Err(error) => tracing::warn!(%error, "a WebSocket connection was not taken"),
+            Err(error) => tracing::warn!(%error, "a WebSocket connection was not accepted"),
         }
     }
 }
 
-async fn connection(tcp: TcpStream, sockets: &Sockets, mut dropped: watch::Receiver<u64>) {
-    if tcp.set_nodelay(true).is_err() {
-        return;
-    }
-    let ended = tokio::select! {
-        ended = converse(tcp, sockets) => ended,
-        _order = dropped.changed() => return,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a WebSocket connection to the development ledger broke off");
+/// Serves one connection to its end. What is confirmed or ordered from this call on concerns it.
+fn connection(tcp: TcpStream, sockets: Arc<Sockets>) -> impl Future<Output = ()> {
+    #[cfg(feature = "devnet-faults")]
+    let dropped = sockets.faults.next_drop();
+    #[cfg(not(feature = "devnet-faults"))]
+    let dropped = std::future::pending();
+    async move {
+        if tcp.set_nodelay(true).is_err() {
+            return;
+        }
+        let ended = tokio::select! {
+            ended = converse(tcp, &sockets) => ended,
+            () = dropped => return,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a WebSocket connection to the development ledger was lost");
+        }
     }
 }
 
@@ -112,19 +105,19 @@ async fn converse(tcp: TcpStream, sockets: &Sockets) -> Result<(), Error> {
     loop {
         tokio::select! {
             message = stream.next() => match message.transpose()? {
-                Some(Message::Text(text)) => match subscription.hear(&text) {
-                    Ok(Some(answer)) => say(&mut stream, &answer).await?,
+                Some(Message::Text(text)) => match subscription.handle(&text) {
+                    Ok(Some(answer)) => send(&mut stream, &answer).await?,
                     Ok(None) => {}
-                    Err(Unreadable) => return stream.close(None).await,
+                    Err(UnreadableMessage) => return stream.close(None).await,
                 },
                 Some(Message::Close(_)) | None => return Ok(()),
                 Some(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
             },
             confirmed = news.recv() => match confirmed {
-                Ok(confirmed) => if let Some(message) = subscription.tell(&confirmed) {
-                    say(&mut stream, &message).await?;
+                Ok(confirmed) => if let Some(message) = subscription.message(&confirmed) {
+                    send(&mut stream, &message).await?;
                 },
-                // What was missed is missed, as with a node.
+                // A node does not repeat what a slow client missed.
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
@@ -132,24 +125,24 @@ async fn converse(tcp: TcpStream, sockets: &Sockets) -> Result<(), Error> {
     }
 }
 
-async fn say(stream: &mut WebSocketStream<TcpStream>, message: &Value) -> Result<(), Error> {
+async fn send(stream: &mut WebSocketStream<TcpStream>, message: &Value) -> Result<(), Error> {
     stream.send(Message::text(rpc::pretty(message))).await
 }
 
-/// What the node cannot read, and closes the connection for.
-struct Unreadable;
+/// A message that the node cannot read; it closes the connection.
+struct UnreadableMessage;
 
-/// What one connection has asked for.
+/// The subscription of one connection.
 struct Subscription<'a> {
     sockets: &'a Sockets,
-    options: Option<Options>,
+    options: Option<SubscriptionOptions>,
 }
 
-struct Options {
+struct SubscriptionOptions {
     include_block: bool,
     include_election_info: bool,
     include_sideband_info: bool,
-    /// Nothing: every block; an empty set: none.
+    /// `None`: every block; an empty set: no block.
     accounts: Option<BTreeSet<Account>>,
 }
 
@@ -162,9 +155,9 @@ impl Drop for Subscription<'_> {
 }
 
 impl Subscription<'_> {
-    /// Takes a message from the client; gives what is to be answered.
-    fn hear(&mut self, text: &str) -> Result<Option<Value>, Unreadable> {
-        let message: Value = serde_json::from_str(text).map_err(|_| Unreadable)?;
+    /// Handles a message from the client and returns the answer, if any.
+    fn handle(&mut self, text: &str) -> Result<Option<Value>, UnreadableMessage> {
+        let message: Value = serde_json::from_str(text).map_err(|_| UnreadableMessage)?;
         let word = |name| message.get(name).and_then(Value::as_str).unwrap_or_default();
         let action = word("action");
         let on_confirmations = word("topic") == "confirmation";
@@ -179,14 +172,14 @@ impl Subscription<'_> {
                     self.sockets.subscribed.send_modify(|count| *count = count.saturating_sub(1));
                 }
             }
-            // Ignored without a word, by both implementations.
+            // Both implementations ignore it silently.
             _ => return Ok(None),
         }
         Ok(wants_ack.then(|| self.ack(action, &message)))
     }
 
-    fn subscribe(&mut self, options: &Value) -> Result<(), Unreadable> {
-        let read = Options {
+    fn subscribe(&mut self, options: &Value) -> Result<(), UnreadableMessage> {
+        let read = SubscriptionOptions {
             include_block: self.flag(options, "include_block", true)?,
             include_election_info: self.flag(options, "include_election_info", false)?,
             include_sideband_info: self.flag(options, "include_sideband_info", false)?,
@@ -210,13 +203,13 @@ impl Subscription<'_> {
         }
     }
 
-    fn flag(&self, of: &Value, name: &str, default: bool) -> Result<bool, Unreadable> {
+    fn flag(&self, of: &Value, name: &str, default: bool) -> Result<bool, UnreadableMessage> {
         match (of.get(name), self.sockets.dialect) {
             (None, _) => Ok(default),
             (Some(Value::Bool(truth)), _) => Ok(*truth),
             (Some(Value::String(text)), SocketDialect::Reference) => Ok(text == "true" || text == "1"),
             (Some(_), SocketDialect::Reference) => Ok(default),
-            (Some(_), SocketDialect::RsNano) => Err(Unreadable),
+            (Some(_), SocketDialect::RsNano) => Err(UnreadableMessage),
         }
     }
 
@@ -230,17 +223,18 @@ impl Subscription<'_> {
         Value::Object(answer)
     }
 
-    /// The message about a confirmed block, if this connection wants it.
-    fn tell(&self, news: &News) -> Option<Value> {
+    /// The message about a confirmed block, if this connection subscribed to it.
+    fn message(&self, news: &News) -> Option<Value> {
         let options = self.options.as_ref()?;
         let block = &news.entry.block;
-        if self.sockets.muted.load(Ordering::SeqCst) {
+        #[cfg(feature = "devnet-faults")]
+        if self.sockets.faults.is_muted() {
             return None;
         }
         if let Some(filter) = &options.accounts {
-            let other = (news.entry.kind == Kind::Send).then(|| block.destination());
+            let other = (news.entry.kind == BlockKind::Send).then(|| block.destination());
             let meant = filter.contains(&block.account) || other.is_some_and(|it| filter.contains(&it));
-            // The filter looks into the block of the message: without one nothing passes.
+            // The filter reads the message's block: without the block nothing passes.
             if !meant || !options.include_block {
                 return None;
             }
@@ -278,7 +272,7 @@ impl Subscription<'_> {
     }
 }
 
-/// Accounts that can be read; a node passes over the others.
+/// The accounts that can be read; a node ignores the others.
 fn accounts(list: &Value) -> impl Iterator<Item = Account> {
     list.as_array().into_iter().flatten().filter_map(|it| it.as_str()?.parse().ok())
 }

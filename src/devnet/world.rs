@@ -1,5 +1,5 @@
-//! What the nodes of one development ledger share: the ledger, its clock, and the news of what was
-//! confirmed.
+//! What the nodes of one development ledger share: the ledger, its clock, and the stream of
+//! confirmations.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,38 +7,38 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, broadcast};
 
-use super::lattice::{Entry, Lattice, Now};
+use super::lattice::{Lattice, LedgerEntry, Now};
 use crate::clock::{Clock, Stopwatch};
 use crate::nano::{BlockHash, Thresholds};
 use crate::shutdown::{self, StopSignal};
 
-/// Computations of work that run at once; more wait.
+/// The most computations of work at the same time; more wait.
 const MAX_JOBS: usize = 2;
 
-/// News that a subscriber may be behind by before it misses some.
+/// How many messages a slow subscriber may be behind before it misses some.
 const MAX_NEWS: usize = 8192;
 
 /// One block that was confirmed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct News {
     pub(super) hash: BlockHash,
-    pub(super) entry: Entry,
+    pub(super) entry: LedgerEntry,
     pub(super) now: Now,
 }
 
 /// The ledger and its clock.
 pub(super) struct World {
-    /// Held while one request is answered, never across an await.
+    /// Locked while one request is answered, never across an await.
     ledger: Mutex<Lattice>,
     clock: Clock,
     started: Stopwatch,
     jobs: Semaphore,
-    /// Told when somebody has had the ledger in hand.
+    /// Notified when a [`LedgerGuard`] is dropped.
     touched: Notify,
     news: broadcast::Sender<News>,
 }
 
-/// The ledger in hand. Whoever publishes its confirmations is told when it is laid down.
+/// The locked ledger. Dropping it wakes the task that publishes confirmations.
 pub struct LedgerGuard<'a> {
     ledger: MutexGuard<'a, Lattice>,
     touched: &'a Notify,
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// The ledger with everything confirmed that is due, and the instant it is so in.
+    /// The ledger with everything confirmed that is due, and the time of that.
     pub(super) fn ledger(&self) -> (LedgerGuard<'_>, Now) {
         let (ledger, now) = self.locked();
         (LedgerGuard { ledger, touched: &self.touched }, now)
@@ -87,7 +87,7 @@ impl World {
         &self.jobs
     }
 
-    /// What is confirmed from here on, as it happens; only while [`World::publish`] runs.
+    /// Confirmations from now on, while [`World::publish`] runs.
     pub(super) fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
     }
@@ -97,7 +97,7 @@ impl World {
     }
 
     fn locked(&self) -> (MutexGuard<'_, Lattice>, Now) {
-        // The clock may be anybody's code: it is read before the lock is taken.
+        // The clock may be a test's code: it is read before the lock is taken.
         let wall = self.clock.now();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Now { wall, elapsed: self.started.elapsed() };
@@ -105,20 +105,20 @@ impl World {
         (ledger, now)
     }
 
-    /// Confirms each block when it is due and tells the subscribers, until `shutdown`.
+    /// Confirms each block when it is due and informs the subscribers, until `shutdown`.
     pub(super) async fn publish(self: Arc<Self>, mut shutdown: StopSignal) {
-        let mut told = self.locked().0.confirmed().len();
+        let mut published = self.locked().0.confirmed().len();
         loop {
             let touched = self.touched.notified();
             let wait = {
                 let (ledger, now) = self.locked();
-                for &hash in ledger.confirmed().get(told..).unwrap_or_default() {
+                for &hash in ledger.confirmed().get(published..).unwrap_or_default() {
                     if let Some(&entry) = ledger.entry(hash) {
-                        // An error says that nobody has subscribed.
-                        let _heard = self.news.send(News { hash, entry, now }).is_ok();
+                        // An error means that there is no subscriber.
+                        let _received = self.news.send(News { hash, entry, now }).is_ok();
                     }
                 }
-                told = ledger.confirmed().len();
+                published = ledger.confirmed().len();
                 ledger.next_due_after(now).map(|at| at.saturating_sub(now.elapsed))
             };
             let due = async {

@@ -1,9 +1,9 @@
-//! What the facilitator answers: the one place where its verdicts become statuses and JSON.
+//! The facilitator's answers: statuses and JSON for each verdict.
 
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::ask::Told;
+use super::ask::RequestFault;
 use crate::cashier::facilitate::Unpaid;
 use crate::cashier::{PendingReason, Wait};
 use crate::metrics::FacilitatorOutcome;
@@ -11,31 +11,31 @@ use crate::nano::{Account, BlockHash, Network};
 use crate::payment::{Intent, Mechanism, Refusal};
 use crate::x402::{self, PaymentRequired, SettlementOutcome, SettlementResponse};
 
-/// Seconds after which what is not ready now may be.
+/// The `Retry-After` of an answer that nothing can be settled now, in seconds.
 const RETRY_SECONDS: &str = "1";
 
 /// An answer to a resource server.
-pub(super) struct Answer {
+pub(super) struct FacilitatorAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Value,
     pub(super) outcome: FacilitatorOutcome,
 }
 
-/// Which form an answer takes.
+/// Which endpoint's JSON an answer has.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Shape {
+pub(super) enum AnswerShape {
     Bill,
     Verify { payer: Option<Account> },
     Settle { payer: Option<Account>, block: BlockHash },
 }
 
-/// That the one use of a settled payment is on its way to somebody.
+/// The one use of a settled payment is being handed to another call.
 pub(super) const fn pending(block: BlockHash) -> Wait {
     Wait::Pending { block, reason: PendingReason::Settlement }
 }
 
-impl Answer {
+impl FacilitatorAnswer {
     const fn new(status: StatusCode, outcome: FacilitatorOutcome, body: Value) -> Self {
         Self { status, headers: Vec::new(), body, outcome }
     }
@@ -59,7 +59,7 @@ impl Answer {
     }
 
     pub(super) fn wrong_method(right: &Method) -> Self {
-        let message = format!("this endpoint is asked with {right}");
+        let message = format!("this endpoint takes {right}");
         Self::fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message)
             .with("Allow", right.as_str())
     }
@@ -74,8 +74,8 @@ impl Answer {
         Self::fault(StatusCode::PAYLOAD_TOO_LARGE, "too_long", &message)
     }
 
-    pub(super) fn bad_request(told: &Told) -> Self {
-        Self::fault(StatusCode::BAD_REQUEST, "bad_request", &told.to_string())
+    pub(super) fn bad_request(fault: &RequestFault) -> Self {
+        Self::fault(StatusCode::BAD_REQUEST, "bad_request", &fault.to_string())
     }
 
     pub(super) fn supported(mechanisms: &[Mechanism]) -> Self {
@@ -116,17 +116,17 @@ impl Answer {
         Self::ok(FacilitatorOutcome::Refused, settlement(outcome))
     }
 
-    /// The answer about a payment that cannot be taken.
-    pub(super) fn unpaid(shape: Shape, unpaid: &Unpaid) -> Self {
+    /// The answer about a payment that cannot be accepted.
+    pub(super) fn unpaid(shape: AnswerShape, unpaid: &Unpaid) -> Self {
         match unpaid {
             Unpaid::Refused(refusal) => Self::of_shape(shape, refusal.code(), advice(*refusal)),
             Unpaid::Wait(wait) => Self::unavailable(shape, wait),
         }
     }
 
-    /// The answer where it is too early: 200 for a payment that has to come again, 503 where nothing
-    /// can be settled at all.
-    pub(super) fn unavailable(shape: Shape, wait: &Wait) -> Self {
+    /// The answer if it is too early: 200 for a payment that is pending, 503 if nothing can be settled at
+    /// all.
+    pub(super) fn unavailable(shape: AnswerShape, wait: &Wait) -> Self {
         let (reason, message) = words(wait);
         let answer = Self::of_shape(shape, reason, message);
         match wait {
@@ -141,11 +141,11 @@ impl Answer {
         }
     }
 
-    fn of_shape(shape: Shape, reason: &str, message: &str) -> Self {
+    fn of_shape(shape: AnswerShape, reason: &str, message: &str) -> Self {
         match shape {
-            Shape::Bill => Self::fault(StatusCode::SERVICE_UNAVAILABLE, reason, message),
-            Shape::Verify { payer } => Self::invalid(reason, message, payer),
-            Shape::Settle { payer, block } => Self::unsettled(reason, message, payer, Some(block)),
+            AnswerShape::Bill => Self::fault(StatusCode::SERVICE_UNAVAILABLE, reason, message),
+            AnswerShape::Verify { payer } => Self::invalid(reason, message, payer),
+            AnswerShape::Settle { payer, block } => Self::unsettled(reason, message, payer, Some(block)),
         }
     }
 }
@@ -154,15 +154,15 @@ fn settlement(outcome: SettlementOutcome) -> Value {
     SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_json()
 }
 
-/// What a resource server's client is to do about a refusal.
+/// What a resource server's client should do after a refusal.
 const fn advice(refusal: Refusal) -> &'static str {
     if matches!(refusal, Refusal::PaymentExpired) {
-        return "the challenge's time is over: ask for the resource again; a block that was sent in time can be \
-                presented under the next challenge, which names the same address";
+        return "the challenge has expired: ask for the resource again; a block that was sent in time can be \
+                shown under the next challenge, which names the same address";
     }
     if matches!(refusal, Refusal::WrongResource) {
-        return "paid for another resource than the one asked for: `extra.route` of the payment's entry and of \
-                `paymentRequirements` must be the same, and one that this facilitator made for the resource";
+        return "the payment is for another resource: `extra.route` of the payment's entry and of \
+                `paymentRequirements` must be the same, and made by this facilitator for the resource";
     }
     refusal.advice()
 }
@@ -171,14 +171,14 @@ const fn words(wait: &Wait) -> (&'static str, &'static str) {
     match wait {
         Wait::Pending { reason: PendingReason::Settlement, .. } | Wait::UsesOut | Wait::SameId => (
             "settlement_pending",
-            "the payment is known and not settled yet: send the same again, nobody is to pay again",
+            "the payment is known and not settled yet: send the same call again, do not pay again",
         ),
         Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
-            ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same again, nobody is to pay again")
+            ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same call again, do not pay again")
         }
-        Wait::NoNode => ("no_node", "no Nano node can be asked: nothing is sold until one can"),
-        Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can"),
-        Wait::NoWork => ("no_work", "the block came without work and the work server gave none: try again"),
-        Wait::Overloaded => ("overloaded", "too much is under way: try again"),
+        Wait::NoNode => ("no_node", "no Nano node answers: nothing is sold until one does"),
+        Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can be"),
+        Wait::NoWork => ("no_work", "the block has no work and the work server gave none: try again"),
+        Wait::Overloaded => ("overloaded", "too many payments are under way: try again"),
     }
 }

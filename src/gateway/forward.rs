@@ -12,7 +12,7 @@ use super::{Admission, Context, Priced};
 use crate::cashier::How;
 use crate::nano::Network;
 use crate::payment::capability::Token;
-use crate::store::capabilities::Held;
+use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// An upstream's own word that a request is not to be charged for.
@@ -114,7 +114,12 @@ pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, Strin
 }
 
 /// The same for what a payment bought, of which `unspent` uses come back to what is left.
-pub(super) fn told(held: &Held, token: &Token, how: How, unspent: u32) -> Vec<(&'static str, String)> {
+pub(super) fn told(
+    held: &CachedCapability,
+    token: &Token,
+    how: How,
+    unspent: u32,
+) -> Vec<(&'static str, String)> {
     let (record, intent) = (held.record(), held.intent());
     let remaining = held.remaining().saturating_add(unspent);
     let token = token.expose();

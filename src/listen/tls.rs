@@ -1,4 +1,5 @@
-//! TLS for the accept loop: certificates from PEM files, exchanged while it runs, HTTP/2 by ALPN.
+//! TLS for the accept loop: certificates from PEM files, which can be replaced at run time, and HTTP/2 by
+//! ALPN.
 
 use std::fmt;
 use std::io;
@@ -34,11 +35,11 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 pub enum TlsError {
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
-    #[error("the certificate and the key do not serve together: {0}")]
+    #[error("the certificate and the key do not belong together: {0}")]
     Unfit(rustls::Error),
 }
 
-/// A certificate with its key, which can be exchanged while connections are served with it.
+/// A certificate and its key, which can be replaced while connections are served.
 #[derive(Clone)]
 pub struct Tls(Arc<ArcSwap<ServerConfig>>);
 
@@ -49,7 +50,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads a chain of certificates and its key, both PEM.
+    /// Reads a certificate chain and its key, both in PEM.
     ///
     /// # Errors
     /// [`TlsError`], which names the file.
@@ -57,16 +58,16 @@ impl Tls {
         Ok(Self(Arc::new(ArcSwap::from_pointee(config(certificate, key)?))))
     }
 
-    /// Takes the files as they are now for connections to come.
+    /// Reads the files again for future connections.
     ///
     /// # Errors
-    /// [`TlsError`]; what was in use stays.
+    /// [`TlsError`]; the certificate in use stays.
     pub fn reload(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
         self.0.store(Arc::new(config(certificate, key)?));
         Ok(())
     }
 
-    /// Shakes hands over `plain`.
+    /// Makes the TLS handshake over `plain`.
     pub(super) async fn accept(&self, plain: Buffered) -> io::Result<Secured> {
         let accepted = TlsAcceptor::from(self.0.load_full()).accept(plain);
         let stream =
@@ -98,7 +99,7 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-/// A TLS connection, as Pingora wants a stream to be.
+/// A TLS connection with the traits that Pingora asks of a stream.
 #[derive(Debug)]
 pub(super) struct Secured {
     stream: TlsStream<Buffered>,

@@ -26,13 +26,13 @@ use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
 pub use leases::{LEASE_SECONDS, NoUse};
-pub use meter::{HangUp, Held, Use};
+pub use meter::{CachedCapability, HangUp, Use};
 
 /// All capabilities in hand, over the store `S`.
 #[derive(Debug)]
 pub struct Capabilities<S> {
     leases: Leases<S>,
-    cache: moka::sync::Cache<CapabilityId, Arc<Held>>,
+    cache: moka::sync::Cache<CapabilityId, Arc<CachedCapability>>,
     evicted: Arc<AtomicU64>,
 }
 
@@ -41,11 +41,11 @@ pub struct Capabilities<S> {
 #[derive(Debug)]
 struct Expiry(Clock);
 
-impl moka::Expiry<CapabilityId, Arc<Held>> for Expiry {
+impl moka::Expiry<CapabilityId, Arc<CachedCapability>> for Expiry {
     fn expire_after_create(
         &self,
         _: &CapabilityId,
-        held: &Arc<Held>,
+        held: &Arc<CachedCapability>,
         _: std::time::Instant,
     ) -> Option<Duration> {
         Some(Duration::from_secs(held.record().expires_at.since(self.0.now()).saturating_add(1)))
@@ -93,12 +93,12 @@ impl<S: Store> Capabilities<S> {
 
     /// Takes in what a payment was settled into.
     #[must_use]
-    pub fn admit(&self, settled: Settled) -> Arc<Held> {
+    pub fn admit(&self, settled: Settled) -> Arc<CachedCapability> {
         let (intent, record, lease) = settled.into_parts();
-        self.take_in(Held::new(record, intent, lease, self.leases.clock.now()), lease)
+        self.take_in(CachedCapability::new(record, intent, lease, self.leases.clock.now()), lease)
     }
 
-    fn take_in(&self, held: Held, lease: Lease) -> Arc<Held> {
+    fn take_in(&self, held: CachedCapability, lease: Lease) -> Arc<CachedCapability> {
         let held = self.insert(held);
         if lease.granted == 0 {
             return held;
@@ -107,14 +107,14 @@ impl<S: Store> Capabilities<S> {
         self.leases.take_in_first(&held, lease)
     }
 
-    fn insert(&self, held: Held) -> Arc<Held> {
+    fn insert(&self, held: CachedCapability) -> Arc<CachedCapability> {
         let id = held.record().id;
         self.known(id).unwrap_or_else(|| self.cache.get_with(id, || Arc::new(held)))
     }
 
     /// The capability, if it is in hand.
     #[must_use]
-    pub fn known(&self, id: CapabilityId) -> Option<Arc<Held>> {
+    pub fn known(&self, id: CapabilityId) -> Option<Arc<CachedCapability>> {
         self.cache.get(&id).or_else(|| {
             let held = self.leases.find(id)?;
             Some(self.cache.get_with(id, || held))
@@ -125,7 +125,7 @@ impl<S: Store> Capabilities<S> {
     ///
     /// # Errors
     /// [`StoreError`], when the store had to be asked and did not answer.
-    pub async fn find(&self, id: CapabilityId) -> Result<Option<Arc<Held>>, StoreError> {
+    pub async fn find(&self, id: CapabilityId) -> Result<Option<Arc<CachedCapability>>, StoreError> {
         if let Some(held) = self.known(id) {
             return Ok(Some(held));
         }
@@ -137,9 +137,9 @@ impl<S: Store> Capabilities<S> {
         let (holder, now) = (self.holder(), clock.now());
         match store.grant(&payment.intent, id, holder, 0, 0, now).await? {
             Grant::Granted { record, lease, .. } => {
-                Ok(Some(self.take_in(Held::new(record, payment.intent, lease, now), lease)))
+                Ok(Some(self.take_in(CachedCapability::new(record, payment.intent, lease, now), lease)))
             }
-            Grant::Taken | Grant::Identified(_) => Ok(None),
+            Grant::Taken | Grant::IdHeld(_) => Ok(None),
         }
     }
 
@@ -147,7 +147,7 @@ impl<S: Store> Capabilities<S> {
     ///
     /// # Errors
     /// [`NoUse`].
-    pub async fn reserve(&self, held: &Arc<Held>, metering: Metering) -> Result<Use, NoUse> {
+    pub async fn reserve(&self, held: &Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
         self.leases.reserve(held, metering).await
     }
 

@@ -1,8 +1,8 @@
 //! How values are written where an engine has no type for them: the same in each.
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
-use crate::store::pool::SweepState;
-use crate::store::{Intent, Payment, PaymentState};
+use crate::store::deposits::SweepState;
+use crate::store::{Intent, PaymentRecord, PaymentState};
 use crate::sweep::Action;
 
 /// Databases' integers are signed. A number keeps its 64 bits on the way in and out; those that
@@ -115,7 +115,7 @@ pub(super) fn decode_block(bytes: &[u8]) -> Option<StateBlock> {
 
 /// Whether `holder` lets another payment, `next`, have its id: it failed, or it is parked and
 /// the ledger takes at most one of the two.
-pub(super) fn gives_id_up(holder: &Payment, next: &Intent) -> bool {
+pub(super) fn gives_id_up(holder: &PaymentRecord, next: &Intent) -> bool {
     match holder.state {
         PaymentState::Failed => true,
         PaymentState::Parked => {

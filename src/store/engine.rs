@@ -1,13 +1,14 @@
 //! The store as the gateway runs it: one of the engines, watched.
 
 use std::fmt;
-use std::ops::Range;
 
-use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+use super::deposits::{
+    Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
-    Lease, LeaseRequest, Payment, PaymentState, PostgresStore, Replication, SqliteStore, Store, StoreError,
-    StoreEvent, StoreObserver,
+    Lease, LeaseRequest, PaymentRecord, PaymentState, PostgresStore, Replication, SqliteStore, Store,
+    StoreError, StoreEvent, StoreObserver,
 };
 use crate::clock::Stopwatch;
 use crate::nano::{BlockHash, UnixSeconds};
@@ -142,11 +143,11 @@ impl Store for Engine {
         pass!(self.grant(intent, id, holder, want, ttl, now))
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         pass!(self.payment(block))
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         pass!(self.identified(id))
     }
 
@@ -174,15 +175,11 @@ impl Store for Engine {
         pass!(self.revoke(id, now))
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
-        pass!(self.reserve_range(pool, count))
-    }
-
     async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
         pass!(self.mark_spent(block, now))
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         pass!(self.scan(after, filter, limit))
     }
 
@@ -201,7 +198,7 @@ impl Store for Engine {
     }
 }
 
-impl PoolJournal for Engine {
+impl DepositJournal for Engine {
     async fn note_deposits(
         &self,
         deposits: &[Deposit],

@@ -13,12 +13,11 @@ mod fault;
 mod payments;
 mod probe;
 mod replication;
-mod pool;
+mod deposits;
 mod rows;
 mod schema;
 
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,11 +29,13 @@ use tokio::sync::watch;
 
 use self::fault::{Fault, text};
 use self::payments::Grantee;
-use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use super::room::Room;
+use super::deposits::{
+    Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
+use super::free_space::FreeSpace;
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
-    Lease, LeaseRequest, Payment, PaymentState, Store, StoreError,
+    Lease, LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
@@ -122,15 +123,16 @@ struct Vitals {
     /// The latest time that is known to be in the journal.
     newest: AtomicU64,
     /// Where the server keeps its data, if that is on this machine.
-    room: Option<Room>,
+    free_space: Option<FreeSpace>,
 }
 
 /// The store in one PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresStore {
-    pool: Pool,
+    connections: Pool,
     vitals: Arc<Vitals>,
-    free_space: u64,
+    /// [`Health::floor`].
+    floor: u64,
     /// Ends the probe.
     stop: watch::Sender<bool>,
 }
@@ -142,8 +144,8 @@ impl PostgresStore {
     /// # Errors
     /// [`PostgresFault`], which says what to do.
     pub async fn open(options: &PostgresOptions) -> Result<Self, PostgresFault> {
-        let pool = connect::pool(options)?;
-        let mut client = match pool.get().await {
+        let connections = connect::connections(options)?;
+        let mut client = match connections.get().await {
             Ok(client) => client,
             Err(PoolError::PostCreateHook(HookError::Message(why))) => {
                 return Err(PostgresFault::Unsafe(why.into_owned()));
@@ -157,17 +159,17 @@ impl PostgresStore {
         let newest = payments::newest(&client)
             .await
             .map_err(|fault| PostgresFault::Unreachable(fault.into_error().to_string()))?;
-        let room = probe::room(&client, &options.server).await;
+        let free_space = probe::free_space(&client, &options.server).await;
         drop(client);
         let vitals = Arc::new(Vitals {
             writable: AtomicBool::new(true),
             full: AtomicBool::new(false),
             newest: AtomicU64::new(newest),
-            room,
+            free_space,
         });
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(probe::serve(pool.clone(), Arc::clone(&vitals), stopped));
-        Ok(Self { pool, vitals, free_space: options.free_space, stop })
+        tokio::spawn(probe::serve(connections.clone(), Arc::clone(&vitals), stopped));
+        Ok(Self { connections, vitals, floor: options.free_space, stop })
     }
 
     /// Looks at what must hold between the rows. The server itself looks after its files.
@@ -197,9 +199,9 @@ impl PostgresStore {
     /// Ends the probe and the connections. Calls after it are refused.
     pub async fn close(&self) {
         self.stop.send_replace(true);
-        self.pool.close();
+        self.connections.close();
         // Connections end with their last user.
-        while self.pool.status().size > 0 {
+        while self.connections.status().size > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -243,7 +245,7 @@ impl PostgresStore {
         let mut overtaken = String::new();
         for _ in 0..ATTEMPTS {
             let mut client =
-                self.pool.get().await.map_err(|error| StoreError::Unavailable(unreachable(&error)))?;
+                self.connections.get().await.map_err(|error| StoreError::Unavailable(unreachable(&error)))?;
             match tokio::time::timeout(CALL_WITHIN, work(&mut client)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Fault::Overtaken(why))) => overtaken = why,
@@ -317,11 +319,11 @@ impl Store for PostgresStore {
         .await
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         self.read(|client| Box::pin(payments::find(client, block))).await
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         self.read(|client| Box::pin(answers::identified(client, id))).await
     }
 
@@ -353,37 +355,29 @@ impl Store for PostgresStore {
         self.write(now, |client| Box::pin(capabilities::revoke(client, id, now))).await
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
-        self.write(UnixSeconds(0), |client| {
-            let pool = pool.to_owned();
-            Box::pin(async move { capabilities::reserve_range(client, &pool, count).await })
-        })
-        .await
-    }
-
     async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
         self.write(now, |client| Box::pin(payments::mark_spent(client, block))).await
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         self.read(|client| Box::pin(payments::scan(client, after, filter, limit))).await
     }
 
     fn is_writable(&self) -> bool {
-        self.vitals.writable.load(Ordering::Relaxed) && !self.pool.is_closed()
+        self.vitals.writable.load(Ordering::Relaxed) && !self.connections.is_closed()
     }
 
     fn health(&self) -> Health {
         Health {
             writable: self.is_writable(),
-            free_bytes: self.vitals.room.as_ref().and_then(Room::free),
-            floor: self.free_space,
+            free_bytes: self.vitals.free_space.as_ref().and_then(FreeSpace::free),
+            floor: self.floor,
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }
     }
 }
 
-impl PoolJournal for PostgresStore {
+impl DepositJournal for PostgresStore {
     async fn note_deposits(
         &self,
         deposits: &[Deposit],
@@ -392,18 +386,19 @@ impl PoolJournal for PostgresStore {
     ) -> Result<Noted, StoreError> {
         self.write(now, |client| {
             let deposits = deposits.to_vec();
-            Box::pin(async move { pool::note_deposits(client, &deposits, keep, now).await })
+            Box::pin(async move { deposits::note_deposits(client, &deposits, keep, now).await })
         })
         .await
     }
 
     async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
-        self.read(|client| Box::pin(pool::unclaimed(client, after, limit))).await
+        self.read(|client| Box::pin(deposits::unclaimed(client, after, limit))).await
     }
 
     async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
         let block = *block;
-        self.write(now, |client| Box::pin(async move { pool::plan_sweep(client, &block, now).await })).await
+        self.write(now, |client| Box::pin(async move { deposits::plan_sweep(client, &block, now).await }))
+            .await
     }
 
     async fn end_sweep(
@@ -412,7 +407,7 @@ impl PoolJournal for PostgresStore {
         confirmed: bool,
         now: UnixSeconds,
     ) -> Result<bool, StoreError> {
-        self.write(now, |client| Box::pin(pool::end_sweep(client, block, confirmed, now))).await
+        self.write(now, |client| Box::pin(deposits::end_sweep(client, block, confirmed, now))).await
     }
 
     async fn sweeps(
@@ -421,6 +416,6 @@ impl PoolJournal for PostgresStore {
         after: Option<Mark>,
         limit: usize,
     ) -> Result<Vec<SweepRecord>, StoreError> {
-        self.read(|client| Box::pin(pool::sweeps(client, state, after, limit))).await
+        self.read(|client| Box::pin(deposits::sweeps(client, state, after, limit))).await
     }
 }

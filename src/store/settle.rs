@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Grant, Holder, Intent, Lease, Payment, PaymentState, Store,
+    Begin, CapabilityId, CapabilityRecord, Grant, Holder, Intent, Lease, PaymentRecord, PaymentState, Store,
     StoreError,
 };
 use crate::nano::UnixSeconds;
@@ -39,11 +39,11 @@ pub enum Claim {
     /// The caller's: to broadcast and resolve.
     Mine(Box<Claimed>),
     /// The hash was claimed before; what became of it decides.
-    Existing(Box<Payment>),
+    Existing(Box<PaymentRecord>),
     /// Another payment on the same frontier is under way.
     FrontierHeld,
     /// Another payment holds the client's id.
-    Identified,
+    IdHeld,
     /// The hash is spent, and the journal does not know by which payment.
     Spent,
 }
@@ -70,7 +70,7 @@ pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,
         Begin::Existing(payment) => payment.intent.challenge == intent.challenge,
-        Begin::FrontierHeld(_) | Begin::Identified(_) | Begin::Spent => false,
+        Begin::FrontierHeld(_) | Begin::IdHeld(_) | Begin::Spent => false,
     })
 }
 
@@ -79,7 +79,11 @@ pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<
 ///
 /// # Errors
 /// [`StoreError`], as [`claim`].
-pub async fn resume<S: Store>(store: &S, payment: Payment, now: UnixSeconds) -> Result<Claim, StoreError> {
+pub async fn resume<S: Store>(
+    store: &S,
+    payment: PaymentRecord,
+    now: UnixSeconds,
+) -> Result<Claim, StoreError> {
     match payment.state {
         PaymentState::Intent => Ok(Claim::Mine(Box::new(Claimed { intent: payment.intent }))),
         PaymentState::Parked => begin(store, payment.intent, now).await,
@@ -97,7 +101,7 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
         }
         Begin::Existing(payment) => Claim::Existing(Box::new(payment)),
         Begin::FrontierHeld(_) => Claim::FrontierHeld,
-        Begin::Identified(_) => Claim::Identified,
+        Begin::IdHeld(_) => Claim::IdHeld,
         Begin::Spent => Claim::Spent,
     })
 }
@@ -159,7 +163,7 @@ pub enum SettleError {
     Taken,
     /// Another payment holds the client's id.
     #[error("another payment is made under the id")]
-    Identified,
+    IdHeld,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -194,7 +198,7 @@ pub async fn settle<S: Store>(
 /// [`SettleError`], as [`settle`]; [`StoreError::NotApplied`] for a payment that is not granted.
 pub async fn find_granted<S: Store>(
     store: &S,
-    payment: Payment,
+    payment: PaymentRecord,
     id: CapabilityId,
     holder: Holder,
     now: UnixSeconds,
@@ -216,7 +220,7 @@ async fn grant<S: Store>(
     match repeat_unknown(|| store.grant(&intent, id, holder, want, ttl, now)).await? {
         Grant::Granted { record, lease, fresh } => Ok(Settled { intent, record, lease, fresh }),
         Grant::Taken => Err(SettleError::Taken),
-        Grant::Identified(_) => Err(SettleError::Identified),
+        Grant::IdHeld(_) => Err(SettleError::IdHeld),
     }
 }
 

@@ -16,7 +16,7 @@ mod checkpoint;
 mod connection;
 mod fault;
 mod payments;
-mod pool;
+mod deposits;
 mod reader;
 mod rows;
 mod schema;
@@ -24,7 +24,6 @@ mod writer;
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,11 +39,13 @@ use self::fault::Fault;
 use self::payments::Grantee;
 use self::reader::Queries;
 use self::writer::{Queue, Vitals, Writer};
-use super::pool::{Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use super::room::Room;
+use super::deposits::{
+    Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
+use super::free_space::FreeSpace;
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
-    Lease, LeaseRequest, Payment, PaymentState, Store, StoreError, StoreObserver,
+    Lease, LeaseRequest, PaymentRecord, PaymentState, Store, StoreError, StoreObserver,
 };
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
@@ -122,7 +123,8 @@ pub struct SqliteStore {
     writer: Queue,
     readers: Queries,
     vitals: Arc<Vitals>,
-    free_space: u64,
+    /// [`Health::floor`], while the ballast lies there.
+    floor: u64,
     /// Hangs up when every reading thread has ended.
     reading: watch::Receiver<()>,
     /// Hangs up when the writing thread has ended.
@@ -170,7 +172,7 @@ impl SqliteStore {
             commits: AtomicU64::new(0),
             newest: AtomicU64::new(payments::newest(&connection)?),
             ballast: Ballast::new(path, options.ballast),
-            room: Room::new(connection::directory(path)),
+            free_space: FreeSpace::new(connection::directory(path)),
             observer,
         });
         let (queries, waiting) = Queries::new(options.queue.get());
@@ -213,7 +215,7 @@ impl SqliteStore {
             drop(writer);
             drop(writes);
         })?;
-        Ok(Self { writer: queue, readers: queries, vitals, free_space: options.free_space, reading, writing })
+        Ok(Self { writer: queue, readers: queries, vitals, floor: options.free_space, reading, writing })
     }
 
     /// One write at `now`.
@@ -295,11 +297,11 @@ impl Store for SqliteStore {
         self.write(now, move |db| payments::grant(db, &intent, grantee, now)).await
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         self.readers.ask(move |db| payments::find(db, block)).await
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         self.readers.ask(move |db| answers::identified(db, id)).await
     }
 
@@ -328,16 +330,11 @@ impl Store for SqliteStore {
         self.write(now, move |db| capabilities::revoke(db, id, now)).await
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
-        let pool = pool.to_owned();
-        self.writer.run(move |db| capabilities::reserve_range(db, &pool, count)).await
-    }
-
     async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
         self.write(now, move |db| payments::mark_spent(db, block)).await
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         self.readers.ask(move |db| payments::scan(db, after, filter, limit)).await
     }
 
@@ -348,15 +345,15 @@ impl Store for SqliteStore {
     fn health(&self) -> Health {
         Health {
             writable: self.is_writable(),
-            free_bytes: self.vitals.room.free(),
+            free_bytes: self.vitals.free_space.free(),
             // Until there is room for the ballast again, too little is free.
-            floor: self.free_space.max(self.vitals.ballast.missing()),
+            floor: self.floor.max(self.vitals.ballast.missing()),
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }
     }
 }
 
-impl PoolJournal for SqliteStore {
+impl DepositJournal for SqliteStore {
     async fn note_deposits(
         &self,
         deposits: &[Deposit],
@@ -364,16 +361,16 @@ impl PoolJournal for SqliteStore {
         now: UnixSeconds,
     ) -> Result<Noted, StoreError> {
         let deposits = deposits.to_vec();
-        self.write(now, move |db| pool::note_deposits(db, &deposits, keep, now)).await
+        self.write(now, move |db| deposits::note_deposits(db, &deposits, keep, now)).await
     }
 
     async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
-        self.readers.ask(move |db| pool::unclaimed(db, after, limit)).await
+        self.readers.ask(move |db| deposits::unclaimed(db, after, limit)).await
     }
 
     async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
         let block = *block;
-        self.write(now, move |db| pool::plan_sweep(db, &block, now)).await
+        self.write(now, move |db| deposits::plan_sweep(db, &block, now)).await
     }
 
     async fn end_sweep(
@@ -382,7 +379,7 @@ impl PoolJournal for SqliteStore {
         confirmed: bool,
         now: UnixSeconds,
     ) -> Result<bool, StoreError> {
-        self.write(now, move |db| pool::end_sweep(db, block, confirmed, now)).await
+        self.write(now, move |db| deposits::end_sweep(db, block, confirmed, now)).await
     }
 
     async fn sweeps(
@@ -391,6 +388,6 @@ impl PoolJournal for SqliteStore {
         after: Option<Mark>,
         limit: usize,
     ) -> Result<Vec<SweepRecord>, StoreError> {
-        self.readers.ask(move |db| pool::sweeps(db, state, after, limit)).await
+        self.readers.ask(move |db| deposits::sweeps(db, state, after, limit)).await
     }
 }

@@ -9,7 +9,7 @@ use super::SweepError;
 use crate::ledger::LedgerError;
 use crate::ledger::node::{AccountInfo, Contents, NodeLedger, Receivable};
 use crate::nano::{Account, BlockHash, Raw};
-use crate::store::pool::Deposit;
+use crate::store::deposits::Deposit;
 use crate::sweep::{Head, PoolAccount, Waiting};
 
 /// Receivable blocks of one plan; the next plan takes those beyond.

@@ -12,7 +12,9 @@ use crate::clock::Clock;
 use crate::ledger::node::NodeLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nano::BlockHash;
-use crate::store::pool::{Deposit, PoolJournal, SweepBlock, SweepRecord, SweepState, note_all, until_known};
+use crate::store::deposits::{
+    Deposit, DepositJournal, SweepBlock, SweepRecord, SweepState, note_all, until_known,
+};
 use crate::store::{Engine, StoreError};
 use crate::sweep::Step;
 

@@ -1,9 +1,9 @@
-//! What a wallet may spend in a day, and what it has spent.
+//! The most that a wallet may spend in a day, and what it has spent.
 //!
-//! A day is any 24 hours, so that midnight doubles nothing. What counts is what was signed: a
-//! payment is noted before the gateway or the network has it, and stays noted whatever becomes of
-//! it. With a file the note outlives the process and is shared by all that name the same file; it
-//! is on the disk before the payment leaves. A file that cannot be read or written spends nothing.
+//! A day is any 24 hours, so the limit does not start again at midnight. Every signed payment counts: it
+//! is noted before the gateway or the network gets it, and stays noted whatever becomes of it. With a
+//! file, the notes survive the process and are shared by all wallets with the same file; a note is on the
+//! disk before its payment leaves. If the file cannot be read or written, nothing is paid.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -18,10 +18,10 @@ use crate::nano::{BlockHash, Raw, UnixSeconds};
 /// The length of a day, in seconds.
 const DAY: u64 = 86_400;
 
-/// Lines of a file that count no more and may stay before they are cleared away.
+/// The most old lines that stay in a file before they are removed.
 const STALE_LINES: usize = 4096;
 
-/// A longer file is none of this module's.
+/// A longer file cannot be one of payments.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
 
 /// The most that a wallet spends in a day.
@@ -29,21 +29,21 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 pub struct DayLimit {
     /// In raw, in any 24 hours.
     pub max: Raw,
-    /// Where payments are noted, a line each: Unix seconds, raw, block. Made where there is none.
-    /// Without a file the limit holds for one wallet as long as it lives.
+    /// The file with one line per payment: Unix seconds, raw, block. It is created if it is missing.
+    /// With `None`, the limit holds for one wallet as long as it lives.
     pub file: Option<PathBuf>,
 }
 
 /// Why a payment is not made.
 #[derive(Debug, thiserror::Error)]
 pub enum AllowanceError {
-    #[error("{} of {} for a day are spent, {} are asked", spent.xno(), max.xno(), asked.xno())]
+    #[error("{} of {} for a day are spent, the price is {}", spent.xno(), max.xno(), asked.xno())]
     Spent { asked: Raw, spent: Raw, max: Raw },
-    #[error("{}: line {line} is no payment; mend or remove it", path.display())]
+    #[error("{}: line {line} is not a payment; correct or remove it", path.display())]
     NotReadable { path: PathBuf, line: usize },
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("the note of a payment was not made: {0}")]
+    #[error("the payment could not be noted: {0}")]
     Stopped(String),
 }
 
@@ -54,12 +54,12 @@ struct Note {
     amount: Raw,
 }
 
-/// The limit and what counts against it. Cheap to clone.
+/// The limit and the payments that count against it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
     limit: Arc<DayLimit>,
     clock: Clock,
-    /// What this wallet has spent; where there is a file, the file says it.
+    /// The payments of this wallet; unused if there is a file.
     noted: Arc<Mutex<VecDeque<Note>>>,
 }
 
@@ -68,17 +68,17 @@ impl Allowance {
         Self { limit: Arc::new(limit), clock, noted: Arc::default() }
     }
 
-    /// Whether `asked` may be spent, as far as is known: to be found out before work is done.
+    /// Whether `asked` raw may be spent now; checked before any work is computed.
     pub(super) async fn allows(&self, asked: Raw) -> Result<(), AllowanceError> {
         self.on_a_thread(move |it| it.settle(asked, None)).await
     }
 
-    /// Notes `asked` as spent with `block`. To be called before anybody else has the block.
+    /// Notes `asked` raw as spent with `block`. Call it before anybody else gets the block.
     pub(super) async fn note(&self, asked: Raw, block: BlockHash) -> Result<(), AllowanceError> {
         self.on_a_thread(move |it| it.settle(asked, Some(block))).await
     }
 
-    /// A lock and a disk may keep one waiting.
+    /// Runs on a thread of its own, because a file's lock and the disk block.
     async fn on_a_thread(
         &self,
         does: impl FnOnce(&Self) -> Result<(), AllowanceError> + Send + 'static,
@@ -124,18 +124,18 @@ impl Allowance {
     }
 }
 
-/// Whether a note counts at `now`. One from the future does: the clock was set back.
+/// Whether a note counts at `now`. A note from the future counts: the clock was set back.
 fn counts(note: &Note, now: UnixSeconds) -> bool {
     now.0.saturating_sub(note.at.0) < DAY
 }
 
-/// A note with the line it was read from.
-struct Line {
+/// A note and the line it was read from.
+struct NoteLine {
     note: Note,
     line: String,
 }
 
-/// The file, in this process's hands alone until it is dropped.
+/// The file, locked for this process until it is dropped.
 struct Notes {
     file: File,
 }
@@ -146,7 +146,7 @@ impl Notes {
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
             file.lock()?;
-            // Whoever had it locked may have put another file in its place.
+            // Another process may have replaced the file while it held the lock.
             let same = fs::metadata(path).is_ok_and(|there| {
                 file.metadata().is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
             });
@@ -156,13 +156,12 @@ impl Notes {
         }
     }
 
-    /// Every note. What stands after the last line's end was being written when its writer died,
-    /// before its payment left: it is cut off.
-    fn read(&mut self, path: &Path) -> Result<Vec<Line>, AllowanceError> {
+    /// Every note. An incomplete last line is cut off: its writer died before the payment left.
+    fn read(&mut self, path: &Path) -> Result<Vec<NoteLine>, AllowanceError> {
         let mut text = String::new();
         let mut read = || {
             if self.file.metadata()?.len() > MAX_FILE {
-                return Err(io::Error::other("not a file of payments: it is too long"));
+                return Err(io::Error::other("too long for a file of payments"));
             }
             self.file.seek(SeekFrom::Start(0))?;
             self.file.read_to_string(&mut text)?;
@@ -179,7 +178,7 @@ impl Notes {
                 path: path.to_owned(),
                 line: number.saturating_add(1),
             })?;
-            Ok(Line { note, line: line.to_owned() })
+            Ok(NoteLine { note, line: line.to_owned() })
         });
         lines.collect()
     }
@@ -190,8 +189,7 @@ impl Notes {
         self.file.sync_data()
     }
 
-    /// Puts a file with `content` in the place of this one, complete or not at all, and goes on
-    /// with that.
+    /// Replaces the file by one with `content`, completely or not at all, and continues with that.
     fn replace(&mut self, path: &Path, content: &str) -> io::Result<()> {
         let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
@@ -248,7 +246,7 @@ mod tests {
             assert_eq!(
                 over.to_string(),
                 "0.0000000000000000000000000001 XNO of 0.0000000000000000000000000001 XNO for a day are \
-                 spent, 0.000000000000000000000000000001 XNO are asked"
+                 spent, the price is 0.000000000000000000000000000001 XNO"
             );
             now.fetch_add(1, Ordering::SeqCst);
             spend(&it, 60).unwrap();

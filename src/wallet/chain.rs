@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use super::offer::Entry;
+use super::offer::PayableEntry;
 use super::{MAX_THRESHOLD, WalletError, WalletOptions};
 use crate::ledger::node::{NodeClient, NodeLedger, Receivable, Subtype};
 use crate::ledger::work::WorkSource;
@@ -91,7 +91,7 @@ impl Chain {
     pub(super) async fn send(
         &self,
         last: Option<&StateBlock>,
-        entry: &Entry,
+        entry: &PayableEntry,
     ) -> Result<StateBlock, WalletError> {
         let state = self.settled(last).await?;
         let state = self.funded(state, entry.amount()).await?;

@@ -1,4 +1,4 @@
-//! A request as it is put together, to be paid for when it is sent.
+//! Builds a request, which is paid for when it is sent.
 
 use http::{HeaderName, HeaderValue, Method};
 use reqwest::{Body, IntoUrl, RequestBuilder};
@@ -47,20 +47,20 @@ impl Draft<'_> {
         self.with(|builder| builder.json(json))
     }
 
-    /// Sends `body`. It may have to be sent twice, so that it cannot be a stream.
+    /// Sends `body`. It cannot be a stream, because it may have to be sent twice.
     pub fn body(self, body: impl Into<Body>) -> Self {
         self.with(|builder| builder.body(body))
     }
 
-    /// Whatever else reqwest can do with a request.
-    pub fn with(self, does: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
-        Self { builder: does(self.builder), ..self }
+    /// Changes the request in any other way that reqwest offers.
+    pub fn with(self, change: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
+        Self { builder: change(self.builder), ..self }
     }
 
-    /// Sends the request and pays for it where it is asked to: [`Wallet::request`].
+    /// Sends the request and pays for it if the answer is a bill: [`Wallet::request`].
     ///
     /// # Errors
-    /// [`WalletError::NoRequest`], when the parts make no request; else as [`Wallet::request`].
+    /// [`WalletError::NoRequest`], if the parts do not make a request; else as [`Wallet::request`].
     pub async fn send(self) -> Result<Paid, WalletError> {
         let request =
             self.builder.build().map_err(|error| WalletError::NoRequest(error.without_url().to_string()))?;

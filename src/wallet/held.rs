@@ -1,4 +1,4 @@
-//! The capabilities that a wallet has bought, until they are used up.
+//! The capabilities that a wallet has bought and not used up.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,18 +8,18 @@ use reqwest::Request;
 
 use crate::nano::UnixSeconds;
 
-/// As many capabilities are kept; beyond it the oldest goes.
+/// The most capabilities that are kept; one more replaces the oldest.
 const MAX_HELD: usize = 1024;
 
-/// Where a request goes. A capability never leaves its origin.
+/// What a request asks for. A capability is only sent to the origin that sold it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Place {
+pub(super) struct RequestTarget {
     origin: String,
     method: Method,
     path: String,
 }
 
-impl Place {
+impl RequestTarget {
     pub(super) fn of(request: &Request) -> Self {
         let url = request.url();
         Self {
@@ -34,25 +34,25 @@ impl Place {
     }
 }
 
-/// What a gateway says is left of a capability.
+/// What is left of a capability, according to the gateway.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Capability {
     pub remaining: Option<u64>,
     pub expires_at: Option<UnixSeconds>,
 }
 
-struct Held {
-    place: Place,
-    /// The route's name, where the bill said it.
+struct HeldCapability {
+    place: RequestTarget,
+    /// The route's name, if the bill gave it.
     route: Option<String>,
     token: HeaderValue,
 }
 
-/// The store of them.
+/// All capabilities of a wallet.
 #[derive(Default)]
 pub(super) struct HeldCapabilities {
-    // Held for a look through a short list, never across an await.
-    held: Mutex<Vec<Held>>,
+    // Locked while a short list is searched, never across an await.
+    held: Mutex<Vec<HeldCapability>>,
 }
 
 impl fmt::Debug for HeldCapabilities {
@@ -62,31 +62,33 @@ impl fmt::Debug for HeldCapabilities {
 }
 
 impl HeldCapabilities {
-    fn list(&self) -> MutexGuard<'_, Vec<Held>> {
+    fn list(&self) -> MutexGuard<'_, Vec<HeldCapability>> {
         // No operation leaves the list half changed.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token bought at this very place.
-    pub(super) fn for_place(&self, place: &Place) -> Option<HeaderValue> {
+    /// The token that was bought for this target.
+    pub(super) fn for_place(&self, place: &RequestTarget) -> Option<HeaderValue> {
         self.list().iter().find(|held| held.place == *place).map(|held| held.token.clone())
     }
 
-    /// A token bought at another path of the same route.
-    pub(super) fn for_route(&self, place: &Place, route: &str) -> Option<HeaderValue> {
-        let fits = |held: &&Held| held.place.origin == place.origin && held.route.as_deref() == Some(route);
+    /// A token that was bought for another path of the same route.
+    pub(super) fn for_route(&self, place: &RequestTarget, route: &str) -> Option<HeaderValue> {
+        let fits = |held: &&HeldCapability| {
+            held.place.origin == place.origin && held.route.as_deref() == Some(route)
+        };
         self.list().iter().find(fits).map(|held| held.token.clone())
     }
 
-    /// Drops a token that is no longer good, wherever it was used.
+    /// Removes a token that is no longer valid, for every target.
     pub(super) fn forget(&self, token: &HeaderValue) {
         self.list().retain(|held| held.token != token);
     }
 
-    /// Keeps what the answer's `PAYMENT-CAPABILITY` says, or drops the token when it is used up.
+    /// Keeps the token in the answer's `PAYMENT-CAPABILITY`, or removes it if it is used up.
     pub(super) fn note(
         &self,
-        place: &Place,
+        place: &RequestTarget,
         route: Option<String>,
         headers: &HeaderMap,
     ) -> Option<Capability> {
@@ -101,7 +103,7 @@ impl HeldCapabilities {
         if list.len() >= MAX_HELD {
             list.remove(0);
         }
-        list.push(Held { place: place.clone(), route: route.or(known), token });
+        list.push(HeldCapability { place: place.clone(), route: route.or(known), token });
         Some(capability)
     }
 }
@@ -128,8 +130,8 @@ fn read(headers: &HeaderMap) -> Option<(HeaderValue, Capability)> {
 mod tests {
     use super::*;
 
-    fn place(path: &str) -> Place {
-        Place { origin: "http://a".to_owned(), method: Method::GET, path: path.to_owned() }
+    fn place(path: &str) -> RequestTarget {
+        RequestTarget { origin: "http://a".to_owned(), method: Method::GET, path: path.to_owned() }
     }
 
     fn headers(value: &'static str) -> HeaderMap {
@@ -144,7 +146,7 @@ mod tests {
         assert_eq!(held.for_place(&place("/x")).unwrap(), "T");
         assert!(held.for_place(&place("/y")).is_none());
         assert_eq!(held.for_route(&place("/y"), "r").unwrap(), "T");
-        let elsewhere = Place { origin: "http://b".to_owned(), ..place("/y") };
+        let elsewhere = RequestTarget { origin: "http://b".to_owned(), ..place("/y") };
         assert!(held.for_route(&elsewhere, "r").is_none());
         held.note(&place("/y"), None, &headers("T; remaining=1"));
         assert_eq!(held.for_place(&place("/y")).unwrap(), "T");

@@ -1,7 +1,7 @@
-//! The envelopes as a payer needs them: a bill read, a proof written.
+//! Reads bills and writes proofs for a payer.
 //!
-//! An entry of the bill is kept as the JSON it came in and echoed whole: what the gateway has put
-//! into it, it wants back, known to this wallet or not.
+//! An entry of the bill is kept as the JSON that came and is sent back whole: the gateway needs all its
+//! fields, also those that this wallet does not know.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold};
 use crate::payment::Mechanism;
 use crate::x402::payment_identifier::PaymentIdentifier;
 use crate::x402::{
-    MAX_HEADER_BYTES, Malformed, PayableEntries, PayableEntry, PaymentProof, ProofRequest, decode_header,
+    MAX_HEADER_BYTES, Malformed, NanoOffer, NanoOffers, PaymentProof, ProofRequest, decode_header,
     encode_header,
 };
 
 static REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 static RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 
-/// The pauses between two tries that a gateway can ask for.
+/// The shortest and the longest pause that a gateway can ask for.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(50);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// The pause where the gateway does not say.
+/// The pause if the gateway names none.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
-/// What is wrong with an envelope.
+/// What is wrong with a bill or a proof.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OfferError {
     #[error("there is no PAYMENT-REQUIRED header")]
@@ -35,7 +35,7 @@ pub enum OfferError {
     #[error("PAYMENT-REQUIRED: {0}")]
     Malformed(#[from] Malformed),
     #[error(
-        "it offers {offered}; this wallet pays XNO on nano:mainnet by nanoTxn, nanoSignature or nanoSession"
+        "it offers {offered}; this wallet can pay XNO on nano:mainnet by nanoTxn, nanoSignature or nanoSession"
     )]
     NothingKnown { offered: String },
     #[error("it offers no {wanted}")]
@@ -46,31 +46,31 @@ pub enum OfferError {
     NoHeader(String),
 }
 
-/// What a 402 asks for, as far as this wallet can pay it.
+/// The entries of a 402 that this wallet can pay.
 #[derive(Clone, Debug)]
-pub(super) struct Bill {
-    entries: Vec<Entry>,
+pub(super) struct PayableBill {
+    entries: Vec<PayableEntry>,
     /// Why the other entries cannot be paid; for people.
     passed_over: String,
 }
 
-/// One entry of `accepts` that this wallet can pay by.
+/// One entry of `accepts` that this wallet can pay.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct PayableEntry {
     pub(super) mechanism: Mechanism,
-    /// What the entry asks of a `nanoTxn` block's work.
+    /// The work threshold of a `nanoTxn` block.
     pub(super) threshold: Option<Threshold>,
-    offer: PayableEntry,
-    /// What the payment is called, and whether it has to be: so that an answer that was lost is given
-    /// again. Nothing where the server knows no ids.
+    offer: NanoOffer,
+    /// The payment's id, and whether the server requires one: with an id a lost answer is given again.
+    /// `None` if the server does not offer ids.
     identifier: Option<(PaymentIdentifier, bool)>,
 }
 
 /// Reads the bill of a 402.
-pub(super) fn bill(headers: &HeaderMap) -> Result<Bill, OfferError> {
-    let offers = PayableEntries::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
+pub(super) fn bill(headers: &HeaderMap) -> Result<PayableBill, OfferError> {
+    let offers = NanoOffers::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
     let passed_over: Vec<_> = offers.passed_over.iter().map(ToString::to_string).collect();
-    Ok(Bill {
+    Ok(PayableBill {
         entries: offers.offers.into_iter().filter_map(|it| entry(it, offers.payment_identifier)).collect(),
         passed_over: if passed_over.is_empty() {
             "nothing".to_owned()
@@ -80,35 +80,35 @@ pub(super) fn bill(headers: &HeaderMap) -> Result<Bill, OfferError> {
     })
 }
 
-impl Bill {
+impl PayableBill {
     /// The entry by the wanted mechanism, or the first.
-    pub(super) fn choose(&self, wanted: Option<Mechanism>) -> Result<&Entry, OfferError> {
+    pub(super) fn choose(&self, wanted: Option<Mechanism>) -> Result<&PayableEntry, OfferError> {
         let nothing = || OfferError::NothingKnown { offered: self.passed_over.clone() };
         let first = self.entries.first().ok_or_else(nothing)?;
         let Some(wanted) = wanted else { return Ok(first) };
         self.entries.iter().find(|entry| entry.mechanism == wanted).ok_or(OfferError::NotOffered { wanted })
     }
 
-    /// The route that the bill is for, where it says.
+    /// The route of the bill, if it names one.
     pub(super) fn route(&self) -> Option<String> {
-        self.entries.iter().find_map(Entry::route)
+        self.entries.iter().find_map(PayableEntry::route)
     }
 
-    /// The entry under which a block that was sent for `old` can be signed anew: the same address,
-    /// and by signature, since a signed block itself cannot be moved to another challenge.
-    pub(super) fn renewal_of(&self, old: &Entry) -> Option<Entry> {
-        let renews = |entry: &&Entry| {
+    /// The entry under which a block that was sent for `old` can be signed again: it has the same
+    /// address, and both are `nanoSignature`. A `nanoTxn` block cannot move to another challenge.
+    pub(super) fn renewal_of(&self, old: &PayableEntry) -> Option<PayableEntry> {
+        let renews = |entry: &&PayableEntry| {
             old.mechanism == Mechanism::NanoSignature
                 && entry.mechanism == Mechanism::NanoSignature
                 && entry.pay_to() == old.pay_to()
         };
         let renewed = self.entries.iter().find(renews).cloned()?;
-        // It is the same payment.
-        Some(Entry { identifier: old.identifier.clone(), ..renewed })
+        // It is the same payment, so it keeps its id.
+        Some(PayableEntry { identifier: old.identifier.clone(), ..renewed })
     }
 }
 
-impl Entry {
+impl PayableEntry {
     /// The price in raw.
     pub(super) const fn amount(&self) -> Raw {
         self.offer.amount
@@ -122,7 +122,7 @@ impl Entry {
         self.offer.route.clone()
     }
 
-    /// What is signed for `hash` by `nanoSignature`; nothing by `nanoTxn`.
+    /// The message that `nanoSignature` signs for `hash`; `None` for the other mechanisms.
     pub(super) fn message(&self, hash: BlockHash) -> Option<String> {
         match self.offer.ask {
             ProofRequest::NanoSignature { nonce } => {
@@ -133,8 +133,8 @@ impl Entry {
     }
 }
 
-/// An entry that makes sense to pay.
-fn entry(offer: PayableEntry, identified: Option<bool>) -> Option<Entry> {
+/// The entry of an offer; `None` if it makes no sense to pay it.
+fn entry(offer: NanoOffer, identified: Option<bool>) -> Option<PayableEntry> {
     if offer.amount.is_zero() || offer.pay_to == Account::BURN {
         return None;
     }
@@ -143,18 +143,17 @@ fn entry(offer: PayableEntry, identified: Option<bool>) -> Option<Entry> {
         ProofRequest::NanoSignature { .. } => (Mechanism::NanoSignature, None),
         ProofRequest::NanoSession(_) => (Mechanism::NanoSession, None),
     };
-    // Made of what only this client was sent, so that nobody else takes the id first.
+    // Made of the challenge, which only this client has, so that nobody else takes the id first.
     let identifier = identified.and_then(|required| {
         let id = PaymentIdentifier::parse(&format!("pay_{}", offer.challenge()?)).ok()?;
         Some((id, required))
     });
-    Some(Entry { mechanism, threshold, offer, identifier })
+    Some(PayableEntry { mechanism, threshold, offer, identifier })
 }
 
-/// The value of `PAYMENT-SIGNATURE`: the block itself, or with a `signature` only its hash, as in a
-/// session.
+/// The value of `PAYMENT-SIGNATURE`: the block for `nanoTxn`, its hash for the other mechanisms.
 pub(super) fn proof(
-    entry: &Entry,
+    entry: &PayableEntry,
     block: &StateBlock,
     signature: Option<Signature>,
 ) -> Result<HeaderValue, OfferError> {
@@ -179,40 +178,40 @@ pub(super) fn proof(
     Ok(header)
 }
 
-/// Whether the gateway says that it took the payment.
+/// Whether the gateway says that it accepted the payment.
 pub(super) fn acknowledged(headers: &HeaderMap) -> bool {
     success(headers) == Some(true)
 }
 
-/// How long to wait where the gateway says that a payment, or the use of one, is on its way: the
-/// same is to be shown again. After a `proof` every 503 means that but one that says the payment
-/// was taken, which is the upstream's own: what stands between may not know of payments at all.
+/// The pause before the same request is sent again, if the gateway says that a payment or a use is
+/// pending; else `None`. After a `proof`, every 503 means that, because a proxy in between may not know
+/// of payments. The exception is a 503 that says that the payment was accepted: it is the upstream's own.
 pub(super) fn not_yet(response: &Response, proof: bool) -> Option<Duration> {
-    let waits = match success(response.headers()) {
-        Some(taken) => !taken,
+    let pending = match success(response.headers()) {
+        Some(accepted) => !accepted,
         None => proof,
     };
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE || !waits {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE || !pending {
         return None;
     }
-    let told = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    Some(told.map_or(RETRY_AFTER_DEFAULT, Duration::from_secs).clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
+    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    Some(asked.map_or(RETRY_AFTER_DEFAULT, Duration::from_secs).clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
 }
 
-/// Why a payment was refused: the code in `PAYMENT-RESPONSE`, else what the new bill says.
+/// Why a payment was refused: the code in `PAYMENT-RESPONSE`, else the `error` of the new bill.
 pub(super) fn reason(headers: &HeaderMap) -> Option<String> {
-    let said = |header, field: &str| {
+    let field_of = |header, field: &str| {
         decoded(headers, header)?.get(field).and_then(serde_json::Value::as_str).map(excerpt)
     };
-    said(&RESPONSE, "errorReason").or_else(|| said(&REQUIRED, "error"))
+    field_of(&RESPONSE, "errorReason").or_else(|| field_of(&REQUIRED, "error"))
 }
 
 fn success(headers: &HeaderMap) -> Option<bool> {
     decoded(headers, &RESPONSE)?.get("success")?.as_bool()
 }
 
-/// The JSON in a header, if it can be read. A receipt that says less than the gateway's own is one
-/// all the same, so it is not taken for more than its fields.
+/// The JSON in a header, if it can be read. Receipts of other gateways may have fewer fields, so only
+/// single fields are read.
 fn decoded(headers: &HeaderMap, name: &HeaderName) -> Option<serde_json::Map<String, serde_json::Value>> {
     decode_header(headers.get(name)?).ok()
 }

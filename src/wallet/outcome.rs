@@ -1,4 +1,4 @@
-//! What a request of a wallet came to: an answer and what it cost, or why there is none.
+//! The result of a wallet's request: an answer and its cost, or an error.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,13 +23,13 @@ pub struct Payment {
     pub mechanism: Mechanism,
     /// In raw.
     pub amount: Raw,
-    /// Who paid.
+    /// The account that paid.
     pub account: Account,
     pub pay_to: Account,
-    /// The block, and so the payment's name.
+    /// The hash of the block, which identifies the payment.
     pub hash: BlockHash,
-    /// Whether the gateway said that it took the payment. A `nanoTxn` block that it did not take
-    /// may never have been sent.
+    /// Whether the gateway said that it accepted the payment. A `nanoTxn` block that it did not accept
+    /// may never have been published.
     pub acknowledged: bool,
 }
 
@@ -37,15 +37,16 @@ pub struct Payment {
 #[derive(Debug)]
 pub struct Paid {
     pub response: Response,
-    /// Nothing where the request was free, or a capability paid for it.
+    /// `None` if the request was free, or a capability paid for it.
     pub payment: Option<Payment>,
-    /// The payment's proof, where the gateway did not say that it took it: money may have moved.
+    /// The payment's proof, if the gateway did not say that it accepted the payment: money may have
+    /// moved.
     pub proof: Option<Box<Proof>>,
     /// What is left of the capability that was bought or used.
     pub capability: Option<Capability>,
 }
 
-/// A payment with what shows it to a gateway. Keep it where an error gives it: it is what the
+/// A payment and the header that proves it to a gateway. Keep it if an error holds one: it is what the
 /// money was spent on.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Proof {
@@ -74,11 +75,10 @@ impl fmt::Display for Proof {
     }
 }
 
-/// Why a request was not answered. The variants with a [`Proof`] are those after which money may
-/// have moved.
+/// Why a request was not answered. After the variants with a [`Proof`], money may have moved.
 #[derive(Debug, thiserror::Error)]
 pub enum WalletError {
-    #[error("this makes no request: {0}")]
+    #[error("this is not a valid request: {0}")]
     NoRequest(String),
     #[error("the body of the request cannot be sent twice")]
     BodyNotRepeatable,
@@ -86,45 +86,45 @@ pub enum WalletError {
     Unreachable { origin: String, error: String },
     #[error("the 402 of {origin} is not an x402 bill: {error}")]
     NotAGateway { origin: String, error: OfferError },
-    #[error("nothing on the bill can be paid: {0}")]
+    #[error("the bill cannot be paid: {0}")]
     NothingPayable(OfferError),
-    #[error("the price is {}, more than the limit of {} for a request", amount.xno(), max.xno())]
+    #[error("the price is {}, above the limit of {} for a request", amount.xno(), max.xno())]
     TooExpensive { amount: Raw, max: Raw },
     #[error("not paid: {0}")]
     DayLimit(#[from] AllowanceError),
-    #[error("the bill asks for work of {asked}, beyond {MAX_THRESHOLD}")]
+    #[error("work of {asked} is asked for, which is above the limit of {MAX_THRESHOLD}")]
     WorkTooHard { asked: Threshold },
     #[error(
-        "not enough funds in {account}: {} needed, {} there, {} to receive",
+        "not enough funds in {account}: {} needed, {} available, {} to receive",
         needed.xno(), balance.xno(), receivable.xno()
     )]
     NoFunds { account: Account, needed: Raw, balance: Raw, receivable: Raw },
-    #[error("no answer from the Nano network: {0}")]
+    #[error("no usable answer from the Nano network: {0}")]
     Ledger(#[from] LedgerError),
-    #[error("{account} has a block that is not confirmed after {wait:?}")]
+    #[error("{account} still has an unconfirmed block after {wait:?}")]
     Unsettled { account: Account, wait: Duration },
     #[error("funds could not be received with block {hash}: {error}")]
     NotReceived { hash: BlockHash, error: ProcessError },
     #[error("no work: {0}")]
     Work(#[from] WorkError),
-    #[error("block {hash} was not taken by the network, and no node knows it: {error}")]
+    #[error("the network did not accept block {hash}, and no node knows it: {error}")]
     NotSent { hash: BlockHash, error: ProcessError },
     #[error("the proof cannot be written: {0}")]
     Unwritable(OfferError),
     #[error("the gateway refused a payment ({proof}): {reason}")]
     Refused { reason: String, proof: Box<Proof> },
-    #[error("the gateway has not settled a payment ({proof}) after {waited:?}; it may yet")]
+    #[error("the gateway has not settled a payment ({proof}) after {waited:?}; it may still do so")]
     Pending { proof: Box<Proof>, waited: Duration },
     #[error("the answer to a paid request was lost ({proof}): {error}")]
     AnswerLost { proof: Box<Proof>, error: String },
 }
 
-/// Why there is no wallet.
+/// Why a wallet cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum WalletSetupError {
     #[error(transparent)]
     Seed(#[from] VaultError),
-    #[error("{0:?} is no node's address: {1}")]
+    #[error("{0:?} is not the URL of a node: {1}")]
     Address(String, url::ParseError),
     #[error(transparent)]
     Node(#[from] NodeSetupError),

@@ -15,11 +15,11 @@ use crate::nano::{Account, Raw, UnixSeconds};
 
 /// The entries of a 402 that can be paid in XNO.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PayableEntries {
+pub struct NanoOffers {
     /// Why the answer is a 402: a sentence, or the code of a refusal.
     pub error: Option<String>,
     /// In the server's order; it may be empty.
-    pub offers: Vec<PayableEntry>,
+    pub offers: Vec<NanoOffer>,
     /// For each of the other entries, why it cannot be paid.
     pub passed_over: Vec<FieldFault>,
     /// Whether a payment must have an id; `None` if the server does not support ids.
@@ -28,7 +28,7 @@ pub struct PayableEntries {
 
 /// One entry that can be paid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PayableEntry {
+pub struct NanoOffer {
     /// The amount to send, in raw.
     pub amount: Raw,
     pub pay_to: Account,
@@ -51,7 +51,7 @@ pub enum ProofRequest {
     NanoSession(SessionTerms),
 }
 
-impl PayableEntries {
+impl NanoOffers {
     /// Reads the value of a `PAYMENT-REQUIRED` header.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl PayableEntries {
     /// Reads the body of a 402.
     ///
     /// # Errors
-    /// [`FieldFault`], as in [`PayableEntries::from_header`].
+    /// [`FieldFault`], as in [`NanoOffers::from_header`].
     pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
@@ -74,7 +74,7 @@ impl PayableEntries {
         let resource = fields.optional("resource");
         let (mut offers, mut passed_over) = (Vec::new(), Vec::new());
         for (index, entry) in fields.array("accepts")?.iter().enumerate() {
-            match PayableEntry::read(entry, &format!("accepts[{index}]"), resource) {
+            match NanoOffer::read(entry, &format!("accepts[{index}]"), resource) {
                 Ok(offer) => offers.push(offer),
                 Err(fault) => passed_over.push(fault),
             }
@@ -88,7 +88,7 @@ impl PayableEntries {
     }
 }
 
-impl PayableEntry {
+impl NanoOffer {
     fn read(entry: &Value, path: &str, resource: Option<&Value>) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(entry, path)?;
         check_currency(&fields)?;
@@ -136,7 +136,7 @@ impl PayableEntry {
         Value::Object(json)
     }
 
-    /// As [`PayableEntry::answer`], under an id of the client's own, which the server declares as `required`
+    /// As [`NanoOffer::answer`], under an id of the client's own, which the server declares as `required`
     /// or not.
     #[must_use]
     pub fn answer_under(&self, proof: &PaymentProof, id: &PaymentIdentifier, required: bool) -> Value {

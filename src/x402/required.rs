@@ -199,7 +199,7 @@ impl PaymentRequired {
     }
 
     /// Reads what a Faregate gateway wrote. A client that also pays other servers reads
-    /// [`super::PayableEntries`] instead.
+    /// [`super::NanoOffers`] instead.
     ///
     /// # Errors
     /// [`FieldFault`], the first one found.

@@ -2,7 +2,7 @@
 
 pub(crate) use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, OpenFault, Payment, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
+    LeaseRequest, OpenFault, PaymentRecord, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
 };
 
 #[expect(dead_code, unreachable_pub, reason = "the program's own, which uses all of it")]
@@ -15,8 +15,8 @@ mod model;
 #[path = "../it/store/samples.rs"]
 mod samples;
 #[expect(dead_code, reason = "what only a whole store needs")]
-#[path = "../../src/store/room.rs"]
-pub(crate) mod room;
+#[path = "../../src/store/free_space.rs"]
+pub(crate) mod free_space;
 mod sqlite;
 
 /// What a capability is taken in from.

@@ -16,7 +16,7 @@ use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
 use faregate::payment::Mechanism;
 use faregate::store::{Filter, PaymentState, SqliteOptions, SqliteStore, Store};
-use faregate::x402::{PayableEntry, PaymentProof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
@@ -165,7 +165,7 @@ impl Scene {
 }
 
 /// What a program that has come up asks for by `mechanism`.
-async fn offered(http: &Client, program: &Program, mechanism: Mechanism) -> PayableEntry {
+async fn offered(http: &Client, program: &Program, mechanism: Mechanism) -> NanoOffer {
     loop {
         match program::get(http, &program.url, None).await {
             Some((StatusCode::PAYMENT_REQUIRED, Some(bill))) => {

@@ -15,6 +15,7 @@ const FOLDERS: [&str; 6] = ["", "config", "deploy", "benches", "tests", "src/gui
 /// What a document says about the block of commands below it: which script runs it.
 const RUN_BY_DOCS: &str = "<!-- run by tests/docs/run -->";
 const RUN_BY_CI: &str = "<!-- run by .ci/run -->";
+const RUN_BY_MAKE: &str = "<!-- run by make test, in brief -->";
 
 /// The sections that make a file of those that are shown a whole one.
 const BASE: [(&str, &str); 5] = [
@@ -207,6 +208,35 @@ fn every_configuration_that_is_shown_is_valid() {
     assert!(count >= 4, "only {count} configurations are shown");
 }
 
+#[test]
+fn readme_is_read_in_one_sitting() {
+    let lines = Document::read(Path::new("README.md")).text.lines().count();
+    assert!(
+        lines <= 220,
+        "README.md has {lines} lines: move what is for one reader only to the page of that reader"
+    );
+}
+
+/// Words that nobody uses who writes for readers of any first language.
+const DIALECT: [&str; 7] = ["anew", "unsaid", "he", "his", "him", "nothing where", "held against"];
+
+#[test]
+fn the_prose_is_plain() {
+    let mut faults = Vec::new();
+    for document in Document::all() {
+        let words: Vec<_> = document.text.split_whitespace().map(str::to_lowercase).collect();
+        let plain = words.join(" ").replace(|c: char| !c.is_alphanumeric() && c != '\'', " ");
+        for word in DIALECT {
+            for (place, _) in plain.match_indices(&format!(" {word} ")) {
+                let around: String =
+                    plain[..place].chars().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect();
+                faults.push(format!("{}: `{word}` after `{}`", document.path.display(), around.trim()));
+            }
+        }
+    }
+    report(&faults);
+}
+
 /// A word of a command line as the program may be given it.
 fn filled_in(word: &str) -> String {
     let word = word.trim_matches(['\'', '"']);
@@ -303,6 +333,19 @@ fn in_brief(command: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether a command runs tests that `make test` runs as well: by the name of a module or the beginning of a test's.
+fn is_a_test(command: &str) -> bool {
+    let command = in_brief(command).join(" ");
+    let Some(rest) = command.strip_prefix("cargo test --test it -- ") else { return false };
+    let filter = rest.split(' ').next().unwrap();
+    let (folder, name) = filter.rsplit_once("::").unwrap_or(("", filter));
+    let named = |text: &str| text.contains(&format!("fn {name}")) || text.contains(&format!("mod {name};"));
+    let files = ["main.rs".to_owned(), format!("{folder}.rs"), format!("{name}.rs")];
+    let texts =
+        files.iter().filter_map(|it| std::fs::read_to_string(Path::new(ROOT).join("tests/it").join(it)).ok());
+    texts.into_iter().any(|it| named(&it))
+}
+
 #[test]
 fn every_block_of_commands_is_run() {
     let script = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
@@ -321,6 +364,11 @@ fn every_block_of_commands_is_run() {
                         if !run_in_ci.iter().any(|it| it.starts_with(&wanted)) {
                             faults.push(format!("{path}: .ci/run does not run `{command}`"));
                         }
+                    }
+                }
+                RUN_BY_MAKE => {
+                    for command in Document::commands(&block.text).iter().filter(|it| !is_a_test(it)) {
+                        faults.push(format!("{path}: no test is run by `{command}`"));
                     }
                 }
                 _ => faults.push(format!("{path}: nothing says what runs this:\n{}", block.text)),

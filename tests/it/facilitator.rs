@@ -12,7 +12,7 @@ use std::sync::Arc;
 use faregate::listen;
 use faregate::nano::{Raw, SecretKey, StateBlock};
 use faregate::store::PaymentState;
-use faregate::x402::{PayableEntries, PayableEntry, PaymentProof, decode_header};
+use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, decode_header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ struct Desk {
 /// A bill as the resource server has it: the entries to send along, and what a payer reads of them.
 struct Bill {
     entries: [Value; 2],
-    offers: [PayableEntry; 2],
+    offers: [NanoOffer; 2],
 }
 
 impl Desk {
@@ -141,7 +141,7 @@ impl Desk {
 impl Bill {
     fn of(json: &Value) -> Self {
         let entries = json["accepts"].as_array().unwrap().clone().try_into().expect("two entries");
-        Self { entries, offers: PayableEntries::read(json).unwrap().offers.try_into().expect("two offers") }
+        Self { entries, offers: NanoOffers::read(json).unwrap().offers.try_into().expect("two offers") }
     }
 }
 
@@ -294,7 +294,7 @@ async fn a_session_is_for_those_who_name_it_and_is_held_to_its_tag() {
     let order = json!({ "resource": { "url": REPORT }, "price": PRICE, "mechanisms": ["nanoSession"] });
     let bill = desk.ok("/requirements", &order).await;
     let entry = &bill["accepts"][0];
-    let offer = PayableEntries::read(&bill).unwrap().offers.remove(0);
+    let offer = NanoOffers::read(&bill).unwrap().offers.remove(0);
     assert!(offer.amount > usual.offers[0].amount, "the tag comes on top");
     let pay = |amount| {
         let block = desk.rig.devnet.send_block(&key, offer.pay_to, amount).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed};
-use faregate::store::{Filter, Payment, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{Filter, PaymentRecord, PaymentState, SqliteOptions, SqliteStore, Store};
 use faregate::x402::{PaymentProof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
@@ -150,7 +150,7 @@ async fn compare(devnet: &Devnet, folder: &Path, bought: &Bought, rounds: u32) {
 }
 
 /// What the ledger has for the pool from a payment's block, which must be confirmed.
-fn receivable(devnet: &Devnet, payment: &Payment) -> u128 {
+fn receivable(devnet: &Devnet, payment: &PaymentRecord) -> u128 {
     let ledger = devnet.lattice();
     assert!(ledger.is_confirmed(payment.intent.block));
     let found = ledger.receivables(payment.intent.pay_to).find(|(hash, _)| *hash == payment.intent.block);

@@ -6,7 +6,7 @@ mod dialects;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use faregate::devnet::{Fault, Times};
+use faregate::devnet::{InjectedFault, Times};
 use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::tag::GRACE;
@@ -14,7 +14,7 @@ use faregate::reconcile::Books;
 use faregate::store::{PaymentState, Store};
 use faregate::wallet::{Wallet, WalletOptions};
 use faregate::x402::{
-    PayableEntry, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse, encode_header,
+    NanoOffer, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse, encode_header,
 };
 use reqwest::Response;
 use serde_json::Value;
@@ -45,39 +45,39 @@ pub(crate) fn plan() -> Plan {
 }
 
 /// The session that a bill offers.
-pub(crate) async fn session(rig: &Rig, path: &str) -> PayableEntry {
+pub(crate) async fn session(rig: &Rig, path: &str) -> NanoOffer {
     offered(&rig.get(path, &[]).await)
 }
 
-pub(crate) fn offered(answer: &Response) -> PayableEntry {
+pub(crate) fn offered(answer: &Response) -> NanoOffer {
     assert_eq!(answer.status(), 402);
-    let is_session = |it: &PayableEntry| matches!(it.ask, ProofRequest::NanoSession(_));
+    let is_session = |it: &NanoOffer| matches!(it.ask, ProofRequest::NanoSession(_));
     offers(answer).offers.into_iter().find(is_session).expect("a session")
 }
 
 /// The entry as it came.
-pub(crate) fn entry(offer: &PayableEntry) -> Value {
+pub(crate) fn entry(offer: &NanoOffer) -> Value {
     offer.answer(&PaymentProof::NanoSession { block_hash: BlockHash::ZERO })["accepted"].clone()
 }
 
 /// The session's identifier.
-pub(crate) fn id(offer: &PayableEntry) -> String {
+pub(crate) fn id(offer: &NanoOffer) -> String {
     entry(offer)["extra"]["nanoSession"]["id"].as_str().unwrap().to_owned()
 }
 
 /// What shows `block` under the session, as `PAYMENT-SIGNATURE`.
-pub(crate) fn proof(offer: &PayableEntry, block: BlockHash) -> String {
+pub(crate) fn proof(offer: &NanoOffer, block: BlockHash) -> String {
     encode_header(&offer.answer(&PaymentProof::NanoSession { block_hash: block }))
 }
 
 /// A send of `amount` to the session's address, on the ledger.
-pub(crate) fn send(rig: &Rig, key: &SecretKey, offer: &PayableEntry, amount: Raw) -> StateBlock {
+pub(crate) fn send(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock {
     let sent = rig.devnet.send_block(key, offer.pay_to, amount).unwrap();
     rig.devnet.process(sent).unwrap();
     sent
 }
 
-pub(crate) fn pay(rig: &Rig, key: &SecretKey, offer: &PayableEntry) -> BlockHash {
+pub(crate) fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer) -> BlockHash {
     send(rig, key, offer, offer.amount).hash()
 }
 
@@ -275,7 +275,7 @@ async fn what_a_node_does_not_know_yet_is_waited_for() {
     let key = rig.payer(1, PLENTY);
     let offer = session(&rig, ONE).await;
     // The node is behind: it answers as before the block came.
-    rig.devnet.order("block_info", Fault::Stale, Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Stale, Times::Always);
     let block = pay(&rig, &key, &offer);
     let answer = show(&rig, ONE, &proof(&offer, block)).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (503, "BLOCK_NOT_FOUND"));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use faregate::devnet::faults::ANY;
-use faregate::devnet::{Devnet, DevnetNode, DevnetOptions, Fault, Lie, NodeOptions, Times};
+use faregate::devnet::{Devnet, DevnetNode, DevnetOptions, InjectedFault, Lie, NodeOptions, Times};
 use faregate::ledger::node::{BreakerState, NodeClient, NodeEndpoint, NodeEvent, NodeLedger, SocketEndpoint};
 use faregate::ledger::{Ledger, Sighting};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed, StateBlock};
@@ -130,7 +130,7 @@ async fn a_payment_under_way_does_not_notice_two_nodes_of_three_going_down() {
 #[tokio::test]
 async fn a_node_that_keeps_failing_is_left_alone_and_comes_back() {
     let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
-    net.node(0).order(ANY, Fault::Drop, Times::Always);
+    net.node(0).order(ANY, InjectedFault::Drop, Times::Always);
     let hash = net.devnet.lattice().genesis();
     for _ in 0..8 {
         assert!(net.ledger.block(hash).await.unwrap().is_some());
@@ -154,7 +154,7 @@ async fn a_node_that_keeps_failing_is_left_alone_and_comes_back() {
 async fn a_slow_node_gets_a_rival_and_only_as_often_as_the_budget_lets() {
     let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
     let hash = net.devnet.lattice().genesis();
-    net.node(0).order("block_info", Fault::Hold, Times::Always);
+    net.node(0).order("block_info", InjectedFault::Hold, Times::Always);
     // Held for as long as the order stands: only a rival can have answered.
     assert!(net.ledger.block(hash).await.unwrap().is_some());
     assert_eq!(net.told("hedged"), [net.ledger.nodes()[0].label.clone()]);
@@ -173,7 +173,7 @@ async fn a_lying_node_is_outvoted_counted_and_left_alone() {
     let block = net.send(1);
     net.devnet.lattice().hold(block.hash());
     for action in ["blocks_info", "block_info"] {
-        net.node(0).order(action, Fault::Lie(Lie::Confirmed), Times::Always);
+        net.node(0).order(action, InjectedFault::Lie(Lie::Confirmed), Times::Always);
     }
     net.ledger.publish_send(&block).await.unwrap();
     let seen = net.ledger.block(block.hash()).await.unwrap().unwrap();
@@ -272,9 +272,11 @@ async fn one_node_alone_is_held_against_its_own_peers() {
 #[tokio::test]
 async fn of_a_node_that_does_not_tell_of_its_peers_nothing_is_known() {
     let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
-    for (fault, asked) in
-        [(Fault::Refuse("RPC control is disabled".to_owned()), 1), (Fault::ServerError, 1), (Fault::Drop, 4)]
-    {
+    for (fault, asked) in [
+        (InjectedFault::Refuse("RPC control is disabled".to_owned()), 1),
+        (InjectedFault::ServerError, 1),
+        (InjectedFault::Drop, 4),
+    ] {
         net.node(0).order("telemetry", fault, Times::Always);
         let client = NodeClient::new(vec![endpoint(&net.node(0).rpc_url(), true)]).unwrap();
         let client = client.looking_at_peers_every(Duration::ZERO);
@@ -314,7 +316,7 @@ async fn contents_of_another_block_are_not_believed_in_a_batch_either() {
     let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
     let (block, other) = (net.send(1), net.send(2));
     net.ledger.publish_send(&block).await.unwrap();
-    net.node(0).order("blocks_info", Fault::Lie(Lie::Contents(Box::new(other))), Times::Always);
+    net.node(0).order("blocks_info", InjectedFault::Lie(Lie::Contents(Box::new(other))), Times::Always);
     let Ok(Sighting::Confirmed(facts)) = net.ledger.await_confirmation(block.hash(), WAIT).await else {
         panic!("the honest one confirms it")
     };
@@ -339,7 +341,7 @@ async fn a_block_that_loses_to_a_fork_is_not_confirmed() {
 #[tokio::test]
 async fn a_node_that_refuses_batches_is_asked_block_by_block() {
     let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
-    net.devnet.order("blocks_info", Fault::Refuse("Action not allowed".to_owned()), Times::Always);
+    net.devnet.order("blocks_info", InjectedFault::Refuse("Action not allowed".to_owned()), Times::Always);
     let block = net.send(1);
     net.ledger.publish_send(&block).await.unwrap();
     assert!(net.confirmed(block.hash(), WAIT).await);

@@ -12,7 +12,7 @@ use faregate::nano::{Account, Raw, Representative, SecretKey, StateBlock};
 use faregate::store::Store;
 use faregate::x402::payment_identifier::PaymentIdentifier;
 use faregate::x402::{
-    PayableEntry, PaymentPayload, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse,
+    NanoOffer, PaymentPayload, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse,
     encode_header,
 };
 use reqwest::Response;
@@ -54,7 +54,7 @@ async fn with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Send +
 }
 
 /// The payload that answers `offer` under `id`.
-fn under(offer: &PayableEntry, proof: &PaymentProof, id: &str) -> String {
+fn under(offer: &NanoOffer, proof: &PaymentProof, id: &str) -> String {
     encode_header(&offer.answer_under(proof, &PaymentIdentifier::parse(id).unwrap(), false))
 }
 
@@ -80,7 +80,7 @@ async fn sent(rig: &Rig, key: &SecretKey, path: &str, id: &str) -> (String, Stat
 }
 
 /// `nanoSignature`'s proof of `block` for `offer`, under `id`.
-fn claim(key: &SecretKey, block: &StateBlock, offer: &PayableEntry, id: &str) -> String {
+fn claim(key: &SecretKey, block: &StateBlock, offer: &NanoOffer, id: &str) -> String {
     let ProofRequest::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
     let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
     let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());

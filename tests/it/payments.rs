@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use faregate::cli::payments::{PaymentsCommand, run};
-use faregate::devnet::{DevnetOptions, Fault, Times};
+use faregate::devnet::{DevnetOptions, InjectedFault, Times};
 use faregate::nano::{Raw, Seed, StateBlock, UnixSeconds};
 use faregate::payment::Mechanism;
 use faregate::payment::Nonce;
@@ -293,7 +293,7 @@ async fn without_a_node_nothing_is_said_about_the_books() {
     let block = desk.block(1);
     desk.grant(&intent(&block), 1).await;
     for action in ["accounts_receivable", "account_history", "block_info"] {
-        desk.home.devnet.order(action, Fault::ServerError, Times::Always);
+        desk.home.devnet.order(action, InjectedFault::ServerError, Times::Always);
         let (code, out, err) = payments(&desk.home.config, &["reconcile"]).await;
         assert!(code == 69 && out.is_empty() && err.contains("nodes"), "{action}: {code} {out} {err}");
         desk.home.devnet.faults().clear();

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use faregate::devnet::Devnet;
-use faregate::x402::PayableEntries;
+use faregate::x402::NanoOffers;
 use reqwest::{Client, Response, StatusCode};
 use tokio::process::{Child, Command};
 
@@ -67,7 +67,7 @@ pub(crate) async fn get(
     http: &Client,
     url: &str,
     proof: Option<&str>,
-) -> Option<(StatusCode, Option<PayableEntries>)> {
+) -> Option<(StatusCode, Option<NanoOffers>)> {
     let mut request = http.get(format!("{url}/thing"));
     if let Some(proof) = proof {
         request = request.header("PAYMENT-SIGNATURE", proof);
@@ -75,11 +75,11 @@ pub(crate) async fn get(
     whole(request.send().await.ok()?).await
 }
 
-async fn whole(response: Response) -> Option<(StatusCode, Option<PayableEntries>)> {
+async fn whole(response: Response) -> Option<(StatusCode, Option<NanoOffers>)> {
     let (status, headers) = (response.status(), response.headers().clone());
     // The answer counts when it is whole.
     response.bytes().await.ok()?;
-    let bill = headers.get("payment-required").map(|it| PayableEntries::from_header(it).unwrap());
+    let bill = headers.get("payment-required").map(|it| NanoOffers::from_header(it).unwrap());
     Some((status, bill))
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use faregate::devnet::{Devnet, DevnetOptions, Fault, THRESHOLDS, Times};
+use faregate::devnet::{Devnet, DevnetOptions, InjectedFault, THRESHOLDS, Times};
 use faregate::nano::Seed;
 use faregate::x402::{PaymentProof, encode_header};
 use reqwest::{Client, Response, Version};
@@ -189,7 +189,7 @@ async fn it_starts_sells_shows_how_it_is_and_ends() {
     let world = World::start().await;
     let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "info").await;
     let client = client();
-    world.devnet.order("version", Fault::ServerError, Times::ONCE);
+    world.devnet.order("version", InjectedFault::ServerError, Times::ONCE);
     let paid = world.pay(&client, &process.url("/v1/search/x")).await;
     assert_eq!((paid.status().as_u16(), capability(&paid).1), (200, 4));
     let refused =

@@ -6,7 +6,7 @@ mod conformance;
 pub(crate) mod instances;
 pub(crate) mod model;
 mod overtaken;
-mod pool;
+mod deposits;
 mod postgres;
 pub(crate) mod samples;
 mod sequences;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use faregate::devnet::{Fault, THRESHOLDS, Times};
+use faregate::devnet::{InjectedFault, THRESHOLDS, Times};
 use faregate::nano::{BlockHash, Raw, Signature, StateBlock, Work};
 use faregate::store::Store;
-use faregate::x402::{PayableEntry, PaymentProof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -78,7 +78,7 @@ impl Scene {
     }
 }
 
-fn header(offer: &PayableEntry, block: StateBlock) -> String {
+fn header(offer: &NanoOffer, block: StateBlock) -> String {
     encode_header(&offer.answer(&PaymentProof::NanoTxn { block }))
 }
 
@@ -214,7 +214,7 @@ async fn a_crash_after_the_work_was_made_needs_no_other() {
     let scene = Scene::new("").await;
     let (proof, block) = scene.proof(1).await;
     // The broadcast is lost: the journal has the block, and its work.
-    scene.rig.devnet.order("process", Fault::ServerError, Times::Always);
+    scene.rig.devnet.order("process", InjectedFault::ServerError, Times::Always);
     let rig = &scene.rig;
     let headers = [("PAYMENT-SIGNATURE", proof.as_str())];
     let show = rig.get(QUOTE, &headers);

@@ -13,7 +13,7 @@ use crate::outbound;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
 use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
-use crate::x402::{self, PayableEntries, SettlementResponse, encode_header};
+use crate::x402::{self, NanoOffers, SettlementResponse, encode_header};
 
 /// How long a call to the demo's ledger may take.
 const NODE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -207,8 +207,8 @@ fn get(stage: &Stage, path: &str) -> Result<Request, StoryError> {
     Ok(Request::new(Method::GET, url(stage, path)?))
 }
 
-fn bill(step: &'static str, headers: &HeaderMap) -> Result<PayableEntries, StoryError> {
-    Ok(PayableEntries::from_header(text(step, headers, "payment-required")?)?)
+fn bill(step: &'static str, headers: &HeaderMap) -> Result<NanoOffers, StoryError> {
+    Ok(NanoOffers::from_header(text(step, headers, "payment-required")?)?)
 }
 
 fn text(step: &'static str, headers: &HeaderMap, name: &'static str) -> Result<String, StoryError> {

@@ -10,7 +10,7 @@ use super::{JournalArgs, PaymentsError, load, open, since};
 use crate::clock::Clock;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::store::Engine;
-use crate::store::pool::{PoolJournal, SeenDeposit, SweepRecord, SweepState};
+use crate::store::deposits::{DepositJournal, SeenDeposit, SweepRecord, SweepState};
 use crate::sweep::Action;
 
 /// Rows that are read at a time.

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 use crate::nano::{Raw, UnixSeconds};
-use crate::store::{Payment, PaymentState};
+use crate::store::{PaymentRecord, PaymentState};
 
 /// The last second that is printed as a date.
 const LAST_DATE: u64 = 253_402_300_799;
@@ -32,7 +32,7 @@ pub(super) fn time(at: UnixSeconds) -> String {
 }
 
 /// Every field by its name, in the order of the CSV's columns.
-fn fields(payment: &Payment) -> [(&'static str, String); 15] {
+fn fields(payment: &PaymentRecord) -> [(&'static str, String); 15] {
     let intent = &payment.intent;
     [
         ("sequence", payment.sequence.to_string()),
@@ -61,7 +61,7 @@ pub(super) fn heading(out: &mut (dyn Write + Send)) -> io::Result<()> {
     )
 }
 
-pub(super) fn row(payment: &Payment, out: &mut (dyn Write + Send)) -> io::Result<()> {
+pub(super) fn row(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let intent = &payment.intent;
     writeln!(
         out,
@@ -76,7 +76,7 @@ pub(super) fn row(payment: &Payment, out: &mut (dyn Write + Send)) -> io::Result
 }
 
 /// Every field, one a line.
-pub(super) fn whole(payment: &Payment, out: &mut (dyn Write + Send)) -> io::Result<()> {
+pub(super) fn whole(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
     fields(payment).iter().try_for_each(|(name, value)| writeln!(out, "{name:<14}  {value}"))
 }
 
@@ -88,7 +88,7 @@ pub(super) fn csv_heading(out: &mut (dyn Write + Send)) -> io::Result<()> {
     )
 }
 
-pub(super) fn csv_line(payment: &Payment, out: &mut (dyn Write + Send)) -> io::Result<()> {
+pub(super) fn csv_line(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let values: Vec<String> = fields(payment).into_iter().map(|(_, value)| quoted(&value)).collect();
     writeln!(out, "{}", values.join(","))
 }
@@ -103,11 +103,11 @@ pub(super) fn quoted(value: &str) -> String {
 }
 
 /// A JSON object on a line. Amounts are texts: a number would be read as floating point.
-pub(super) fn json_line(payment: &Payment, out: &mut (dyn Write + Send)) -> io::Result<()> {
+pub(super) fn json_line(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
     writeln!(out, "{}", json(payment))
 }
 
-pub(super) fn json(payment: &Payment) -> Value {
+pub(super) fn json(payment: &PaymentRecord) -> Value {
     let numbers = ["sequence", "requests", "within_seconds"];
     let value = |name: &str, text: String| match text.parse::<u64>() {
         Ok(number) if numbers.contains(&name) => Value::from(number),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Kind, Lattice, Now};
+use super::{BlockKind, Lattice, Now};
 use crate::nano::BlockHash;
 
-/// What is to be confirmed, and what is not to be.
+/// The blocks to confirm, and the blocks not to confirm.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Agenda {
-    /// By the time since the ledger's start from which a block may be confirmed; the number is
-    /// the order of arrival.
+    /// The time since the ledger's start at which a block may be confirmed, and its number in the
+    /// order of arrival.
     due: BTreeSet<(Duration, u64, BlockHash)>,
     arrivals: u64,
     held: BTreeSet<BlockHash>,
@@ -25,8 +25,8 @@ impl Agenda {
 }
 
 impl Lattice {
-    /// Confirms what is due: a block after its predecessor and, where it receives, after its
-    /// source; none that is held.
+    /// Confirms what is due: a block after its predecessor and, if it receives, after its source. Held
+    /// blocks are not confirmed.
     pub fn advance(&mut self, now: Now) {
         while let Some(next) = self.next_due(now) {
             self.agenda.due.remove(&next);
@@ -34,7 +34,7 @@ impl Lattice {
         }
     }
 
-    /// The first that may be confirmed.
+    /// The first block that may be confirmed.
     fn next_due(&self, now: Now) -> Option<(Duration, u64, BlockHash)> {
         if self.agenda.all_held {
             return None;
@@ -46,15 +46,15 @@ impl Lattice {
         .copied()
     }
 
-    /// The next time, as time since the ledger's start, at which something may become due.
+    /// The next time at which a block may become due, counted from the ledger's start.
     pub(in crate::devnet) fn next_due_after(&self, now: Now) -> Option<Duration> {
         self.agenda.due.iter().map(|&(at, ..)| at).find(|&at| at > now.elapsed)
     }
 
-    /// What has to be confirmed before this block is.
+    /// The blocks that must be confirmed before this one.
     fn unconfirmed_dependencies(&self, hash: BlockHash) -> Vec<BlockHash> {
         let Some(entry) = self.entry(hash) else { return Vec::new() };
-        let source = (entry.kind == Kind::Receive).then_some(BlockHash(entry.block.link));
+        let source = (entry.kind == BlockKind::Receive).then_some(BlockHash(entry.block.link));
         [Some(entry.block.previous), source]
             .into_iter()
             .flatten()
@@ -73,8 +73,8 @@ impl Lattice {
         self.agenda.held.remove(&hash);
     }
 
-    /// Confirms the block and all that it depends on, held or not. Answers whether the ledger has
-    /// the block.
+    /// Confirms the block and everything it depends on, held or not. Returns whether the ledger has the
+    /// block.
     pub fn confirm_now(&mut self, hash: BlockHash) -> bool {
         let mut pending = vec![hash];
         while let Some(&top) = pending.last() {
@@ -92,8 +92,8 @@ impl Lattice {
         self.entry(hash).is_some()
     }
 
-    /// Never confirms this block, and so none that stands on it, until [`Lattice::release`]. The
-    /// block may be one that is yet to come.
+    /// Does not confirm this block, nor any that depends on it, until [`Lattice::release`]. The block
+    /// need not have arrived yet.
     pub fn hold(&mut self, hash: BlockHash) {
         self.agenda.held.insert(hash);
     }
@@ -103,13 +103,14 @@ impl Lattice {
         self.agenda.all_held = true;
     }
 
-    /// Ends every hold; what is due is confirmed by the next [`Lattice::advance`].
+    /// Ends every hold. The next [`Lattice::advance`] confirms what is due.
     pub fn release(&mut self) {
         self.agenda.all_held = false;
         self.agenda.held.clear();
     }
 
-    /// Forgets a block that was rolled back.
+    /// Removes a block that was rolled back.
+    #[cfg(feature = "devnet-faults")]
     pub(super) fn unschedule(&mut self, hash: BlockHash) {
         self.agenda.due.retain(|&(_, _, due)| due != hash);
     }

@@ -1,16 +1,16 @@
-//! What must hold after every change, for tests to ask.
+//! The invariants that hold after every change, for tests to check.
 
 use std::collections::BTreeSet;
 
-use super::{Chain, Kind, Lattice};
+use super::{AccountChain, BlockKind, Lattice};
 use crate::nano::{Account, BlockHash, Raw};
 
 impl Lattice {
-    /// What must hold after every change, or the first thing that does not: no raw is made or
-    /// lost, each chain is whole, and what is confirmed stands on what is confirmed.
+    /// Checks that no raw is made or lost, that each chain is whole, and that a confirmed block depends
+    /// on confirmed blocks only.
     ///
     /// # Errors
-    /// A sentence about what is wrong.
+    /// A sentence about the first violation.
     pub fn check_invariants(&self) -> Result<(), String> {
         let amounts = self.chains.values().map(|chain| chain.balance);
         let total = amounts
@@ -32,7 +32,7 @@ impl Lattice {
     fn check_chain(
         &self,
         account: Account,
-        chain: &Chain,
+        chain: &AccountChain,
         seen: &mut BTreeSet<BlockHash>,
     ) -> Result<(), String> {
         let mut next = Some(chain.open);
@@ -45,9 +45,9 @@ impl Lattice {
                 return Err(format!("{account}: {hash} does not follow {last}"));
             }
             if entry.confirmed != (height <= chain.confirmed_height) {
-                return Err(format!("{account}: {hash} is out of the order of confirmation"));
+                return Err(format!("{account}: {hash} is confirmed out of order"));
             }
-            if entry.confirmed && entry.kind == Kind::Receive && hash != self.genesis {
+            if entry.confirmed && entry.kind == BlockKind::Receive && hash != self.genesis {
                 let source = BlockHash(entry.block.link);
                 if !self.is_confirmed(source) {
                     return Err(format!("{hash} is confirmed before its source {source}"));

@@ -1,28 +1,26 @@
-//! Forks: the block that was accepted first loses to another (NODE trap 3).
+//! Forks: the block that arrived first loses to another ([nodes guide](crate::guide::nodes)).
 
-use super::{Kind, Lattice, Now, Receivable, Refusal};
+use super::{BlockKind, BlockRefusal, Lattice, Now, UnreceivedSend};
 use crate::nano::{BlockHash, StateBlock};
 
 /// Why a block cannot take the place of another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ForkError {
-    /// No block on the ledger has the same account and predecessor.
-    #[error("no block on the ledger has this one's account and predecessor")]
+    #[error("no block on the ledger has the same account and predecessor")]
     NoRival,
-    /// What is confirmed stays.
-    #[error("{0} stands in the way and is confirmed")]
+    #[error("{0} has the same account and predecessor, and it is confirmed")]
     Confirmed(BlockHash),
-    /// The rival is gone, and this block is refused all the same.
+    /// The rival was rolled back, and this block was refused.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] BlockRefusal),
 }
 
 impl Lattice {
-    /// Lets `block` win the election against the block that has its account and predecessor: that
-    /// one and all that stand on it are rolled back, `block` is applied and confirmed.
+    /// Lets `block` win the election against the block with the same account and predecessor. The rival
+    /// and everything that depends on it are rolled back; `block` is applied and confirmed.
     ///
     /// # Errors
-    /// [`ForkError`]. Nothing is changed, except on [`ForkError::Refused`].
+    /// [`ForkError`]. Only [`ForkError::Refused`] leaves the ledger changed.
     pub fn replace(&mut self, block: StateBlock, now: Now) -> Result<BlockHash, ForkError> {
         let rival = if block.previous == BlockHash::ZERO {
             self.chain(block.account).map(|chain| chain.open)
@@ -41,8 +39,7 @@ impl Lattice {
         Ok(hash)
     }
 
-    /// Takes an unconfirmed block off the ledger, and before it all that stand on it, whose
-    /// confirmation would have needed its own.
+    /// Removes an unconfirmed block, after the blocks that depend on it.
     fn roll_back(&mut self, hash: BlockHash) {
         let mut doomed = vec![hash];
         while let Some(&top) = doomed.last() {
@@ -50,7 +47,7 @@ impl Lattice {
                 doomed.pop();
                 continue;
             };
-            let received = (entry.kind == Kind::Send).then(|| self.received_by(top)).flatten();
+            let received = (entry.kind == BlockKind::Send).then(|| self.received_by(top)).flatten();
             match entry.successor.or(received) {
                 Some(dependent) => doomed.push(dependent),
                 None => {
@@ -61,23 +58,23 @@ impl Lattice {
         }
     }
 
-    /// Takes off a block that nothing stands on.
+    /// Removes a block that no other depends on.
     fn undo(&mut self, hash: BlockHash) {
         let Some(entry) = self.blocks.remove(&hash) else { return };
         let (block, link) = (entry.block, BlockHash(entry.block.link));
         self.unschedule(hash);
         match entry.kind {
-            Kind::Send => {
+            BlockKind::Send => {
                 self.receivable.remove(&(block.destination(), hash));
             }
-            Kind::Receive => {
+            BlockKind::Receive => {
                 self.received.remove(&link);
                 if let Some(send) = self.blocks.get(&link) {
-                    let receivable = Receivable { source: send.block.account, amount: entry.amount };
+                    let receivable = UnreceivedSend { source: send.block.account, amount: entry.amount };
                     self.receivable.insert((block.account, link), receivable);
                 }
             }
-            Kind::Change => {}
+            BlockKind::Change => {}
         }
         if let Some(previous) = self.blocks.get_mut(&block.previous) {
             previous.successor = None;

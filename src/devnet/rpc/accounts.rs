@@ -2,15 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::request::{HASH_DIGITS, Request, account};
+use super::request::{HASH_DIGITS, RpcRequest, account};
 use super::{RpcError, lenient_hex, list_or_empty};
-use crate::devnet::lattice::{Entry, Kind, Lattice};
+use crate::devnet::lattice::{BlockKind, Lattice, LedgerEntry};
 use crate::nano::{Account, BlockHash};
 
-/// What accounts are upgraded to; blocks of older versions do not occur here.
+/// The version of every account here.
 const ACCOUNT_VERSION: &str = "2";
 
-pub(super) fn info(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn info(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     let account = request.account()?;
     let chain = ledger.chain(account).ok_or(RpcError::AccountNotFound)?;
     let include_confirmed = request.flag("include_confirmed", false);
@@ -19,7 +19,7 @@ pub(super) fn info(request: &Request, ledger: &Lattice) -> Result<Value, RpcErro
     let mut put = |name: &str, value: String| answer.insert(name.to_owned(), Value::from(value));
     put("frontier", chain.frontier.to_string());
     put("open_block", chain.open.to_string());
-    // Each state block names its representative.
+    // Every state block names a representative.
     put("representative_block", chain.frontier.to_string());
     put("balance", chain.balance.to_string());
     put("modified_timestamp", chain.modified.to_string());
@@ -57,23 +57,23 @@ pub(super) fn info(request: &Request, ledger: &Lattice) -> Result<Value, RpcErro
     Ok(Value::Object(answer))
 }
 
-pub(super) fn balance(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn balance(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     Ok(balance_of(request, ledger, request.account()?))
 }
 
 /// Both amounts are the confirmed ones unless `include_only_confirmed` is off.
-fn balance_of(request: &Request, ledger: &Lattice, account: Account) -> Value {
+fn balance_of(request: &RpcRequest, ledger: &Lattice, account: Account) -> Value {
     let only_confirmed = request.flag("include_only_confirmed", true);
     let balance = if only_confirmed { ledger.confirmed_balance(account) } else { ledger.balance(account) };
     let receivable = ledger.receivable_sum(account, only_confirmed);
     json!({ "balance": balance, "pending": receivable, "receivable": receivable })
 }
 
-pub(super) fn balances(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn balances(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     for_each(request, "balances", |text| Ok((text.to_owned(), balance_of(request, ledger, account(text)?))))
 }
 
-pub(super) fn frontiers(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn frontiers(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     for_each(request, "frontiers", |text| {
         let account = account(text)?;
         let frontier = ledger.frontier(account).ok_or(RpcError::AccountNotFound)?;
@@ -81,10 +81,10 @@ pub(super) fn frontiers(request: &Request, ledger: &Lattice) -> Result<Value, Rp
     })
 }
 
-/// `answer` for each of the request's `accounts` under `name`, and under `errors` those that have
-/// none.
+/// The `answer` for each of the request's `accounts` under `name`; accounts without one are under
+/// `errors`.
 fn for_each(
-    request: &Request,
+    request: &RpcRequest,
     name: &str,
     answer: impl Fn(&str) -> Result<(String, Value), RpcError>,
 ) -> Result<Value, RpcError> {
@@ -104,7 +104,7 @@ fn for_each(
     if response.is_empty() { Err(RpcError::EmptyResponse) } else { Ok(Value::Object(response)) }
 }
 
-pub(super) fn history(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn history(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     request.required("count")?;
     let mut count = request.count()?.filter(|&count| count > 0).ok_or(RpcError::InvalidCount)?;
     let mut offset = request.offset()?;
@@ -116,7 +116,7 @@ pub(super) fn history(request: &Request, ledger: &Lattice) -> Result<Value, RpcE
     {
         if offset > 0 {
             offset = offset.saturating_sub(1);
-        } else if raw || entry.kind != Kind::Change {
+        } else if raw || entry.kind != BlockKind::Change {
             history.push(history_entry(ledger, hash, entry, raw));
             count = count.saturating_sub(1);
         }
@@ -131,9 +131,9 @@ pub(super) fn history(request: &Request, ledger: &Lattice) -> Result<Value, RpcE
     Ok(answer)
 }
 
-/// Whose history, and from which block on.
+/// The account and the block at which its history starts.
 fn history_start(
-    request: &Request,
+    request: &RpcRequest,
     ledger: &Lattice,
     reverse: bool,
 ) -> Result<(Account, Option<BlockHash>), RpcError> {
@@ -151,20 +151,20 @@ fn history_start(
     Ok((account, chain.map(|chain| chain.frontier)))
 }
 
-fn history_entry(ledger: &Lattice, hash: BlockHash, entry: &Entry, raw: bool) -> Value {
+fn history_entry(ledger: &Lattice, hash: BlockHash, entry: &LedgerEntry, raw: bool) -> Value {
     let block = &entry.block;
     let mut answer = Map::new();
     let mut put = |name: &str, value: Value| answer.insert(name.to_owned(), value);
     put(if raw { "subtype" } else { "type" }, Value::from(entry.kind.subtype()));
     let other = match entry.kind {
-        Kind::Send => Some(block.destination()),
-        Kind::Receive => ledger.entry(BlockHash(block.link)).map(|send| send.block.account),
-        Kind::Change => None,
+        BlockKind::Send => Some(block.destination()),
+        BlockKind::Receive => ledger.entry(BlockHash(block.link)).map(|send| send.block.account),
+        BlockKind::Change => None,
     };
     if let Some(other) = other {
         put("account", json!(other));
     }
-    if entry.kind != Kind::Change {
+    if entry.kind != BlockKind::Change {
         put("amount", json!(entry.amount));
     }
     if raw {

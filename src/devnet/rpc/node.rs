@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::devnet::lattice::{Lattice, Now};
 use crate::nano::Raw;
 
-/// What telemetry says of the node besides its ledger. There is no peer to sign it for.
+/// The signature in the telemetry: there is no peer to check it.
 const UNSIGNED: &str = "0000000000000000000000000000000000000000000000000000000000000000\
                         0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -63,7 +63,7 @@ pub(super) fn telemetry(ledger: &Lattice, now: Now) -> Value {
     })
 }
 
-/// An identity that is stable for a genesis, in the form of a node's.
+/// A node's identity, which depends on the genesis only.
 fn node_id(ledger: &Lattice) -> String {
     let account = crate::nano::Account(ledger.genesis().0).to_string();
     account.replacen("nano_", "node_", 1)
@@ -81,10 +81,10 @@ pub(super) fn active_difficulty(ledger: &Lattice) -> Value {
     })
 }
 
-/// As if the whole supply were online: nobody else votes here.
+/// The answer of a network whose whole supply is online.
 pub(super) fn confirmation_quorum(ledger: &Lattice) -> Value {
     let online = ledger.entry(ledger.genesis()).map_or(Raw::ZERO, |genesis| genesis.block.balance);
-    // In two parts, because 67 times the supply does not fit.
+    // In two parts, because 67 times the supply overflows.
     let part = |amount: u128| amount.saturating_mul(QUORUM_PERCENT);
     let (hundredth, rest) = (online.get() / 100, online.get() % 100);
     let delta = part(hundredth).saturating_add(part(rest) / 100);

@@ -1,21 +1,21 @@
-//! `process`: a block is handed in.
+//! `process`: a block is published.
 
 use serde_json::{Value, json};
 
-use super::request::{HASH_DIGITS, Request, WORK_DIGITS, account};
+use super::request::{HASH_DIGITS, RpcRequest, WORK_DIGITS, account};
 use super::{RpcError, lenient_hex};
-use crate::devnet::lattice::{Lattice, Now, Refusal};
+use crate::devnet::lattice::{BlockRefusal, Lattice, Now};
 use crate::nano::{BlockHash, Representative, StateBlock};
 
 /// Hexadecimal digits of a signature.
 const SIGNATURE_DIGITS: usize = 128;
 
-pub(super) fn process(request: &Request, ledger: &mut Lattice, now: Now) -> Result<Value, RpcError> {
+pub(super) fn process(request: &RpcRequest, ledger: &mut Lattice, now: Now) -> Result<Value, RpcError> {
     let block = block(request)?;
     if let Some(subtype) = request.text("subtype").filter(|subtype| !subtype.is_empty()) {
         check_subtype(ledger, &block, &subtype)?;
     }
-    // The least that any block needs; what this one needs is known when its kind is.
+    // The least work of any block. What this one needs is known once its kind is.
     let thresholds = ledger.thresholds();
     let entry = thresholds.receive.min(thresholds.send);
     if !block.work.is_some_and(|work| work.reaches(&block.work_root(), entry)) {
@@ -28,12 +28,13 @@ pub(super) fn process(request: &Request, ledger: &mut Lattice, now: Now) -> Resu
     Ok(json!({ "hash": outcome? }))
 }
 
-/// Looks at the block in the light of what it is said to be, before the rules do (NODE traps 1
-/// and 2). The account's balance is the one it has, wherever in the chain the block belongs.
+/// Checks the block against its `subtype` before the ledger's rules apply
+/// ([nodes guide](crate::guide::nodes)). Compares with the account's current balance, wherever in the
+/// chain the block belongs.
 fn check_subtype(ledger: &Lattice, block: &StateBlock, subtype: &str) -> Result<(), RpcError> {
     let opens = block.previous == BlockHash::ZERO;
     if !opens && ledger.entry(block.previous).is_none() {
-        return Err(Refusal::GapPrevious.into());
+        return Err(BlockRefusal::GapPrevious.into());
     }
     let balance = ledger.balance(block.account);
     match subtype {
@@ -48,8 +49,8 @@ fn check_subtype(ledger: &Lattice, block: &StateBlock, subtype: &str) -> Result<
     }
 }
 
-/// The block: an object with `json_block`, else the text of one.
-fn block(request: &Request) -> Result<StateBlock, RpcError> {
+/// The block: an object with `json_block`, else text.
+fn block(request: &RpcRequest) -> Result<StateBlock, RpcError> {
     let field = request.field("block").ok_or(RpcError::UnparsableJson)?;
     if request.flag("json_block", false) {
         return read_block(field).ok_or(RpcError::InvalidBlock);
@@ -59,8 +60,8 @@ fn block(request: &Request) -> Result<StateBlock, RpcError> {
     read_block(&value).ok_or(RpcError::InvalidBlock)
 }
 
-/// Reads a block as leniently as nodes do: `link` decides and `link_as_account` is not looked at
-/// (NODE trap 10). [`StateBlock`]'s own reading is stricter.
+/// Reads a block as leniently as nodes do: `link` counts and `link_as_account` is ignored
+/// ([nodes guide](crate::guide::nodes)). [`StateBlock`]'s own reading is stricter.
 fn read_block(value: &Value) -> Option<StateBlock> {
     let field = |name| value.get(name).and_then(Value::as_str);
     let hash = |name| lenient_hex::<BlockHash>(field(name)?, HASH_DIGITS);

@@ -1,14 +1,14 @@
-//! Answers about what was sent and not received yet.
+//! Answers about sends that have not been received.
 
 use serde_json::{Map, Value, json};
 
-use super::request::{Request, account};
+use super::request::{RpcRequest, account};
 use super::{RpcError, flag, list_or_empty, map_or_empty};
 use crate::devnet::lattice::Lattice;
 use crate::nano::{Account, BlockHash, Raw};
 
-/// How the request wants receivables chosen and printed.
-struct Form {
+/// Which receivable sends the request asks for, and in which format.
+struct ReceivableQuery {
     count: usize,
     threshold: Raw,
     source: bool,
@@ -16,8 +16,8 @@ struct Form {
     sorting: bool,
 }
 
-impl Form {
-    fn read(request: &Request) -> Result<Self, RpcError> {
+impl ReceivableQuery {
+    fn read(request: &RpcRequest) -> Result<Self, RpcError> {
         let count = request.count()?.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
         Ok(Self {
             count,
@@ -28,7 +28,7 @@ impl Form {
         })
     }
 
-    /// A list of hashes where only hashes were asked for, else a map.
+    /// A list of hashes if only hashes were asked for, else a map.
     fn print(&self, ledger: &Lattice, account: Account, offset: usize) -> Value {
         let mut chosen: Vec<_> = ledger
             .receivables(account)
@@ -42,7 +42,7 @@ impl Form {
         if self.threshold.is_zero() && !self.source && !self.sorting {
             return list_or_empty(chosen.map(|(hash, _)| json!(hash)).collect());
         }
-        let print = |(hash, it): (BlockHash, crate::devnet::lattice::Receivable)| {
+        let print = |(hash, it): (BlockHash, crate::devnet::lattice::UnreceivedSend)| {
             let amount = json!(it.amount);
             let value = if self.source { json!({ "amount": amount, "source": it.source }) } else { amount };
             (hash.to_string(), value)
@@ -51,15 +51,15 @@ impl Form {
     }
 }
 
-pub(super) fn of_account(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn of_account(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     let account = request.account()?;
-    let form = Form::read(request)?;
+    let form = ReceivableQuery::read(request)?;
     let offset = usize::try_from(request.offset()?).unwrap_or(usize::MAX);
     Ok(json!({ "blocks": form.print(ledger, account, offset) }))
 }
 
-pub(super) fn of_accounts(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
-    let form = Form::read(request)?;
+pub(super) fn of_accounts(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
+    let form = ReceivableQuery::read(request)?;
     let mut blocks = Map::new();
     for text in request.list("accounts")? {
         let account = account(&text)?;
@@ -71,7 +71,7 @@ pub(super) fn of_accounts(request: &Request, ledger: &Lattice) -> Result<Value, 
     Ok(json!({ "blocks": map_or_empty(blocks) }))
 }
 
-pub(super) fn exists(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn exists(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     let hash = request.hash()?;
     let entry = ledger.entry(hash).ok_or(RpcError::BlockNotFound)?;
     let only_confirmed = request.flag("include_only_confirmed", true);
@@ -79,7 +79,7 @@ pub(super) fn exists(request: &Request, ledger: &Lattice) -> Result<Value, RpcEr
     Ok(json!({ "exists": flag(waits) }))
 }
 
-/// Whether the block is a send that was not received.
+/// Whether the block is a send that has not been received.
 pub(super) fn is_receivable(ledger: &Lattice, hash: BlockHash) -> bool {
     ledger
         .entry(hash)

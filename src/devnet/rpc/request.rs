@@ -1,4 +1,4 @@
-//! A request's fields, read the way the reference node reads them: every scalar is text.
+//! The fields of a request, read like the reference node does: every scalar is text.
 
 use serde_json::{Map, Value};
 
@@ -9,9 +9,9 @@ use crate::nano::{Account, BlockHash, Raw, Threshold};
 pub(super) const HASH_DIGITS: usize = 64;
 pub(super) const WORK_DIGITS: usize = 16;
 
-pub(super) struct Request(Map<String, Value>);
+pub(super) struct RpcRequest(Map<String, Value>);
 
-impl Request {
+impl RpcRequest {
     pub(super) fn parse(body: &[u8]) -> Result<Self, RpcError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
@@ -23,17 +23,17 @@ impl Request {
         self.0.get(name)
     }
 
-    /// The field as text, if it is there; an object or a list has none.
+    /// The field as text; empty for an object or a list, `None` if there is no such field.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.field(name).map(text)
     }
 
-    /// A field without which the reference node stops reading.
+    /// A field that the reference node requires.
     pub(super) fn required(&self, name: &str) -> Result<String, RpcError> {
         self.text(name).ok_or(RpcError::UnparsableJson)
     }
 
-    /// A boolean, written as such or as `"true"` or `"1"`; anything else is `default`.
+    /// A boolean, or the text `"true"`, `"1"`, `"false"` or `"0"`; anything else is `default`.
     pub(super) fn flag(&self, name: &str, default: bool) -> bool {
         match self.text(name).as_deref() {
             Some("true" | "1") => true,
@@ -78,7 +78,7 @@ impl Request {
         self.text("difficulty").map(difficulty).transpose()
     }
 
-    /// The answer with a notice for whoever wrote `nano-` for `nano_`.
+    /// The answer, with a notice if the request wrote `nano-` for `nano_`.
     pub(super) fn with_account_format_notice(&self, mut answer: Value) -> Value {
         let old = self.text("account").is_some_and(|text| underscored(&text) != text);
         if old && let Value::Object(fields) = &mut answer {
@@ -98,7 +98,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// An account, in the old spelling with `-` too (NODE trap 13).
+/// An account, also in the old spelling with `-` ([nodes guide](crate::guide::nodes)).
 pub(super) fn account(text: &str) -> Result<Account, RpcError> {
     underscored(text).parse().map_err(|_| RpcError::BadAccount)
 }

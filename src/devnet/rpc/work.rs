@@ -1,33 +1,33 @@
-//! Work, computed and checked on request.
+//! Computes and checks work on request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::request::{Request, WORK_DIGITS};
+use super::request::{RpcRequest, WORK_DIGITS};
 use super::{RpcError, flag, lenient_hex};
 use crate::devnet::lattice::Lattice;
 use crate::nano::{BlockHash, Threshold, Work};
 
-/// Work may be asked for that is this much harder than the network's own; the reference node's
+/// The hardest work that can be asked for, as a multiple of the network's; the reference node's
 /// default.
 const MAX_MULTIPLIER: u128 = 64;
 
-/// How many nonces are tried between two looks at whether anyone still waits.
+/// How many nonces are tried between two checks for cancellation.
 const BATCH: u32 = 4096;
 
-/// Values of [`Work::value`], all of them: 2^64.
+/// The number of possible values of [`Work::value`]: 2^64.
 const VALUES: u128 = 1 << 64;
 
 /// Work to compute.
-pub(in crate::devnet) struct Job {
+pub(in crate::devnet) struct WorkJob {
     hash: BlockHash,
     difficulty: Threshold,
     base: Threshold,
 }
 
-/// Tells a computation, when dropped, that nobody waits for it.
+/// Cancels a computation when it is dropped.
 pub(in crate::devnet) struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
@@ -43,8 +43,8 @@ impl Drop for Cancel {
     }
 }
 
-/// The first nonce that reaches `threshold` on `root`; nothing once `cancelled` is true. Blocks
-/// its thread: expect 2^64 / (2^64 − threshold) tries of a tenth of a microsecond each.
+/// The first nonce that reaches `threshold` on `root`; `None` after a cancellation. Blocks its thread:
+/// expect 2^64 / (2^64 − threshold) tries of a tenth of a microsecond each.
 pub(in crate::devnet) fn generate(
     root: &[u8; 32],
     threshold: Threshold,
@@ -63,18 +63,18 @@ pub(in crate::devnet) fn generate(
     None
 }
 
-pub(super) fn job(request: &Request, ledger: &Lattice) -> Result<Job, RpcError> {
+pub(super) fn job(request: &RpcRequest, ledger: &Lattice) -> Result<WorkJob, RpcError> {
     let hash = request.hash()?;
     let thresholds = ledger.thresholds();
     let difficulty = wanted(request, thresholds.send)?;
     if difficulty > hardest(thresholds.send) || difficulty < thresholds.receive.min(thresholds.send) {
         return Err(RpcError::DifficultyLimit);
     }
-    Ok(Job { hash, difficulty, base: thresholds.send })
+    Ok(WorkJob { hash, difficulty, base: thresholds.send })
 }
 
-impl Job {
-    /// Computes; blocks its thread.
+impl WorkJob {
+    /// Computes the work; blocks its thread.
     pub(in crate::devnet) fn run(&self, cancelled: &AtomicBool) -> Result<Value, RpcError> {
         let work = generate(&self.hash.0, self.difficulty, cancelled).ok_or(RpcError::WorkFailed)?;
         let mut answer = judged(&self.hash, work, self.base);
@@ -84,7 +84,7 @@ impl Job {
     }
 }
 
-pub(super) fn validate(request: &Request, ledger: &Lattice) -> Result<Value, RpcError> {
+pub(super) fn validate(request: &RpcRequest, ledger: &Lattice) -> Result<Value, RpcError> {
     let hash = request.hash()?;
     let work = request.text("work").map_or(Some(Work(0)), |work| lenient_hex(&work, WORK_DIGITS));
     let work = work.ok_or(RpcError::BadWork)?;
@@ -111,8 +111,8 @@ fn judged(hash: &BlockHash, work: Work, base: Threshold) -> Map<String, Value> {
     answer
 }
 
-/// The threshold the request names, by itself or as a multiple of `base`.
-fn wanted(request: &Request, base: Threshold) -> Result<Threshold, RpcError> {
+/// The threshold that the request names, directly or as a multiple of `base`.
+fn wanted(request: &RpcRequest, base: Threshold) -> Result<Threshold, RpcError> {
     let difficulty = request.difficulty()?;
     let Some(multiplier) = request.text("multiplier") else { return Ok(difficulty.unwrap_or(base)) };
     match multiplier.parse::<f64>() {
@@ -121,12 +121,12 @@ fn wanted(request: &Request, base: Threshold) -> Result<Threshold, RpcError> {
     }
 }
 
-/// How many values reach the threshold.
+/// The number of values that reach the threshold.
 fn reaching(threshold: Threshold) -> u128 {
     VALUES.saturating_sub(u128::from(threshold.0))
 }
 
-/// The threshold that so many values reach.
+/// The threshold that this many values reach.
 fn reached_by(values: u128) -> Threshold {
     Threshold(u64::try_from(VALUES.saturating_sub(values.max(1))).unwrap_or(0))
 }
@@ -138,7 +138,7 @@ fn hardest(base: Threshold) -> Threshold {
 #[expect(
     clippy::float_arithmetic,
     clippy::as_conversions,
-    reason = "the RPC speaks of difficulty in floating point; no money is in it"
+    reason = "the RPC gives difficulties in floating point; this is not money"
 )]
 fn multiplier(difficulty: Threshold, base: Threshold) -> f64 {
     reaching(base) as f64 / reaching(difficulty) as f64
@@ -147,7 +147,7 @@ fn multiplier(difficulty: Threshold, base: Threshold) -> f64 {
 #[expect(
     clippy::float_arithmetic,
     clippy::as_conversions,
-    reason = "the RPC speaks of difficulty in floating point; no money is in it"
+    reason = "the RPC gives difficulties in floating point; this is not money"
 )]
 fn multiplied(base: Threshold, multiplier: f64) -> Threshold {
     reached_by((reaching(base) as f64 / multiplier) as u128)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Store, StoreError};
-use super::meter::{Account, Calls, Held, Reports, Use};
+use super::meter::{CachedCapability, Calls, Reports, Use, UseTally};
 use crate::clock::Clock;
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
@@ -57,7 +57,7 @@ pub(super) struct Leases<S> {
     pub(super) holder: Holder,
     /// Those with uses leased, reserved or unreported, and those about to be leased: kept whatever the
     /// cache forgets, so that one instance never meters one capability twice.
-    out: Mutex<BTreeMap<CapabilityId, Arc<Held>>>,
+    out: Mutex<BTreeMap<CapabilityId, Arc<CachedCapability>>>,
     reports: Arc<Reports>,
     /// Numbers the lease calls of this holder.
     sequence: AtomicU64,
@@ -70,7 +70,7 @@ impl<S: Store> Leases<S> {
         Self { store, clock, holder, out: Mutex::default(), reports: Arc::default(), sequence }
     }
 
-    fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<Held>>> {
+    fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<CachedCapability>>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,7 +78,11 @@ impl<S: Store> Leases<S> {
     ///
     /// # Errors
     /// [`NoUse`].
-    pub(super) async fn reserve(&self, held: &Arc<Held>, metering: Metering) -> Result<Use, NoUse> {
+    pub(super) async fn reserve(
+        &self,
+        held: &Arc<CachedCapability>,
+        metering: Metering,
+    ) -> Result<Use, NoUse> {
         if self.try_take(held) {
             return Ok(self.taken(held, metering));
         }
@@ -99,12 +103,12 @@ impl<S: Store> Leases<S> {
     }
 
     /// The one meter by which the capability's uses go out: this one, unless another does it already.
-    fn enlist(&self, held: &Arc<Held>) -> Arc<Held> {
+    fn enlist(&self, held: &Arc<CachedCapability>) -> Arc<CachedCapability> {
         Arc::clone(self.out().entry(held.record().id).or_insert_with(|| Arc::clone(held)))
     }
 
     /// Takes in what was leased with the grant, where all uses of the capability go out.
-    pub(super) fn take_in_first(&self, held: &Arc<Held>, lease: Lease) -> Arc<Held> {
+    pub(super) fn take_in_first(&self, held: &Arc<CachedCapability>, lease: Lease) -> Arc<CachedCapability> {
         let mut out = self.out();
         let held = Arc::clone(out.entry(held.record().id).or_insert_with(|| Arc::clone(held)));
         held.meter().take_in_first(lease);
@@ -112,14 +116,14 @@ impl<S: Store> Leases<S> {
     }
 
     /// The capability, where uses of it are out.
-    pub(super) fn find(&self, id: CapabilityId) -> Option<Arc<Held>> {
+    pub(super) fn find(&self, id: CapabilityId) -> Option<Arc<CachedCapability>> {
         self.out().get(&id).cloned()
     }
 
     /// Takes one use of a capability whose calls are this caller's, leasing more as long as there are.
     async fn lease(
         &self,
-        held: &Arc<Held>,
+        held: &Arc<CachedCapability>,
         mut unresolved: Calls<'_>,
         metering: Metering,
     ) -> Result<Use, NoUse> {
@@ -147,11 +151,11 @@ impl<S: Store> Leases<S> {
         }
     }
 
-    fn try_take(&self, held: &Held) -> bool {
+    fn try_take(&self, held: &CachedCapability) -> bool {
         held.meter().take(self.clock.now(), !self.store.is_writable())
     }
 
-    fn taken(&self, held: &Arc<Held>, metering: Metering) -> Use {
+    fn taken(&self, held: &Arc<CachedCapability>, metering: Metering) -> Use {
         Use::taken(Arc::clone(held), Arc::clone(&self.reports), metering)
     }
 
@@ -173,7 +177,7 @@ impl<S: Store> Leases<S> {
     /// first, word for word.
     async fn call(
         &self,
-        held: &Arc<Held>,
+        held: &Arc<CachedCapability>,
         unresolved: &mut Option<LeaseRequest>,
         want: u32,
         hand_back: bool,
@@ -199,8 +203,8 @@ impl<S: Store> Leases<S> {
         outcome
     }
 
-    fn request(&self, held: &Held, want: u32, hand_back: bool) -> LeaseRequest {
-        let Account { used, returned } = held.meter().draw_up(hand_back, self.clock.now());
+    fn request(&self, held: &CachedCapability, want: u32, hand_back: bool) -> LeaseRequest {
+        let UseTally { used, returned } = held.meter().draw_up(hand_back, self.clock.now());
         LeaseRequest {
             capability: held.record().id,
             holder: self.holder,
@@ -212,7 +216,7 @@ impl<S: Store> Leases<S> {
         }
     }
 
-    async fn complete(&self, held: &Arc<Held>, request: LeaseRequest) -> Result<u32, StoreError> {
+    async fn complete(&self, held: &Arc<CachedCapability>, request: LeaseRequest) -> Result<u32, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
         held.meter().take_in(lease, account(&request));
         Ok(lease.granted)
@@ -265,7 +269,7 @@ impl<S: Store> Leases<S> {
         join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
     }
 
-    async fn settle_up(&self, held: &Arc<Held>, hand_back: bool) {
+    async fn settle_up(&self, held: &Arc<CachedCapability>, hand_back: bool) {
         let mut unresolved = held.calls.lock().await;
         if let Err(error) = self.call(held, &mut unresolved, 0, hand_back).await {
             // The uses stay unreported and are reported again at the next look.
@@ -274,6 +278,6 @@ impl<S: Store> Leases<S> {
     }
 }
 
-const fn account(request: &LeaseRequest) -> Account {
-    Account { used: request.used, returned: request.returned }
+const fn account(request: &LeaseRequest) -> UseTally {
+    UseTally { used: request.used, returned: request.returned }
 }

@@ -17,7 +17,7 @@ const HANGUPS_FORGIVEN: u8 = 2;
 
 /// A capability in hand.
 #[derive(Debug)]
-pub struct Held {
+pub struct CachedCapability {
     record: CapabilityRecord,
     intent: Intent,
     meter: Mutex<Meter>,
@@ -28,7 +28,7 @@ pub struct Held {
 /// The turn to make a capability's lease calls.
 pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<LeaseRequest>>;
 
-impl Held {
+impl CachedCapability {
     /// A capability of which `lease` is in hand; its time is 0 where the store was not asked.
     pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
         let meter = Meter {
@@ -101,7 +101,7 @@ pub(super) struct Meter {
 
 /// What a lease call takes out of the meter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Account {
+pub(super) struct UseTally {
     pub(super) used: u32,
     pub(super) returned: u32,
 }
@@ -189,16 +189,16 @@ impl Meter {
 
     /// Draws up what is to be told to the store: all that was spent, and what lapsed or, if
     /// `hand_back`, all that is free.
-    pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> Account {
+    pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> UseTally {
         self.queued = false;
         let returned =
             if hand_back || self.lapses_at <= now { std::mem::take(&mut self.available) } else { 0 };
         self.returning = self.returning.saturating_add(returned);
-        Account { used: std::mem::take(&mut self.unreported), returned }
+        UseTally { used: std::mem::take(&mut self.unreported), returned }
     }
 
     /// Takes an account back that certainly did not arrive.
-    pub(super) fn take_back(&mut self, account: Account) {
+    pub(super) fn take_back(&mut self, account: UseTally) {
         self.unreported = self.unreported.saturating_add(account.used);
         self.available = self.available.saturating_add(account.returned);
         self.returning = self.returning.saturating_sub(account.returned);
@@ -211,11 +211,11 @@ impl Meter {
             return;
         }
         self.has_first = true;
-        self.take_in(lease, Account { used: 0, returned: 0 });
+        self.take_in(lease, UseTally { used: 0, returned: 0 });
     }
 
     /// Takes in the store's answer to an account.
-    pub(super) fn take_in(&mut self, lease: Lease, account: Account) {
+    pub(super) fn take_in(&mut self, lease: Lease, account: UseTally) {
         self.available = self.available.saturating_add(lease.granted);
         self.returning = self.returning.saturating_sub(account.returned);
         self.stored = lease.remaining;
@@ -231,17 +231,17 @@ impl Meter {
 /// the store.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    waiting: Mutex<Vec<Arc<Held>>>,
+    waiting: Mutex<Vec<Arc<CachedCapability>>>,
     pub(super) bell: Notify,
 }
 
 impl Reports {
-    fn push(&self, held: &Arc<Held>) {
+    fn push(&self, held: &Arc<CachedCapability>) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(held));
         self.bell.notify_one();
     }
 
-    pub(super) fn take(&self) -> Vec<Arc<Held>> {
+    pub(super) fn take(&self) -> Vec<Arc<CachedCapability>> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -250,7 +250,7 @@ impl Reports {
 #[derive(Debug)]
 #[must_use = "a use is committed or given back"]
 pub struct Use {
-    held: Arc<Held>,
+    held: Arc<CachedCapability>,
     reports: Arc<Reports>,
     metering: Metering,
     open: bool,
@@ -266,12 +266,16 @@ pub enum HangUp {
 
 impl Use {
     /// A use that [`Meter::take`] took.
-    pub(super) const fn taken(held: Arc<Held>, reports: Arc<Reports>, metering: Metering) -> Self {
+    pub(super) const fn taken(
+        held: Arc<CachedCapability>,
+        reports: Arc<Reports>,
+        metering: Metering,
+    ) -> Self {
         Self { held, reports, metering, open: true }
     }
 
     #[must_use]
-    pub const fn held(&self) -> &Arc<Held> {
+    pub const fn held(&self) -> &Arc<CachedCapability> {
         &self.held
     }
 

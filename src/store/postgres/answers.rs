@@ -10,10 +10,10 @@ use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::store::encoding::{decode_headers, encode_headers, frontier, gives_id_up, state_code, stored};
-use crate::store::{Answer, Forget, Intent, Payment, PaymentState};
+use crate::store::{Answer, Forget, Intent, PaymentRecord, PaymentState};
 
 /// `Store::identified`.
-pub(super) async fn identified(client: &Client, id: IdentifierKey) -> Result<Option<Payment>, Fault> {
+pub(super) async fn identified(client: &Client, id: IdentifierKey) -> Result<Option<PaymentRecord>, Fault> {
     holder(client, id, "").await
 }
 
@@ -21,7 +21,7 @@ async fn holder(
     client: &impl GenericClient,
     id: IdentifierKey,
     lock: &str,
-) -> Result<Option<Payment>, Fault> {
+) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!("SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.identifier = $1 {lock}");
     query(client, &sql, &[&&id.0[..]]).await?.first().map(rows::payment).transpose()
 }
@@ -66,7 +66,7 @@ pub(super) async fn take_id(transaction: &Transaction<'_>, intent: &Intent) -> R
 
 /// Takes the id from its holder. One that failed is done with it; of one that did not, the request
 /// says that it had it.
-async fn give_up(transaction: &Transaction<'_>, holder: &Payment) -> Result<(), Fault> {
+async fn give_up(transaction: &Transaction<'_>, holder: &PaymentRecord) -> Result<(), Fault> {
     let failed = holder.state == PaymentState::Failed;
     let sql = "UPDATE payments SET identifier = NULL, request = CASE WHEN $2 THEN NULL ELSE request END \
                WHERE sequence = $1";
@@ -75,7 +75,7 @@ async fn give_up(transaction: &Transaction<'_>, holder: &Payment) -> Result<(), 
 
 /// Gives a payment that is confirmed the id back that it gave up to another on its frontier, which
 /// never will be.
-pub(super) async fn take_back(transaction: &Transaction<'_>, payment: &Payment) -> Result<(), Fault> {
+pub(super) async fn take_back(transaction: &Transaction<'_>, payment: &PaymentRecord) -> Result<(), Fault> {
     let Some(previous) = frontier(&payment.intent) else { return Ok(()) };
     let sql = "SELECT p.sequence, p.identifier FROM payments AS p, payments AS own WHERE own.sequence = $2 \
                AND own.identifier IS NULL AND own.request = p.request AND p.state <> 2 AND p.previous = $1 \

@@ -1,7 +1,5 @@
-//! The operations on capabilities, their leases, and ranges of address indexes. A capability's row
+//! The operations on capabilities and their leases. A capability's row
 //! is locked while its uses change hands.
-
-use std::ops::Range;
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
@@ -12,7 +10,7 @@ use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS, Stored};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::encoding::stored;
 use crate::store::escrow::{Escrow, Share};
-use crate::store::{CapabilityId, CapabilityRecord, Intent, Lease, LeaseRequest, Payment};
+use crate::store::{CapabilityId, CapabilityRecord, Intent, Lease, LeaseRequest, PaymentRecord};
 
 /// The payment that bought the capability called `$1`, which is the beginning of the hashes from
 /// `$2` to `$3`.
@@ -116,7 +114,7 @@ pub(super) async fn find(client: &Client, id: CapabilityId) -> Result<Option<Cap
 /// Makes the capability that `payment`, journalled before, buys at `now`.
 pub(super) async fn open(
     transaction: &Transaction<'_>,
-    payment: &Payment,
+    payment: &PaymentRecord,
     grantee: Grantee,
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
@@ -189,21 +187,6 @@ pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) 
     let [id, first, last] = bounds(id);
     let values: [&(dyn ToSql + Sync); 4] = [&id, &first, &last, &stored(now.0)];
     Ok(client.execute(&statement, &values).await.map_err(Fault::committing)? > 0)
-}
-
-/// `Store::reserve_range`.
-pub(super) async fn reserve_range(client: &Client, pool: &str, count: u32) -> Result<Range<u32>, Fault> {
-    let sql = "INSERT INTO ranges (pool, next) VALUES ($1, $2) ON CONFLICT (pool) \
-         DO UPDATE SET next = ranges.next + excluded.next WHERE ranges.next + excluded.next <= $3 \
-         RETURNING next";
-    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
-    let row = client
-        .query_opt(&statement, &[&pool, &i64::from(count), &i64::from(u32::MAX)])
-        .await
-        .map_err(Fault::committing)?
-        .ok_or_else(|| Fault::Unfit(format!("pool {pool:?} has no {count} indexes left")))?;
-    let end = rows::small(&row, 0)?;
-    Ok(end.saturating_sub(count)..end)
 }
 
 fn escrow(record: &CapabilityRecord, spent: u32, shares: Vec<Share>, now: UnixSeconds) -> Escrow {

@@ -68,11 +68,11 @@ fn is_near(config: &Config) -> bool {
     config.get_hosts().iter().all(near_host) && config.get_hostaddrs().iter().all(IpAddr::is_loopback)
 }
 
-/// The pool of connections that `options` describe; none is made yet.
+/// The connections that `options` describe; none is made yet.
 ///
 /// # Errors
 /// [`PostgresFault`], where a file cannot be read.
-pub(super) fn pool(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
+pub(super) fn connections(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
     let allow_unsafe = options.allow_unsafe;
     let check = Hook::async_fn(move |client: &mut ClientWrapper, _| {
         Box::pin(async move { if allow_unsafe { Ok(()) } else { refuse_unsafe(client).await } })
@@ -87,8 +87,8 @@ pub(super) fn pool(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
 /// Whether a server answers that only repeats what another writes.
 pub(super) async fn answers_as_standby(options: &PostgresOptions) -> bool {
     let Ok(manager) = manager(options, TargetSessionAttrs::Any) else { return false };
-    let Ok(pool) = bounded(manager, options).build() else { return false };
-    let Ok(client) = pool.get().await else { return false };
+    let Ok(connections) = bounded(manager, options).build() else { return false };
+    let Ok(client) = connections.get().await else { return false };
     let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
     row.and_then(|row| row.try_get(0)).unwrap_or(false)
 }

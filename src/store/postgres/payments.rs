@@ -14,7 +14,7 @@ use super::{answers, capabilities};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::encoding::{encode_block, frontier, state_code, stored};
 use crate::store::inspection::{INVARIANTS, Inspection, broken};
-use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, Payment, PaymentState};
+use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, PaymentRecord, PaymentState};
 
 /// A value of a statement.
 pub(super) type Value = Box<dyn ToSql + Send + Sync>;
@@ -84,7 +84,7 @@ pub(super) async fn begin(client: &mut Client, intent: &Intent, now: UnixSeconds
     );
     if let Some(sequence) = apply(client, &sql, &values).await? {
         let (intent, state) = (intent.clone(), PaymentState::Intent);
-        return Ok(Begin::Fresh(Payment { sequence, intent, state, created_at: now, updated_at: now }));
+        return Ok(Begin::Fresh(PaymentRecord { sequence, intent, state, created_at: now, updated_at: now }));
     }
     let transaction = client.transaction().await.map_err(Fault::before_commit)?;
     match locked(&transaction, intent.block).await? {
@@ -100,12 +100,12 @@ pub(super) async fn begin(client: &mut Client, intent: &Intent, now: UnixSeconds
             }
             move_to(&transaction, payment.sequence, PaymentState::Intent, now).await?;
             transaction.commit().await.map_err(Fault::committing)?;
-            Ok(Begin::Fresh(Payment { state: PaymentState::Intent, updated_at: now, ..*payment }))
+            Ok(Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..*payment }))
         }
         Claimed::ByNobody => {
             if let Some(holder) = answers::id_held(&transaction, intent).await? {
                 transaction.commit().await.map_err(Fault::committing)?;
-                return Ok(Begin::Identified(holder));
+                return Ok(Begin::IdHeld(holder));
             }
             if let Some(holder) = frontier_holder(&transaction, intent).await? {
                 return Ok(Begin::FrontierHeld(holder));
@@ -176,7 +176,7 @@ pub(super) async fn grant(
         Claimed::ByNobody => {
             if let Some(holder) = answers::id_held(&transaction, intent).await? {
                 transaction.commit().await.map_err(Fault::committing)?;
-                return Ok(Grant::Identified(holder));
+                return Ok(Grant::IdHeld(holder));
             }
             answers::take_id(&transaction, intent).await?;
             capabilities::refuse_taken(&transaction, grantee.id).await?;
@@ -211,7 +211,7 @@ pub(super) async fn is_claimed(client: &Client, block: BlockHash) -> Result<bool
 }
 
 /// `Store::payment`.
-pub(super) async fn find(client: &Client, block: BlockHash) -> Result<Option<Payment>, Fault> {
+pub(super) async fn find(client: &Client, block: BlockHash) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!(
         "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
          WHERE c.block = $1"
@@ -226,7 +226,7 @@ pub(super) async fn scan(
     after: u64,
     filter: Filter,
     limit: usize,
-) -> Result<Vec<Payment>, Fault> {
+) -> Result<Vec<PaymentRecord>, Fault> {
     // No row lies after a number that the column cannot hold.
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -296,7 +296,7 @@ enum Claimed {
     ByNobody,
     /// Spent without a payment.
     Marked,
-    By(Box<Payment>),
+    By(Box<PaymentRecord>),
 }
 
 /// Who has `block`; its payment is locked for the rest of the transaction.

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use super::fault::text;
 use super::{CALL_WITHIN, Replication, Vitals, payments, replication, unreachable};
-use crate::store::room::Room;
+use crate::store::free_space::FreeSpace;
 
 /// How often the server is asked whether it is there.
 const EVERY: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const STANDBYS_EVERY: u64 = 60;
 const PORT: u16 = 5432;
 
 /// Looks until `stopped` turns true.
-pub(super) async fn serve(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn serve(connections: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
     let (mut looks, mut standbys): (u64, _) = (0, None);
     loop {
         tokio::select! {
@@ -32,11 +32,11 @@ pub(super) async fn serve(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::R
             // An error is the store's end.
             _end = stopped.wait_for(|stop| *stop) => return,
         }
-        if let Some(room) = &vitals.room {
-            room.look();
+        if let Some(free_space) = &vitals.free_space {
+            free_space.look();
         }
         let was = vitals.writable.load(Ordering::Relaxed);
-        let outcome = match tokio::time::timeout(CALL_WITHIN, look(&pool, !was)).await {
+        let outcome = match tokio::time::timeout(CALL_WITHIN, look(&connections, !was)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(format!("no answer within {} s", CALL_WITHIN.as_secs())),
         };
@@ -49,7 +49,7 @@ pub(super) async fn serve(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::R
                     tracing::info!("the PostgreSQL server takes writes again");
                 }
                 if looks.is_multiple_of(STANDBYS_EVERY) {
-                    tell_of_standbys(&pool, &mut standbys).await;
+                    tell_of_standbys(&connections, &mut standbys).await;
                 }
                 looks = looks.wrapping_add(1);
             }
@@ -63,15 +63,15 @@ pub(super) async fn serve(pool: Pool, vitals: Arc<Vitals>, mut stopped: watch::R
 }
 
 /// One look at the server, with a write that changes nothing that matters where `write`.
-async fn look(pool: &Pool, write: bool) -> Result<u64, String> {
-    let mut client = match pool.get().await {
+async fn look(connections: &Pool, write: bool) -> Result<u64, String> {
+    let mut client = match connections.get().await {
         Ok(client) => client,
         // All are busy, which says nothing about the server.
         Err(PoolError::Timeout(TimeoutType::Wait)) if !write => return Ok(0),
         Err(error) => return Err(unreachable(&error)),
     };
     if write {
-        find_room(&mut client).await.map_err(|error| text(&error))?;
+        find_space(&mut client).await.map_err(|error| text(&error))?;
         let sql = "UPDATE probe SET writes = writes + 1";
         client.execute(sql, &[]).await.map_err(|error| text(&error))?;
     }
@@ -80,7 +80,7 @@ async fn look(pool: &Pool, write: bool) -> Result<u64, String> {
 
 /// Has the server write a few hundred KiB beside the tables and throw them away: on a full disk an
 /// update may still find its place in a page, and a payment would not.
-async fn find_room(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+async fn find_space(client: &mut Client) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let sql = "CREATE TABLE faregate_room AS SELECT generate_series(1, 10000)";
     match transaction.batch_execute(sql).await {
@@ -92,8 +92,8 @@ async fn find_room(client: &mut Client) -> Result<(), tokio_postgres::Error> {
 }
 
 /// Says in the log how the standbys are kept, when that is not as it was.
-async fn tell_of_standbys(pool: &Pool, last: &mut Option<Replication>) {
-    let Ok(client) = pool.get().await else { return };
+async fn tell_of_standbys(connections: &Pool, last: &mut Option<Replication>) {
+    let Ok(client) = connections.get().await else { return };
     let Ok(found) = replication::of(&client).await else { return };
     if last.as_ref() == Some(&found) {
         return;
@@ -109,7 +109,7 @@ async fn tell_of_standbys(pool: &Pool, last: &mut Option<Replication>) {
 /// says where its data are, and they lie on this machine as its own.
 ///
 /// A server that is reached by TCP may be anywhere, on loopback too.
-pub(super) async fn room(client: &Client, server: &Config) -> Option<Room> {
+pub(super) async fn free_space(client: &Client, server: &Config) -> Option<FreeSpace> {
     let [Host::Unix(sockets)] = server.get_hosts() else { return None };
     let port = server.get_ports().first().copied().unwrap_or(PORT);
     // Shown to roles that may read all settings.
@@ -118,7 +118,7 @@ pub(super) async fn room(client: &Client, server: &Config) -> Option<Room> {
     let data = PathBuf::from(row.try_get::<_, String>(0).ok()?);
     let socket = sockets.join(format!(".s.PGSQL.{port}"));
     // In a container of its own it has a file system of its own: the path is there or not by chance.
-    (owner(&socket)? == owner(&data)?).then(|| Room::new(data)).filter(|room| room.free().is_some())
+    (owner(&socket)? == owner(&data)?).then(|| FreeSpace::new(data)).filter(|space| space.free().is_some())
 }
 
 #[cfg(unix)]

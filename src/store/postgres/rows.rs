@@ -11,7 +11,7 @@ use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, state};
 use crate::store::escrow::Share;
-use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, Payment};
+use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, PaymentRecord};
 
 /// The columns of a payment, in the order of [`payment`].
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
@@ -34,7 +34,7 @@ pub(super) struct Stored {
     pub(super) spent: u32,
 }
 
-pub(super) fn payment(row: &Row) -> Result<Payment, Fault> {
+pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
     let signed = match get::<Option<&[u8]>>(row, 2)? {
         None => None,
         Some(bytes) => Some(decode_block(bytes).ok_or_else(|| unreadable(2))?),
@@ -54,7 +54,7 @@ pub(super) fn payment(row: &Row) -> Result<Payment, Fault> {
         identified: identified(row)?,
     };
     let code: i16 = get(row, 13)?;
-    Ok(Payment {
+    Ok(PaymentRecord {
         sequence: number(row, 0)?,
         intent,
         state: u8::try_from(code).ok().and_then(state).ok_or_else(|| unreadable(13))?,

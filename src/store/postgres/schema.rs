@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A step that has been released is never edited:
 /// the next change is the next step.
-const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
+const MIGRATIONS: [&str; 4] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES];
 
 /// Version 1; the same tables as in SQLite, for the same reasons.
 ///
@@ -97,7 +97,7 @@ CREATE TRIGGER granted_is_final BEFORE UPDATE OF state ON payments
 ";
 
 /// What the pool was sent and what was swept from it; the same tables as in SQLite.
-const POOL: &str = "
+const DEPOSITS: &str = "
 CREATE TABLE deposits (
     block   bytea PRIMARY KEY CHECK (length(block) = 32),
     account bytea NOT NULL CHECK (length(account) = 32),
@@ -146,6 +146,9 @@ CREATE TABLE answers (
 
 CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
+
+/// Ranges of address indexes were never handed out.
+const NO_RANGES: &str = "DROP TABLE ranges";
 
 /// The version of this program.
 pub(super) fn known() -> i32 {

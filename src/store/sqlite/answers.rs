@@ -9,10 +9,10 @@ use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::store::encoding::{decode_headers, encode_headers, frontier, gives_id_up, state_code, stored};
-use crate::store::{Answer, Forget, Intent, Payment, PaymentState};
+use crate::store::{Answer, Forget, Intent, PaymentRecord, PaymentState};
 
 /// `Store::identified`.
-pub(super) fn identified(db: &Connection, id: IdentifierKey) -> Result<Option<Payment>, Fault> {
+pub(super) fn identified(db: &Connection, id: IdentifierKey) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!("SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.identifier = ?1");
     Ok(db.prepare_cached(&sql)?.query_row([id.0], rows::payment).optional()?)
 }
@@ -55,7 +55,7 @@ pub(super) fn take_id(db: &Connection, intent: &Intent) -> Result<(), Fault> {
 
 /// Takes the id from its holder. One that failed is done with it; of one that did not, the request
 /// says that it had it.
-fn give_up(db: &Connection, holder: &Payment) -> Result<(), Fault> {
+fn give_up(db: &Connection, holder: &PaymentRecord) -> Result<(), Fault> {
     let failed = holder.state == PaymentState::Failed;
     db.prepare_cached(
         "UPDATE payments SET identifier = NULL, request = CASE WHEN ?2 THEN NULL ELSE request END \
@@ -67,7 +67,7 @@ fn give_up(db: &Connection, holder: &Payment) -> Result<(), Fault> {
 
 /// Gives a payment that is confirmed the id back that it gave up to another on its frontier, which
 /// never will be.
-pub(super) fn take_back(db: &Connection, payment: &Payment) -> Result<(), Fault> {
+pub(super) fn take_back(db: &Connection, payment: &PaymentRecord) -> Result<(), Fault> {
     let Some(previous) = frontier(&payment.intent) else { return Ok(()) };
     let holder: Option<(i64, [u8; 32])> = db
         .prepare_cached(

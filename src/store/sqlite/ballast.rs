@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::connection;
-use crate::store::room::free_bytes;
+use crate::store::free_space::free_bytes;
 
 /// Bytes written at once.
 const PIECE: usize = 64 * 1024;

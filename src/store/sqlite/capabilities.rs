@@ -1,6 +1,4 @@
-//! The operations on capabilities, their leases, and ranges of address indexes.
-
-use std::ops::Range;
+//! The operations on capabilities and their leases.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -11,7 +9,7 @@ use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 use crate::store::encoding::stored;
 use crate::store::escrow::{Escrow, Share};
-use crate::store::{CapabilityId, CapabilityRecord, Holder, Lease, LeaseRequest, Payment};
+use crate::store::{CapabilityId, CapabilityRecord, Holder, Lease, LeaseRequest, PaymentRecord};
 
 /// A capability's row: the record and what the record does not show.
 struct Stored {
@@ -68,7 +66,7 @@ pub(super) fn find(db: &Connection, id: CapabilityId) -> Result<Option<Capabilit
 /// grant.
 pub(super) fn open(
     db: &Connection,
-    payment: &Payment,
+    payment: &PaymentRecord,
     grantee: Grantee,
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
@@ -128,23 +126,6 @@ pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Res
     db.prepare_cached("UPDATE capabilities SET revoked_at = coalesce(revoked_at, ?2) WHERE payment = ?1")?
         .execute(params![stored(capability.payment), stored(now.0)])?;
     Ok(true)
-}
-
-/// `Store::reserve_range`.
-pub(super) fn reserve_range(db: &Connection, pool: &str, count: u32) -> Result<Range<u32>, Fault> {
-    let start: u32 = db
-        .prepare_cached("SELECT next FROM ranges WHERE pool = ?1")?
-        .query_row([pool], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0);
-    let end = start
-        .checked_add(count)
-        .ok_or_else(|| Fault::Unfit(format!("pool {pool:?} has no {count} indexes left after {start}")))?;
-    db.prepare_cached(
-        "INSERT INTO ranges (pool, next) VALUES (?1, ?2) ON CONFLICT (pool) DO UPDATE SET next = excluded.next",
-    )?
-    .execute(params![pool, end])?;
-    Ok(start..end)
 }
 
 /// Lets `call` change the capability's uses, of which `shares` are out, and writes what it changed.

@@ -48,7 +48,7 @@ impl Checkpointer {
             if !self.vitals.writable.load(Ordering::Relaxed) && looks.is_multiple_of(PROBE_EVERY) {
                 self.ask(Command::Probe);
             }
-            self.vitals.room.look();
+            self.vitals.free_space.look();
             if connection::identity(&self.path) != self.identity
                 && self.vitals.writable.swap(false, Ordering::Relaxed)
             {

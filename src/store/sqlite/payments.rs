@@ -8,7 +8,7 @@ use super::rows::{self, INSERT, PAYMENT_COLUMNS};
 use super::{answers, capabilities};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::encoding::{self, state_code, stored};
-use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, Payment, PaymentState};
+use crate::store::{Begin, CapabilityId, Filter, Grant, Holder, Intent, PaymentRecord, PaymentState};
 
 /// `Store::begin`.
 pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Result<Begin, Fault> {
@@ -24,7 +24,7 @@ pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Resul
     if known.is_none()
         && let Some(other) = answers::id_held(db, intent)?
     {
-        return Ok(Begin::Identified(other));
+        return Ok(Begin::IdHeld(other));
     }
     let building = known.as_ref().map_or(intent, |payment| &payment.intent);
     if let Some(holder) = frontier_holder(db, building)? {
@@ -33,7 +33,7 @@ pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Resul
     match known {
         Some(payment) => {
             move_to(db, payment.sequence, PaymentState::Intent, now)?;
-            Ok(Begin::Fresh(Payment { state: PaymentState::Intent, updated_at: now, ..payment }))
+            Ok(Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..payment }))
         }
         None => {
             answers::take_id(db, intent)?;
@@ -87,7 +87,7 @@ pub(super) fn grant(
         None if is_marked(db, intent.block)? => return Ok(Grant::Taken),
         None => {
             if let Some(other) = answers::id_held(db, intent)? {
-                return Ok(Grant::Identified(other));
+                return Ok(Grant::IdHeld(other));
             }
             answers::take_id(db, intent)?;
             insert(db, intent, PaymentState::Granted, now)?
@@ -133,7 +133,7 @@ fn is_marked(db: &Connection, block: BlockHash) -> Result<bool, Fault> {
 }
 
 /// `Store::payment`.
-pub(super) fn find(db: &Connection, block: BlockHash) -> Result<Option<Payment>, Fault> {
+pub(super) fn find(db: &Connection, block: BlockHash) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!(
         "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
          WHERE c.block = ?1"
@@ -142,7 +142,12 @@ pub(super) fn find(db: &Connection, block: BlockHash) -> Result<Option<Payment>,
 }
 
 /// `Store::scan`.
-pub(super) fn scan(db: &Connection, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, Fault> {
+pub(super) fn scan(
+    db: &Connection,
+    after: u64,
+    filter: Filter,
+    limit: usize,
+) -> Result<Vec<PaymentRecord>, Fault> {
     // No row lies after a number that SQLite cannot hold.
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -166,13 +171,18 @@ pub(super) fn scan(db: &Connection, after: u64, filter: Filter, limit: usize) ->
 }
 
 /// Claims the intent's hash and writes it at the end of the journal.
-fn insert(db: &Connection, intent: &Intent, state: PaymentState, now: UnixSeconds) -> Result<Payment, Fault> {
+fn insert(
+    db: &Connection,
+    intent: &Intent,
+    state: PaymentState,
+    now: UnixSeconds,
+) -> Result<PaymentRecord, Fault> {
     let mut statement = db.prepare_cached(INSERT)?;
     let sequence =
         rows::insert_values(intent, state, now, |values| statement.insert(params_from_iter(values)))?;
     db.prepare_cached("INSERT INTO claims (block, sequence) VALUES (?1, ?2)")?
         .execute(params![intent.block.0, sequence])?;
-    Ok(Payment {
+    Ok(PaymentRecord {
         sequence: sequence.cast_unsigned(),
         intent: intent.clone(),
         state,

@@ -7,7 +7,7 @@ use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, encode_block, state, state_code, stored};
-use crate::store::{Intent, Payment, PaymentState};
+use crate::store::{Intent, PaymentRecord, PaymentState};
 
 /// The columns of a payment, in the order of [`payment`].
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
@@ -15,7 +15,7 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
      p.updated_at, p.identifier, p.request";
 
 /// Reads a row of [`PAYMENT_COLUMNS`].
-pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
+pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<PaymentRecord> {
     let signed: Option<Vec<u8>> = row.get(2)?;
     let signed = match signed {
         None => None,
@@ -40,7 +40,7 @@ pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<Payment> {
         valid_before: UnixSeconds(number(row, 12)?),
         identified: identified(row.get(16)?, row.get(17)?),
     };
-    Ok(Payment {
+    Ok(PaymentRecord {
         sequence: number(row, 0)?,
         intent,
         state: state(row.get(13)?).ok_or_else(|| unreadable(13, Type::Integer, "not a state"))?,

@@ -9,7 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A step that has been released is never
 /// edited: the next change is the next step.
-const MIGRATIONS: [&str; 3] = [FIRST, POOL, IDENTIFIERS];
+const MIGRATIONS: [&str; 4] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES];
 
 /// Version 1.
 ///
@@ -129,7 +129,7 @@ FROM payments;
 ///
 /// Both are keyed by hashes, which a sale does not touch: a deposit is written only where no payment
 /// has claimed it, a sweep's block beside the sales.
-const POOL: &str = "
+const DEPOSITS: &str = "
 CREATE TABLE deposits (
     block   BLOB PRIMARY KEY CHECK (length(block) = 32),
     account BLOB NOT NULL CHECK (length(account) = 32),
@@ -183,6 +183,9 @@ CREATE TABLE answers (
 
 CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
+
+/// Ranges of address indexes were never handed out.
+const NO_RANGES: &str = "DROP TABLE ranges";
 
 /// Looks whether the file is one this program may write to, and gives its version.
 ///

@@ -17,7 +17,7 @@ use super::ballast::Ballast;
 use super::connection::{self, Identity};
 use super::fault::{Fault, is_full, of_commit};
 use crate::clock::Stopwatch;
-use crate::store::room::Room;
+use crate::store::free_space::FreeSpace;
 use crate::store::{StoreError, StoreEvent, StoreObserver};
 use crate::sync::mpsc;
 
@@ -37,7 +37,7 @@ pub(super) struct Vitals {
     /// The latest time that was written.
     pub(super) newest: AtomicU64,
     pub(super) ballast: Ballast,
-    pub(super) room: Room,
+    pub(super) free_space: FreeSpace,
     pub(super) observer: Option<StoreObserver>,
 }
 
@@ -240,7 +240,7 @@ impl Writer {
         let mut attempt = self.attempt(&mut batch);
         if attempt.full && self.vitals.ballast.release() {
             attempt = self.attempt(&mut batch);
-            self.vitals.room.look();
+            self.vitals.free_space.look();
         }
         // A transaction that changed nothing says nothing about the disk.
         if attempt.outcome.is_err() || !attempt.sound {

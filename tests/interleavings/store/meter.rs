@@ -14,7 +14,7 @@ use super::samples::{NOW, USES, hash, holder, id, sent};
 use super::settle::Settled;
 use super::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 use crate::clock::Clock;
 use crate::nano::{BlockHash, UnixSeconds};
@@ -61,12 +61,12 @@ impl Store for Far {
         self.store.grant(intent, id, holder, want, ttl, now).await
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         yield_now().await;
         self.store.payment(block).await
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         self.store.identified(id).await
     }
 
@@ -108,11 +108,7 @@ impl Store for Far {
         self.store.mark_spent(block, now).await
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<std::ops::Range<u32>, StoreError> {
-        self.store.reserve_range(pool, count).await
-    }
-
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         self.store.scan(after, filter, limit).await
     }
 

@@ -11,7 +11,7 @@ use shuttle::future::{block_on, spawn};
 use shuttle::thread;
 use tempfile::TempDir;
 
-use super::room::Room;
+use super::free_space::FreeSpace;
 use super::{OpenFault, StoreError};
 
 #[expect(dead_code, reason = "what only a whole store needs")]
@@ -51,7 +51,7 @@ fn vitals(folder: &Path, path: &Path) -> Arc<Vitals> {
         commits: AtomicU64::new(0),
         newest: AtomicU64::new(0),
         ballast: Ballast::new(path, 0),
-        room: Room::new(folder.to_owned()),
+        free_space: FreeSpace::new(folder.to_owned()),
         observer: None,
     })
 }

@@ -1,14 +1,14 @@
 //! Attacks on the challenge that the client echoes: what is under the MAC cannot be bent, and what
 //! is not decides nothing.
 
-use faregate::x402::{PayableEntry, encode_header};
+use faregate::x402::{NanoOffer, encode_header};
 use serde_json::{Value, json};
 
 use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_json};
 use crate::rig::{PLENTY, Plan, Rig, manual_clock};
 
 /// Good envelopes for the two offers of one bill, neither handed in yet.
-async fn envelopes(rig: &Rig, path: &str) -> [(Value, PayableEntry); 2] {
+async fn envelopes(rig: &Rig, path: &str) -> [(Value, NanoOffer); 2] {
     let payer = rig.payer(1, PLENTY);
     let [offer, upfront] = rig.bill(path).await;
     let (_, block) = rig.txn(&payer, &offer);

@@ -3,10 +3,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use faregate::devnet::{Fault, Lie, Times};
+use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw};
 use faregate::store::PaymentState;
-use faregate::x402::{PayableEntry, PaymentProof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use serde_json::{Value, json};
 
 use super::{
@@ -17,7 +17,7 @@ use crate::nano_session::{ONE, ROUTES, id, pay, plan, proof, send, session};
 use crate::rig::{PLENTY, Plan, Rig, error, signature};
 
 /// A session of the thief's own on the same address.
-async fn session_to(rig: &Rig, to: Account) -> PayableEntry {
+async fn session_to(rig: &Rig, to: Account) -> NanoOffer {
     for _ in 0..400 {
         let offer = session(rig, ONE).await;
         if offer.pay_to == to {
@@ -158,12 +158,12 @@ async fn a_node_lies_about_amount_balance_and_contents() {
     let offer = session(&rig, ONE).await;
     let little = send(&rig, &payer, &offer, less(offer.amount, super::ONE));
     let proof_of_little = proof(&offer, little.hash());
-    rig.devnet.order("block_info", Fault::Lie(Lie::Amount(offer.amount)), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Amount(offer.amount)), Times::Always);
     refused(&rig, ONE, &proof_of_little, "INSUFFICIENT_AMOUNT").await;
     rig.devnet.faults().clear();
     let enough = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(enough).unwrap();
-    rig.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
     pending(&rig, ONE, &proof_of_little, "no_node").await;
     rig.devnet.faults().clear();
     served(&rig, ONE, &proof(&offer, enough.hash())).await;

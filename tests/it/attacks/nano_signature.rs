@@ -1,9 +1,9 @@
 //! Attacks on `nanoSignature`, where the client has paid on-chain and signs the block's hash.
 
-use faregate::devnet::{Fault, Lie, Times};
+use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, Seed, Signature, StateBlock};
 use faregate::store::PaymentState;
-use faregate::x402::{PayableEntry, encode_header};
+use faregate::x402::{NanoOffer, encode_header};
 
 use super::{
     ONE, PROOF, QUOTE, ask_until_decided, balance, bill_to, block, claim, frontier, journal, less, malleated,
@@ -12,7 +12,7 @@ use super::{
 use crate::rig::{PLENTY, Plan, Rig, error, manual_clock, signature};
 
 /// A payment of `amount` to the offer's address, on the ledger.
-fn pay(rig: &Rig, key: &SecretKey, offer: &PayableEntry, amount: Raw) -> StateBlock {
+fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock {
     let sent = rig.devnet.send_block(key, offer.pay_to, amount).unwrap();
     rig.devnet.process(sent).unwrap();
     sent
@@ -282,13 +282,13 @@ async fn a_node_lies_about_amount_balance_and_contents() {
     let little = pay(&rig, &payer, &offer, ONE);
     let proof = signature(&payer, &little, &offer);
     for lie in [Lie::Amount(offer.amount), Lie::Balance(PLENTY), Lie::Balance(Raw::ZERO)] {
-        rig.devnet.order("block_info", Fault::Lie(lie), Times::Always);
+        rig.devnet.order("block_info", InjectedFault::Lie(lie), Times::Always);
         refused(&rig, QUOTE, &proof, "INSUFFICIENT_AMOUNT").await;
         rig.devnet.faults().clear();
     }
     // Another block's contents, sufficient and to the right address, under this block's hash.
     let enough = pay(&rig, &payer, &offer, offer.amount);
-    rig.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
+    rig.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
     pending(&rig, QUOTE, &proof, "no_node").await;
     rig.devnet.faults().clear();
     refused(&rig, QUOTE, &proof, "INSUFFICIENT_AMOUNT").await;

@@ -1,6 +1,6 @@
 //! Attacks on `nanoTxn`, where the client hands in a signed block and the gateway broadcasts it.
 
-use faregate::devnet::{Fault, Lie, Refusal as NodeRefusal, Times};
+use faregate::devnet::{BlockRefusal, InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
 use faregate::store::PaymentState;
 use faregate::x402::encode_header;
@@ -201,7 +201,7 @@ async fn two_blocks_on_one_frontier_the_first_not_broadcast_yet() {
     };
     let ((first, first_block), (second, second_block)) = (rig.txn(&payer, &one), rig.txn(&payer, &other));
     assert_eq!(first_block.previous, second_block.previous);
-    rig.devnet.order("account_info", Fault::Hold, Times::Always);
+    rig.devnet.order("account_info", InjectedFault::Hold, Times::Always);
     pending(&rig, QUOTE, &first, "settlement_pending").await;
     refused_unasked(&rig, QUOTE, &second, "DUPLICATE_FRONTIER").await;
     assert_eq!(rig.devnet.faults().calls("process"), 0);
@@ -321,7 +321,7 @@ async fn the_blocks_malleated_twin_reaches_the_ledger_first() {
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, good) = rig.txn(&payer, &offer);
     let twin = StateBlock { signature: malleated(good.signature), ..good };
-    rig.devnet.order("process", Fault::Drop, Times::Always);
+    rig.devnet.order("process", InjectedFault::Drop, Times::Always);
     let overtake = async {
         rig.devnet.faults().called("process", 1).await;
         rig.devnet.process(twin).expect("nodes take S + L");
@@ -359,12 +359,12 @@ async fn the_payer_is_an_account_for_which_anyone_can_sign() {
         })
     };
     let block = of(small, 9);
-    assert_eq!(rig.devnet.process(block), Err(NodeRefusal::GapPrevious), "to a node the signature is good");
+    assert_eq!(rig.devnet.process(block), Err(BlockRefusal::GapPrevious), "to a node the signature is good");
     refused_unasked(&rig, QUOTE, &txn(&offer, block), "INVALID_SIGNATURE").await;
     // The burn account's key has order 4: one message in four.
     let burn = (1..=255)
         .map(|it| of(Account::BURN, it))
-        .find(|block| rig.devnet.process(*block) == Err(NodeRefusal::OpensBurnAccount));
+        .find(|block| rig.devnet.process(*block) == Err(BlockRefusal::OpensBurnAccount));
     let burn = burn.expect("a message for which the forgery holds");
     refused_unasked(&rig, QUOTE, &txn(&offer, burn), "INVALID_SIGNATURE").await;
     rig.end().await;
@@ -423,7 +423,11 @@ async fn a_node_refuses_the_broadcast() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
-    rig.devnet.order("process", Fault::Refuse("Block work is less than threshold".to_owned()), Times::ONCE);
+    rig.devnet.order(
+        "process",
+        InjectedFault::Refuse("Block work is less than threshold".to_owned()),
+        Times::ONCE,
+    );
     let answer = rig.get(QUOTE, &[(PROOF, &proof)]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "BROADCAST_FAILED"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, Raw::ZERO));
@@ -438,7 +442,7 @@ async fn a_broadcast_is_refused_for_a_gap_and_the_block_is_applied_later() {
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
     // A node that is behind: an error of `process` is no proof that the payment will not happen.
-    rig.devnet.order("process", Fault::Refuse("Gap previous block".to_owned()), Times::ONCE);
+    rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::ONCE);
     let answer = rig.get(QUOTE, &[(PROOF, &proof)]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "BROADCAST_FAILED"));
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Parked));
@@ -455,7 +459,7 @@ async fn the_answer_to_process_is_lost() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
-    rig.devnet.order("process", Fault::LoseAnswer, Times::Always);
+    rig.devnet.order("process", InjectedFault::LoseAnswer, Times::Always);
     served(&rig, QUOTE, &proof).await;
     assert!(rig.devnet.lattice().is_confirmed(sent.hash()));
     rig.end().await;
@@ -469,7 +473,7 @@ async fn a_node_makes_the_payer_richer_than_he_is() {
     let sent = rig.devnet.send_block(&payer, offer.pay_to, ONE).unwrap();
     rig.devnet.order(
         "account_info",
-        Fault::Lie(Lie::Balance(more(sent.balance, offer.amount))),
+        InjectedFault::Lie(Lie::Balance(more(sent.balance, offer.amount))),
         Times::Always,
     );
     let answer = rig.get(QUOTE, &[(PROOF, &txn(&offer, sent))]).await;
@@ -491,8 +495,8 @@ async fn a_node_shows_another_block_in_the_payments_place() {
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
     for action in ["block_info", "blocks_info"] {
-        rig.devnet.order(action, Fault::Lie(Lie::Contents(Box::new(good))), Times::Always);
-        rig.devnet.order(action, Fault::Lie(Lie::Confirmed), Times::Always);
+        rig.devnet.order(action, InjectedFault::Lie(Lie::Contents(Box::new(good))), Times::Always);
+        rig.devnet.order(action, InjectedFault::Lie(Lie::Confirmed), Times::Always);
     }
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
@@ -507,7 +511,7 @@ async fn no_node_answers_while_a_proof_is_handed_in() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     let (proof, sent) = rig.txn(&payer, &offer);
-    rig.devnet.order("account_info", Fault::ServerError, Times::Always);
+    rig.devnet.order("account_info", InjectedFault::ServerError, Times::Always);
     pending(&rig, QUOTE, &proof, "no_node").await;
     assert_eq!((journal(&rig, sent.hash()).await, balance(&rig, &payer)), (None, PLENTY));
     rig.devnet.faults().clear();

@@ -5,7 +5,7 @@ use faregate::nano::{Account, Representative, SecretKey, StateBlock};
 use faregate::payment::Mechanism;
 use faregate::store::PaymentState;
 use faregate::x402::payment_identifier::PaymentIdentifier;
-use faregate::x402::{PayableEntry, PaymentProof, ProofRequest, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, ProofRequest, encode_header};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 
@@ -14,7 +14,7 @@ use super::{Confirms, Crash, Scene, offered, pause, program, provoke, signed, tx
 const ID: &str = "crashed_0123456789";
 
 /// What shows `block`, by the offer's mechanism.
-pub(super) fn proof(key: &SecretKey, block: &StateBlock, offer: &PayableEntry, id: &str) -> String {
+pub(super) fn proof(key: &SecretKey, block: &StateBlock, offer: &NanoOffer, id: &str) -> String {
     let id = PaymentIdentifier::parse(id).unwrap();
     let proof = match offer.ask {
         ProofRequest::NanoSignature { nonce } => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use faregate::devnet::lattice::genesis_key;
-use faregate::devnet::{ForkError, Lattice, Now, Refusal, THRESHOLDS};
+use faregate::devnet::{BlockRefusal, ForkError, Lattice, Now, THRESHOLDS};
 use faregate::nano::{BlockHash, Raw, UnixSeconds};
 use serde_json::json;
 
@@ -113,7 +113,7 @@ async fn what_is_confirmed_cannot_be_forked() {
     net.devnet.process(next).unwrap();
     let mut forged = block(&alice, send.hash(), 58, key(2).account().0);
     forged.signature.0[0] ^= 1;
-    assert_eq!(net.devnet.fork(forged), Err(ForkError::Refused(Refusal::BadSignature)));
+    assert_eq!(net.devnet.fork(forged), Err(ForkError::Refused(BlockRefusal::BadSignature)));
     net.devnet.lattice().check_invariants().unwrap();
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use faregate::devnet::faults::ANY;
-use faregate::devnet::{Fault, Lie, Times};
+use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Raw, StateBlock};
 use serde_json::{Value, json};
 
@@ -20,17 +20,17 @@ async fn refusals_and_lost_connections() {
     let send = net.next(&alice, 90, key(2).account().0);
     let request = process("send", &send);
 
-    net.devnet.order("process", Fault::Refuse("Stopped".to_owned()), Times::ONCE);
+    net.devnet.order("process", InjectedFault::Refuse("Stopped".to_owned()), Times::ONCE);
     assert_eq!(net.ask(&request).await, json!({ "error": "Stopped" }));
-    net.devnet.order("process", Fault::ServerError, Times::ONCE);
+    net.devnet.order("process", InjectedFault::ServerError, Times::ONCE);
     let answer = net.send(request.to_string()).await.unwrap();
     assert_eq!(answer.status(), 500);
     assert!(answer.json::<Value>().await.is_err(), "not JSON");
-    net.devnet.order("process", Fault::Drop, Times::ONCE);
+    net.devnet.order("process", InjectedFault::Drop, Times::ONCE);
     assert!(net.send(request.to_string()).await.is_err());
     assert!(net.devnet.lattice().entry(send.hash()).is_none(), "none of these handed it in");
 
-    net.devnet.order("process", Fault::LoseAnswer, Times::ONCE);
+    net.devnet.order("process", InjectedFault::LoseAnswer, Times::ONCE);
     assert!(net.send(request.to_string()).await.is_err());
     assert!(net.devnet.lattice().is_confirmed(send.hash()), "done, and not told");
     assert_eq!(net.ask(&request).await, json!({ "error": "Invalid block balance for given subtype" }));
@@ -41,11 +41,11 @@ async fn refusals_and_lost_connections() {
 #[tokio::test]
 async fn orders_hold_as_long_as_ordered() {
     let net = Net::start().await;
-    net.devnet.order("version", Fault::Drop, Times::Only(2));
+    net.devnet.order("version", InjectedFault::Drop, Times::Only(2));
     for dropped in [true, true, false] {
         assert_eq!(net.send(version().to_string()).await.is_err(), dropped);
     }
-    net.devnet.order(ANY, Fault::Refuse("down".to_owned()), Times::Always);
+    net.devnet.order(ANY, InjectedFault::Refuse("down".to_owned()), Times::Always);
     for action in ["version", "uptime", "version"] {
         assert_eq!(net.ask(&json!({ "action": action })).await, json!({ "error": "down" }));
     }
@@ -60,8 +60,8 @@ async fn answers_come_late() {
     let net = Net::start().await;
     let alice = net.opened(1, 100);
     let send = net.next(&alice, 90, key(2).account().0);
-    net.devnet.order("process", Fault::Hold, Times::ONCE);
-    net.devnet.order("version", Fault::Delay(Duration::from_secs(3600)), Times::ONCE);
+    net.devnet.order("process", InjectedFault::Hold, Times::ONCE);
+    net.devnet.order("version", InjectedFault::Delay(Duration::from_secs(3600)), Times::ONCE);
     let (request, asked) = (process("send", &send), version());
     let (held, delayed, ()) = tokio::join!(net.ask(&request), net.ask(&asked), async {
         net.devnet.faults().called("process", 1).await;
@@ -73,7 +73,7 @@ async fn answers_come_late() {
     assert_eq!(delayed["rpc_version"], "1");
 
     let started = faregate::clock::Stopwatch::start();
-    net.devnet.order("version", Fault::Delay(Duration::from_millis(30)), Times::ONCE);
+    net.devnet.order("version", InjectedFault::Delay(Duration::from_millis(30)), Times::ONCE);
     net.ask(&version()).await;
     assert!(started.elapsed() >= Duration::from_millis(30));
 }
@@ -92,7 +92,7 @@ async fn lies() {
         Lie::Amount(Raw::new(77)),
         Lie::Balance(Raw::new(88)),
     ] {
-        net.devnet.order("block_info", Fault::Lie(lie), Times::Only(2));
+        net.devnet.order("block_info", InjectedFault::Lie(lie), Times::Only(2));
     }
     let mut request = json!({ "action": "block_info", "json_block": true, "hash": send.hash() });
     let lied = net.ask(&request).await;
@@ -108,10 +108,10 @@ async fn lies() {
     let truth = net.ask(&request).await;
     assert_eq!((&truth["confirmed"], &truth["amount"]), (&json!("false"), &json!("10")));
 
-    net.devnet.order("blocks_info", Fault::Lie(Lie::Confirmed), Times::ONCE);
+    net.devnet.order("blocks_info", InjectedFault::Lie(Lie::Confirmed), Times::ONCE);
     let many = json!({ "action": "blocks_info", "hashes": [send.hash()] });
     assert_eq!(net.ask(&many).await["blocks"][send.hash().to_string()]["confirmed"], "true");
-    net.devnet.order("account_info", Fault::Lie(Lie::Balance(Raw::new(1_000))), Times::ONCE);
+    net.devnet.order("account_info", InjectedFault::Lie(Lie::Balance(Raw::new(1_000))), Times::ONCE);
     let info = json!({ "action": "account_info", "account": alice.account(), "include_confirmed": true });
     let lied = net.ask(&info).await;
     assert_eq!((&lied["balance"], &lied["confirmed_balance"]), (&json!("1000"), &json!("1000")));
@@ -123,7 +123,7 @@ async fn answers_from_the_past() {
     let net = Net::start().await;
     let alice = net.opened(1, 100);
     let info = json!({ "action": "account_info", "account": alice.account() });
-    net.devnet.order(ANY, Fault::Stale, Times::Always);
+    net.devnet.order(ANY, InjectedFault::Stale, Times::Always);
     let send = net.next(&alice, 90, key(2).account().0);
     assert_eq!(net.ask(&process("send", &send)).await, accepted(&send), "what changes the ledger is done");
     assert_eq!(net.ask(&info).await["balance"], "100");

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use faregate::devnet::{Fault, Times};
+use faregate::devnet::{InjectedFault, Times};
 use faregate::nano::{BlockHash, Signature, Work};
-use faregate::x402::{PayableEntry, PaymentProof};
+use faregate::x402::{NanoOffer, PaymentProof};
 use serde_json::{Value, json};
 
 use super::{PRICE, REPORT, call, decoded, is_settled, scene};
@@ -14,7 +14,7 @@ use crate::rig::{PLENTY, Plan, manual_clock, signature};
 const DEAR: &str = "https://shop.example/everything";
 
 /// The payload of a claim with whatever the payer likes in it.
-fn claim(offer: &PayableEntry, proof: PaymentProof) -> Value {
+fn claim(offer: &NanoOffer, proof: PaymentProof) -> Value {
     offer.answer(&proof)
 }
 
@@ -206,7 +206,7 @@ async fn a_broadcast_that_is_refused_and_a_fork_that_wins() {
     let (txn, sent) = desk.txn(&key, &bill);
     desk.rig.devnet.order(
         "process",
-        Fault::Refuse("Block work is less than threshold".to_owned()),
+        InjectedFault::Refuse("Block work is less than threshold".to_owned()),
         Times::ONCE,
     );
     assert_eq!(desk.ok("/settle", &txn).await["errorReason"], "BROADCAST_FAILED");

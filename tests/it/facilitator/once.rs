@@ -1,11 +1,16 @@
 //! One payment, one delivery, and no answer lost on the way to it.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use faregate::devnet::{Fault, Times, faults::ANY};
+use faregate::devnet::{InjectedFault, Times, faults::ANY};
 use faregate::store::PaymentState;
 use futures_util::future::join_all;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 
 use super::{Desk, PRICE, REPORT, is_settled, scene};
 use crate::attacks::{journal, unhurried};
@@ -78,6 +83,29 @@ async fn a_caller_that_hangs_up_takes_nothing_along() {
     desk.end().await;
 }
 
+/// A use that is spent by an answer that nobody got is lost: the same call must get it.
+#[tokio::test]
+async fn an_answer_that_is_not_delivered_spends_nothing() {
+    let (desk, key) = scene(Plan::default()).await;
+    let bill = desk.bill(REPORT, PRICE).await;
+    let (call, block) = desk.txn(&key, &bill);
+    // So small that an answer is still being written when its first byte is read.
+    let (mut caller, server) = tokio::io::duplex(16);
+    let facilitator = Arc::new(desk.rig.services.facilitator().expect("configured"));
+    let (_running, shutdown) = watch::channel(false);
+    let served = tokio::spawn(async move {
+        facilitator.process_new_http(ServerSession::new_http1(Box::new(server)), &shutdown).await
+    });
+    caller.write_all(request(&call).as_bytes()).await.unwrap();
+    caller.read_exact(&mut [0]).await.unwrap();
+    drop(caller);
+    assert!(served.await.unwrap().is_none());
+    assert_eq!(journal(&desk.rig, block.hash()).await, Some(PaymentState::Granted));
+    assert!(is_settled(&desk.ok("/settle", &call).await, &block), "the use was lost with its answer");
+    desk.refused(&call, "DUPLICATE_BLOCK_HASH").await;
+    desk.end().await;
+}
+
 #[tokio::test]
 async fn what_was_settled_stays_settled_through_a_crash() {
     let (mut desk, key) = scene(Plan::default()).await;
@@ -139,7 +167,7 @@ async fn while_nothing_can_be_settled_nothing_is_sold() {
     let key = desk.rig.payer(1, PLENTY);
     let bill = desk.bill(REPORT, PRICE).await;
     let (call, _) = desk.txn(&key, &bill);
-    desk.rig.devnet.order(ANY, Fault::Drop, Times::Always);
+    desk.rig.devnet.order(ANY, InjectedFault::Drop, Times::Always);
     let order = json!({ "resource": { "url": REPORT }, "price": PRICE });
     let is_down = || async { desk.post("/requirements", &order).await.0 == 503 };
     eventually("no bill without a node", is_down).await;

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 use faregate::nano::{BlockHash, SecretKey, noms_digest};
-use faregate::x402::{PayableEntry, URL_BOUND, encode_header};
+use faregate::x402::{NanoOffer, URL_BOUND, encode_header};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -213,7 +213,7 @@ async fn every_receipt_is_one_to_the_parser_of_x402_nano() {
     let rig = Rig::with(Plan { routes: routes.to_owned(), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
     let answer = rig.get("/all", &[]).await;
-    let [txn, upfront, session]: [PayableEntry; 3] = crate::rig::offers(&answer).offers.try_into().unwrap();
+    let [txn, upfront, session]: [NanoOffer; 3] = crate::rig::offers(&answer).offers.try_into().unwrap();
     let (by_txn, block) = rig.txn(&key, &txn);
     let mut proofs = vec![(by_txn, block.hash())];
     let settled = async |proof: &str, block: BlockHash| {

@@ -1,6 +1,6 @@
 //! What is still sold, and what is still served, while something that is needed is not there.
 
-use faregate::devnet::{Fault, Times, faults::ANY};
+use faregate::devnet::{InjectedFault, Times, faults::ANY};
 
 use super::{ROOMY, bought, requests, roomy};
 use crate::rig::{PLENTY, capability, error, eventually, header};
@@ -8,7 +8,7 @@ use crate::rig::{PLENTY, capability, error, eventually, header};
 #[tokio::test]
 async fn without_a_node_nothing_is_sold_and_everything_bought_is_served() {
     let (rig, token) = roomy().await;
-    rig.devnet.order(ANY, Fault::Drop, Times::Always);
+    rig.devnet.order(ANY, InjectedFault::Drop, Times::Always);
     eventually("no bill", || async { rig.get("/v1/search/x", &[]).await.status() == 503 }).await;
     let unpaid = rig.get("/v1/search/x", &[]).await;
     assert_eq!((unpaid.status().as_u16(), header(&unpaid, "cache-control")), (503, "no-store"));

@@ -2,7 +2,6 @@
 //! connection that breaks before and after effects, until it is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use faregate::payment::address_pool::AddressPool;
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism};
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 use tokio::sync::watch;
 
@@ -122,7 +121,7 @@ impl Connection {
     }
 
     /// The payment as the ablated journal would show it to whoever presents it now.
-    fn as_shown(&self, payment: Option<Payment>) -> Option<Payment> {
+    fn as_shown(&self, payment: Option<PaymentRecord>) -> Option<PaymentRecord> {
         match (self.world.ablation, payment) {
             (Ablation::UnboundRetry, Some(mut payment)) => {
                 payment.intent.challenge =
@@ -140,8 +139,13 @@ impl Store for Connection {
         self.call(async {
             if self.world.ablation == Ablation::ForgetIntents {
                 let state = PaymentState::Intent;
-                let payment =
-                    Payment { sequence: 1, intent: intent.clone(), state, created_at: now, updated_at: now };
+                let payment = PaymentRecord {
+                    sequence: 1,
+                    intent: intent.clone(),
+                    state,
+                    created_at: now,
+                    updated_at: now,
+                };
                 return Ok(Begin::Fresh(payment));
             }
             self.world.store.begin(&self.as_journalled(intent), now).await
@@ -205,11 +209,11 @@ impl Store for Connection {
         .await
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         self.call(async { Ok(self.as_shown(self.world.store.payment(block).await?)) }).await
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         self.call(self.world.store.identified(id)).await
     }
 
@@ -254,15 +258,11 @@ impl Store for Connection {
         self.call(self.world.store.revoke(id, now)).await
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
-        self.call(self.world.store.reserve_range(pool, count)).await
-    }
-
     async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
         self.call(self.world.store.mark_spent(block, now)).await
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         self.call(self.world.store.scan(after, filter, limit)).await
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use faregate::clock::Clock;
 use faregate::routes::Metering;
-use faregate::store::capabilities::{Capabilities, Held, NoUse};
+use faregate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use faregate::store::{LeaseRequest, Store};
 
 use super::model::Model;
@@ -18,7 +18,7 @@ async fn bought(store: &Arc<Model>) {
     store.grant(&sent(hash(1), 1), id(hash(1)), holder(9), 0, 30, NOW).await.unwrap();
 }
 
-async fn found(capabilities: &Capabilities<Model>) -> Arc<Held> {
+async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
     capabilities.find(id(hash(1))).await.unwrap().unwrap()
 }
 

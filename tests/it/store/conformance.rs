@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Health, Intent, Lease, LeaseRequest, Payment,
+    Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Health, Intent, Lease, LeaseRequest, PaymentRecord,
     PaymentState, Store, StoreError, Unsound,
 };
 
@@ -22,10 +22,10 @@ use super::samples::{GOOD_FOR, NOW, USES, hash, holder, id, sent, signed};
 
 const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 
-async fn begun(store: &impl Store, intent: &Intent) -> Payment {
+async fn begun(store: &impl Store, intent: &Intent) -> PaymentRecord {
     match store.begin(intent, NOW).await.unwrap() {
         Begin::Fresh(payment) => payment,
-        other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::Identified(_) | Begin::Spent) => {
+        other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::IdHeld(_) | Begin::Spent) => {
             panic!("not fresh: {other:?}")
         }
     }
@@ -40,7 +40,7 @@ async fn granted(
 ) -> (CapabilityRecord, Lease, bool) {
     match store.grant(intent, id(intent.block), holder(by), want, ttl, NOW).await.unwrap() {
         Grant::Granted { record, lease, fresh } => (record, lease, fresh),
-        other @ (Grant::Taken | Grant::Identified(_)) => panic!("{other:?}"),
+        other @ (Grant::Taken | Grant::IdHeld(_)) => panic!("{other:?}"),
     }
 }
 
@@ -403,16 +403,6 @@ async fn a_lease_of_nothing_is_refused<S: Store>(store: Arc<S>) {
     assert!(is_unfit(&unnumbered), "{unnumbered:?}");
 }
 
-async fn no_index_is_handed_out_twice<S: Store>(store: Arc<S>) {
-    assert_eq!(store.reserve_range("pages", 3).await, Ok(0..3));
-    assert_eq!(store.reserve_range("pages", 0).await, Ok(3..3));
-    assert_eq!(store.reserve_range("other", 2).await, Ok(0..2));
-    assert_eq!(store.reserve_range("pages", 2).await, Ok(3..5));
-    let too_many = store.reserve_range("pages", u32::MAX).await;
-    assert!(is_unfit(&too_many), "{too_many:?}");
-    assert_eq!(store.reserve_range("pages", u32::MAX - 5).await, Ok(5..u32::MAX));
-}
-
 async fn a_scan_reads_the_journal_in_order<S: Store>(store: Arc<S>) {
     for number in 1..=5 {
         begun(&*store, &signed(hash(number), hash(100 + number), 1)).await;
@@ -473,7 +463,7 @@ async fn of_many_intents_on_one_frontier_one_is_fresh<S: Store>(store: Arc<S>) {
         match task.await.unwrap() {
             Begin::Fresh(payment) => fresh.push(payment.intent.block),
             Begin::FrontierHeld(by) => held.push(by),
-            other @ (Begin::Existing(_) | Begin::Identified(_) | Begin::Spent) => panic!("{other:?}"),
+            other @ (Begin::Existing(_) | Begin::IdHeld(_) | Begin::Spent) => panic!("{other:?}"),
         }
     }
     assert_eq!((fresh.len(), held.len()), (1, 63));
@@ -581,7 +571,6 @@ hold! {
     a_marked_hash_is_never_redeemed,
     of_a_mark_and_many_grants_one_has_the_hash,
     a_lease_of_nothing_is_refused,
-    no_index_is_handed_out_twice,
     a_scan_reads_the_journal_in_order,
     of_many_grants_of_one_hash_one_is_fresh,
     of_many_intents_on_one_frontier_one_is_fresh,

@@ -8,7 +8,7 @@ use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::listen;
 use faregate::nano::{BlockHash, SecretKey, Seed, UnixSeconds};
-use faregate::store::pool::{Deposit, PoolJournal};
+use faregate::store::deposits::{Deposit, DepositJournal};
 use faregate::store::{BackupError, Filter, SqliteOptions, SqliteStore, Store, backup_sqlite};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;

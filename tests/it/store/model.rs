@@ -2,17 +2,16 @@
 //! thing of its own. The oracle the engines are held against.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::payment::{IdentifierKey, RequestDigest};
-use faregate::store::pool::{
-    Deposit, Mark, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+use faregate::store::deposits::{
+    Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, Payment, PaymentState, Store, StoreError,
+    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
 
 #[derive(Default)]
@@ -20,9 +19,8 @@ pub(crate) struct Model(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    journal: Vec<Payment>,
+    journal: Vec<PaymentRecord>,
     capabilities: BTreeMap<CapabilityId, Capability>,
-    ranges: BTreeMap<String, u32>,
     marked: BTreeSet<[u8; 32]>,
     /// Payments that gave their id up and did not fail, with the request that they were made for.
     yielded: BTreeMap<[u8; 32], RequestDigest>,
@@ -59,18 +57,19 @@ fn unfit<T>(reason: &str) -> Result<T, StoreError> {
 }
 
 impl State {
-    fn find(&mut self, block: BlockHash) -> Option<&mut Payment> {
+    fn find(&mut self, block: BlockHash) -> Option<&mut PaymentRecord> {
         self.journal.iter_mut().find(|payment| payment.intent.block == block)
     }
 
-    fn add(&mut self, intent: &Intent, state: PaymentState, now: UnixSeconds) -> Payment {
+    fn add(&mut self, intent: &Intent, state: PaymentState, now: UnixSeconds) -> PaymentRecord {
         let sequence = self.journal.len() as u64 + 1;
-        let payment = Payment { sequence, intent: intent.clone(), state, created_at: now, updated_at: now };
+        let payment =
+            PaymentRecord { sequence, intent: intent.clone(), state, created_at: now, updated_at: now };
         self.journal.push(payment.clone());
         payment
     }
 
-    fn holder(&mut self, id: IdentifierKey) -> Option<&mut Payment> {
+    fn holder(&mut self, id: IdentifierKey) -> Option<&mut PaymentRecord> {
         self.journal.iter_mut().find(|it| it.intent.identified.is_some_and(|it| it.id == id))
     }
 
@@ -85,7 +84,7 @@ impl State {
         }
         let previous = frontier(&holder.intent).filter(|_| !one_frontier)?;
         let (yielded, had) = (self.yielded.clone(), holder.intent.identified?);
-        let lives = |it: &Payment| matches!(it.state, PaymentState::Intent | PaymentState::Parked);
+        let lives = |it: &PaymentRecord| matches!(it.state, PaymentState::Intent | PaymentState::Parked);
         let heir = self.journal.iter().find(|it| {
             lives(it)
                 && frontier(&it.intent) == Some(previous)
@@ -256,7 +255,7 @@ impl Store for Model {
             return Ok(Begin::Spent);
         }
         if let Some(holder) = state.id_held(intent) {
-            return Ok(Begin::Identified(holder));
+            return Ok(Begin::IdHeld(holder));
         }
         if let Some(rival) = state.rival(intent) {
             return Ok(Begin::FrontierHeld(rival));
@@ -312,7 +311,7 @@ impl Store for Model {
         if known.is_none()
             && let Some(holder) = state.id_held(intent)
         {
-            return Ok(Grant::Identified(holder));
+            return Ok(Grant::IdHeld(holder));
         }
         if !granted {
             if state.capabilities.contains_key(&id) {
@@ -351,11 +350,11 @@ impl Store for Model {
         Ok(Grant::Granted { record: capability.record.clone(), lease, fresh: !granted })
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<Payment>, StoreError> {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         Ok(self.0.lock().unwrap().find(block).cloned())
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<Payment>, StoreError> {
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
         let state = self.0.lock().unwrap();
         Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
     }
@@ -426,21 +425,15 @@ impl Store for Model {
         Ok(found.map(|capability| capability.record.revoked = true).is_some())
     }
 
-    async fn reserve_range(&self, pool: &str, count: u32) -> Result<Range<u32>, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        let next = state.ranges.entry(pool.to_owned()).or_insert(0);
-        let Some(end) = next.checked_add(count) else { return unfit("the pool is used up") };
-        Ok(std::mem::replace(next, end)..end)
-    }
-
     async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
         let mut state = self.0.lock().unwrap();
         Ok(state.find(block).is_none() && state.marked.insert(block.0))
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<Payment>, StoreError> {
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         let state = self.0.lock().unwrap();
-        let fits = |it: &&Payment| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
+        let fits =
+            |it: &&PaymentRecord| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
         Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
     }
 
@@ -455,7 +448,7 @@ impl Store for Model {
     }
 }
 
-impl PoolJournal for Model {
+impl DepositJournal for Model {
     async fn note_deposits(
         &self,
         deposits: &[Deposit],

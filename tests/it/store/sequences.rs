@@ -33,7 +33,6 @@ enum Call {
     Forget { ids: u64, answers: u64, limit: u32 },
     Revoke { payment: u8 },
     Mark { payment: u8 },
-    Reserve { count: u32 },
     Payment { payment: u8 },
     Capability { payment: u8 },
     Scan { after: u64, state: Option<PaymentState>, limit: usize },
@@ -91,7 +90,6 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(ids, answers, limit)| Call::Forget { ids, answers, limit }),
         1 => payment.clone().prop_map(|payment| Call::Revoke { payment }),
         1 => payment.clone().prop_map(|payment| Call::Mark { payment }),
-        1 => prop_oneof![0..9_u32, Just(u32::MAX)].prop_map(|count| Call::Reserve { count }),
         1 => payment.clone().prop_map(|payment| Call::Payment { payment }),
         1 => payment.prop_map(|payment| Call::Capability { payment }),
         1 => (prop_oneof![0..5_u64, Just(u64::MAX)], proptest::option::of(state()), 0..5_usize)
@@ -150,7 +148,6 @@ impl Teller {
             }
             Call::Revoke { payment } => shown(store.revoke(id(hash(payment)), now).await),
             Call::Mark { payment } => shown(store.mark_spent(hash(payment), now).await),
-            Call::Reserve { count } => shown(store.reserve_range("pages", count).await),
             Call::Payment { payment } => shown(store.payment(hash(payment)).await),
             Call::Capability { payment } => shown(store.capability(id(hash(payment))).await),
             Call::Scan { after, state, limit } => shown(store.scan(after, Filter { state }, limit).await),

@@ -4,9 +4,10 @@
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
-use faregate::store::pool::{Deposit, PoolJournal};
+use faregate::store::deposits::{Deposit, DepositJournal};
 use faregate::store::{
-    Begin, Engine, Filter, Grant, LeaseRequest, Payment, PaymentState, SqliteOptions, SqliteStore, Store,
+    Begin, Engine, Filter, Grant, LeaseRequest, PaymentRecord, PaymentState, SqliteOptions, SqliteStore,
+    Store,
 };
 use rusqlite::Connection;
 
@@ -18,7 +19,7 @@ const POSTGRES: &str = include_str!("../../captures/store/version-1.postgres.sql
 
 /// That what was there is there, and that what is not older than this version works beside it.
 async fn has_kept_everything(store: &Engine) {
-    let payments: Vec<Payment> = store.scan(0, Filter::default(), 10).await.unwrap();
+    let payments: Vec<PaymentRecord> = store.scan(0, Filter::default(), 10).await.unwrap();
     let found: Vec<_> = payments.iter().map(|it| (it.sequence, it.state, it.intent.mechanism)).collect();
     let granted = PaymentState::Granted;
     assert_eq!(found, [(1, granted, Mechanism::NanoTxn), (2, granted, Mechanism::NanoSignature)]);
@@ -42,7 +43,7 @@ async fn has_kept_everything(store: &Engine) {
         assert!(matches!(another, Grant::Granted { fresh: false, .. }), "{another:?}");
     }
     let deposit = |block| {
-        let Payment { intent, .. } = &payments[0];
+        let PaymentRecord { intent, .. } = &payments[0];
         Deposit { block, account: intent.pay_to, sender: None, amount: intent.amount }
     };
     let noted =

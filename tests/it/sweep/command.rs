@@ -142,7 +142,11 @@ async fn a_gateway_without_the_seed_refuses_and_says_where_to_sweep() {
 #[tokio::test]
 async fn no_seed_is_made_and_no_node_is_69() {
     let home = Home::new(POOL, "").await;
-    home.devnet.order("accounts_balances", faregate::devnet::Fault::Drop, faregate::devnet::Times::Always);
+    home.devnet.order(
+        "accounts_balances",
+        faregate::devnet::InjectedFault::Drop,
+        faregate::devnet::Times::Always,
+    );
     let (code, _, err) = sweep(&home, &["--once"]).await;
     assert!(code == 69 && err.contains("nano.nodes"), "{code} {err}");
     let file = home.folder.path().join("pool.seed");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use faregate::devnet::{DevnetOptions, Fault, Lie, Times};
+use faregate::devnet::{DevnetOptions, InjectedFault, Lie, Times};
 use faregate::nano::Raw;
 use faregate::sweeper::SweepError;
 
@@ -80,7 +80,7 @@ async fn an_answer_that_is_lost_loses_nothing() {
     let mut pool = Pool::new(2).await;
     pool.fund_all(3);
     for action in ["process", "account_info", "block_info", "receivable"] {
-        pool.devnet.order(action, Fault::LoseAnswer, Times::Only(2));
+        pool.devnet.order(action, InjectedFault::LoseAnswer, Times::Only(2));
     }
     let first = pool.sweeper().sweep().await.unwrap();
     pool.assert_nothing_lost();
@@ -94,12 +94,12 @@ async fn an_answer_that_is_lost_loses_nothing() {
 async fn a_node_that_refuses_is_asked_again_and_then_left() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(2);
-    pool.devnet.order("process", Fault::Refuse("Fork".to_owned()), Times::Only(2));
+    pool.devnet.order("process", InjectedFault::Refuse("Fork".to_owned()), Times::Only(2));
     assert_eq!(pool.sweeper().sweep().await.unwrap().failed().count(), 0);
     pool.assert_all_home();
 
     pool.fund_all(1);
-    pool.devnet.order("process", Fault::Refuse("Gap previous block".to_owned()), Times::Always);
+    pool.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::Always);
     let before = pool.devnet.faults().calls("process");
     let round = pool.sweeper().sweep().await.unwrap();
     let (_, error) = round.failed().next().expect("it cannot be swept");
@@ -146,7 +146,7 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     pool.fund(0, 1_000_000);
     pool.devnet.receive_all(&faregate::nano::Seed::from_bytes(super::SEED).key(0)).unwrap();
     pool.fund(0, 500);
-    let lower = || Fault::Lie(Lie::Balance(Raw::new(1)));
+    let lower = || InjectedFault::Lie(Lie::Balance(Raw::new(1)));
     pool.devnet.order("account_info", lower(), Times::Always);
     pool.devnet.order("block_info", lower(), Times::Always);
     let plan = pool.sweeper().plan(pool.place(0)).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     let frontier = pool.devnet.lattice().frontier(pool.account(0)).unwrap();
     let mut forged = pool.devnet.lattice().entry(frontier).unwrap().block;
     forged.balance = Raw::new(1);
-    pool.devnet.order("block_info", Fault::Lie(Lie::Contents(Box::new(forged))), Times::Always);
+    pool.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(forged))), Times::Always);
     let published = pool.devnet.faults().calls("process");
     let swept = pool.sweeper().sweep_account(pool.place(0)).await;
     assert!(matches!(swept.error, Some(SweepError::Ledger(_))), "{:?}", swept.error);
@@ -164,13 +164,13 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
 
     // An amount that is not so makes a block that the network refuses.
     pool.devnet.faults().clear();
-    pool.devnet.order("receivable", Fault::Lie(Lie::Amount(Raw::new(499))), Times::Always);
+    pool.devnet.order("receivable", InjectedFault::Lie(Lie::Amount(Raw::new(499))), Times::Always);
     let swept = pool.sweeper().sweep_account(pool.place(0)).await;
     assert!(matches!(swept.error, Some(SweepError::Refused { .. })), "{:?}", swept.error);
     pool.assert_nothing_lost();
 
     pool.devnet.faults().clear();
-    pool.devnet.order("accounts_balances", Fault::Lie(Lie::Balance(Raw::new(0))), Times::Always);
+    pool.devnet.order("accounts_balances", InjectedFault::Lie(Lie::Balance(Raw::new(0))), Times::Always);
     pool.sweeper().sweep().await.unwrap();
     pool.devnet.faults().clear();
     pool.sweeper().sweep().await.unwrap();
@@ -182,7 +182,7 @@ async fn a_node_that_is_behind_is_left_and_not_asked_for_ever() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(2);
     for action in ["account_info", "receivable"] {
-        pool.devnet.order(action, Fault::Stale, Times::Always);
+        pool.devnet.order(action, InjectedFault::Stale, Times::Always);
     }
     let swept = pool.sweeper().sweep_account(pool.place(0)).await;
     assert!(matches!(swept.error, Some(SweepError::Behind(_))), "{:?}", swept.error);
@@ -194,7 +194,7 @@ async fn a_node_that_is_behind_is_left_and_not_asked_for_ever() {
 async fn without_a_node_the_pool_is_not_looked_at() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(1);
-    pool.devnet.order("accounts_balances", Fault::ServerError, Times::Always);
+    pool.devnet.order("accounts_balances", InjectedFault::ServerError, Times::Always);
     assert!(pool.sweeper().sweep().await.is_err());
     pool.assert_nothing_lost();
 }

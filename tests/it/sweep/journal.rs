@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use faregate::clock::Clock;
 use faregate::config::Config;
-use faregate::devnet::{DevnetOptions, Fault, Times};
+use faregate::devnet::{DevnetOptions, InjectedFault, Times};
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
-use faregate::store::pool::{PoolJournal, SweepRecord, SweepState};
+use faregate::store::deposits::{DepositJournal, SweepRecord, SweepState};
 use faregate::store::{Engine, SqliteOptions, SqliteStore};
 use faregate::sweep::Action;
 use faregate::{assemble, sweeper};
@@ -43,7 +43,7 @@ async fn each_block_is_written_down_and_what_it_received_too() {
     let mut done: Vec<_> = round
         .accounts
         .iter()
-        .flat_map(|it| it.blocks.iter().map(faregate::store::pool::SweepBlock::of_step))
+        .flat_map(|it| it.blocks.iter().map(faregate::store::deposits::SweepBlock::of_step))
         .collect();
     written.sort_by_key(|it| it.block.block);
     done.sort_by_key(|it| it.block);
@@ -87,7 +87,7 @@ async fn a_block_in_whose_place_another_is_confirmed_is_superseded() {
     pool.devnet.receive_all(&key(1)).unwrap();
     pool.fund(1, 500);
     let (_folder, store) = store();
-    pool.devnet.order("process", Fault::Refuse("Gap source block".to_owned()), Times::Always);
+    pool.devnet.order("process", InjectedFault::Refuse("Gap source block".to_owned()), Times::Always);
     assert_eq!(pool.journalled(&store).sweep().await.unwrap().failed().count(), 2);
     let planned = sweeps(&store).await;
     assert!(planned.len() == 2 && planned.iter().all(|it| it.state == SweepState::Planned), "{planned:?}");

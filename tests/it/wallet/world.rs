@@ -38,14 +38,21 @@ pub(crate) struct Books {
     blocks: BTreeMap<String, StateBlock>,
     pub(crate) frontier: Option<StateBlock>,
     pub(crate) receivable: BTreeMap<String, u128>,
-    /// Blocks are taken and not shown, as by a node that loses them.
+    /// Blocks are accepted and not shown, as by a node that loses them.
     pub(crate) forgetful: bool,
+    /// The newest block is shown as not confirmed.
+    pub(crate) unconfirmed: bool,
 }
 
 impl Books {
     pub(crate) fn with_balance(balance: u128) -> Arc<Mutex<Self>> {
-        let mut books =
-            Self { blocks: BTreeMap::new(), frontier: None, receivable: BTreeMap::new(), forgetful: false };
+        let mut books = Self {
+            blocks: BTreeMap::new(),
+            frontier: None,
+            receivable: BTreeMap::new(),
+            forgetful: false,
+            unconfirmed: false,
+        };
         if balance > 0 {
             let unsigned = StateBlock {
                 account: payer(),
@@ -93,9 +100,10 @@ impl Books {
     pub(crate) fn answer(&mut self, call: &Value) -> Value {
         match call["action"].as_str().unwrap() {
             "account_info" => self.frontier.map_or(json!({"error": "Account not found"}), |block| {
+                let confirmed = if self.unconfirmed { block.previous } else { block.hash() };
                 json!({
                     "frontier": block.hash(), "balance": block.balance, "representative": block.representative,
-                    "confirmed_frontier": block.hash(), "confirmed_balance": block.balance, "receivable": "0",
+                    "confirmed_frontier": confirmed, "confirmed_balance": block.balance, "receivable": "0",
                 })
             }),
             "block_info" => match self.blocks.get(call["hash"].as_str().unwrap()) {

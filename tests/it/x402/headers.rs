@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use faregate::x402::{
-    MAX_HEADER_BYTES, Malformed, PayableEntries, PaymentPayload, PaymentRequired, SettlementResponse,
+    MAX_HEADER_BYTES, Malformed, NanoOffers, PaymentPayload, PaymentRequired, SettlementResponse,
     UnreadableHeader, decode_header, encode_header,
 };
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ proptest! {
     fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text in any::<String>()) {
         for value in [bytes.clone(), STANDARD.encode(&bytes).into_bytes(), STANDARD.encode(&text).into_bytes()] {
             drop((decode_header(&value), PaymentPayload::from_header(&value)));
-            drop((PaymentRequired::from_header(&value), PayableEntries::from_header(&value)));
+            drop((PaymentRequired::from_header(&value), NanoOffers::from_header(&value)));
             drop(SettlementResponse::from_header(&value));
         }
     }

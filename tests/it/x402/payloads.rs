@@ -2,7 +2,7 @@
 
 use faregate::nano::{Account, BlockHash, Signature, StateBlock};
 use faregate::x402::{
-    Credential, FieldFault, PayableEntries, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
+    Credential, FieldFault, NanoOffers, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
     PresentedPayment, ProofRequest, Track,
 };
 use proptest::prelude::*;
@@ -323,7 +323,7 @@ fn a_capability_needs_no_entry_and_does_not_print() {
 fn an_offer_is_answered_with_its_entry_unchanged() {
     let mut json = challenge().to_json();
     json["accepts"][0]["extra"]["somethingNew"] = json!([1, 2]);
-    let offers = PayableEntries::read(&json).unwrap().offers;
+    let offers = NanoOffers::read(&json).unwrap().offers;
     assert!(matches!(offers[0].ask, ProofRequest::NanoTxn { work: Some(_) }));
     assert_eq!(offers[1].ask, ProofRequest::NanoSignature { nonce: [0xAB; 32] });
     for (index, proof) in

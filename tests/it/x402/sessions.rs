@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::routes::Grants;
 use faregate::x402::{
-    FieldFault, NoSession, PayableEntries, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
+    FieldFault, NanoOffers, NoSession, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
     ProofRequest, SessionId, SessionTerms, TAG_MODULUS, Track, session_headers,
 };
 use proptest::prelude::*;
@@ -119,7 +119,7 @@ fn what_does_not_fit_is_told() {
 fn the_entries_of_others_are_offers_where_they_add_up() {
     let read = |entry: &Value| {
         let bill = json!({ "x402Version": 2, "resource": { "url": "https://x" }, "accepts": [entry] });
-        PayableEntries::read(&bill).unwrap()
+        NanoOffers::read(&bill).unwrap()
     };
     let mut entry = session_entry().to_json();
     entry["extra"] = json!({

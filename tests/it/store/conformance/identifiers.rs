@@ -26,13 +26,13 @@ pub(super) async fn of_two_payments_under_one_id_the_first_holds_it<S: Store>(st
     assert_eq!(store.identified(under_id(7, 1).id).await, Ok(Some(payment.clone())));
     assert_eq!(store.payment(hash(1)).await, Ok(Some(payment)), "the id is read back with it");
     let second = under(signed(hash(2), hash(101), 1));
-    assert_eq!(store.begin(&second, NOW).await, Ok(Begin::Identified(hash(1))));
+    assert_eq!(store.begin(&second, NOW).await, Ok(Begin::IdHeld(hash(1))));
     let third = under(sent(hash(3), 1));
-    assert_eq!(store.grant(&third, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::Identified(hash(1))));
+    assert_eq!(store.grant(&third, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
     assert_eq!(store.payment(hash(2)).await, Ok(None), "nothing of them is kept");
     assert_eq!(store.payment(hash(3)).await, Ok(None));
     granted(&*store, &first, 1, 1, 30).await;
-    assert_eq!(store.begin(&second, NOW).await, Ok(Begin::Identified(hash(1))), "bought is bought");
+    assert_eq!(store.begin(&second, NOW).await, Ok(Begin::IdHeld(hash(1))), "bought is bought");
     assert!(matches!(store.begin(&first, NOW).await, Ok(Begin::Existing(_))), "its own is no rival");
 }
 
@@ -50,9 +50,9 @@ pub(super) async fn a_parked_payment_gives_its_id_to_one_on_its_frontier_only<S:
     begun(&*store, &under(signed(hash(1), hash(100), 1))).await;
     assert_eq!(store.advance(hash(1), &[PaymentState::Intent], PaymentState::Parked, NOW).await, Ok(true));
     let elsewhere = under(signed(hash(2), hash(101), 1));
-    assert_eq!(store.begin(&elsewhere, NOW).await, Ok(Begin::Identified(hash(1))), "both could be paid");
+    assert_eq!(store.begin(&elsewhere, NOW).await, Ok(Begin::IdHeld(hash(1))), "both could be paid");
     let sent = under(sent(hash(3), 1));
-    assert_eq!(store.grant(&sent, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::Identified(hash(1))));
+    assert_eq!(store.grant(&sent, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
     begun(&*store, &under(signed(hash(4), hash(100), 1))).await;
     assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(4));
 }
@@ -73,10 +73,10 @@ pub(super) async fn a_parked_payment_has_its_id_back_where_the_next_failed<S: St
     // What overtook the second may be the first.
     let third = under(signed(hash(3), hash(101), 1));
     for _ in 0..2 {
-        assert_eq!(store.begin(&third, NOW).await, Ok(Begin::Identified(hash(1))), "both could be paid");
+        assert_eq!(store.begin(&third, NOW).await, Ok(Begin::IdHeld(hash(1))), "both could be paid");
     }
     let sent = under(sent(hash(4), 1));
-    assert_eq!(store.grant(&sent, id(hash(4)), holder(1), 1, 30, NOW).await, Ok(Grant::Identified(hash(1))));
+    assert_eq!(store.grant(&sent, id(hash(4)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
     let holder = store.identified(under_id(7, 1).id).await.unwrap().unwrap();
     assert_eq!((holder.intent.block, holder.intent.identified), (hash(1), Some(under_id(7, 1))));
     assert_eq!(store.advance(hash(1), &[PaymentState::Parked], PaymentState::Failed, NOW).await, Ok(true));
@@ -92,7 +92,7 @@ pub(super) async fn a_parked_payment_that_is_granted_has_its_id_back<S: Store>(s
     assert_eq!((holder.intent.block, holder.state), (hash(1), PaymentState::Granted));
     assert_eq!(store.payment(second.block).await.unwrap().unwrap().intent.identified, None);
     let third = under(signed(hash(3), hash(101), 1));
-    assert_eq!(store.begin(&third, NOW).await, Ok(Begin::Identified(hash(1))), "bought is bought");
+    assert_eq!(store.begin(&third, NOW).await, Ok(Begin::IdHeld(hash(1))), "bought is bought");
 }
 
 pub(super) async fn a_held_frontier_costs_nobody_his_id<S: Store>(store: Arc<S>) {
@@ -151,7 +151,7 @@ pub(super) async fn of_many_payments_under_one_id_one_is_made<S: Store>(store: A
             let intent = under(signed(hash(number), hash(number + 100), 1));
             match store.begin(&intent, NOW).await.unwrap() {
                 Begin::Fresh(_) => (Some(number), None),
-                Begin::Identified(by) => (None, Some(by)),
+                Begin::IdHeld(by) => (None, Some(by)),
                 other @ (Begin::Existing(_) | Begin::FrontierHeld(_) | Begin::Spent) => panic!("{other:?}"),
             }
         })

@@ -6,10 +6,10 @@ use rusqlite::{Connection, Row, params};
 use super::fault::Fault;
 use super::rows::number;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
-use crate::store::pool::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 
-/// `PoolJournal::note_deposits`.
+/// `DepositJournal::note_deposits`.
 pub(super) fn note_deposits(
     db: &Connection,
     deposits: &[Deposit],
@@ -53,7 +53,7 @@ fn counted(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
 }
 
-/// `PoolJournal::unclaimed`.
+/// `DepositJournal::unclaimed`.
 pub(super) fn unclaimed(
     db: &Connection,
     after: Option<Mark>,
@@ -78,7 +78,7 @@ pub(super) fn unclaimed(
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-/// `PoolJournal::plan_sweep`.
+/// `DepositJournal::plan_sweep`.
 pub(super) fn plan_sweep(db: &Connection, it: &SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
     db.prepare_cached(
         "INSERT INTO sweeps (block, account, action, amount, previous, link, state, planned_at) \
@@ -97,7 +97,7 @@ pub(super) fn plan_sweep(db: &Connection, it: &SweepBlock, now: UnixSeconds) -> 
     Ok(())
 }
 
-/// `PoolJournal::end_sweep`.
+/// `DepositJournal::end_sweep`.
 pub(super) fn end_sweep(
     db: &Connection,
     block: BlockHash,
@@ -115,7 +115,7 @@ pub(super) fn end_sweep(
     Ok(moved > 0)
 }
 
-/// `PoolJournal::sweeps`.
+/// `DepositJournal::sweeps`.
 pub(super) fn sweeps(
     db: &Connection,
     state: Option<SweepState>,

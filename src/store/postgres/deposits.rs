@@ -8,10 +8,10 @@ use super::fault::Fault;
 use super::payments::query;
 use super::rows::{self, raw, unreadable};
 use crate::nano::{Account, BlockHash, UnixSeconds};
+use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
-use crate::store::pool::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
 
-/// `PoolJournal::note_deposits`. Instances that trim at once leave a few more or fewer for a moment.
+/// `DepositJournal::note_deposits`. Instances that trim at once leave a few more or fewer for a moment.
 pub(super) async fn note_deposits(
     client: &mut Client,
     deposits: &[Deposit],
@@ -69,7 +69,7 @@ async fn apply(client: &Client, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Re
     client.execute(&statement, values).await.map_err(Fault::committing)
 }
 
-/// `PoolJournal::unclaimed`.
+/// `DepositJournal::unclaimed`.
 pub(super) async fn unclaimed(
     client: &Client,
     after: Option<Mark>,
@@ -96,7 +96,7 @@ pub(super) async fn unclaimed(
     query(client, sql, &[&at, &block, &most(limit)]).await?.iter().map(deposit).collect()
 }
 
-/// `PoolJournal::plan_sweep`.
+/// `DepositJournal::plan_sweep`.
 pub(super) async fn plan_sweep(client: &Client, it: &SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
     let sql = "INSERT INTO sweeps (block, account, action, amount, previous, link, state, planned_at) \
          VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
@@ -113,7 +113,7 @@ pub(super) async fn plan_sweep(client: &Client, it: &SweepBlock, now: UnixSecond
     apply(client, sql, &values).await.map(drop)
 }
 
-/// `PoolJournal::end_sweep`.
+/// `DepositJournal::end_sweep`.
 pub(super) async fn end_sweep(
     client: &Client,
     block: BlockHash,
@@ -129,7 +129,7 @@ pub(super) async fn end_sweep(
     Ok(apply(client, sql, &values).await? > 0)
 }
 
-/// `PoolJournal::sweeps`.
+/// `DepositJournal::sweeps`.
 pub(super) async fn sweeps(
     client: &Client,
     state: Option<SweepState>,

@@ -1,10 +1,12 @@
-//! The contract of `PoolJournal`, over the model, SQLite and PostgreSQL.
+//! The contract of `DepositJournal`, over the model, SQLite and PostgreSQL.
 
 use std::sync::Arc;
 
 use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::store::Store;
-use faregate::store::pool::{Deposit, Noted, PoolJournal, SeenDeposit, SweepBlock, SweepRecord, SweepState};
+use faregate::store::deposits::{
+    Deposit, DepositJournal, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
+};
 use faregate::sweep::Action;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -33,7 +35,7 @@ const fn swept(number: u8, action: Action) -> SweepBlock {
     }
 }
 
-async fn listed(store: &impl PoolJournal) -> Vec<SeenDeposit> {
+async fn listed(store: &impl DepositJournal) -> Vec<SeenDeposit> {
     store.unclaimed(None, usize::MAX).await.unwrap()
 }
 
@@ -43,7 +45,7 @@ async fn grant(store: &impl Store, number: u8) {
     store.grant(&intent, id(intent.block), holder(1), 1, 30, NOW).await.unwrap();
 }
 
-async fn a_deposit_is_kept_to_the_last_bit<S: Store + PoolJournal>(store: Arc<S>) {
+async fn a_deposit_is_kept_to_the_last_bit<S: Store + DepositJournal>(store: Arc<S>) {
     let deposits = [deposit(1, u128::MAX), deposit(2, 1), deposit(3, 10_u128.pow(30))];
     let noted = store.note_deposits(&deposits, MANY, NOW).await;
     assert_eq!(noted, Ok(Noted { fresh: 3, dropped: 0 }));
@@ -55,7 +57,7 @@ async fn a_deposit_is_kept_to_the_last_bit<S: Store + PoolJournal>(store: Arc<S>
     assert_eq!(times, [(hash(1), NOW), (hash(2), NOW), (hash(3), NOW), (hash(4), LATER)]);
 }
 
-async fn a_claimed_deposit_is_not_unclaimed<S: Store + PoolJournal>(store: Arc<S>) {
+async fn a_claimed_deposit_is_not_unclaimed<S: Store + DepositJournal>(store: Arc<S>) {
     grant(&*store, 1).await;
     store.begin(&signed(hash(2), hash(100), 1), NOW).await.unwrap();
     store.mark_spent(hash(3), NOW).await.unwrap();
@@ -70,7 +72,7 @@ async fn a_claimed_deposit_is_not_unclaimed<S: Store + PoolJournal>(store: Arc<S
     assert_eq!(open(listed(&*store).await), [hash(5)]);
 }
 
-async fn dust_drives_out_no_money<S: Store + PoolJournal>(store: Arc<S>) {
+async fn dust_drives_out_no_money<S: Store + DepositJournal>(store: Arc<S>) {
     let first = [deposit(1, 50), deposit(2, 40), deposit(3, 30)];
     store.note_deposits(&first, 3, NOW).await.unwrap();
     let dust: Vec<_> = (10..60).map(|number| deposit(number, 1)).collect();
@@ -87,7 +89,7 @@ async fn dust_drives_out_no_money<S: Store + PoolJournal>(store: Arc<S>) {
     assert_eq!(store.note_deposits(&[], 3, LATER).await, Ok(Noted::default()));
 }
 
-async fn pages_follow_each_other<S: Store + PoolJournal>(store: Arc<S>) {
+async fn pages_follow_each_other<S: Store + DepositJournal>(store: Arc<S>) {
     for (number, at) in [(9, NOW), (3, NOW), (5, LATER), (1, LATER)] {
         store.note_deposits(&[deposit(number, 1)], MANY, at).await.unwrap();
         store.plan_sweep(&swept(number, Action::Receive), at).await.unwrap();
@@ -105,7 +107,7 @@ async fn pages_follow_each_other<S: Store + PoolJournal>(store: Arc<S>) {
     assert_eq!(planned, seen);
 }
 
-async fn a_sweep_is_planned_once_and_ends<S: Store + PoolJournal>(store: Arc<S>) {
+async fn a_sweep_is_planned_once_and_ends<S: Store + DepositJournal>(store: Arc<S>) {
     let blocks = [swept(1, Action::Open), swept(2, Action::Receive), swept(3, Action::Send)];
     for block in &blocks {
         store.plan_sweep(block, NOW).await.unwrap();
@@ -131,7 +133,7 @@ async fn a_sweep_is_planned_once_and_ends<S: Store + PoolJournal>(store: Arc<S>)
 }
 
 /// Any calls, in any order: an engine answers as the model does.
-async fn answers_as_the_model_does<S: Store + PoolJournal>(store: Arc<S>) {
+async fn answers_as_the_model_does<S: Store + DepositJournal>(store: Arc<S>) {
     let model = Model::default();
     let mut runner = TestRunner::deterministic();
     let call = (0..5_u8, 1..30_u8, 0..6_u128, any::<bool>());
@@ -165,7 +167,7 @@ async fn answers_as_the_model_does<S: Store + PoolJournal>(store: Arc<S>) {
     }
 }
 
-async fn two_journals_at_once_keep_each_deposit_once<S: Store + PoolJournal>(store: Arc<S>) {
+async fn two_journals_at_once_keep_each_deposit_once<S: Store + DepositJournal>(store: Arc<S>) {
     let forward: Vec<_> = (1..=100).map(|number| deposit(number, 1)).collect();
     let backward: Vec<_> = forward.iter().rev().copied().collect();
     let (one, other) =

@@ -42,7 +42,7 @@ pub struct SeenDeposit {
     pub deposit: Deposit,
 }
 
-/// What became of [`PoolJournal::note_deposits`]; for metrics, a repeated call counts anew.
+/// What became of [`DepositJournal::note_deposits`]; for metrics, a repeated call counts anew.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Noted {
     /// Deposits that were not in the journal.
@@ -127,7 +127,7 @@ impl SweepRecord {
 
 /// What is kept of the pool. The contract is that of [`Store`](super::Store): an operation returns
 /// only when its effect is durable, is atomic, and is idempotent on its arguments.
-pub trait PoolJournal: Send + Sync + 'static {
+pub trait DepositJournal: Send + Sync + 'static {
     /// Journals deposits, those that nobody has claimed and that are not there yet; of all that are
     /// there then, the `keep` largest unclaimed ones stay.
     fn note_deposits(
@@ -176,7 +176,7 @@ pub trait PoolJournal: Send + Sync + 'static {
 /// # Errors
 /// [`StoreError`] of the first group that cannot be written; those before it are.
 pub async fn note_all(
-    journal: &impl PoolJournal,
+    journal: &impl DepositJournal,
     deposits: &[Deposit],
     now: UnixSeconds,
 ) -> Result<Noted, StoreError> {

@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The free room of a directory as it was last looked at, so that a bill costs no system call.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct FreeSpace {
     directory: PathBuf,
     /// Bytes; [`u64::MAX`] where the system does not say.
     free: AtomicU64,
 }
 
-impl Room {
+impl FreeSpace {
     /// The room in `directory`, looked at.
     pub(super) fn new(directory: PathBuf) -> Self {
-        let room = Self { directory, free: AtomicU64::new(u64::MAX) };
-        room.look();
-        room
+        let space = Self { directory, free: AtomicU64::new(u64::MAX) };
+        space.look();
+        space
     }
 
     pub(super) fn look(&self) {
