@@ -31,10 +31,6 @@ use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::metrics::Metrics;
-<<<<<<< HEAD
-use crate::payment::address_pool::{AddressPool, seed_indexes};
-=======
->>>>>>> main
 use crate::payment::{MacKeys, Mechanism};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;

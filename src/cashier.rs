@@ -35,16 +35,9 @@ use crate::metrics::Metrics;
 use crate::nano::{BlockHash, Threshold};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
-<<<<<<< HEAD
-use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
-use crate::routes::{Metering, RouteName, Terms};
-=======
 use crate::payment::challenge::Challenge;
-use crate::payment::pool::AddressPool;
-use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
->>>>>>> main
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
@@ -346,15 +339,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn fly(
         &self,
         checked: proof::Checked,
-<<<<<<< HEAD
         identified: Option<IdentifiedRequest>,
-        client: Option<IpAddr>,
-    ) -> Landing {
-=======
-        identified: Option<Identified>,
         client: Option<Client>,
     ) -> Settlement {
->>>>>>> main
         let settings = self.0.settings.load_full();
         let lookups = client.filter(|_| checked.is_looked_up()).map(|it| self.lookups_of(it));
         if lookups.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {

@@ -19,11 +19,7 @@ use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-<<<<<<< HEAD:src/cashier/identified.rs
-use crate::payment::{IdentifiedRequest, IdentifierKey, Particular, Refusal};
-=======
-use crate::payment::{Identified, IdentifierKey};
->>>>>>> main:src/cashier/idempotency.rs
+use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
@@ -50,13 +46,8 @@ pub struct IdentifierSettings {
 /// What a proof came with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
-<<<<<<< HEAD:src/cashier/identified.rs
     pub(super) identified: IdentifiedRequest,
-    /// Who says that he paid.
-=======
-    pub(super) identified: Identified,
     /// The account that claims to have paid.
->>>>>>> main:src/cashier/idempotency.rs
     pub(super) payer: Account,
     pub(super) client: Option<Client>,
 }
@@ -127,13 +118,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
-<<<<<<< HEAD:src/cashier/identified.rs
-    /// and it would be wrong to ask who has paid for another one.
-    pub(super) async fn is_bought(&self, identified: Option<IdentifiedRequest>) -> Result<bool, Denied> {
-=======
     /// and asking its payer for another payment would be wrong.
-    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
->>>>>>> main:src/cashier/idempotency.rs
+    pub(super) async fn is_bought(&self, identified: Option<IdentifiedRequest>) -> Result<bool, Denied> {
         let Some(identified) = identified else { return Ok(false) };
         let first = self.payment_under(identified.id).await?;
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))

@@ -4,13 +4,8 @@ use super::denied::Denied;
 use super::flights::FlightKey;
 use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
-<<<<<<< HEAD
-use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
-use crate::routes::{RouteName, Terms};
-=======
 use crate::payment::{Mechanism, Nonce, Particular, Refusal, nano_session, nano_signature, nano_txn};
-use crate::routes::{Grants, RouteName, Terms};
->>>>>>> main
+use crate::routes::{RouteName, Terms};
 use crate::x402::{self, WorkTerms};
 
 /// What a client claims: that it got this offer under this nonce, and paid.
@@ -39,17 +34,12 @@ impl Proof {
     /// The claim to have paid for `session` with `block`, on a request to `route`.
     ///
     /// # Errors
-<<<<<<< HEAD
-    /// [`Refusal::WrongResource`], where the session says that it is for another route.
+    /// [`Refusal::WrongResource`], if the session is for another route.
     pub fn of_session(
         session: &x402::SessionId,
         block: BlockHash,
         route: &RouteName,
     ) -> Result<Self, Refusal> {
-=======
-    /// [`Refusal::WrongResource`], if the session is for another route.
-    pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
->>>>>>> main
         if !session.is_for(route.as_str()) {
             return Err(Refusal::WrongResource);
         }
@@ -93,18 +83,10 @@ impl Proof {
     }
 }
 
-<<<<<<< HEAD
 impl From<x402::PresentedPayment> for Proof {
-    /// Takes the claim out of its envelope, which has held the shape of the proof against the echoed
-    /// entry.
+    /// Takes the claim out of its envelope, where the proof's shape was compared with the echoed entry.
     fn from(payment: x402::PresentedPayment) -> Self {
         let x402::PresentedPayment { accepted, proof } = payment;
-=======
-impl From<x402::Payment> for Proof {
-    /// Takes the claim out of its envelope, where the proof's shape was compared with the echoed entry.
-    fn from(payment: x402::Payment) -> Self {
-        let x402::Payment { accepted, proof } = payment;
->>>>>>> main
         let extra = accepted.extra;
         let (mechanism, evidence) = match proof {
             x402::PaymentProof::NanoTxn { block } => (Mechanism::NanoTxn, Evidence::Txn(block)),

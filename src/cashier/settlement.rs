@@ -16,11 +16,9 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-<<<<<<< HEAD
-use crate::payment::{BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Refusal, Seen, nano_txn};
-=======
-use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Particular, Refusal, Seen, nano_txn};
->>>>>>> main
+use crate::payment::{
+    BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Particular, Refusal, Seen, nano_txn,
+};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
@@ -36,15 +34,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
     pub(super) async fn settle(
         self: Arc<Self>,
         checked: Checked,
-<<<<<<< HEAD
         identified: Option<IdentifiedRequest>,
-        client: Option<IpAddr>,
-    ) -> Landing {
-=======
-        identified: Option<Identified>,
         client: Option<Client>,
     ) -> Settlement {
->>>>>>> main
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let (block, nonce) = (checked.hash(), checked.challenge().nonce());
         let settled = match checked {
@@ -79,13 +71,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
-<<<<<<< HEAD
         identified: Option<IdentifiedRequest>,
-        client: Option<IpAddr>,
-=======
-        identified: Option<Identified>,
         client: Option<Client>,
->>>>>>> main
         watch: Stopwatch,
     ) -> Settlement {
         let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
@@ -300,15 +287,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// Settles a payment that its client has sent. `judge` compares it with what the ledger shows.
     async fn settle_sent(
         &self,
-<<<<<<< HEAD
-        (hash, nonce): (BlockHash, Nonce),
-        identified: Option<IdentifiedRequest>,
-        judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
-=======
         (block, nonce): (BlockHash, Nonce),
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
->>>>>>> main
         watch: Stopwatch,
     ) -> Settlement {
         let identified = match self.journalled(block).await? {

@@ -6,11 +6,7 @@ use super::proof::Proof;
 use crate::nano::BlockHash;
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
-<<<<<<< HEAD
-use crate::payment::{IdentifiedRequest, Mechanism, Particular, Refusal};
-=======
-use crate::payment::{Identified, Mechanism, Refusal};
->>>>>>> main
+use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::Use;
 
@@ -21,19 +17,12 @@ pub struct Ask {
     pub terms: Terms,
     pub metering: Metering,
     pub presented: Presented,
-<<<<<<< HEAD
-    /// The id that a proof came under, and the request.
-    pub identified: Option<IdentifiedRequest>,
-    /// Whom to count look-ups against.
-    pub client: Option<IpAddr>,
-=======
     /// The payment identifier that came with a proof, and the request it stands for.
-    pub identified: Option<Identified>,
+    pub identified: Option<IdentifiedRequest>,
     /// Limits count against this client. `None`: no limit per client.
     pub client: Option<Client>,
     /// The URL that was requested, with a proof. It decides nothing: a signature over it is explained.
     pub url: Option<String>,
->>>>>>> main
 }
 
 /// What the request carries.

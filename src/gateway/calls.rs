@@ -5,14 +5,9 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use pingora::prelude::Session;
 
 use super::Context;
-<<<<<<< HEAD
-use super::body::Unread;
-use crate::routes::{CallFault, CallPrices, ClaimedCall, Quote, RouteName, Terms};
-=======
 use super::presented::header;
 use super::rejection::Rejection;
-use crate::routes::{CallPrices, Claimed, Quote, RouteName, Terms};
->>>>>>> main
+use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
 
 /// What is to be sold to a request.
 #[derive(Debug)]
@@ -33,18 +28,11 @@ pub(super) async fn price(
 ) -> Result<Option<Sale>, Rejection> {
     let headers = &session.req_header().headers;
     plain_json(headers)?;
-<<<<<<< HEAD
-    let [method, name] = [claim(headers, "mcp-method")?, claim(headers, "mcp-name")?];
-    let body = context.tariff.room.read(session, prices.bound).await?;
-    context.body = Some(body.held);
-    let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
-=======
     let claim = |name| header(headers, name).map(|it| it.map(|it| it.trim().to_owned()));
     let [method, name] = [claim("mcp-method")?, claim("mcp-name")?];
     let body = context.tariff.bodies.read(session, prices.bound).await?;
     context.body = Some(body.permit);
-    let claimed = Claimed { method: method.as_deref(), name: name.as_deref() };
->>>>>>> main
+    let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {

@@ -145,16 +145,10 @@ fn payment_required(context: &Context, billed: Billed) -> Answer {
     Answer { status: StatusCode::PAYMENT_REQUIRED, headers, body }
 }
 
-<<<<<<< HEAD
-fn failed(refused: &Refused, message: &str) -> SettlementResponse {
-    let outcome = x402::SettlementOutcome::Failed {
-        transaction: refused.block,
-=======
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
 fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
-    let outcome = x402::Outcome::Failed {
+    let outcome = x402::SettlementOutcome::Failed {
         transaction: block,
->>>>>>> main
         payer: None,
         reason: reason.to_owned(),
         message: Some(message.to_owned()),
@@ -192,19 +186,7 @@ pub(super) fn come_again(wait: &Wait) -> Answer {
     };
     let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];
     if block.is_some() {
-<<<<<<< HEAD
-        let outcome = x402::SettlementOutcome::Failed {
-            transaction: block,
-            payer: None,
-            reason: reason.to_owned(),
-            message: Some(message.to_owned()),
-        };
-        let response =
-            SettlementResponse { network: Network::Mainnet, outcome, extensions: serde_json::Map::new() };
-        headers.push(("PAYMENT-RESPONSE", response.to_header()));
-=======
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
->>>>>>> main
     }
     let transaction = block.map(|it| it.lower_hex());
     let body = json!({ "error": reason, "message": message, "transaction": transaction });

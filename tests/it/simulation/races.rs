@@ -24,25 +24,17 @@ pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     });
 }
 
-<<<<<<< HEAD
-fn under_an_id() -> IdentifiedRequest {
-=======
-pub(super) fn under_an_id() -> Identified {
->>>>>>> main
+pub(super) fn under_an_id() -> IdentifiedRequest {
     let (route, _) = &wares()[0];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
     IdentifiedRequest { id: IdentifierKey::of("races-0123456789"), request }
 }
 
-<<<<<<< HEAD
-async fn ask(instance: &Instance, presented: Presented, identified: Option<IdentifiedRequest>) -> Verdict {
-=======
 pub(super) async fn ask(
     instance: &Instance,
     presented: Presented,
-    identified: Option<Identified>,
+    identified: Option<IdentifiedRequest>,
 ) -> Verdict {
->>>>>>> main
     let (route, terms) = wares()[0].clone();
     let ask =
         Ask { route, terms, metering: Metering::Leased, presented, identified, client: None, url: None };
