@@ -14,6 +14,7 @@ mod payload;
 pub mod payment_identifier;
 mod required;
 mod session;
+mod session_headers;
 mod settlement;
 
 pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
@@ -24,7 +25,8 @@ pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPa
 pub use required::{
     Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy, WorkTerms,
 };
-pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS, session_headers};
+pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS};
+pub use session_headers::session_headers;
 pub use settlement::{CapabilityNotice, SettlementOutcome, SettlementResponse};
 
 /// The only version of x402 that is supported.

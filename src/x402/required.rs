@@ -281,8 +281,16 @@ impl PaymentRequirements {
             "amount": self.amount.to_string(),
             "payTo": self.pay_to.to_string(),
             "maxTimeoutSeconds": self.max_timeout_seconds,
-            "extra": self.extra.to_json(SessionId::of(self)),
+            "extra": self.extra.to_json(self.session()),
         })
+    }
+
+    /// The session that the entry offers; `None` if it is of another mechanism.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        let Track::NanoSession(terms) = self.extra.track else { return None };
+        let Extra { challenge, valid_before, route, grants, .. } = &self.extra;
+        Some(SessionId::new(*challenge, self.pay_to, terms.price, *grants, *valid_before, route))
     }
 
     /// Reads one entry.

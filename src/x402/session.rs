@@ -1,4 +1,4 @@
-//! The session of a `nanoSession` entry, and the headers in which NanoSession revision 5 sends it.
+//! The session of a `nanoSession` entry: its terms and its identifier.
 //!
 //! The identifier of a session is opaque to clients. It contains all that the gateway needs to check
 //! a proof that comes with two headers only (`X-PAYMENT-BLOCK`, `X-PAYMENT-SESSION`), so that the
@@ -16,8 +16,8 @@ use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use serde_json::{Map, Value};
 
+use super::FieldFault;
 use super::fields::Fields;
-use super::{FieldFault, PaymentRequirements, Track};
 use crate::nano::{Account, Raw, UnixSeconds};
 use crate::routes::Grants;
 
@@ -58,18 +58,16 @@ const VERSION: u8 = 1;
 const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8 + 8;
 
 impl SessionId {
-    /// The session that `entry` offers; `None` for an entry of another mechanism.
-    #[must_use]
-    pub fn of(entry: &PaymentRequirements) -> Option<Self> {
-        let Track::NanoSession(terms) = entry.extra.track else { return None };
-        Some(Self {
-            nonce: entry.extra.challenge,
-            pay_to: entry.pay_to,
-            price: terms.price,
-            grants: entry.extra.grants,
-            valid_before: entry.extra.valid_before,
-            route: digest(&entry.extra.route),
-        })
+    /// The identifier of a session on `route` with these terms.
+    pub(super) fn new(
+        nonce: [u8; 32],
+        pay_to: Account,
+        price: Raw,
+        grants: Grants,
+        valid_before: UnixSeconds,
+        route: &str,
+    ) -> Self {
+        Self { nonce, pay_to, price, grants, valid_before, route: digest(route) }
     }
 
     /// Whether the session claims to be for this route.
@@ -148,7 +146,7 @@ impl SessionTerms {
 
     /// The tag of revision 5: the last digits of the tag's amount, small enough for the integers of
     /// every language.
-    fn tag(self) -> u64 {
+    pub(super) fn tag(self) -> u64 {
         let tag = self.tag_amount.get().checked_rem(TAG_MODULUS);
         tag.and_then(|it| u64::try_from(it).ok()).unwrap_or_default()
     }
@@ -178,27 +176,10 @@ impl SessionTerms {
     }
 }
 
-/// The headers of revision 5 for `entry` in a 402; `None` for an entry of another mechanism. A client
-/// sends the sum of amount and tag, which is the `amount` of the entry.
-#[must_use]
-pub fn session_headers(entry: &PaymentRequirements) -> Option<[(&'static str, String); 5]> {
-    let Track::NanoSession(terms) = entry.extra.track else { return None };
-    let session = SessionId::of(entry)?;
-    let tag = terms.tag();
-    let base = entry.amount.checked_sub(Raw::new(u128::from(tag)))?;
-    Some([
-        ("X-PAYMENT-ADDRESS", session.pay_to.to_string()),
-        ("X-PAYMENT-AMOUNT", base.to_string()),
-        ("X-PAYMENT-TAG", tag.to_string()),
-        ("X-PAYMENT-SESSION", session.to_string()),
-        ("X-PAYMENT-EXPIRES", iso_8601(session.valid_before)),
-    ])
-}
-
 /// The last second of the year 9999, since ISO 8601 has years of four digits.
 const YEAR_9999: u64 = 253_402_300_799;
 
-fn iso_8601(at: UnixSeconds) -> String {
+pub(super) fn iso_8601(at: UnixSeconds) -> String {
     let since = Duration::from_secs(at.0.min(YEAR_9999));
     humantime::format_rfc3339_seconds(UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)).to_string()
 }

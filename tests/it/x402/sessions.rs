@@ -29,7 +29,7 @@ fn payload(entry: &Value, payload: Value) -> Value {
 #[test]
 fn an_entry_has_the_names_and_kinds_of_revisions_6_and_7() {
     let entry = session_entry();
-    let id = SessionId::of(&entry).unwrap().to_string();
+    let id = entry.session().unwrap().to_string();
     let expected = json!({
         "scheme": "exact", "network": "nano:mainnet", "asset": "XNO",
         "amount": "100000000012345678901234567", "payTo": entry.pay_to.to_string(), "maxTimeoutSeconds": 120,
@@ -49,7 +49,7 @@ fn an_entry_has_the_names_and_kinds_of_revisions_6_and_7() {
 #[test]
 fn the_headers_say_what_the_entry_says() {
     let entry = session_entry();
-    let id = SessionId::of(&entry).unwrap().to_string();
+    let id = entry.session().unwrap().to_string();
     let pay_to = entry.pay_to.to_string();
     let expected = [
         ("X-PAYMENT-ADDRESS", pay_to.as_str()),
@@ -63,12 +63,12 @@ fn the_headers_say_what_the_entry_says() {
     // Revision 5 wants a base amount that is a multiple of the modulus, as the price is.
     assert_eq!(headers[1].1.parse::<u128>().unwrap() % TAG_MODULUS, 0);
     assert!(session_headers(&super::entry(Track::NanoSignature)).is_none());
-    assert!(SessionId::of(&super::txn_entry()).is_none());
+    assert!(super::txn_entry().session().is_none());
 }
 
 #[test]
 fn an_identifier_is_told_from_other_texts_and_does_not_print() {
-    let session = SessionId::of(&session_entry()).unwrap();
+    let session = session_entry().session().unwrap();
     let text = session.to_string();
     assert_eq!(text.parse(), Ok(session));
     assert!(text.len() < 150 && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it)));
@@ -145,7 +145,7 @@ proptest! {
         written.extra.grants = Grants { requests: grants.0, seconds: grants.1 };
         (written.extra.route, written.extra.track) = (route, Track::NanoSession(terms));
         prop_assert_eq!(PaymentRequirements::read(&written.to_json()).unwrap(), written.clone());
-        let session = SessionId::of(&written).unwrap();
+        let session = written.session().unwrap();
         prop_assert_eq!(session.to_string().parse::<SessionId>(), Ok(session));
         let [_, amount, tag, ..] = session_headers(&written).unwrap().map(|(_, value)| value.parse::<u128>());
         prop_assert_eq!(amount.unwrap() + tag.unwrap(), written.amount.get());
