@@ -195,13 +195,13 @@ async fn unclaimed_sends_and_sweeps_are_listed_without_a_node() {
     let table = payments(&home.config, &["list"]).await;
     assert!(table.matches("unclaimed").count() == 2 && table.contains(&account.to_string()), "{table}");
     let table = payments(&home.config, &["list", "--unclaimed"]).await;
-    assert!(table.ends_with("2 unclaimed, 1.25 XNO\n"), "{table}");
+    assert!(table.ends_with("2 sends unclaimed, 1.25 XNO\n"), "{table}");
     let lines = payments(&home.config, &["list", "--unclaimed", "--json"]).await;
     let rows: Vec<Value> = lines.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
     let row = rows.iter().find(|it| it["account"] == account.to_string()).unwrap();
     assert!(row["amount_xno"] == "1" && row["state"] == "unclaimed" && row["sender"].is_string(), "{row}");
     let table = payments(&home.config, &["list", "--sweeps"]).await;
-    assert!(table.ends_with("4 block(s) of sweeps, 1.25 XNO sent to the treasury\n"), "{table}");
+    assert!(table.ends_with("4 sweep blocks, 1.25 XNO sent to the treasury\n"), "{table}");
     let csv = payments(&home.config, &["export", "--sweeps"]).await;
     assert!(csv.starts_with("state,planned_at,ended_at,action,amount_xno,"), "{csv}");
     assert_eq!(csv.lines().count(), 5);
