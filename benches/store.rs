@@ -33,8 +33,8 @@ use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::{Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{
-    CapabilityId, Engine, Grant, Holder, Intent, PaymentRecord, PostgresOptions, PostgresStore,
-    SqliteOptions, SqliteStore, Store, postgres_server,
+    CapabilityId, Claims, Engine, Grant, Grantee, Holder, Intent, Meters, PaymentJournal, PaymentRecord,
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, postgres_server,
 };
 use futures_util::{SinkExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -134,7 +134,9 @@ async fn settle(engine: &Arc<Engine>, payers: usize, time: Duration, next: &Arc<
                     let intent = intent(next.fetch_add(1, Ordering::Relaxed));
                     let watch = Instant::now();
                     let id = CapabilityId::of_payment(intent.block);
-                    let granted = engine.grant(&intent, id, Holder([7; 16]), 1, 30, NOW).await;
+                    let granted = engine
+                        .grant(&intent, Grantee { id, holder: Holder([7; 16]), want: 1, ttl: 30 }, NOW)
+                        .await;
                     assert!(matches!(granted, Ok(Grant::Granted { fresh: true, .. })), "{granted:?}");
                     took.push(watch.elapsed());
                 }

@@ -1,7 +1,7 @@
 //! Payments that carry an id of the client's own: whatever comes again under the id, of the same
 //! payer and for the same request, gets what the first payment bought, and is not charged.
 //!
-//! The id is claimed in the step that claims the block ([`Store::begin`], [`Store::grant`]), so that
+//! The id is claimed in the step that claims the block ([`Claims::begin`](crate::store::Claims::begin), [`Meters::grant`](crate::store::Meters::grant)), so that
 //! a crash cannot come between and no two instances can settle two payments under one id. A second
 //! proof is never settled. What it must show is that it is the payer's: blocks are public once they
 //! are broadcast, so a block counts only while nobody but its signer can know it; a `nanoSignature`
@@ -23,7 +23,7 @@ use crate::payment::{Identified, IdentifierKey, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
-use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, answers};
+use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
 
 /// How often old ids and answers are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -271,7 +271,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// between the two favours the payer. False where it could not be kept.
     pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
         let block = admitted.taken.held().intent().block;
-        match answers::keep(&*self.0.store, block, answer, self.0.clock.now()).await {
+        let now = self.0.clock.now();
+        match repeat_unknown(|| self.0.store.keep(block, answer, now)).await {
             Ok(_first) => true,
             Err(error) => {
                 tracing::warn!(%block, %error, "an answer could not be kept");

@@ -17,9 +17,9 @@ use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
 use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Refusal, Seen, nano_txn};
-use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
-use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
-use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
+use crate::store::capabilities::{self, LEASE_SECONDS};
+use crate::store::settle::{self, Claim, Claimed, SettleError};
+use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
 
 /// How long a broadcast block is waited for before it is looked at again as a whole.
 const SLICE: Duration = Duration::from_secs(3);
@@ -171,9 +171,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Landing {
-        let id = CapabilityId::of_payment(payment.intent.block);
         let holder = self.capabilities.holder();
-        match settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await {
+        match settle::find_granted(&*self.store, payment, holder, self.clock.now()).await {
             Ok(settled) => Landing::Granted(self.capabilities.admit(settled)),
             Err(error) => unsettled(&error),
         }
@@ -301,10 +300,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
         };
         let Intent { block, terms, .. } = *confirmed.intent();
         let id = CapabilityId::of_payment(block);
-        let want = Capabilities::<S>::chunk(terms.grants.requests.get());
-        let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
+        let want = capabilities::chunk(terms.grants.requests.get());
+        let grantee = Grantee { id, holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         fail::fail_point!("payment-confirmed", |_| std::process::abort());
-        match settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await {
+        match settle::settle(&*self.store, confirmed, grantee, self.clock.now()).await {
             Ok(settled) => {
                 fail::fail_point!("payment-granted", |_| std::process::abort());
                 if settled.is_fresh() {

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Nano, Pool, StoreLocation};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::nano::UnixSeconds;
-use crate::store::{Health, Replication, Store, Unsound};
+use crate::store::{Health, Replication, StoreHealth, Unsound};
 use crate::vault::{self, Vault, VaultError};
 
 /// Said of a server whose disk cannot be seen from here.
@@ -125,7 +125,7 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
         Err(Unsound::ClockBehind) => {
             Err(format!("{} s behind the newest payment: set the clock right", health.newest.since(now)))
         }
-        Ok(()) | Err(Unsound::Unwritable | Unsound::NoRoom) => Ok("not behind the journal".to_owned()),
+        Ok(()) | Err(Unsound::Unwritable | Unsound::NoSpace) => Ok("not behind the journal".to_owned()),
     };
     checks.push(Check::new("clock", clock));
     store.close().await;
@@ -137,7 +137,7 @@ fn disk(health: &Health, now: UnixSeconds) -> Check {
         return Check::warning("disk", NO_FLOOR);
     };
     let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
-    let enough = health.sells(now) != Err(Unsound::NoRoom);
+    let enough = health.sells(now) != Err(Unsound::NoSpace);
     Check::new("disk", if enough { Ok(told) } else { Err(told) })
 }
 

@@ -23,7 +23,7 @@ use crate::config::{Config, Faults, StoreLocation};
 use crate::ledger::node::NodeSetupError;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::reconcile::ReconcileError;
-use crate::store::{Engine, Filter, PaymentRecord, PaymentState, Store, StoreError};
+use crate::store::{Engine, Filter, PaymentJournal, PaymentRecord, PaymentState, StoreError};
 use crate::vault::VaultError;
 
 /// Payments that are read at a time.

@@ -1,7 +1,7 @@
 //! Where ids meet other things: clients that hang up in the middle of an answer, and headers that
 //! have no place for an id.
 
-use faregate::store::Store;
+use faregate::store::{Answers, PaymentJournal};
 use faregate::x402::Proof;
 
 use super::{ID, PROOF, balance, effects, kept, refused, said, txn, under, with};

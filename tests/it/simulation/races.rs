@@ -7,7 +7,7 @@ use std::time::Duration;
 use faregate::cashier::{Ask, Presented, Verdict};
 use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
-use faregate::store::{Answer, PaymentState, Store};
+use faregate::store::{Answer, PaymentJournal, PaymentState};
 
 use super::instance::Instance;
 use super::people::{of, txn, wares};

@@ -9,7 +9,7 @@ use faregate::config::Config;
 use faregate::listen;
 use faregate::nano::{BlockHash, SecretKey, Seed, UnixSeconds};
 use faregate::store::deposits::{Deposit, DepositJournal};
-use faregate::store::{BackupError, Filter, SqliteOptions, SqliteStore, Store, backup_sqlite};
+use faregate::store::{BackupError, Filter, PaymentJournal, SqliteOptions, SqliteStore, backup_sqlite};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
 use tokio::sync::watch;

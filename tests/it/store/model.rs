@@ -10,8 +10,9 @@ use faregate::store::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use faregate::store::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
+    Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
+    Holder, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
+    StoreHealth,
 };
 
 #[derive(Default)]
@@ -236,7 +237,7 @@ impl Capability {
     }
 }
 
-impl Store for Model {
+impl Claims for Model {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
         let mut state = self.0.lock().unwrap();
         if let Some(known) = state.find(intent.block).cloned() {
@@ -290,15 +291,32 @@ impl Store for Model {
         Ok(true)
     }
 
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
+    async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        Ok(state.find(block).is_none() && state.marked.insert(block.0))
+    }
+}
+
+impl PaymentJournal for Model {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
+        Ok(self.0.lock().unwrap().find(block).cloned())
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
+        let state = self.0.lock().unwrap();
+        Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let fits =
+            |it: &&PaymentRecord| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
+        Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
+    }
+}
+
+impl Meters for Model {
+    async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
         let mut state = self.0.lock().unwrap();
         let known = state.find(intent.block).cloned();
         if known.as_ref().is_some_and(|known| known.intent.challenge != intent.challenge) {
@@ -307,6 +325,7 @@ impl Store for Model {
         if state.marked.contains(&intent.block.0) {
             return Ok(Grant::Taken);
         }
+        let Grantee { id, holder, want, ttl } = grantee;
         let granted = known.as_ref().is_some_and(|known| known.state == PaymentState::Granted);
         if known.is_none()
             && let Some(holder) = state.id_held(intent)
@@ -350,15 +369,29 @@ impl Store for Model {
         Ok(Grant::Granted { record: capability.record.clone(), lease, fresh: !granted })
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
-        Ok(self.0.lock().unwrap().find(block).cloned())
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        Ok(self.0.lock().unwrap().capabilities.get(&id).map(|it| it.record.clone()))
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
-        let state = self.0.lock().unwrap();
-        Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let Some(capability) = state.capabilities.get_mut(&request.capability) else {
+            return unfit("no such capability");
+        };
+        let mut changed = capability.clone();
+        let answer = changed.lease(&request, now)?;
+        *capability = changed;
+        Ok(answer)
     }
 
+    async fn revoke(&self, id: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let found = state.capabilities.get_mut(&id);
+        Ok(found.map(|capability| capability.record.revoked = true).is_some())
+    }
+}
+
+impl Answers for Model {
     async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
         let mut state = self.0.lock().unwrap();
         let granted = state.find(block).is_some_and(|it| it.state == PaymentState::Granted);
@@ -403,40 +436,9 @@ impl Store for Model {
         }
         Ok((bodies.len() + ids.len()) as u32)
     }
+}
 
-    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
-        Ok(self.0.lock().unwrap().capabilities.get(&id).map(|it| it.record.clone()))
-    }
-
-    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        let Some(capability) = state.capabilities.get_mut(&request.capability) else {
-            return unfit("no such capability");
-        };
-        let mut changed = capability.clone();
-        let answer = changed.lease(&request, now)?;
-        *capability = changed;
-        Ok(answer)
-    }
-
-    async fn revoke(&self, id: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        let found = state.capabilities.get_mut(&id);
-        Ok(found.map(|capability| capability.record.revoked = true).is_some())
-    }
-
-    async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        Ok(state.find(block).is_none() && state.marked.insert(block.0))
-    }
-
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        let state = self.0.lock().unwrap();
-        let fits =
-            |it: &&PaymentRecord| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
-        Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
-    }
-
+impl StoreHealth for Model {
     fn is_writable(&self) -> bool {
         true
     }

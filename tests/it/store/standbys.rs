@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use faregate::cli::doctor;
-use faregate::store::{Grant, PostgresFault, PostgresStore, Replication, Store, StoreError};
+use faregate::store::{Grant, Meters, PostgresFault, PostgresStore, Replication, StoreError, StoreHealth};
 
-use super::samples::{NOW, hash, holder, id, sent};
+use super::samples::{NOW, grantee, hash, sent};
 use super::server::{Server, Site};
 
 async fn grant(store: &PostgresStore, number: u8) -> Result<Grant, StoreError> {
     let block = hash(number);
-    store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
+    store.grant(&sent(block, 1), grantee(block, 1, 1), NOW).await
 }
 
 /// Waits until the standbys are kept so.
