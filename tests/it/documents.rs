@@ -15,6 +15,7 @@ const FOLDERS: [&str; 6] = ["", "config", "deploy", "benches", "tests", "src/gui
 /// What a document says about the block of commands below it: which script runs it.
 const RUN_BY_DOCS: &str = "<!-- run by tests/docs/run -->";
 const RUN_BY_CI: &str = "<!-- run by .ci/run -->";
+const RUN_BY_MAKE: &str = "<!-- run by make test, in brief -->";
 
 /// The sections that make a file of those that are shown a whole one.
 const BASE: [(&str, &str); 5] = [
@@ -332,6 +333,19 @@ fn in_brief(command: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether a command runs tests that `make test` runs as well: by the name of a module or the beginning of a test's.
+fn is_a_test(command: &str) -> bool {
+    let command = in_brief(command).join(" ");
+    let Some(rest) = command.strip_prefix("cargo test --test it -- ") else { return false };
+    let filter = rest.split(' ').next().unwrap();
+    let (folder, name) = filter.rsplit_once("::").unwrap_or(("", filter));
+    let named = |text: &str| text.contains(&format!("fn {name}")) || text.contains(&format!("mod {name};"));
+    let files = ["main.rs".to_owned(), format!("{folder}.rs"), format!("{name}.rs")];
+    let texts =
+        files.iter().filter_map(|it| std::fs::read_to_string(Path::new(ROOT).join("tests/it").join(it)).ok());
+    texts.into_iter().any(|it| named(&it))
+}
+
 #[test]
 fn every_block_of_commands_is_run() {
     let script = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
@@ -350,6 +364,11 @@ fn every_block_of_commands_is_run() {
                         if !run_in_ci.iter().any(|it| it.starts_with(&wanted)) {
                             faults.push(format!("{path}: .ci/run does not run `{command}`"));
                         }
+                    }
+                }
+                RUN_BY_MAKE => {
+                    for command in Document::commands(&block.text).iter().filter(|it| !is_a_test(it)) {
+                        faults.push(format!("{path}: no test is run by `{command}`"));
                     }
                 }
                 _ => faults.push(format!("{path}: nothing says what runs this:\n{}", block.text)),
