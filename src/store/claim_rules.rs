@@ -66,7 +66,7 @@ pub(super) enum BeginStep {
     /// Add the intent to the journal and claim its hash.
     Insert,
     /// Move this parked payment back to [`PaymentState::Intent`].
-    Revive(Box<PaymentRecord>),
+    Revive(PaymentRecord),
 }
 
 /// The last step of [`Meters::grant`](super::Meters::grant).
@@ -199,7 +199,7 @@ pub(super) fn begin(
         HashClaim::Payment(payment) if !revives => answer(Begin::Existing((**payment).clone())),
         HashClaim::Payment(payment) => match frontier_holder {
             Some(holder) => answer(Begin::FrontierHeld(holder)),
-            None => Decision::only(BeginStep::Revive(payment.clone())),
+            None => Decision::only(BeginStep::Revive((**payment).clone())),
         },
         HashClaim::Nobody => {
             let Decision { id_changes, step: id_holder } = id_for(intent, &standing);

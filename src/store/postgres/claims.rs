@@ -45,7 +45,7 @@ pub(super) async fn begin(client: &mut Client, intent: Intent, now: UnixSeconds)
     match step {
         BeginStep::Answer(answer) => Ok(answer),
         BeginStep::Revive(payment) => {
-            Ok(Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..*payment }))
+            Ok(Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..payment }))
         }
         BeginStep::Insert => Err(Fault::Overtaken("the id or the frontier became free".to_owned())),
     }

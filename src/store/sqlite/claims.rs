@@ -20,7 +20,7 @@ pub(super) fn begin(db: &Connection, intent: &Intent, now: UnixSeconds) -> Resul
         BeginStep::Insert => Begin::Fresh(journal::insert(db, intent, PaymentState::Intent, now)?),
         BeginStep::Revive(payment) => {
             journal::move_to(db, payment.sequence, PaymentState::Intent, now)?;
-            Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..*payment })
+            Begin::Fresh(PaymentRecord { state: PaymentState::Intent, updated_at: now, ..payment })
         }
     })
 }
