@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::BlockHash;
-use faregate::store::{Begin, CapabilityId, Filter, Grant, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{
+    Begin, CapabilityId, Filter, Grant, Grantee, PaymentState, SqliteOptions, SqliteStore, Store,
+};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -120,7 +122,8 @@ async fn settle(store: Arc<impl Store>, next: Arc<AtomicU32>, say: impl Fn(&'sta
             assert!(matches!(store.begin(&intent, NOW).await, Ok(Begin::Fresh(_))));
             say(CLAIMED, number);
         }
-        let granted = store.grant(&intent, grantee(block, 1, 1), NOW).await.unwrap();
+        let granted =
+            store.grant(&intent, Grantee { id: id(block), ..grantee(block, 1, 1) }, NOW).await.unwrap();
         assert!(matches!(granted, Grant::Granted { fresh: true, .. }));
         say(GRANTED, number);
     }
@@ -254,9 +257,11 @@ async fn compare(store: &impl Store, known: &Answered) {
     }
     // Spent is spent: neither by another's challenge nor a second time by its own.
     for block in known.granted.iter().take(20) {
-        let other = store.grant(&sent(*block, 2), grantee(*block, 2, 1), NOW).await;
+        let other =
+            store.grant(&sent(*block, 2), Grantee { id: id(*block), ..grantee(*block, 2, 1) }, NOW).await;
         assert_eq!(other, Ok(Grant::Taken));
-        let own = store.grant(&sent(*block, 1), grantee(*block, 2, 1), NOW).await;
+        let own =
+            store.grant(&sent(*block, 1), Grantee { id: id(*block), ..grantee(*block, 2, 1) }, NOW).await;
         assert!(matches!(own, Ok(Grant::Granted { fresh: false, .. })));
     }
 }

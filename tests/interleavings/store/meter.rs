@@ -139,7 +139,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                     let out = tally.spent + tally.under_way;
                     assert!(out <= plan.bound(), "more uses are out than were bought");
                     let denied = tally.called_used_up > 0 && !plan.lapses();
-                    assert!(!denied, "a use was left when a request was told there was none");
+                    assert!(!denied, "a use was left when a request got none");
                 }
                 yield_now().await;
                 let dice = shuttle::rand::thread_rng().gen_range(0..5);
@@ -250,7 +250,7 @@ async fn compare(plan: Plan, store: &Model, tally: &Tally) {
         assert_eq!((left.elsewhere, tally.spent + left.remaining), (0, USES), "reported and handed back");
     }
     if tally.called_used_up > 0 {
-        assert_eq!(tally.spent, USES, "a request was told there was no use left, and there was");
+        assert_eq!(tally.spent, USES, "a request got no use although one was left");
     }
 }
 
@@ -284,7 +284,7 @@ fn a_cache_that_forgets_at_once_meters_nothing_twice() {
 
 /// A token of one instance can come to another while that one is settling the same payment.
 #[test]
-fn uses_leased_with_the_grant_are_taken_in_once_whoever_looked_first() {
+fn uses_leased_with_the_grant_are_added_once() {
     crate::explore(|| {
         let store = Arc::new(Model::default());
         let far = Arc::new(Far { store: Arc::clone(&store), lossy: false });

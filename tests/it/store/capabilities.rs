@@ -25,8 +25,15 @@ async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
     capabilities.find(id(hash(1))).await.unwrap().unwrap()
 }
 
-/// What the store has left and out, seen by a bystander.
-async fn left(store: &Model, sequence: u64) -> (u32, u32) {
+/// Where the uses of the capability are, for an instance that has none of them.
+#[derive(Debug, Eq, PartialEq)]
+struct InStore {
+    remaining: u32,
+    leased: u32,
+}
+
+/// Asks the store. `sequence` counts the calls.
+async fn look(store: &Model, sequence: u64) -> InStore {
     let request = LeaseRequest {
         capability: id(hash(1)),
         holder: holder(9),
@@ -37,7 +44,7 @@ async fn left(store: &Model, sequence: u64) -> (u32, u32) {
         ttl: 30,
     };
     let lease = store.lease(request, NOW).await.unwrap();
-    (lease.remaining, lease.elsewhere)
+    InStore { remaining: lease.remaining, leased: lease.elsewhere }
 }
 
 #[tokio::test]
@@ -68,9 +75,17 @@ async fn strict_metering_leases_one_use_and_records_it_at_once() {
     let held = found(&capabilities).await;
     for spent in 0..USES {
         let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
-        assert_eq!(left(&store, u64::from(spent) * 2 + 1).await, (USES - spent - 1, 1), "one is out");
+        assert_eq!(
+            look(&store, u64::from(spent) * 2 + 1).await,
+            InStore { remaining: USES - spent - 1, leased: 1 },
+            "one is out"
+        );
         capabilities.commit_durably(&mut taken).await.unwrap();
-        assert_eq!(left(&store, u64::from(spent) * 2 + 2).await, (USES - spent - 1, 0), "and spent");
+        assert_eq!(
+            look(&store, u64::from(spent) * 2 + 2).await,
+            InStore { remaining: USES - spent - 1, leased: 0 },
+            "and spent"
+        );
         // What the gateway does with it later changes nothing.
         taken.commit();
     }
@@ -87,7 +102,7 @@ async fn a_strict_use_that_is_recorded_is_not_given_back() {
     let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
     capabilities.commit_durably(&mut taken).await.unwrap();
     assert_eq!(taken.hang_up(), faregate::store::capabilities::HangUp::Committed);
-    assert_eq!(left(&store, 1).await, (USES - 1, 0));
+    assert_eq!(look(&store, 1).await, InStore { remaining: USES - 1, leased: 0 });
     assert_eq!(held.remaining(), USES - 1);
 }
 
@@ -146,7 +161,7 @@ async fn a_lease_is_not_served_at_the_second_at_which_it_lapses() {
     let time = Time::starts();
     let (here, there) = (time.instance(&store, 1), time.instance(&store, 2));
     let mut spent = lease_half(&here).await;
-    let (_, leased_here) = left(&store, 1).await;
+    let leased_here = look(&store, 1).await.leased;
     assert!(leased_here > 1, "uses lie here: {leased_here}");
     time.set(LEASE_SECONDS);
     spent += commit_all(take_all(&there).await);
@@ -162,7 +177,7 @@ async fn a_lease_is_served_up_to_the_second_before_it_lapses() {
     let time = Time::starts();
     let (here, there) = (time.instance(&store, 1), time.instance(&store, 2));
     let mut spent = lease_half(&here).await;
-    let (_, leased_here) = left(&store, 1).await;
+    let leased_here = look(&store, 1).await.leased;
     time.set(LEASE_SECONDS - 1);
     let elsewhere = commit_all(take_all(&there).await);
     assert_eq!(elsewhere, USES - spent - leased_here);
@@ -216,12 +231,16 @@ async fn idle_uses_are_handed_back_after_two_seconds() {
         async move { here.run(shutdown).await }
     });
     let spent = lease_half(&here).await;
-    let (_, leased_here) = left(&store, 1).await;
+    let leased_here = look(&store, 1).await.leased;
     assert!(leased_here > 1, "uses lie here: {leased_here}");
     time.set(1);
     look_over().await;
-    assert_eq!(left(&store, 2).await, (USES - spent - leased_here, leased_here), "not idle yet");
+    assert_eq!(
+        look(&store, 2).await,
+        InStore { remaining: USES - spent - leased_here, leased: leased_here },
+        "not idle yet"
+    );
     time.set(2);
     look_over().await;
-    assert_eq!(left(&store, 3).await, (USES - spent, 0));
+    assert_eq!(look(&store, 3).await, InStore { remaining: USES - spent, leased: 0 });
 }

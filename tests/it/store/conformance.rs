@@ -1,5 +1,5 @@
-//! The contract of `Store`, a test a sentence. Each is a function of any store; the macro at the
-//! end runs them all over the model, SQLite and PostgreSQL.
+//! The contract of `Store`, one sentence for each test. Each test is a function of any store. The macro at
+//! the end runs all of them over the model, SQLite and PostgreSQL.
 
 mod identifiers;
 

@@ -1,5 +1,4 @@
-//! The store's contract as plainly as it can be written: everything in one place, every use a
-//! thing of its own. The oracle the engines are held against.
+//! The store's contract, written as simply as possible: everything in one place, each use on its own. The oracle that the engines are compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -34,7 +33,7 @@ struct State {
 struct Capability {
     record: CapabilityRecord,
     uses: Vec<Use>,
-    holders: BTreeMap<[u8; 16], Told>,
+    holders: BTreeMap<[u8; 16], LastAnswer>,
 }
 
 /// Where one use is.
@@ -45,9 +44,9 @@ enum Use {
     Spent,
 }
 
-/// What a holder was last told, and how many uses it let lapse.
+/// The last answer to a holder, and how many of its uses lapsed.
 #[derive(Clone, Copy)]
-struct Told {
+struct LastAnswer {
     sequence: u64,
     answer: Lease,
     late: u32,
@@ -158,12 +157,12 @@ impl Capability {
     }
 
     fn lapse(&mut self, now: UnixSeconds) {
-        for (holder, mut told) in self.holders.clone() {
-            if told.answer.expires_at <= now {
+        for (holder, mut last) in self.holders.clone() {
+            if last.answer.expires_at <= now {
                 while self.shift(Use::Out(Holder(holder)), Use::Free) {
-                    told.late += 1;
+                    last.late += 1;
                 }
-                self.holders.insert(holder, told);
+                self.holders.insert(holder, last);
             }
         }
     }
@@ -187,13 +186,13 @@ impl Capability {
 
     fn join(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == 0 => Lease { revoked: self.record.revoked, ..told.answer },
-            Some(told) => self.answer(holder, 0, told.answer.expires_at),
+            Some(last) if last.sequence == 0 => Lease { revoked: self.record.revoked, ..last.answer },
+            Some(last) => self.answer(holder, 0, last.answer.expires_at),
             None => {
                 self.lapse(now);
                 let granted = self.hand_out(holder, want, now);
                 let answer = self.answer(holder, granted, now.plus(ttl));
-                self.holders.insert(holder.0, Told { sequence: 0, answer, late: 0 });
+                self.holders.insert(holder.0, LastAnswer { sequence: 0, answer, late: 0 });
                 answer
             }
         }
@@ -202,15 +201,15 @@ impl Capability {
     fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
         let holder = request.holder;
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == request.sequence => {
-                return Ok(Lease { revoked: self.record.revoked, ..told.answer });
+            Some(last) if last.sequence == request.sequence => {
+                return Ok(Lease { revoked: self.record.revoked, ..last.answer });
             }
-            Some(told) if told.sequence > request.sequence => return unfit("an old call"),
+            Some(last) if last.sequence > request.sequence => return unfit("an old call"),
             None if request.sequence == 0 => return unfit("no number"),
             Some(_) | None => {}
         }
         self.lapse(now);
-        let mut late = self.holders.get(&holder.0).map_or(0, |told| told.late);
+        let mut late = self.holders.get(&holder.0).map_or(0, |last| last.late);
         let had = self.count(|it| it == Use::Out(holder)) + late;
         if u64::from(request.used) + u64::from(request.returned) > u64::from(had) {
             return unfit("more than it had");
@@ -232,7 +231,7 @@ impl Capability {
         }
         let granted = self.hand_out(holder, request.want, now);
         let answer = self.answer(holder, granted, now.plus(request.ttl));
-        self.holders.insert(holder.0, Told { sequence: request.sequence, answer, late });
+        self.holders.insert(holder.0, LastAnswer { sequence: request.sequence, answer, late });
         Ok(answer)
     }
 }

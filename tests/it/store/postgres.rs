@@ -1,5 +1,5 @@
-//! What only a server can get wrong: settings that forget, tables of another version, a connection
-//! lost at the worst moment, a server that goes and comes back.
+//! Faults that only a server can have: settings that lose writes, tables of another version, a connection
+//! lost at the worst moment, a server that goes away and comes back.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -380,7 +380,10 @@ async fn the_newest_entry_is_known_to_an_instance_that_starts_and_told_to_one_th
     assert_eq!(sells(&busy), Err(Unsound::ClockBehind));
     let late = database.open().await;
     assert_eq!(sells(&late), Err(Unsound::ClockBehind), "the server remembers");
-    crate::rig::eventually("told", || async { sells(&idle) == Err(Unsound::ClockBehind) }).await;
+    crate::rig::eventually("the idle instance knows the newest entry", || async {
+        sells(&idle) == Err(Unsound::ClockBehind)
+    })
+    .await;
     for store in [idle, busy, late] {
         store.close().await;
     }

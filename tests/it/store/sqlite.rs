@@ -1,5 +1,5 @@
-//! What only the file on the disk can get wrong: reopening, two at once, a copy taken in the middle
-//! of writing, a full disk, a file of another version.
+//! Faults that only a file can have: reopening, two stores at once, a copy made while others write, a full
+//! disk, a file of another version.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -385,25 +385,25 @@ async fn nothing_is_sold_while_the_clock_is_behind_the_journal() {
     let store = open(&path);
     assert_eq!(store.health().sells(UnixSeconds(0)), Ok(()), "nothing is journalled yet");
     grant(&store, hash(1)).await.unwrap();
-    let told = |store: &SqliteStore| {
+    let sells = |store: &SqliteStore| {
         let health = Health { floor: 0, ..store.health() };
         [0, CLOCK_GRACE, CLOCK_GRACE + 1].map(|behind| health.sells(UnixSeconds(NOW.0 - behind)))
     };
-    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)]);
+    assert_eq!(sells(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)]);
     store.close().await;
     let store = open(&path);
-    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
+    assert_eq!(sells(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
     let greedy = Health { floor: u64::MAX, ..store.health() };
     assert_eq!(greedy.sells(NOW), Err(Unsound::NoSpace));
     store.close().await;
     let right = UnixSeconds(NOW.0 - CLOCK_GRACE - 1);
     Connection::open(&path).unwrap().execute_batch(&set_back(right)).unwrap();
     let store = open(&path);
-    assert_eq!(told(&store), [Ok(()); 3], "the clock was ahead, and that is mended");
+    assert_eq!(sells(&store), [Ok(()); 3], "the clock was ahead, and that is mended");
     store.close().await;
 }
 
-/// The copy holds what was answered before it began, whoever writes meanwhile.
+/// The copy has everything that was answered before it began, whatever is written meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_is_taken_while_others_write() {
     let directory = TempDir::new().unwrap();

@@ -1,6 +1,5 @@
-//! A store that an earlier version left, with what was paid in it, becomes one of this version and
-//! loses nothing. The captures were made by that version's program with two payments, of which one
-//! had spent three uses and one a single one.
+//! A store of an earlier version becomes one of this version and loses nothing. The captures were made by
+//! that version's program, with two payments: one had spent three uses, the other one use.
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
@@ -17,7 +16,7 @@ use super::samples::{grantee, hash, holder, sent, signed};
 const SQLITE: &str = include_str!("../../captures/store/version-1.sqlite.sql");
 const POSTGRES: &str = include_str!("../../captures/store/version-1.postgres.sql");
 
-/// That what was there is there, and that what is not older than this version works beside it.
+/// All old rows are there, and what this version added works beside them.
 async fn has_kept_everything(store: &Engine) {
     let payments: Vec<PaymentRecord> = store.scan(0, Filter::default(), 10).await.unwrap();
     let found: Vec<_> = payments.iter().map(|it| (it.sequence, it.state, it.intent.mechanism)).collect();
