@@ -1,21 +1,26 @@
-//! Carries one request through the payment rules: ask, decide, settle, unlock.
+//! Decides requests to priced routes: checks payments, settles them, takes uses.
 //!
-//! Knows no HTTP. What it decides is a [`Verdict`]; the gateway renders it. Settlement runs in a
-//! task of its own on the core runtime, so that a client that hangs up, or a listener that shuts
-//! down, cannot cancel it.
+//! It knows no HTTP. [`Cashier::decide`] answers an [`Ask`] with a [`Verdict`], which the gateway
+//! carries out. A settlement runs in a task of its own on the core runtime, so that neither a client
+//! that hangs up nor a listener that shuts down can cancel it.
+//!
+//! Three outcomes follow one another, and each becomes the next in one place. A settlement ends with a
+//! capability or is [`Unsettled`]; a request that is not admitted is [`Denied`](denied::Denied);
+//! the caller gets a [`Verdict`].
 
+mod client;
 mod denied;
 pub mod facilitate;
 mod flights;
-mod identified;
+mod idempotency;
 mod lanes;
+mod mint;
 mod proof;
 mod recovery;
 mod settlement;
 mod verdict;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -23,36 +28,36 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::clock::Clock;
-use crate::entropy::{Entropy, NoEntropy};
+use crate::entropy::Entropy;
 use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::Metrics;
 use crate::nano::{BlockHash, Threshold};
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
-use crate::payment::challenge::{Challenge, Offer};
+use crate::payment::challenge::Challenge;
 use crate::payment::pool::AddressPool;
 use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
-use crate::routes::{Metering, RouteName, Terms};
+use crate::routes::{Metering, RouteName};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
-use flights::{Flights, Landing};
-use identified::Under;
+use flights::{Flights, Settlement, Unsettled};
+use idempotency::Under;
 use lanes::Lanes;
-use verdict::Passed;
 
-pub use identified::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
+pub use client::Client;
+pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
 
-/// How long a settlement is followed in the foreground of its own task before the background takes
-/// it over.
+/// How long a settlement's own task waits for a confirmation. After that, the recovery in the
+/// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// For how long look-ups of blocks that nobody knows count against a client.
+/// How long look-ups of unknown blocks count against a client.
 const LOOKUP_WINDOW: Duration = Duration::from_secs(60);
-/// Clients whose look-ups are counted at once; beyond, the oldest are forgotten.
+/// Clients whose look-ups are counted at once. Beyond that, the oldest are forgotten.
 const LOOKUP_CLIENTS: u64 = 100_000;
 
 /// What can change while the gateway runs.
@@ -60,25 +65,25 @@ const LOOKUP_CLIENTS: u64 = 100_000;
 pub struct Settings {
     /// In the order in which a bill offers them.
     pub mechanisms: Vec<Mechanism>,
-    /// What is offered instead of them on routes that say so themselves.
+    /// What routes with mechanisms of their own offer instead.
     pub by_route: BTreeMap<RouteName, Vec<Mechanism>>,
-    /// How long a challenge stands, in seconds.
+    /// How long a challenge is good, in seconds.
     pub lifetime: u64,
     /// How long a request waits for its payment's confirmation before it is answered "pending".
     pub wait: Duration,
-    /// Settlements under way at once; beyond, new ones are shed.
+    /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
 }
 
-/// Everything the cashier is made of.
+/// What a cashier is made of.
 #[derive(Debug)]
 pub struct Parts<L, S> {
     pub keys: MacKeys,
     pub pool: AddressPool,
-    /// What is asked of a block's work, and who makes it where the client does not.
+    /// What work a block needs, and who makes it if the client does not.
     pub work: Work,
     pub ledger: Arc<L>,
     pub store: Arc<S>,
@@ -92,16 +97,16 @@ pub struct Parts<L, S> {
     pub runtime: tokio::runtime::Handle,
 }
 
-/// What is asked of the work of a block that the gateway broadcasts.
+/// What work a block needs that the gateway broadcasts.
 #[derive(Clone, Debug)]
 pub struct Work {
     pub threshold: Threshold,
-    /// Makes it for a block that comes without; nobody does where there is none.
+    /// Makes it for a block that comes without. `None`: such a block is refused.
     pub server: Option<WorkServer>,
 }
 
 impl Work {
-    /// As a bill says it.
+    /// What a bill says about it.
     #[must_use]
     pub const fn terms(&self) -> WorkTerms {
         let policy = if self.server.is_some() { WorkPolicy::Optional } else { WorkPolicy::Required };
@@ -109,7 +114,7 @@ impl Work {
     }
 }
 
-/// Carries requests through the rules. Cheap to clone.
+/// Decides requests. Cheap to clone.
 #[derive(Debug)]
 pub struct Cashier<L, S>(Arc<Core<L, S>>);
 
@@ -133,7 +138,7 @@ struct Core<L, S> {
     capabilities: Capabilities<S>,
     flights: Flights,
     lanes: Lanes,
-    lookups: moka::sync::Cache<IpAddr, Arc<AtomicU32>>,
+    lookups: moka::sync::Cache<Client, Arc<AtomicU32>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -163,7 +168,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }))
     }
 
-    /// Takes over changed settings; requests under way keep what they started with.
+    /// Changes the settings. Requests under way keep those they started with.
     pub fn configure(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));
     }
@@ -179,7 +184,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.0.flights.count()
     }
 
-    /// Whether a payment could be settled now, as far as is known; why not otherwise.
+    /// Says whether a payment could be settled now, as far as is known.
     ///
     /// # Errors
     /// [`Wait::NoNode`], [`Wait::NoStore`].
@@ -190,7 +195,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.store_readiness().map_err(|_| Wait::NoStore)
     }
 
-    /// Whether the store could record a sale now; why not otherwise.
+    /// Says whether the store could record a sale now.
     ///
     /// # Errors
     /// [`Unsound`].
@@ -200,91 +205,49 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, metering, presented, identified, client } = ask;
+        let Ask { route, terms, metering, presented, identified, client, url } = ask;
+        let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return self.bill(&route, terms, None),
-            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Passed::Admit),
-            // A session's proof names no payer whose the answer would be; it is bound to its session.
-            Presented::Proof(proof) => match identified.zip(proof.payer()) {
-                Some((identified, payer)) => {
-                    let under = Under { identified, payer, client };
-                    self.redeem_identified(*proof, &route, under, metering).await
-                }
-                None => self.redeem(*proof, &route, metering, client).await.map(Passed::Admit),
-            },
-            Presented::Refused(refusal) => Err(Denied::refused(refusal, None, None)),
+            Presented::Nothing => return self.bill(&route, terms, None, None),
+            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Verdict::Admit),
+            Presented::Proof(proof) => {
+                payment = Some((proof.offer.mechanism, proof.block()));
+                let explained = proof.explain(url);
+                // A session's proof names no payer who could own an answer. It is bound to its session.
+                let decided = match identified.zip(proof.payer()) {
+                    Some((identified, payer)) => {
+                        let under = Under { identified, payer, client };
+                        self.redeem_identified(*proof, &route, under, metering).await
+                    }
+                    None => self.redeem(*proof, &route, metering, client).await.map(Verdict::Admit),
+                };
+                decided.map_err(explained)
+            }
+            Presented::Malformed(why) => Err(Denied::explained(Refusal::MalformedPayload, why)),
+            Presented::Refused(refusal) => Err(refusal.into()),
         };
         match decided {
-            Ok(Passed::Admit(admitted)) => Verdict::Admit(admitted),
-            Ok(Passed::Replay(replay)) => Verdict::Replay(replay),
+            Ok(verdict) => verdict,
             Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
             Err(Denied::Wait(wait)) => Verdict::Wait(wait),
-            Err(Denied::Refused(refused, late)) => {
-                self.0.metrics.refusal(refused.refusal, refused.mechanism);
-                let bill = self.bill(&route, terms, late.as_deref());
-                match bill {
-                    Verdict::Bill(bill) => Verdict::Bill(Bill { refused: Some(refused), ..bill }),
-                    Verdict::Admit(_) | Verdict::Wait(_) | Verdict::Replay(_) | Verdict::Conflict(_) => bill,
-                }
+            Err(Denied::Refused { refusal, explanation, late }) => {
+                let (mechanism, block) = payment.unzip();
+                self.0.metrics.refusal(refusal, mechanism);
+                let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
+                let refused = Refused { refusal, mechanism, block, message };
+                self.bill(&route, terms, late.as_deref(), Some(refused))
             }
         }
-    }
-
-    /// A bill for one payment of `terms` on `route`; for a payment that came `late`, to the same
-    /// address. Minting keeps nothing.
-    fn bill(&self, route: &RouteName, terms: Terms, late: Option<&Challenge>) -> Verdict {
-        if let Err(wait) = self.readiness() {
-            return Verdict::Wait(wait);
-        }
-        let settings = self.0.settings.load();
-        let valid_before = self.0.clock.now().plus(settings.lifetime);
-        let mechanisms = settings.by_route.get(route.configured()).unwrap_or(&settings.mechanisms);
-        let mut challenges = Vec::with_capacity(mechanisms.len());
-        for &mechanism in mechanisms {
-            match self.mint(mechanism, route, terms, late, valid_before) {
-                Ok(Some(challenge)) => challenges.push(challenge),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(%error, "no challenge can be made");
-                    return Verdict::Wait(Wait::Overloaded);
-                }
-            }
-        }
-        self.0.metrics.challenge(route.label());
-        Verdict::Bill(Bill { challenges, refused: None })
-    }
-
-    fn mint(
-        &self,
-        mechanism: Mechanism,
-        route: &RouteName,
-        terms: Terms,
-        late: Option<&Challenge>,
-        valid_before: crate::nano::UnixSeconds,
-    ) -> Result<Option<Challenge>, NoEntropy> {
-        let random: [u8; 16] = self.0.entropy.bytes()?;
-        let [a, b, c, d, e, f, g, h, ..] = random;
-        let slot = facilitate::slot(route).unwrap_or([a, b, c, d, e, f, g, h]);
-        let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
-        let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
-        Ok(pay_to.map(|pay_to| {
-            let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
-            Challenge::mint(&self.0.keys, random, offer)
-        }))
     }
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, route: &RouteName, metering: Metering) -> Result<Admitted, Denied> {
-        let refuse = |refusal| Denied::refused(refusal, None, None);
-        let claimed =
-            capability::recognise(&self.0.keys, token, route, self.0.clock.now()).map_err(refuse)?;
-        let found = self.0.capabilities.find(claimed.id).await.map_err(|error| {
-            tracing::warn!(%error, "a capability could not be looked up");
-            Denied::Wait(Wait::NoStore)
-        })?;
-        let held = found.ok_or_else(|| refuse(Refusal::CapabilityUnknown))?;
-        let exhausted = refuse(Refusal::CapabilityExhausted);
-        self.take(&held, How::Unlocked, metering).await.map_err(|why| Denied::of(&why, exhausted))
+        let claimed = capability::recognise(&self.0.keys, token, route, self.0.clock.now())?;
+        let found = self.0.capabilities.find(claimed.id).await;
+        let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
+        let held = found.ok_or(Refusal::CapabilityUnknown)?;
+        let taken = self.take(&held, How::Unlocked, metering).await;
+        taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
     }
 
     async fn take(
@@ -315,37 +278,20 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         proof: Proof,
         route: &RouteName,
         metering: Metering,
-        client: Option<IpAddr>,
+        client: Option<Client>,
     ) -> Result<Admitted, Denied> {
-        let (mechanism, block) = (proof.offer.mechanism, proof.block());
-        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let block = proof.block();
         let (challenge, evidence) = self.admissible(proof, route, None).await?;
-        let landing = match self.in_hand(block, &challenge) {
-            Some(held) => Landing::Granted(held),
-            None => {
-                let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
-                self.fly(checked, None, client).await
-            }
+        let held = match self.in_hand(block, &challenge) {
+            Some(held) => held,
+            None => self.fly(evidence.check(challenge, self.0.work.terms())?, None, client).await?,
         };
-        match landing {
-            Landing::Granted(held) => {
-                let exhausted = refuse(Refusal::DuplicateBlockHash);
-                let taken = self.take(&held, How::Paid, metering).await;
-                taken.map_err(|why| Denied::of(&why, exhausted))
-            }
-            Landing::Refused(refusal) => Err(refuse(refusal)),
-            Landing::Identified => Err(Denied::Wait(Wait::SameId)),
-            Landing::WrongAmount { came, asked } => {
-                let particular = Particular::Amount { came, asked };
-                Err(refuse(Refusal::InsufficientAmount).because(particular))
-            }
-            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
-            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
-        }
+        let taken = self.take(&held, How::Paid, metering).await;
+        taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
     }
 
-    /// A proof's evidence and the challenge that it answers: one of this gateway's, for this route, and
-    /// in time, unless what it asks for is bought already.
+    /// A proof's evidence and the challenge it answers: made by this gateway, for this route, and in
+    /// time, unless what it asks for is bought already.
     async fn admissible(
         &self,
         proof: Proof,
@@ -353,41 +299,37 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         identified: Option<Identified>,
     ) -> Result<(Challenge, Evidence), Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
-        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
         let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, nonce, offer).map_err(refuse)?;
+        let challenge = Challenge::recognise(&self.0.keys, nonce, offer)?;
         if challenge.has_expired(self.0.clock.now())
             && !self.was_in_time(&challenge, block).await?
             && !self.is_bought(identified).await?
         {
-            let expired = refuse(Refusal::PaymentExpired);
+            let refusal = Refusal::PaymentExpired;
             return Err(match mechanism {
-                Mechanism::NanoTxn | Mechanism::NanoSignature => expired.late(challenge),
-                Mechanism::NanoSession => expired.because(Particular::SessionOver),
+                Mechanism::NanoTxn | Mechanism::NanoSignature => {
+                    Denied::Refused { refusal, explanation: None, late: Some(Box::new(challenge)) }
+                }
+                Mechanism::NanoSession => Denied::explained(refusal, Particular::SessionOver.to_string()),
             });
         }
         if challenge.offer().route != *route {
-            return Err(refuse(Refusal::WrongResource));
+            return Err(Refusal::WrongResource.into());
         }
         Ok((challenge, evidence))
     }
 
-    /// Whether a proof that comes after its challenge's time belongs to a payment that was taken up
-    /// within it.
+    /// Whether a proof of an expired challenge belongs to a payment that was taken up in time.
     async fn was_in_time(&self, challenge: &Challenge, block: BlockHash) -> Result<bool, Denied> {
         if self.0.flights.is_under_way(block, challenge.nonce()) {
             return Ok(true);
         }
-        match self.0.store.payment(block).await {
-            Ok(payment) => Ok(payment.is_some_and(|it| it.intent.challenge == challenge.nonce())),
-            Err(error) => {
-                tracing::warn!(%error, "a late payment could not be looked up");
-                Err(Denied::Wait(Wait::NoStore))
-            }
-        }
+        let payment = self.0.store.payment(block).await;
+        let payment = payment.map_err(|it| Denied::no_store(&it, "a late payment could not be looked up"))?;
+        Ok(payment.is_some_and(|it| it.intent.challenge == challenge.nonce()))
     }
 
-    /// The capability that this very payment bought, if it is in hand.
+    /// The capability that this very payment bought, if it is in the cache.
     fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<CachedCapability>> {
         let held = self.0.capabilities.known(CapabilityId::of_payment(block))?;
         (held.intent().challenge == challenge.nonce()).then_some(held)
@@ -398,55 +340,28 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         checked: proof::Checked,
         identified: Option<Identified>,
-        client: Option<IpAddr>,
-    ) -> Landing {
+        client: Option<Client>,
+    ) -> Settlement {
         let settings = self.0.settings.load_full();
-        let searches = match checked {
-            proof::Checked::Txn(_) => false,
-            proof::Checked::Signature(_) | proof::Checked::Session(_) => true,
-        };
-        let count = client.filter(|_| searches).map(|it| self.lookups_of(it));
-        if count.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
-            return Landing::Unavailable(Wait::Overloaded);
+        let lookups = client.filter(|_| checked.is_looked_up()).map(|it| self.lookups_of(it));
+        if lookups.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
+            return Err(Unsettled::Wait(Wait::Overloaded));
         }
         let core = Arc::clone(&self.0);
-        let landing = self
-            .0
-            .flights
-            .join_or_start(
-                checked.passage(),
-                settings.pending_settlements,
-                settings.wait,
-                &self.0.runtime,
-                || core.settle(checked, identified, client.map(network_of)),
-            )
-            .await;
-        // Anyone can name the block of another, so what is found not to fit counts as well.
-        let in_vain = matches!(
-            landing,
-            Landing::Pending(PendingReason::BlockNotFound)
-                | Landing::WrongAmount { .. }
-                | Landing::Refused(Refusal::WrongDestination)
-        );
-        if let Some(count) = count.filter(|_| in_vain) {
-            count.fetch_add(1, Ordering::Relaxed);
+        let (limit, wait) = (settings.pending_settlements, settings.wait);
+        let (flights, key) = (&self.0.flights, checked.flight());
+        let settle = || core.settle(checked, identified, client);
+        let settled = flights.join_or_start(key, limit, wait, &self.0.runtime, settle).await;
+        if let Err(why) = &settled
+            && why.is_in_vain()
+            && let Some(lookups) = lookups
+        {
+            lookups.fetch_add(1, Ordering::Relaxed);
         }
-        landing
+        settled
     }
 
-    fn lookups_of(&self, client: IpAddr) -> Arc<AtomicU32> {
-        self.0.lookups.get_with(network_of(client), Arc::default)
-    }
-}
-
-/// Whom an address stands for: an IPv4 address itself, an IPv6 network of 64 bits, which one host
-/// commonly owns.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
+    fn lookups_of(&self, client: Client) -> Arc<AtomicU32> {
+        self.0.lookups.get_with(client, Arc::default)
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand. The only part that prints.
+//! The command line: one file for each subcommand. Only this part prints.
 
 pub mod backup;
 pub mod check;
@@ -6,37 +6,36 @@ pub mod demo;
 pub mod devnet;
 pub mod doctor;
 pub mod explain;
+mod failure;
+pub mod manual;
 pub mod pay;
 pub mod payments;
 pub mod pool;
 pub mod recover;
 pub mod serve;
 pub mod sweep;
+mod words;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// Exit codes of sysexits.h that the subcommands share.
-pub const EX_USAGE: u8 = 64;
-pub const EX_UNAVAILABLE: u8 = 69;
-pub const EX_SOFTWARE: u8 = 70;
-pub const EX_IOERR: u8 = 74;
-pub const EX_TEMPFAIL: u8 = 75;
-pub const EX_CONFIG: u8 = 78;
+pub use failure::Failure;
+use failure::{EX_SOFTWARE, EX_USAGE};
 
 /// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
 #[derive(Debug, Parser)]
-#[command(name = "faregate", version, propagate_version = true)]
+#[command(name = "faregate", version = env!("FAREGATE_VERSION"), propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
-    /// What is logged to standard error: `error`, `warn`, `info`, `debug`, or filters such as
+    command: MainCommand,
+    /// What to log to standard error: `error`, `warn`, `info`, `debug`, or filters such as
     /// `info,faregate::cashier=debug` [default: info for serve, error for the others]
     #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
+    /// The form of log lines
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -49,24 +48,24 @@ enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// The whole thing in one process, on loopback, nothing to install
+enum MainCommand {
+    /// Show everything in one process on this machine: a ledger, a gateway, a wallet that pays
     Demo(demo::DemoArgs),
-    /// The gateway
+    /// Run the gateway
     Serve(serve::ServeArgs),
-    /// All faults of a configuration at once
-    Check(check::Args),
-    /// Which route a request takes, and what it costs
-    Explain(explain::Args),
-    /// A development ledger with a node's RPC
+    /// Print all faults of a configuration, or what it sells
+    Check(check::CheckArgs),
+    /// Say which route a request takes, and what it costs
+    Explain(explain::ExplainArgs),
+    /// Run a development ledger with a node's RPC
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs
     Pay(Box<pay::PayArgs>),
-    /// Whether the store, the clock, keys, nodes and upstreams are sound
+    /// Check the store, the clock, keys, nodes and upstreams
     Doctor(doctor::DoctorArgs),
-    /// A verified copy of the store, taken beside a running gateway
+    /// Copy the store while the gateway runs, and verify the copy
     Backup(backup::BackupArgs),
-    /// Claim anew what was spent since a restored backup
+    /// After restoring a backup: claim again what was spent since
     Recover(recover::RecoverArgs),
     /// The pool's addresses
     #[command(subcommand)]
@@ -76,6 +75,10 @@ enum Command {
     /// The journal of payments
     #[command(subcommand)]
     Payments(payments::PaymentsCommand),
+    /// Print the completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for each subcommand
+    Man(manual::ManArgs),
 }
 
 /// Runs the program with the process's arguments.
@@ -90,7 +93,7 @@ pub fn run() -> ExitCode {
             return if asked && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EX_USAGE) };
         }
     };
-    let usual = if matches!(cli.command, Command::Serve(_)) { "info" } else { "error" };
+    let usual = if matches!(cli.command, MainCommand::Serve(_)) { "info" } else { "error" };
     if let Err(error) = start_logging(cli.log.as_deref().unwrap_or(usual), cli.log_format) {
         complain(&format!("--log: {error}"));
         return ExitCode::from(EX_USAGE);
@@ -98,33 +101,27 @@ pub fn run() -> ExitCode {
     dispatch(cli.command)
 }
 
-fn dispatch(command: Command) -> ExitCode {
+fn dispatch(command: MainCommand) -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
     match command {
-        Command::Check(args) => printed(check::run(&args, &mut out)),
-        Command::Explain(args) => printed(explain::run(&args, &mut out)),
-        Command::Doctor(args) => on_runtime(async { printed(doctor::run(args, &mut out).await) }),
-        Command::Backup(args) => printed(backup::run(&args, &mut out)),
-        Command::Recover(args) => on_runtime(async { printed(recover::run(args, &mut out).await) }),
-        Command::Pool(command) => pool::run(&command, &mut out),
-        Command::Serve(args) => on_runtime(serve::run(args)),
-        Command::Demo(args) => on_runtime(demo::run(args, &mut out)),
-        Command::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
-        Command::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
-        Command::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
-        Command::Devnet(args) => on_runtime(async {
-            match devnet::run(args, &mut out).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    complain(&error.to_string());
-                    ExitCode::from(EX_UNAVAILABLE)
-                }
-            }
-        }),
+        MainCommand::Check(args) => Failure::end(check::run(&args, &mut out)),
+        MainCommand::Explain(args) => Failure::end(explain::run(&args, &mut out)),
+        MainCommand::Backup(args) => Failure::end(backup::run(&args, &mut out)),
+        MainCommand::Pool(command) => Failure::end(pool::run(&command, &mut out)),
+        MainCommand::Completions(args) => Failure::end(manual::completions(&args, Cli::command(), &mut out)),
+        MainCommand::Man(args) => Failure::end(manual::manual(&args, Cli::command(), &mut out)),
+        MainCommand::Doctor(args) => on_runtime(async { Failure::end(doctor::run(args, &mut out).await) }),
+        MainCommand::Recover(args) => on_runtime(async { Failure::end(recover::run(args, &mut out).await) }),
+        MainCommand::Serve(args) => on_runtime(async { Failure::end(serve::run(&args).await) }),
+        MainCommand::Demo(args) => on_runtime(async { Failure::end(demo::run(&args, &mut out).await) }),
+        MainCommand::Devnet(args) => on_runtime(async { Failure::end(devnet::run(args, &mut out).await) }),
+        MainCommand::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
+        MainCommand::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        MainCommand::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
     }
 }
 
-/// Libraries that log whole requests below `info`, proofs and capabilities with them.
+/// Libraries that log whole requests below `info`, including proofs and capabilities.
 const KEPT_AT_INFO: [&str; 8] =
     ["pingora", "pingora_core", "pingora_proxy", "h2", "hyper", "hyper_util", "reqwest", "rustls"];
 
@@ -151,20 +148,13 @@ fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => {
-            complain(&format!("no threads can be started: {error}"));
+            complain(&format!("threads cannot be started: {error}"));
             ExitCode::from(EX_SOFTWARE)
         }
     }
 }
 
-fn printed(outcome: io::Result<ExitCode>) -> ExitCode {
-    outcome.unwrap_or_else(|error| {
-        complain(&format!("the output cannot be written: {error}"));
-        ExitCode::from(EX_IOERR)
-    })
-}
-
-/// Says on standard error what went wrong. Where even that cannot be written, the exit code says it.
+/// Prints an error to standard error. If even that fails, the exit code has to say it.
 fn complain(message: &str) {
     let _written = writeln!(io::stderr(), "faregate: {message}").is_ok();
 }

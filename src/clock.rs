@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use crate::nano::UnixSeconds;
 
-/// Tells the time in Unix seconds. Cheap to clone; whoever assembles the gateway decides which
-/// time it lives in, so that a simulation can run years of it in a second.
+/// A source of the time in Unix seconds. Cheap to clone. The code that assembles the gateway chooses
+/// the clock, so a simulation can run years in a second.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> UnixSeconds + Send + Sync>);
 
 impl Clock {
-    /// The machine's clock. An instant before 1970 reads as 0.
+    /// The machine's clock. A time before 1970 reads as 0.
     #[must_use]
     pub fn system() -> Self {
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -40,8 +40,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Measures how long something takes. Monotonic; stands still with the runtime's clock when a
-/// simulation pauses it.
+/// Measures elapsed time. It is monotonic, and it stops while a simulation pauses the runtime's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 

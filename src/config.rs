@@ -1,8 +1,11 @@
-//! The configuration: a file's text → checked values, or everything that is wrong with it.
+//! The configuration: from a file's text to checked values, or to all its faults.
 //!
-//! Two stages. `document` reads YAML and puts in variables, `mirror` says which keys there are and
-//! of what type; then each concern turns its part into values that the rest of the program need
-//! not check again. No fault ends the judging of the others.
+//! Two stages. `document` reads YAML and replaces variables; `mirror` lists the keys and their types.
+//! Then each section is judged: it becomes values that the rest of the program need not check again.
+//! One fault does not hide another.
+//!
+//! To add a key: one line in `mirror`, a field of the section's struct and the line that judges it,
+//! and its paragraph in `config/full.yaml`, which a test compares with `mirror`.
 
 mod calls;
 mod discovery;
@@ -15,9 +18,12 @@ mod mechanisms;
 mod mirror;
 mod nano;
 mod nodes;
+mod pool;
 mod prices;
+mod store;
 mod sweep;
 mod upstream;
+mod web_address;
 mod work_server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,21 +32,23 @@ use std::path::Path;
 
 use crate::payment::Mechanism;
 use crate::routes::{PriceTable, RouteName, UpstreamName};
-use judge::Judge;
+use judge::{Judge, Judged, all};
 use mirror::ConfigFile;
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{Challenge, Limits, PaymentIdentifiers, Settlement, StoreLocation};
-pub use listen::{Cors, Facilitator, Listen, Origins, PublicUrl, TlsListener};
+pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, Settlement};
+pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
-pub use nano::{MAX_POOL, MIN_POOL, Nano, Pool};
+pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
+pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
+pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{Health, HostHeader, Upstream, UpstreamUrl};
+pub use upstream::{HealthCheck, HostHeader, UpstreamConfig, UpstreamUrl};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.
@@ -50,35 +58,34 @@ pub struct Config {
     pub listen: Listen,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
-    /// The listener for other servers that sell for Nano.
-    pub facilitator: Option<Facilitator>,
+    /// The listener for other servers that sell for Nano; `None` if it is off.
+    pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
-    pub challenge: Challenge,
+    pub challenge: ChallengeConfig,
     pub settlement: Settlement,
-    /// How the pool is swept; nothing where that is left to others.
+    /// How the pool is swept; `None` if this gateway does not sweep.
     pub sweep: Option<Sweep>,
     pub store: StoreLocation,
-    /// By name; each that a route names is among them.
-    pub upstreams: BTreeMap<UpstreamName, Upstream>,
+    /// By name; every upstream that a route names is here.
+    pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
     pub table: PriceTable,
-    /// What routes offer that do not offer `nano.mechanisms`: in the order of `accepts`.
+    /// The mechanisms of routes that have their own list, in the order of `accepts`.
     pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
     /// What is published about the prices.
     pub discovery: Discovery,
-    pub cors: Option<Cors>,
-    /// For how long ids of payments and what was answered under them are kept.
-    pub payment_identifiers: PaymentIdentifiers,
+    pub cors: Option<CorsConfig>,
+    pub payment_identifiers: PaymentIdentifiersConfig,
     pub limits: Limits,
-    /// What works but is hardly meant, in the order of the file's lines.
+    /// What works but is probably a mistake, in the order of the file's lines.
     pub warnings: Vec<Warning>,
 }
 
 impl Config {
-    /// Reads a file, with the process's environment. Relative paths in it start at its directory.
+    /// Reads a file, with the process's environment. Relative paths start at the file's directory.
     ///
     /// # Errors
-    /// [`Faults`], all of them.
+    /// All [`Faults`].
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let file = path.display().to_string();
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
@@ -86,97 +93,92 @@ impl Config {
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, &file, path.parent().unwrap_or(Path::new("")), env),
             Err(error) => {
-                let fault = Fault {
-                    mark: None,
-                    key: String::new(),
-                    message: format!("the file cannot be read: {error}"),
-                    hint: Some("config/minimal.yaml is the smallest that works".to_owned()),
-                };
-                Err(Faults::new(&file, vec![fault]))
+                let message = format!("the file cannot be read: {error}");
+                Err(Faults::new(&file, vec![Fault::new(None, "", message, document::SMALLEST)]))
             }
         }
     }
 
-    /// Reads a file's text. `file` names it in messages, `base` is where relative paths in it
-    /// start, `env` gives a variable's value.
+    /// Reads a file's text. `file` is its name in messages, `base` the directory of relative paths,
+    /// `env` gives a variable's value.
     ///
     /// # Errors
-    /// [`Faults`], all of them.
+    /// All [`Faults`].
     pub fn parse(
         text: &str,
         file: &str,
         base: &Path,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Faults> {
-        let mut faults = Vec::new();
-        let Some(document) = document::read(text, &env, &mut faults) else {
-            return Err(Faults::new(file, faults));
-        };
-        let mut judge = Judge { places: document.places, faults, warnings: Vec::new(), base };
+        let document = document::read(text, &env).map_err(|faults| Faults::new(file, faults))?;
+        let (places, faults) = (document.places, document.faults);
+        let mut judge = Judge { places, faults, warnings: Vec::new(), base };
         match (checked(&mut judge, document.value), judge.faults.is_empty()) {
-            (Some(mut config), true) => {
+            (Ok(mut config), true) => {
                 config.warnings = judge.warnings;
                 config.warnings.sort_by_key(|warning| warning.0.mark);
                 Ok(config)
             }
-            (Some(_) | None, _) => Err(Faults::new(file, judge.faults)),
+            (Ok(_) | Err(_), _) => Err(Faults::new(file, judge.faults)),
         }
     }
 }
 
-/// The file's values; nothing where one of them is wrong. A fault may have been noted even so.
-fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Option<Config> {
+/// The file's values. Even an `Ok` is refused if any fault was reported.
+fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let file: ConfigFile = judge.open("", value)?;
-    let public_url = listen::public_url(judge, file.public_url);
-    let listen = listen::listen(judge, file.listen);
-    let admin = listen::admin(judge, file.admin);
-    let facilitator = listen::facilitator(judge, file.facilitator);
-    let mut nano = nano::nano(judge, file.nano);
-    let challenge = limits::challenge(judge, file.challenge);
-    let settlement = limits::settlement(judge, file.settlement);
-    let sweep = sweep::sweep(judge, file.sweep, nano.as_ref());
-    let store = limits::store(judge, file.store);
+    let nano = judge.need_section(file.nano, "`nodes` and `pool` belong there");
+    let mut nano = nano.and_then(|it| nano::nano(judge, it));
     let known = upstream::upstreams(judge, file.upstreams);
-    let mut used = BTreeSet::new();
+    let known_names = || known.as_ref().map_err(|it| *it);
     let mut offered = BTreeMap::new();
-    let table = prices::table(judge, file.routes, known.as_ref(), &mut used, &mut offered);
-    if let Some(nano) = &mut nano {
-        mechanisms::share_pool(judge, nano, &offered);
+    let table = prices::table(judge, file.routes, known_names(), &mut offered);
+    if let Ok(nano) = &mut nano {
+        nano::share_pool(judge, nano, &offered);
     }
-    let unmatched = prices::unmatched(judge, file.unmatched, known.as_ref(), &mut used, table.as_ref());
-    if let (Some(table), Some(unmatched)) = (&table, &unmatched) {
+    let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
+    if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
+        warn_of_unused(judge, known.keys(), table, unmatched);
     }
-    let discovery = discovery::discovery(judge, file.discovery);
-    let cors = listen::cors(judge, file.cors);
-    let payment_identifiers = limits::payment_identifiers(judge, file.payment_identifiers);
-    let limits = limits::limits(judge, file.limits);
-    let mut upstreams = BTreeMap::new();
-    for (name, upstream) in known? {
-        if !used.contains(&name) {
-            let path = document::below("upstreams", name.as_str());
-            judge.warn(&path, "no route leads to this upstream", "take it out, or name it in a route");
-        }
-        upstreams.insert(name, upstream?);
-    }
-    Some(Config {
-        public_url: public_url?,
-        listen: listen?,
-        admin: admin?,
-        facilitator: facilitator?,
-        nano: nano?,
-        challenge: challenge?,
-        settlement: settlement?,
-        sweep: sweep?,
-        store: store?,
-        upstreams,
-        table: table?,
-        mechanisms: offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect(),
-        unmatched: unmatched?,
-        discovery: discovery?,
-        cors: cors?,
-        payment_identifiers: payment_identifiers?,
-        limits: limits?,
-        warnings: Vec::new(),
+    let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
+    all!(Config {
+        public_url: listen::public_url(judge, file.public_url),
+        listen: listen.and_then(|it| listen::listen(judge, it)),
+        admin: judge.optional(file.admin, listen::admin),
+        facilitator: judge.optional(file.facilitator, listen::facilitator),
+        sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
+        nano,
+        challenge: judge.section(file.challenge).and_then(|it| limits::challenge(judge, it)),
+        settlement: judge.section(file.settlement).and_then(|it| limits::settlement(judge, it)),
+        store: judge.section(file.store).and_then(|it| store::store(judge, it)),
+        upstreams: known.and_then(|it| it.into_iter().map(|(name, it)| Ok((name, it?))).collect()),
+        table,
+        mechanisms: Judged::Ok(offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect()),
+        unmatched,
+        discovery: discovery::discovery(judge, file.discovery),
+        cors: judge.optional(file.cors, listen::cors),
+        payment_identifiers: judge
+            .section(file.payment_identifiers)
+            .and_then(|it| limits::payment_identifiers(judge, it)),
+        limits: judge.section(file.limits).and_then(|it| limits::limits(judge, it)),
+        warnings: Judged::Ok(Vec::new()),
     })
+}
+
+/// Warns of upstreams that no request can reach.
+fn warn_of_unused<'a>(
+    judge: &mut Judge<'_>,
+    names: impl Iterator<Item = &'a UpstreamName>,
+    table: &PriceTable,
+    unmatched: &Unmatched,
+) {
+    let mut used: BTreeSet<_> = table.routes().iter().map(|route| &route.upstream).collect();
+    if let Unmatched::Free(upstream) = unmatched {
+        used.insert(upstream);
+    }
+    for name in names.filter(|it| !used.contains(it)) {
+        let path = document::below("upstreams", name.as_str());
+        judge.warn(&path, "no route leads to this upstream", "remove it, or name it in a route");
+    }
 }

@@ -1,17 +1,49 @@
-//! The Pingora callbacks: HTTP in, a decision, HTTP out.
+//! The Pingora callbacks: HTTP in, a decision, HTTP out. They only hand on.
 //!
-//! Nothing is decided here. [`ask`] reads the request, the cashier decides, [`respond`] writes what
-//! the gateway itself answers, [`forward`] rewrites what passes through. A request has an upstream
-//! only when it has an [`Admission`], and only a decision makes one.
+//! # The path of a request
+//!
+//! From accept to log line, in the order in which it happens:
+//!
+//! 1. **Accept.** [`listen`](crate::listen) accepts the connection; Pingora parses the request.
+//! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
+//!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
+//!    limits.
+//! 3. **Read**, [`decide::decide`]: the one canonical target ([`target::canonical`]); a published document
+//!    or a preflight is answered; the route is found. An MCP endpoint's body is read to learn what it
+//!    calls ([`calls::price`]). A free request goes on at step 8.
+//! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
+//!    payment identifier, the request it stands for ([`idempotency::read`]).
+//! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
+//!    passes the checks that need no ledger, then joins or starts its settlement. Nothing, or a refused
+//!    payment, gets a bill with fresh challenges.
+//! 6. **Settle**, in a task that no connection can cancel: journal, broadcast, wait for the confirmation,
+//!    spend and grant in one durable step ([`store::settle`](crate::store::settle)).
+//! 7. **Respond**, [`respond::respond`]: whatever is not forwarded is answered here and goes on at step 13.
+//! 8. **Admit**, [`Admission`]: the right to an upstream, free or with a use that is held.
+//! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
+//!    connection fails.
+//! 10. **Forward**, [`forward::request`]: payment headers are removed, the gateway's own are added.
+//! 11. **Answer**, [`Gateway::response_filter`]: [`forward::response`] cleans the answer and adds the
+//!     receipt; [`Admission::answer`] records the use under strict metering, or gives it back if the
+//!     answer is not charged for. [`Admission::part`] sees each part of the body.
+//! 12. **Fail**, [`Gateway::fail_to_proxy`], instead of or after step 11: the use is given back, then the
+//!     client is told.
+//! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
+//!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
+//!     and the one line in the log.
 
-mod ask;
 pub mod body;
 mod calls;
+mod client;
+mod decide;
 pub mod discovery;
 mod forward;
-mod identified;
+mod idempotency;
+mod presented;
+mod rejection;
 mod respond;
-mod session;
+mod session_headers;
+mod target;
 pub mod tariff;
 pub mod upstream;
 
@@ -29,23 +61,22 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
-use crate::cashier::{Admitted, Cashier, How};
+use crate::admission::{Admission, Ending};
+use crate::cashier::Cashier;
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, UseResult};
-use crate::routes::{CanonicalTarget, ChargeOn, Metering, RouteName};
+use crate::routes::{CanonicalTarget, RouteName};
 use crate::store::Store;
-use crate::store::capabilities::{Capabilities, HangUp, Use};
 
-use identified::Recorder;
 use tariff::Tariff;
 use upstream::{Chosen, Upstream};
 
 /// The `route` label of requests that matched none.
 const NO_ROUTE: &str = "unmatched";
-/// How long a client may take to send the rest of a body that is not wanted any more.
+/// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may leave the gateway waiting for room to write to it.
+/// How long a client may take to accept more of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The gateway, to be served by Pingora.
@@ -56,94 +87,69 @@ pub struct Gateway<L, S> {
     metrics: Arc<Metrics>,
 }
 
-/// What is known of one request while it is under way.
+/// What is known about one request while it is under way.
 #[derive(Debug)]
 pub struct Context {
     started: Stopwatch,
     tariff: Arc<Tariff>,
     route: Option<RouteName>,
-    outcome: Outcome,
-    admission: Option<Admission>,
-    /// The room that a body takes up which was read before the decision.
-    body: Option<body::Held>,
-    /// The allowed origin that asks, if one does.
+    /// How the request ends if it is not forwarded.
+    decided: Outcome,
+    /// Set once it is forwarded.
+    forwarding: Option<Forwarding>,
+    /// The memory of a body that was read before the decision.
+    body: Option<body::BodyPermit>,
+    /// The origin of the page that asks, if it is allowed.
     origin: Option<String>,
 }
 
-/// The right to an upstream: of a free request, or of one that has taken a use.
+/// A request that goes to an upstream.
 #[derive(Debug)]
-struct Admission {
+struct Forwarding {
+    admission: Admission,
     upstream: Arc<Upstream>,
     target: CanonicalTarget,
-    priced: Option<Priced>,
     /// The server it goes to, once one is chosen.
     chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
     tried: Vec<SocketAddr>,
 }
 
-/// A use under way, and what decides whether it is spent.
-#[derive(Debug)]
-struct Priced {
-    admitted: Admitted,
-    charge_on: ChargeOn,
-    /// Whether the upstream's answer counts; nothing while there is none.
-    counts: Option<bool>,
-    /// The answer, where it is to be kept under a client's id.
-    recorder: Option<Recorder>,
-    /// Whether it is kept: then it is the client's, however this connection ends.
-    kept: bool,
+impl Context {
+    /// How the request ended, for metrics and log.
+    fn outcome(&self) -> Outcome {
+        self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
+    }
+
+    fn route_label(&self) -> &str {
+        self.route.as_ref().map_or(NO_ROUTE, RouteName::as_str)
+    }
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
-    /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be
-    /// exchanged at any time: a request keeps the one that it started with.
+    /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
+    /// any time: a request keeps the one it started with.
     #[must_use]
     pub const fn new(cashier: Cashier<L, S>, tariff: Arc<ArcSwap<Tariff>>, metrics: Arc<Metrics>) -> Self {
         Self { cashier, tariff, metrics }
     }
 
-    /// Settles what became of the use, if that is not settled yet.
-    fn close(&self, context: &mut Context, error: Option<&Error>) {
-        let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.take()) else { return };
-        let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
-        let Priced { admitted: Admitted { taken, keeping, .. }, counts, kept, .. } = priced;
-        let error = error.filter(|_| !kept);
-        let client_gone = error.is_some_and(|it| *it.esource() == ErrorSource::Downstream);
-        let result = match (error, counts) {
-            (None, Some(true)) => {
-                fail::fail_point!("use-answered", |_| std::process::abort());
-                taken.commit();
-                UseResult::Committed
-            }
-            (Some(_), Some(true) | None) if client_gone => match taken.hang_up() {
-                HangUp::GivenBack => UseResult::GivenBack,
-                HangUp::Committed => UseResult::Committed,
-            },
-            (_, _) => {
-                taken.give_back();
-                UseResult::GivenBack
-            }
+    /// Closes the request's admission, if it has one that is open.
+    async fn close(&self, context: &mut Context, error: Option<&Error>) {
+        let Some(forwarding) = context.forwarding.as_mut() else { return };
+        let ending = match error.map(Error::esource) {
+            None => Ending::Whole,
+            Some(ErrorSource::Downstream) => Ending::ClientGone,
+            Some(ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset) => Ending::Failed,
         };
-        if result == UseResult::GivenBack && !client_gone {
-            context.outcome = Outcome::UpstreamFailed;
-        }
-        self.metrics.capability_use(route, result);
-        // The next request under the id has its turn when the use is where it belongs.
-        drop(keeping);
+        let result = forwarding.admission.close(&self.cashier, ending).await;
+        self.count(context, result);
     }
 
-    /// Keeps the answer that has gone by, where it is to be kept, then settles what became of the
-    /// use. In this order: a crash in between favours the payer.
-    async fn finish(&self, context: &mut Context, error: Option<&Error>) {
-        if let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.as_mut())
-            && priced.counts == Some(true)
-            && let Some(answer) = priced.recorder.as_mut().and_then(|it| it.take(error.is_none()))
-        {
-            fail::fail_point!("answer-to-be-kept", |_| std::process::abort());
-            priced.kept = self.cashier.keep(&priced.admitted, &answer).await;
+    fn count(&self, context: &Context, result: Option<UseResult>) {
+        if let Some(result) = result {
+            self.metrics.capability_use(context.route_label(), result);
         }
-        self.close(context, error);
     }
 }
 
@@ -156,15 +162,15 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             started: Stopwatch::start(),
             tariff: self.tariff.load_full(),
             route: None,
-            outcome: Outcome::Free,
-            admission: None,
+            decided: Outcome::Free,
+            forwarding: None,
             body: None,
             origin: None,
         }
     }
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
-        // Pingora's defaults leave an idle connection, a slow body and a stuck client alone forever.
+        // Without these, Pingora leaves an idle connection, a slow body and a stuck client alone for ever.
         session.set_keepalive(Some(context.tariff.limits.idle_connection.as_secs()));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -172,28 +178,24 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        let decision = ask::decide(&self.cashier, session, context).await;
-        match respond::respond(session, context, decision).await? {
-            Some(admission) => {
-                context.admission = Some(admission);
-                fail::fail_point!("use-held", |_| std::process::abort());
-                Ok(false)
-            }
-            None => Ok(true),
+        let decision = decide::decide(&self.cashier, session, context).await;
+        context.decided = decision.outcome();
+        context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
+        if context.forwarding.is_some() {
+            fail::fail_point!("use-held", |_| std::process::abort());
         }
+        Ok(context.forwarding.is_none())
     }
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
-        let Some(admission) = context.admission.as_mut() else {
-            return Error::e_explain(ErrorType::InternalError, "no upstream without an admission");
-        };
-        let Some(chosen) = admission.upstream.choose(&admission.tried) else {
+        let Some(forwarding) = context.forwarding.as_mut() else { return not_admitted() };
+        let Some(chosen) = forwarding.upstream.choose(&forwarding.tried) else {
             let why = "no address of the upstream is known and healthy";
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
         let peer = chosen.peer.clone();
-        admission.tried.push(peer.address().clone());
-        admission.chosen = Some(chosen);
+        forwarding.tried.push(peer.address().clone());
+        forwarding.chosen = Some(chosen);
         Ok(Box::new(peer))
     }
 
@@ -204,8 +206,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        // Nothing was sent: another address of the same upstream may be tried.
-        let more = context.admission.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
+        // Nothing was sent, so another address of the same upstream may be tried.
+        let more = context.forwarding.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
         error.set_retry(more);
         error
     }
@@ -216,9 +218,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
-        match &context.admission {
-            Some(admission) => forward::request(session, request, admission, context.body.is_some()),
-            None => Error::e_explain(ErrorType::InternalError, "no upstream without an admission"),
+        match &context.forwarding {
+            Some(forwarding) => forward::request(session, request, forwarding, context.body.is_some()),
+            None => not_admitted(),
         }
     }
 
@@ -228,20 +230,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        forward::response(response, context)?;
-        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
-        if let Some(Priced { admitted, counts: Some(true), .. }) = priced
-            && admitted.taken.metering() == Metering::Strict
-        {
-            record(self.cashier.capabilities(), &mut admitted.taken).await;
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
         }
-        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
-        match priced {
-            // Before the answer leaves: whoever tries again at once finds the use.
-            Some(Priced { counts: Some(false), .. }) => self.close(context, None),
-            Some(Priced { counts: Some(true), recorder: Some(recorder), .. }) => recorder.begin(response),
-            Some(_) | None => {}
-        }
+        let charged = forward::response(response, context)?;
+        let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
+        let head = (response.status, &response.headers);
+        let result = forwarding.admission.answer(&self.cashier, charged, head).await;
+        self.count(context, result);
         Ok(())
     }
 
@@ -252,9 +248,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<Option<Duration>> {
-        let priced = context.admission.as_mut().and_then(|it| it.priced.as_mut());
-        if let Some(recorder) = priced.and_then(|it| it.recorder.as_mut()) {
-            recorder.part(body.as_ref(), end_of_stream);
+        if let Some(forwarding) = context.forwarding.as_mut() {
+            forwarding.admission.part(body.as_ref(), end_of_stream);
         }
         Ok(None)
     }
@@ -265,12 +260,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
-        // The connection is not used again, and the answer says so: a client that found out by a reset
-        // could not tell whether its next request was heard.
+        // The connection is not used again, and the answer says so: a client that only saw a reset could
+        // not tell whether its next request was read.
         session.set_keepalive(None);
         let failure = respond::failure(session, context, error);
-        // Before the answer leaves, as above.
-        self.finish(context, Some(error)).await;
+        // Before the answer leaves: a client that tries again at once finds the use.
+        self.close(context, Some(error)).await;
         let error_code = match failure {
             Some(failure) => failure.send(session, context).await,
             None => 0,
@@ -280,46 +275,27 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
-        // A tunnel is what was bought; how it ends is for those who speak through it.
-        self.finish(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;
-        let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
-        let took = context.started.elapsed();
-        self.metrics.request(route, context.outcome, took);
+        // What was bought is the tunnel. How it ends is up to those who use it.
+        self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;
+        let (route, outcome, took) = (context.route_label(), context.outcome(), context.started.elapsed());
+        self.metrics.request(route, outcome, took);
         let duration_ms = took.as_millis();
-        tracing::debug!(route, status, outcome = context.outcome.as_str(), duration_ms, "request");
+        tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
         if let Some(error) = error {
             tracing::info!(route, status, error = %error.etype().as_str(), source = error.esource().as_str(), "request failed");
         }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
-        // Pingora would log the whole URL, query and all; `logging` says what is needed.
+        // Pingora would log the whole URL with its query. `logging` says what is needed.
         true
     }
 
     fn request_summary(&self, session: &Session, context: &Context) -> String {
-        let route = context.route.as_ref().map_or(NO_ROUTE, RouteName::as_str);
-        format!("{} on route {route}", session.req_header().method)
+        format!("{} on route {}", session.req_header().method, context.route_label())
     }
 }
 
-/// Counts a use for good before its answer leaves.
-async fn record<S: Store>(capabilities: &Capabilities<S>, taken: &mut Use) {
-    fail::fail_point!("use-to-be-recorded", |_| std::process::abort());
-    if let Err(error) = capabilities.commit_durably(taken).await {
-        // It is paid for and the upstream has done its work: the report follows.
-        tracing::warn!(%error, "a use was not recorded before its answer");
-    }
-    fail::fail_point!("use-recorded", |_| std::process::abort());
-}
-
-impl Admission {
-    /// The label of requests that were let in this way.
-    fn outcome(&self) -> Outcome {
-        match self.priced.as_ref().map(|it| it.admitted.how) {
-            None => Outcome::Free,
-            Some(How::Paid) => Outcome::Paid,
-            Some(How::Unlocked) => Outcome::Unlocked,
-        }
-    }
+fn not_admitted<T>() -> Result<T> {
+    Error::e_explain(ErrorType::InternalError, "no upstream without an admission")
 }

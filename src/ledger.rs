@@ -1,4 +1,4 @@
-//! The port through which the Nano network is asked and told things.
+//! The interface to the Nano network: what the gateway reads from the ledger and publishes to it.
 
 pub mod node;
 pub mod work;
@@ -9,56 +9,56 @@ use std::time::Duration;
 use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::{AccountFacts, BlockFacts};
 
-/// The network gave no answer that can be used. It says nothing about any payment: not yet is not
-/// no.
+/// No usable answer came from the network. This says nothing about any payment: "not yet" is not
+/// "no".
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LedgerError {
-    /// No node answered within its time.
+    /// No node answered in time.
     #[error("no node answered in time")]
     TimedOut,
-    /// No node could be reached, or each answered with what is not an answer.
+    /// No node could be reached, or none gave an answer that a node gives.
     #[error("no node could be asked: {0}")]
     Unreachable(String),
-    /// A node answered what cannot be true.
+    /// A node's answer cannot be true.
     #[error("a node's answer is not believed: {0}")]
     NotBelieved(String),
 }
 
-/// What came of broadcasting a block. Neither variant says whether the block is on the ledger: a
-/// refused one may be known already or be applied later (NODE traps 1 and 2), and an accepted one
-/// may lose to a fork (trap 3). Only [`Ledger::block`] tells.
+/// Why a broadcast did not succeed. Neither variant says whether the block is on the ledger. A
+/// refused block may be known already or be applied later, and an accepted block may lose to a
+/// fork; only [`Ledger::block`] shows which (see the [nodes guide](crate::guide::nodes)).
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PublishError {
-    /// Every node that answered refused it; the reason is for people, not for branching on.
+    /// Every node that answered refused the block. The reason is for people; no code branches on it.
     #[error("refused: {0}")]
     Refused(String),
-    /// No answer came back, so nothing is known.
+    /// No answer came back, so the outcome is not known.
     #[error(transparent)]
     Unknown(#[from] LedgerError),
 }
 
-/// What a wait for confirmation ended with.
+/// How a wait for confirmation ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sighting {
     /// The block is cemented.
     Confirmed(BlockFacts),
-    /// The ledger has the block, not cemented when the wait was over.
+    /// The ledger had the block, but it was not cemented when the wait ended.
     Unconfirmed(BlockFacts),
-    /// No node knew the block when the wait was over.
+    /// No node knew the block when the wait ended.
     Unknown,
 }
 
 /// The network's ledger.
 pub trait Ledger: Send + Sync + 'static {
-    /// The account's state, or nothing where it has no block yet.
+    /// The account's state; `None` if it has no block yet.
     fn account(
         &self,
         account: Account,
     ) -> impl Future<Output = Result<Option<AccountFacts>, LedgerError>> + Send;
 
-    /// As [`Ledger::account`], for a block that builds on `previous`: an answer that shows the
-    /// account elsewhere is not taken from one node alone, which may be behind. For a ledger with
-    /// one view there is no other to ask.
+    /// Like [`Ledger::account`], for a block that builds on `previous`. An answer that shows another
+    /// frontier is not accepted from one node alone, because that node may be behind. A ledger with
+    /// a single view has no other node to ask.
     fn account_at(
         &self,
         account: Account,
@@ -67,27 +67,26 @@ pub trait Ledger: Send + Sync + 'static {
         self.account(account)
     }
 
-    /// The block, or nothing where no node knows it.
+    /// The block; `None` if no node knows it.
     fn block(&self, hash: BlockHash) -> impl Future<Output = Result<Option<BlockFacts>, LedgerError>> + Send;
 
-    /// The block that follows `hash` on its account's chain, confirmed or not; nothing where none
-    /// does or no node knows `hash`.
+    /// The block that follows `hash` on its account's chain, confirmed or not; `None` if there is no
+    /// such block or no node knows `hash`.
     fn successor(
         &self,
         hash: BlockHash,
     ) -> impl Future<Output = Result<Option<BlockHash>, LedgerError>> + Send;
 
-    /// Broadcasts a send (`process` with `subtype` `send`). Repeating it is harmless.
+    /// Broadcasts a send (`process` with `subtype` `send`). It is safe to repeat.
     fn publish_send(&self, block: &StateBlock) -> impl Future<Output = Result<(), PublishError>> + Send;
 
-    /// Waits, at most `wait`, until the block is confirmed. A block that is unknown at first is
-    /// waited for too.
+    /// Waits until the block is confirmed, for at most `wait`. The block may be unknown at first.
     fn await_confirmation(
         &self,
         hash: BlockHash,
         wait: Duration,
     ) -> impl Future<Output = Result<Sighting, LedgerError>> + Send;
 
-    /// Whether some node answered lately. While none does, nothing is sold.
+    /// Whether enough nodes answered recently. While they do not, the gateway sells nothing.
     fn is_healthy(&self) -> bool;
 }

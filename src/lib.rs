@@ -10,7 +10,7 @@
 //! * [`clock`], [`entropy`], [`shutdown`], [`outbound`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
-//! * [`cashier`]: carries one request through the rules. [`sweeper`]: brings the money home.
+//! * [`cashier`]: carries one request through the rules. [`admission`]: its use, until the answer ends. [`sweeper`]: brings the money home.
 //!   [`reconcile`]: holds the journal against the ledger.
 //!
 //! Edge:
@@ -45,6 +45,8 @@ pub mod metrics;
 
 #[cfg(feature = "gateway")]
 pub mod cashier;
+#[cfg(feature = "gateway")]
+pub mod admission;
 #[cfg(feature = "gateway")]
 pub mod sweeper;
 #[cfg(feature = "gateway")]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Only a build for tests has points to fail at, and reads FAILPOINTS.
+    // Only a build for tests has failpoints and reads FAILPOINTS.
     let _points = fail::has_failpoints().then(fail::FailScenario::setup);
     faregate::cli::run()
 }

@@ -1,10 +1,10 @@
-//! Holds the journal against the ledger: is every payment that was granted on it, and is every send
-//! to the pool a payment that was granted?
+//! Compares the journal with the ledger: is every granted payment on the ledger, and is every send to
+//! the pool a granted payment?
 //!
-//! Reads both and changes neither. The ledger is read before the journal, which has each payment
-//! before it is broadcast: what is under way is not mistaken for unclaimed.
+//! Both are only read. The ledger is read first. The journal has each payment before it is broadcast,
+//! so a payment under way is not mistaken for an unclaimed one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -16,13 +16,13 @@ use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::store::{Filter, PaymentJournal, PaymentRecord, PaymentState, StoreError};
 
-/// Payments of one page of the journal.
+/// Payments in one page of the journal.
 const PAGE: usize = 500;
 
-/// Questions to the nodes side by side.
+/// Concurrent calls to the nodes.
 const AT_ONCE: usize = 16;
 
-/// Why the books cannot be held against each other. It says nothing about them.
+/// Why journal and ledger could not be compared. It does not mean that they differ.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     #[error("the nodes: {0}")]
@@ -36,37 +36,40 @@ pub enum ReconcileError {
 pub struct Arrival {
     pub send: BlockHash,
     pub amount: Raw,
-    /// Where the node says.
+    /// The sender, if the node reports it.
     pub sender: Option<Account>,
     /// The address of the pool.
     pub account: Account,
-    /// Whether the pool has received it, or it still waits.
+    /// Whether the pool has received it; else it is still receivable.
     pub received: bool,
 }
 
-/// What the two do not agree about.
+/// A difference between journal and ledger.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Discrepancy {
-    /// Granted, and no node knows the block.
+    /// Granted, but no node knows the block.
     Missing(PaymentRecord),
-    /// Granted, and the block is not confirmed.
+    /// Granted, but the block is not confirmed.
     Unconfirmed(PaymentRecord),
-    /// Granted, and the block is another send than the journal says, or none.
+    /// Granted and confirmed, but the nodes do not list the send among those to the pool. Their lists are
+    /// incomplete, so unclaimed sends may be missing too.
+    Unlisted(PaymentRecord),
+    /// Granted, but the block is not the send that the journal has.
     Different { payment: PaymentRecord, found: BlockKind },
-    /// Paid, and the journal has given the payment up.
+    /// Paid, but the journal has given the payment up.
     NotGranted { payment: PaymentRecord, arrival: Arrival },
-    /// Paid, and the journal knows nothing of it. A late proof may still redeem it.
+    /// Paid, but not in the journal. A late proof may still redeem it.
     Unclaimed(Arrival),
 }
 
-/// What came of holding the books against each other.
+/// The outcome of the comparison.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Granted payments that were looked for on the ledger.
+pub struct Reconciliation {
+    /// How many granted payments were looked up on the ledger.
     pub payments: usize,
     /// What they moved, in raw.
     pub revenue: Raw,
-    /// Sends to the pool that were looked for in the journal.
+    /// How many sends to the pool were looked up in the journal.
     pub arrivals: usize,
     pub discrepancies: Vec<Discrepancy>,
 }
@@ -85,14 +88,16 @@ impl<S: PaymentJournal> Books<S> {
         Self { ledger, store, pool }
     }
 
-    /// Both directions.
+    /// Compares both, in both directions.
     ///
     /// # Errors
-    /// [`ReconcileError`], when either cannot be read.
-    pub async fn reconcile(&self) -> Result<Outcome, ReconcileError> {
-        let arrivals = self.arrivals().await?;
-        let mut outcome = Outcome { arrivals: arrivals.len(), ..Outcome::default() };
-        self.check_granted(&mut outcome).await?;
+    /// [`ReconcileError`] if either cannot be read.
+    pub async fn reconcile(&self) -> Result<Reconciliation, ReconcileError> {
+        let arrivals = self.arrivals(&self.pool).await?;
+        let mut outcome = Reconciliation { arrivals: arrivals.len(), ..Reconciliation::default() };
+        let listed = arrivals.iter().map(|it| it.send).collect();
+        let unlisted = self.check_granted(&mut outcome, &listed).await?;
+        outcome.discrepancies.extend(self.still_unlisted(unlisted).await?);
         outcome.discrepancies.extend(self.without_grant(arrivals).await?);
         Ok(outcome)
     }
@@ -100,26 +105,32 @@ impl<S: PaymentJournal> Books<S> {
     /// The sends to the pool, received or not, that no payment claims.
     ///
     /// # Errors
-    /// [`ReconcileError`], when either cannot be read.
+    /// [`ReconcileError`] if either cannot be read.
     pub async fn unclaimed(&self) -> Result<Vec<Arrival>, ReconcileError> {
-        let found = self.without_grant(self.arrivals().await?).await?.into_iter();
+        let found = self.without_grant(self.arrivals(&self.pool).await?).await?.into_iter();
         Ok(found
             .filter_map(|it| match it {
                 Discrepancy::Unclaimed(arrival) => Some(arrival),
                 Discrepancy::Missing(_)
                 | Discrepancy::Unconfirmed(_)
+                | Discrepancy::Unlisted(_)
                 | Discrepancy::Different { .. }
                 | Discrepancy::NotGranted { .. } => None,
             })
             .collect())
     }
 
-    /// The confirmed sends that wait at the pool.
+    /// The confirmed sends to the pool that it has not received.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn waiting(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let found = self.ledger.client().accounts_receivable(&self.pool).await?;
+        self.receivable(&self.pool).await
+    }
+
+    /// The confirmed sends to `accounts` that they have not received.
+    async fn receivable(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let found = self.ledger.client().accounts_receivable(accounts).await?;
         let arrival = |account, it: crate::ledger::node::Receivable| Arrival {
             send: it.hash,
             amount: it.amount,
@@ -132,17 +143,17 @@ impl<S: PaymentJournal> Books<S> {
         Ok(found.into_iter().flat_map(each).collect())
     }
 
-    /// Every confirmed send to the pool, each once: one may be received between the two readings.
-    async fn arrivals(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let waiting = self.waiting().await?;
-        let received = self.received().await?;
+    /// Every confirmed send to `accounts`, each once, even if it is received between the two reads.
+    async fn arrivals(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let waiting = self.receivable(accounts).await?;
+        let received = self.received(accounts).await?;
         let by_send: BTreeMap<_, _> = waiting.into_iter().chain(received).map(|it| (it.send, it)).collect();
         Ok(by_send.into_values().collect())
     }
 
-    /// The sends that the pool has received.
-    async fn received(&self) -> Result<Vec<Arrival>, LedgerError> {
-        let mut histories = stream::iter(self.pool.clone())
+    /// The sends that `accounts` have received.
+    async fn received(&self, accounts: &[Account]) -> Result<Vec<Arrival>, LedgerError> {
+        let mut histories = stream::iter(accounts.to_vec())
             .map(|account| async move { (account, self.ledger.client().received(account).await) })
             .buffered(AT_ONCE);
         let mut arrivals = Vec::new();
@@ -161,7 +172,7 @@ impl<S: PaymentJournal> Books<S> {
     /// Those of `arrivals` that no payment claims, or whose payment was given up.
     ///
     /// # Errors
-    /// [`StoreError`], when the journal cannot be read.
+    /// [`StoreError`] if the journal cannot be read.
     pub async fn without_grant(&self, arrivals: Vec<Arrival>) -> Result<Vec<Discrepancy>, StoreError> {
         let mut found = Vec::new();
         for arrival in arrivals {
@@ -178,13 +189,20 @@ impl<S: PaymentJournal> Books<S> {
         Ok(found)
     }
 
-    /// Looks for every granted payment on the ledger.
-    async fn check_granted(&self, outcome: &mut Outcome) -> Result<(), ReconcileError> {
+    /// Looks up every granted payment on the ledger. Returns those to the pool that are not among the
+    /// `listed` sends.
+    async fn check_granted(
+        &self,
+        outcome: &mut Reconciliation,
+        listed: &BTreeSet<BlockHash>,
+    ) -> Result<Vec<PaymentRecord>, ReconcileError> {
+        let pool: BTreeSet<_> = self.pool.iter().copied().collect();
+        let mut unlisted = Vec::new();
         let filter = Filter { state: Some(PaymentState::Granted) };
         let mut after = 0;
         loop {
             let page = self.store.scan(after, filter, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return Ok(unlisted) };
             after = last.sequence;
             outcome.payments = outcome.payments.saturating_add(page.len());
             let mut checks = stream::iter(page)
@@ -193,22 +211,35 @@ impl<S: PaymentJournal> Books<S> {
             while let Some((facts, payment)) = checks.next().await {
                 outcome.revenue = outcome.revenue.checked_add(payment.intent.amount).unwrap_or(Raw::MAX);
                 let intent = &payment.intent;
-                let said = BlockKind::Send {
+                let expected = BlockKind::Send {
                     account: intent.payer,
                     destination: intent.pay_to,
                     amount: intent.amount,
                 };
                 match facts? {
                     None => outcome.discrepancies.push(Discrepancy::Missing(payment)),
-                    Some(facts) if facts.kind() != said => {
+                    Some(facts) if facts.kind() != expected => {
                         outcome.discrepancies.push(Discrepancy::Different { payment, found: facts.kind() });
                     }
                     Some(facts) if !facts.confirmed() => {
                         outcome.discrepancies.push(Discrepancy::Unconfirmed(payment));
                     }
+                    Some(_) if pool.contains(&intent.pay_to) && !listed.contains(&intent.block) => {
+                        unlisted.push(payment);
+                    }
                     Some(_) => {}
                 }
             }
         }
+    }
+
+    /// Those of `payments` that a second reading does not list either: the others were granted after
+    /// the first one.
+    async fn still_unlisted(&self, payments: Vec<PaymentRecord>) -> Result<Vec<Discrepancy>, LedgerError> {
+        let accounts: BTreeSet<_> = payments.iter().map(|it| it.intent.pay_to).collect();
+        let arrivals = self.arrivals(&Vec::from_iter(accounts)).await?;
+        let listed: BTreeSet<_> = arrivals.iter().map(|it| it.send).collect();
+        let unlisted = payments.into_iter().filter(|it| !listed.contains(&it.intent.block));
+        Ok(unlisted.map(Discrepancy::Unlisted).collect())
     }
 }

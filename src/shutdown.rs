@@ -1,11 +1,11 @@
-//! The one signal by which every background task and listener ends.
+//! The signal that ends every background task and listener.
 
 use tokio::sync::watch;
 
-/// Turns true when the process is to end. Pingora's own kind, so that it can be handed on.
+/// Turns true when the process has to end. It is the type that Pingora uses.
 pub type StopSignal = watch::Receiver<bool>;
 
-/// Returns once `shutdown` is true, or whoever could make it so is gone.
+/// Returns once `shutdown` is true or its sender is dropped.
 pub async fn asked_for(shutdown: &mut StopSignal) {
-    let _told = shutdown.wait_for(|stop| *stop).await.is_ok();
+    let _either = shutdown.wait_for(|stop| *stop).await.is_ok();
 }

@@ -1,49 +1,49 @@
-//! Which blocks would empty a pool account: a plan, nothing done.
+//! Plans the blocks that would empty a pool account. Planning changes nothing.
 //!
-//! A plan is made of what the ledger says of the account and of nothing else, and the same facts
-//! always give the same blocks. After any part of a plan was carried out, the plan made of the new
-//! facts is the rest of it: that is why a sweep that was killed is simply planned again.
+//! A plan depends only on the account's state on the ledger, and the same state always gives the same
+//! blocks. After a part of a plan was carried out, a plan from the new state is the rest of the first
+//! plan. A sweep that was killed is therefore simply planned again.
 
 use std::cmp::Reverse;
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock};
 
-/// A pool account as its next blocks need it.
+/// The state of a pool account that its next blocks depend on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolAccount {
     pub account: Account,
-    /// Nothing where the account has no block yet.
+    /// `None` if the account has no block yet.
     pub head: Option<Head>,
     /// What was sent to the account and not received yet, in any order.
-    pub waiting: Vec<Waiting>,
+    pub receivable: Vec<ReceivableSend>,
 }
 
-/// The newest block of an account, which must be confirmed: a block on any other is a fork.
+/// The newest block of an account. It must be confirmed; a block built on any other would be a fork.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Head {
     pub hash: BlockHash,
-    /// The balance after it. It must come from the block itself: a balance that is understated
-    /// turns a receive into a send to nobody.
+    /// The balance after it, taken from the block itself. With a balance that is too low, a receive
+    /// would become a send that nobody can receive.
     pub balance: Raw,
     pub representative: Representative,
 }
 
-/// A confirmed send that was not received.
+/// A confirmed send that is not received yet.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Waiting {
+pub struct ReceivableSend {
     pub hash: BlockHash,
     pub amount: Raw,
 }
 
-/// What a sweep is to do.
+/// The rules of a sweep.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rules {
-    /// Where everything goes. No account of the pool.
+    /// The account that everything is sent to. It must not be an account of the pool.
     pub treasury: Account,
-    /// An account that has less than this, received or not, is left as it is.
+    /// An account with less than this, received or not, is not swept.
     pub minimum: Raw,
-    /// Who votes with what lies in the pool. Where there is none, an account keeps the one it has,
-    /// and a new account names itself.
+    /// The representative of pool accounts. If `None`, an account keeps its representative, and a new
+    /// account represents itself.
     pub representative: Option<Representative>,
 }
 
@@ -58,7 +58,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// As it is shown.
+    /// The name shown to people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,35 +73,35 @@ impl Action {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Step {
     pub action: Action,
-    /// What the block moves.
+    /// The amount that the block moves.
     pub amount: Raw,
-    /// The balance before it.
+    /// The balance before the block.
     pub before: Raw,
-    /// Without signature and work, which are not part of its hash.
+    /// The block without signature and work, which are not part of its hash.
     pub block: StateBlock,
 }
 
-/// What waits for an account together is more than can exist: the ledger is not told truly.
+/// An account's total is more than can exist, so a node's answer is false.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0} is said to have more than can exist")]
+#[error("a node reports that {0} has more than can exist")]
 pub struct MoreThanExists(pub Account);
 
 impl PoolAccount {
-    /// What the account has, received or not.
+    /// What the account has, received or not, in raw.
     ///
     /// # Errors
     /// [`MoreThanExists`].
     pub fn total(&self) -> Result<Raw, MoreThanExists> {
         let balance = self.head.map_or(Raw::ZERO, |head| head.balance);
-        self.waiting
+        self.receivable
             .iter()
             .try_fold(balance, |sum, it| sum.checked_add(it.amount))
             .ok_or(MoreThanExists(self.account))
     }
 }
 
-/// The blocks that empty the account, in the order in which they must be confirmed: each receive,
-/// the largest first, then one send. Empty where there is nothing to do.
+/// The blocks that empty the account, in the order in which they have to be confirmed: the receives,
+/// the largest first, then one send. Empty if there is nothing to do.
 ///
 /// # Errors
 /// [`MoreThanExists`].
@@ -115,7 +115,7 @@ pub fn plan(facts: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, MoreThanExi
     let representative = rules.representative.unwrap_or(current);
     let mut previous = facts.head.map_or(BlockHash::ZERO, |head| head.hash);
     let mut balance = facts.head.map_or(Raw::ZERO, |head| head.balance);
-    let mut steps = Vec::with_capacity(facts.waiting.len().saturating_add(1));
+    let mut steps = Vec::with_capacity(facts.receivable.len().saturating_add(1));
     let mut put = |action, amount, before, after, link| {
         let signature = Signature([0; 64]);
         let block =
@@ -123,10 +123,11 @@ pub fn plan(facts: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, MoreThanExi
         previous = block.hash();
         steps.push(Step { action, amount, before, block });
     };
-    let mut waiting: Vec<Waiting> = facts.waiting.iter().copied().filter(|it| !it.amount.is_zero()).collect();
-    waiting.sort_by_key(|it| (Reverse(it.amount), it.hash));
+    let mut receivable: Vec<ReceivableSend> =
+        facts.receivable.iter().copied().filter(|it| !it.amount.is_zero()).collect();
+    receivable.sort_by_key(|it| (Reverse(it.amount), it.hash));
     let mut opened = facts.head.is_some();
-    for Waiting { hash, amount } in waiting {
+    for ReceivableSend { hash, amount } in receivable {
         let after = balance.checked_add(amount).ok_or(MoreThanExists(account))?;
         put(if opened { Action::Receive } else { Action::Open }, amount, balance, after, hash.0);
         (balance, opened) = (after, true);

@@ -1,10 +1,10 @@
-//! Brings the money home: carries out the plan for each pool account, block by block.
+//! Sweeps the pool: carries out the plan for each pool account, block by block.
 //!
-//! Nothing is remembered between two blocks but what the ledger says, so a sweep may be killed at
-//! any instant and started again; what it does is written down ([`Journal`]) and not read from there. A block is made only on a confirmed frontier whose balance the
-//! frontier block itself proves, and what a refusal means is found out by reading the ledger again:
-//! two sweepers that meet waste work and lose nothing. [`Turn`] keeps those of one
-//! machine from meeting.
+//! Between two blocks a sweep relies only on the ledger, so it may be killed at any time and started
+//! again. It records what it does in the [`SweepJournal`], but takes no decision from there. A block is
+//! built only on a confirmed frontier whose balance the frontier block itself proves. What a refusal
+//! means is found by reading the ledger again, so two sweepers at once waste work but lose nothing.
+//! [`Turn`] prevents that on one machine.
 
 mod facts;
 mod journal;
@@ -28,33 +28,33 @@ use crate::store::deposits::Deposit;
 use crate::sweep::{self, Action, MoreThanExists, PoolAccount, Rules, Step};
 use crate::vault::{Turn, Vault};
 
-pub use journal::Journal;
+pub use journal::SweepJournal;
 
-/// How often the ledger is read again for one account after a block of its plan came to nothing.
+/// How many times in a row one account is planned again after a block of its plan failed.
 const SETBACKS: u32 = 3;
 
-/// A pool account and its place in the seed.
+/// A pool account and its index in the seed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Place {
+pub struct PoolPlace {
     pub index: u32,
     pub account: Account,
 }
 
 /// How to sweep.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SweepSettings {
     pub rules: Rules,
     pub thresholds: Thresholds,
-    /// How long one block may take to be confirmed.
+    /// How long one block is waited for.
     pub confirm_wait: Duration,
-    /// Accounts that are swept side by side.
+    /// How many accounts are swept at the same time.
     pub at_once: usize,
 }
 
-/// Is told of each block that is confirmed.
+/// Called for each block that is confirmed.
 pub type SweepObserver = Arc<dyn Fn(&Step) + Send + Sync>;
 
-/// Why one account was not swept to the end. The next sweep takes it up where the ledger stands.
+/// Why one account was not swept completely. The next sweep continues from the ledger's state.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SweepError {
     #[error(transparent)]
@@ -63,24 +63,24 @@ pub enum SweepError {
     MoreThanExists(#[from] MoreThanExists),
     #[error(transparent)]
     Work(#[from] WorkError),
-    #[error("the account's newest block {0} is from before state blocks: move its money by a wallet")]
+    #[error("the account's newest block {0} is a legacy block: move its money with a wallet")]
     Legacy(BlockHash),
     #[error("its newest block {0} is not confirmed yet")]
     Unsettled(BlockHash),
     #[error("block {hash} was refused: {why}")]
     Refused { hash: BlockHash, why: String },
-    #[error("block {0} is published and was not confirmed in time")]
+    #[error("block {0} was published but not confirmed in time")]
     Unconfirmed(BlockHash),
-    #[error("block {0} was published and no node knows it")]
+    #[error("block {0} was published but no node knows it")]
     Lost(BlockHash),
     #[error("the node shows the account as it was before block {0}, which is confirmed")]
     Behind(BlockHash),
-    #[error("the sweep cannot be written down: {0}")]
+    #[error("the sweep cannot be recorded: {0}")]
     Journal(#[from] StoreError),
 }
 
 impl SweepError {
-    /// Whether reading the ledger again may show another way.
+    /// Whether a new plan from the ledger may succeed.
     const fn may_pass(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Lost(_) | Self::Behind(_) => true,
@@ -95,51 +95,51 @@ impl SweepError {
     }
 }
 
-/// The treasury is an account of the pool: what is swept would stay where it was.
+/// The treasury is an account of the pool, so a sweep would move nothing out of the pool.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the treasury {0} is an account of the pool itself: what is swept would stay where it was")]
+#[error("the treasury {0} is an account of the pool itself: a sweep would move nothing out of the pool")]
 pub struct TreasuryInPool(pub Account);
 
-/// What was done to one account.
+/// The outcome of a sweep for one account.
 #[derive(Clone, Debug)]
 pub struct Swept {
-    pub place: Place,
+    pub place: PoolPlace,
     /// Received from senders, in raw.
     pub received: Raw,
     /// Sent to the treasury, in raw.
     pub sent: Raw,
     /// Every confirmed block, in order.
     pub blocks: Vec<Step>,
-    /// Why it did not come to the end.
+    /// Why the account was not swept completely.
     pub error: Option<SweepError>,
 }
 
-/// What was done to the pool, by account; those with nothing to do are left out.
+/// The outcome of one sweep of the pool, by account. Accounts with nothing to do are left out.
 #[derive(Clone, Debug, Default)]
-pub struct Round {
+pub struct SweepRound {
     pub accounts: Vec<Swept>,
 }
 
-impl Round {
-    /// What reached the treasury, in raw.
+impl SweepRound {
+    /// The amount that reached the treasury, in raw.
     #[must_use]
     pub fn sent(&self) -> Raw {
         sum(self.accounts.iter().map(|it| it.sent))
     }
 
-    /// Confirmed blocks.
+    /// The number of confirmed blocks.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.accounts.iter().map(|it| it.blocks.len()).fold(0, usize::saturating_add)
     }
 
-    /// Accounts that were not swept to the end.
-    pub fn failed(&self) -> impl Iterator<Item = (&Place, &SweepError)> {
+    /// The accounts that were not swept completely.
+    pub fn failed(&self) -> impl Iterator<Item = (&PoolPlace, &SweepError)> {
         self.accounts.iter().filter_map(|it| Some((&it.place, it.error.as_ref()?)))
     }
 }
 
-/// Amounts of one ledger cannot overflow; of a node that lies they might.
+/// The sum, at most [`Raw::MAX`]. Only false amounts from a node could exceed it.
 fn sum(amounts: impl Iterator<Item = Raw>) -> Raw {
     amounts.fold(Raw::ZERO, |sum, it| sum.checked_add(it).unwrap_or(Raw::MAX))
 }
@@ -149,11 +149,11 @@ fn sum(amounts: impl Iterator<Item = Raw>) -> Raw {
 pub struct Sweeper {
     ledger: NodeLedger,
     vault: Vault,
-    places: Arc<[Place]>,
+    places: Arc<[PoolPlace]>,
     work: WorkSource,
-    settings: Settings,
+    settings: SweepSettings,
     observer: Option<SweepObserver>,
-    journal: Option<Journal>,
+    journal: Option<SweepJournal>,
 }
 
 impl fmt::Debug for Sweeper {
@@ -163,7 +163,7 @@ impl fmt::Debug for Sweeper {
 }
 
 impl Sweeper {
-    /// A sweeper of the accounts at `indexes` of the vault's seed.
+    /// A sweeper for the accounts at `indexes` of the vault's seed.
     ///
     /// # Errors
     /// [`TreasuryInPool`].
@@ -172,13 +172,13 @@ impl Sweeper {
         vault: Vault,
         indexes: impl IntoIterator<Item = std::ops::Range<u32>>,
         work: WorkSource,
-        settings: Settings,
+        settings: SweepSettings,
     ) -> Result<Self, TreasuryInPool> {
-        let places: Arc<[Place]> = indexes
+        let places: Arc<[PoolPlace]> = indexes
             .into_iter()
             .flat_map(|range| {
                 let accounts = vault.accounts(range.clone());
-                range.zip(accounts).map(|(index, account)| Place { index, account })
+                range.zip(accounts).map(|(index, account)| PoolPlace { index, account })
             })
             .collect();
         let treasury = settings.rules.treasury;
@@ -188,31 +188,32 @@ impl Sweeper {
         Ok(Self { ledger, vault, places, work, settings, observer: None, journal: None })
     }
 
-    /// This sweeper, telling `observer` of each block that is confirmed.
+    /// Makes the sweeper call `observer` for each block that is confirmed.
     #[must_use]
     pub fn observed_by(mut self, observer: SweepObserver) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// This sweeper, writing down what it does. What cannot be written down is not done.
+    /// Makes the sweeper record in `journal` what it does. It does nothing that cannot be recorded.
     #[must_use]
-    pub fn journalled_in(mut self, journal: Journal) -> Self {
+    pub fn journalled_in(mut self, journal: SweepJournal) -> Self {
         self.journal = Some(journal);
         self
     }
 
     /// Every account of the pool.
     #[must_use]
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[PoolPlace] {
         &self.places
     }
 
-    /// The accounts that have at least the minimum, received or not. A few calls for a whole pool.
+    /// The accounts that have at least the minimum, received or not. This takes a few calls for a whole
+    /// pool.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
-    pub async fn worth_sweeping(&self) -> Result<Vec<Place>, LedgerError> {
+    /// [`LedgerError`] if no node answered.
+    pub async fn worth_sweeping(&self) -> Result<Vec<PoolPlace>, LedgerError> {
         let accounts: Vec<Account> = self.places.iter().map(|it| it.account).collect();
         let balances = self.ledger.client().balances(&accounts).await?;
         let worth = self.places.iter().zip(balances).filter(|(_, has)| {
@@ -222,26 +223,26 @@ impl Sweeper {
         Ok(worth.map(|(place, _)| *place).collect())
     }
 
-    /// The blocks that would empty an account as the ledger stands. Nothing is done.
+    /// The blocks that would empty an account in its present state. Changes nothing.
     ///
     /// # Errors
-    /// [`SweepError`], when the account cannot be read or its newest block is not confirmed.
-    pub async fn plan(&self, place: Place) -> Result<Vec<Step>, SweepError> {
+    /// [`SweepError`] if the account cannot be read or its newest block is not confirmed.
+    pub async fn plan(&self, place: PoolPlace) -> Result<Vec<Step>, SweepError> {
         Ok(self.read(place).await?.0)
     }
 
     /// A plan, and the deposits that it receives.
-    async fn read(&self, place: Place) -> Result<(Vec<Step>, Vec<Deposit>), SweepError> {
+    async fn read(&self, place: PoolPlace) -> Result<(Vec<Step>, Vec<Deposit>), SweepError> {
         let (facts, deposits): (PoolAccount, _) =
             facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
         Ok((sweep::plan(&facts, &self.settings.rules)?, deposits))
     }
 
-    /// Makes, publishes and waits for one block of a plan.
+    /// Signs and publishes one block of a plan and waits until it is confirmed.
     ///
     /// # Errors
-    /// [`SweepError`]; whatever it says, the ledger decides, and is to be read again.
-    pub async fn take(&self, place: Place, step: &Step) -> Result<(), SweepError> {
+    /// [`SweepError`]. Whatever the error, read the ledger again to see what became of the block.
+    pub async fn take(&self, place: PoolPlace, step: &Step) -> Result<(), SweepError> {
         let thresholds = self.settings.thresholds;
         let (subtype, threshold) = match step.action {
             Action::Open => (Subtype::Open, thresholds.receive),
@@ -257,13 +258,13 @@ impl Sweeper {
         }
         fail::fail_point!("sweep-planned", |_| std::process::abort());
         if let Err(ProcessError::Refused(why)) = self.ledger.client().process(&block, subtype).await {
-            // A block that is there already is refused too; the text says nothing (NODE trap 1).
+            // A block that the ledger already has is refused too; the text does not show which.
             if self.ledger.block(hash).await?.is_none() {
                 return Err(SweepError::Refused { hash, why });
             }
         }
         fail::fail_point!("sweep-published", |_| std::process::abort());
-        // Without any answer the block may be out all the same.
+        // If no node answered, the block may have been published all the same.
         match self.ledger.await_confirmation(hash, self.settings.confirm_wait).await? {
             Sighting::Confirmed(_) => {}
             Sighting::Unconfirmed(_) => return Err(SweepError::Unconfirmed(hash)),
@@ -283,8 +284,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Sweeps one account to the end.
-    pub async fn sweep_account(&self, place: Place) -> Swept {
+    /// Sweeps one account completely, if possible.
+    pub async fn sweep_account(&self, place: PoolPlace) -> Swept {
         let mut swept =
             Swept { place, received: Raw::ZERO, sent: Raw::ZERO, blocks: Vec::new(), error: None };
         let mut done = BTreeSet::new();
@@ -298,7 +299,7 @@ impl Sweeper {
                     tracing::debug!(account = %place.account, %error, "planned again");
                 }
                 Err(error) => {
-                    tracing::warn!(account = %place.account, %error, "an account is not swept to the end");
+                    tracing::warn!(account = %place.account, %error, "an account was not swept completely");
                     swept.error = Some(error);
                     return swept;
                 }
@@ -306,10 +307,10 @@ impl Sweeper {
         }
     }
 
-    /// Plans and carries the plan out; whether there was anything to do.
+    /// Makes a plan and carries it out. Returns false if there was nothing to do.
     async fn carry_out(
         &self,
-        place: Place,
+        place: PoolPlace,
         swept: &mut Swept,
         done: &mut BTreeSet<BlockHash>,
     ) -> Result<bool, SweepError> {
@@ -319,7 +320,7 @@ impl Sweeper {
         }
         for step in &steps {
             let hash = step.block.hash();
-            // A node that is behind asks for what is done already, for ever.
+            // A node that is behind would lead to the same block for ever.
             if done.contains(&hash) {
                 return Err(SweepError::Behind(hash));
             }
@@ -335,15 +336,16 @@ impl Sweeper {
         Ok(!steps.is_empty())
     }
 
-    /// Sweeps every account that is worth it.
+    /// Sweeps every account that has at least the minimum.
     ///
     /// # Errors
-    /// [`LedgerError`], when the pool cannot be looked at; what befalls one account stands with it.
-    pub async fn sweep(&self) -> Result<Round, LedgerError> {
+    /// [`LedgerError`] if the pool's balances cannot be read. The error of one account is in its
+    /// [`Swept`].
+    pub async fn sweep(&self) -> Result<SweepRound, LedgerError> {
         if let Some(journal) = &self.journal
             && let Err(error) = journal.resolve(&self.ledger).await
         {
-            tracing::warn!(%error, "what became of an earlier sweep is not known yet");
+            tracing::warn!(%error, "the outcome of an earlier sweep is not known yet");
         }
         let places = self.worth_sweeping().await?;
         let mut accounts: Vec<Swept> = stream::iter(places)
@@ -353,17 +355,20 @@ impl Sweeper {
             .await;
         accounts.retain(|it| !it.blocks.is_empty() || it.error.is_some());
         accounts.sort_by_key(|it| it.place.index);
-        Ok(Round { accounts })
+        Ok(SweepRound { accounts })
     }
 
-    /// Sweeps at once and then every `every`, while it has the turn of the seed in `seed_file`,
-    /// until `shutdown`. A sweep under way is broken off: the next one goes on from there.
+    /// Sweeps at once and then every `every`, until `shutdown`. A round is skipped while another process
+    /// has the [`Turn`] of `seed_file`. A sweep under way is aborted by `shutdown`; the next one
+    /// continues from there.
     pub async fn run(self, seed_file: PathBuf, every: Duration, mut shutdown: StopSignal) {
         let rounds = async {
             loop {
                 match Turn::take(&seed_file) {
                     Ok(Some(_turn)) => self.report(self.sweep().await),
-                    Ok(None) => tracing::info!("another process is sweeping this pool, this one skips"),
+                    Ok(None) => {
+                        tracing::info!("another process is sweeping this pool, so this round is skipped")
+                    }
                     Err(error) => tracing::error!(%error, "the pool cannot be swept"),
                 }
                 tokio::time::sleep(every).await;
@@ -375,7 +380,7 @@ impl Sweeper {
         }
     }
 
-    fn report(&self, outcome: Result<Round, LedgerError>) {
+    fn report(&self, outcome: Result<SweepRound, LedgerError>) {
         match outcome {
             Ok(round) if round.accounts.is_empty() => tracing::debug!("nothing to sweep"),
             Ok(round) => tracing::info!(
@@ -386,7 +391,9 @@ impl Sweeper {
                 failed = round.failed().count(),
                 "swept"
             ),
-            Err(error) => tracing::warn!(%error, "the pool cannot be looked at, the next round tries again"),
+            Err(error) => {
+                tracing::warn!(%error, "the pool's balances cannot be read; the next round tries again")
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the places synchronise by in which requests meet: the meter of a capability, the settlements
-//! under way, the store's queue. They name it here and nowhere else, so that `tests/interleavings`
-//! can compile the same sources over a scheduler that tries the orders in which things can happen.
+//! Synchronisation primitives shared by concurrent requests: for the meter of a capability, the
+//! settlements under way and the store's queue. They are imported only here, so that
+//! `tests/interleavings` can compile the same sources with a scheduler that tries all orders of events.
 
 pub(crate) use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,7 @@
-//! The secrets that live in files: the seed, and the key that challenges are authenticated with.
+//! Secrets in files: the seed, the key that authenticates challenges, and bearer tokens.
 //!
-//! The only module that reads a seed or signs with one. A secret's file must be private to its
-//! owner; it appears under its name complete or not at all; no error repeats what is in it.
+//! This is the only module that reads a seed or signs with one. A secret's file must be private to
+//! its owner. It appears under its name complete or not at all, and no error shows its contents.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,10 +16,10 @@ use crate::entropy::{self, NoEntropy};
 use crate::nano::{Account, Seed, Signature, StateBlock, noms_digest};
 use crate::payment::MacKey;
 
-/// A secret's file holds 64 digits and a line end; whatever is longer is another file.
+/// The longest file that is read, in bytes. A secret's file has 64 digits and a line end.
 const MAX_FILE: u64 = 1024;
 
-/// Fewer accounts than this are derived sooner than threads are started.
+/// With fewer accounts than this, starting a thread takes longer than deriving them.
 const WORTH_THREADS: usize = 256;
 
 /// What is wrong with a secret's file.
@@ -28,15 +28,15 @@ pub enum VaultError {
     #[error("{}: there is no such file", path.display())]
     Missing { path: PathBuf },
     #[error(
-        "{}: others than its owner may use this file (mode {mode:04o}); do: chmod 600 {}",
+        "{}: users other than its owner may read or write this file (mode {mode:04o}); run: chmod 600 {}",
         path.display(), path.display()
     )]
     NotPrivate { path: PathBuf, mode: u32 },
     #[error("{}: not a plain file", path.display())]
     NotAFile { path: PathBuf },
-    #[error("{}: this is no {what}, which is 64 hexadecimal digits on one line", path.display())]
+    #[error("{}: this is not a {what}, which is 64 hexadecimal digits on one line", path.display())]
     NotHex { path: PathBuf, what: &'static str },
-    #[error("{}: exists already and is left as it is", path.display())]
+    #[error("{}: the file exists already and is left as it is", path.display())]
     Exists { path: PathBuf },
     #[error("{}: cannot be read: {error}", path.display())]
     Read { path: PathBuf, error: io::Error },
@@ -46,7 +46,7 @@ pub enum VaultError {
     NoEntropy(#[from] NoEntropy),
 }
 
-/// A seed and what it can sign. Prints as `****`.
+/// A seed, and the signing with its keys. Prints as `****`.
 #[derive(Clone)]
 pub struct Vault {
     seed: Seed,
@@ -59,7 +59,7 @@ impl fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// The vault of a seed that is at hand already (a development ledger's).
+    /// A vault for a seed that is in memory already (a development ledger's).
     #[must_use]
     pub const fn from_seed(seed: Seed) -> Self {
         Self { seed }
@@ -68,21 +68,21 @@ impl Vault {
     /// Reads the seed in `path`.
     ///
     /// # Errors
-    /// [`VaultError`], when the file is missing, not private, or holds no seed.
+    /// [`VaultError`] if the file is missing, not private, or has no seed.
     pub fn open(path: &Path) -> Result<Self, VaultError> {
         read_secret(path, "seed").map(|bytes| Self::from_seed(Seed::from_bytes(*bytes)))
     }
 
-    /// Makes a new seed and keeps it in `path`, which must not exist.
+    /// Makes a new seed in `path`, which must not exist.
     ///
     /// # Errors
-    /// [`VaultError::Exists`], when it does; else when it cannot be written.
+    /// [`VaultError::Exists`] if it exists; another [`VaultError`] if it cannot be written.
     pub fn create(path: &Path) -> Result<Self, VaultError> {
         if make_secret(path)? { Self::open(path) } else { Err(VaultError::Exists { path: path.to_owned() }) }
     }
 
-    /// Reads the seed in `path`, after making it where there is none. Processes that start at once
-    /// agree on one seed.
+    /// Reads the seed in `path`, or makes it if there is none. Processes that start together get the
+    /// same seed.
     ///
     /// # Errors
     /// As [`Vault::open`] and [`Vault::create`].
@@ -96,7 +96,7 @@ impl Vault {
         self.seed.key(index).account()
     }
 
-    /// The accounts at `indexes`, in order; derived on all cores where there are many.
+    /// The accounts at `indexes`, in order. Many accounts are derived on all cores.
     #[must_use]
     pub fn accounts(&self, indexes: Range<u32>) -> Vec<Account> {
         let indexes: Vec<u32> = indexes.collect();
@@ -116,32 +116,32 @@ impl Vault {
         accounts
     }
 
-    /// `block` with its signature by the key at `index`, which should be the key of its account.
+    /// `block`, signed by the key at `index`, which has to be the key of the block's account.
     #[must_use]
     pub fn sign(&self, index: u32, block: &StateBlock) -> StateBlock {
         block.signed(&self.seed.key(index))
     }
 
-    /// The NOMS signature (ORIS-001) of `message` by the key at `index`; nothing where the message
-    /// is over 4 GiB.
+    /// The NOMS signature (ORIS-001) of `message` by the key at `index`; `None` if the message is longer
+    /// than 4 GiB.
     #[must_use]
     pub fn sign_message(&self, index: u32, message: &str) -> Option<Signature> {
         noms_digest(message).map(|digest| self.seed.key(index).sign(&digest))
     }
 }
 
-/// The turn of making blocks with a seed's keys: one holder on this machine at a time. It ends when
-/// it is dropped, and with the process however that ends.
+/// The right to make blocks with a seed's keys. One holder on this machine has it at a time. It ends
+/// when it is dropped, or with the process.
 #[derive(Debug)]
 pub struct Turn {
     _locked: File,
 }
 
 impl Turn {
-    /// Takes the turn for the seed in `path`; nothing where somebody else has it.
+    /// Takes the turn for the seed in `path`; `None` if another holder has it.
     ///
     /// # Errors
-    /// [`VaultError`], when the file is missing or cannot be locked.
+    /// [`VaultError`] if the file is missing or cannot be locked.
     pub fn take(path: &Path) -> Result<Option<Self>, VaultError> {
         let file = File::open(path).map_err(|error| unreadable(path, error))?;
         match file.try_lock() {
@@ -160,24 +160,24 @@ fn unreadable(path: &Path, error: io::Error) -> VaultError {
     }
 }
 
-/// The key in `path`, made on the first start. Processes that start at once agree on one key.
+/// The key in `path`, which the first start makes. Processes that start together get the same key.
 ///
 /// # Errors
-/// [`VaultError`], when the file is not private, holds no key, or cannot be made.
+/// [`VaultError`] if the file is not private, has no key, or cannot be made.
 pub fn mac_key(path: &Path) -> Result<MacKey, VaultError> {
     read_or_make(path, "key").map(|bytes| MacKey::from_bytes(*bytes))
 }
 
-/// The key in `path`, which must be there: one that was in use before.
+/// The key in `path`, which must exist: one that was used before.
 ///
 /// # Errors
-/// [`VaultError`], as [`mac_key`], and where there is no file.
+/// [`VaultError`], as for [`mac_key`], and if there is no file.
 pub fn existing_mac_key(path: &Path) -> Result<MacKey, VaultError> {
     read_secret(path, "key").map(|bytes| MacKey::from_bytes(*bytes))
 }
 
-/// What callers of a guarded listener show: 64 hexadecimal digits. Prints as `****` and is wiped when
-/// dropped.
+/// The token that callers of a protected listener send: 64 hexadecimal digits. Prints as `****` and is
+/// wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct BearerToken([u8; 32]);
 
@@ -188,23 +188,23 @@ impl fmt::Debug for BearerToken {
 }
 
 impl BearerToken {
-    /// Whether `presented` is this token. Takes the same time for every wrong one.
+    /// Whether `presented` is this token. Every wrong token takes the same time.
     #[must_use]
     pub fn is(&self, presented: &str) -> bool {
         let mut bytes = Zeroizing::new([0; 32]);
         if hex::decode_to_slice(presented, bytes.as_mut()).is_err() {
             return false;
         }
-        // Every byte is looked at, wherever the first difference is.
+        // Every byte is compared, wherever the first difference is.
         let differing = self.0.iter().zip(bytes.iter()).fold(0, |all, (own, other)| all | (own ^ other));
         std::hint::black_box(differing) == 0
     }
 }
 
-/// The token in `path`, made on the first start. Processes that start at once agree on one.
+/// The token in `path`, which the first start makes. Processes that start together get the same token.
 ///
 /// # Errors
-/// [`VaultError`], when the file is not private, holds no token, or cannot be made.
+/// [`VaultError`] if the file is not private, has no token, or cannot be made.
 pub fn bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
     read_or_make(path, "token").map(|bytes| BearerToken(*bytes))
 }
@@ -212,7 +212,7 @@ pub fn bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
 fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
     match read_secret(path, what) {
         Err(VaultError::Missing { .. }) => {
-            // Whether this process made it or another one did, what counts is what is there.
+            // Another process may have made it first. What the file contains counts.
             make_secret(path)?;
             read_secret(path, what)
         }
@@ -224,7 +224,7 @@ fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, V
     let unreadable = |error| unreadable(path, error);
     let file = File::open(path).map_err(unreadable)?;
     check_private(path, &file.metadata().map_err(unreadable)?)?;
-    // Large enough from the start, so that no unwiped copy is left behind by growing.
+    // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(0)));
     file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
     let mut secret = Zeroizing::new([0; 32]);
@@ -247,10 +247,10 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VaultError>
     Ok(())
 }
 
-/// Puts 32 fresh random bytes, in hexadecimal, into `path`; false where the file exists already.
+/// Writes 32 new random bytes, in hexadecimal, to `path`. Returns false if the file exists already.
 ///
-/// The file is complete on the disk before it gets its name, and a link, other than a rename,
-/// never takes a name that is taken: of several that try at once one wins and no reader sees half.
+/// The file is complete on the disk before it gets its name. A link, unlike a rename, never replaces an
+/// existing file, so of several processes one wins, and no reader sees an incomplete file.
 fn make_secret(path: &Path) -> Result<bool, VaultError> {
     let secret = Zeroizing::new(entropy::bytes::<32>()?);
     let digits = Zeroizing::new(hex::encode(*secret));

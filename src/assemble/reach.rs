@@ -1,49 +1,49 @@
-//! How many addresses a pool has ever had in use: a pool that is made smaller still holds what was
-//! sent to those beyond.
+//! How many addresses a pool has ever had in use: a pool that is made smaller still owns what was
+//! sent to the others.
 //!
-//! Remembered in a file beside the seed, which goes where the seed goes, whatever store is used. It
-//! is no secret. A pool whose file is lost or cannot be written is as large as its configuration
-//! says.
+//! The number is in a file beside the seed, so that it is moved with the seed, whatever store is used.
+//! It is not secret. If the file is lost or cannot be written, the pool is as large as its
+//! configuration says.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Where the number is kept: `pool.seed.reach` for `pool.seed`.
+/// The number's file: `pool.seed.reach` for `pool.seed`.
 fn file_of(seed: &Path) -> PathBuf {
     let mut name = seed.as_os_str().to_owned();
     name.push(".reach");
     PathBuf::from(name)
 }
 
-/// The largest size that the pool of this seed is known to have had, which is `size` at least.
+/// The largest size that the pool of this seed is known to have had, at least `size`.
 pub(super) fn reach(seed: &Path, size: u32) -> u32 {
     let file = file_of(seed);
     let known = match fs::read_to_string(&file) {
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(known) => known.min(crate::config::MAX_POOL),
             Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "not a number of addresses, it is passed over");
+                tracing::warn!(file = %file.display(), %error, "not a number of addresses; it is ignored");
                 0
             }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "how large the pool was cannot be read");
+            tracing::warn!(file = %file.display(), %error, "the pool's earlier size cannot be read");
             0
         }
     };
     known.max(size)
 }
 
-/// Remembers that the pool of this seed has `size` addresses in use, where it never had as many.
+/// Remembers that the pool of this seed has `size` addresses in use, if it never had as many.
 pub(super) fn remember(seed: &Path, size: u32) {
     let reached = reach(seed, 0);
     if reached > size {
         tracing::info!(
             size,
             reached,
-            "the pool is smaller than it was: addresses beyond its size are watched and swept, and not given out"
+            "the pool is smaller than it was: addresses beyond its size are still watched and swept, but not offered"
         );
     }
     if reached >= size {
@@ -53,12 +53,12 @@ pub(super) fn remember(seed: &Path, size: u32) {
     if let Err(error) = replace(&file, size) {
         tracing::warn!(
             file = %file.display(), %error,
-            "how large the pool is cannot be remembered: make it larger only"
+            "the pool's size cannot be remembered: never make the pool smaller"
         );
     }
 }
 
-/// Written whole or not at all.
+/// Writes the whole file or nothing.
 fn replace(file: &Path, size: u32) -> io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".new");

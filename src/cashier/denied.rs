@@ -1,56 +1,61 @@
-//! Why a request with something on it was not let in, on its way to a verdict.
+//! Why a request with a payment or a capability was not admitted. Every other reason in the cashier
+//! becomes this one, and [`Cashier::decide`](super::Cashier::decide) turns it into a verdict.
 
-use super::{IdentifierRefusal, Refused, Wait};
-use crate::nano::BlockHash;
+use super::flights::Unsettled;
+use super::{IdentifierRefusal, Wait};
+use crate::payment::Refusal;
 use crate::payment::challenge::Challenge;
-use crate::payment::{Mechanism, Particular, Refusal};
+use crate::store::StoreError;
 use crate::store::capabilities::NoUse;
 
-/// Why a request with something on it was not let in.
+/// Why a request with a payment or a capability was not admitted.
 #[derive(Debug)]
 pub(super) enum Denied {
-    /// With the challenge of a payment that came too late.
-    Refused(Refused, Option<Box<Challenge>>),
+    Refused {
+        refusal: Refusal,
+        /// Says more to the client's author than the refusal's own advice.
+        explanation: Option<String>,
+        /// The challenge of a payment that came too late.
+        late: Option<Box<Challenge>>,
+    },
     Wait(Wait),
     Identifier(IdentifierRefusal),
 }
 
 impl Denied {
-    pub(super) const fn refused(
-        refusal: Refusal,
-        mechanism: Option<Mechanism>,
-        block: Option<BlockHash>,
-    ) -> Self {
-        Self::Refused(Refused { refusal, mechanism, block, particular: None }, None)
+    pub(super) fn explained(refusal: Refusal, explanation: String) -> Self {
+        Self::Refused { refusal, explanation: Some(explanation), late: None }
     }
 
-    /// The same with what there is to say of it.
-    pub(super) fn because(self, particular: Particular) -> Self {
-        match self {
-            Self::Refused(refused, late) => {
-                Self::Refused(Refused { particular: Some(particular), ..refused }, late)
-            }
-            Self::Wait(_) | Self::Identifier(_) => self,
-        }
-    }
-
-    /// The same with the challenge that was answered too late.
-    pub(super) fn late(self, challenge: Challenge) -> Self {
-        match self {
-            Self::Refused(refused, _) => Self::Refused(refused, Some(Box::new(challenge))),
-            Self::Wait(_) | Self::Identifier(_) => self,
-        }
-    }
-
-    /// Why no use could be taken; `exhausted` is the answer where all are spent.
-    pub(super) fn of(why: &NoUse, exhausted: Self) -> Self {
+    /// Why no use could be taken; `exhausted` if all are spent.
+    pub(super) fn no_use(why: &NoUse, exhausted: Self) -> Self {
         match why {
             NoUse::Exhausted => exhausted,
             NoUse::Busy => Self::Wait(Wait::UsesOut),
-            NoUse::Store(error) => {
-                tracing::warn!(%error, "no use could be leased");
-                Self::Wait(Wait::NoStore)
-            }
+            NoUse::Store(error) => Self::no_store(error, "no use could be leased"),
+        }
+    }
+
+    /// The store could not be asked; `what` is for the log.
+    pub(super) fn no_store(error: &StoreError, what: &str) -> Self {
+        tracing::warn!(%error, "{what}");
+        Self::Wait(Wait::NoStore)
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused { refusal, explanation: None, late: None }
+    }
+}
+
+impl From<Unsettled> for Denied {
+    fn from(why: Unsettled) -> Self {
+        match why {
+            Unsettled::Refused(refusal, None) => refusal.into(),
+            Unsettled::Refused(refusal, Some(particular)) => Self::explained(refusal, particular.to_string()),
+            Unsettled::IdHeld => Self::Wait(Wait::SameId),
+            Unsettled::Wait(wait) => Self::Wait(wait),
         }
     }
 }

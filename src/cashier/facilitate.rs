@@ -1,29 +1,21 @@
 //! The cashier for other servers: challenges for what they sell, and their payments by the same
-//! rules, into the same pool, through the same journal (PROTOCOL section 7).
-//!
-//! What another server sells is a foreign route. Its address in the pool is picked by its name and
-//! not at random: a middleware makes its entries anew with each request and compares `payTo`, and a
-//! payment that comes too late can be presented under the next challenge.
+//! rules, into the same pool, through the same journal
+//! ([facilitator guide](crate::guide::facilitator)).
 
 use std::num::NonZeroU32;
 
-use blake2::digest::consts::U8;
-use blake2::{Blake2b, Digest};
-
-use super::flights::Landing;
+use super::flights::Unsettled;
 use super::proof::Checked;
 use super::{Admitted, Cashier, Denied, PendingReason, Proof, Wait};
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
-use crate::payment::nano_session::Unfit;
 use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
 use crate::routes::{Grants, Metering, RouteName, Terms};
 use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
-/// Seconds for which a settled payment can still be handed out as settled, where the answer that said
-/// so never arrived.
+/// Seconds for which a settled payment is still reported as settled, if the first answer never arrived.
 const REPEATABLE_FOR: u64 = 24 * 3600;
 
 /// What another server wants to be paid for.
@@ -32,12 +24,19 @@ pub struct Order {
     /// The identity of what it sells ([`RouteName::of_foreign`]).
     pub route: RouteName,
     pub amount: Raw,
-    /// Only these of the mechanisms that are on; where it is empty, all of them but `nanoSession`,
-    /// which is for those who name it.
+    /// Only these of the mechanisms that are on. Empty: all but `nanoSession`, which has to be named.
     pub mechanisms: Vec<Mechanism>,
-    /// How long the payer may take, in seconds; as long as the gateway's own payers where it is
-    /// nothing.
+    /// How long the payer may take, in seconds. `None`: as long as the gateway's own clients.
     pub seconds: Option<u64>,
+}
+
+impl Order {
+    fn wants(&self, mechanism: Mechanism) -> bool {
+        match self.mechanisms.as_slice() {
+            [] => mechanism != Mechanism::NanoSession,
+            these => these.contains(&mechanism),
+        }
+    }
 }
 
 /// What must have been paid for.
@@ -58,27 +57,12 @@ pub enum Unpaid {
     Wait(Wait),
 }
 
-impl From<Refusal> for Unpaid {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<Unfit> for Unpaid {
-    fn from(why: Unfit) -> Self {
-        match why {
-            Unfit::Refused(refusal) => Self::Refused(refusal),
-            Unfit::Amount { .. } => Self::Refused(Refusal::InsufficientAmount),
-        }
-    }
-}
-
 impl From<Denied> for Unpaid {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Refused(refused, _) => Self::Refused(refused.refusal),
+            Denied::Refused { refusal, .. } => Self::Refused(refusal),
             Denied::Wait(wait) => Self::Wait(wait),
-            // No id is looked at here.
+            // No payment identifier is read here.
             Denied::Identifier(_) => Self::Wait(Wait::SameId),
         }
     }
@@ -97,66 +81,43 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.mechanisms().into_iter().any(|it| self.0.pool.of(it).contains(&account))
     }
 
-    /// Entries of `accepts` for one payment of an order: one for each mechanism that is wanted and on.
-    /// Minting keeps nothing.
+    /// Entries of `accepts` for one payment of an order, one for each mechanism that is wanted and on.
     ///
     /// # Errors
-    /// [`Wait`], where a payment could not be settled now.
+    /// [`Wait`], if a payment could not be settled now.
     pub fn quote(&self, order: &Order) -> Result<Vec<PaymentRequirements>, Wait> {
-        self.readiness()?;
         let settings = self.0.settings.load();
         let seconds = order.seconds.unwrap_or(settings.lifetime);
-        let valid_before = self.0.clock.now().plus(seconds);
         let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
         let terms = Terms { amount: order.amount, grants };
-        let mut entries = Vec::new();
-        for &mechanism in &settings.mechanisms {
-            let wanted = if order.mechanisms.is_empty() {
-                mechanism != Mechanism::NanoSession
-            } else {
-                order.mechanisms.contains(&mechanism)
-            };
-            if !wanted {
-                continue;
-            }
-            match self.mint(mechanism, &order.route, terms, None, valid_before) {
-                Ok(Some(challenge)) => {
-                    entries.push(challenge.requirements(seconds, self.0.work.terms()));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(%error, "no challenge can be made");
-                    return Err(Wait::Overloaded);
-                }
-            }
-        }
-        self.0.metrics.challenge(order.route.label());
-        Ok(entries)
+        let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
+        let challenges = self.challenges(wanted, &order.route, terms, seconds, None)?;
+        Ok(challenges.iter().map(|it| it.requirements(seconds, self.0.work.terms())).collect())
     }
 
     /// Whether [`Cashier::settle`] would take the payment, as far as can be known without taking it.
     /// Asks the store and the ledger, waits for the confirmation of a block that is on the ledger, and
-    /// changes nothing. Gives the payer.
+    /// changes nothing. Returns the payer.
     ///
     /// # Errors
     /// [`Unpaid`].
     pub async fn verify(&self, proof: Proof, demand: &Demand) -> Result<Account, Unpaid> {
         let mechanism = proof.offer.mechanism;
-        let verified = self.judge(proof, demand).await;
+        let verified = self.judge(proof, demand).await.map_err(Unpaid::from);
         self.count(mechanism, &verified);
         verified
     }
 
     /// Settles a payment and takes its one use, which is spent once it is committed. A settlement that
-    /// was begun goes on without the caller.
+    /// has begun goes on without the caller.
     ///
     /// # Errors
-    /// [`Unpaid`]; [`Refusal::DuplicateBlockHash`] also where the use is taken already.
+    /// [`Unpaid`]; [`Refusal::DuplicateBlockHash`] also if the use is taken already.
     pub async fn settle(&self, proof: Proof, demand: &Demand) -> Result<Admitted, Unpaid> {
         let mechanism = proof.offer.mechanism;
         let settled = match self.recognised(&proof, demand) {
             Ok(_) => self.redeem(proof, &demand.route, Metering::Strict, None).await.map_err(Unpaid::from),
-            Err(refusal) => Err(refusal.into()),
+            Err(refusal) => Err(Unpaid::Refused(refusal)),
         };
         self.count(mechanism, &settled);
         settled
@@ -168,8 +129,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// The challenge that a proof answers, if it is for what is demanded: a foreign resource, this
-    /// one, at no lower price.
+    /// The challenge that a proof answers, if it is for what is demanded: this foreign resource, at no
+    /// lower price.
     fn recognised(&self, proof: &Proof, demand: &Demand) -> Result<Challenge, Refusal> {
         let challenge = Challenge::recognise(&self.0.keys, proof.nonce, proof.offer.clone())?;
         let offer = challenge.offer();
@@ -186,17 +147,15 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(challenge)
     }
 
-    async fn judge(&self, proof: Proof, demand: &Demand) -> Result<Account, Unpaid> {
+    async fn judge(&self, proof: Proof, demand: &Demand) -> Result<Account, Denied> {
         let block = proof.block();
         let challenge = self.recognised(&proof, demand)?;
         if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
             return Err(Refusal::PaymentExpired.into());
         }
         let nonce = challenge.nonce();
-        let known = self.0.store.payment(block).await.map_err(|error| {
-            tracing::warn!(%error, "a payment could not be looked up");
-            Unpaid::Wait(Wait::NoStore)
-        })?;
+        let known = self.0.store.payment(block).await;
+        let known = known.map_err(|it| Denied::no_store(&it, "a payment could not be looked up"))?;
         if known.as_ref().is_some_and(|it| it.intent.challenge != nonce) {
             return Err(Refusal::DuplicateBlockHash.into());
         }
@@ -205,34 +164,31 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             (Some(payment), _) => self.judge_known(payment).await,
             (None, Checked::Txn(checked)) => self.judge_txn(checked).await,
             (None, Checked::Signature(checked)) => {
-                self.judge_sent(block, |facts| checked.judge(facts).map_err(Unpaid::from)).await
+                self.judge_sent(block, |facts| Ok(checked.judge(facts)?)).await
             }
             (None, Checked::Session(checked)) => {
-                self.judge_sent(block, |facts| checked.judge(facts).map_err(Unpaid::from)).await
+                self.judge_sent(block, |facts| Ok(checked.judge(facts)?)).await
             }
         }
     }
 
-    /// A payment that the journal has under the same challenge: on its way, or settled with its use
-    /// left.
-    async fn judge_known(&self, payment: PaymentRecord) -> Result<Account, Unpaid> {
+    /// A payment that the journal has under the same challenge: under way, or settled with its use left.
+    async fn judge_known(&self, payment: PaymentRecord) -> Result<Account, Denied> {
         let payer = payment.intent.payer;
         match payment.state {
             PaymentState::Intent | PaymentState::Parked => Ok(payer),
             PaymentState::Failed => Err(Refusal::FrontierChanged.into()),
             PaymentState::Granted => match self.0.find_granted(payment).await {
-                Landing::Granted(held) if held.remaining() > 0 => Ok(payer),
-                Landing::Granted(_) => Err(Refusal::DuplicateBlockHash.into()),
-                Landing::Refused(refusal) => Err(refusal.into()),
-                Landing::WrongAmount { .. } => Err(Refusal::InsufficientAmount.into()),
-                Landing::Identified => Err(Unpaid::Wait(Wait::SameId)),
-                Landing::Pending(_) => Err(Unpaid::Wait(Wait::NoStore)),
-                Landing::Unavailable(wait) => Err(Unpaid::Wait(wait)),
+                Ok(held) if held.remaining() > 0 => Ok(payer),
+                Ok(_) => Err(Refusal::DuplicateBlockHash.into()),
+                // It is settled: what is missing is the store's word.
+                Err(Unsettled::Wait(Wait::Pending { .. })) => Err(Denied::Wait(Wait::NoStore)),
+                Err(why) => Err(why.into()),
             },
         }
     }
 
-    async fn judge_txn(&self, checked: nano_txn::Checked) -> Result<Account, Unpaid> {
+    async fn judge_txn(&self, checked: nano_txn::Checked) -> Result<Account, Denied> {
         let payer = checked.payer();
         if self.0.flights.holds_frontier(checked.frontier(), checked.hash()) {
             return Err(Refusal::DuplicateFrontier.into());
@@ -241,14 +197,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(checked.judge(facts.as_ref()).map(|_| payer)?)
     }
 
-    /// A payment that its client has sent, which `judge` holds against the ledger's facts.
+    /// A payment that its client has sent, which `judge` compares with the ledger's facts.
     async fn judge_sent(
         &self,
         block: BlockHash,
-        judge: impl FnOnce(BlockFacts) -> Result<Seen, Unpaid>,
-    ) -> Result<Account, Unpaid> {
+        judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
+    ) -> Result<Account, Denied> {
         let Some(facts) = self.0.ledger.block(block).await.map_err(no_node)? else {
-            return Err(not_found(block));
+            return Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound }));
         };
         let seen = judge(facts)?;
         let payer = seen.intent().payer;
@@ -264,17 +220,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 }
 
-/// The pool's slot for a foreign resource; nothing for a route of the price table.
-pub(super) fn slot(route: &RouteName) -> Option<[u8; 8]> {
-    route.is_foreign().then(|| Blake2b::<U8>::digest(route.as_str()).into())
-}
-
-fn not_found(block: BlockHash) -> Unpaid {
-    Unpaid::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound })
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn no_node(error: LedgerError) -> Unpaid {
+fn no_node(error: LedgerError) -> Denied {
     tracing::warn!(%error, "a payment could not be verified");
-    Unpaid::Wait(Wait::NoNode)
+    Denied::Wait(Wait::NoNode)
 }

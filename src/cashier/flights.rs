@@ -1,8 +1,8 @@
-//! One settlement per block at a time: the first proof starts it, copies wait for its result. And
-//! one per frontier: of two blocks on it the ledger takes one.
+//! The settlements under way: one for each block, and one for each frontier, because the ledger takes
+//! one of two blocks on it. The first proof starts a settlement; copies wait for its result.
 //!
-//! The task belongs to nobody's connection. A waiter that goes away, or that waited long enough,
-//! leaves it running.
+//! The task belongs to no connection. A request that goes away, or has waited long enough, leaves it
+//! running.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,71 +13,97 @@ use futures_util::future::Shared;
 use tokio::sync::oneshot;
 
 use super::{PendingReason, Wait};
-use crate::nano::{BlockHash, Raw};
-use crate::payment::{Nonce, Refusal};
+use crate::nano::BlockHash;
+use crate::payment::{Nonce, Particular, Refusal};
 use crate::store::capabilities::CachedCapability;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
 
-/// How a settlement ended, for everyone who waited for it.
+/// How a settlement ended, for everyone who waited for it: with the capability that was bought, or
+/// without.
+pub(super) type Settlement = Result<Arc<CachedCapability>, Unsettled>;
+
+/// Why a settlement granted nothing.
 #[derive(Clone, Debug)]
-pub(super) enum Landing {
-    /// The payment is a capability.
-    Granted(Arc<CachedCapability>),
-    Refused(Refusal),
-    /// Another payment holds the client's id.
-    Identified,
-    /// Refused, by more or less than was asked for, in raw.
-    WrongAmount {
-        came: Raw,
-        asked: Raw,
-    },
-    /// Not yet: the same proof may come again.
-    Pending(PendingReason),
-    Unavailable(Wait),
+pub(super) enum Unsettled {
+    /// With what there is to explain beside the refusal's own advice.
+    Refused(Refusal, Option<Particular>),
+    /// Another payment holds the client's payment identifier.
+    IdHeld,
+    /// The same proof may come again.
+    Wait(Wait),
 }
 
-/// Wakes those who wait in the order in which they came, which a simulation needs to play again.
-type Result = Shared<oneshot::Receiver<Landing>>;
+impl Unsettled {
+    /// The payment of `block` is known and not confirmed.
+    pub(super) const fn pending(block: BlockHash) -> Self {
+        Self::Wait(Wait::Pending { block, reason: PendingReason::Settlement })
+    }
 
-/// What is to be settled.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Passage {
-    pub(super) block: BlockHash,
-    pub(super) nonce: Nonce,
-    /// What the block builds on, where the gateway broadcasts it.
-    pub(super) frontier: Option<BlockHash>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Flights(Arc<Mutex<Aloft>>);
-
-/// The settlements under way.
-#[derive(Debug, Default)]
-struct Aloft {
-    blocks: BTreeMap<BlockHash, (Nonce, Result)>,
-    frontiers: BTreeSet<BlockHash>,
-}
-
-/// Takes a flight off the list when its task ends, however it ends.
-struct Strip {
-    flights: Arc<Mutex<Aloft>>,
-    passage: Passage,
-}
-
-impl Drop for Strip {
-    fn drop(&mut self) {
-        let mut aloft = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        aloft.blocks.remove(&self.passage.block);
-        if let Some(frontier) = self.passage.frontier {
-            aloft.frontiers.remove(&frontier);
+    /// Whether a look-up counts against the client that caused it. Anyone can name a block of someone
+    /// else, so a block that does not fit counts like one that no node knows.
+    pub(super) const fn is_in_vain(&self) -> bool {
+        match self {
+            Self::Refused(refusal, particular) => {
+                matches!(refusal, Refusal::WrongDestination)
+                    || matches!(particular, Some(Particular::Amount { .. }))
+            }
+            Self::Wait(wait) => {
+                matches!(wait, Wait::Pending { reason: PendingReason::BlockNotFound, .. })
+            }
+            Self::IdHeld => false,
         }
     }
 }
 
-/// What becomes of one more that wants to be settled.
-enum Boarding {
+impl From<Refusal> for Unsettled {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal, None)
+    }
+}
+
+/// A settlement's result, to wait for. It wakes the waiting in the order in which they came: a
+/// simulation needs that to play again.
+type Awaited = Shared<oneshot::Receiver<Settlement>>;
+
+/// What a settlement excludes others from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlightKey {
+    pub(super) block: BlockHash,
+    pub(super) nonce: Nonce,
+    /// What the block builds on, if the gateway broadcasts it.
+    pub(super) frontier: Option<BlockHash>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Flights(Arc<Mutex<UnderWay>>);
+
+/// The settlements under way.
+#[derive(Debug, Default)]
+struct UnderWay {
+    blocks: BTreeMap<BlockHash, (Nonce, Awaited)>,
+    frontiers: BTreeSet<BlockHash>,
+}
+
+/// Takes a settlement off the list when its task ends, however it ends.
+struct Entry {
+    flights: Arc<Mutex<UnderWay>>,
+    key: FlightKey,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut under_way = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.blocks.remove(&self.key.block);
+        if let Some(frontier) = self.key.frontier {
+            under_way.frontiers.remove(&frontier);
+        }
+    }
+}
+
+/// What a request for a settlement meets.
+enum Joined {
     /// It is under way, under this challenge.
-    Aloft(Nonce, Result),
+    UnderWay(Nonce, Awaited),
     FrontierHeld,
     Full,
 }
@@ -94,96 +120,91 @@ impl Flights {
 
     /// Whether another block than `block` that builds on `frontier` is being settled.
     pub(super) fn holds_frontier(&self, frontier: BlockHash, block: BlockHash) -> bool {
-        let aloft = self.lock();
-        aloft.frontiers.contains(&frontier) && !aloft.blocks.contains_key(&block)
+        let under_way = self.lock();
+        under_way.frontiers.contains(&frontier) && !under_way.blocks.contains_key(&block)
     }
 
-    // Insertions and removals; nobody awaits while holding it.
-    fn lock(&self) -> MutexGuard<'_, Aloft> {
+    // Insertions and removals only; no await while it is held.
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, at most `wait`, for the settlement of a block, starting it with `settle` on `runtime`
-    /// unless one is under way. At most `limit` are under way at once, and one on each frontier.
+    /// Waits, at most `wait`, for the settlement of a block. Starts it with `settle` on `runtime` unless
+    /// one is under way. At most `limit` are under way at once, and one on each frontier.
     pub(super) async fn join_or_start<F>(
         &self,
-        passage: Passage,
+        key: FlightKey,
         limit: usize,
         wait: Duration,
         runtime: &Handle,
         settle: impl FnOnce() -> F,
-    ) -> Landing
+    ) -> Settlement
     where
-        F: Future<Output = Landing> + Send + 'static,
+        F: Future<Output = Settlement> + Send + 'static,
     {
-        let pending = Landing::Pending(PendingReason::Settlement);
-        let (owner, result) = match self.find_or_start(passage, limit, runtime, settle) {
-            Boarding::Aloft(owner, result) => (owner, result),
-            Boarding::FrontierHeld => return Landing::Refused(Refusal::DuplicateFrontier),
-            Boarding::Full => return Landing::Unavailable(Wait::Overloaded),
+        let pending = Err(Unsettled::pending(key.block));
+        let (owner, result) = match self.find_or_start(key, limit, runtime, settle) {
+            Joined::UnderWay(owner, result) => (owner, result),
+            Joined::FrontierHeld => return Err(Refusal::DuplicateFrontier.into()),
+            Joined::Full => return Err(Unsettled::Wait(Wait::Overloaded)),
         };
-        if owner != passage.nonce {
-            // The block is being redeemed under another challenge; how that ends is not this
-            // client's to see, but whether its own proof is good can only be said after.
+        if owner != key.nonce {
+            // The block is being redeemed under another challenge. How that ends is not for this client
+            // to see, and whether its own proof is good can only be said afterwards.
             return pending;
         }
         match sync::timeout(wait, result).await {
-            Ok(Ok(landing)) => landing,
-            // The wait is over, or the task died; the journal knows how far it came.
+            Ok(Ok(settled)) => settled,
+            // The wait is over, or the task died. The journal knows how far it came.
             Ok(Err(_)) | Err(_) => pending,
         }
     }
 
-    /// Starts `settle` for a block unless it or one on its frontier is under way or `limit` is
-    /// reached, waiting for nothing.
-    pub(super) fn start<F>(
-        &self,
-        passage: Passage,
-        limit: usize,
-        runtime: &Handle,
-        settle: impl FnOnce() -> F,
-    ) where
-        F: Future<Output = Landing> + Send + 'static,
+    /// Starts `settle` unless the block or its frontier is under way or `limit` is reached. Does not
+    /// wait for it.
+    pub(super) fn start<F>(&self, key: FlightKey, limit: usize, runtime: &Handle, settle: impl FnOnce() -> F)
+    where
+        F: Future<Output = Settlement> + Send + 'static,
     {
-        drop(self.find_or_start(passage, limit, runtime, settle));
+        drop(self.find_or_start(key, limit, runtime, settle));
     }
 
     fn find_or_start<F>(
         &self,
-        passage: Passage,
+        key: FlightKey,
         limit: usize,
         runtime: &Handle,
         settle: impl FnOnce() -> F,
-    ) -> Boarding
+    ) -> Joined
     where
-        F: Future<Output = Landing> + Send + 'static,
+        F: Future<Output = Settlement> + Send + 'static,
     {
-        let Passage { block, nonce, frontier } = passage;
-        let mut aloft = self.lock();
-        if let Some((owner, result)) = aloft.blocks.get(&block) {
-            return Boarding::Aloft(*owner, result.clone());
+        let FlightKey { block, nonce, frontier } = key;
+        let mut under_way = self.lock();
+        if let Some((owner, result)) = under_way.blocks.get(&block) {
+            return Joined::UnderWay(*owner, result.clone());
         }
-        if frontier.is_some_and(|it| aloft.frontiers.contains(&it)) {
-            return Boarding::FrontierHeld;
+        if frontier.is_some_and(|it| under_way.frontiers.contains(&it)) {
+            return Joined::FrontierHeld;
         }
-        if aloft.blocks.len() >= limit {
-            return Boarding::Full;
+        if under_way.blocks.len() >= limit {
+            return Joined::Full;
         }
-        let (land, result) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let result = result.shared();
-        aloft.blocks.insert(block, (nonce, result.clone()));
-        aloft.frontiers.extend(frontier);
-        // A runtime that is ending drops the task at once, and with it the strip, which locks.
-        drop(aloft);
-        let strip = Strip { flights: Arc::clone(&self.0), passage };
+        under_way.blocks.insert(block, (nonce, result.clone()));
+        under_way.frontiers.extend(frontier);
+        // A runtime that ends drops the task at once, and with it the entry, which locks.
+        drop(under_way);
+        let entry = Entry { flights: Arc::clone(&self.0), key };
         let settle = settle();
         runtime.spawn(async move {
-            let landing = settle.await;
-            // Off the list first: whoever comes after finds the result in the journal.
-            drop(strip);
-            // Where nobody waits any more, the journal has it.
-            let _waited_for = land.send(landing).is_ok();
+            let settled = settle.await;
+            // Off the list first: a request that comes after finds the result in the journal.
+            drop(entry);
+            // If nobody waits for it, the journal has it.
+            let _waited_for = sender.send(settled).is_ok();
         });
-        Boarding::Aloft(nonce, result)
+        Joined::UnderWay(nonce, result)
     }
 }

@@ -1,5 +1,5 @@
-//! One request at a time for each id of each payer: whoever comes after waits for what the one
-//! before him was answered, and gets the same.
+//! One request at a time under each payment identifier of each payer. The next request waits for the
+//! answer to the one before, and gets the same.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::nano::Account;
 use crate::payment::IdentifierKey;
 use crate::sync::{self, Mutex, MutexGuard, PoisonError};
 
-/// By payer, so that nobody keeps another's requests waiting by an id that he has seen.
+/// By payer, so that nobody who has seen an identifier can keep its owner's requests waiting.
 type Key = (IdentifierKey, Account);
 
 type Turns = BTreeMap<Key, Arc<tokio::sync::Mutex<()>>>;
 
-/// The ids that requests are under way with.
+/// The identifiers of the requests under way.
 #[derive(Debug, Default)]
 pub(super) struct Lanes(Arc<Mutex<Turns>>);
 
-/// The turn of one request. The next has its turn when this is dropped.
+/// The turn of one request. Dropped, it passes to the next.
 #[derive(Debug)]
 #[must_use = "the turn is over when it is dropped"]
 pub(super) struct Lane {
@@ -32,7 +32,7 @@ pub(super) struct Lane {
 }
 
 impl Lanes {
-    /// Waits for its turn, at most `wait`; nothing where that was not long enough.
+    /// Waits for its turn; `None` after `wait`.
     pub(super) async fn enter(&self, id: IdentifierKey, payer: Account, wait: Duration) -> Option<Lane> {
         let key = (id, payer);
         let queue = Arc::clone(locked(&self.0).entry(key).or_default());
@@ -53,14 +53,14 @@ impl Drop for Lane {
         drop(self.turn.take());
         let mut turns = locked(&self.turns);
         drop(self.queue.take());
-        // Under the lock nobody can join: the last one out takes the entry along.
+        // Nobody can join under the lock: the last request out removes the entry.
         if turns.get(&self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             turns.remove(&self.key);
         }
     }
 }
 
-// Insertions and removals; nobody awaits while holding it.
+// Insertions and removals only; no await while it is held.
 fn locked(turns: &Mutex<Turns>) -> MutexGuard<'_, Turns> {
     turns.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,14 @@
-//! A proof of payment as the client presents it, and its cheap checks.
+//! A proof of payment as the client presents it, and the checks that need no ledger.
 
-use super::flights::Passage;
+use super::denied::Denied;
+use super::flights::FlightKey;
 use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{Mechanism, Nonce, Refusal, nano_session, nano_signature, nano_txn};
+use crate::payment::{Mechanism, Nonce, Particular, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::x402::{self, WorkTerms};
 
-/// What a client claims: that it was made this offer under this nonce, and paid.
+/// What a client claims: that it got this offer under this nonce, and paid.
 #[derive(Clone, Debug)]
 pub struct Proof {
     pub nonce: Nonce,
@@ -15,7 +16,7 @@ pub struct Proof {
     pub evidence: Evidence,
 }
 
-/// How it shows that it paid; agrees with the offer's mechanism.
+/// What shows that it paid. It agrees with the offer's mechanism.
 #[derive(Clone, Debug)]
 pub enum Evidence {
     Txn(StateBlock),
@@ -33,7 +34,7 @@ impl Proof {
     /// The claim to have paid for `session` with `block`, on a request to `route`.
     ///
     /// # Errors
-    /// [`Refusal::WrongResource`], where the session says that it is for another route.
+    /// [`Refusal::WrongResource`], if the session is for another route.
     pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
         if !session.is_for(route.as_str()) {
             return Err(Refusal::WrongResource);
@@ -49,10 +50,9 @@ impl Proof {
         let evidence = Evidence::Session(nano_session::Claim { block, asked: None });
         Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
     }
-}
 
-impl Proof {
-    /// Who says that he paid, where the proof says it; proven once the evidence is checked.
+    /// The account that claims to have paid, if the proof names one. It is proven once the evidence is
+    /// checked.
     #[must_use]
     pub const fn payer(&self) -> Option<Account> {
         match &self.evidence {
@@ -61,11 +61,27 @@ impl Proof {
             Evidence::Session(_) => None,
         }
     }
+
+    /// Explains why this proof is denied, if more is to be said than its refusal does: that it is
+    /// signed over the block and the requested `url`, as revision 7 of NanoSession has it.
+    pub(super) fn explain(&self, url: Option<String>) -> impl FnOnce(Denied) -> Denied + use<> {
+        let claim = match self.evidence {
+            Evidence::Signature(claim) => Some(claim),
+            Evidence::Txn(_) | Evidence::Session(_) => None,
+        };
+        move |denied| match (denied, claim.zip(url)) {
+            (Denied::Refused { refusal: refusal @ Refusal::InvalidSignature, .. }, Some((claim, url)))
+                if nano_signature::is_url_bound(&claim, &url) =>
+            {
+                Denied::explained(refusal, Particular::UrlBound.to_string())
+            }
+            (denied, _) => denied,
+        }
+    }
 }
 
 impl From<x402::Payment> for Proof {
-    /// Takes the claim out of its envelope, which has held the shape of the proof against the echoed
-    /// entry.
+    /// Takes the claim out of its envelope, where the proof's shape was compared with the echoed entry.
     fn from(payment: x402::Payment) -> Self {
         let x402::Payment { accepted, proof } = payment;
         let extra = accepted.extra;
@@ -96,7 +112,7 @@ impl From<x402::Payment> for Proof {
     }
 }
 
-/// A proof that passed every check that needs no ledger.
+/// A proof that has passed every check that needs no ledger.
 #[derive(Clone, Debug)]
 pub(super) enum Checked {
     Txn(nano_txn::Checked),
@@ -131,13 +147,21 @@ impl Checked {
         }
     }
 
-    /// What is to be settled.
-    pub(super) const fn passage(&self) -> Passage {
+    /// What its settlement excludes others from.
+    pub(super) const fn flight(&self) -> FlightKey {
         let frontier = match self {
             Self::Txn(checked) => Some(checked.frontier()),
             Self::Signature(_) | Self::Session(_) => None,
         };
-        Passage { block: self.hash(), nonce: self.challenge().nonce(), frontier }
+        FlightKey { block: self.hash(), nonce: self.challenge().nonce(), frontier }
+    }
+
+    /// Whether its block is looked up by a hash that the client names.
+    pub(super) const fn is_looked_up(&self) -> bool {
+        match self {
+            Self::Txn(_) => false,
+            Self::Signature(_) | Self::Session(_) => true,
+        }
     }
 
     pub(super) const fn challenge(&self) -> &Challenge {

@@ -1,17 +1,18 @@
 //! Finishes what a crash, a restart or an impatient client left unfinished.
 //!
-//! Every intent in the journal is held against the ledger: confirmed is granted, unconfirmed is
-//! broadcast again, overtaken has failed. A block that no node knows is not broadcast by us, since
-//! the client may have moved on; its intent is parked, and never closed by time, since anyone may
-//! still publish the block (RELIABILITY 3.2).
+//! Every intent in the journal is compared with the ledger: confirmed is granted, unconfirmed is
+//! broadcast again, overtaken has failed. A block that no node knows is not broadcast, because the
+//! client may have moved on. Its intent is parked and never closed by time, because anyone may still
+//! publish the block ([money guide](crate::guide::money), crash points).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Landing, Passage};
-use super::{Cashier, Core, PATIENCE, PendingReason};
+use super::flights::{FlightKey, Settlement, Unsettled};
+use super::{Cashier, Core, PATIENCE};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
+use crate::nano::StateBlock;
 use crate::payment::{Confirmed, Intent};
 use crate::shutdown::{self, StopSignal};
 use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
@@ -20,11 +21,11 @@ use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
 const EVERY: Duration = Duration::from_secs(15);
 /// Payments read from the journal at once.
 const PAGE: usize = 256;
-/// Parked payments are looked at every so many rounds.
+/// Parked payments are looked at once in this many rounds.
 const PARKED_ROUNDS: u64 = 8;
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
-    /// Resolves unfinished payments, at once and then again and again until `shutdown` turns true.
+    /// Resolves unfinished payments at once and then every [`EVERY`], until `shutdown` turns true.
     pub async fn recover(&self, mut shutdown: StopSignal) {
         let mut rounds: u64 = 0;
         loop {
@@ -59,18 +60,19 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let Intent { block, challenge: nonce, signed, .. } = &payment.intent;
                 // A parked payment holds no frontier.
                 let frontier = signed.filter(|_| state == PaymentState::Intent).map(|it| it.previous);
-                let passage = Passage { block: *block, nonce: *nonce, frontier };
+                let key = FlightKey { block: *block, nonce: *nonce, frontier };
                 let core = Arc::clone(&self.0);
-                self.0.flights.start(passage, limit, &self.0.runtime, || core.resolve(payment));
+                self.0.flights.start(key, limit, &self.0.runtime, || core.resolve(payment));
             }
         }
     }
 }
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> Landing {
+    /// Compares a journalled payment with the ledger, and grants it once it is confirmed.
+    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
-        let pending = Landing::Pending(PendingReason::Settlement);
+        let pending = Err(Unsettled::pending(intent.block));
         let mut facts = match self.ledger.block(intent.block).await {
             Ok(Some(facts)) => facts,
             Ok(None) => {
@@ -96,8 +98,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
         self.grant(Confirmed::by_ledger(intent, &facts), watch).await
     }
 
-    /// What becomes of an intent whose block no node knows.
-    async fn set_aside(&self, block: &crate::nano::StateBlock) {
+    /// Fails or parks an intent whose block no node knows.
+    async fn set_aside(&self, block: &StateBlock) {
         let to = match self.was_overtaken(block).await {
             Some(true) => PaymentState::Failed,
             Some(false) => PaymentState::Parked,

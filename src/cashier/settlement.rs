@@ -1,14 +1,14 @@
 //! From a checked proof to a capability: the steps that need the ledger and the store.
 //!
-//! Not yet is never turned into no. A refusal is given only where the ledger or the store says so;
+//! "Not yet" never becomes "no". A refusal is given only if the ledger or the store says so;
 //! everything else leaves the payment in the journal and is answered "pending".
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::Landing;
+use super::flights::{Settlement, Unsettled};
 use super::proof::Checked;
-use super::{Core, PATIENCE, PendingReason, Wait};
+use super::{Client, Core, PATIENCE, PendingReason, Wait};
 use crate::clock::Stopwatch;
 use crate::ledger::work::NoWork;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
@@ -16,117 +16,98 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Refusal, Seen, nano_txn};
+use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Particular, Refusal, Seen, nano_txn};
 use crate::store::capabilities::{self, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError};
 use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
 
-/// How long a broadcast block is waited for before it is looked at again as a whole.
+/// How long a broadcast block is waited for before it is looked up again.
 const SLICE: Duration = Duration::from_secs(3);
-/// Between two looks where the ledger has nothing to say.
+/// The pause between two looks when the ledger has nothing to say.
 const PAUSE: Duration = Duration::from_millis(250);
 
-const PENDING: Landing = Landing::Pending(PendingReason::Settlement);
-
 impl<L: Ledger, S: Store> Core<L, S> {
-    /// Settles a checked payment, made under an id or none; work that is made for it counts against
-    /// `client`. Runs to its end whoever waits for it.
+    /// Settles a checked payment, made under a payment identifier or without one. Work that is made for
+    /// it counts against `client`. Runs to its end even if no request waits for it.
     pub(super) async fn settle(
-        self: std::sync::Arc<Self>,
+        self: Arc<Self>,
         checked: Checked,
         identified: Option<Identified>,
-        client: Option<IpAddr>,
-    ) -> Landing {
+        client: Option<Client>,
+    ) -> Settlement {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
-        let block = checked.hash();
-        let landing = match checked {
+        let (block, nonce) = (checked.hash(), checked.challenge().nonce());
+        let settled = match checked {
             Checked::Txn(checked) => self.settle_txn(checked, identified, client, watch).await,
             Checked::Signature(checked) => {
-                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
-                let judge = |facts| checked.judge(facts).map_err(Landing::Refused);
-                self.settle_sent((hash, nonce), identified, judge, watch).await
+                let judge = |facts| Ok(checked.judge(facts)?);
+                self.settle_sent((block, nonce), identified, judge, watch).await
             }
             Checked::Session(checked) => {
-                let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
-                let judge = |facts| checked.judge(facts).map_err(Landing::from);
-                self.settle_sent((hash, nonce), identified, judge, watch).await
+                let judge = |facts| Ok(checked.judge(facts)?);
+                self.settle_sent((block, nonce), identified, judge, watch).await
             }
         };
         let duration_ms = watch.elapsed().as_millis();
-        match &landing {
-            Landing::Granted(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
-            Landing::Refused(reason) => tracing::info!(%block, %mechanism, %reason, "payment refused"),
-            Landing::Identified => tracing::info!(%block, %mechanism, "another payment holds the id"),
-            Landing::WrongAmount { came, asked } => {
+        match &settled {
+            Ok(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
+            Err(Unsettled::Refused(_, Some(Particular::Amount { came, asked }))) => {
                 tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
             }
-            Landing::Pending(reason) => tracing::info!(%block, %mechanism, ?reason, "payment pending"),
-            Landing::Unavailable(why) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
+            Err(Unsettled::Refused(reason, _)) => {
+                tracing::info!(%block, %mechanism, %reason, "payment refused");
+            }
+            Err(Unsettled::IdHeld) => tracing::info!(%block, %mechanism, "another payment holds the id"),
+            Err(Unsettled::Wait(Wait::Pending { reason, .. })) => {
+                tracing::info!(%block, %mechanism, ?reason, "payment pending");
+            }
+            Err(Unsettled::Wait(why)) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
         }
-        landing
+        settled
     }
 
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
         identified: Option<Identified>,
-        client: Option<IpAddr>,
+        client: Option<Client>,
         watch: Stopwatch,
-    ) -> Landing {
-        let nonce = checked.challenge().nonce();
-        match self.store.payment(checked.hash()).await {
-            Err(error) => return no_store(&error),
-            Ok(Some(payment)) => return self.take_up(payment, nonce, watch).await,
-            Ok(None) => {}
+    ) -> Settlement {
+        let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
+        if let Some(payment) = self.journalled(hash).await? {
+            return self.take_up(payment, nonce, watch).await;
         }
-        let facts = match self.ledger.account_at(checked.payer(), checked.previous()).await {
-            Ok(facts) => facts,
-            Err(error) => {
-                tracing::warn!(%error, "the payer's account could not be looked up");
-                return Landing::Unavailable(Wait::NoNode);
-            }
-        };
-        let hash = checked.hash();
+        let facts = self.ledger.account_at(checked.payer(), checked.previous()).await;
+        let facts = facts.map_err(|it| no_node(&it, "the payer's account could not be looked up"))?;
         let approved = match checked.judge(facts.as_ref()) {
-            Ok(Judged::Approved(approved)) => approved.under(identified),
-            Ok(Judged::Workless(workless)) => match self.work_for(workless, client).await {
-                Ok(approved) => approved.under(identified),
-                Err(landing) => return landing,
+            Ok(Judged::Approved(approved)) => approved,
+            Ok(Judged::Workless(workless)) => self.work_for(workless, client).await?,
+            // Unless another instance has taken up this very payment since the journal was asked: then its
+            // broadcast is what moved the account.
+            Err(refusal) => match self.journalled(hash).await? {
+                Some(payment) => return self.take_up(payment, nonce, watch).await,
+                None => return Err(refusal.into()),
             },
-            Err(refusal) => return self.refuse_unless_known(hash, nonce, refusal, watch).await,
         };
         fail::fail_point!("payment-checked", |_| std::process::abort());
-        match settle::claim(&*self.store, approved, self.clock.now()).await {
-            Err(error) => no_store(&error),
-            Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
-            Ok(Claim::Existing(payment)) => self.take_up(*payment, nonce, watch).await,
-            Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
-            Ok(Claim::IdHeld) => Landing::Identified,
-            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
+        match settle::claim(&*self.store, approved.under(identified), self.clock.now()).await? {
+            Claim::Mine(claimed) => self.carry_out(*claimed, watch).await,
+            Claim::Existing(payment) => self.take_up(*payment, nonce, watch).await,
+            Claim::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
+            Claim::IdHeld => Err(Unsettled::IdHeld),
+            Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
         }
     }
 
-    /// Refuses a block that does not fit its account, unless another instance has taken up this very
-    /// payment since the journal was asked: then it is that one's broadcast that moved the account.
-    async fn refuse_unless_known(
-        &self,
-        hash: BlockHash,
-        nonce: Nonce,
-        refusal: Refusal,
-        watch: Stopwatch,
-    ) -> Landing {
-        match self.store.payment(hash).await {
-            Err(error) => no_store(&error),
-            Ok(Some(payment)) => self.take_up(payment, nonce, watch).await,
-            Ok(None) => Landing::Refused(refusal),
-        }
+    async fn journalled(&self, block: BlockHash) -> Result<Option<PaymentRecord>, Unsettled> {
+        Ok(self.store.payment(block).await?)
     }
 
-    /// Has work made for a payment that everything else speaks for: it is broadcast next.
-    async fn work_for(&self, workless: Workless, client: Option<IpAddr>) -> Result<Approved, Landing> {
-        let Some(server) = &self.work.server else { return Err(Landing::Refused(Refusal::InvalidWork)) };
+    /// Has work made for a payment that is good in everything else: it is broadcast next.
+    async fn work_for(&self, workless: Workless, client: Option<Client>) -> Result<Approved, Unsettled> {
+        let server = self.work.server.as_ref().ok_or(Refusal::InvalidWork)?;
         let (watch, threshold) = (Stopwatch::start(), self.work.threshold);
-        let work = server.work(workless.root(), threshold, client).await;
+        let work = server.work(workless.root(), threshold, client.map(Client::network)).await;
         self.metrics.work_made(
             match &work {
                 Ok(_) => "made",
@@ -136,58 +117,59 @@ impl<L: Ledger, S: Store> Core<L, S> {
             watch.elapsed(),
         );
         match work {
-            Ok(work) => workless.with(work, threshold).map_err(Landing::Refused),
+            Ok(work) => Ok(workless.with(work, threshold)?),
             Err(error @ NoWork::Server(_)) => {
                 tracing::warn!(%error, "a payment without work cannot be broadcast");
-                Err(Landing::Unavailable(Wait::NoWork))
+                Err(Unsettled::Wait(Wait::NoWork))
             }
             Err(error @ (NoWork::Share | NoWork::Crowded)) => {
                 tracing::info!(%error, "a payment without work is turned away");
-                Err(Landing::Unavailable(Wait::Overloaded))
+                Err(Unsettled::Wait(Wait::Overloaded))
             }
         }
     }
 
-    /// Goes on with a payment that the journal knows already.
-    pub(super) async fn take_up(&self, payment: PaymentRecord, nonce: Nonce, watch: Stopwatch) -> Landing {
+    /// Goes on with a payment that is in the journal.
+    pub(super) async fn take_up(&self, payment: PaymentRecord, nonce: Nonce, watch: Stopwatch) -> Settlement {
+        let block = payment.intent.block;
         if payment.intent.challenge != nonce {
-            return Landing::Refused(Refusal::DuplicateBlockHash);
+            return Err(Refusal::DuplicateBlockHash.into());
         }
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
         }
-        match settle::resume(&*self.store, payment, self.clock.now()).await {
-            Err(error) => no_store(&error),
-            Ok(Claim::Mine(claimed)) => self.carry_out(*claimed, watch).await,
-            Ok(Claim::IdHeld) => Landing::Identified,
-            Ok(Claim::FrontierHeld) => Landing::Refused(Refusal::DuplicateFrontier),
-            Ok(Claim::Spent) => Landing::Refused(Refusal::DuplicateBlockHash),
-            Ok(Claim::Existing(payment)) => match payment.state {
+        match settle::resume(&*self.store, payment, self.clock.now()).await? {
+            Claim::Mine(claimed) => self.carry_out(*claimed, watch).await,
+            Claim::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
+            Claim::IdHeld => Err(Unsettled::IdHeld),
+            Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
+            Claim::Existing(payment) => match payment.state {
                 PaymentState::Granted => self.find_granted(*payment).await,
-                PaymentState::Failed => Landing::Refused(Refusal::FrontierChanged),
-                PaymentState::Intent | PaymentState::Parked => PENDING,
+                PaymentState::Failed => Err(Refusal::FrontierChanged.into()),
+                PaymentState::Intent | PaymentState::Parked => Err(Unsettled::pending(block)),
             },
         }
     }
 
-    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Landing {
+    /// The capability of a granted payment, from the store.
+    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Settlement {
+        let block = payment.intent.block;
         let holder = self.capabilities.holder();
-        match settle::find_granted(&*self.store, payment, holder, self.clock.now()).await {
-            Ok(settled) => Landing::Granted(self.capabilities.admit(settled)),
-            Err(error) => unsettled(&error),
-        }
+        let found = settle::find_granted(&*self.store, payment, holder, self.clock.now()).await;
+        Ok(self.capabilities.admit(found.map_err(|it| unsettled(&it, block))?))
     }
 
     /// Broadcasts a claimed payment and follows it until it is granted, fails, or [`PATIENCE`] ends.
     /// `process` is repeated while the block is not seen: a node can drop a block it accepted.
-    async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> Landing {
+    async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> Settlement {
+        let pending = Err(Unsettled::pending(claimed.intent().block));
         let Some(block) = claimed.intent().signed else {
             tracing::error!(block = %claimed.intent().block, "a claimed payment without its block");
-            return PENDING;
+            return pending;
         };
         fail::fail_point!("payment-claimed", |_| std::process::abort());
         let follow = Stopwatch::start();
-        // Refused is not "unknown": the node may have it already, so it is looked up.
+        // Even after a refusal the block is looked up: the node may have it already.
         let mut accepted = self.publish(&block).await;
         fail::fail_point!("payment-broadcast", |_| std::process::abort());
         while follow.elapsed() < PATIENCE {
@@ -205,9 +187,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
                     self.publish(&block).await;
                 }
                 Ok(Sighting::Unknown) => {
-                    if let Some(landing) = self.unseen(&block, accepted).await {
-                        return landing;
-                    }
+                    self.unseen(&block, accepted).await?;
                     tokio::time::sleep(PAUSE).await;
                     accepted = self.publish(&block).await;
                 }
@@ -217,11 +197,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 }
             }
         }
-        PENDING
+        pending
     }
 
-    /// Sets a payment aside that the ledger confirmed as something else than it was judged to be: a
-    /// node lied about the account. Its money has moved and buys nothing; it is for people to see.
+    /// Parks a payment that the ledger confirmed as something else than it was judged to be: a node lied
+    /// about the account. Its money has moved and buys nothing. An operator has to look at it.
     async fn contradicted(&self, block: &StateBlock, refusal: Refusal) {
         let hash = block.hash();
         tracing::error!(block = %hash, reason = %refusal, "a node lied: the ledger contradicts a payment");
@@ -231,7 +211,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    /// Waits for a block that a node took; looks once for one that all refused.
+    /// Waits for a block that a node took; looks once for a block that all nodes refused.
     async fn look_for(&self, hash: BlockHash, accepted: bool) -> Result<Sighting, LedgerError> {
         if accepted {
             return self.ledger.await_confirmation(hash, SLICE).await;
@@ -243,7 +223,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         })
     }
 
-    /// Broadcasts a block; false where every node that answered refused it.
+    /// Broadcasts a block; false if every node that answered refused it.
     async fn publish(&self, block: &StateBlock) -> bool {
         match self.ledger.publish_send(block).await {
             Ok(()) => true,
@@ -258,32 +238,22 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    /// What an unseen block means: another block confirmed in its place ends the payment; a refusal
-    /// without that parks it, since anyone may still publish the block. Nothing: wait on.
-    async fn unseen(&self, block: &StateBlock, accepted: bool) -> Option<Landing> {
-        let hash = block.hash();
-        match self.was_overtaken(block).await {
-            Some(true) => {
-                let live = [PaymentState::Intent, PaymentState::Parked];
-                match self.store.advance(hash, &live, PaymentState::Failed, self.clock.now()).await {
-                    Ok(_) => Some(Landing::Refused(Refusal::FrontierChanged)),
-                    Err(error) => Some(no_store(&error)),
-                }
-            }
-            Some(false) if !accepted => {
-                let live = [PaymentState::Intent];
-                match self.store.advance(hash, &live, PaymentState::Parked, self.clock.now()).await {
-                    Ok(_) => Some(Landing::Refused(Refusal::BroadcastFailed)),
-                    Err(error) => Some(no_store(&error)),
-                }
-            }
-            Some(false) | None => None,
-        }
+    /// What an unseen block means. Another block that is confirmed in its place ends the payment. A
+    /// refusal without that parks it, because anyone may still publish the block. Otherwise it is still
+    /// waited for.
+    async fn unseen(&self, block: &StateBlock, accepted: bool) -> Result<(), Unsettled> {
+        use PaymentState::{Failed, Intent, Parked};
+        let (live, end, refusal): (&[_], _, _) = match self.was_overtaken(block).await {
+            Some(true) => (&[Intent, Parked], Failed, Refusal::FrontierChanged),
+            Some(false) if !accepted => (&[Intent], Parked, Refusal::BroadcastFailed),
+            Some(false) | None => return Ok(()),
+        };
+        self.store.advance(block.hash(), live, end, self.clock.now()).await?;
+        Err(refusal.into())
     }
 
-    /// Whether another block is confirmed in this one's place; nothing where no node can say. That a
-    /// node does not know this block proves nothing: it may be behind. What proves it is the other
-    /// block.
+    /// Whether another block is confirmed in this one's place; `None` if no node can say. A node that
+    /// does not know this block proves nothing, because it may be behind. The other block is the proof.
     pub(super) async fn was_overtaken(&self, block: &StateBlock) -> Option<bool> {
         let Some(next) = self.ledger.successor(block.previous).await.ok()? else { return Some(false) };
         if next == block.hash() {
@@ -293,75 +263,61 @@ impl<L: Ledger, S: Store> Core<L, S> {
         Some(rival.is_some_and(|facts| facts.confirmed() && facts.previous() == block.previous))
     }
 
-    pub(super) async fn grant(&self, confirmed: Result<Confirmed, Refusal>, watch: Stopwatch) -> Landing {
-        let confirmed = match confirmed {
-            Ok(confirmed) => confirmed,
-            Err(refusal) => return Landing::Refused(refusal),
-        };
+    /// Spends a confirmed payment and grants what it bought, in one durable step.
+    pub(super) async fn grant(&self, confirmed: Result<Confirmed, Refusal>, watch: Stopwatch) -> Settlement {
+        let confirmed = confirmed?;
         let Intent { block, terms, .. } = *confirmed.intent();
         let id = CapabilityId::of_payment(block);
         let want = capabilities::chunk(terms.grants.requests.get());
         let grantee = Grantee { id, holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         fail::fail_point!("payment-confirmed", |_| std::process::abort());
-        match settle::settle(&*self.store, confirmed, grantee, self.clock.now()).await {
-            Ok(settled) => {
-                fail::fail_point!("payment-granted", |_| std::process::abort());
-                if settled.is_fresh() {
-                    let Intent { route, mechanism, amount, .. } = settled.intent();
-                    self.metrics.settled(route.label(), *mechanism, *amount, watch.elapsed());
-                }
-                Landing::Granted(self.capabilities.admit(settled))
-            }
-            Err(error) => unsettled(&error),
+        let settled = settle::settle(&*self.store, confirmed, grantee, self.clock.now()).await;
+        let settled = settled.map_err(|it| unsettled(&it, block))?;
+        fail::fail_point!("payment-granted", |_| std::process::abort());
+        if settled.is_fresh() {
+            let Intent { route, mechanism, amount, .. } = settled.intent();
+            self.metrics.settled(route.label(), *mechanism, *amount, watch.elapsed());
         }
+        Ok(self.capabilities.admit(settled))
     }
 
-    /// Settles a payment that its client has sent: `judge` holds it against what the ledger shows.
+    /// Settles a payment that its client has sent. `judge` compares it with what the ledger shows.
     async fn settle_sent(
         &self,
-        (hash, nonce): (BlockHash, Nonce),
+        (block, nonce): (BlockHash, Nonce),
         identified: Option<Identified>,
-        judge: impl FnOnce(BlockFacts) -> Result<Seen, Landing>,
+        judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
         watch: Stopwatch,
-    ) -> Landing {
-        let identified = match self.store.payment(hash).await {
-            Err(error) => return no_store(&error),
-            Ok(Some(payment)) if payment.intent.challenge != nonce => {
-                return Landing::Refused(Refusal::DuplicateBlockHash);
+    ) -> Settlement {
+        let identified = match self.journalled(block).await? {
+            Some(payment) if payment.intent.challenge != nonce => {
+                return Err(Refusal::DuplicateBlockHash.into());
             }
-            Ok(Some(payment)) if payment.state == PaymentState::Granted => {
+            Some(payment) if payment.state == PaymentState::Granted => {
                 return self.find_granted(payment).await;
             }
-            // The id that it was first seen under stands, none too.
-            Ok(Some(payment)) => payment.intent.identified,
-            Ok(None) => identified,
+            // The id it was first seen under stays, also if there was none.
+            Some(payment) => payment.intent.identified,
+            None => identified,
         };
-        let facts = match self.ledger.block(hash).await {
-            Ok(Some(facts)) => facts,
-            Ok(None) => return Landing::Pending(PendingReason::BlockNotFound),
-            Err(error) => {
-                tracing::warn!(block = %hash, %error, "the payment's block could not be looked up");
-                return Landing::Unavailable(Wait::NoNode);
-            }
-        };
-        let seen = match judge(facts) {
-            Ok(seen) => seen.under(identified),
-            Err(landing) => return landing,
-        };
+        let facts = self.ledger.block(block).await;
+        let facts = facts.map_err(|it| no_node(&it, "the payment's block could not be looked up"))?;
+        let not_found = Unsettled::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound });
+        let seen = judge(facts.ok_or(not_found)?)?.under(identified);
         let mut later = None;
         if !seen.is_confirmed() {
             fail::fail_point!("payment-checked", |_| std::process::abort());
-            // Journalled, so that the proof stays good when its challenge runs out meanwhile.
-            match settle::note(&*self.store, &seen, self.clock.now()).await {
-                Ok(true) => {}
-                Ok(false) => return Landing::Refused(Refusal::DuplicateBlockHash),
-                Err(error) => return no_store(&error),
+            // Journalled, so that the proof stays good if its challenge expires meanwhile.
+            if !settle::note(&*self.store, &seen, self.clock.now()).await? {
+                return Err(Refusal::DuplicateBlockHash.into());
             }
             fail::fail_point!("payment-claimed", |_| std::process::abort());
             let follow = Stopwatch::start();
-            match self.ledger.await_confirmation(hash, PATIENCE).await {
+            match self.ledger.await_confirmation(block, PATIENCE).await {
                 Ok(Sighting::Confirmed(facts)) => later = Some(facts),
-                Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => return PENDING,
+                Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => {
+                    return Err(Unsettled::pending(block));
+                }
             }
             self.metrics.confirmed(follow.elapsed());
         }
@@ -369,28 +325,38 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 }
 
-impl From<Unfit> for Landing {
+impl From<Unfit> for Unsettled {
     fn from(why: Unfit) -> Self {
         match why {
-            Unfit::Refused(refusal) => Self::Refused(refusal),
-            Unfit::Amount { came, asked } => Self::WrongAmount { came, asked },
+            Unfit::Refused(refusal) => refusal.into(),
+            Unfit::Amount { came, asked } => {
+                Self::Refused(Refusal::InsufficientAmount, Some(Particular::Amount { came, asked }))
+            }
         }
     }
 }
 
-fn no_store(error: &StoreError) -> Landing {
-    tracing::warn!(%error, "a payment could not be recorded");
-    Landing::Unavailable(Wait::NoStore)
+impl From<StoreError> for Unsettled {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a payment could not be recorded");
+        Self::Wait(Wait::NoStore)
+    }
 }
 
-fn unsettled(error: &SettleError) -> Landing {
+fn no_node(error: &LedgerError, what: &str) -> Unsettled {
+    tracing::warn!(%error, "{what}");
+    Unsettled::Wait(Wait::NoNode)
+}
+
+/// Why the payment of `block` was not granted.
+fn unsettled(error: &SettleError, block: BlockHash) -> Unsettled {
     match error {
-        SettleError::Taken => Landing::Refused(Refusal::DuplicateBlockHash),
-        SettleError::IdHeld => Landing::Identified,
-        // The payment is on the ledger; only the record is missing, and the same proof brings it.
+        SettleError::Taken => Refusal::DuplicateBlockHash.into(),
+        SettleError::IdHeld => Unsettled::IdHeld,
+        // The payment is on the ledger. Only the record is missing, and the same proof brings it.
         SettleError::Store(error) => {
             tracing::error!(%error, "a confirmed payment could not be recorded yet");
-            PENDING
+            Unsettled::pending(block)
         }
     }
 }

@@ -1,52 +1,55 @@
-//! What the cashier is asked and what it answers, without a word of HTTP.
+//! What the cashier is asked and what it answers. No HTTP.
 
-use std::net::IpAddr;
-
-use super::identified::{IdentifierRefusal, Keeping, Replay};
+use super::client::Client;
+use super::idempotency::{IdentifierRefusal, Keeping, Replay};
 use super::proof::Proof;
 use crate::nano::BlockHash;
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
-use crate::payment::{Identified, Mechanism, Particular, Refusal};
+use crate::payment::{Identified, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::Use;
 
-/// What the cashier needs to know of a request to a priced route; no HTTP types.
+/// What the cashier needs to know about a request to a priced route.
 #[derive(Debug)]
 pub struct Ask {
     pub route: RouteName,
     pub terms: Terms,
     pub metering: Metering,
     pub presented: Presented,
-    /// The id that a proof came under, and the request.
+    /// The payment identifier that came with a proof, and the request it stands for.
     pub identified: Option<Identified>,
-    /// Whom to count look-ups against.
-    pub client: Option<IpAddr>,
+    /// Limits count against this client. `None`: no limit per client.
+    pub client: Option<Client>,
+    /// The URL that was requested, with a proof. It decides nothing: a signature over it is explained.
+    pub url: Option<String>,
 }
 
-/// What came along with the request.
+/// What the request carries.
 #[derive(Debug)]
 pub enum Presented {
     Nothing,
     /// A capability's token, as received.
     Token(String),
     Proof(Box<Proof>),
-    /// Something that was refused before it was a proof.
+    /// A payment header that holds no proof, and what is wrong with it.
+    Malformed(String),
+    /// A payment that was refused before it became a proof.
     Refused(Refusal),
 }
 
-/// What is to be done with a request.
+/// What to do with a request.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Forward it; the use is taken.
+    /// Forward it. It holds a use.
     Admit(Admitted),
     /// Answer 402 with these challenges.
     Bill(Bill),
-    /// Answer 503: try the same again later, pay nothing anew.
+    /// Answer 503: send the same request again later, do not pay again.
     Wait(Wait),
     /// Answer what was answered before, from the store.
     Replay(Box<Replay>),
-    /// Answer that the id does not lead to an answer; nothing was settled.
+    /// Answer that the payment identifier leads to no answer. Nothing was settled.
     Conflict(IdentifierRefusal),
 }
 
@@ -57,20 +60,14 @@ pub struct Admitted {
     /// Sent with the answer, so that the next use needs no payment.
     pub token: Token,
     pub how: How,
-    /// The answer is to be kept under the client's id.
+    /// Set if the answer is to be kept under the client's payment identifier.
     pub keeping: Option<Keeping>,
 }
 
-/// How a request with something on it gets through.
-pub(super) enum Passed {
-    Admit(Admitted),
-    Replay(Box<Replay>),
-}
-
-/// What let a request in.
+/// What admitted a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum How {
-    /// A payment that came along.
+    /// A payment that came with it.
     Paid,
     /// A capability.
     Unlocked,
@@ -88,26 +85,26 @@ pub struct Bill {
 pub struct Refused {
     pub refusal: Refusal,
     pub mechanism: Option<Mechanism>,
-    /// The payment's block, where there was one.
+    /// The payment's block, if it has one.
     pub block: Option<BlockHash>,
-    /// What there is to say of it beside the refusal's advice.
-    pub particular: Option<Particular>,
+    /// What is wrong and what to do, for the client's author.
+    pub message: String,
 }
 
 /// Why a request has to come again.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Wait {
-    /// The payment is on its way; the same proof will be served once it is confirmed.
+    /// The payment is known and not confirmed. The same proof is served once it is.
     Pending { block: BlockHash, reason: PendingReason },
-    /// The last uses of the capability are under way or with another instance.
+    /// Other requests or other instances hold the capability's last uses.
     UsesOut,
-    /// A request under the same id is under way.
+    /// A request under the same payment identifier is under way.
     SameId,
     /// No node is healthy: nothing is sold that could not be redeemed.
     NoNode,
     /// The store takes no writes: nothing is sold that could not be recorded.
     NoStore,
-    /// The block came without work, and nobody makes it just then.
+    /// The block came without work, and the work server made none.
     NoWork,
     /// A limit is reached.
     Overloaded,
@@ -118,6 +115,6 @@ pub enum Wait {
 pub enum PendingReason {
     /// Its confirmation.
     Settlement,
-    /// To be seen by any node.
+    /// That any node sees its block.
     BlockNotFound,
 }

@@ -1,13 +1,15 @@
-//! `faregate backup`: a copy of the store, taken beside a running gateway and verified.
+//! `faregate backup`: a verified copy of the store, taken while the gateway runs.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{EX_CONFIG, EX_IOERR, complain};
-use crate::config::{Config, StoreLocation};
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
+use crate::config::StoreLocation;
 use crate::store::backup_sqlite;
 
 #[derive(Args, Clone, Debug)]
@@ -15,39 +17,29 @@ pub struct BackupArgs {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Where the copy is to lie; nothing may be there yet
+    /// The copy's path; no file may be there yet
     #[arg(long, value_name = "PATH")]
     pub to: PathBuf,
 }
 
-/// Makes the copy. Exit code 0, 74 where it cannot be made, 78 for a faulty configuration.
+/// Makes the copy.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub fn run(args: &BackupArgs, out: &mut impl Write) -> io::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, false, out),
-    };
+/// [`Failure::Backup`], [`Failure::Config`], [`Failure::Output`].
+pub fn run(args: &BackupArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let config = load(&args.config, false, out)?;
     let path = match &config.store {
         StoreLocation::Sqlite { path, .. } => path,
         StoreLocation::Postgres(_) => {
-            complain("the store is on a PostgreSQL server: back it up with pg_dump or pg_basebackup");
-            return Ok(ExitCode::from(EX_CONFIG));
+            let message = "the store is on a PostgreSQL server: back it up with pg_dump or pg_basebackup";
+            return Err(Failure::Config(message.to_owned()));
         }
     };
-    match backup_sqlite(path, &args.to) {
-        Ok(found) => {
-            writeln!(out, "{}: {} payment(s), verified", args.to.display(), found.payments)?;
-            writeln!(
-                out,
-                "After it is restored, `faregate recover --from-ledger` claims what was spent since."
-            )?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            complain(&error.to_string());
-            Ok(ExitCode::from(EX_IOERR))
-        }
-    }
+    let found = backup_sqlite(path, &args.to)?;
+    writeln!(out, "{}: {}, verified", args.to.display(), counted(found.payments, "payment"))?;
+    writeln!(
+        out,
+        "After restoring it, run `faregate recover --from-ledger`: it claims what was spent since."
+    )?;
+    Ok(ExitCode::SUCCESS)
 }

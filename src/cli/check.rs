@@ -1,39 +1,33 @@
-//! `faregate check`: everything that is wrong with a configuration, or what it sells.
+//! `faregate check`: all faults of a configuration, or what it sells.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::Parser;
+use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::failure::{EX_CONFIG, Failure};
+use super::words::{counted, granted};
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, Grants, Price, Route};
+use crate::routes::{Access, CallPrices, Price, Route};
 
-/// The configuration is at fault (sysexits).
-const EX_CONFIG: u8 = 78;
-
-/// Check a configuration: all its faults at once, with line and hint.
-#[derive(Debug, Parser)]
-pub struct Args {
-    /// The configuration file.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Print one JSON object.
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
 }
 
-/// Checks the file and writes what came of it to `out`. Exit code 0, or 78 for a faulty file.
+/// Checks the file and prints its faults or its prices.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return report_faults(&faults, args.json, out),
-    };
+/// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`].
+pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let config = load(&args.config, args.json, out)?;
     let file = args.config.display().to_string();
     if args.json {
         let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
@@ -45,19 +39,26 @@ pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
         writeln!(out, "{}", warning.about(&file))?;
     }
     write_table(&config, out)?;
-    writeln!(out, "{file} is good: {} route(s)", config.table.routes().len())?;
+    writeln!(out, "{file} is good: {}", counted(config.table.routes().len(), "route"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the faults of a file. The exit code is that of a faulty configuration.
-pub(super) fn report_faults(faults: &Faults, json: bool, out: &mut impl Write) -> io::Result<ExitCode> {
-    if json {
-        let whole = json!({ "file": faults.file, "good": false, "faults": faults.faults, "warnings": [], "routes": [] });
-        writeln!(out, "{whole}")?;
-    } else {
-        writeln!(out, "{faults}\n{} fault(s)", faults.faults.len())?;
-    }
-    Ok(ExitCode::from(EX_CONFIG))
+/// Loads a configuration, or prints its faults.
+///
+/// # Errors
+/// [`Failure::Printed`] with exit code 78, [`Failure::Output`].
+pub(super) fn load(path: &Path, json: bool, out: &mut impl Write) -> Result<Config, Failure> {
+    Config::load(path).or_else(|faults| {
+        if json {
+            let Faults { file, faults } = faults;
+            let whole =
+                json!({ "file": file, "good": false, "faults": faults, "warnings": [], "routes": [] });
+            writeln!(out, "{whole}")?;
+        } else {
+            writeln!(out, "{faults}\n{}", counted(faults.faults.len(), "fault"))?;
+        }
+        Err(Failure::Printed(EX_CONFIG))
+    })
 }
 
 fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
@@ -66,8 +67,8 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
         .chain(config.table.routes().iter().map(|route| {
             let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
-                Access::Priced(terms) => (terms.amount.xno().to_string(), in_words(terms.grants)),
-                Access::Calls(prices) => (span(prices), in_words(prices.grants)),
+                Access::Priced(terms) => (terms.amount.xno().to_string(), granted(terms.grants)),
+                Access::Calls(prices) => (span(prices), granted(prices.grants)),
             };
             [route.pattern.to_string(), price, grants, route.upstream.to_string()]
         }))
@@ -85,7 +86,7 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// The prices of single calls, as people say them.
+/// The range of the prices of calls, in words.
 fn span(prices: &CallPrices) -> String {
     match prices.span() {
         Some((least, most)) if least.is_zero() => format!("free to {} a call", most.xno()),
@@ -95,7 +96,7 @@ fn span(prices: &CallPrices) -> String {
     }
 }
 
-/// One line of a price list of calls, as people say it.
+/// One line of a price list of calls, in words.
 pub(super) fn line_price(price: Price) -> String {
     match price {
         Price::Free => "free".to_owned(),
@@ -104,14 +105,7 @@ pub(super) fn line_price(price: Price) -> String {
     }
 }
 
-/// What a payment buys, as people say it.
-pub(super) fn in_words(grants: Grants) -> String {
-    let requests = grants.requests.get();
-    let noun = if requests == 1 { "request" } else { "requests" };
-    format!("{requests} {noun} within {}", humantime::format_duration(Duration::from_secs(grants.seconds)))
-}
-
-/// A route for programs.
+/// A route as JSON.
 pub(super) fn describe(route: &Route) -> Value {
     let priced = match &route.access {
         Access::Free => Value::Null,

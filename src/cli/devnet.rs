@@ -1,52 +1,44 @@
-//! `faregate devnet`: the development ledger alone.
+//! `faregate devnet`: the development ledger by itself.
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::failure::Failure;
 use crate::clock::Clock;
-use crate::devnet::{Devnet, DevnetError, DevnetOptions, THRESHOLDS};
+use crate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
 use crate::nano::{Threshold, Thresholds};
 
 /// Runs a Nano ledger for development: a node's RPC on loopback, money that is worth nothing.
 #[derive(Args, Clone, Debug)]
 pub struct DevnetArgs {
-    /// Where the RPC listens; port 0 picks a free one
+    /// The address of the RPC; port 0 picks a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7076")]
     pub rpc: SocketAddr,
-    /// Where the WebSocket listens; without it there is none
+    /// The address of the WebSocket; without this option there is none
     #[arg(long, value_name = "ADDR")]
     pub websocket: Option<SocketAddr>,
     /// How long a block takes to be confirmed: `0s`, `300ms`, `2s`
     #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = humantime::parse_duration)]
     pub confirm_after: Duration,
-    /// What the work of every block has to reach, as 16 hexadecimal digits [default: a few
+    /// The threshold of every block's work, as 16 hexadecimal digits [default: a few
     /// microseconds of computing; the main network: fffffff800000000]
     #[arg(long, value_name = "HEX")]
     pub work_threshold: Option<Threshold>,
 }
 
-/// Why the command ended.
-#[derive(Debug, thiserror::Error)]
-pub enum DevnetCommandError {
-    #[error(transparent)]
-    Devnet(#[from] DevnetError),
-    #[error("nothing can be printed: {0}")]
-    Print(std::io::Error),
-    #[error("the signals that end the ledger cannot be listened for: {0}")]
-    Signal(std::io::Error),
-}
-
 /// Starts the ledger, prints how to use it to `out`, and runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// [`DevnetCommandError`], as a rule because the address is taken.
-pub async fn run(args: DevnetArgs, out: &mut impl Write) -> Result<(), DevnetCommandError> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DevnetCommandError::Signal)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(DevnetCommandError::Signal)?;
+/// [`Failure::Devnet`], usually because the address is in use; [`Failure::Signals`];
+/// [`Failure::Output`].
+pub async fn run(args: DevnetArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
     let thresholds = args.work_threshold.map_or(THRESHOLDS, |it| Thresholds { send: it, receive: it });
     let options = DevnetOptions {
         listen: args.rpc,
@@ -57,13 +49,13 @@ pub async fn run(args: DevnetArgs, out: &mut impl Write) -> Result<(), DevnetCom
         ..DevnetOptions::default()
     };
     let devnet = Devnet::start(options).await?;
-    print(&devnet, &args, thresholds, out).map_err(DevnetCommandError::Print)?;
+    print(&devnet, &args, thresholds, out)?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     devnet.stop().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(
@@ -73,7 +65,7 @@ fn print(
     out: &mut impl Write,
 ) -> std::io::Result<()> {
     let (url, account) = (devnet.rpc_url(), devnet.genesis_account());
-    writeln!(out, "Development ledger, money worth nothing. Ends with Ctrl-C; nothing is kept.\n")?;
+    writeln!(out, "Development ledger; its money is worth nothing. Ctrl-C ends it; nothing is kept.\n")?;
     writeln!(out, "  RPC             {url}")?;
     if let Some(url) = devnet.websocket_url() {
         writeln!(out, "  WebSocket       {url}")?;

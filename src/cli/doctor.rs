@@ -1,7 +1,7 @@
-//! `faregate doctor`: whether what a gateway stands on is sound. Safe beside a running gateway.
+//! `faregate doctor`: checks what a gateway depends on. Safe beside a running gateway.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,20 +10,23 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
 use crate::assemble::{endpoints, open_store};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, Pool, StoreLocation};
+use crate::config::{Config, Nano, PoolSource, StoreLocation};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::nano::UnixSeconds;
 use crate::store::{Health, Replication, StoreHealth, Unsound};
 use crate::vault::{self, Vault, VaultError};
 
-/// Said of a server whose disk cannot be seen from here.
-const NO_FLOOR: &str = "`store.free_space` is not watched: the server's disk can be seen from here only where \
-     it is reached by a socket on this machine and its role may read all settings (GRANT pg_read_all_settings \
-     TO the role); otherwise have the server's own monitoring warn of a full disk";
+/// The advice about a server whose disk cannot be seen from here.
+const NO_FLOOR: &str = "`store.free_space` is not watched: the server's disk can be seen only if the server is \
+     reached by a socket on this machine and its role may read all settings (GRANT pg_read_all_settings TO \
+     the role); otherwise let the server's own monitoring warn of a full disk";
 
-/// How long a name may take to be looked up.
+/// How long the look-up of a name may take.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Args, Clone, Debug)]
@@ -36,17 +39,17 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Debug, Serialize)]
-struct Check {
+struct Checkup {
     what: String,
     good: bool,
-    /// It works, and there is something to know or to do about it.
+    /// It works, but there is something to know or to do about it.
     warning: bool,
     detail: String,
 }
 
-impl Check {
+impl Checkup {
     fn new(what: impl Into<String>, outcome: Result<String, String>) -> Self {
         let good = outcome.is_ok();
         Self { what: what.into(), good, warning: false, detail: outcome.unwrap_or_else(|fault| fault) }
@@ -65,16 +68,13 @@ impl Check {
     }
 }
 
-/// Looks at everything and writes what it found. Exit code 0 where all works, 1 where something does
-/// not, 78 for a faulty configuration.
+/// Checks everything and prints what it found. Exit code 0 if all works, 1 if something does not, 78 if
+/// the configuration has faults.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, args.json, out),
-    };
+/// [`Failure::Output`].
+pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let config = load(&args.config, args.json, out)?;
     let mut checks = store(&config, &Clock::system()).await;
     checks.extend(keys(&config));
     for endpoint in endpoints(&config.nano) {
@@ -83,7 +83,7 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode>
     for (name, upstream) in &config.upstreams {
         for url in &upstream.urls {
             let found = resolved(&url.host, url.port).await;
-            checks.push(Check::new(format!("upstream {name}"), found));
+            checks.push(Checkup::new(format!("upstream {name}"), found));
         }
     }
     let good = checks.iter().all(|check| check.good);
@@ -98,77 +98,79 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> io::Result<ExitCode>
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn store(config: &Config, clock: &Clock) -> Vec<Check> {
+async fn store(config: &Config, clock: &Clock) -> Vec<Checkup> {
     if let StoreLocation::Sqlite { path, .. } = &config.store
         && !path.exists()
     {
-        return vec![Check::new("store", Ok(format!("{}: made at the first start", path.display())))];
+        return vec![Checkup::new("store", Ok(format!("{}: created at the first start", path.display())))];
     }
     let store = match open_store(&config.store, None).await {
         Ok(store) => store,
-        Err(error) => return vec![Check::new("store", Err(error.to_string()))],
+        Err(error) => return vec![Checkup::new("store", Err(error.to_string()))],
     };
     let inspected = match store.inspect().await {
-        Ok(found) if found.faults.is_empty() => Ok(format!("{} payment(s), all in order", found.payments)),
+        Ok(found) if found.faults.is_empty() => {
+            Ok(format!("{}, all in order", counted(found.payments, "payment")))
+        }
         Ok(found) => Err(found.faults.join("; ")),
         Err(error) => Err(error.to_string()),
     };
     let health = store.health();
     let now = clock.now();
-    let mut checks = vec![Check::new("store", inspected), disk(&health, now)];
+    let mut checks = vec![Checkup::new("store", inspected), disk(&health, now)];
     match store.replication().await {
         Ok(None) => {}
         Ok(Some(found)) => checks.push(replication(&found)),
-        Err(error) => checks.push(Check::new("standbys", Err(error.to_string()))),
+        Err(error) => checks.push(Checkup::new("standbys", Err(error.to_string()))),
     }
     let clock = match health.sells(now) {
         Err(Unsound::ClockBehind) => {
-            Err(format!("{} s behind the newest payment: set the clock right", health.newest.since(now)))
+            Err(format!("{} s behind the newest payment: correct the clock", health.newest.since(now)))
         }
         Ok(()) | Err(Unsound::Unwritable | Unsound::NoSpace) => Ok("not behind the journal".to_owned()),
     };
-    checks.push(Check::new("clock", clock));
+    checks.push(Checkup::new("clock", clock));
     store.close().await;
     checks
 }
 
-fn disk(health: &Health, now: UnixSeconds) -> Check {
+fn disk(health: &Health, now: UnixSeconds) -> Checkup {
     let Some(free) = health.free_bytes else {
-        return Check::warning("disk", NO_FLOOR);
+        return Checkup::warning("disk", NO_FLOOR);
     };
-    let told = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
+    let found = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
     let enough = health.sells(now) != Err(Unsound::NoSpace);
-    Check::new("disk", if enough { Ok(told) } else { Err(told) })
+    Checkup::new("disk", if enough { Ok(found) } else { Err(found) })
 }
 
-fn replication(found: &Replication) -> Check {
+fn replication(found: &Replication) -> Checkup {
     match (found, found.caution()) {
-        (Replication::Missing { .. }, Some(caution)) => Check::new("standbys", Err(caution)),
-        (_, Some(caution)) => Check::warning("standbys", caution),
-        (_, None) => Check::new("standbys", Ok(found.to_string())),
+        (Replication::Missing { .. }, Some(caution)) => Checkup::new("standbys", Err(caution)),
+        (_, Some(caution)) => Checkup::warning("standbys", caution),
+        (_, None) => Checkup::new("standbys", Ok(found.to_string())),
     }
 }
 
-fn keys(config: &Config) -> Vec<Check> {
+fn keys(config: &Config) -> Vec<Checkup> {
     let mut checks = Vec::new();
     let challenge = &config.challenge;
     let key = |path: &Path| vault::existing_mac_key(path).map(drop);
-    checks.push(Check::new("challenge.key_file", secret(&challenge.key_file, true, key)));
+    checks.push(Checkup::new("challenge.key_file", secret(&challenge.key_file, true, key)));
     if let Some(path) = &challenge.previous_key_file {
-        checks.push(Check::new("challenge.previous_key_file", secret(path, false, key)));
+        checks.push(Checkup::new("challenge.previous_key_file", secret(path, false, key)));
     }
     let Nano { pool, .. } = &config.nano;
-    if let Pool::Seed { file, .. } = pool {
+    if let PoolSource::Seed { file, .. } = pool {
         let seed = |path: &Path| Vault::open(path).map(drop);
-        checks.push(Check::new("nano.pool.seed_file", secret(file, true, seed)));
+        checks.push(Checkup::new("nano.pool.seed_file", secret(file, true, seed)));
     }
     if let Some(tls) = &config.listen.tls {
-        checks.push(Check::new("listen.tls.key", private(&tls.key)));
+        checks.push(Checkup::new("listen.tls.key", private(&tls.key)));
     }
     checks
 }
 
-/// Whether a secret can be read, and by its owner only.
+/// Whether a secret can be read, and only by its owner.
 fn secret(
     path: &Path,
     is_made: bool,
@@ -177,31 +179,34 @@ fn secret(
     match read(path) {
         Ok(()) => Ok(path.display().to_string()),
         Err(VaultError::Missing { .. }) if is_made => {
-            Ok(format!("{}: made at the first start", path.display()))
+            Ok(format!("{}: created at the first start", path.display()))
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Whether a file is there, and nobody but its owner and its group may read it.
+/// Whether a file exists, and only its owner and its group may read it.
 fn private(path: &Path) -> Result<String, String> {
     let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
     if mode & 0o007 == 0 {
         Ok(path.display().to_string())
     } else {
-        Err(format!("{}: anybody may use this file (mode {mode:04o}); do: chmod 600 it", path.display()))
+        Err(format!(
+            "{}: everybody may read this file (mode {mode:04o}); run `chmod 600` on it",
+            path.display()
+        ))
     }
 }
 
-async fn node(endpoint: NodeEndpoint) -> Check {
+async fn node(endpoint: NodeEndpoint) -> Checkup {
     let what = format!("node {}", endpoint.label());
-    let counted = match NodeClient::new(vec![endpoint]) {
+    let found = match NodeClient::new(vec![endpoint]) {
         Ok(client) => client.block_count().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let told = counted.map(|count| format!("{} blocks, {} of them confirmed", count.count, count.cemented));
-    Check::new(what, told)
+    let found = found.map(|it| format!("{} blocks, {} of them confirmed", it.count, it.cemented));
+    Checkup::new(what, found)
 }
 
 async fn resolved(host: &str, port: u16) -> Result<String, String> {

@@ -5,51 +5,44 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::Args;
 use serde_json::{Value, json};
 
-use super::check::{describe, in_words, line_price, report_faults};
+use super::check::{describe, line_price, load};
+use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use super::words::granted;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, Quote, Route, UpstreamName};
 
-/// The arguments make no request (sysexits).
-const EX_USAGE: u8 = 64;
-/// A request that the gateway answers 400 (sysexits: the data is at fault).
-const EX_DATAERR: u8 = 65;
-
-/// Say which route a request falls under, why, what it costs and where it would go.
-#[derive(Debug, Parser)]
-pub struct Args {
-    /// The configuration file.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    /// The configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Print one JSON object.
+    /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// The request's body, for routes that are priced by what it calls (`mcp`).
+    /// The request's body, for routes whose price depends on it (`mcp`)
     #[arg(short = 'd', long, value_name = "JSON")]
     pub data: Option<String>,
-    /// The request's method.
+    /// The request's method
     #[arg(value_name = "METHOD")]
     pub method: String,
-    /// The request's URL, or its path and query.
+    /// The request's URL, or its path and query
     #[arg(value_name = "URL")]
     pub url: String,
 }
 
-/// Explains the request on `out`. Exit code 0, 64 for what is no request, 65 for one that is
-/// answered 400, 78 for a faulty file.
+/// Explains the request on `out`.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return report_faults(&faults, args.json, out),
-    };
+/// [`Failure::Printed`] with exit code 64 if it is not a request, 65 if it is answered 400, 78 if the
+/// configuration has faults; [`Failure::Output`].
+pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let config = load(&args.config, args.json, out)?;
     if http::Method::from_bytes(args.method.as_bytes()).is_err() {
-        return refuse(args, EX_USAGE, &format!("{:?} is no method", args.method), out);
+        return refuse(args, EX_USAGE, &format!("{:?} is not a method", args.method), out);
     }
     let absolute = AbsoluteTarget::split(&args.url);
     let target = absolute.as_ref().map_or(args.url.as_str(), |it| &it.target);
@@ -65,7 +58,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> io::Result<ExitCode> {
         }
     };
     let foreign = absolute.map(|it| it.authority).filter(|authority| !is_public(&config, authority));
-    let answer = Answer {
+    let answer = Explanation {
         config: &config,
         data: args.data.as_deref(),
         method: &args.method,
@@ -86,36 +79,37 @@ fn is_public(config: &Config, authority: &str) -> bool {
     authority.strip_suffix(default_port).unwrap_or(authority).eq_ignore_ascii_case(public)
 }
 
-fn refuse(args: &Args, code: u8, message: &str, out: &mut impl Write) -> io::Result<ExitCode> {
+/// Prints why the request cannot be explained.
+fn refuse(args: &ExplainArgs, code: u8, message: &str, out: &mut impl Write) -> Result<ExitCode, Failure> {
     if args.json {
         writeln!(out, "{}", json!({ "method": args.method, "url": args.url, "error": message }))?;
     } else {
         writeln!(out, "{} {:?}: {message}", args.method, args.url)?;
     }
-    Ok(ExitCode::from(code))
+    Err(Failure::Printed(code))
 }
 
-/// The status that a call is answered with which has no price.
+/// The status of the answer to a call without a price.
 const fn refused_with(fault: &CallFault) -> u16 {
     if fault.is_not_offered() { 403 } else { 400 }
 }
 
-struct Answer<'a> {
+struct Explanation<'a> {
     config: &'a Config,
     data: Option<&'a str>,
     method: &'a str,
     target: &'a CanonicalTarget,
-    /// An authority that is not the configured one.
+    /// The URL's authority, if it is not the configured one.
     foreign: Option<&'a str>,
 }
 
-impl Answer<'_> {
-    /// Whether it is answered by the gateway itself, before any route.
+impl Explanation<'_> {
+    /// Whether the gateway answers itself, before any route.
     fn is_document(&self) -> bool {
         Documents::of(self.config).answer(self.method, self.target)
     }
 
-    /// Every route that covers the request, the winner first.
+    /// The routes that cover the request, the winner first.
     fn routes(&self) -> Vec<&Arc<Route>> {
         if self.is_document() {
             return Vec::new();
@@ -123,7 +117,7 @@ impl Answer<'_> {
         self.config.table.matches(self.method, self.target)
     }
 
-    /// The URLs at an upstream that would get the request, one of them.
+    /// The URLs at an upstream; one of them would get the request.
     fn destinations(&self, upstream: &UpstreamName) -> Vec<String> {
         let urls = self.config.upstreams.get(upstream).map(|it| it.urls.as_slice()).unwrap_or_default();
         urls.iter().map(|url| format!("{url}{}", self.target)).collect()
@@ -189,18 +183,18 @@ impl Answer<'_> {
                 prices.grants
             }
         };
-        writeln!(out, "grants    {}", in_words(grants))?;
+        writeln!(out, "grants    {}", granted(grants))?;
         writeln!(out, "paid by   {}", self.mechanisms(route).join(", "))?;
         writeln!(out, "charged   {}", route.charge_on.as_str())
     }
 
-    /// How a payment for the route may be proven, in the order in which it is offered.
+    /// How a payment for the route may be proven, in the order of the offers.
     fn mechanisms(&self, route: &Route) -> Vec<&'static str> {
         let own = self.config.mechanisms.get(&route.name);
         own.unwrap_or(&self.config.nano.mechanisms).iter().map(|it| it.as_str()).collect()
     }
 
-    /// What `--data` costs on the winning route; nothing where it plays no part.
+    /// What `--data` costs on the winning route; `None` if it does not matter there.
     fn quote(&self, route: Option<&Arc<Route>>) -> Option<Value> {
         let (Some(data), Some(Access::Calls(prices))) = (self.data, route.map(|it| &it.access)) else {
             return None;

@@ -1,7 +1,7 @@
-//! `faregate pay`: sends a request and pays what a 402 asks for it.
+//! `faregate pay`: sends a request and pays what a 402 asks for.
 //!
-//! The answer goes to `out`, what it cost to `err`; with `--json` both go to `out`, one object a
-//! request. Exit codes follow sysexits.
+//! The answer goes to `out` and the cost to `err`; with `--json` both go to `out`, one object for each
+//! request. Exit codes follow sysexits.h.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Request, Response, Url};
 use serde_json::{Value, json};
 
+use super::words::counted;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::{WorkObserver, WorkSource};
 use crate::nano::{AmountError, Raw};
@@ -29,40 +30,41 @@ use crate::wallet::{
 /// How long a work server may take for one block.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest answer that is held in memory, which only `--json` does.
+/// The longest answer that `--json` keeps in memory.
 const MAX_JSON_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Arguments of `faregate pay`.
 #[derive(Clone, Debug, Args)]
 pub struct PayArgs {
-    /// What to request
+    /// The URL to request
     pub url: Url,
-    /// A Nano node's RPC address; query parameters (a key) travel in the body of each call.
-    /// Repeat it to name more nodes, asked in order
+    /// A Nano node's RPC address; query parameters (such as a key) are sent in the body of each call.
+    /// May be repeated: nodes are asked in this order
     #[arg(long = "node", value_name = "URL", required = true)]
     pub nodes: Vec<Url>,
-    /// A node or work server that answers `work_generate`, asked for work before the nodes are
+    /// A node or work server that answers `work_generate`; it is asked for work before the nodes are
     #[arg(long, value_name = "URL")]
     pub work_server: Option<Url>,
-    /// The file with the seed that pays: 64 hexadecimal digits, mode 0600
+    /// The file of the seed that pays: 64 hexadecimal digits, mode 0600
     #[arg(long, value_name = "FILE")]
     pub seed_file: PathBuf,
     /// Which of the seed's accounts pays
     #[arg(long, default_value_t = 0)]
     pub index: u32,
-    /// Pay by `nanoTxn` (the gateway broadcasts), `nanoSignature` or `nanoSession` (this client does) only
+    /// Pay only by this: `nanoTxn` (the gateway broadcasts), `nanoSignature` or `nanoSession` (this client
+    /// broadcasts)
     #[arg(long)]
     pub mechanism: Option<Mechanism>,
     /// The most that one request may cost
     #[arg(long, value_name = "AMOUNT", default_value = "0.01 XNO", value_parser = amount)]
     pub max: Raw,
-    /// The most that all requests of this seed's file may cost in any 24 hours
+    /// The most that all requests with this seed file may cost in any 24 hours
     #[arg(long, value_name = "AMOUNT", value_parser = amount)]
     pub max_per_day: Option<Raw>,
-    /// Where --max-per-day notes what was spent; the seed file's name with .spent where it is not said
+    /// Where --max-per-day notes what was spent [default: the seed file's name and .spent]
     #[arg(long, value_name = "FILE", requires = "max_per_day")]
     pub spent_file: Option<PathBuf>,
-    /// The method; GET, or POST where there is a body
+    /// The method [default: GET, or POST with a body]
     #[arg(short = 'X', long = "request", value_name = "METHOD")]
     pub method: Option<Method>,
     /// A header, `Name: value`; may be repeated
@@ -71,10 +73,10 @@ pub struct PayArgs {
     /// The body
     #[arg(short = 'd', long = "data", value_name = "BODY")]
     pub body: Option<String>,
-    /// How many times to send it; what one payment bought is used up first
+    /// How many times to send it; requests that are paid for already are used first
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
-    /// Print one JSON object a request, with the capability's token, which is as good as money
+    /// Print one JSON object for each request, with the capability's token, which is as good as money
     #[arg(long)]
     pub json: bool,
 }
@@ -86,7 +88,8 @@ fn amount(text: &str) -> Result<Raw, AmountError> {
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write a header as 'Name: value'")?;
     let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
-    let value = value.trim().parse().map_err(|_| "the value has a character that no header may have")?;
+    let value =
+        value.trim().parse().map_err(|_| "the value has a character that is not allowed in a header")?;
     Ok((name, value))
 }
 
@@ -99,17 +102,17 @@ pub enum PayExit {
     ErrorAnswer,
     /// The arguments do not fit together (`EX_USAGE`).
     Usage,
-    /// The gateway or every node is out of reach, or the funds are (`EX_UNAVAILABLE`).
+    /// The gateway or every node cannot be reached, or there are no funds (`EX_UNAVAILABLE`).
     Unavailable,
     /// The output cannot be written (`EX_IOERR`).
     Output,
     /// A payment is on its way and not settled yet (`EX_TEMPFAIL`).
     Pending,
-    /// The 402 is none of x402, or none that this wallet can pay (`EX_PROTOCOL`).
+    /// The 402 is not of x402, or this wallet cannot pay it (`EX_PROTOCOL`).
     NotPayable,
     /// It would cost more than `--max` (`EX_NOPERM`).
     TooExpensive,
-    /// The seed file is missing, not private or no seed's (`EX_CONFIG`).
+    /// The seed file is missing, not private or has no seed (`EX_CONFIG`).
     Configuration,
 }
 
@@ -137,10 +140,10 @@ impl From<PayExit> for std::process::ExitCode {
     }
 }
 
-/// Why nothing, or nothing more, was requested.
+/// Why no request, or no further request, was made.
 #[derive(Debug, thiserror::Error)]
 enum PayError {
-    #[error("{0}; name a file that holds a seed with --seed-file")]
+    #[error("{0}; name a file with a seed with --seed-file")]
     Seed(#[from] VaultError),
     #[error("--node: {0}")]
     Node(#[from] NodeSetupError),
@@ -152,13 +155,13 @@ enum PayError {
     Wallet(#[from] WalletError),
     #[error("the answer broke off: {0}")]
     BrokenOff(String),
-    #[error("the answer has more than {MAX_JSON_ANSWER} bytes; leave out --json to have it streamed")]
+    #[error("the answer has more than {MAX_JSON_ANSWER} bytes; without --json it is streamed")]
     TooLong,
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
 }
 
-/// Runs `faregate pay`, the answer to `out`, all else to `err`.
+/// Runs `faregate pay`. The answer goes to `out`, everything else to `err`.
 pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> PayExit {
     let outcome = pay(&args, out, err).await.and_then(|exit| {
         out.flush()?;
@@ -174,7 +177,7 @@ pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Wri
                 let advice = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
                 writeln!(err, "faregate: {error}{advice}")
             };
-            // Where even that cannot be written, the exit code is left to say it.
+            // If even that fails, the exit code has to say it.
             if report.is_err() { PayExit::Output } else { exit }
         }
     }
@@ -194,7 +197,7 @@ async fn pay(
             let line = as_json(&wallet, paid).await?;
             writeln!(out, "{line}")?;
         } else {
-            for line in told(&paid) {
+            for line in summary(&paid) {
                 writeln!(err, "{line}")?;
             }
             stream(paid.response, out).await?;
@@ -243,15 +246,15 @@ fn request(args: &PayArgs) -> Result<Request, PayError> {
     Ok(request)
 }
 
-/// A bar that shows itself while work is computed and goes when it is done.
+/// A bar that is shown while work is computed.
 fn progress_bar() -> WorkObserver {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    // A template that does not parse would leave the plain bar.
+    // If the template did not parse, the plain bar would stay.
     if let Ok(style) = ProgressStyle::with_template("computing work {wide_bar} {elapsed}") {
         bar.set_style(style);
     }
     Arc::new(move |progress| {
-        // Luck may need several times the average; the bar then stays nearly full.
+        // With bad luck it takes several times the average; the bar then stays nearly full.
         bar.set_length(progress.expected);
         bar.set_position(progress.tried.min(progress.expected.saturating_sub(1)));
         if progress.found {
@@ -273,20 +276,21 @@ fn broken_off(error: reqwest::Error) -> PayError {
 }
 
 /// What the request cost and what is left, in lines.
-fn told(paid: &Paid) -> Vec<String> {
+fn summary(paid: &Paid) -> Vec<String> {
     let mut lines = Vec::new();
     match &paid.payment {
         Some(Payment { mechanism, amount, account, hash, acknowledged, .. }) => {
             lines.push(format!("paid {} by {mechanism} from {account}, block {hash}", amount.xno()));
             if !acknowledged {
-                lines.push("the gateway did not say that it took the payment".to_owned());
+                lines.push("the gateway did not acknowledge the payment".to_owned());
             }
         }
         None if paid.capability.is_some() => lines.push("paid for already".to_owned()),
         None => {}
     }
     if let Some(remaining) = paid.capability.and_then(|capability| capability.remaining) {
-        lines.push(format!("{remaining} more requests are paid for"));
+        let verb = if remaining == 1 { "is" } else { "are" };
+        lines.push(format!("{} {verb} paid for", counted(remaining, "more request")));
     }
     if paid.response.status() == StatusCode::SERVICE_UNAVAILABLE {
         lines.push("status 503: the gateway cannot serve this now; try again later".to_owned());
@@ -318,7 +322,7 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
         })),
     });
     if let Some(fields) = line.as_object_mut() {
-        // Bytes that are no text cannot stand in JSON as they are.
+        // Bytes that are not text cannot be in JSON as they are.
         match String::from_utf8(body) {
             Ok(text) => fields.insert("body".to_owned(), text.into()),
             Err(bytes) => fields.insert("body_base64".to_owned(), STANDARD.encode(bytes.as_bytes()).into()),
@@ -327,7 +331,7 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
     Ok(line)
 }
 
-/// The capability's token, for programs that go on by other means. Whoever has it can use it up.
+/// The capability's token, for programs that send further requests. Whoever has it can use it up.
 fn token(response: &Response) -> Option<String> {
     let value = response.headers().get("payment-capability")?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or_default().trim().to_owned())
@@ -345,7 +349,7 @@ fn payment_json(payment: &Payment) -> Value {
     })
 }
 
-/// An error as one JSON object; with the proof, where money may have moved.
+/// An error as one JSON object; with the proof if money may have moved.
 fn failed(error: &PayError) -> Value {
     let proof = match error {
         PayError::Wallet(error) => proof_in(error),
@@ -409,7 +413,7 @@ fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
         }
         WalletError::DayLimit(_) => (
             PayExit::Configuration,
-            Some("nothing was paid; the file of --spent-file must be there to read and write"),
+            Some("nothing was paid; the file of --spent-file must be readable and writable"),
         ),
         WalletError::NoFunds { .. } => {
             (PayExit::Unavailable, Some("nothing was paid; send XNO to that account and run this again"))
@@ -426,10 +430,9 @@ fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
             (PayExit::Pending, Some("nothing was paid for this request; try again when it is confirmed"))
         }
         WalletError::NotSent { .. } | WalletError::Work(_) => (PayExit::Unavailable, None),
-        WalletError::Pending { .. } | WalletError::AnswerLost { .. } => (
-            PayExit::Pending,
-            Some("do not simply pay again: run with --json to keep the proof, which stays good"),
-        ),
+        WalletError::Pending { .. } | WalletError::AnswerLost { .. } => {
+            (PayExit::Pending, Some("do not pay again: run with --json to get the proof, which stays valid"))
+        }
         WalletError::Refused { .. } => (PayExit::NotPayable, None),
         WalletError::BodyNotRepeatable | WalletError::NoRequest(_) | WalletError::Unwritable(_) => {
             (PayExit::Usage, None)

@@ -1,15 +1,14 @@
-//! `faregate recover --from-ledger`: after an old backup was restored, what the pool has received
-//! since is claimed again, so that no block is sold twice.
+//! `faregate recover --from-ledger`: after an old backup was restored, claims again what the pool has
+//! received since, so that no block is redeemed twice.
 //!
-//! The ledger is a second spent set: a send that was received most likely paid for something that
-//! was granted at the time. The chain of every pool account is walked from its head to its first
-//! block; each block must hash to what its successor names, so that a node can leave blocks out at
-//! the head only. What is receivable was not received yet and may be a payment under way: it is
-//! listed, not claimed.
+//! The ledger is a second set of spent blocks: a send that was received has most likely paid for
+//! something already. The chain of every pool account is read from its head to its first block; each
+//! block must hash to what its successor names, so a node can only leave out blocks at the head. What
+//! is receivable was not received yet and may be a payment under way: it is listed, not claimed.
 //!
-//! A sweep receives what nobody redeemed, too, and no ledger tells the one from the other. So what
-//! is to be claimed is shown with amounts and senders (`--dry-run` first), and what the operator
-//! knows to be unredeemed is left (`--except`). Nothing is claimed before everything was read.
+//! A sweep also receives what nobody redeemed, and no ledger can tell the difference. So what will be
+//! claimed is shown with amounts and senders (`--dry-run` first), and the operator can leave out what
+//! is known to be unredeemed (`--except`). Nothing is claimed before everything was read.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -20,8 +19,10 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{EX_CONFIG, EX_UNAVAILABLE, EX_USAGE, complain};
-use crate::assemble::{AssembleError, address_pool, endpoints, open_store};
+use super::check::load;
+use super::failure::Failure;
+use super::words::counted;
+use crate::assemble::{AssembleError, PoolError, address_pool, endpoints, open_store};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::LedgerError;
@@ -31,9 +32,9 @@ use crate::payment::Mechanism;
 use crate::store::deposits::DepositJournal;
 use crate::store::{Claims, Engine, StoreError};
 
-/// Accounts that are walked at one time.
+/// Accounts that are read at one time.
 const AT_ONCE: usize = 8;
-/// Receivable blocks listed of one account.
+/// The most receivable blocks that are listed for one account.
 const RECEIVABLE: u32 = 1000;
 /// Unclaimed sends read from the journal at once.
 const PAGE: usize = 500;
@@ -46,11 +47,11 @@ pub struct RecoverArgs {
     /// Claim what the ledger shows as received
     #[arg(long, required = true)]
     pub from_ledger: bool,
-    /// Only show what would be claimed
+    /// Only print what would be claimed
     #[arg(long)]
     pub dry_run: bool,
-    /// The hash of a received send that nobody was served for: it is not claimed, so that its payer can
-    /// still redeem it. Can be given again
+    /// The hash of a received send that nobody was served for. It is not claimed, so its payer can still
+    /// redeem it. May be repeated
     #[arg(long, value_name = "HASH")]
     pub except: Vec<BlockHash>,
     /// Print one JSON object
@@ -58,25 +59,27 @@ pub struct RecoverArgs {
     pub json: bool,
 }
 
-/// Why a recovery broke off. Running it again is safe.
+/// Why a recovery stopped. Running it again is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     #[error(transparent)]
     Assemble(#[from] AssembleError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{account}: a node has the account and not its block {block}: ask one with the whole chain")]
+    #[error("{account}: the node has the account but not its block {block}: use a node with the whole chain")]
     Missing { account: Account, block: BlockHash },
-    #[error("{account}: the contents of block {block} do not hash to it: the node is not believed")]
+    #[error("{account}: the contents of block {block} do not match its hash: the node cannot be trusted")]
     NotBelieved { account: Account, block: BlockHash },
-    #[error("{account}: block {block} is from before state blocks; such an account cannot be walked")]
+    #[error("{account}: block {block} is older than state blocks; such an account cannot be read")]
     Legacy { account: Account, block: BlockHash },
     #[error(
-        "--except {0}: not among what would be claimed (it was not received, or is claimed already); nothing \
+        "--except {0}: it would not be claimed anyway (it was not received, or is claimed already); nothing \
          was claimed"
     )]
     NothingToExcept(BlockHash),
@@ -84,67 +87,65 @@ pub enum RecoverError {
 
 /// A send that the pool received.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Received {
+pub struct ReceivedSend {
     /// The send.
     pub block: BlockHash,
-    /// Whose it was, where the node says.
+    /// The sender, if the node knows it.
     pub sender: Option<Account>,
     /// The pool's account.
     pub account: Account,
     pub amount: Raw,
-    /// Whether the journal has it as a send that nobody had claimed: it was not redeemed when the
-    /// backup was made, and may have been since.
+    /// Whether the journal has it as an unclaimed send: it was not redeemed when the backup was made,
+    /// and may have been since.
     pub was_unclaimed: bool,
 }
 
-/// What a recovery found, and did.
+/// What a recovery found and did.
 #[derive(Debug, Default)]
 pub struct Recovered {
     /// Accounts of the pool that have a block.
     pub accounts: u64,
     /// Blocks that were received.
     pub received: u64,
-    /// Those of them that nobody had claimed, and that are claimed unless it was a dry run.
-    pub claimed: Vec<Received>,
-    /// Those that nobody had claimed and that were excepted.
-    pub left: Vec<Received>,
-    /// Blocks that can be received and that the journal does not know.
+    /// Those that nobody had claimed. They are claimed now, unless it was a dry run.
+    pub claimed: Vec<ReceivedSend>,
+    /// Those that nobody had claimed and that `--except` names.
+    pub left: Vec<ReceivedSend>,
+    /// Receivable blocks that the journal does not know.
     pub receivable: Vec<(Account, Receivable)>,
 }
 
-/// Claims what was received and writes what came of it.
+impl From<RecoverError> for Failure {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Assemble(error) => error.into(),
+            RecoverError::Pool(error) => error.into(),
+            RecoverError::Nodes(error) => error.into(),
+            RecoverError::NothingToExcept(_) => Self::Usage(error.to_string()),
+            RecoverError::Ledger(_)
+            | RecoverError::Store(_)
+            | RecoverError::Missing { .. }
+            | RecoverError::NotBelieved { .. }
+            | RecoverError::Legacy { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// Claims what was received and prints it.
 ///
 /// # Errors
-/// Where `out` cannot be written.
-pub async fn run(args: RecoverArgs, out: &mut impl Write) -> io::Result<ExitCode> {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(faults) => return super::check::report_faults(&faults, args.json, out),
-    };
-    let recovered = match recover(&config, &args.except, args.dry_run).await {
-        Ok(recovered) => recovered,
-        Err(error) => {
-            complain(&error.to_string());
-            let code = match error {
-                RecoverError::NothingToExcept(_) => EX_USAGE,
-                RecoverError::Assemble(_) | RecoverError::Nodes(_) => EX_CONFIG,
-                RecoverError::Ledger(_)
-                | RecoverError::Store(_)
-                | RecoverError::Missing { .. }
-                | RecoverError::NotBelieved { .. }
-                | RecoverError::Legacy { .. } => EX_UNAVAILABLE,
-            };
-            return Ok(ExitCode::from(code));
-        }
-    };
+/// [`Failure`]; running it again is safe.
+pub async fn run(args: RecoverArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let config = load(&args.config, args.json, out)?;
+    let recovered = recover(&config, &args.except, args.dry_run).await?;
     report(&recovered, &args, out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What has to be known about a claim of this kind.
-const NOTE: &str = "No ledger tells a send that was redeemed from one that was only swept: all of these are taken \
-     for redeemed, and cannot be redeemed any more. The upstream's log shows which were served \
-     (X-Payment-Transaction). One that was not: --except HASH, before it is claimed.";
+/// What the operator has to know about these claims.
+const NOTE: &str = "The ledger does not show whether a send was redeemed or only swept. All of these are treated \
+     as redeemed: nobody can redeem them any more. The upstream's log shows which were served \
+     (X-Payment-Transaction). For one that was not, use --except HASH before it is claimed.";
 
 fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io::Result<()> {
     let Recovered { accounts, received, claimed, left, receivable } = recovered;
@@ -170,7 +171,7 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
         return writeln!(out, "{whole}");
     }
     for (what, some) in [(if args.dry_run { "to claim" } else { "claimed" }, claimed), ("left", left)] {
-        for Received { block, sender, account, amount, was_unclaimed } in some {
+        for ReceivedSend { block, sender, account, amount, was_unclaimed } in some {
             let sender = sender.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
             let note = if *was_unclaimed { "  (unclaimed in the backup)" } else { "" };
             writeln!(out, "{what:<10}  {block}  {}  from {sender}  to {account}{note}", amount.xno())?;
@@ -182,7 +183,9 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
     let of_them = if args.dry_run { "of them to claim" } else { "of them claimed" };
     writeln!(
         out,
-        "{accounts} account(s), {received} block(s) received, {} {of_them}, {} left; {} receivable and unknown",
+        "{}, {} received, {} {of_them}, {} left; {} receivable and unknown",
+        counted(*accounts, "account"),
+        counted(*received, "block"),
         claimed.len(),
         left.len(),
         receivable.len()
@@ -190,7 +193,7 @@ fn report(recovered: &Recovered, args: &RecoverArgs, out: &mut impl Write) -> io
     if claimed.is_empty() { Ok(()) } else { writeln!(out, "{NOTE}") }
 }
 
-fn as_json(it: &Received) -> Value {
+fn as_json(it: &ReceivedSend) -> Value {
     json!({
         "block": it.block.to_string(),
         "sender": it.sender.map(|sender| sender.to_string()),
@@ -200,8 +203,8 @@ fn as_json(it: &Received) -> Value {
     })
 }
 
-/// Walks the pool of `config` and claims what it received, `except` these; claims nothing where it is
-/// a `dry_run`.
+/// Reads the chains of the pool of `config` and claims what it received, except for `except`. A
+/// `dry_run` claims nothing.
 ///
 /// # Errors
 /// [`RecoverError`]; running it again is safe.
@@ -224,7 +227,7 @@ pub async fn recover(
     outcome
 }
 
-/// What the journal has as sends that nobody has claimed.
+/// The unclaimed sends in the journal.
 async fn unclaimed(store: &Engine) -> Result<BTreeSet<BlockHash>, RecoverError> {
     let (mut all, mut after) = (BTreeSet::new(), None);
     loop {
@@ -235,7 +238,7 @@ async fn unclaimed(store: &Engine) -> Result<BTreeSet<BlockHash>, RecoverError> 
     }
 }
 
-/// Everything that was received and is claimed by nobody.
+/// Everything that was received and that nobody has claimed.
 async fn find(client: &NodeClient, store: &Engine, accounts: &[Account]) -> Result<Recovered, RecoverError> {
     let mut whole = Recovered::default();
     let unclaimed = unclaimed(store).await?;
@@ -245,7 +248,8 @@ async fn find(client: &NodeClient, store: &Engine, accounts: &[Account]) -> Resu
             let one = one?;
             whole.accounts = whole.accounts.saturating_add(one.accounts);
             whole.received = whole.received.saturating_add(one.received);
-            let noted = |it: Received| Received { was_unclaimed: unclaimed.contains(&it.block), ..it };
+            let noted =
+                |it: ReceivedSend| ReceivedSend { was_unclaimed: unclaimed.contains(&it.block), ..it };
             whole.claimed.extend(one.claimed.into_iter().map(noted));
             whole.receivable.extend(one.receivable);
         }
@@ -253,7 +257,7 @@ async fn find(client: &NodeClient, store: &Engine, accounts: &[Account]) -> Resu
     Ok(whole)
 }
 
-/// Claims what was found.
+/// Claims what was found, except for `except`.
 async fn claim(
     store: &Engine,
     mut found: Recovered,
@@ -274,7 +278,7 @@ async fn claim(
     Ok(found)
 }
 
-/// One account.
+/// Reads one account's chain.
 async fn walk(client: &NodeClient, store: &Engine, account: Account) -> Result<Recovered, RecoverError> {
     let mut found = Recovered::default();
     for it in client.receivable(account, RECEIVABLE, Raw::new(1)).await? {
@@ -295,9 +299,15 @@ async fn walk(client: &NodeClient, store: &Engine, account: Account) -> Result<R
             found.received = found.received.saturating_add(1);
             let source = BlockHash(block.link);
             if !store.is_claimed(source).await? {
-                // For people to look at; a node that has forgotten the send says nothing of it.
+                // For the report; a node that no longer has the send does not know its sender.
                 let sender = client.block_info(source).await?.map(|it| it.account);
-                found.claimed.push(Received { block: source, sender, account, amount, was_unclaimed: false });
+                found.claimed.push(ReceivedSend {
+                    block: source,
+                    sender,
+                    account,
+                    amount,
+                    was_unclaimed: false,
+                });
             }
         }
         match before {

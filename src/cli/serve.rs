@@ -1,4 +1,4 @@
-//! `faregate serve`: the gateway. SIGTERM and SIGINT drain it, SIGHUP reloads its configuration.
+//! `faregate serve`: runs the gateway. SIGTERM and SIGINT drain it, SIGHUP reloads its configuration.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{EX_CONFIG, EX_UNAVAILABLE, complain};
-use crate::assemble::{self, AssembleError, Services};
+use super::failure::Failure;
+use crate::assemble::{self, Services};
 use crate::clock::Clock;
 use crate::config::{Config, Faults};
-use crate::listen::{self, Tls, TlsError};
+use crate::listen::{self, Tls};
 use crate::shutdown::StopSignal;
 
 #[derive(Args, Clone, Debug)]
@@ -28,38 +28,7 @@ pub struct ServeArgs {
     pub config: PathBuf,
 }
 
-/// Why the gateway does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error("{0}")]
-    Faults(Faults),
-    #[error(transparent)]
-    Assemble(#[from] AssembleError),
-    #[error(
-        "`{key}`: cannot listen on {address}: {error}; is it in use, or are ports below 1024 not allowed to this user?"
-    )]
-    Bind { key: &'static str, address: SocketAddr, error: io::Error },
-    #[error("`listen.tls`: {0}")]
-    Tls(#[from] TlsError),
-    #[error("signals cannot be received: {0}")]
-    Signals(io::Error),
-}
-
-/// Runs the gateway until it is told to end.
-pub async fn run(args: ServeArgs) -> ExitCode {
-    match serve(&args.config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error.to_string());
-            ExitCode::from(match error {
-                ServeError::Faults(_) | ServeError::Assemble(_) | ServeError::Tls(_) => EX_CONFIG,
-                ServeError::Bind { .. } | ServeError::Signals(_) => EX_UNAVAILABLE,
-            })
-        }
-    }
-}
-
-/// What the process is told by signals.
+/// The signals that the process obeys.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -77,22 +46,23 @@ impl Signals {
 }
 
 /// The listeners of a configuration, bound.
-struct Bound {
+struct BoundListeners {
     http: Option<TcpListener>,
     tls: Option<(TcpListener, Tls)>,
     admin: Option<TcpListener>,
     facilitator: Option<TcpListener>,
 }
 
-impl Bound {
-    async fn bind(config: &Config) -> Result<Self, ServeError> {
+impl BoundListeners {
+    async fn bind(config: &Config) -> Result<Self, Failure> {
         let http = match config.listen.http {
             Some(address) => Some(bind("listen.http", address).await?),
             None => None,
         };
         let tls = match &config.listen.tls {
             Some(it) => {
-                let tls = Tls::load(&it.certificate, &it.key)?;
+                let tls = Tls::load(&it.certificate, &it.key)
+                    .map_err(|error| Failure::Config(format!("`listen.tls`: {error}")))?;
                 Some((bind("listen.tls.address", it.address).await?, tls))
             }
             None => None,
@@ -109,15 +79,26 @@ impl Bound {
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|error| ServeError::Bind { key, address, error })
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::Unavailable(format!(
+            "`{key}`: cannot listen on {address}: {error}; is it in use, or may this user not use ports \
+             below 1024?"
+        ))
+    })
 }
 
-async fn serve(path: &Path) -> Result<(), ServeError> {
+/// Runs the gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`Failure`]: the configuration has faults, an address is in use, or something that the gateway
+/// needs cannot be opened.
+pub async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
-    let mut signals = Signals::catch().map_err(ServeError::Signals)?;
+    let mut signals = Signals::catch().map_err(Failure::Signals)?;
+    let path = &args.config;
     let config = load(path)?;
-    let bound = Bound::bind(&config).await?;
+    let bound = BoundListeners::bind(&config).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
     let services = assemble::assemble(config, Clock::system()).await?;
     let (stop, shutdown) = watch::channel(false);
@@ -129,16 +110,16 @@ async fn serve(path: &Path) -> Result<(), ServeError> {
             _ = signals.hangup.recv() => reload(path, &services, tls.as_ref()).await,
         }
     }
-    tracing::info!("ending: no new connections, requests under way are finished");
+    tracing::info!("ending: no new connections are accepted, requests under way are finished");
     stop.send_replace(true);
     while listeners.join_next().await.is_some() {}
     services.stop().await;
     tracing::info!("ended");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn load(path: &Path) -> Result<Config, ServeError> {
-    let config = Config::load(path).map_err(ServeError::Faults)?;
+fn load(path: &Path) -> Result<Config, Faults> {
+    let config = Config::load(path)?;
     for warning in &config.warnings {
         tracing::warn!("{}", warning.about(&path.display().to_string()));
     }
@@ -146,7 +127,7 @@ fn load(path: &Path) -> Result<Config, ServeError> {
 }
 
 /// Serves every listener that is bound.
-fn listen(services: &Services, bound: Bound, shutdown: &StopSignal) -> JoinSet<()> {
+fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> JoinSet<()> {
     let mut listeners = JoinSet::new();
     let conf = Arc::new(ServerConf::default());
     let proxy = Arc::new(pingora::proxy::http_proxy(&conf, services.gateway()));
@@ -172,13 +153,13 @@ fn listen(services: &Services, bound: Bound, shutdown: &StopSignal) -> JoinSet<(
     listeners
 }
 
-/// Takes over the file as it is now, or leaves everything as it was and says why.
+/// Applies the file as it is now, or leaves everything as it was and logs why.
 async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
     let config = match load(path) {
         Ok(config) => config,
         Err(error) => {
             services.metrics().reload_failed();
-            tracing::error!("not reloaded, the old configuration stays:\n{error}");
+            tracing::error!("not reloaded, the old configuration stays in use:\n{error}");
             return;
         }
     };
@@ -186,12 +167,12 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
         && let Err(error) = tls.reload(&files.certificate, &files.key)
     {
         services.metrics().reload_failed();
-        tracing::error!(%error, "the certificate was not reloaded, the old one stays");
+        tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
     }
     let held_back = services.reload(&config).await;
     if held_back.is_empty() {
         tracing::info!("configuration reloaded");
     } else {
-        tracing::warn!(needs_restart = ?held_back, "configuration reloaded but for what needs a restart");
+        tracing::warn!(needs_restart = ?held_back, "configuration reloaded, except for what needs a restart");
     }
 }

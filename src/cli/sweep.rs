@@ -11,24 +11,24 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EX_CONFIG, EX_IOERR, EX_TEMPFAIL, EX_UNAVAILABLE};
-use crate::assemble::{AssembleError, SweepSetupError, node_client, open_store, sweeper};
+use super::failure::Failure;
+use super::words::{counted, xno};
+use crate::assemble::{node_client, open_store, sweeper};
 use crate::clock::Clock;
-use crate::config::{Config, Faults};
-use crate::ledger::LedgerError;
-use crate::ledger::node::{NodeLedger, NodeSetupError};
+use crate::config::Config;
+use crate::ledger::node::NodeLedger;
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
 use crate::sweep::Step;
-use crate::sweeper::{Journal, Place, Round, SweepError, Sweeper, Swept};
-use crate::vault::{Turn, VaultError};
+use crate::sweeper::{PoolPlace, SweepError, SweepJournal, SweepRound, Sweeper, Swept};
+use crate::vault::Turn;
 
 #[derive(Args, Clone, Debug)]
 pub struct SweepArgs {
     /// The configuration: its pool must have a `seed_file`, and it must name a `treasury`
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Sweep once and end; else every `sweep.every` (10 minutes) until SIGTERM
+    /// Sweep once and end; otherwise sweep every `sweep.every` (10 minutes) until SIGTERM
     #[arg(long)]
     pub once: bool,
     /// Print what would be done, and do nothing
@@ -39,55 +39,16 @@ pub struct SweepArgs {
     pub json: bool,
 }
 
-/// Why the pool is not swept.
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    #[error("{0}")]
-    Faults(Faults),
-    #[error("`nano.nodes`: {0}")]
-    Nodes(#[from] NodeSetupError),
-    #[error(transparent)]
-    Setup(#[from] SweepSetupError),
-    #[error("{0}: look whether the node runs, and at `nano.nodes`")]
-    Ledger(#[from] LedgerError),
-    #[error("`nano.pool.seed_file`: {0}")]
-    Turn(#[from] VaultError),
-    /// What is swept is written down, so that the books can be held against the ledger.
-    #[error("{0}")]
-    Store(Box<AssembleError>),
-    #[error("another process is sweeping this pool; this one does nothing")]
-    NotOurTurn,
-    #[error("the output cannot be written: {0}")]
-    Output(#[from] io::Error),
-}
-
-impl RunError {
-    const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Faults(_) | Self::Nodes(_) | Self::Setup(_) | Self::Turn(_) | Self::Store(_) => EX_CONFIG,
-            Self::Ledger(_) => EX_UNAVAILABLE,
-            Self::NotOurTurn => EX_TEMPFAIL,
-            Self::Output(_) => EX_IOERR,
-        }
-    }
-}
-
-/// Runs the command. Exit code 0, 1 where an account was not swept to the end, 69 without a node,
-/// 75 while another process sweeps, 78 for what the configuration does not allow.
+/// Runs the command. Exit code 0, 1 if an account was not swept completely, 69 without a node, 75 while
+/// another process sweeps, 78 if the configuration does not allow it.
 pub async fn run(args: SweepArgs, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> ExitCode {
-    match sweep(&args, out).await {
-        Ok(complete) => ExitCode::from(u8::from(!complete)),
-        Err(error) => {
-            // Where even that cannot be written, the exit code says it.
-            let _written = writeln!(err, "faregate: {error}").is_ok();
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let swept = sweep(&args, out).await;
+    Failure::end_on(swept.map(|complete| ExitCode::from(u8::from(!complete))), err)
 }
 
-/// Whether every account was swept to the end.
-async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
-    let config = Config::load(&args.config).map_err(RunError::Faults)?;
+/// Sweeps; gives whether every account was swept completely.
+async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
+    let config = Config::load(&args.config)?;
     let client = node_client(&config.nano)?;
     let mut work = WorkSource::node_first(client.clone());
     let bar = (io::stderr().is_terminal() && !args.json && !args.dry_run).then(progress_bar);
@@ -98,9 +59,9 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, R
     if args.dry_run {
         return dry_run(&sweeper, args.json, out).await;
     }
-    let store = open_store(&config.store, None).await.map_err(|error| RunError::Store(Box::new(error)))?;
-    let store = Arc::new(store);
-    sweeper = sweeper.journalled_in(Journal::new(Arc::clone(&store), Clock::system()));
+    // What is swept is journalled, so that the journal can be compared with the ledger.
+    let store = Arc::new(open_store(&config.store, None).await?);
+    sweeper = sweeper.journalled_in(SweepJournal::new(Arc::clone(&store), Clock::system()));
     if let Some(bar) = bar.clone() {
         sweeper = sweeper.observed_by(Arc::new(move |_: &Step| bar.inc(1)));
     }
@@ -109,16 +70,16 @@ async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, R
     let outcome = if args.once {
         match Turn::take(&seed_file)? {
             Some(_turn) => rounds.one(out).await,
-            None => Err(RunError::NotOurTurn),
+            None => Err(Failure::SweptElsewhere),
         }
     } else {
-        rounds.until_told(&seed_file, every, out).await
+        rounds.until_signalled(&seed_file, every, out).await
     };
     store.close().await;
     outcome
 }
 
-/// Sweeps, one after the other, and what is shown of them.
+/// Sweeps one after the other, and prints them.
 struct Rounds {
     sweeper: Sweeper,
     bar: Option<ProgressBar>,
@@ -126,24 +87,24 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Sweeps at once and then every `every`, while it has the turn, until SIGTERM or SIGINT.
-    async fn until_told(
+    /// Sweeps at once and then at every `every`, if no other process does, until SIGTERM or SIGINT.
+    async fn until_signalled(
         &mut self,
         seed_file: &Path,
         every: Duration,
         out: &mut (dyn Write + Send),
-    ) -> Result<bool, RunError> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    ) -> Result<bool, Failure> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::Signals)?;
         let forever = async {
             loop {
                 match Turn::take(seed_file)? {
                     Some(_turn) => match self.one(out).await {
                         Ok(_complete) => {}
-                        Err(RunError::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
+                        Err(Failure::Ledger(error)) => tracing::error!(%error, "the next sweep tries again"),
                         Err(error) => return Err(error),
                     },
-                    None => tracing::warn!("another process is sweeping this pool, this one skips"),
+                    None => tracing::warn!("another process is sweeping this pool; this one waits"),
                 }
                 tokio::time::sleep(every).await;
             }
@@ -155,7 +116,7 @@ impl Rounds {
         }
     }
 
-    async fn one(&mut self, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
+    async fn one(&mut self, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
         let round = self.sweeper.sweep().await;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -172,10 +133,10 @@ impl Rounds {
     }
 }
 
-/// Shows how many blocks are done; a send can take a minute of work on the main network.
+/// Shows how many blocks are done; the work of a send can take a minute on the main network.
 fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    // A template that does not parse would leave the plain bar.
+    // If the template did not parse, the plain bar would stay.
     if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} blocks confirmed {elapsed}") {
         bar.set_style(style);
     }
@@ -183,30 +144,30 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
-fn show(round: &Round, out: &mut (dyn Write + Send)) -> io::Result<()> {
+fn show(round: &SweepRound, out: &mut (dyn Write + Send)) -> io::Result<()> {
     for swept in &round.accounts {
         writeln!(
             out,
-            "{}  {:>24} swept  {:>4} blocks{}",
+            "{}  {:>24} swept  {:>11}{}",
             swept.place.account,
             swept.sent.xno().to_string(),
-            swept.blocks.len(),
-            swept.error.as_ref().map(|it| format!("  not to the end: {it}")).unwrap_or_default()
+            counted(swept.blocks.len(), "block"),
+            swept.error.as_ref().map(|it| format!("  not completely: {it}")).unwrap_or_default()
         )?;
     }
     let failed = round.failed().count();
     if round.accounts.is_empty() {
         writeln!(out, "nothing to sweep")
     } else {
-        write!(out, "{} to the treasury, {} blocks", round.sent().xno(), round.blocks())?;
+        write!(out, "{} to the treasury, {}", round.sent().xno(), counted(round.blocks(), "block"))?;
         if failed > 0 {
-            write!(out, ", {failed} account(s) not swept to the end: run it again")?;
+            write!(out, ", {} not swept completely: run it again", counted(failed, "account"))?;
         }
         writeln!(out)
     }
 }
 
-fn as_json(round: &Round) -> Value {
+fn as_json(round: &SweepRound) -> Value {
     let account = |it: &Swept| {
         json!({
             "account": it.place.account,
@@ -236,14 +197,9 @@ fn describe(step: &Step) -> Value {
     })
 }
 
-/// The number without its unit.
-fn xno(amount: Raw) -> String {
-    amount.xno().to_string().trim_end_matches(" XNO").to_owned()
-}
-
-/// Plans every account and prints the blocks. Whether every account could be planned.
-async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) -> Result<bool, RunError> {
-    let mut planned: Vec<(Place, Result<Vec<Step>, SweepError>)> = Vec::new();
+/// Plans every account and prints the blocks; gives whether every account could be planned.
+async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
+    let mut planned: Vec<(PoolPlace, Result<Vec<Step>, SweepError>)> = Vec::new();
     for place in sweeper.worth_sweeping().await? {
         planned.push((place, sweeper.plan(place).await));
     }
@@ -252,7 +208,7 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
     let total = sends.fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
     let complete = planned.iter().all(|(_, plan)| plan.is_ok());
     if json {
-        let account = |(place, plan): &(Place, Result<Vec<Step>, SweepError>)| {
+        let account = |(place, plan): &(PoolPlace, Result<Vec<Step>, SweepError>)| {
             json!({
                 "account": place.account,
                 "index": place.index,
@@ -283,8 +239,8 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
         }
         writeln!(
             out,
-            "{} account(s), {} ({total} raw) would go to the treasury",
-            planned.len(),
+            "{}, {} ({total} raw) would go to the treasury",
+            counted(planned.len(), "account"),
             total.xno()
         )?;
     }

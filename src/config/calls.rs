@@ -1,95 +1,71 @@
-//! A route's `mcp`: what each call of an MCP server's endpoint costs.
+//! A route's `mcp`: the price of each call at an MCP server's endpoint.
 
 use std::collections::BTreeMap;
 
 use serde_yaml::Value;
 
 use super::document::below;
-use super::judge::Judge;
-use super::limits::bytes;
+use super::judge::{Judge, Judged, all};
 use super::mirror::{McpFile, Piece};
 use crate::nano::Raw;
 use crate::routes::{CallPrices, Grants, Lines, Price};
 
-/// Bytes of a body that can be looked into and still be forwarded: what Pingora keeps of one to send
-/// it again.
+/// The largest body that can be read before the request is forwarded, in bytes: Pingora keeps this
+/// much of a body to send it again.
 pub const MAX_BODY: usize = 64 * 1024;
-/// Bytes of a method or tool on a line.
+/// The longest name of a method or tool, in bytes.
 const MAX_LINE: usize = 128;
 
 const PRICE_HINT: &str = "write an amount (`0.001 XNO`), `free` or `refuse`";
 const LINES_HINT: &str = "write `tools: { search: 0.001 XNO, \"render-*\": 0.01 XNO }`";
 
-/// The price list below `path`, with the route's `grants`.
+/// The price list, with the route's `grants`.
 pub(super) fn calls(
     judge: &mut Judge<'_>,
-    path: &str,
     piece: Piece<Value>,
-    grants: Option<Grants>,
-) -> Option<CallPrices> {
-    let file: McpFile = judge.section(path, piece)?;
+    grants: Judged<Grants>,
+) -> Judged<CallPrices> {
+    let place = piece.path.clone();
+    let file: McpFile = judge.section(piece)?;
     let most = u64::try_from(MAX_BODY).unwrap_or(u64::MAX);
-    let body_path = below(path, "body");
-    let bound = bytes(judge, &body_path, file.body, most, most);
-    let bound = bound.filter(|bound| {
-        if *bound == 0 {
-            judge.fault(&body_path, "no body fits", "write `64 KiB`, or leave it out");
-        }
-        *bound > 0
-    });
-    let methods = lines(judge, &below(path, "methods"), file.methods);
-    let tools = lines(judge, &below(path, "tools"), file.tools);
-    let otherwise = match file.otherwise {
-        Piece::Missing => Some(Price::Refused),
-        given @ (Piece::Empty | Piece::Is(_) | Piece::Wrong(_)) => {
-            let path = below(path, "otherwise");
-            let text = judge.get(&path, given, PRICE_HINT);
-            text.and_then(|text| price(judge, &path, &text))
-        }
-    };
-    let prices = CallPrices {
-        bound: usize::try_from(bound?).unwrap_or(MAX_BODY),
-        grants: grants?,
-        methods: methods?,
-        tools: tools?,
-        otherwise: otherwise?,
-    };
+    let bound = judge.bytes(file.body, 1..=most, most);
+    let otherwise = judge.text(file.otherwise, PRICE_HINT, price);
+    let prices = all!(CallPrices {
+        bound: bound.map(|it| usize::try_from(it).unwrap_or(MAX_BODY)),
+        grants,
+        methods: lines(judge, file.methods),
+        tools: lines(judge, file.tools),
+        otherwise: otherwise.map(|it| it.unwrap_or(Price::Refused)),
+    })?;
     if !prices.lines().any(|(_, price)| matches!(price, Price::Costs(_))) {
-        let hint = "give a tool or `tools/call` a price, or write `free: true` in place of `mcp`";
-        judge.fault(path, "no call has a price", hint);
-        return None;
+        let hint = "give a tool or `tools/call` a price, or write `free: true` instead of `mcp`";
+        return Err(judge.fault(&place, "no call has a price", hint));
     }
-    Some(prices)
+    Ok(prices)
 }
 
-fn lines(judge: &mut Judge<'_>, path: &str, piece: Piece<Value>) -> Option<Lines> {
-    if !piece.is_given() {
-        return Some(Lines::default());
-    }
-    let Value::Mapping(map) = judge.get(path, piece, LINES_HINT)? else {
-        judge.fault(path, "names and prices are expected here", LINES_HINT);
-        return None;
+fn lines(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Lines> {
+    let place = piece.path.clone();
+    let map = match judge.get(piece, LINES_HINT)? {
+        None => return Ok(Lines::default()),
+        Some(Value::Mapping(map)) => map,
+        Some(_) => return Err(judge.fault(&place, "names and prices are expected here", LINES_HINT)),
     };
-    let count = map.len();
+    let mut outcome = Ok(());
     let mut lines = BTreeMap::new();
     for (name, value) in map {
         let name = name.as_str().unwrap_or_default();
-        let here = below(path, name);
-        let good = is_line(name);
-        if !good {
-            let hint =
-                format!("at most {MAX_LINE} of letters, digits and `_ - . / $`, perhaps `*` at the end");
-            judge.fault(&here, "this is no name of a method or a tool", &hint);
+        let here = below(&place, name);
+        if !is_line(name) {
+            let hint = format!("at most {MAX_LINE} letters, digits and `_ - . / $`, perhaps `*` at the end");
+            outcome = Err(judge.fault(&here, "no method or tool has such a name", &hint));
         }
-        let text = value.as_str();
-        if text.is_none() {
-            judge.fault(&here, "a price is expected here", PRICE_HINT);
-        }
-        if let (true, Some(price)) = (good, text.and_then(|text| price(judge, &here, text))) {
-            lines.insert(name.to_owned(), price);
+        match judge.need_text(Piece::new(here, Some(value)), PRICE_HINT, price) {
+            Ok(price) => drop(lines.insert(name.to_owned(), price)),
+            Err(reported) => outcome = Err(reported),
         }
     }
-    (lines.len() == count).then(|| Lines::new(lines))
+    outcome.map(|()| Lines::new(lines))
 }
 
 fn is_line(name: &str) -> bool {
@@ -98,17 +74,19 @@ fn is_line(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_LINE && whole.bytes().all(known)
 }
 
-fn price(judge: &mut Judge<'_>, path: &str, text: &str) -> Option<Price> {
+fn price(text: &str) -> Result<Price, String> {
     match text {
-        "free" => Some(Price::Free),
-        "refuse" => Some(Price::Refused),
-        amount => {
-            let amount = judge.read(path, amount, PRICE_HINT, Raw::with_unit)?;
-            if amount.is_zero() {
-                judge.fault(path, "a price of zero", PRICE_HINT);
-                return None;
-            }
-            Some(Price::Costs(amount))
-        }
+        "free" => Ok(Price::Free),
+        "refuse" => Ok(Price::Refused),
+        amount => self::amount(amount).map(Price::Costs),
+    }
+}
+
+/// An amount that is not zero.
+pub(super) fn amount(text: &str) -> Result<Raw, String> {
+    match Raw::with_unit(text) {
+        Ok(amount) if amount.is_zero() => Err("a price of zero".to_owned()),
+        Ok(amount) => Ok(amount),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -2,11 +2,10 @@
 
 use serde_yaml::Value;
 
-use super::document::below;
-use super::judge::Judge;
-use super::mirror::{DiscoveryFile, Piece};
+use super::judge::{Judge, Judged, all};
+use super::mirror::{DiscoveryFile, Given, Piece};
 
-/// Which documents there are, and what they say of the API as a whole.
+/// Which documents there are, and how they describe the API.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Discovery {
     /// `/.well-known/x402` and `/.well-known/x402.json`.
@@ -15,14 +14,14 @@ pub struct Discovery {
     pub openapi: bool,
     /// `/llms.txt`.
     pub llms: bool,
-    /// The API's name; its public authority where there is none.
+    /// The API's name; `None`: its public authority is used.
     pub title: Option<String>,
     pub description: Option<String>,
-    /// An address for mail.
+    /// A mail address.
     pub contact: Option<String>,
 }
 
-/// Bytes of a text that describes the API.
+/// The longest text that describes the API, in bytes.
 const MAX_TEXT: usize = 2000;
 
 impl Discovery {
@@ -37,51 +36,27 @@ impl Default for Discovery {
     }
 }
 
-pub(super) fn discovery(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Discovery> {
-    if !piece.is_given() {
-        return Some(Discovery::default());
+pub(super) fn discovery(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Discovery> {
+    if let Given::Is(Value::Bool(on)) = piece.given {
+        return Ok(Discovery::all(on));
     }
-    let hint = "write `false`, or `{ openapi: false, title: Example }`";
-    let value = judge.get("discovery", piece, hint)?;
-    if let Some(on) = value.as_bool() {
-        return Some(Discovery::all(on));
-    }
-    let file: DiscoveryFile = judge.open("discovery", value)?;
-    let mut on = |key, piece: Piece<bool>| {
-        let given = piece.is_given();
-        if given { judge.get(&below("discovery", key), piece, "write `true` or `false`") } else { Some(true) }
+    let file: DiscoveryFile = judge.section(piece)?;
+    let mut text = |piece, is_good: fn(&str) -> bool, hint| {
+        judge.one_line(piece, MAX_TEXT, |text| !text.is_empty() && is_good(text), hint)
     };
-    let (x402, openapi, llms) = (on("x402", file.x402), on("openapi", file.openapi), on("llms", file.llms));
-    let title = line(judge, "title", file.title, |_| true);
-    let description = line(judge, "description", file.description, |_| true);
-    let is_address = |text: &str| text.split_once('@').is_some_and(|(a, b)| !a.is_empty() && b.contains('.'));
-    let contact = line(judge, "contact", file.contact, is_address);
-    Some(Discovery {
-        x402: x402?,
-        openapi: openapi?,
-        llms: llms?,
-        title: title?,
-        description: description?,
-        contact: contact?,
+    let title = text(file.title, |_| true, "a name");
+    let description = text(file.description, |_| true, "a description");
+    let contact = text(file.contact, is_address, "a mail address");
+    all!(Discovery {
+        x402: judge.flag(file.x402, true),
+        openapi: judge.flag(file.openapi, true),
+        llms: judge.flag(file.llms, true),
+        title,
+        description,
+        contact,
     })
 }
 
-/// A line of text, perhaps none; nothing where it is faulty.
-fn line(
-    judge: &mut Judge<'_>,
-    key: &str,
-    piece: Piece<String>,
-    is_good: impl Fn(&str) -> bool,
-) -> Option<Option<String>> {
-    if !piece.is_given() {
-        return Some(None);
-    }
-    let path = below("discovery", key);
-    let text = judge.get(&path, piece, "write a line of text")?;
-    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) || !is_good(&text) {
-        let hint = format!("one line of at most {MAX_TEXT} bytes; `contact` is an address for mail");
-        judge.fault(&path, "this text cannot be used here", &hint);
-        return None;
-    }
-    Some(Some(text))
+fn is_address(text: &str) -> bool {
+    text.split_once('@').is_some_and(|(name, host)| !name.is_empty() && host.contains('.'))
 }

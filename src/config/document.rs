@@ -1,27 +1,33 @@
-//! The file as YAML: its values, and where each of them stands.
+//! Reads the file as YAML: its values, and the place of each.
 //!
-//! Values are built from the parser's events, so that a value and its place come from one reading,
-//! and a duplicate key is a fault among others instead of the end of the reading. Anchors and tags
-//! are refused: a price should stand where it is asked for.
+//! Values are built from the parser's events. So a value and its place come from one reading, and a
+//! duplicate key is one fault among others instead of the end of the reading. Anchors and tags are
+//! refused: a price should be written where it applies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_yaml::{Mapping, Value};
 
 use super::finding::{Fault, Mark};
 
-/// Bytes of a file; tens of thousands of routes fit.
+/// The largest file, in bytes; tens of thousands of routes fit.
 pub const MAX_FILE: usize = 32 * 1024 * 1024;
-/// Levels of nesting; the deepest key lies four deep.
+/// Levels of nesting; the deepest key is at level four.
 const MAX_DEPTH: usize = 16;
+
+/// A hint for who has no file that works yet.
+pub(super) const SMALLEST: &str = "config/minimal.yaml is the smallest that works";
 
 /// A file that could be read as YAML.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// The whole, with variables put in.
+    /// The whole, with variables replaced.
     pub(super) value: Value,
     pub(super) places: Places,
+    /// Faults after which the rest could still be read.
+    pub(super) faults: Vec<Fault>,
 }
 
 /// What is known of each path (`routes[2].price`).
@@ -29,24 +35,24 @@ pub(super) struct Document {
 pub(super) struct Places {
     keys: BTreeMap<String, Mark>,
     values: BTreeMap<String, Mark>,
-    /// Where something came from the environment.
+    /// Paths of values that came from the environment.
     substituted: BTreeSet<String>,
-    /// Where the reading found a fault: what is wrong with such a value only follows from it.
+    /// Paths where reading found a fault; a further fault there would only be its consequence.
     spoiled: BTreeSet<String>,
 }
 
 impl Places {
-    /// Where the key of a path stands, or else its value.
+    /// The place of a path's key, or else of its value.
     pub(super) fn key(&self, path: &str) -> Option<Mark> {
         self.keys.get(path).or_else(|| self.values.get(path)).copied()
     }
 
-    /// Where the value of a path begins.
+    /// The place where a path's value begins.
     pub(super) fn value(&self, path: &str) -> Option<Mark> {
         self.values.get(path).copied()
     }
 
-    /// Whether a fault was found here already.
+    /// Whether reading found a fault here.
     pub(super) fn is_spoiled(&self, path: &str) -> bool {
         self.spoiled.contains(path)
     }
@@ -69,30 +75,25 @@ pub(super) fn item(path: &str, index: usize) -> String {
     format!("{path}[{index}]")
 }
 
-/// Reads a file and puts in the variables it names. Faults that leave the rest readable go to
-/// `faults`; nothing comes back where the text is no YAML at all.
-pub(super) fn read(
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-    faults: &mut Vec<Fault>,
-) -> Option<Document> {
+/// Reads a file and replaces the variables in it.
+///
+/// # Errors
+/// Every fault found so far, if the text is not YAML.
+pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Document, Vec<Fault>> {
     let mut reader =
         Reader { parser: Parser::new_from_str(text), places: Places::default(), env, faults: Vec::new() };
     let outcome = if text.len() > MAX_FILE {
-        Err(Broken::because(
-            None,
-            &format!("the file is larger than {MAX_FILE} bytes"),
-            "is this the right file?",
-        ))
+        let message = format!("the file is larger than {MAX_FILE} bytes");
+        Err(Fault::new(None, "", message, "is this the right file?"))
     } else {
         reader.document()
     };
-    faults.append(&mut reader.faults);
+    let Reader { places, mut faults, .. } = reader;
     match outcome {
-        Ok(value) => Some(Document { value, places: reader.places }),
-        Err(Broken(fault)) => {
+        Ok(value) => Ok(Document { value, places, faults }),
+        Err(fault) => {
             faults.push(fault);
-            None
+            Err(faults)
         }
     }
 }
@@ -106,38 +107,27 @@ struct Reader<'a> {
 
 const SYNTAX_HINT: &str = "look at brackets, quotes, colons and indentation here and just above";
 
-/// The reading cannot go on.
-struct Broken(Fault);
-
-impl Broken {
-    fn because(mark: Option<Mark>, message: &str, hint: &str) -> Self {
-        let hint = Some(hint.to_owned());
-        Self(Fault { mark, key: String::new(), message: message.to_owned(), hint })
-    }
-}
-
-impl From<ScanError> for Broken {
-    fn from(error: ScanError) -> Self {
-        let at = error.marker();
-        let mark = Mark { line: at.line(), column: at.col().saturating_add(1) };
-        Self::because(Some(mark), &format!("not YAML: {}", error.info()), SYNTAX_HINT)
-    }
-}
-
 fn mark_of(span: Span) -> Mark {
     Mark { line: span.start.line(), column: span.start.col().saturating_add(1) }
 }
 
+fn not_yaml(error: &ScanError) -> Fault {
+    let at = error.marker();
+    let mark = Mark { line: at.line(), column: at.col().saturating_add(1) };
+    Fault::new(Some(mark), "", format_args!("not YAML: {}", error.info()), SYNTAX_HINT)
+}
+
+/// An `Err` is a fault after which the file cannot be read further.
 impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Mark), Broken> {
+    fn next(&mut self) -> Result<(Event<'a>, Mark), Fault> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, mark_of(span))),
-            Some(Err(error)) => Err(error.into()),
-            None => Err(Broken::because(None, "not YAML: it ends too early", SYNTAX_HINT)),
+            Some(Err(error)) => Err(not_yaml(&error)),
+            None => Err(Fault::new(None, "", "not YAML: it ends too early", SYNTAX_HINT)),
         }
     }
 
-    fn document(&mut self) -> Result<Value, Broken> {
+    fn document(&mut self) -> Result<Value, Fault> {
         let mut whole = None;
         loop {
             let (event, mark) = self.next()?;
@@ -152,62 +142,45 @@ impl<'a> Reader<'a> {
                 | Event::MappingEnd) => {
                     let value = self.node(other, mark, "", 0)?;
                     if whole.replace(value).is_some() {
-                        return Err(Broken::because(
-                            Some(mark),
-                            "a second document",
-                            "a file holds one: take the `---` away",
-                        ));
+                        let hint = "a file holds one document: remove the `---`";
+                        return Err(Fault::new(Some(mark), "", "a second document", hint));
                     }
                 }
             }
         }
-        whole.ok_or_else(|| {
-            Broken::because(None, "the file is empty", "config/minimal.yaml is the smallest that works")
-        })
+        whole.ok_or_else(|| Fault::new(None, "", "the file is empty", SMALLEST))
     }
 
     /// The value that begins with `event`.
-    fn node(&mut self, event: Event<'a>, mark: Mark, path: &str, depth: usize) -> Result<Value, Broken> {
+    fn node(&mut self, event: Event<'a>, mark: Mark, path: &str, depth: usize) -> Result<Value, Fault> {
         if depth > MAX_DEPTH {
-            return Err(Broken::because(
-                Some(mark),
-                &format!("nested more than {MAX_DEPTH} deep"),
-                SYNTAX_HINT,
-            ));
+            let message = format!("nested more than {MAX_DEPTH} levels deep");
+            return Err(Fault::new(Some(mark), "", message, SYNTAX_HINT));
         }
         self.places.values.insert(path.to_owned(), mark);
-        let (anchor, tag) = match &event {
-            Event::Alias(anchor) => (*anchor, false),
-            Event::Scalar(_, _, anchor, tag) => (*anchor, tag.is_some()),
-            Event::SequenceStart(anchor, tag) | Event::MappingStart(anchor, tag) => (*anchor, tag.is_some()),
+        let (anchor, has_tag, value) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                (anchor, tag.is_some(), self.scalar(&text, style, path, mark))
+            }
+            Event::SequenceStart(anchor, tag) => (anchor, tag.is_some(), self.sequence(path, depth)?),
+            Event::MappingStart(anchor, tag) => (anchor, tag.is_some(), self.mapping(path, depth)?),
+            Event::Alias(anchor) => (anchor, false, Value::Null),
             Event::Nothing
             | Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(_)
             | Event::DocumentEnd
             | Event::SequenceEnd
-            | Event::MappingEnd => (0, false),
+            | Event::MappingEnd => (0, false, Value::Null),
         };
-        if anchor != 0 || tag {
-            let message = "anchors (`&`), aliases (`*`) and tags (`!`) are not read";
-            self.fault(Some(mark), path, message.to_owned(), Some("write the value out, or quote it"));
+        if anchor != 0 || has_tag {
+            let message = "anchors (`&`), aliases (`*`) and tags (`!`) are not supported";
+            self.fault(mark, path, message, "write the value out, or put it in quotes");
         }
-        match event {
-            Event::Scalar(text, style, ..) => Ok(self.scalar(&text, style, path, mark)),
-            Event::SequenceStart(..) => self.sequence(path, depth),
-            Event::MappingStart(..) => self.mapping(path, depth),
-            Event::Alias(_)
-            | Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd
-            | Event::SequenceEnd
-            | Event::MappingEnd => Ok(Value::Null),
-        }
+        Ok(value)
     }
 
-    fn sequence(&mut self, path: &str, depth: usize) -> Result<Value, Broken> {
+    fn sequence(&mut self, path: &str, depth: usize) -> Result<Value, Fault> {
         let mut items = Vec::new();
         loop {
             let (event, mark) = self.next()?;
@@ -219,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn mapping(&mut self, path: &str, depth: usize) -> Result<Value, Broken> {
+    fn mapping(&mut self, path: &str, depth: usize) -> Result<Value, Fault> {
         let mut map = Mapping::new();
         loop {
             let (event, mark) = self.next()?;
@@ -235,16 +208,16 @@ impl<'a> Reader<'a> {
                 | Event::SequenceStart(..)
                 | Event::SequenceEnd
                 | Event::MappingStart(..) => {
-                    return Err(Broken::because(Some(mark), "a key must be a word", "write `key: value`"));
+                    return Err(Fault::new(Some(mark), "", "a key must be a word", "write `key: value`"));
                 }
             };
             let here = below(path, &key);
             let first = self.places.keys.get(&here).copied();
             let (event, at) = self.next()?;
             if let Some(first) = first {
-                let message = format!("the key stands here twice; the first is in line {}", first.line);
-                self.fault(Some(mark), &here, message, Some("keep one of the two"));
-                // Read to its end, but kept apart: the first one counts for what follows.
+                let message = format!("the key is here twice; the first is in line {}", first.line);
+                self.fault(mark, &here, message, "keep one of the two");
+                // Read to its end, but kept apart: the first one is judged.
                 let kept = std::mem::take(&mut self.places);
                 let ignored = self.node(event, at, &here, depth.saturating_add(1));
                 self.places = kept;
@@ -257,7 +230,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A plain word may be a number or a truth value, as YAML has it; anything quoted is text.
+    /// A plain word may be a number or a boolean, as in YAML; anything quoted is text.
     fn scalar(&mut self, text: &str, style: ScalarStyle, path: &str, mark: Mark) -> Value {
         if text.contains("${") {
             return Value::String(self.substitute(text, path, mark));
@@ -273,7 +246,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Puts in what `${NAME}` stands for; `$${` is a literal `${`.
+    /// Replaces `${NAME}` by the variable's value; `$${` is a literal `${`.
     fn substitute(&mut self, text: &str, path: &str, mark: Mark) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -288,12 +261,8 @@ impl<'a> Reader<'a> {
             }
             out.push_str(before);
             let Some((name, after)) = after.split_once('}') else {
-                self.fault(
-                    Some(mark),
-                    path,
-                    "`${` without `}`".to_owned(),
-                    Some("write `${NAME}`, or `$${` for the two characters themselves"),
-                );
+                let hint = "write `${NAME}`, or `$${` for the two characters themselves";
+                self.fault(mark, path, "`${` without `}`", hint);
                 return out;
             };
             self.places.substituted.insert(path.to_owned());
@@ -307,24 +276,24 @@ impl<'a> Reader<'a> {
     fn variable(&mut self, name: &str, path: &str, mark: Mark) -> String {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if name.is_empty() || !name.bytes().all(is_name) {
-            let message = format!("`${{{name}}}` names no variable");
-            self.fault(Some(mark), path, message, Some("a name is letters, digits and `_`"));
+            let message = format!("`${{{name}}}` is not a variable's name");
+            self.fault(mark, path, message, "a name has letters, digits and `_`");
             return UNSET.to_owned();
         }
         (self.env)(name).unwrap_or_else(|| {
             let message = format!("the environment variable {name} is not set");
-            let hint = format!("set {name}, or write `$${{{name}}}` if the text itself is meant");
-            self.fault(Some(mark), path, message, Some(&hint));
+            let hint = format!("set {name}, or write `$${{{name}}}` if you mean the text itself");
+            self.fault(mark, path, message, &hint);
             UNSET.to_owned()
         })
     }
 
-    fn fault(&mut self, mark: Option<Mark>, path: &str, message: String, hint: Option<&str>) {
-        let hint = hint.map(ToOwned::to_owned);
+    /// Notes a fault after which the rest can still be read.
+    fn fault(&mut self, mark: Mark, path: &str, message: impl fmt::Display, hint: &str) {
         self.places.spoiled.insert(path.to_owned());
-        self.faults.push(Fault { mark, key: path.to_owned(), message, hint });
+        self.faults.push(Fault::new(Some(mark), path, message, hint));
     }
 }
 
-/// Stands in for a variable that is not set, so that the rest of the file can be judged.
+/// Replaces a variable that is not set, so that the rest of the file can be judged.
 const UNSET: &str = "unset";

@@ -1,4 +1,4 @@
-//! What is wrong with a file, or doubtful about it: where, what, and what to do.
+//! Faults and warnings about a configuration file: where, what is wrong, and what to do.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ pub struct Mark {
     pub column: usize,
 }
 
-/// One thing that has to be put right. Nothing in it comes from the environment: what a variable
-/// holds may be a secret.
+/// One thing that has to be corrected. It never contains a value from the environment, which may
+/// be a secret.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Fault {
-    /// Where; nothing if the file as a whole is meant.
+    /// Where; `None` if it concerns the file as a whole.
     #[serde(flatten)]
     pub mark: Option<Mark>,
     /// The key's path: `routes[2].price`. Empty for the file as a whole.
@@ -28,12 +28,12 @@ pub struct Fault {
     pub hint: Option<String>,
 }
 
-/// One thing that works but is hardly meant. It reads as a [`Fault`] does.
+/// One thing that works but is probably a mistake. It reads like a [`Fault`].
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Warning(pub Fault);
 
-/// Everything that is wrong with one file, in the order of its lines; at least one fault.
+/// Every fault of one file, in the order of its lines; at least one.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Faults {
     /// The file as the caller named it.
@@ -49,8 +49,14 @@ impl Faults {
 }
 
 impl Fault {
-    /// As a compiler would print it, for the file called `file`.
-    pub(super) fn print(&self, file: &str, kind: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// An empty `hint` stands for none.
+    pub(super) fn new(mark: Option<Mark>, key: &str, message: impl fmt::Display, hint: &str) -> Self {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        Self { mark, key: key.to_owned(), message: message.to_string(), hint }
+    }
+
+    /// Prints the fault as a compiler would, for the file called `file`.
+    fn print(&self, file: &str, kind: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(file)?;
         if let Some(Mark { line, column }) = self.mark {
             write!(f, ":{line}:{column}")?;

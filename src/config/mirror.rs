@@ -1,84 +1,120 @@
 //! The file as it is written, section by section: which keys there are and of what type.
 //!
 //! Each value is a [`Piece`] that is right, wrong or missing on its own, so that one wrong value
-//! hides no other. The keys of a section are the fields of its struct; nothing else lists them.
+//! hides no other. A new key is one line in `sections!`; nothing else lists the keys.
 
-use serde::de::{DeserializeOwned, Deserializer, Visitor, value::Error};
-use serde::{Deserialize, forward_to_deserialize_any};
-use serde_yaml::Value;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error};
+use serde_yaml::{Mapping, Value};
 
-/// One value of the file.
-#[derive(Debug, Default)]
-pub(super) enum Piece<T> {
-    #[default]
+use super::document::{below, item};
+
+/// One value of the file, with the path of its key (`nano.pool.size`).
+#[derive(Debug)]
+pub(super) struct Piece<T> {
+    pub(super) path: String,
+    pub(super) given: Given<T>,
+}
+
+/// What the file has for a key.
+#[derive(Debug)]
+pub(super) enum Given<T> {
+    /// The key is not there.
     Missing,
-    /// The key is there, nothing after it.
+    /// The key is there without a value.
     Empty,
     Is(T),
-    /// Of another type; the error says which.
+    /// A value of another type; the error says which.
     Wrong(String),
 }
 
 impl<T> Piece<T> {
     /// Whether the key is there, whatever its value.
     pub(super) const fn is_given(&self) -> bool {
-        !matches!(self, Self::Missing)
+        !matches!(self.given, Given::Missing)
+    }
+
+    /// The key's path, if the key is there.
+    pub(super) fn given_path(&self) -> Option<String> {
+        self.is_given().then(|| self.path.clone())
     }
 }
 
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Piece<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(from)?;
-        if value.is_null() {
-            return Ok(Self::Empty);
-        }
-        Ok(match serde_path_to_error::deserialize(value) {
-            Ok(it) => Self::Is(it),
-            Err(error) => Self::Wrong(error.to_string()),
-        })
+impl<T: DeserializeOwned> Piece<T> {
+    pub(super) fn new(path: String, value: Option<Value>) -> Self {
+        let given = match value {
+            None => Given::Missing,
+            Some(Value::Null) => Given::Empty,
+            Some(value) => match serde_path_to_error::deserialize(value) {
+                Ok(it) => Given::Is(it),
+                Err(error) => Given::Wrong(error.to_string()),
+            },
+        };
+        Self { path, given }
+    }
+
+    /// The items of a list at `path`.
+    pub(super) fn items(path: &str, values: Vec<Value>) -> Vec<Self> {
+        (0..).zip(values).map(|(index, value)| Self::new(item(path, index), Some(value))).collect()
     }
 }
 
-/// A whole number; text too, since a variable's value is one.
+/// A whole number. Text is read too, since a variable's value is text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Count(pub(super) u64);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a whole number that is not negative")]
-        enum Form {
-            Number(u64),
-            Text(String),
-        }
-        match Form::deserialize(from)? {
-            Form::Number(number) => Ok(Self(number)),
-            Form::Text(text) => text
-                .parse()
-                .map(Self)
-                .map_err(|_| serde::de::Error::custom("expected a whole number that is not negative")),
-        }
+        let value = Value::deserialize(from)?;
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        number.map(Self).ok_or_else(|| Error::custom("expected a whole number that is not negative"))
     }
 }
 
-/// A mirror that stands in [`SECTIONS`].
-pub(super) trait Section: DeserializeOwned {}
+/// A struct that mirrors a section of the file.
+pub(super) trait Section: Sized {
+    const KEYS: &'static [&'static str];
 
-/// Declares the sections: where each stands and what mirrors it. Only these can be opened, so the
-/// list is complete.
+    /// Takes the section's keys out of the map at `path`. What is left there is unknown.
+    fn take(path: &str, map: &mut Mapping) -> Self;
+}
+
+/// Declares the sections: the path of each and the struct that mirrors it. Only these can be opened,
+/// so the list is complete.
 macro_rules! sections {
     ($($path:literal => $mirror:ident { $($key:ident: $type:ty,)* })*) => {
         $(
-            #[derive(Debug, Default, Deserialize)]
-            #[serde(default, deny_unknown_fields)]
+            #[derive(Debug)]
             pub(super) struct $mirror { $(pub(super) $key: Piece<$type>,)* }
 
-            impl Section for $mirror {}
+            impl Section for $mirror {
+                const KEYS: &'static [&'static str] = &[$(spelled(stringify!($key)),)*];
+
+                fn take(path: &str, map: &mut Mapping) -> Self {
+                    let mut take = |key| (below(path, key), map.remove(key));
+                    Self {
+                        $($key: {
+                            let (path, value) = take(spelled(stringify!($key)));
+                            Piece::new(path, value)
+                        },)*
+                    }
+                }
+            }
         )*
 
         /// Every section with its keys; `[]` stands for an item, `*` for a chosen name.
-        static SECTIONS: &[(&str, fn() -> &'static [&'static str])] = &[$(($path, keys::<$mirror>),)*];
+        static SECTIONS: &[(&str, &[&str])] = &[$(($path, $mirror::KEYS),)*];
     };
+}
+
+/// A key as the file spells it: `match`, not `r#match`.
+const fn spelled(field: &'static str) -> &'static str {
+    if let [b'r', b'#', name @ ..] = field.as_bytes()
+        && let Ok(name) = std::str::from_utf8(name)
+    {
+        return name;
+    }
+    field
 }
 
 sections! {
@@ -243,46 +279,9 @@ sections! {
     }
 }
 
-/// Every key the configuration knows, as a path: `nano.pool.size`, `upstreams.*.url`,
+/// Every key of the configuration, as a path: `nano.pool.size`, `upstreams.*.url`,
 /// `routes[].price`.
 #[must_use]
 pub fn known_keys() -> Vec<String> {
-    SECTIONS
-        .iter()
-        .flat_map(|(path, keys)| keys().iter().map(move |key| super::document::below(path, key)))
-        .collect()
-}
-
-/// The keys of a mirror: the fields that serde looks for.
-pub(super) fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut found: &'static [&'static str] = &[];
-    // It always fails: the names are all that is wanted of it.
-    drop(T::deserialize(Names(&mut found)));
-    found
-}
-
-/// A deserializer that notes which fields are asked for and gives none.
-struct Names<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Names<'_> {
-    type Error = Error;
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Error> {
-        *self.0 = fields;
-        Err(serde::de::Error::custom("only the names are read"))
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(serde::de::Error::custom("only the names are read"))
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
+    SECTIONS.iter().flat_map(|(path, keys)| keys.iter().map(move |key| below(path, key))).collect()
 }

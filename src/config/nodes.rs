@@ -1,4 +1,4 @@
-//! Which nodes are asked, whose word is taken, and where confirmations are heard of.
+//! Which nodes are asked, which of them are trusted, and which sockets report confirmations.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,18 +7,20 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_yaml::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::document::item;
-use super::judge::Judge;
-use super::mirror::{Count, NodeFile, Piece};
+use super::judge::{Judge, Judged};
+use super::mirror::{Count, Given, NodeFile, Piece};
+use super::web_address::{self, HTTP};
+use crate::ledger::node::{is_near, provider};
 
-/// Where a node answers RPC. Prints without path and parameters: they may be keys.
+/// The address of a node's RPC. Prints without path and parameters: they may contain keys.
 #[derive(Clone, Eq, PartialEq)]
 pub struct NodeUrl {
     /// Without query.
     pub url: Url,
-    /// What stood in the query; it travels in the body of each call.
+    /// The URL's query; it is sent in the body of each call.
     pub parameters: Vec<(String, String)>,
     /// How long one call may take.
     pub timeout: Duration,
@@ -26,7 +28,7 @@ pub struct NodeUrl {
     pub trusted: bool,
 }
 
-/// Where a node's WebSocket listens. Prints without path and parameters: they may be keys.
+/// The address of a node's WebSocket. Prints without path and parameters: they may contain keys.
 #[derive(Clone, Eq, PartialEq)]
 pub struct SocketUrl(pub Url);
 
@@ -72,182 +74,108 @@ impl fmt::Debug for SocketUrl {
     }
 }
 
-pub(super) fn nodes(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Option<Vec<NodeUrl>> {
+pub(super) fn nodes(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Judged<Vec<NodeUrl>> {
     let hint = "write `nodes: [http://127.0.0.1:7076]`";
-    let items = judge.need("nano", "nodes", piece, hint)?;
-    if items.is_empty() {
-        judge.fault("nano.nodes", "no node: payments could not be seen", hint);
-        return None;
-    }
-    let count = items.len();
-    let mut nodes: Vec<NodeUrl> = Vec::new();
-    for (index, value) in items.into_iter().enumerate() {
-        let path = item("nano.nodes", index);
-        let Some(node) = node(judge, &path, value) else { continue };
-        if nodes.iter().any(|it| it.url == node.url && it.parameters == node.parameters) {
-            judge.fault(&path, "this node is named twice", "name each node once");
-        } else {
-            nodes.push(node);
-        }
-    }
-    (nodes.len() == count).then_some(nodes)
+    let items = judge.items(piece, "no node: payments could not be seen", hint)?;
+    let same = |a: &NodeUrl, b: &NodeUrl| (&a.url, &a.parameters) == (&b.url, &b.parameters);
+    judge.each(items, "node", same, node)
 }
 
-fn node(judge: &mut Judge<'_>, path: &str, value: Value) -> Option<NodeUrl> {
+fn node(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<NodeUrl> {
     let hint = "write `http://HOST:PORT` or `https://HOST/PATH?key=${NODE_KEY}`";
-    let (mut timeout, mut trusted) = (Some(NODE_TIMEOUT), None);
-    let (place, text) = if let Value::String(text) = value {
-        (path.to_owned(), Some(text))
-    } else {
-        let file: NodeFile = judge.open(path, value)?;
-        let text = judge.need(path, "url", file.url, hint);
-        let range = MIN_NODE_TIMEOUT..=MAX_NODE_TIMEOUT;
-        timeout = judge.duration(&format!("{path}.timeout"), file.timeout, range, NODE_TIMEOUT);
-        trusted = judge.get(&format!("{path}.trusted"), file.trusted, "write `true` or `false`");
-        (format!("{path}.url"), text)
-    };
-    let (url, parameters) = judge.read(&place, &text?, hint, node_url)?;
-    let near = is_near(&url);
-    if trusted == Some(true) && !near && url.scheme() == "http" {
+    if let Given::Is(text @ Value::String(_)) = piece.given {
+        return judge.need_text(Piece::new(piece.path, Some(text)), hint, node_url);
+    }
+    let file: NodeFile = judge.section(piece)?;
+    let place = file.url.path.clone();
+    let url = judge.need_text(file.url, hint, node_url);
+    let timeout = judge.duration(file.timeout, MIN_NODE_TIMEOUT..=MAX_NODE_TIMEOUT, NODE_TIMEOUT);
+    let trusted = judge.get(file.trusted, "write `true` or `false`")?;
+    let node = url?;
+    if trusted == Some(true) && !node.trusted && node.url.scheme() == "http" {
         judge.warn(
             &place,
-            "a trusted node is asked over plain http: whoever is on the way can confirm payments",
+            "a trusted node is asked over plain http: anybody on the network path can confirm payments",
             "use https, or a node on your own network",
         );
     }
-    Some(NodeUrl { url, parameters, timeout: timeout?, trusted: trusted.unwrap_or(near) })
+    Ok(NodeUrl { timeout: timeout?, trusted: trusted.unwrap_or(node.trusted), ..node })
 }
 
-/// The message repeats nothing of the URL: keys stand in it.
-pub(super) fn node_url(text: &str) -> Result<(Url, Vec<(String, String)>), String> {
-    let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err("a node is asked over http or https".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("a user or password in the URL is not read".to_owned());
-    }
-    if url.fragment().is_some() {
-        return Err("a fragment (`#`) has no meaning here".to_owned());
-    }
+/// A node as its URL describes it: trusted if it is near.
+///
+/// # Errors
+/// What is wrong. The message repeats nothing of the URL, which may contain keys.
+pub(super) fn node_url(text: &str) -> Result<NodeUrl, String> {
+    let mut url = web_address::parse(text, HTTP)?;
     let parameters = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
     url.set_query(None);
-    Ok((url, parameters))
+    let trusted = is_near(&url);
+    Ok(NodeUrl { url, parameters, timeout: NODE_TIMEOUT, trusted })
 }
 
-/// Whether a URL leads to this machine or its own network: a node there is the operator's.
-pub(super) fn is_near(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-        // A name without a dot is looked up in the own network, as a container's is.
-        Some(Host::Domain(name)) => {
-            !name.contains('.') || [".localhost", ".internal", ".local"].iter().any(|it| name.ends_with(it))
-        }
-        None => false,
-    }
-}
-
-/// How many nodes that are not trusted must agree; faults where payments could never be confirmed,
-/// or one stranger's word would confirm them.
-pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&[NodeUrl]>) -> Option<usize> {
-    let given = piece.is_given();
-    let quorum = judge.count("nano.quorum", piece, 1..=MAX_QUORUM, DEFAULT_QUORUM)?;
-    let nodes = nodes?;
-    let strangers: BTreeSet<_> = nodes
-        .iter()
-        .filter(|it| !it.trusted)
-        .map(|it| (it.url.host_str(), it.url.port_or_known_default()))
-        .collect();
-    // Which node a variable that is not set would have named is not known.
+/// How many nodes that are not trusted must agree. It is a fault if payments could never be
+/// confirmed. `nodes` is `None` if a fault was found in them.
+pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&[NodeUrl]>) -> Judged<usize> {
+    let place = piece.given_path().unwrap_or_else(|| "nano.nodes".to_owned());
+    let quorum = judge.count(piece, 1..=MAX_QUORUM, DEFAULT_QUORUM)?;
+    let Some(nodes) = nodes else { return Ok(quorum) };
+    let strangers: BTreeSet<_> = nodes.iter().filter(|it| !it.trusted).map(|it| provider(&it.url)).collect();
+    // A variable that is not set may name a node that is trusted.
     let unknown = (0..nodes.len()).any(|index| judge.places.is_spoiled(&item("nano.nodes", index)));
     if nodes.iter().all(|it| !it.trusted) && strangers.len() < quorum && !unknown {
-        let place = if given { "nano.quorum" } else { "nano.nodes" };
-        judge.fault(
-            place,
-            format_args!(
-                "{} node(s) of strangers, and it takes {quorum} that agree to confirm a payment",
-                strangers.len()
-            ),
-            "add nodes of other operators, or write `trusted: true` beside the url of a node that is yours",
+        let message = format!(
+            "{quorum} nodes that are not trusted must agree to confirm a payment, but the list has {}",
+            strangers.len()
         );
-        return None;
+        return Err(judge.fault(
+            &place,
+            message,
+            "add nodes of other operators, or write `trusted: true` beside the url of a node that is yours",
+        ));
     }
     if quorum == 1 && !strangers.is_empty() {
         judge.warn(
             "nano.quorum",
-            "any one node can grant payments that were never made, those that are not trusted too",
-            "leave `quorum` out (it is 2), or write `trusted: true` where you mean it",
+            "any one node, also one that is not trusted, can confirm payments that were never made",
+            "leave `quorum` out (it is 2), or write `trusted: true` at the nodes that you trust",
         );
     }
-    Some(quorum)
+    Ok(quorum)
 }
 
-/// The certificates of a PEM file, at least one; none where the key is not there.
+/// The certificates of a PEM file, at least one; none if the key is missing.
 pub(super) fn authorities(
     judge: &mut Judge<'_>,
     piece: Piece<String>,
-) -> Option<Vec<CertificateDer<'static>>> {
-    const PATH: &str = "nano.ca_file";
-    if !piece.is_given() {
-        return Some(Vec::new());
-    }
-    let path = judge.file(PATH, piece)?;
+) -> Judged<Vec<CertificateDer<'static>>> {
+    let place = piece.path.clone();
+    let Some(path) = judge.file(piece)? else { return Ok(Vec::new()) };
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let hint = "name a PEM file with the certificate of the authority that signed your node's";
-    match read {
-        Ok(found) if !found.is_empty() => Some(found),
-        Ok(_none) => {
-            judge.refuse(PATH, format_args!("{}: there is no certificate in it", path.display()), hint);
-            None
-        }
-        Err(error) => {
-            judge.refuse(PATH, format_args!("{}: {error}", path.display()), hint);
-            None
-        }
-    }
-}
-
-/// One WebSocket or a list of them; none where the key is not there.
-pub(super) fn websockets(judge: &mut Judge<'_>, piece: Piece<Value>) -> Option<Vec<SocketUrl>> {
-    const PATH: &str = "nano.websocket";
-    let hint = "write `ws://HOST:PORT` or `wss://HOST/PATH`, or a list of them";
-    if !piece.is_given() {
-        return Some(Vec::new());
-    }
-    let items = match judge.get(PATH, piece, hint)? {
-        Value::Sequence(items) => {
-            (0..).zip(items).map(|(index, it)| (item(PATH, index), it)).collect::<Vec<_>>()
-        }
-        one @ (Value::Null
-        | Value::Bool(_)
-        | Value::Number(_)
-        | Value::String(_)
-        | Value::Mapping(_)
-        | Value::Tagged(_)) => vec![(PATH.to_owned(), one)],
+    let fault = match read {
+        Ok(found) if !found.is_empty() => return Ok(found),
+        Ok(_none) => "there is no certificate in it".to_owned(),
+        Err(error) => error.to_string(),
     };
-    let count = items.len();
-    let mut sockets: Vec<SocketUrl> = Vec::new();
-    for (path, value) in items {
-        let text = value.as_str().unwrap_or_default();
-        let Some(url) = judge.read(&path, text, hint, socket_url) else { continue };
-        if sockets.contains(&url) {
-            judge.fault(&path, "this WebSocket is named twice", "name each once");
-        } else {
-            sockets.push(url);
-        }
-    }
-    (sockets.len() == count).then_some(sockets)
+    let hint = "name a PEM file with the certificate of the authority that signed your node's";
+    Err(judge.refuse(&place, format_args!("{}: {fault}", path.display()), hint))
 }
 
-/// The message repeats nothing of the URL: keys stand in it.
+/// One WebSocket or a list of them; none if the key is missing.
+pub(super) fn websockets(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Vec<SocketUrl>> {
+    let hint = "write `ws://HOST:PORT` or `wss://HOST/PATH`, or a list of them";
+    let items = match piece.given {
+        Given::Is(Value::Sequence(items)) => Piece::items(&piece.path, items),
+        Given::Is(one) => vec![Piece::new(piece.path, Some(one))],
+        given @ (Given::Missing | Given::Empty | Given::Wrong(_)) => {
+            judge.get(Piece { given, ..piece }, hint)?;
+            Vec::new()
+        }
+    };
+    let socket = |judge: &mut Judge<'_>, it| judge.need_text(it, hint, socket_url);
+    judge.each(items, "WebSocket", PartialEq::eq, socket)
+}
+
 fn socket_url(text: &str) -> Result<SocketUrl, String> {
-    let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
-    if !matches!(url.scheme(), "ws" | "wss") {
-        return Err("a WebSocket is reached over ws or wss".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err("a user, password or fragment in the URL is not read".to_owned());
-    }
-    Ok(SocketUrl(url))
+    web_address::parse(text, ["ws", "wss"]).map(SocketUrl)
 }

@@ -1,9 +1,8 @@
 //! A request's body, read before the request is decided and forwarded as it came.
 //!
-//! Pingora keeps what is read in its retry buffer and replays it to the upstream from there, but for
-//! a body that does not fit it replays nothing and waits for ever. So no bound may lie above
-//! [`MAX_BODY`]. What is held in all is counted: where a listener has no room left, the request is
-//! shed before it costs more.
+//! Pingora keeps what is read in its retry buffer and replays it to the upstream from there. For a body
+//! that does not fit it replays nothing and waits for ever, so no bound may be above [`MAX_BODY`]. All
+//! bodies in memory share one budget. A request beyond it is shed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,64 +12,52 @@ use pingora::prelude::{Error, Session};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::rejection::Rejection;
 use crate::config::MAX_BODY;
 
-/// The room for bodies that are held at one time.
+/// The memory for all bodies that are held at one time.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct BodyBudget {
     bytes: Arc<Semaphore>,
     within: Duration,
 }
 
-/// A whole body. It takes up room until it is dropped.
+/// A whole body.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) bytes: Vec<u8>,
-    pub(super) held: Held,
+    pub(super) permit: BodyPermit,
 }
 
-/// The room that a body takes up for as long as Pingora holds it: keep it until the request is over.
+/// A body's share of the budget. Pingora holds the body as long as the request lasts: keep this as long.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct BodyPermit {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a body was not read.
-#[derive(Debug)]
-pub(super) enum Unread {
-    /// It is, or says it is, longer than this many bytes.
-    TooLong(usize),
-    /// It did not arrive in time.
-    TooSlow,
-    /// The bodies that are held fill the room there is.
-    NoRoom,
-    /// The client is gone, or its framing is broken.
-    Lost(Box<Error>),
-}
-
-impl Room {
-    /// Room for `bytes`, each body of them to be there `within` this time.
+impl BodyBudget {
+    /// A budget of `bytes` in all. Each body has to arrive `within` this time.
     #[must_use]
     pub fn new(bytes: u64, within: Duration) -> Self {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { bytes: Arc::new(Semaphore::new(bytes)), within }
     }
 
-    /// Reads the whole body of a request, `bound` bytes of it at most ([`MAX_BODY`] where the bound
-    /// is above it). It is forwarded all the same.
-    pub(super) async fn read(&self, session: &mut Session, bound: usize) -> Result<Body, Unread> {
+    /// Reads the whole body of a request, at most `bound` bytes and at most [`MAX_BODY`]. It is forwarded
+    /// all the same.
+    pub(super) async fn read(&self, session: &mut Session, bound: usize) -> Result<Body, Rejection> {
         let bound = bound.min(MAX_BODY);
         let headers = &session.req_header().headers;
-        // By its headers: looking into the connection itself would fix how it is read, and no tunnel
-        // could follow.
+        // By its headers: asking the connection itself would fix how it is read, and no tunnel could
+        // follow.
         let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         if !framed && session.as_http1().is_some() {
-            return Ok(Body { bytes: Vec::new(), held: Held { _permit: None } });
+            return Ok(Body { bytes: Vec::new(), permit: BodyPermit { _permit: None } });
         }
         let declared = headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
         if declared.is_some_and(|length| length > bound) {
-            return Err(Unread::TooLong(bound));
+            return Err(Rejection::BodyTooLong(bound));
         }
         if declared != Some(0) {
             invite(session).await?;
@@ -78,39 +65,39 @@ impl Room {
         session.as_downstream_mut().enable_retry_buffering();
         match timeout(self.within, self.gather(session, bound)).await {
             Ok(read) => read,
-            Err(_) => Err(Unread::TooSlow),
+            Err(_) => Err(Rejection::BodyTooSlow),
         }
     }
 
-    async fn gather(&self, session: &mut Session, bound: usize) -> Result<Body, Unread> {
+    async fn gather(&self, session: &mut Session, bound: usize) -> Result<Body, Rejection> {
         let mut bytes = Vec::new();
         let mut held: Option<OwnedSemaphorePermit> = None;
-        let lost = |error: Box<Error>| Unread::Lost(error.into_down());
+        let lost = |error: Box<Error>| Rejection::Lost(error.into_down());
         while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(lost)? {
             if bytes.len().saturating_add(part.len()) > bound {
-                return Err(Unread::TooLong(bound));
+                return Err(Rejection::BodyTooLong(bound));
             }
-            // Bytes that came, not those that were announced: an announcement costs a client nothing.
+            // Bytes that arrived, not those that were announced: announcing costs a client nothing.
             let needed = u32::try_from(part.len()).unwrap_or(u32::MAX);
             let permit =
-                Arc::clone(&self.bytes).try_acquire_many_owned(needed).map_err(|_| Unread::NoRoom)?;
+                Arc::clone(&self.bytes).try_acquire_many_owned(needed).map_err(|_| Rejection::NoRoom)?;
             match &mut held {
                 Some(held) => held.merge(permit),
                 None => held = Some(permit),
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(Body { bytes, held: Held { _permit: held } })
+        Ok(Body { bytes, permit: BodyPermit { _permit: held } })
     }
 }
 
-/// Asks a client that waits for it to send the body. The upstream cannot: it is not asked yet.
-async fn invite(session: &mut Session) -> Result<(), Unread> {
+/// Tells a client that waits for it to send the body. The upstream was not asked yet and cannot.
+async fn invite(session: &mut Session) -> Result<(), Rejection> {
     let waits = |it: &http::HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"100-continue");
     if session.as_http1().is_none() || !session.req_header().headers.get(EXPECT).is_some_and(waits) {
         return Ok(());
     }
-    // Else Pingora takes this for an answer before the end of the body, and closes the connection.
+    // Otherwise Pingora takes this for an answer before the end of the body and closes the connection.
     session.set_close_on_response_before_downstream_finish(false);
     let go_on = pingora::http::ResponseHeader::build(http::StatusCode::CONTINUE, Some(0));
     let sent = match go_on {
@@ -118,5 +105,5 @@ async fn invite(session: &mut Session) -> Result<(), Unread> {
         Err(error) => Err(error),
     };
     session.set_close_on_response_before_downstream_finish(true);
-    sent.map_err(|error| Unread::Lost(error.into_down()))
+    sent.map_err(|error| Rejection::Lost(error.into_down()))
 }

@@ -1,5 +1,5 @@
-//! What the gateway publishes about its prices: a manifest, an OpenAPI document and a guide for
-//! language models. Written once for a configuration, not for a request.
+//! Published documents about the prices: a manifest, an OpenAPI document and a guide for language
+//! models. They are written once for each configuration.
 //!
 //! They only advise. What a request costs is what its 402 says.
 
@@ -21,6 +21,7 @@ use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 
+use super::respond;
 use crate::config::Config;
 use crate::nano::Raw;
 use crate::payment::Mechanism;
@@ -28,7 +29,7 @@ use crate::routes::{Access, CanonicalTarget, Found, Grants, Route, RouteName};
 
 /// The `route` label of requests for these documents.
 const LABEL: &str = "discovery";
-/// For how long a copy may be used without asking again.
+/// How long a copy may be used without asking again.
 const FRESH: &str = "public, max-age=60";
 
 const MANIFEST: &str = "/.well-known/x402";
@@ -54,14 +55,14 @@ pub(super) struct Document {
 /// What the documents are written from.
 struct Published<'a> {
     config: &'a Config,
-    /// Where the others are, for those that are there.
+    /// The URLs of the other documents that are published.
     openapi: Option<String>,
     llms: Option<String>,
 }
 
 impl Documents {
-    /// Writes the documents of `config`. One whose path the price table names letter for letter is
-    /// left to that route; a pattern such as `/**` does not hide it.
+    /// Writes the documents of `config`. If the price table names a document's exact path, the route
+    /// has it. A pattern such as `/**` does not hide it.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         let wanted = &config.discovery;
@@ -114,7 +115,7 @@ impl Document {
         Arc::new(Self { kind, body: Bytes::from(text), etag: format!("\"{}\"", hex::encode(digest)) })
     }
 
-    /// Answers a request for the document; anybody may read it, from any page.
+    /// Answers a request for the document. Any client and any web page may read it.
     pub(super) async fn send(&self, session: &mut Session) -> Result<()> {
         let known = session.req_header().headers.get_all(IF_NONE_MATCH);
         let is_known = known.iter().filter_map(|it| it.to_str().ok()).any(|it| self.is_among(it));
@@ -127,11 +128,7 @@ impl Document {
             response.insert_header(CONTENT_TYPE, self.kind)?;
             response.insert_header(CONTENT_LENGTH, self.body.len())?;
         }
-        if is_known || session.req_header().method == Method::HEAD {
-            return session.write_response_header(Box::new(response), true).await;
-        }
-        session.write_response_header(Box::new(response), false).await?;
-        session.write_response_body(Some(self.body.clone()), true).await
+        respond::write(session, response, (!is_known).then(|| self.body.clone())).await
     }
 
     /// Whether a list of entity tags names this document (RFC 9110 section 13.1.2).
@@ -148,12 +145,12 @@ impl Published<'_> {
         self.config.discovery.title.as_deref().unwrap_or(self.config.public_url.authority())
     }
 
-    /// The routes that may be spoken of, in the order of the file.
+    /// The routes that are not hidden, in the order of the file.
     fn routes(&self) -> impl Iterator<Item = &Route> {
         self.config.table.routes().iter().map(AsRef::as_ref).filter(|route| !route.hidden)
     }
 
-    /// How a route can be paid for, in the order in which its bills say so.
+    /// How a route can be paid for, in the order of its bills.
     fn mechanisms(&self, route: &Route) -> &[Mechanism] {
         self.config.mechanisms.get(&route.name).unwrap_or(&self.config.nano.mechanisms)
     }

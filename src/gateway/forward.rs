@@ -1,4 +1,4 @@
-//! What is taken off and put on a request and its answer on their way through.
+//! Headers that are removed from and added to a forwarded request and its answer.
 
 use std::borrow::Cow;
 
@@ -8,21 +8,22 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::tariff::extend_list;
-use super::{Admission, Context, Priced};
-use crate::cashier::How;
+use super::{Context, Forwarding, client};
+use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
 use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
-/// An upstream's own word that a request is not to be charged for.
+/// With `no`, an upstream says that its answer is not to be charged for.
 const CHARGE: &str = "faregate-charge";
 
-/// The request headers by which an answer differs.
+/// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
     "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION";
 
-/// What content delivery networks go by before `Cache-Control`. A paid answer is for no shared cache.
+/// Headers that content delivery networks prefer to `Cache-Control`. No shared cache may keep a paid
+/// answer.
 const SHARED_CACHES: [&str; 5] = [
     "cdn-cache-control",
     "surrogate-control",
@@ -31,19 +32,19 @@ const SHARED_CACHES: [&str; 5] = [
     "x-accel-expires",
 ];
 
-/// Rewrites a request for the upstream: the canonical target, nothing of the payment, and what the
-/// gateway vouches for in place of whatever the client claimed.
+/// Rewrites a request for the upstream: the canonical target, no payment headers, and the gateway's own
+/// statements in place of the client's.
 pub(super) fn request(
     session: &Session,
     request: &mut RequestHeader,
-    admission: &Admission,
+    forwarding: &Forwarding,
     body_is_read: bool,
 ) -> Result<()> {
-    let chosen = admission.chosen.as_ref();
+    let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
-    request.set_raw_path(format!("{base_path}{}", admission.target.as_str()).as_bytes())?;
+    request.set_raw_path(format!("{base_path}{}", forwarding.target.as_str()).as_bytes())?;
     if body_is_read {
-        // The client was told to go on already.
+        // The client was told to go on before.
         let _removed = request.remove_header(&EXPECT).is_some();
     }
     for name in stopped(&session.req_header().headers, is_stopped_on_the_way_in) {
@@ -55,7 +56,7 @@ pub(super) fn request(
         }
     }
     let received = session.req_header();
-    // HTTP/2 says it in the target.
+    // In HTTP/2 it is part of the target.
     let host = received.headers.get(HOST).and_then(|it| it.to_str().ok());
     if let Some(host) = host.or_else(|| received.uri.authority().map(|it| it.as_str())) {
         request.insert_header("X-Forwarded-Host", host)?;
@@ -63,13 +64,13 @@ pub(super) fn request(
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
         request.insert_header(HOST, own)?;
     }
-    if let Some(client) = session.client_addr().and_then(|it| it.as_inet()) {
-        request.insert_header("X-Forwarded-For", client.ip().to_string())?;
+    if let Some(address) = client::address(session) {
+        request.insert_header("X-Forwarded-For", address.to_string())?;
     }
     let secure = session.digest().is_some_and(|it| it.ssl_digest.is_some());
     request.insert_header("X-Forwarded-Proto", if secure { "https" } else { "http" })?;
-    if let Some(priced) = &admission.priced {
-        let intent = priced.admitted.taken.held().intent();
+    if let Some(admitted) = forwarding.admission.admitted() {
+        let intent = admitted.taken.held().intent();
         request.insert_header("X-Payment-Payer", intent.payer.to_string())?;
         request.insert_header("X-Payment-Transaction", intent.block.to_string())?;
         request.insert_header("X-Payment-Amount", intent.amount.to_string())?;
@@ -78,11 +79,8 @@ pub(super) fn request(
     Ok(())
 }
 
-/// Rewrites an answer for the client, and notes whether it counts.
-pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
-    if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(());
-    }
+/// Rewrites an answer for the client. Returns whether it is charged for.
+pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Result<bool> {
     let excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
     for name in stopped(&response.headers, is_stopped_on_the_way_out) {
@@ -91,11 +89,10 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     if let Some(cors) = &context.tariff.cors {
         cors.expose(response, context.origin.as_deref())?;
     }
-    let Some(priced) = context.admission.as_mut().and_then(|it| it.priced.as_mut()) else { return Ok(()) };
-    let status = response.status.as_u16();
-    let counts = !excused && priced.charge_on.charges(status);
-    priced.counts = Some(counts);
-    for (name, value) in receipt(priced, counts) {
+    let Some(admission) = context.forwarding.as_ref().map(|it| &it.admission) else { return Ok(false) };
+    let Some(admitted) = admission.admitted() else { return Ok(false) };
+    let charged = admission.charges(response.status, excused);
+    for (name, value) in receipt_of(admitted, charged) {
         response.insert_header(name, value)?;
     }
     let cache_control = private(&response.headers);
@@ -103,18 +100,18 @@ pub(super) fn response(response: &mut ResponseHeader, context: &mut Context) -> 
     for name in SHARED_CACHES {
         let _removed = response.remove_header(name);
     }
-    extend_list(response, VARY, VARIES_BY)
+    extend_list(response, VARY, VARIES_BY)?;
+    Ok(charged)
 }
 
-/// The headers that tell a client what it has: the capability, and with a payment its receipt.
-/// `counts` says whether this answer takes a use.
-pub(super) fn receipt(priced: &Priced, counts: bool) -> Vec<(&'static str, String)> {
-    let admitted = &priced.admitted;
-    told(admitted.taken.held(), &admitted.token, admitted.how, u32::from(!counts))
+/// The receipt of an admitted request, whose answer is `charged` for or not.
+pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Vec<(&'static str, String)> {
+    receipt(admitted.taken.held(), &admitted.token, admitted.how, u32::from(!charged))
 }
 
-/// The same for what a payment bought, of which `unspent` uses come back to what is left.
-pub(super) fn told(
+/// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
+/// uses come back to what is left.
+pub(super) fn receipt(
     held: &CachedCapability,
     token: &Token,
     how: How,
@@ -146,26 +143,26 @@ pub(super) fn told(
     headers
 }
 
-/// The headers whose name, in its plainest spelling, `stops`.
+/// The headers that `stops` names, in their plainest spelling.
 fn stopped(headers: &HeaderMap, stops: fn(&str) -> bool) -> Vec<HeaderName> {
     headers.keys().filter(|name| stops(&plainest(name.as_str()))).cloned().collect()
 }
 
-/// Many servers read `_` and `-` as one; header names arrive in lower case.
+/// Many servers read `_` and `-` as the same. Header names arrive in lower case.
 fn plainest(name: &str) -> Cow<'_, str> {
     if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
-/// The one protocol that a connection may change to. In a tunnel of HTTP/2 every path of the
-/// upstream could be asked for, and nobody would send a bill.
+/// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel
+/// of HTTP/2 could ask for every path of the upstream without a bill.
 fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()
 }
 
-/// Payment headers, old and new; whatever the gateway itself puts on; and what some servers take for
-/// the request's address, path or method in place of those that were matched and paid for.
+/// Payment headers, old and new; those that the gateway itself adds; and those that some servers take
+/// for the request's address, path or method instead of what was matched and paid for.
 fn is_stopped_on_the_way_in(name: &str) -> bool {
     const STARTS: [&str; 6] = ["payment-", "x-payment", "x-x402", "faregate-", "x-forwarded-", "x-original-"];
     const NAMES: [&str; 8] = [
@@ -181,14 +178,14 @@ fn is_stopped_on_the_way_in(name: &str) -> bool {
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
-/// What only the gateway may tell a client.
+/// Headers that only the gateway may send to a client.
 fn is_stopped_on_the_way_out(name: &str) -> bool {
     const STARTS: [&str; 4] = ["payment-", "x-payment-", "x-x402", "faregate-"];
     const NAMES: [&str; 2] = ["settlement-overrides", "x-payment"];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
-/// `Cache-Control` of a paid answer: for this client only, otherwise as the upstream wants it.
+/// `Cache-Control` of a paid answer: for this client only, and otherwise as the upstream says.
 fn private(headers: &HeaderMap) -> HeaderValue {
     let mut kept = vec!["private"];
     let given = headers.get_all(CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
@@ -201,7 +198,7 @@ fn private(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static("private"))
 }
 
-/// What stands between the commas that are not within quotes.
+/// The parts between commas that are not in quotes.
 fn directives(value: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let parts = value.split(move |character| {

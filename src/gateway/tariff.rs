@@ -1,5 +1,5 @@
-//! What one loaded configuration says of requests: prices, upstreams, origins, limits. Exchanged
-//! as a whole on reload, so that no request sees half of two.
+//! What one loaded configuration says about requests: prices, upstreams, origins, limits. A reload
+//! exchanges it as a whole, so that no request sees half of two.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
 use tokio::sync::watch;
 
-use super::body::Room;
+use super::body::BodyBudget;
 use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
@@ -34,23 +34,23 @@ pub struct Tariff {
     /// What is published about the prices.
     pub documents: Documents,
     pub cors: Option<Cors>,
-    /// In seconds; what `maxTimeoutSeconds` of a bill says.
+    /// `maxTimeoutSeconds` of a bill, in seconds.
     pub challenge_lifetime: u64,
-    /// What a bill asks of a block's work.
+    /// What a bill says about a block's work.
     pub work: WorkTerms,
     pub limits: EdgeLimits,
-    /// For the bodies that are looked into.
-    pub room: Room,
+    /// For the bodies that are read before the decision.
+    pub bodies: BodyBudget,
     /// The upstreams are watched until this is dropped.
     pub watched: watch::Sender<bool>,
 }
 
-/// Bounds that the edge holds.
+/// Limits of the edge.
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeLimits {
     /// How long a connection may stay open without a request.
     pub idle_connection: Duration,
-    /// Bytes of an unwanted request body that are read to keep its connection.
+    /// Bytes of an unneeded request body that are read to keep its connection.
     pub drained_body: u64,
 }
 
@@ -58,12 +58,12 @@ pub struct EdgeLimits {
 #[derive(Clone, Debug)]
 pub struct Cors(pub Origins);
 
-/// What a page must be able to read of an answer.
+/// Response headers that a page must be able to read.
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
-/// What a page may put on a request beside what it asks for. Official clients send the last one,
-/// which is a response header's name.
+/// Request headers that a page may send in any case. Official clients send the last one, although it
+/// is the name of a response header.
 const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION, Content-Type, Authorization, Access-Control-Expose-Headers";
-/// Bytes of what a preflight asks for that are repeated in its answer.
+/// A preflight's header is repeated in its answer up to this many bytes.
 const MAX_ASKED: usize = 2048;
 const PREFLIGHT_SECONDS: &str = "600";
 
@@ -77,8 +77,7 @@ impl Cors {
     }
 
     /// Lets a page of `origin` read this answer and its payment headers. Without an allowed origin the
-    /// answer only says that it would be another for one: what the upstream itself allows to others
-    /// stands.
+    /// answer only says that it depends on the origin, and what the upstream allows stays.
     pub(super) fn expose(&self, response: &mut ResponseHeader, origin: Option<&str>) -> Result<()> {
         extend_list(response, VARY, "Origin")?;
         let Some(origin) = origin else { return Ok(()) };
@@ -92,7 +91,7 @@ impl Cors {
         extend_list(response, ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
     }
 
-    /// Allows what a preflight asks for: the price is asked for when the request itself comes.
+    /// Allows what a preflight asks for. The request itself is billed when it comes.
     pub(super) fn answer_preflight(response: &mut ResponseHeader, request: &HeaderMap) -> Result<()> {
         let asked = |name| {
             let value = request.get(name).and_then(|it: &HeaderValue| it.to_str().ok());
@@ -111,7 +110,7 @@ impl Cors {
     }
 }
 
-/// Writes a header that is a list as one line, with what `more` names and it did not name yet.
+/// Writes a list header as one line, with those names of `more` that it lacks.
 pub(super) fn extend_list(response: &mut ResponseHeader, name: HeaderName, more: &str) -> Result<()> {
     let mut names: Vec<String> = Vec::new();
     let given = response.headers.get_all(&name).iter().filter_map(|it| it.to_str().ok());

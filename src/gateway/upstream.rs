@@ -1,4 +1,4 @@
-//! An upstream: its addresses, which of them answer, and how it is spoken to.
+//! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,7 +15,7 @@ use pingora::protocols::l4::socket::SocketAddr;
 use crate::config::{self, HostHeader, UpstreamUrl};
 use crate::shutdown::{self, StopSignal};
 
-/// Addresses tried for one selection before none counts as healthy.
+/// Addresses tried for one selection before all count as unhealthy.
 const SELECT_TRIES: usize = 64;
 /// How often host names are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// One upstream of the configuration, ready to be spoken to.
 pub struct Upstream {
     balancer: LoadBalancer<RoundRobin>,
-    settings: config::Upstream,
+    settings: config::UpstreamConfig,
 }
 
 impl fmt::Debug for Upstream {
@@ -34,11 +34,11 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Which URL an address was looked up for.
+/// The URL that an address was looked up for.
 #[derive(Clone, Debug)]
 struct Of(UpstreamUrl);
 
-/// Looks the hosts of the URLs up.
+/// Looks up the hosts of the URLs.
 struct Names(Vec<UpstreamUrl>);
 
 #[async_trait]
@@ -66,9 +66,9 @@ fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
 }
 
 impl Upstream {
-    /// The upstream as configured, without an address until [`Upstream::refresh`] finds some.
+    /// The upstream as configured. It has no address until [`Upstream::refresh`] finds some.
     #[must_use]
-    pub fn new(settings: &config::Upstream) -> Self {
+    pub fn new(settings: &config::UpstreamConfig) -> Self {
         let mut backends = Backends::new(Box::new(Names(settings.urls.clone())));
         if let Some(health) = &settings.health {
             backends.set_health_check(Box::new(Checks::new(health, &settings.urls)));
@@ -76,7 +76,7 @@ impl Upstream {
         Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone() }
     }
 
-    /// Looks the names up. Without an answer the addresses known so far stay.
+    /// Looks the host names up. Without an answer the known addresses stay.
     pub async fn refresh(&self) {
         if let Err(error) = self.balancer.update().await {
             tracing::warn!(%error, "the upstream's addresses were not refreshed");
@@ -109,8 +109,7 @@ impl Upstream {
         self.balancer.select(b"", SELECT_TRIES).is_some()
     }
 
-    /// The next healthy address that is none of those `tried`, with this upstream's timeouts; nothing
-    /// where there is none.
+    /// The next healthy address that is not among those `tried`, with this upstream's timeouts.
     #[must_use]
     pub fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
         let backend = self
@@ -139,22 +138,22 @@ pub struct Chosen {
     pub peer: HttpPeer,
     /// Put before the path.
     pub base_path: String,
-    /// The `Host` to send; nothing to pass on the client's.
+    /// The `Host` to send. `None`: the client's.
     pub host: Option<String>,
 }
 
-/// Host and, where it is not the scheme's own, port.
+/// The host, with the port if it is not the scheme's own.
 fn authority(url: &UpstreamUrl) -> String {
     let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
     let usual = if url.tls { 443 } else { 80 };
     if url.port == usual { host } else { format!("{host}:{}", url.port) }
 }
 
-/// Asks each server how it is under its own name and below its own base path.
+/// Checks each server's health under its own name and below its own base path.
 struct Checks(Vec<(UpstreamUrl, HttpHealthCheck)>);
 
 impl Checks {
-    fn new(health: &config::Health, urls: &[UpstreamUrl]) -> Self {
+    fn new(health: &config::HealthCheck, urls: &[UpstreamUrl]) -> Self {
         Self(urls.iter().map(|url| (url.clone(), health_check(health, url))).collect())
     }
 }
@@ -174,7 +173,7 @@ impl HealthCheck for Checks {
     }
 }
 
-fn health_check(health: &config::Health, url: &UpstreamUrl) -> HttpHealthCheck {
+fn health_check(health: &config::HealthCheck, url: &UpstreamUrl) -> HttpHealthCheck {
     let mut check = HttpHealthCheck::new(&url.host, url.tls);
     let path = format!("{}{}", url.base_path, health.path);
     let made = check

@@ -1,14 +1,16 @@
-//! Nano nodes, asked over their JSON RPC.
+//! Nano nodes and their JSON RPC.
 //!
-//! [`NodeClient`] speaks to one or more nodes in order and reads both implementations' dialects
-//! (the C++ node and RsNano); [`NodeLedger`] makes of it the gateway's [`Ledger`](super::Ledger).
-//! `endpoint` says where a node is, `transport` carries one exchange with one node, `answer` reads
-//! what came back. `reads` chooses whom to ask, with `breaker` and `pace`; `ledger` decides what is
-//! believed, `watcher` waits for confirmations and `socket` hears of them.
-//! `many` asks about a whole pool.
+//! [`NodeClient`] calls one or more nodes and reads both dialects (the C++ node and RsNano).
+//! [`NodeLedger`] builds the gateway's [`Ledger`](super::Ledger) on it. `endpoint` is the address of
+//! a node, `transport` is one exchange with one node, `answer` parses the JSON that came back and
+//! `contents` checks blocks against their hash. `reads` chooses the node to ask, with `breaker`;
+//! `ledger` decides which answers are accepted, `watcher` waits for confirmations and `socket`
+//! receives hints about them. `many` has the calls about many accounts. What real nodes answer is in
+//! the [nodes guide](crate::guide::nodes).
 
 mod answer;
 mod breaker;
+mod contents;
 mod endpoint;
 mod lag;
 mod ledger;
@@ -32,17 +34,17 @@ use crate::nano::{Account, BlockHash, Raw, StateBlock, Threshold, Thresholds, Wo
 
 pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telemetry, Version};
 pub use breaker::BreakerState;
-pub use endpoint::{Authorities, NodeEndpoint, NodeSetupError};
+pub use endpoint::{Authorities, NodeEndpoint, NodeSetupError, is_near, provider};
 pub use ledger::NodeLedger;
-pub use many::{Balance, MOST_RECEIVABLE, Received};
+pub use many::{Balance, MOST_RECEIVABLE, ReceivedSend};
 pub use socket::{SocketEndpoint, SocketStatus};
 
 use pace::HedgeBudget;
-use reads::{Call, block_info_call, nothing_said, sum_up};
-use transport::{Fault, Node};
+use reads::{RpcCall, block_info_call, no_answer, sum_up};
+use transport::{Node, TransportFault};
 
-/// A node that has this many confirmed blocks fewer than it should is behind. Between two answers
-/// of one round the network adds a few dozen at most.
+/// A node with more than this many confirmed blocks fewer than the others is behind. Between two
+/// answers of one probe the network confirms a few dozen blocks at most.
 const BEHIND: u64 = 100;
 
 /// One finished call to one node, for metrics.
@@ -52,40 +54,41 @@ pub struct RpcEvent<'a> {
     pub node: &'a str,
     pub action: &'static str,
     pub elapsed: Duration,
-    /// Whether the node answered as nodes do; its refusal of a block is an answer too.
+    /// Whether the node gave an answer. A refusal is an answer too.
     pub ok: bool,
 }
 
-/// What is told of nodes as it happens.
+/// An event about a node.
 #[derive(Clone, Copy, Debug)]
 pub enum NodeEvent<'a> {
     /// A call ended.
     Called(RpcEvent<'a>),
-    /// The node was slow, so another was asked as well.
+    /// The node was slow, so another node was asked as well.
     Hedged { node: &'a str },
-    /// The node says of a block what the others deny.
+    /// The node calls a block confirmed that the other nodes do not.
     Disagreed { node: &'a str },
 }
 
-/// Is told of each event.
+/// Called for each event.
 pub type NodeObserver = Arc<dyn Fn(NodeEvent<'_>) + Send + Sync>;
 
-/// How one node is.
+/// The status of one node.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NodeStatus {
     pub label: String,
     pub up: bool,
     pub breaker: BreakerState,
-    /// Whether it knows far fewer confirmed blocks than the others, or than its own peers; it is
-    /// not asked to confirm.
+    /// Whether it has far fewer confirmed blocks than the other nodes or than its own peers. Such a
+    /// node is not asked to confirm a payment.
     pub behind: bool,
-    /// Whether there was anything to hold it against; else `behind` is false for want of knowledge.
+    /// Whether it could be compared with any other node or its peers. If not, `behind` is false
+    /// because nothing is known.
     pub compared: bool,
     pub trusted: bool,
 }
 
-/// What a block does, as `process` wants it said. Always said: without it a node keeps a block that
-/// it refuses and may apply it later (NODE trap 2).
+/// The `subtype` field of `process`. It is always sent: without it a node keeps a block that it
+/// refuses and may apply it later (see the [nodes guide](crate::guide::nodes)).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Subtype {
     Send,
@@ -103,10 +106,10 @@ impl Subtype {
     }
 }
 
-/// What came of `process` on all nodes. What became of the block, only `block_info` tells.
+/// Why `process` succeeded on no node. Only `block_info` shows what became of the block.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ProcessError {
-    /// Every node that answered refused it; the text is for people.
+    /// At least one node refused the block and none accepted it. The text is for people.
     #[error("refused: {0}")]
     Refused(String),
     #[error(transparent)]
@@ -115,21 +118,21 @@ pub enum ProcessError {
 
 /// A client for one or more nodes.
 ///
-/// A read asks the nodes in order and goes on to the next when one is late, cannot be reached,
-/// answers nonsense or says that it does not know the thing: a node can be behind. One that is
-/// slower than it usually is gets a rival, within a budget. A node whose breaker is open is not
-/// asked. `process` goes to all nodes at once.
+/// A read asks the nodes in order. It goes on to the next node if one times out, cannot be reached,
+/// gives no proper answer, or does not know the block or account: that node may be behind. If a node
+/// is slower than usual, the next one is asked as well, within a budget. A node whose breaker is open
+/// is not asked. `process` goes to all nodes at once.
 ///
-/// Call it from one tokio runtime only: its idle connections are driven by the runtime that opened
-/// them and end with it. Clones share connections and health.
+/// Use it from one tokio runtime only: idle connections belong to the runtime that opened them and
+/// end with it. Clones share connections and node health.
 #[derive(Clone)]
 pub struct NodeClient {
     nodes: Arc<[Arc<Node>]>,
     observer: Option<NodeObserver>,
     hedges: Arc<HedgeBudget>,
-    /// How many voices it takes where none of them is trusted.
+    /// How many providers have to agree if no trusted node does.
     quorum: usize,
-    /// Between two looks at a node's peers.
+    /// Interval between two comparisons of a node with its peers.
     peers_every: Duration,
 }
 
@@ -143,7 +146,7 @@ impl NodeClient {
     /// A client for `endpoints`, the preferred one first.
     ///
     /// # Errors
-    /// [`NodeSetupError`], when there are none, one is not HTTP, or TLS cannot be set up.
+    /// [`NodeSetupError`] if there are no endpoints, one is not HTTP, or TLS cannot be set up.
     pub fn new(endpoints: Vec<NodeEndpoint>) -> Result<Self, NodeSetupError> {
         if endpoints.is_empty() {
             return Err(NodeSetupError::NoNodes);
@@ -151,7 +154,7 @@ impl NodeClient {
         let mut nodes: Vec<Arc<Node>> = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
             let plain = endpoint.label();
-            // Two accounts with one provider are two nodes; their metrics must not share a name.
+            // Two keys at one provider are two nodes, and their metrics need different names.
             let taken = |label: &String| nodes.iter().any(|node| node.label() == label);
             let numbered = (2_u32..).map(|number| format!("{plain}#{number}"));
             let label = std::iter::once(plain.clone()).chain(numbered).find(|label| !taken(label));
@@ -167,29 +170,29 @@ impl NodeClient {
         })
     }
 
-    /// This client, believing nodes that are not trusted when `quorum` of them say the same; one
-    /// is the least.
+    /// Makes the client accept what nodes of `quorum` different providers say, if none of them is
+    /// trusted. At least 1.
     #[must_use]
     pub fn with_quorum(mut self, quorum: usize) -> Self {
         self.quorum = quorum.max(1);
         self
     }
 
-    /// This client, asking a node for its peers as often as that, at a probe.
+    /// Makes a probe compare each node with its peers, but not more often than every `pause`.
     #[must_use]
     pub fn looking_at_peers_every(mut self, pause: Duration) -> Self {
         self.peers_every = pause;
         self
     }
 
-    /// This client, telling `observer` of each call.
+    /// Makes the client call `observer` for each event.
     #[must_use]
     pub fn observed_by(mut self, observer: NodeObserver) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// How each node is, in their order.
+    /// The status of each node, in configured order.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let counted = self.nodes.iter().filter(|node| node.health.cemented() > 0);
@@ -204,28 +207,28 @@ impl NodeClient {
         self.nodes.iter().map(status).collect()
     }
 
-    /// Whether the nodes that answered lately are enough to see a payment confirmed. False before
-    /// any was asked: [`NodeClient::probe`] at start.
+    /// Whether the nodes that answered recently are enough to confirm a payment. False until the first
+    /// call, so call [`NodeClient::probe`] at the start.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.suffice(self.nodes.iter().filter(|node| node.health.is_up() && !node.health.is_behind()))
+        self.is_quorum(self.nodes.iter().filter(|node| node.health.is_up() && !node.health.is_behind()))
     }
 
-    /// Whether these nodes' word together is believed: one of them is trusted, or there are
-    /// [`NodeClient::with_quorum`] of them, each with a voice of its own.
-    fn suffice<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> bool {
-        let mut voices = BTreeSet::new();
+    /// Whether what these nodes say together is accepted: one of them is trusted, or they belong to at
+    /// least [`NodeClient::with_quorum`] different providers.
+    fn is_quorum<'a>(&self, nodes: impl Iterator<Item = &'a Arc<Node>>) -> bool {
+        let mut providers = BTreeSet::new();
         for node in nodes {
             if node.is_trusted() {
                 return true;
             }
-            voices.insert(node.voice());
+            providers.insert(node.provider());
         }
-        voices.len() >= self.quorum
+        providers.len() >= self.quorum
     }
 
-    /// Asks each node for its block count and, now and then, for that of its peers; one that does not
-    /// answer is down, one that has far fewer confirmed blocks than it should is behind.
+    /// Asks each node for its block count and, less often, for that of its peers. A node that does not
+    /// answer is marked down; a node with far too few confirmed blocks is marked behind.
     pub async fn probe(&self) {
         let mut probes = JoinSet::new();
         for node in self.nodes.iter() {
@@ -234,11 +237,11 @@ impl NodeClient {
             }
             let (client, node) = (self.clone(), Arc::clone(node));
             probes.spawn(async move {
-                let call = Call::new("block_count", []);
+                let call = RpcCall::new("block_count", []);
                 match client.call(&node, &call, answer::block_count).await {
                     Ok(count) => {
                         node.health.set_cemented(count.cemented);
-                        client.hold_against_peers(&node).await;
+                        client.compare_with_peers(&node).await;
                     }
                     Err(fault) => {
                         node.health.down();
@@ -248,78 +251,78 @@ impl NodeClient {
             });
         }
         while probes.join_next().await.is_some() {}
-        self.compare();
+        self.mark_laggards();
     }
 
-    /// Asks a node how its peers are.
-    async fn hold_against_peers(&self, node: &Node) {
+    /// Compares a node with its own peers, if that is due.
+    async fn compare_with_peers(&self, node: &Node) {
         if !node.health.lag().is_due(node.health.now(), self.peers_every) {
             return;
         }
-        match self.call(node, &Call::new("telemetry", []), answer::telemetry).await {
+        match self.call(node, &RpcCall::new("telemetry", []), answer::telemetry).await {
             Ok(peers) => node.health.lag().look(node.health.cemented(), peers.cemented_count),
-            Err(Fault::TimedOut | Fault::Unreachable(_)) => {}
+            Err(TransportFault::TimedOut | TransportFault::Unreachable(_)) => {}
             Err(fault) => {
-                tracing::debug!(node = node.label(), %fault, "a node does not tell of its peers");
-                node.health.lag().unsaid(node.health.now());
+                tracing::debug!(node = node.label(), %fault, "a node gives no telemetry of its peers");
+                node.health.lag().no_answer(node.health.now());
             }
         }
     }
 
-    /// Finds who is behind: held against the highest count that is believed, so that one node
-    /// which boasts puts no other in the wrong.
-    fn compare(&self) {
+    /// Marks the nodes that are behind. Each is compared with the highest count that a quorum has
+    /// reached, so that a single node with a false count does not mark the others.
+    fn mark_laggards(&self) {
         let mut counts: Vec<u64> = self.nodes.iter().map(|node| node.health.cemented()).collect();
         counts.sort_unstable();
         let believed = counts
             .into_iter()
             .rev()
-            .find(|&count| self.suffice(self.nodes.iter().filter(|node| node.health.cemented() >= count)));
+            .find(|&count| self.is_quorum(self.nodes.iter().filter(|node| node.health.cemented() >= count)));
         for node in self.nodes.iter() {
             let of_others = believed.is_some_and(|it| node.health.cemented().saturating_add(BEHIND) < it);
             let behind = of_others || node.health.lag().is_behind();
             if behind != node.health.is_behind() {
-                tracing::warn!(node = node.label(), behind, "a node falls behind or catches up");
+                tracing::warn!(node = node.label(), behind, "a node fell behind or caught up");
                 node.health.set_behind(behind);
             }
         }
     }
 
-    /// `account_info`, confirmed state and representative included; nothing where no node that
-    /// answered knows the account: it has no block yet.
+    /// `account_info` with confirmed state and representative; `None` if no node that answered knows
+    /// the account, so that it has no block yet.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn account_info(&self, account: Account) -> Result<Option<AccountInfo>, LedgerError> {
         self.find(account_info_call(account), answer::account_info).await
     }
 
-    /// `block_info`, its contents as the node gave them: whether they are the block that was asked
-    /// for is for the caller to check. Nothing where no node that answered knows the block.
+    /// `block_info`; `None` if no node that answered knows the block. The contents are as the node
+    /// sent them. The caller checks that they hash to `hash`.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn block_info(&self, hash: BlockHash) -> Result<Option<BlockInfo>, LedgerError> {
         self.find(block_info_call(hash), answer::block_info).await
     }
 
-    /// What can be received on `account`: at most `count` confirmed blocks of at least `threshold`
-    /// raw, the largest first. Empty where nothing can.
+    /// `receivable`: at most `count` confirmed sends to `account` of at least `threshold` raw that it
+    /// has not received, the largest first.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn receivable(
         &self,
         account: Account,
         count: u32,
         threshold: Raw,
     ) -> Result<Vec<Receivable>, LedgerError> {
-        let call = Call::new(
+        let call = RpcCall::new(
             "receivable",
             [
                 ("account", account.to_string().into()),
                 ("count", count.to_string().into()),
-                // A threshold of at least 1 makes both dialects answer with a map.
+                // With a threshold of at least 1 both dialects answer with a map.
                 ("threshold", threshold.max(Raw::new(1)).to_string().into()),
                 ("source", "true".into()),
                 ("include_only_confirmed", "true".into()),
@@ -328,74 +331,73 @@ impl NodeClient {
         self.first(call, answer::receivable).await
     }
 
-    /// What is asked of a block's work, from the node that knows its network (`active_difficulty`).
+    /// `active_difficulty`: the work thresholds of the node's network.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn thresholds(&self) -> Result<Thresholds, LedgerError> {
-        self.first(Call::new("active_difficulty", []), answer::thresholds).await
+        self.first(RpcCall::new("active_difficulty", []), answer::thresholds).await
     }
 
-    /// Lets a node compute work for `root` that reaches `threshold`. The result is checked: a node
-    /// that gives too little is not believed.
+    /// `work_generate`: work for `root` that reaches `threshold`. The result is checked here.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node gave work; most nodes do not.
+    /// [`LedgerError`] if no node gave work. Most nodes do not.
     pub async fn work_generate(&self, root: [u8; 32], threshold: Threshold) -> Result<Work, LedgerError> {
         let read = move |value: &Value| answer::work(value, &root, threshold);
         let call = |difficulty: String| {
             let hash = BlockHash(root).to_string();
-            Call::new("work_generate", [("hash", hash.into()), ("difficulty", difficulty.into())])
+            RpcCall::new("work_generate", [("hash", hash.into()), ("difficulty", difficulty.into())])
         };
-        // The C++ node reads the difficulty in hexadecimal only, RsNano in decimal only (trap 12).
+        // The C++ node reads the difficulty in hexadecimal only, RsNano in decimal only.
         let (hexadecimal, decimal) = (call(threshold.to_string()), call(threshold.0.to_string()));
         let work = self.read(|node| {
             let (client, hexadecimal, decimal) = (self.clone(), hexadecimal.clone(), decimal.clone());
             async move {
                 match client.call(&node, &hexadecimal, read).await {
-                    Err(Fault::Refused(_)) => client.call(&node, &decimal, read).await.map(Some),
+                    Err(TransportFault::Refused(_)) => client.call(&node, &decimal, read).await.map(Some),
                     other => other.map(Some),
                 }
             }
         });
-        work.await?.ok_or_else(nothing_said)
+        work.await?.ok_or_else(no_answer)
     }
 
-    /// Which software the first node that answers is.
+    /// `version` of the first node that answers.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn version(&self) -> Result<Version, LedgerError> {
-        self.first(Call::new("version", []), answer::version).await
+        self.first(RpcCall::new("version", []), answer::version).await
     }
 
-    /// How many blocks the first node that answers has.
+    /// `block_count` of the first node that answers.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn block_count(&self) -> Result<BlockCount, LedgerError> {
-        self.first(Call::new("block_count", []), answer::block_count).await
+        self.first(RpcCall::new("block_count", []), answer::block_count).await
     }
 
-    /// How the first node that answers sees the network.
+    /// `telemetry` of the first node that answers: what it knows of its peers.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn telemetry(&self) -> Result<Telemetry, LedgerError> {
-        self.first(Call::new("telemetry", []), answer::telemetry).await
+        self.first(RpcCall::new("telemetry", []), answer::telemetry).await
     }
 
-    /// Hands `block` to every node at once and returns when one has accepted it; the others are
-    /// still told. Repeating it is harmless.
+    /// `process`: sends `block` to every node at once and returns when one has accepted it. The calls
+    /// to the other nodes go on. It is safe to repeat.
     ///
     /// # Errors
-    /// [`ProcessError`], when none accepted it. Neither that nor success says what becomes of the
-    /// block.
+    /// [`ProcessError`] if no node accepted the block. Neither an error nor success shows what becomes
+    /// of the block.
     pub async fn process(&self, block: &StateBlock, subtype: Subtype) -> Result<(), ProcessError> {
         let hash = block.hash();
         let contents = serde_json::to_value(block)
             .map_err(|error| LedgerError::Unreachable(format!("the block cannot be written: {error}")))?;
-        let call = Call::new(
+        let call = RpcCall::new(
             "process",
             [
                 ("json_block", "true".into()),
@@ -404,26 +406,35 @@ impl NodeClient {
                 ("block", contents),
             ],
         );
-        let mut told = JoinSet::new();
+        let mut calls = JoinSet::new();
         for node in self.nodes.iter() {
             let (client, node, call) = (self.clone(), Arc::clone(node), call.clone());
-            told.spawn(async move {
+            calls.spawn(async move {
                 let answer = client.call(&node, &call, |value| answer::processed(value, hash)).await;
                 (node.label().to_owned(), answer)
             });
         }
         let mut faults = Vec::new();
-        while let Some(answer) = told.join_next().await {
+        while let Some(answer) = calls.join_next().await {
             match answer {
                 Ok((_, Ok(()))) => {
-                    told.detach_all();
+                    calls.detach_all();
                     return Ok(());
                 }
                 Ok((label, Err(fault))) => faults.push((label, fault)),
-                Err(stopped) => faults.push(("?".to_owned(), Fault::Unreachable(stopped.to_string()))),
+                Err(stopped) => {
+                    faults.push(("?".to_owned(), TransportFault::Unreachable(stopped.to_string())))
+                }
             }
         }
-        let refusals: Vec<_> = faults.iter().filter_map(|(label, fault)| fault.refusal(label)).collect();
+        let refusal = |(label, fault): &(String, TransportFault)| match fault {
+            TransportFault::Refused(text) => answer::refuses_block(text).then(|| format!("{label}: {text}")),
+            TransportFault::TimedOut
+            | TransportFault::Unreachable(_)
+            | TransportFault::Nonsense(_)
+            | TransportFault::NotBelieved(_) => None,
+        };
+        let refusals: Vec<_> = faults.iter().filter_map(refusal).collect();
         if refusals.is_empty() {
             Err(ProcessError::NoAnswer(sum_up(&faults)))
         } else {
@@ -432,8 +443,8 @@ impl NodeClient {
     }
 }
 
-fn account_info_call(account: Account) -> Call {
-    Call::new(
+fn account_info_call(account: Account) -> RpcCall {
+    RpcCall::new(
         "account_info",
         [
             ("account", account.to_string().into()),

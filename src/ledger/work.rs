@@ -1,4 +1,4 @@
-//! Work for a block: from a node that gives it, else computed here on all cores.
+//! Work for a block: from a node that provides it, else computed here on all cores.
 
 #[cfg(feature = "gateway")]
 mod server;
@@ -15,24 +15,24 @@ use crate::nano::{Threshold, Work};
 #[cfg(feature = "gateway")]
 pub use server::{NoWork, WorkLimits, WorkServer};
 
-/// Nonces tried between two looks at whether to stop; about a hundredth of a second.
+/// Nonces tried between two checks whether to stop; about a hundredth of a second.
 const BATCH: u64 = 1 << 16;
 
-/// How far a computation has come.
+/// The progress of a computation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkProgress {
     /// Nonces tried so far, on all threads.
     pub tried: u64,
-    /// How many are needed on average; luck can need several times as many.
+    /// Nonces needed on average. A computation can need several times as many.
     pub expected: u64,
-    /// Whether the computation has found what it looked for: this is its last word.
+    /// Whether work was found. This report is the last one then.
     pub found: bool,
 }
 
-/// Is told, from a computing thread and many times a second, how a computation goes.
+/// Called with the progress, from a computing thread and many times a second.
 pub type WorkObserver = Arc<dyn Fn(WorkProgress) + Send + Sync>;
 
-/// No work could be computed.
+/// Why no work could be computed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum WorkError {
     #[error("no nonce reaches the threshold {0}")]
@@ -41,7 +41,7 @@ pub enum WorkError {
     Stopped(String),
 }
 
-/// Where work comes from.
+/// A source of work.
 #[derive(Clone)]
 pub struct WorkSource {
     /// Asked in this order.
@@ -60,51 +60,51 @@ impl fmt::Debug for WorkSource {
 }
 
 impl WorkSource {
-    /// Computes on all cores of this machine.
+    /// A source that computes on all cores of this machine.
     #[must_use]
     pub fn local() -> Self {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self { servers: Vec::new(), threads, observer: None }
     }
 
-    /// Asks `node` first and computes where it gives nothing.
+    /// A source that asks `node` first and computes only if it provides no work.
     #[must_use]
     pub fn node_first(node: NodeClient) -> Self {
         Self { servers: vec![node], ..Self::local() }
     }
 
-    /// This source, asking `server` before anybody else.
+    /// Makes the source ask `server` before all others.
     #[must_use]
     pub fn served_by(mut self, server: NodeClient) -> Self {
         self.servers.insert(0, server);
         self
     }
 
-    /// This source, computing on so many threads at most.
+    /// Limits the threads that compute.
     #[must_use]
     pub const fn on_threads(mut self, threads: NonZeroUsize) -> Self {
         self.threads = threads;
         self
     }
 
-    /// This source, telling `observer` how a computation on this machine goes.
+    /// Makes the source call `observer` with the progress of computations on this machine.
     #[must_use]
     pub fn observed_by(mut self, observer: WorkObserver) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Work over `root` that reaches `threshold`, checked here whoever made it. Dropping the future
-    /// ends the computation.
+    /// Work for `root` that reaches `threshold`, checked here whatever its source. Dropping the future
+    /// stops the computation.
     ///
     /// # Errors
-    /// [`WorkError`], when it cannot be computed here either.
+    /// [`WorkError`] if it cannot be computed here either.
     pub async fn work(&self, root: [u8; 32], threshold: Threshold) -> Result<Work, WorkError> {
         for server in &self.servers {
             match server.work_generate(root, threshold).await {
                 Ok(work) => return Ok(work),
                 Err(error) => {
-                    tracing::debug!(%error, "no work is given, the next is asked or it is computed here")
+                    tracing::debug!(%error, "a server provided no work; the next is asked, or it is computed here")
                 }
             }
         }
@@ -142,7 +142,7 @@ struct Search {
 }
 
 impl Search {
-    /// Each thread tries a part of the nonces of its own.
+    /// Searches on `threads` threads, each over its own part of the nonces.
     fn run(&self, threads: NonZeroUsize) -> Option<Work> {
         let parts = u64::try_from(threads.get()).ok()?;
         let length = u64::MAX.checked_div(parts)?;
@@ -162,26 +162,26 @@ impl Search {
             let found = nonces.find(|it| it.reaches(&self.root, self.threshold));
             let tried = self.tried.fetch_add(BATCH, Ordering::Relaxed).saturating_add(BATCH);
             if found.is_some() {
-                // Only the first thread to find one has the last word.
+                // Only the first thread to find work reports it.
                 if !self.stop.swap(true, Ordering::Relaxed) {
-                    self.tell(tried, true);
+                    self.report(tried, true);
                 }
                 return found;
             }
-            self.tell(tried, false);
+            self.report(tried, false);
             done = done.saturating_add(BATCH);
         }
         None
     }
 
-    fn tell(&self, tried: u64, found: bool) {
+    fn report(&self, tried: u64, found: bool) {
         if let Some(observer) = &self.observer {
             observer(WorkProgress { tried, expected: expected_tries(self.threshold), found });
         }
     }
 }
 
-/// 2^64 / (2^64 - threshold): how many nonces one that reaches the threshold costs on average.
+/// How many nonces have to be tried on average to reach the threshold: 2^64 / (2^64 - threshold).
 #[must_use]
 pub fn expected_tries(threshold: Threshold) -> u64 {
     let values = 1_u128 << 64;

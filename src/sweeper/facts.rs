@@ -1,7 +1,7 @@
-//! What a plan is made of, read from nodes that are not taken at their word.
+//! Reads from the nodes what a plan needs, without trusting them.
 //!
-//! The balance comes from the frontier block, whose hash covers it. A frontier or an amount that is
-//! not so makes blocks that the network refuses; only an understated balance could cost money.
+//! The balance comes from the frontier block, whose hash covers it. A false frontier or amount makes
+//! blocks that the network refuses; only a balance that is too low could cost money.
 
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ use crate::ledger::LedgerError;
 use crate::ledger::node::{AccountInfo, Contents, NodeLedger, Receivable};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::store::deposits::Deposit;
-use crate::sweep::{Head, PoolAccount, Waiting};
+use crate::sweep::{Head, PoolAccount, ReceivableSend};
 
-/// Receivable blocks of one plan; the next plan takes those beyond.
-const WAITING: u32 = 2000;
+/// The most receivable sends in one plan. The next plan takes the rest.
+const RECEIVABLE: u32 = 2000;
 
-/// The pause between two looks at an account whose newest block is not confirmed.
+/// The pause between two reads of an account whose newest block is not confirmed.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Reads an account and what waits for it, once everything on it is confirmed, which may take `wait`.
+/// Reads an account and its receivable sends, once its newest block is confirmed. Waits for that for
+/// at most `wait`.
 pub(super) async fn read(
     ledger: &NodeLedger,
     account: Account,
@@ -29,11 +30,12 @@ pub(super) async fn read(
         Some(info) => Some(head(ledger, account, info.frontier).await?),
         None => None,
     };
-    let waiting = ledger.client().receivable(account, WAITING, Raw::new(1)).await?;
+    let receivable = ledger.client().receivable(account, RECEIVABLE, Raw::new(1)).await?;
     let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
-    let deposits = waiting.iter().map(deposit).collect();
-    let waiting = waiting.iter().map(|it| Waiting { hash: it.hash, amount: it.amount }).collect();
-    Ok((PoolAccount { account, head, waiting }, deposits))
+    let deposits = receivable.iter().map(deposit).collect();
+    let receivable =
+        receivable.iter().map(|it| ReceivableSend { hash: it.hash, amount: it.amount }).collect();
+    Ok((PoolAccount { account, head, receivable }, deposits))
 }
 
 async fn confirmed(

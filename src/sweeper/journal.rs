@@ -1,9 +1,9 @@
-//! Writes a sweep down: what is to be received before it is, each block before it is published.
+//! The journal of sweeps: deposits are recorded before they are received, and each block before it is
+//! published.
 //!
-//! A block that is received is not receivable any more, so a deposit that no proof has claimed would
-//! be forgotten by the sweep if it were not in the journal first. A block that is published and
-//! whose end was not written down (the process was killed, the store failed) is looked up by the
-//! next sweep.
+//! A received send is no longer receivable, so a deposit that no proof has claimed would be lost from
+//! sight if it were not recorded first. If a published block's outcome was not recorded (the process
+//! was killed or the store failed), the next sweep looks it up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use crate::store::deposits::{Deposit, DepositJournal, SweepBlock, SweepRecord, S
 use crate::store::{Engine, StoreError, repeat_unknown};
 use crate::sweep::Step;
 
-/// Blocks without an end that one sweep looks up; the next one goes on with the rest.
+/// The most blocks without an outcome that one sweep looks up. The next sweep takes the rest.
 const LOOKED_UP: usize = 1000;
 
-/// Where sweeps are written down.
+/// Records sweeps in the store.
 #[derive(Clone)]
-pub struct Journal {
+pub struct SweepJournal {
     store: Arc<Engine>,
     clock: Clock,
 }
 
-impl fmt::Debug for Journal {
+impl fmt::Debug for SweepJournal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Journal").finish_non_exhaustive()
+        f.debug_struct("SweepJournal").finish_non_exhaustive()
     }
 }
 
-/// Why the ends of earlier blocks are not known.
+/// Why the outcomes of earlier blocks could not be found.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResolveError {
     #[error(transparent)]
@@ -41,51 +41,52 @@ pub(super) enum ResolveError {
     Store(#[from] StoreError),
 }
 
-impl Journal {
+impl SweepJournal {
     #[must_use]
     pub const fn new(store: Arc<Engine>, clock: Clock) -> Self {
         Self { store, clock }
     }
 
-    /// What waits for an account and is about to be received.
+    /// Records deposits that are about to be received.
     pub(super) async fn came_in(&self, deposits: &[Deposit]) -> Result<(), StoreError> {
         note_all(&*self.store, deposits, self.clock.now()).await.map(drop)
     }
 
-    /// A block that is about to be published.
+    /// Records a block that is about to be published.
     pub(super) async fn planned(&self, step: &Step) -> Result<(), StoreError> {
         let (block, now) = (SweepBlock::of_step(step), self.clock.now());
         repeat_unknown(|| self.store.plan_sweep(&block, now)).await
     }
 
-    /// A block that is confirmed. Where that cannot be written, the next sweep finds it.
+    /// Records that a block is confirmed. If that fails, the next sweep finds the outcome.
     pub(super) async fn confirmed(&self, block: BlockHash) {
         let now = self.clock.now();
         if let Err(error) = repeat_unknown(|| self.store.end_sweep(block, true, now)).await {
-            tracing::warn!(%block, %error, "a confirmed block of a sweep is not written down as such yet");
+            tracing::warn!(%block, %error, "a confirmed block of a sweep is not recorded as confirmed yet");
         }
     }
 
-    /// Finds what became of the blocks whose end was not written down.
+    /// Finds and records the outcome of blocks that have none in the journal.
     pub(super) async fn resolve(&self, ledger: &NodeLedger) -> Result<(), ResolveError> {
         for record in self.store.sweeps(Some(SweepState::Planned), None, LOOKED_UP).await? {
             let Some(confirmed) = end(ledger, &record).await? else { continue };
             let (block, now) = (record.block.block, self.clock.now());
             if repeat_unknown(|| self.store.end_sweep(block, confirmed, now)).await? {
-                tracing::info!(%block, account = %record.block.account, confirmed, "a block of an earlier sweep has ended");
+                tracing::info!(%block, account = %record.block.account, confirmed, "the outcome of an earlier sweep's block is known");
             }
         }
         Ok(())
     }
 }
 
-/// Whether a block is confirmed, or another in its place; nothing while neither is.
+/// `true` if the block is confirmed, `false` if another block is confirmed in its place, `None` while
+/// neither is.
 async fn end(ledger: &NodeLedger, record: &SweepRecord) -> Result<Option<bool>, LedgerError> {
     let SweepBlock { block, account, previous, .. } = record.block;
     if let Some(facts) = ledger.block(block).await? {
         return Ok(facts.confirmed().then_some(true));
     }
-    // No node has it. Only a rival that is confirmed proves that none ever will.
+    // No node has the block. Only a confirmed rival proves that no node ever will.
     if previous == BlockHash::ZERO {
         let opened =
             ledger.account(account).await?.is_some_and(|it| it.confirmed_frontier != BlockHash::ZERO);

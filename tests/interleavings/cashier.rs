@@ -16,7 +16,7 @@ pub(crate) use faregate::cashier::{PendingReason, Wait};
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 
-use flights::{Flights, Landing, Passage};
+use flights::{FlightKey, Flights, Settlement, Unsettled};
 
 /// What a settlement touches: the blocks that are spent, and which settlements run.
 #[derive(Default)]
@@ -29,29 +29,29 @@ struct Books {
 
 /// A settlement that would go wrong if another of its block or frontier ran beside it. What it ends
 /// with stands for a grant.
-async fn settle(books: Arc<Mutex<Books>>, passage: Passage) -> Landing {
+async fn settle(books: Arc<Mutex<Books>>, key: FlightKey) -> Settlement {
     {
         let mut books = books.lock().unwrap();
-        assert!(books.running.insert(passage.block), "two settlements of one block");
-        assert!(passage.frontier.is_none_or(|it| books.frontiers.insert(it)), "two on one frontier");
+        assert!(books.running.insert(key.block), "two settlements of one block");
+        assert!(key.frontier.is_none_or(|it| books.frontiers.insert(it)), "two on one frontier");
     }
     yield_now().await;
-    let is_new = !books.lock().unwrap().spent.contains(&passage.block);
+    let is_new = !books.lock().unwrap().spent.contains(&key.block);
     yield_now().await;
     let mut books = books.lock().unwrap();
     if is_new {
-        books.spent.insert(passage.block);
+        books.spent.insert(key.block);
         books.settled += 1;
     }
-    books.running.remove(&passage.block);
-    if let Some(frontier) = passage.frontier {
+    books.running.remove(&key.block);
+    if let Some(frontier) = key.frontier {
         books.frontiers.remove(&frontier);
     }
-    Landing::Unavailable(Wait::Pending { block: passage.block, reason: PendingReason::Settlement })
+    Err(Unsettled::Wait(Wait::Pending { block: key.block, reason: PendingReason::Settlement }))
 }
 
-fn passage(block: u8, nonce: u8, frontier: u8) -> Passage {
-    Passage {
+fn key(block: u8, nonce: u8, frontier: u8) -> FlightKey {
+    FlightKey {
         block: BlockHash([block; 32]),
         nonce: Nonce([nonce; 32]),
         frontier: Some(BlockHash([frontier; 32])),
@@ -69,16 +69,16 @@ fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
             .map(|(block, nonce, frontier)| {
                 let (flights, books) = (Arc::clone(&flights), Arc::clone(&books));
                 spawn(async move {
-                    let passage = passage(block, nonce, frontier);
-                    let start = || settle(books, passage);
-                    let landing = flights.join_or_start(passage, 2, Duration::ZERO, &Handle, start).await;
-                    let own = matches!(&landing, Landing::Unavailable(Wait::Pending { block, .. }) if *block == passage.block);
-                    let expected = own || matches!(
-                        landing,
-                        Landing::Pending(PendingReason::Settlement)
-                            | Landing::Unavailable(Wait::Overloaded)
-                            | Landing::Refused(Refusal::DuplicateFrontier)
-                    );
+                    let key = key(block, nonce, frontier);
+                    let start = || settle(books, key);
+                    let settled = flights.join_or_start(key, 2, Duration::ZERO, &Handle, start).await;
+                    let expected = match settled {
+                        // Its own result, or not within its time.
+                        Err(Unsettled::Wait(Wait::Pending { block, .. })) => block == key.block,
+                        Err(Unsettled::Wait(wait)) => wait == Wait::Overloaded,
+                        Err(Unsettled::Refused(refusal, _)) => refusal == Refusal::DuplicateFrontier,
+                        Err(Unsettled::IdHeld) | Ok(_) => false,
+                    };
                     assert!(expected, "another's result");
                     assert!(flights.count() <= 2, "more than the limit");
                 })
@@ -93,7 +93,7 @@ fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
                 yield_now().await;
             }
             // Nothing is left behind: the same may start again, and finds the journal.
-            let again = passage(1, 1, 9);
+            let again = key(1, 1, 9);
             assert!(!flights.is_under_way(again.block, again.nonce));
             let copy = Arc::clone(&books);
             flights.start(again, 1, &Handle, || settle(copy, again));

@@ -1,65 +1,70 @@
-//! The subcommands that answer at once: what they print and how they end.
+//! The subcommands that need no server: what they print, and their exit codes.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use faregate::cli::{check, explain};
+use faregate::cli::{Failure, check, explain};
+use serde_json::Value;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
 }
 
-fn checked(name: &str, json: bool) -> (String, std::process::ExitCode) {
-    let mut out = Vec::new();
-    let code = check::run(&check::Args { config: shipped(name), json }, &mut out).unwrap();
+/// What a subcommand printed, and its exit code.
+type Printed = (String, u8);
+
+fn printed(out: Vec<u8>, outcome: Result<ExitCode, Failure>) -> Printed {
+    let code = outcome.map_or_else(|failure| failure.exit_code(), |_success| 0);
     (String::from_utf8(out).unwrap(), code)
 }
 
-/// `ExitCode` compares only as text.
-fn is_code(code: std::process::ExitCode, number: u8) -> bool {
-    format!("{code:?}") == format!("{:?}", std::process::ExitCode::from(number))
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn checked(name: &str, json: bool) -> Printed {
+    let mut out = Vec::new();
+    let outcome = check::run(&check::CheckArgs { config: shipped(name), json }, &mut out);
+    printed(out, outcome)
 }
 
 #[test]
 fn check_prints_the_prices_or_the_faults() {
     let (out, code) = checked("full.yaml", false);
-    assert!(
-        is_code(code, 0) && out.contains("/v1/search/**") && out.contains("100 requests within 1h"),
-        "{out}"
-    );
+    assert!(code == 0 && out.contains("/v1/search/**") && out.contains("100 requests within 1h"), "{out}");
     let (out, code) = checked("bad/zero-price.yaml", false);
-    assert!(is_code(code, 78) && out.contains("zero-price.yaml:11:") && out.contains("hint: "), "{out}");
+    assert!(code == 78 && out.contains("zero-price.yaml:11:") && out.contains("hint: "), "{out}");
     let (out, code) = checked("bad/zero-price.yaml", true);
-    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert!(is_code(code, 78));
-    assert_eq!((&json["good"], &json["faults"][0]["line"]), (&false.into(), &11.into()));
+    let whole = json(&out);
+    assert_eq!(code, 78);
+    assert_eq!((&whole["good"], &whole["faults"][0]["line"]), (&false.into(), &11.into()));
     let (out, code) = checked("minimal.yaml", true);
-    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert!(is_code(code, 0));
-    assert_eq!(json["routes"][0]["price"]["amount"], "1000000000000000000000000000");
+    assert_eq!(code, 0);
+    assert_eq!(json(&out)["routes"][0]["price"]["amount"], "1000000000000000000000000000");
 }
 
-fn explained(method: &str, url: &str, json: bool) -> (String, std::process::ExitCode) {
+fn explained(method: &str, url: &str, json: bool) -> Printed {
     explained_with(None, method, url, json)
 }
 
-fn explained_with(
-    data: Option<&str>,
-    method: &str,
-    url: &str,
-    json: bool,
-) -> (String, std::process::ExitCode) {
+fn explained_with(data: Option<&str>, method: &str, url: &str, json: bool) -> Printed {
     let data = data.map(str::to_owned);
     let mut out = Vec::new();
-    let args =
-        explain::Args { config: shipped("full.yaml"), json, data, method: method.into(), url: url.into() };
-    let code = explain::run(&args, &mut out).unwrap();
-    (String::from_utf8(out).unwrap(), code)
+    let args = explain::ExplainArgs {
+        config: shipped("full.yaml"),
+        json,
+        data,
+        method: method.into(),
+        url: url.into(),
+    };
+    let outcome = explain::run(&args, &mut out);
+    printed(out, outcome)
 }
 
 #[test]
 fn explain_says_which_route_and_why() {
     let (out, code) = explained("HEAD", "https://api.example.com:443/V1/quote/xno/?a=b", false);
-    assert!(is_code(code, 0));
+    assert!(code == 0);
     for part in [
         "route     GET /v1/quote/{symbol}",
         "costs     0.0001 XNO (100000000000000000000000000 raw)",
@@ -74,16 +79,16 @@ fn explain_says_which_route_and_why() {
     assert!(explained("GET", "http://other.example/docs", false).0.contains("note"));
     assert!(explained("POST", "/v1/quote/xno", false).0.contains("404"));
     let (out, code) = explained("GET", "/docs/%2e%2e/v1", false);
-    assert!(is_code(code, 65) && out.contains("`.` or `..`"), "{out}");
+    assert!(code == 65 && out.contains("`.` or `..`"), "{out}");
     let (_, code) = explained("GET", "docs", true);
-    assert!(is_code(code, 64));
-    let json: serde_json::Value = serde_json::from_str(&explained("GET", "/v1/search/x", true).0).unwrap();
-    assert_eq!(json["route"]["name"], "search");
-    assert_eq!(json["mechanisms"], serde_json::json!(["nanoTxn", "nanoSignature", "nanoSession"]));
-    let free: serde_json::Value = serde_json::from_str(&explained("GET", "/docs/x", true).0).unwrap();
+    assert!(code == 64);
+    let search = json(&explained("GET", "/v1/search/x", true).0);
+    assert_eq!(search["route"]["name"], "search");
+    assert_eq!(search["mechanisms"], serde_json::json!(["nanoTxn", "nanoSignature", "nanoSession"]));
+    let free = json(&explained("GET", "/docs/x", true).0);
     assert!(free["mechanisms"].is_null(), "{free}");
     assert_eq!(
-        json["goes_to"],
+        search["goes_to"],
         serde_json::json!(["http://127.0.0.1:3001/v1/search/x", "http://127.0.0.1:3002/v1/search/x"])
     );
 }
@@ -91,10 +96,10 @@ fn explain_says_which_route_and_why() {
 #[test]
 fn explain_knows_what_the_gateway_answers_itself() {
     let (out, code) = explained("GET", "/openapi.json", false);
-    assert!(is_code(code, 0) && out.contains("answer    200: what the gateway publishes"), "{out}");
+    assert!(code == 0 && out.contains("answer    200: what the gateway publishes"), "{out}");
     assert!(explained("POST", "/openapi.json", false).0.contains("answer    404"));
-    let json: serde_json::Value = serde_json::from_str(&explained("HEAD", "/llms.txt", true).0).unwrap();
-    assert_eq!((&json["document"], &json["upstream"]), (&true.into(), &serde_json::Value::Null));
+    let llms = json(&explained("HEAD", "/llms.txt", true).0);
+    assert_eq!((&llms["document"], &llms["upstream"]), (&true.into(), &Value::Null));
 }
 
 #[test]
@@ -120,11 +125,75 @@ fn explain_says_what_a_call_costs() {
         explained(Some(r#"{"jsonrpc":"2.0","id":1,"method":"other"}"#)).contains("answer    403: the method")
     );
     assert!(explained(Some("[]")).contains("answer    400: a batch holds"));
-    let json = explained_with(Some(call), "POST", "/mcp", true).0;
-    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["call"]["buys"], &json["call"]["xno"]), (&"tool:search".into(), &"0.01 XNO".into()));
+    let search = json(&explained_with(Some(call), "POST", "/mcp", true).0);
     assert_eq!(
-        json["route"]["price"]["calls"]["tool search"],
+        (&search["call"]["buys"], &search["call"]["xno"]),
+        (&"tool:search".into(), &"0.01 XNO".into())
+    );
+    assert_eq!(
+        search["route"]["price"]["calls"]["tool search"],
         "0.01 XNO (10000000000000000000000000000 raw)"
     );
+}
+
+/// What the program prints for these arguments, which it must accept.
+fn program(arguments: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_faregate")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const SUBCOMMANDS: [&str; 14] = [
+    "demo",
+    "serve",
+    "check",
+    "explain",
+    "devnet",
+    "pay",
+    "doctor",
+    "backup",
+    "recover",
+    "pool",
+    "sweep",
+    "payments",
+    "completions",
+    "man",
+];
+
+#[test]
+fn help_completions_and_manual_have_every_subcommand() {
+    let help = program(&["--help"]);
+    let listed: Vec<_> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert_eq!(listed, SUBCOMMANDS);
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = program(&["completions", shell]);
+        for name in SUBCOMMANDS {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
+    }
+    let page = program(&["man"]);
+    let folder = tempfile::tempdir().unwrap();
+    program(&["man", "--to", folder.path().to_str().unwrap()]);
+    for name in SUBCOMMANDS {
+        assert!(page.contains(&format!("faregate\\-{name}(1)")), "{name}:\n{page}");
+        assert!(folder.path().join(format!("faregate-{name}.1")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn the_version_names_the_commit_of_a_work_tree() {
+    let version = program(&["--version"]);
+    let plain = concat!("faregate ", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(plain), "{version}");
+    if let Some(commit) = version.trim().strip_prefix(plain).filter(|it| !it.is_empty()) {
+        let commit = commit.strip_prefix(" (").and_then(|it| it.strip_suffix(')')).expect("a commit");
+        assert!(commit.len() >= 12 && commit.bytes().all(|it| it.is_ascii_hexdigit()), "{version}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The configuration: every shipped file, every message.
+//! The configuration: every shipped file loads or has its fault, and every message is tested.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use faregate::config::{
-    Config, Discovery, Faults, Limits, Origins, Pool, StoreLocation, Unmatched, known_keys,
+    Config, Discovery, Faults, Limits, Origins, PoolSource, StoreLocation, Unmatched, known_keys,
 };
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
@@ -28,7 +28,7 @@ fn parse_with(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Config
     Config::parse(text, "test.yaml", Path::new("/etc/faregate"), env)
 }
 
-/// A file that works, with `nano` and `rest` as given.
+/// A file that works, with this `nano` section and the `rest`.
 fn file(nano: &str, rest: &str) -> String {
     format!(
         "public_url: https://api.example.com\n\
@@ -78,7 +78,7 @@ fn every_shipped_good_file_loads_without_a_warning() {
     }
 }
 
-/// The paths of all keys below `value`, list items and chosen names left open.
+/// Adds the paths of all keys below `value`; `[]` stands for an item, `*` for a chosen name.
 fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
     match value {
         Value::Mapping(map) => {
@@ -105,7 +105,7 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
 #[test]
 fn the_full_file_has_every_key_and_no_other() {
     let text = fs::read_to_string(shipped("full.yaml")).unwrap();
-    // An alternative stands in a comment, as `# key: value`; the one to `unmatched` replaces it.
+    // An alternative is in a comment, as `# key: value`; the one for `unmatched` replaces it.
     let is_key =
         |text: &str| text.bytes().all(|it| it.is_ascii_lowercase() || it == b'_') && !text.is_empty();
     let open = |line: &str| {
@@ -127,7 +127,7 @@ fn the_full_file_has_every_key_and_no_other() {
 }
 
 #[test]
-fn a_facilitator_that_others_can_reach_asks_for_a_token() {
+fn a_facilitator_that_others_can_reach_needs_a_token() {
     let with = |section: &str| parse(&file(NANO, &format!("facilitator: {section}\n{ROUTES}")));
     let local = with("{ listen: 127.0.0.1:4402 }").unwrap().facilitator.unwrap();
     assert_eq!((local.address.port(), local.token_file), (4402, None));
@@ -150,7 +150,7 @@ fn the_defaults_are_those_of_the_documentation() {
         config.store,
         StoreLocation::Sqlite { path: "/etc/faregate/faregate.db".into(), free_space: 64 << 20 }
     );
-    assert_eq!(config.nano.pool, Pool::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
+    assert_eq!(config.nano.pool, PoolSource::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
     assert_eq!((config.admin, &config.cors), (None, &None));
@@ -195,7 +195,7 @@ fn a_file_with_ten_faults_gives_all_ten_in_order() {
 }
 
 #[test]
-fn what_is_not_one_yaml_document_is_refused() {
+fn a_file_that_is_not_one_yaml_document_is_refused() {
     assert!(parse("").unwrap_err().to_string().contains("the file is empty"));
     assert!(parse("a: 1\n---\nb: 2\n").unwrap_err().to_string().contains("a second document"));
     assert!(parse("a: \t[\n").unwrap_err().to_string().contains("not YAML"));
@@ -204,7 +204,7 @@ fn what_is_not_one_yaml_document_is_refused() {
 }
 
 #[test]
-fn a_variable_is_put_in_and_its_value_never_printed() {
+fn a_variable_is_replaced_and_its_value_never_printed() {
     let nano = "{ nodes: [{ url: \"https://rpc.example.net/path?key=${KEY}&n=$${KEY}\", trusted: true }], \
          websocket: \"wss://rpc.example.net/?key=${KEY}\", pool: { seed_file: pool.seed } }";
     let env = |name: &str| (name == "KEY").then(|| "s3cr3t".to_owned());
@@ -218,7 +218,7 @@ fn a_variable_is_put_in_and_its_value_never_printed() {
 }
 
 #[test]
-fn nodes_near_are_trusted_and_others_are_not() {
+fn nodes_of_the_own_network_are_trusted_and_others_are_not() {
     let trusted = |url: &str, rest: &str| {
         let nano = format!(
             "{{ nodes: [{{ url: \"{url}\"{rest} }}, \"http://[::1]:1\"], pool: {{ seed_file: a }} }}"
@@ -234,22 +234,25 @@ fn nodes_near_are_trusted_and_others_are_not() {
 }
 
 #[test]
-fn what_lets_one_stranger_grant_payments_is_warned_of() {
+fn a_quorum_of_one_and_plain_http_to_a_trusted_node_are_warnings() {
     let warning = |nano: &str| {
         let nano = format!("{{ {nano}, pool: {{ seed_file: a }} }}");
         let config = parse(&file(&nano, ROUTES)).unwrap_or_else(|faults| panic!("{faults}"));
         config.warnings.iter().map(|it| it.about("f").to_string()).collect::<String>()
     };
-    assert!(warning("nodes: [https://a.example], quorum: 1").contains("any one node can grant payments"));
+    assert!(
+        warning("nodes: [https://a.example], quorum: 1")
+            .contains("can confirm payments that were never made")
+    );
     assert!(
         warning("nodes: [{ url: \"http://a.example\", trusted: true }]").contains("over plain http"),
-        "anyone on the way"
+        "anybody on the network path can answer in its place"
     );
     assert_eq!(warning("nodes: [https://a.example, https://b.example]"), "");
-    // Two accounts with one provider have one voice.
+    // Two accounts with one provider count as one node.
     let nano =
         "{ nodes: [\"https://a.example?key=1\", \"https://a.example?key=2\"], pool: { seed_file: a } }";
-    assert!(parse(&file(nano, ROUTES)).unwrap_err().to_string().contains("1 node(s) of strangers"));
+    assert!(parse(&file(nano, ROUTES)).unwrap_err().to_string().contains("but the list has 1"));
 }
 
 #[test]
@@ -300,7 +303,7 @@ fn the_pool_can_be_a_file_of_addresses() {
     };
     let good = load(&format!("# ours\n{ADDRESS} # first\n\n{OTHER}\n"), "").unwrap();
     let expected = vec![ADDRESS.parse().unwrap(), OTHER.parse().unwrap()];
-    assert_eq!(good.nano.pool, Pool::Addresses(expected));
+    assert_eq!(good.nano.pool, PoolSource::Addresses(expected));
 
     let message = |addresses: &str, more: &str| load(addresses, more).unwrap_err().to_string();
     let xrb = ADDRESS.replace("nano_", "xrb_");
@@ -318,15 +321,15 @@ fn the_pool_can_be_a_file_of_addresses() {
 }
 
 #[test]
-fn a_route_says_how_it_is_paid_in_place_of_the_default() {
+fn a_route_can_have_mechanisms_of_its_own() {
     let routes = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }, \
-         { name: told, match: /told, upstream: api, price: 1 raw, mechanisms: [nanoSession, nanoTxn] }]";
+         { name: session, match: /session, upstream: api, price: 1 raw, mechanisms: [nanoSession, nanoTxn] }]";
     let config = parse(&file(NANO, routes)).unwrap();
-    assert_eq!(config.nano.mechanisms, Mechanism::DEFAULT, "by name only");
-    assert_eq!(config.nano.in_use, Mechanism::ALL, "with addresses for each");
-    let told = faregate::routes::RouteName::new("told");
+    assert_eq!(config.nano.mechanisms, Mechanism::DEFAULT, "nanoSession is on only by name");
+    assert_eq!(config.nano.in_use, Mechanism::ALL, "each needs addresses");
+    let session = faregate::routes::RouteName::new("session");
     assert_eq!(config.mechanisms.len(), 1);
-    assert_eq!(config.mechanisms[&told], [Mechanism::NanoSession, Mechanism::NanoTxn]);
+    assert_eq!(config.mechanisms[&session], [Mechanism::NanoSession, Mechanism::NanoTxn]);
     let nano = format!(
         "{{ nodes: [http://127.0.0.1:7076], pool: {{ address: {ADDRESS} }}, mechanisms: [nanoSession] }}"
     );
@@ -335,7 +338,7 @@ fn a_route_says_how_it_is_paid_in_place_of_the_default() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_a_warning() {
+fn a_probable_mistake_is_a_warning() {
     let rest = format!("{ROUTES}\nadmin: {{ listen: 0.0.0.0:9402 }}");
     let text = file(NANO, &rest).replace("api: {", "idle: { url: http://127.0.0.1:1 }, api: {");
     let warnings = parse(&text).unwrap().warnings;
@@ -350,7 +353,7 @@ fn what_is_hardly_meant_is_a_warning() {
 }
 
 #[test]
-fn a_price_that_another_method_escapes_is_a_warning() {
+fn a_path_that_is_priced_for_one_method_and_free_for_others_is_a_warning() {
     let route = |pattern: &str| format!("{{ match: \"{pattern}\", upstream: api, price: 1 raw }}");
     let free = "{ match: /**, upstream: api, free: true }";
     let open = "unmatched: { upstream: api, free: true }";
@@ -377,7 +380,7 @@ fn a_reload_sees_what_changed() {
 }
 
 #[test]
-fn line_ends_of_windows_are_line_ends() {
+fn windows_line_endings_are_accepted() {
     assert_eq!(parse(&file(NANO, ROUTES).replace('\n', "\r\n")), parse(&file(NANO, ROUTES)));
 }
 

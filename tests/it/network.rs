@@ -1,6 +1,7 @@
 //! The network as it is: nodes that are down, slow, behind or lying, and WebSockets that are lost.
 
 mod cost;
+mod rivals;
 mod socket;
 mod tls;
 
@@ -21,8 +22,8 @@ fn key(index: u32) -> SecretKey {
     Seed::from_bytes([3; 32]).key(index)
 }
 
-/// What was told of nodes: the kind of event, and the node.
-type Told = Arc<Mutex<Vec<(&'static str, String)>>>;
+/// The events about nodes so far: the kind of event, and the node.
+type Events = Arc<Mutex<Vec<(&'static str, String)>>>;
 
 /// Several nodes over one ledger, and the gateway's view of them.
 struct Net {
@@ -30,7 +31,7 @@ struct Net {
     /// Beside the ledger's first.
     others: Vec<DevnetNode>,
     ledger: Arc<NodeLedger>,
-    told: Told,
+    events: Events,
 }
 
 /// How many nodes, and how they are believed.
@@ -60,8 +61,8 @@ impl Net {
         for _ in 1..plan.nodes {
             others.push(devnet.add_node(NodeOptions::default()).await.unwrap());
         }
-        let told = Told::default();
-        let log = Arc::clone(&told);
+        let events = Events::default();
+        let log = Arc::clone(&events);
         let urls = std::iter::once(devnet.node()).chain(&others).map(DevnetNode::rpc_url);
         let client = NodeClient::new(urls.map(|url| endpoint(&url, plan.trusted)).collect()).unwrap();
         let client = client.with_quorum(plan.quorum).observed_by(Arc::new(move |event| {
@@ -75,7 +76,7 @@ impl Net {
         }));
         let ledger = NodeLedger::new(client);
         ledger.probe().await;
-        Self { devnet, others, ledger: Arc::new(ledger), told }
+        Self { devnet, others, ledger: Arc::new(ledger), events }
     }
 
     /// A send of 5 raw by a funded account, not handed in.
@@ -86,9 +87,10 @@ impl Net {
         self.devnet.send_block(&key, self::key(99).account(), Raw::new(5)).unwrap()
     }
 
-    fn told(&self, what: &str) -> Vec<String> {
-        let told = self.told.lock().unwrap();
-        told.iter().filter(|(kind, _)| *kind == what).map(|(_, node)| node.clone()).collect()
+    /// The nodes of all events of one kind, in order.
+    fn nodes_of(&self, what: &str) -> Vec<String> {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|(kind, _)| *kind == what).map(|(_, node)| node.clone()).collect()
     }
 
     fn node(&self, index: usize) -> &DevnetNode {
@@ -157,14 +159,14 @@ async fn a_slow_node_gets_a_rival_and_only_as_often_as_the_budget_lets() {
     net.node(0).order("block_info", InjectedFault::Hold, Times::Always);
     // Held for as long as the order stands: only a rival can have answered.
     assert!(net.ledger.block(hash).await.unwrap().is_some());
-    assert_eq!(net.told("hedged"), [net.ledger.nodes()[0].label.clone()]);
+    assert_eq!(net.nodes_of("hedged"), [net.ledger.nodes()[0].label.clone()]);
     assert_eq!(net.node(1).faults().calls("block_info"), 1);
     net.node(0).faults().clear();
     for _ in 0..30 {
         net.ledger.block(hash).await.unwrap();
     }
-    assert!(net.told("hedged").len() <= 4, "at most one in ten");
-    assert_eq!(net.told("failed"), Vec::<String>::new(), "slow is not broken");
+    assert!(net.nodes_of("hedged").len() <= 4, "at most one in ten");
+    assert_eq!(net.nodes_of("failed"), Vec::<String>::new(), "slow is not broken");
 }
 
 #[tokio::test]
@@ -181,8 +183,8 @@ async fn a_lying_node_is_outvoted_counted_and_left_alone() {
     let liar = net.ledger.nodes()[0].label.clone();
     let (ledger, hash) = (Arc::clone(&net.ledger), block.hash());
     let waiting = tokio::spawn(async move { ledger.await_confirmation(hash, WAIT).await });
-    crate::rig::eventually("the liar is found out", || async { !net.told("disagreed").is_empty() }).await;
-    assert_eq!(net.told("disagreed"), [liar]);
+    crate::rig::eventually("the liar is found out", || async { !net.nodes_of("disagreed").is_empty() }).await;
+    assert_eq!(net.nodes_of("disagreed"), [liar]);
     assert_eq!(net.ledger.nodes()[0].breaker, BreakerState::Open);
     assert!(!waiting.is_finished());
     // The other two are enough once the network has confirmed it.
@@ -205,6 +207,26 @@ async fn one_stranger_confirms_nothing_and_a_trusted_node_needs_nobody() {
     let block = two.send(1);
     two.ledger.publish_send(&block).await.unwrap();
     assert!(two.confirmed(block.hash(), WAIT).await);
+}
+
+/// One provider under two keys was two nodes, and so its word alone made the quorum of two.
+#[tokio::test]
+async fn one_provider_with_two_keys_is_one_of_a_quorum() {
+    let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
+    let block = net.send(1);
+    net.devnet.process(block).unwrap();
+    let confirmed_by = async |urls: [String; 2]| {
+        let endpoints = urls.iter().map(|url| endpoint(url, false)).collect();
+        let ledger = Arc::new(NodeLedger::new(NodeClient::new(endpoints).unwrap().with_quorum(2)));
+        ledger.probe().await;
+        let seen = ledger.block(block.hash()).await.unwrap().unwrap();
+        let awaited = ledger.await_confirmation(block.hash(), Duration::from_millis(400)).await.unwrap();
+        (ledger.is_healthy(), seen.confirmed(), matches!(awaited, Sighting::Confirmed(_)))
+    };
+    let (one, other) = (net.node(0).rpc_url(), net.node(1).rpc_url());
+    let keyed = |key: &str| format!("{one}?key={key}");
+    assert_eq!(confirmed_by([keyed("a"), keyed("b")]).await, (false, false, false));
+    assert_eq!(confirmed_by([keyed("a"), other]).await, (true, true, true), "two nodes of the operator's");
 }
 
 #[tokio::test]

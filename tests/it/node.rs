@@ -1,6 +1,7 @@
 //! Nano nodes: what is believed of them, and every way in which one can fail.
 
 mod captured;
+mod receivable;
 mod work;
 
 use std::collections::BTreeMap;
@@ -296,6 +297,32 @@ async fn a_send_goes_to_every_node_and_one_yes_is_enough() {
     let page = Scripted::start(|_| Reply::text(503, "busy")).await;
     let unknown = NodeLedger::new(client(&[&page.url])).publish_send(&sent).await;
     assert!(matches!(unknown, Err(PublishError::Unknown(_))), "{unknown:?}");
+}
+
+/// What public RPC services in front of nodes answer when no node is there or the caller is limited.
+#[tokio::test]
+async fn only_a_nodes_own_refusal_refuses_a_send() {
+    let sent = blocks().sent;
+    let published = async |answer: Value| {
+        let node = Scripted::start(move |_| Reply::json(&answer)).await;
+        ledger(&[&node]).publish_send(&sent).await.unwrap_err()
+    };
+    for proxys in [
+        json!({ "error": 500, "message": "No Node available" }),
+        json!({ "error": 429 }),
+        json!({ "error": "Rate limit exceeded" }),
+        json!({ "error": { "code": -32005 } }),
+        json!({ "error": "Unknown command" }),
+    ] {
+        let error = published(proxys.clone()).await;
+        assert!(matches!(error, PublishError::Unknown(_)), "{proxys}: {error}");
+    }
+    for text in
+        ["Fork", "Gap previous block", "Block work is insufficient", "Conflict while processing block"]
+    {
+        let error = published(json!({ "error": text })).await;
+        assert!(matches!(error, PublishError::Refused(_)), "{text}: {error}");
+    }
 }
 
 /// Waits until `true_now`, by yielding to the tasks that make it so.

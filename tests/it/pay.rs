@@ -51,7 +51,7 @@ async fn the_answer_goes_to_one_place_and_the_cost_to_another() {
     )));
     assert_eq!(
         lines[1..],
-        ["2 more requests are paid for", "paid for already", "1 more requests are paid for"]
+        ["2 more requests are paid for", "paid for already", "1 more request is paid for"]
     );
     let seen = &gateway.seen()[0];
     assert_eq!(

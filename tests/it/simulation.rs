@@ -3,6 +3,7 @@
 //! cheat. A failing seed is printed and plays again exactly: `SIMULATION_SEED=17 cargo test simulation`;
 //! a longer run: `SIMULATION_SEEDS=100000 cargo test --release simulation`.
 
+mod admissions;
 mod instance;
 mod names;
 mod people;

@@ -17,7 +17,7 @@ use faregate::ledger::work::WorkSource;
 use faregate::nano::{Account, Raw, Representative, Seed};
 use faregate::store::Engine;
 use faregate::sweep::Rules;
-use faregate::sweeper::{Journal, Place, Settings, Sweeper};
+use faregate::sweeper::{PoolPlace, SweepJournal, SweepSettings, Sweeper};
 use faregate::vault::Vault;
 
 const SEED: [u8; 32] = [0x77; 32];
@@ -62,11 +62,11 @@ impl Pool {
         self.sweeper_with(|_| {})
     }
 
-    fn sweeper_with(&self, change: impl Fn(&mut Settings)) -> Sweeper {
+    fn sweeper_with(&self, change: impl Fn(&mut SweepSettings)) -> Sweeper {
         let url = self.devnet.rpc_url().parse().unwrap();
         let endpoint = NodeEndpoint::from_url(url, Duration::from_secs(5)).unwrap();
         let ledger = NodeLedger::new(NodeClient::new(vec![endpoint]).unwrap());
-        let mut settings = Settings {
+        let mut settings = SweepSettings {
             rules: Rules { treasury: TREASURY, minimum: Raw::new(1), representative: Some(REPRESENTATIVE) },
             thresholds: THRESHOLDS,
             confirm_wait: Duration::from_secs(5),
@@ -80,11 +80,11 @@ impl Pool {
 
     /// As [`Pool::sweeper`], written down in `store`.
     fn journalled(&self, store: &Arc<Engine>) -> Sweeper {
-        self.sweeper().journalled_in(Journal::new(Arc::clone(store), Clock::system()))
+        self.sweeper().journalled_in(SweepJournal::new(Arc::clone(store), Clock::system()))
     }
 
-    fn place(&self, index: u32) -> Place {
-        Place { index, account: self.account(index) }
+    fn place(&self, index: u32) -> PoolPlace {
+        PoolPlace { index, account: self.account(index) }
     }
 
     /// What the treasury was sent.
@@ -163,7 +163,7 @@ async fn a_treasury_in_the_pool_is_refused() {
     let vault = Vault::from_seed(Seed::from_bytes(SEED));
     let rules = Rules { treasury: pool.account(1), minimum: Raw::new(1), representative: None };
     let settings =
-        Settings { rules, thresholds: THRESHOLDS, confirm_wait: Duration::from_secs(1), at_once: 1 };
+        SweepSettings { rules, thresholds: THRESHOLDS, confirm_wait: Duration::from_secs(1), at_once: 1 };
     let ranges = std::iter::once(0..2);
     let made = Sweeper::new(NodeLedger::new(client), vault, ranges, WorkSource::local(), settings);
     assert!(made.is_err_and(|it| it.to_string().contains("account of the pool itself")));

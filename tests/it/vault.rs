@@ -60,7 +60,7 @@ fn an_error_never_repeats_what_is_in_the_file() {
         for printed in [error.to_string(), format!("{error:?}")] {
             assert!(text.is_empty() || !printed.contains(text), "{printed}");
         }
-        assert!(error.to_string().contains("secret: this is no seed"), "{error}");
+        assert!(error.to_string().contains("secret: this is not a seed"), "{error}");
     }
     assert!(matches!(
         Vault::open(directory.path()),

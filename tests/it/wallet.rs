@@ -497,7 +497,7 @@ async fn a_wallet_opens_from_a_seed_file_and_says_what_is_wrong_with_it() {
     assert_eq!(open("http://127.0.0.1:1").unwrap().account(), payer());
     let fault = |node: &str| open(node).unwrap_err().to_string();
     assert_eq!(fault("127.0.0.1"), "\"127.0.0.1\" is not the URL of a node: relative URL without a base");
-    assert_eq!(fault("ftp://a"), "a node's URL starts with http:// or https://, not ftp:");
+    assert_eq!(fault("ftp://a"), "a node's URL must start with http:// or https://, not ftp:");
     std::fs::remove_file(&seed).unwrap();
     assert!(fault("http://a").ends_with("there is no such file"));
 }

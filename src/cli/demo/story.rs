@@ -1,11 +1,12 @@
-//! What the demo shows, step by step; each step is held to its outcome.
+//! The demo's story, step by step. A step that does not end as expected is an error.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use reqwest::{Client, Method, Request, Url};
 
-use super::Stage;
+use super::stage::Stage;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
@@ -16,11 +17,11 @@ use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
 use crate::x402::{self, Offers, SettlementResponse, encode_header};
 
 /// How long a call to the demo's ledger may take.
-const NODE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that the demo's wallet pays for one request, in raw: 0.01 XNO.
 const MAX: Raw = Raw::new(10_000_000_000_000_000_000_000_000_000);
 
-/// Why a step did not end as it must.
+/// Why a step did not end as expected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoryError {
     #[error("{step}: the status is {found}, not {expected}")]
@@ -119,7 +120,7 @@ async fn many_uses(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError
     expect(step, StatusCode::PAYMENT_REQUIRED, response.status())?;
     let offers = bill(step, response.headers())?;
     same(step, "CAPABILITY_EXHAUSTED".to_owned(), offers.error.unwrap_or_default())?;
-    writeln!(out, "   402 CAPABILITY_EXHAUSTED: the sixth is a new bill\n")?;
+    writeln!(out, "   402 CAPABILITY_EXHAUSTED: the sixth has to be paid again\n")?;
     Ok(())
 }
 
@@ -130,13 +131,13 @@ async fn replay(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     let unpaid = http.get(address.clone()).send().await?;
     let offers = bill(step, unpaid.headers())?;
     let offer = offers.offers.first().ok_or(StoryError::Missing { step, what: "an offer" })?;
-    // By hand, without the wallet, which would not do such a thing.
+    // Without the wallet, which would not show one payment twice.
     let key = stage.devnet.genesis_seed().key(0);
     let block = stage.devnet.send_block(&key, offer.pay_to, offer.amount)?;
     let proof = encode_header(&offer.answer(&x402::Proof::NanoTxn { block }));
     for (status, says) in [
-        (StatusCode::OK, "200: it paid for this"),
-        (StatusCode::PAYMENT_REQUIRED, "402 DUPLICATE_BLOCK_HASH: it has paid for something already"),
+        (StatusCode::OK, "200: the payment is good for this request"),
+        (StatusCode::PAYMENT_REQUIRED, "402 DUPLICATE_BLOCK_HASH: the payment was used already"),
     ] {
         let response = http.get(address.clone()).header("PAYMENT-SIGNATURE", &proof).send().await?;
         expect(step, status, response.status())?;
@@ -160,14 +161,14 @@ async fn upstream_fails(stage: &Stage, out: &mut impl Write) -> Result<(), Story
     let left = remaining(&text(step, failed.response.headers(), "payment-capability")?);
     same(step, "1".to_owned(), left)?;
     writeln!(out, "   paid {} with block {}", payment.amount.xno(), payment.hash)?;
-    writeln!(out, "   500 from the upstream: the use is given back, 1 left")?;
+    writeln!(out, "   500 from the upstream: it is not charged, 1 left")?;
     let again = wallet.request(get(stage, "/v1/flaky")?).await?;
     served(step, out, again, false).await?;
     writeln!(out)?;
     Ok(())
 }
 
-/// Holds an answer to 200 and to having cost something or nothing, and prints it. Gives its headers.
+/// Expects status 200, and a payment if it `costs` something. Prints the answer; gives its headers.
 async fn served(
     step: &'static str,
     out: &mut impl Write,
@@ -183,7 +184,7 @@ async fn served(
         let settled = matches!(receipt.outcome, x402::Outcome::Settled { transaction, .. } if transaction == payment.hash);
         same(step, "true".to_owned(), settled.to_string())?;
     } else {
-        writeln!(out, "   the same payment serves it, nothing is paid")?;
+        writeln!(out, "   the earlier payment covers it, nothing is paid")?;
     }
     let left = remaining(&text(step, &headers, "payment-capability")?);
     write!(out, "   200, {left} left: {}", paid.response.text().await?)?;

@@ -1,4 +1,4 @@
-//! The demo's upstream: an ordinary API without a thought of money.
+//! The demo's upstream: an ordinary API that does not know about payments.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,16 +8,16 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
-/// Answers quotes and searches; `/v1/flaky` fails at every first of two requests.
+/// Answers quotes and searches; `/v1/flaky` fails at every other request, beginning with the first.
 #[derive(Debug, Default)]
-pub(super) struct Quotes {
+pub(super) struct DemoApi {
     flaky: AtomicU64,
 }
 
 #[async_trait]
-impl ServeHttp for Quotes {
+impl ServeHttp for DemoApi {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        // One request a connection: an idle one would keep the demo's end waiting.
+        // One request a connection: the demo's end would wait for an idle one.
         session.set_keepalive(None);
         let path = session.req_header().uri.path();
         let (status, body) = if let Some(symbol) = path.strip_prefix("/v1/quote/") {
@@ -26,7 +26,9 @@ impl ServeHttp for Quotes {
             (StatusCode::OK, json!({ "query": words, "results": ["a", "b", "c"] }))
         } else if path == "/v1/flaky" {
             match self.flaky.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
-                true => (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": "the database is away" })),
+                true => {
+                    (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error": "the database is not available" }))
+                }
                 false => (StatusCode::OK, json!({ "answer": 42 })),
             }
         } else if path.starts_with("/docs/") {

@@ -1,4 +1,4 @@
-//! The journal held against the ledger, and what nobody claims.
+//! Compares the journal with the ledger, and lists sends that nobody has claimed.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::print::{self, xno};
-use super::{PaymentsError, load, open};
+use super::print;
+use super::selection::open;
 use crate::assemble::{node_client, pool_accounts};
+use crate::cli::failure::Failure;
+use crate::cli::words::{counted, xno};
+use crate::config::Config;
 use crate::ledger::node::NodeLedger;
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::reconcile::{Arrival, Books, Discrepancy};
 use crate::store::Engine;
 
-async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), PaymentsError> {
-    let config = load(path)?;
+async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), Failure> {
+    let config = Config::load(path)?;
     let ledger = NodeLedger::new(node_client(&config.nano)?);
     let pool = pool_accounts(&config.nano)?;
     let store = Arc::new(open(&config).await?);
@@ -28,7 +31,7 @@ pub(super) async fn list_unclaimed(
     path: &Path,
     json: bool,
     out: &mut (dyn Write + Send),
-) -> Result<ExitCode, PaymentsError> {
+) -> Result<ExitCode, Failure> {
     let (books, store) = books(path).await?;
     let found = books.unclaimed().await?;
     if json {
@@ -36,7 +39,7 @@ pub(super) async fn list_unclaimed(
     } else {
         found.iter().try_for_each(|it| row(&Discrepancy::Unclaimed(*it), out))?;
         let total = found.iter().fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount).unwrap_or(Raw::MAX));
-        writeln!(out, "{} unclaimed, {}", found.len(), total.xno())?;
+        writeln!(out, "{} unclaimed, {}", counted(found.len(), "send"), total.xno())?;
     }
     store.close().await;
     Ok(ExitCode::SUCCESS)
@@ -46,7 +49,7 @@ pub(super) async fn reconcile(
     path: &Path,
     json: bool,
     out: &mut (dyn Write + Send),
-) -> Result<ExitCode, PaymentsError> {
+) -> Result<ExitCode, Failure> {
     let (books, store) = books(path).await?;
     let outcome = books.reconcile().await?;
     let agrees = outcome.discrepancies.is_empty();
@@ -65,14 +68,14 @@ pub(super) async fn reconcile(
         outcome.discrepancies.iter().try_for_each(|it| row(it, out))?;
         writeln!(
             out,
-            "{} granted payment(s) of {} in the journal, {} send(s) to the pool on the ledger: {}",
-            outcome.payments,
+            "{} of {} in the journal, {} to the pool on the ledger: {}",
+            counted(outcome.payments, "granted payment"),
             outcome.revenue.xno(),
-            outcome.arrivals,
-            if agrees {
-                "all agree".to_owned()
-            } else {
-                format!("{} do not agree", outcome.discrepancies.len())
+            counted(outcome.arrivals, "send"),
+            match outcome.discrepancies.len() {
+                0 => "all agree".to_owned(),
+                1 => "1 does not agree".to_owned(),
+                more => format!("{more} do not agree"),
             }
         )?;
     }
@@ -80,23 +83,29 @@ pub(super) async fn reconcile(
     Ok(ExitCode::from(u8::from(!agrees)))
 }
 
-/// What a discrepancy is called, and in a sentence.
+/// The name of a discrepancy, and what it means.
 const fn name(discrepancy: &Discrepancy) -> (&'static str, &'static str) {
     match discrepancy {
-        Discrepancy::Missing(_) => ("missing", "granted, and no node knows the block"),
-        Discrepancy::Unconfirmed(_) => ("unconfirmed", "granted, and the block is not confirmed"),
-        Discrepancy::Different { .. } => ("different", "granted, and the block is not what the journal says"),
-        Discrepancy::NotGranted { .. } => ("not_granted", "paid, and the journal has given the payment up"),
-        Discrepancy::Unclaimed(_) => ("unclaimed", "paid, and no proof has claimed it"),
+        Discrepancy::Missing(_) => ("missing", "granted, but no node knows the block"),
+        Discrepancy::Unconfirmed(_) => ("unconfirmed", "granted, but the block is not confirmed"),
+        Discrepancy::Unlisted(_) => {
+            ("unlisted", "granted, but the nodes do not list it as a send to the pool")
+        }
+        Discrepancy::Different { .. } => ("different", "granted, but the block is not what the journal says"),
+        Discrepancy::NotGranted { .. } => {
+            ("not_granted", "paid, but the journal says that the payment failed")
+        }
+        Discrepancy::Unclaimed(_) => ("unclaimed", "paid, but no proof has claimed it"),
     }
 }
 
-/// Block, amount, sender and address of the pool, as the journal says; the ledger, where it says
-/// nothing.
+/// Block, amount, sender and address of the pool: from the journal, or from the ledger if the journal
+/// does not know the block.
 fn facts(discrepancy: &Discrepancy) -> (BlockHash, Raw, Option<Account>, Account) {
     match discrepancy {
         Discrepancy::Missing(payment)
         | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment)
         | Discrepancy::Different { payment, .. }
         | Discrepancy::NotGranted { payment, .. } => {
             let intent = &payment.intent;
@@ -116,6 +125,7 @@ fn row(discrepancy: &Discrepancy, out: &mut (dyn Write + Send)) -> io::Result<()
         Discrepancy::Different { found, .. } => format!("; the ledger: {}", in_words(found)),
         Discrepancy::Missing(_)
         | Discrepancy::Unconfirmed(_)
+        | Discrepancy::Unlisted(_)
         | Discrepancy::NotGranted { .. }
         | Discrepancy::Unclaimed(_) => String::new(),
     };
@@ -127,7 +137,7 @@ fn in_words(found: &BlockKind) -> String {
         BlockKind::Send { account, destination, amount } => {
             format!("{} from {account} to {destination}", amount.xno())
         }
-        BlockKind::Other => "no send".to_owned(),
+        BlockKind::Other => "not a send".to_owned(),
     }
 }
 
@@ -145,7 +155,9 @@ fn arrival(it: &Arrival) -> Value {
 fn as_json(discrepancy: &Discrepancy) -> Value {
     let kind = name(discrepancy).0;
     match discrepancy {
-        Discrepancy::Missing(payment) | Discrepancy::Unconfirmed(payment) => {
+        Discrepancy::Missing(payment)
+        | Discrepancy::Unconfirmed(payment)
+        | Discrepancy::Unlisted(payment) => {
             json!({ "kind": kind, "payment": print::json(payment) })
         }
         Discrepancy::Different { payment, found } => {

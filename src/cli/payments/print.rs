@@ -1,18 +1,104 @@
-//! A payment in words: a row, a line of CSV, a JSON object. Amounts in XNO for people, in raw too
-//! for programs.
+//! Rows of the journal as a table, as lines of JSON, or as CSV. Amounts in XNO for people, in raw as
+//! well for programs.
 
 use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use crate::nano::{Raw, UnixSeconds};
+use crate::cli::words::xno;
+use crate::nano::UnixSeconds;
 use crate::store::{PaymentRecord, PaymentState};
 
 /// The last second that is printed as a date.
 const LAST_DATE: u64 = 253_402_300_799;
 
-pub(super) const fn state(state: PaymentState) -> &'static str {
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Format {
+    Csv,
+    /// One JSON object a line
+    Jsonl,
+    /// For people
+    #[value(skip)]
+    Table,
+}
+
+/// A row of the journal.
+pub(super) trait Row {
+    /// The names of the columns, in the order of the CSV.
+    const COLUMNS: &'static [&'static str];
+
+    /// One value for each column; `null` is empty in CSV. Amounts are texts: a number would be read
+    /// as floating point.
+    fn values(&self) -> Vec<Value>;
+
+    /// The row of a table.
+    fn in_table(&self) -> String;
+
+    /// The first line of a table; `None` if it has none.
+    fn table_heading() -> Option<String> {
+        None
+    }
+}
+
+/// The row as a JSON object.
+pub(super) fn json<R: Row>(row: &R) -> Value {
+    let names = R::COLUMNS.iter().map(|it| (*it).to_owned());
+    Value::Object(names.zip(row.values()).collect::<Map<_, _>>())
+}
+
+/// Every column of a row, one a line.
+pub(super) fn fields<R: Row>(row: &R, out: &mut dyn Write) -> io::Result<()> {
+    let mut fields = R::COLUMNS.iter().zip(row.values());
+    fields.try_for_each(|(name, value)| writeln!(out, "{name:<14}  {}", plain(value)))
+}
+
+/// A value without quotes.
+fn plain(value: Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
+    }
+}
+
+/// Prints rows as they are read.
+pub(super) struct Printer<'a> {
+    pub(super) format: Format,
+    pub(super) out: &'a mut (dyn Write + Send),
+}
+
+impl Printer<'_> {
+    pub(super) fn heading<R: Row>(&mut self) -> io::Result<()> {
+        match (self.format, R::table_heading()) {
+            (Format::Csv, _) => self.record(R::COLUMNS.iter().map(|it| (*it).to_owned())),
+            (Format::Table, Some(heading)) => writeln!(self.out, "{heading}"),
+            (Format::Table, None) | (Format::Jsonl, _) => Ok(()),
+        }
+    }
+
+    pub(super) fn row<R: Row>(&mut self, row: &R) -> io::Result<()> {
+        match self.format {
+            Format::Csv => self.record(row.values().into_iter().map(plain)),
+            Format::Jsonl => writeln!(self.out, "{}", json(row)),
+            Format::Table => writeln!(self.out, "{}", row.in_table()),
+        }
+    }
+
+    fn record(&mut self, values: impl Iterator<Item = String>) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(&mut *self.out);
+        writer.write_record(values)?;
+        writer.flush()
+    }
+}
+
+pub(super) fn time(at: UnixSeconds) -> String {
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at.0.min(LAST_DATE))).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+const fn state(state: PaymentState) -> &'static str {
     match state {
         PaymentState::Intent => "intent",
         PaymentState::Parked => "parked",
@@ -21,113 +107,70 @@ pub(super) const fn state(state: PaymentState) -> &'static str {
     }
 }
 
-/// The number without its unit.
-pub(super) fn xno(amount: Raw) -> String {
-    amount.xno().to_string().trim_end_matches(" XNO").to_owned()
-}
+impl Row for PaymentRecord {
+    const COLUMNS: &'static [&'static str] = &[
+        "sequence",
+        "created_at",
+        "updated_at",
+        "state",
+        "mechanism",
+        "route",
+        "amount_xno",
+        "amount_raw",
+        "price_raw",
+        "block",
+        "payer",
+        "pay_to",
+        "requests",
+        "within_seconds",
+        "valid_before",
+    ];
 
-pub(super) fn time(at: UnixSeconds) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at.0.min(LAST_DATE))).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(at).to_string()
-}
-
-/// Every field by its name, in the order of the CSV's columns.
-fn fields(payment: &PaymentRecord) -> [(&'static str, String); 15] {
-    let intent = &payment.intent;
-    [
-        ("sequence", payment.sequence.to_string()),
-        ("created_at", time(payment.created_at)),
-        ("updated_at", time(payment.updated_at)),
-        ("state", state(payment.state).to_owned()),
-        ("mechanism", intent.mechanism.to_string()),
-        ("route", intent.route.as_str().to_owned()),
-        ("amount_xno", xno(intent.amount)),
-        ("amount_raw", intent.amount.to_string()),
-        ("price_raw", intent.terms.amount.to_string()),
-        ("block", intent.block.to_string()),
-        ("payer", intent.payer.to_string()),
-        ("pay_to", intent.pay_to.to_string()),
-        ("requests", intent.terms.grants.requests.to_string()),
-        ("within_seconds", intent.terms.grants.seconds.to_string()),
-        ("valid_before", time(intent.valid_before)),
-    ]
-}
-
-pub(super) fn heading(out: &mut (dyn Write + Send)) -> io::Result<()> {
-    writeln!(
-        out,
-        "{:<20}  {:<7}  {:<13}  {:>18}  {:<64}  ROUTE",
-        "SINCE", "STATE", "MECHANISM", "AMOUNT", "BLOCK"
-    )
-}
-
-pub(super) fn row(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
-    let intent = &payment.intent;
-    writeln!(
-        out,
-        "{:<20}  {:<7}  {:<13}  {:>18}  {}  {}",
-        time(payment.created_at),
-        state(payment.state),
-        intent.mechanism.as_str(),
-        intent.amount.xno().to_string(),
-        intent.block,
-        intent.route.as_str()
-    )
-}
-
-/// Every field, one a line.
-pub(super) fn whole(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
-    fields(payment).iter().try_for_each(|(name, value)| writeln!(out, "{name:<14}  {value}"))
-}
-
-pub(super) fn csv_heading(out: &mut (dyn Write + Send)) -> io::Result<()> {
-    writeln!(
-        out,
-        "sequence,created_at,updated_at,state,mechanism,route,amount_xno,amount_raw,price_raw,block,\
-         payer,pay_to,requests,within_seconds,valid_before"
-    )
-}
-
-pub(super) fn csv_line(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
-    let values: Vec<String> = fields(payment).into_iter().map(|(_, value)| quoted(&value)).collect();
-    writeln!(out, "{}", values.join(","))
-}
-
-/// A value of CSV (RFC 4180).
-pub(super) fn quoted(value: &str) -> String {
-    if value.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", value.replace('"', "\"\""))
-    } else {
-        value.to_owned()
+    fn values(&self) -> Vec<Value> {
+        let intent = &self.intent;
+        vec![
+            self.sequence.into(),
+            time(self.created_at).into(),
+            time(self.updated_at).into(),
+            state(self.state).into(),
+            intent.mechanism.as_str().into(),
+            intent.route.as_str().into(),
+            xno(intent.amount).into(),
+            intent.amount.to_string().into(),
+            intent.terms.amount.to_string().into(),
+            intent.block.to_string().into(),
+            intent.payer.to_string().into(),
+            intent.pay_to.to_string().into(),
+            intent.terms.grants.requests.get().into(),
+            intent.terms.grants.seconds.into(),
+            time(intent.valid_before).into(),
+        ]
     }
-}
 
-/// A JSON object on a line. Amounts are texts: a number would be read as floating point.
-pub(super) fn json_line(payment: &PaymentRecord, out: &mut (dyn Write + Send)) -> io::Result<()> {
-    writeln!(out, "{}", json(payment))
-}
+    fn in_table(&self) -> String {
+        let intent = &self.intent;
+        format!(
+            "{:<20}  {:<7}  {:<13}  {:>18}  {}  {}",
+            time(self.created_at),
+            state(self.state),
+            intent.mechanism.as_str(),
+            intent.amount.xno().to_string(),
+            intent.block,
+            intent.route.as_str()
+        )
+    }
 
-pub(super) fn json(payment: &PaymentRecord) -> Value {
-    let numbers = ["sequence", "requests", "within_seconds"];
-    let value = |name: &str, text: String| match text.parse::<u64>() {
-        Ok(number) if numbers.contains(&name) => Value::from(number),
-        Ok(_) | Err(_) => Value::from(text),
-    };
-    let object: Map<String, Value> =
-        fields(payment).into_iter().map(|(name, text)| (name.to_owned(), value(name, text))).collect();
-    Value::Object(object)
+    fn table_heading() -> Option<String> {
+        Some(format!(
+            "{:<20}  {:<7}  {:<13}  {:>18}  {:<64}  ROUTE",
+            "SINCE", "STATE", "MECHANISM", "AMOUNT", "BLOCK"
+        ))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn csv_is_quoted_where_it_must_be() {
-        assert_eq!(quoted("GET /a"), "GET /a");
-        assert_eq!(quoted("a,b"), "\"a,b\"");
-        assert_eq!(quoted("say \"a\""), "\"say \"\"a\"\"\"");
-    }
 
     #[test]
     fn times_are_dates_to_the_end_of_dates() {

@@ -1,4 +1,4 @@
-//! `/llms.txt`: in plain words what this API is, how it is paid for, and what each route costs.
+//! `/llms.txt`: what this API is, how it is paid for, and what each route costs, in plain words.
 
 use std::fmt::Write;
 
@@ -30,7 +30,7 @@ was wrong. What a request costs is what its 402 says; the prices below only advi
 
 pub(super) fn write(published: &Published<'_>) -> String {
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     let _infallible = fill(published, &mut text).is_ok();
     text
 }

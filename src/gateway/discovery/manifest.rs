@@ -1,9 +1,9 @@
 //! `/.well-known/x402`: the priced routes for crawlers and clients.
 //!
-//! There is no settled form. `version` and `resources`, a list of URLs, are what most crawlers read
-//! (x402scan's, for one); `items` has the form of a facilitator's list of resources (x402 version 2,
-//! section 8), with `terms` in place of `accepts`: an entry that can be paid names an address, and each
-//! 402 names a fresh one.
+//! Its form is not standardised. Most crawlers, such as x402scan's, read `version` and `resources`, a
+//! list of URLs. `items` has the form of a facilitator's list of resources (x402 version 2, section 8),
+//! with `terms` in place of `accepts`: an entry that can be paid names an address, and each 402 names a
+//! fresh one.
 
 use serde_json::{Map, Value, json};
 
@@ -38,7 +38,7 @@ pub(super) fn write(published: &Published<'_>) -> String {
     .to_string()
 }
 
-/// A route's path as a URL; of an open pattern, the path that its `**` may be empty after.
+/// A route's path as a URL. For an open pattern it is the path before its `**`, which may be empty.
 fn address(route: &Route) -> String {
     let (segments, _) = route.pattern.template();
     segments.iter().fold(String::new(), |path, part| format!("{path}/{part}"))
@@ -72,7 +72,7 @@ fn item(published: &Published<'_>, route: &Route, url: &str) -> Value {
     Value::Object(item)
 }
 
-/// The ways to pay `amount`, as a bill's `accepts` will have them, but for what is fresh in each.
+/// The ways to pay `amount`, as a bill's `accepts` will list them, without what is fresh in each.
 fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants) -> Value {
     let config = published.config;
     let one = |mechanism: &Mechanism| {

@@ -1,8 +1,8 @@
 //! `/openapi.json`: the routes as OpenAPI 3.1, with their prices in `x-payment-info`, the extension by
-//! which agents and directories know a paid operation.
+//! which agents and directories recognise a paid operation.
 //!
-//! What a route takes and answers is the API's business and not known here: bodies and answers have no
-//! schema. `{name}` is a path parameter; `**` is one that holds slashes, which OpenAPI has no form for.
+//! Bodies and answers have no schema, because the gateway does not know what the API takes and answers.
+//! `{name}` is a path parameter. `**` is one that holds slashes, for which OpenAPI has no form.
 
 mod components;
 mod paths;
@@ -22,7 +22,7 @@ pub(super) fn write(published: &Published<'_>) -> String {
     let digest: [u8; 8] = Blake2b::<U8>::digest(paths.to_string().as_bytes()).into();
     let mut info = Map::new();
     info.insert("title".to_owned(), published.title().into());
-    // Another one whenever a route or a price is.
+    // Changes whenever a route or a price changes.
     info.insert("version".to_owned(), hex::encode(digest).into());
     if let Some(description) = &config.discovery.description {
         info.insert("description".to_owned(), description.as_str().into());
@@ -58,7 +58,7 @@ fn operation(published: &Published<'_>, route: &Route, method: &str) -> Value {
     };
     put("summary", summary.into());
     put("description", description(route).into());
-    // By OpenAPI's word there is nobody to authenticate: payment is declared beside it.
+    // In OpenAPI's terms there is no authentication. Payment is declared beside it.
     put("security", json!([]));
     if ["post", "put", "patch"].contains(&method) {
         put("requestBody", request_body(route));

@@ -1,7 +1,7 @@
-//! What a node's JSON means, in either dialect.
+//! Parses a node's JSON, in either dialect.
 //!
-//! The C++ node writes every number and boolean as a string and an empty collection as `""`;
-//! RsNano writes some as JSON values. Whatever has neither form is nonsense, not a default.
+//! The C++ node writes every number and boolean as a string, and an empty collection as `""`. RsNano
+//! writes some of them as JSON values. Any other form is an error; no default takes its place.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::transport::Fault;
+use super::transport::TransportFault;
 use crate::nano::{Account, BlockHash, Raw, Representative, StateBlock, Threshold, Thresholds, Work};
 
 /// `account_info`.
@@ -24,57 +24,57 @@ pub struct AccountInfo {
     /// The balance after `frontier`.
     #[serde(deserialize_with = "scalar")]
     pub balance: Raw,
-    /// Votes with the balance after `frontier`.
+    /// The representative after `frontier`.
     pub representative: Representative,
-    /// The newest confirmed block; zero where none is.
+    /// The newest confirmed block; zero if there is none.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_frontier: BlockHash,
     /// The balance after `confirmed_frontier`.
     #[serde(deserialize_with = "scalar")]
     pub confirmed_balance: Raw,
-    /// How many of its blocks are confirmed, where the node says; one that is behind shows fewer.
+    /// How many of its blocks are confirmed, if the node reports it. A node that is behind has fewer.
     #[serde(default, deserialize_with = "scalar_if_any")]
     pub confirmed_height: Option<u64>,
-    /// What was sent to the account and not received yet, where the node says.
+    /// The amount sent to the account and not received yet, if the node reports it.
     #[serde(default, deserialize_with = "scalar_if_any")]
     pub receivable: Option<Raw>,
 }
 
-/// `block_info`. Nothing in it is proved by it; a state block's contents are by their hash.
+/// `block_info`. The answer itself proves nothing; only a state block's contents can be checked, by
+/// their hash.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct BlockInfo {
-    /// Whose chain the block is on.
+    /// The account whose chain the block is on.
     pub account: Account,
-    /// The account's balance after the block, as the node tells it.
+    /// The account's balance after the block, as the node reports it.
     pub balance: Raw,
     pub confirmed: bool,
-    /// The next block of the chain, if the node has one.
+    /// The next block on the chain, if the node has one.
     pub successor: Option<BlockHash>,
     pub contents: Contents,
 }
 
-/// A block as a node shows it.
+/// The contents of a block, as a node reports them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Contents {
     State(StateBlock),
-    /// From before state blocks; its `type`.
+    /// A legacy block, with its `type`.
     Legacy(String),
 }
 
-/// One block that can be received.
+/// One send that can be received.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Receivable {
-    /// The send.
     pub hash: BlockHash,
     pub amount: Raw,
-    /// Who sent it, where the node says.
+    /// The sender, if the node reports it.
     pub source: Option<Account>,
 }
 
 /// `version`.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 pub struct Version {
-    /// Name and number of the software.
+    /// The name and version of the software.
     pub node_vendor: String,
     /// `live`, `beta`, `test` or `dev`.
     pub network: String,
@@ -89,7 +89,7 @@ pub struct BlockCount {
     pub cemented: u64,
 }
 
-/// `telemetry`, summed over the node's peers.
+/// `telemetry`, averaged over the node's peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Deserialize)]
 pub struct Telemetry {
     #[serde(deserialize_with = "scalar")]
@@ -98,36 +98,64 @@ pub struct Telemetry {
     pub cemented_count: u64,
     #[serde(deserialize_with = "scalar")]
     pub peer_count: u64,
-    /// Tells networks apart.
+    /// Identifies the network.
     #[serde(deserialize_with = "scalar")]
     pub genesis_block: BlockHash,
 }
 
-/// Whether a node's `error` says that there is no such account or block. The one place where a
-/// node's text decides anything: neither dialect says it in another way (NODE, appendix A).
+/// Whether a node's `error` means that there is no such account or block. No other field shows it in
+/// either dialect, so the text has to decide here and in [`refuses_block`], and nowhere else.
 pub(super) fn says_not_found(error: &str) -> bool {
     matches!(error, "Account not found" | "Block not found")
 }
 
-pub(super) fn account_info(value: &Value) -> Result<AccountInfo, Fault> {
+/// Whether a node's `error` to `process` refuses the block. Any other text comes from a proxy in front
+/// of the node ("Rate limit exceeded", "No Node available") or does not concern the block, so the
+/// block may still be accepted. These are the refusals of both implementations (see the
+/// [nodes guide](crate::guide::nodes)).
+pub(super) fn refuses_block(error: &str) -> bool {
+    matches!(
+        error,
+        "Bad signature"
+            | "Old block"
+            | "Negative spend"
+            | "Fork"
+            | "Unreceivable"
+            | "Gap previous block"
+            | "Gap source block"
+            | "Gap pending for open epoch block"
+            | "Block attempts to open the burn account"
+            | "Balance and amount delta do not match"
+            | "This block cannot follow the previous block"
+            | "Block work is insufficient"
+            | "Block work is less than threshold"
+            | "Block is invalid"
+            | "Invalid block subtype"
+            | "Invalid block balance for given subtype"
+            | "Invalid previous block for given subtype"
+            | "Conflict while processing block"
+    ) || error.starts_with("Failed to deserialize the JSON body")
+}
+
+pub(super) fn account_info(value: &Value) -> Result<AccountInfo, TransportFault> {
     typed(value)
 }
 
-pub(super) fn version(value: &Value) -> Result<Version, Fault> {
+pub(super) fn version(value: &Value) -> Result<Version, TransportFault> {
     typed(value)
 }
 
-pub(super) fn block_count(value: &Value) -> Result<BlockCount, Fault> {
+pub(super) fn block_count(value: &Value) -> Result<BlockCount, TransportFault> {
     typed(value)
 }
 
-pub(super) fn telemetry(value: &Value) -> Result<Telemetry, Fault> {
+pub(super) fn telemetry(value: &Value) -> Result<Telemetry, TransportFault> {
     typed(value)
 }
 
-pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
+pub(super) fn block_info(value: &Value) -> Result<BlockInfo, TransportFault> {
     #[derive(Deserialize)]
-    struct Told {
+    struct BlockInfoFields {
         block_account: Account,
         #[serde(deserialize_with = "scalar")]
         balance: Raw,
@@ -137,11 +165,11 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         successor: Option<BlockHash>,
         contents: Value,
     }
-    let told: Told = typed(value)?;
-    // A string of JSON, unless the node knows `json_block` (trap 9).
-    let contents = match told.contents.as_str() {
+    let fields: BlockInfoFields = typed(value)?;
+    // A string of JSON, unless the node knows `json_block`.
+    let contents = match fields.contents.as_str() {
         Some(text) => serde_json::from_str(text).map_err(nonsense)?,
-        None => told.contents,
+        None => fields.contents,
     };
     let contents = match contents.get("type").and_then(Value::as_str) {
         Some("state") => Contents::State(typed(&contents)?),
@@ -149,25 +177,25 @@ pub(super) fn block_info(value: &Value) -> Result<BlockInfo, Fault> {
         Some(_) | None => return Err(nonsense("`contents` has no known `type`")),
     };
     Ok(BlockInfo {
-        account: told.block_account,
-        balance: told.balance,
-        confirmed: told.confirmed,
-        successor: told.successor.filter(|next| *next != BlockHash::ZERO),
+        account: fields.block_account,
+        balance: fields.balance,
+        confirmed: fields.confirmed,
+        successor: fields.successor.filter(|next| *next != BlockHash::ZERO),
         contents,
     })
 }
 
-/// `blocks_info` with `include_not_found`: what is known, by hash. What is not is left out.
-pub(super) fn blocks_info(value: &Value) -> Result<BTreeMap<BlockHash, BlockInfo>, Fault> {
+/// `blocks_info` with `include_not_found`: the blocks that the node has, by hash.
+pub(super) fn blocks_info(value: &Value) -> Result<BTreeMap<BlockHash, BlockInfo>, TransportFault> {
     let blocks = value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?;
     let Value::Object(blocks) = blocks else {
-        return if is_empty(blocks) { Ok(BTreeMap::new()) } else { Err(nonsense("`blocks` is no map")) };
+        return if is_empty(blocks) { Ok(BTreeMap::new()) } else { Err(nonsense("`blocks` is not a map")) };
     };
     let read = |(hash, info): (&String, &Value)| Ok((hash.parse().map_err(nonsense)?, block_info(info)?));
     blocks.iter().map(read).collect()
 }
 
-/// An empty collection, in any of its spellings.
+/// Whether the value is an empty collection, in any of its three forms.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::String(text) => text.is_empty(),
@@ -177,16 +205,16 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The largest first.
-pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, Fault> {
+/// `receivable`, the largest amount first.
+pub(super) fn receivable(value: &Value) -> Result<Vec<Receivable>, TransportFault> {
     receivable_of(value.get("blocks").ok_or_else(|| nonsense("`blocks` is missing"))?)
 }
 
-/// The blocks of one account, the largest first.
-pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
+/// The receivable sends of one account, the largest amount first.
+pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, TransportFault> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Entry {
+    enum ReceivableEntry {
         Sourced {
             #[serde(deserialize_with = "scalar")]
             amount: Raw,
@@ -197,13 +225,13 @@ pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
     if is_empty(blocks) {
         return Ok(Vec::new());
     }
-    let entries: BTreeMap<String, Entry> = typed(blocks)?;
+    let entries: BTreeMap<String, ReceivableEntry> = typed(blocks)?;
     let mut found = Vec::with_capacity(entries.len());
     for (hash, entry) in entries {
         let hash = hash.parse().map_err(nonsense)?;
         let (amount, source) = match entry {
-            Entry::Sourced { amount, source } => (amount, Some(source)),
-            Entry::Amount(amount) => (amount, None),
+            ReceivableEntry::Sourced { amount, source } => (amount, Some(source)),
+            ReceivableEntry::Amount(amount) => (amount, None),
         };
         found.push(Receivable { hash, amount, source });
     }
@@ -211,54 +239,54 @@ pub(super) fn receivable_of(blocks: &Value) -> Result<Vec<Receivable>, Fault> {
     Ok(found)
 }
 
-pub(super) fn thresholds(value: &Value) -> Result<Thresholds, Fault> {
+pub(super) fn thresholds(value: &Value) -> Result<Thresholds, TransportFault> {
     #[derive(Deserialize)]
-    struct Told {
+    struct ThresholdFields {
         network_minimum: Threshold,
         network_receive_minimum: Threshold,
     }
-    let told: Told = typed(value)?;
-    Ok(Thresholds { send: told.network_minimum, receive: told.network_receive_minimum })
+    let fields: ThresholdFields = typed(value)?;
+    Ok(Thresholds { send: fields.network_minimum, receive: fields.network_receive_minimum })
 }
 
-/// Work that does reach the threshold: RsNano's own check ignores it (trap 12).
-pub(super) fn work(value: &Value, root: &[u8; 32], threshold: Threshold) -> Result<Work, Fault> {
+/// `work_generate`, checked against the threshold, because RsNano's own check ignores it.
+pub(super) fn work(value: &Value, root: &[u8; 32], threshold: Threshold) -> Result<Work, TransportFault> {
     #[derive(Deserialize)]
-    struct Told {
+    struct WorkField {
         work: Work,
     }
-    let Told { work } = typed(value)?;
+    let WorkField { work } = typed(value)?;
     if work.reaches(root, threshold) {
         Ok(work)
     } else {
-        Err(Fault::NotBelieved(format!("its work {work} does not reach {threshold}")))
+        Err(TransportFault::NotBelieved(format!("its work {work} does not reach {threshold}")))
     }
 }
 
-/// Whether the node accepted the block that it was given.
-pub(super) fn processed(value: &Value, sent: BlockHash) -> Result<(), Fault> {
+/// `process`: checks that the node accepted the block that was sent.
+pub(super) fn processed(value: &Value, sent: BlockHash) -> Result<(), TransportFault> {
     #[derive(Deserialize)]
-    struct Told {
+    struct HashField {
         hash: BlockHash,
     }
-    let told: Told = typed(value)?;
-    if told.hash == sent {
+    let HashField { hash } = typed(value)?;
+    if hash == sent {
         Ok(())
     } else {
-        Err(Fault::NotBelieved(format!("it was given {sent} and accepted {}", told.hash)))
+        Err(TransportFault::NotBelieved(format!("it was given {sent} and accepted {hash}")))
     }
 }
 
-pub(super) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, Fault> {
+pub(super) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, TransportFault> {
     T::deserialize(value).map_err(nonsense)
 }
 
-pub(super) fn nonsense(why: impl fmt::Display) -> Fault {
-    Fault::Nonsense(why.to_string().chars().take(200).collect())
+pub(super) fn nonsense(why: impl fmt::Display) -> TransportFault {
+    TransportFault::Nonsense(why.to_string().chars().take(200).collect())
 }
 
-/// A value that is written as a string or as a JSON value. A fraction is neither: no amount passes
-/// through floating point.
+/// A value that is a string or a JSON value. A fraction is an error, so no amount passes through
+/// floating point.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -280,7 +308,7 @@ where
     text.parse().map_err(serde::de::Error::custom)
 }
 
-/// For a field that may be left out, not for one that is written wrong.
+/// For a field that may be missing. A field with a wrong value is still an error.
 fn scalar_if_any<'de, D: Deserializer<'de>, T>(from: D) -> Result<Option<T>, D::Error>
 where
     T: FromStr,
@@ -309,7 +337,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn not_found_is_told_from_every_other_error() {
+    fn not_found_is_distinguished_from_every_other_error() {
         assert!(says_not_found("Account not found") && says_not_found("Block not found"));
         for other in
             ["Active confirmation not found", "Bad account number", "Unknown command", "", "not found"]
@@ -319,17 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn empty_collections_have_three_spellings() {
+    fn empty_collections_have_three_forms() {
         for empty in [json!({"blocks": ""}), json!({"blocks": []}), json!({"blocks": {}})] {
             assert_eq!(receivable(&empty), Ok(Vec::new()), "{empty}");
         }
         for nonsense in [json!({}), json!({"blocks": "x"}), json!({"blocks": 1}), json!({"blocks": ["AB"]})] {
-            assert!(matches!(receivable(&nonsense), Err(Fault::Nonsense(_))), "{nonsense}");
+            assert!(matches!(receivable(&nonsense), Err(TransportFault::Nonsense(_))), "{nonsense}");
         }
     }
 
-    /// As captured from both implementations, shortened: the hash in either case, `contents` as
-    /// text or not, nothing found in any spelling.
+    /// Captured from both implementations and shortened: hashes in upper and lower case, `contents` as
+    /// text or as JSON, and an empty answer in each form.
     #[test]
     fn many_blocks_are_read_in_either_dialect() {
         let contents = json!({
@@ -339,18 +367,18 @@ mod tests {
         });
         let info = |contents: Value| json!({"block_account": Account::BURN, "balance": "7", "confirmed": "true", "contents": contents});
         let (upper, lower) = ("AB".repeat(32), "cd".repeat(32));
-        let told = json!({
+        let answer = json!({
             "blocks": {upper.as_str(): info(contents.clone()), lower.as_str(): info(contents.to_string().into())},
             "blocks_not_found": ["00".repeat(32)],
         });
-        let found = blocks_info(&told).unwrap();
+        let found = blocks_info(&answer).unwrap();
         assert_eq!(found.keys().copied().collect::<Vec<_>>(), [BlockHash([0xab; 32]), BlockHash([0xcd; 32])]);
         assert!(found.values().all(|info| info.confirmed && info.balance.get() == 7));
         for none in [json!({"blocks": ""}), json!({"blocks": {}}), json!({"blocks": []})] {
             assert_eq!(blocks_info(&none), Ok(BTreeMap::new()), "{none}");
         }
         for nonsense in [json!({}), json!({"blocks": [1]}), json!({"blocks": {"AB": info(contents)}})] {
-            assert!(matches!(blocks_info(&nonsense), Err(Fault::Nonsense(_))), "{nonsense}");
+            assert!(matches!(blocks_info(&nonsense), Err(TransportFault::Nonsense(_))), "{nonsense}");
         }
     }
 
@@ -377,17 +405,20 @@ mod tests {
 
     #[test]
     fn work_below_the_threshold_is_not_believed() {
-        let told = json!({"work": "0000000000000000"});
+        let answer = json!({"work": "0000000000000000"});
         let root = [7; 32];
-        assert!(work(&told, &root, Threshold(0)).is_ok());
-        assert!(matches!(work(&told, &root, Threshold(u64::MAX)), Err(Fault::NotBelieved(_))));
+        assert!(work(&answer, &root, Threshold(0)).is_ok());
+        assert!(matches!(work(&answer, &root, Threshold(u64::MAX)), Err(TransportFault::NotBelieved(_))));
     }
 
     #[test]
     fn an_accepted_block_is_the_one_that_was_sent() {
-        let told = json!({"hash": "ab".repeat(32)});
-        assert_eq!(processed(&told, BlockHash([0xab; 32])), Ok(()));
-        assert!(matches!(processed(&told, BlockHash([1; 32])), Err(Fault::NotBelieved(_))));
-        assert!(matches!(processed(&json!({"started": "1"}), BlockHash([1; 32])), Err(Fault::Nonsense(_))));
+        let answer = json!({"hash": "ab".repeat(32)});
+        assert_eq!(processed(&answer, BlockHash([0xab; 32])), Ok(()));
+        assert!(matches!(processed(&answer, BlockHash([1; 32])), Err(TransportFault::NotBelieved(_))));
+        assert!(matches!(
+            processed(&json!({"started": "1"}), BlockHash([1; 32])),
+            Err(TransportFault::Nonsense(_))
+        ));
     }
 }

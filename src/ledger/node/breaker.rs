@@ -1,35 +1,36 @@
-//! When a node is left alone for a while: it failed several times in a row, or most of the time.
+//! A circuit breaker: a node that failed several times in a row, or most of the time, is not called
+//! for a while.
 //!
 //! Time comes in as an argument, so that the rules can be tested without waiting.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// So many failures in a row open the breaker.
+/// The breaker opens after this many failures in a row.
 const IN_A_ROW: u32 = 5;
-/// The time over which the share of failures is looked at, in slots of one second.
-const SLOTS: usize = 10;
-/// Fewer calls than that in the window say nothing about a share.
+/// The window for the share of failures, in seconds.
+const SECONDS: usize = 10;
+/// The share counts only with at least this many calls in the window.
 const ENOUGH: u32 = 10;
-/// How long the breaker is open the first time; twice as long after each trial that fails.
+/// How long the breaker is open the first time. Each failed trial doubles it.
 const FIRST_REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// A trial whose caller went away does not keep others out for longer than this.
+/// The longest time for which a trial without an outcome keeps other calls out.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// How a node's breaker stands.
+/// The state of a node's breaker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BreakerState {
-    /// The node is asked.
+    /// The node is called.
     Closed,
-    /// One call is let through, to see.
+    /// One call is let through as a trial.
     HalfOpen,
-    /// The node is not asked.
+    /// The node is not called.
     Open,
 }
 
 impl BreakerState {
-    /// As it is shown to operators.
+    /// The name shown to operators.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,36 +50,36 @@ enum Phase {
 
 /// The calls of one second.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct SecondCount {
     second: u64,
     calls: u32,
     failures: u32,
 }
 
 #[derive(Debug)]
-struct State {
+struct BreakerRecord {
     phase: Phase,
     in_a_row: u32,
     rest: Duration,
-    slots: [Slot; SLOTS],
+    window: [SecondCount; SECONDS],
 }
 
 /// One node's breaker.
 #[derive(Debug)]
 pub(super) struct Breaker(
-    /// Held for a few instructions, never across an await.
-    Mutex<State>,
+    /// Locked for a few instructions, never across an await.
+    Mutex<BreakerRecord>,
 );
 
 impl Default for Breaker {
     fn default() -> Self {
-        let slots = [Slot::default(); SLOTS];
-        Self(Mutex::new(State { phase: Phase::Closed, in_a_row: 0, rest: FIRST_REST, slots }))
+        let window = [SecondCount::default(); SECONDS];
+        Self(Mutex::new(BreakerRecord { phase: Phase::Closed, in_a_row: 0, rest: FIRST_REST, window }))
     }
 }
 
 impl Breaker {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BreakerRecord> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +91,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a call would be let through.
+    /// Whether a call would be admitted.
     pub(super) fn would_admit(&self, now: Duration) -> bool {
         match self.state().phase {
             Phase::Closed => true,
@@ -98,7 +99,7 @@ impl Breaker {
         }
     }
 
-    /// Whether this call may be made; of several that ask after a rest, one.
+    /// Whether this call is admitted. Of several calls after a rest, one is.
     pub(super) fn admit(&self, now: Duration) -> bool {
         let mut state = self.state();
         match state.phase {
@@ -111,7 +112,7 @@ impl Breaker {
         }
     }
 
-    /// Notes how a call went. True where that opened the breaker.
+    /// Records the outcome of a call. Returns true if it opened the breaker.
     pub(super) fn record(&self, now: Duration, ok: bool) -> bool {
         let mut state = self.state();
         match (state.phase, ok) {
@@ -124,11 +125,11 @@ impl Breaker {
                 opens
             }
             (Phase::Trial { .. }, true) => {
-                *state = State {
+                *state = BreakerRecord {
                     phase: Phase::Closed,
                     in_a_row: 0,
                     rest: FIRST_REST,
-                    slots: [Slot::default(); SLOTS],
+                    window: [SecondCount::default(); SECONDS],
                 };
                 false
             }
@@ -136,41 +137,41 @@ impl Breaker {
                 state.open(now);
                 true
             }
-            // A call from before, or one that is made whatever the breaker says.
+            // A call that began earlier, or one that is made whatever the breaker's state.
             (Phase::Open { .. }, _) => false,
         }
     }
 
-    /// Opens the breaker of a node that answers, and is not believed.
+    /// Opens the breaker of a node that answers but is not believed.
     pub(super) fn trip(&self, now: Duration) {
         self.state().open(now);
     }
 }
 
-impl State {
+impl BreakerRecord {
     fn open(&mut self, now: Duration) {
         self.phase = Phase::Open { until: now.saturating_add(self.rest) };
         self.rest = self.rest.saturating_mul(2).min(LONGEST_REST);
         self.in_a_row = 0;
-        self.slots = [Slot::default(); SLOTS];
+        self.window = [SecondCount::default(); SECONDS];
     }
 
     fn count(&mut self, now: Duration, ok: bool) {
         self.in_a_row = if ok { 0 } else { self.in_a_row.saturating_add(1) };
         let second = now.as_secs();
-        let place = usize::try_from(second).ok().and_then(|it| it.checked_rem(SLOTS));
-        let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return };
+        let place = usize::try_from(second).ok().and_then(|it| it.checked_rem(SECONDS));
+        let Some(slot) = place.and_then(|place| self.window.get_mut(place)) else { return };
         if slot.second != second {
-            *slot = Slot { second, ..Slot::default() };
+            *slot = SecondCount { second, ..SecondCount::default() };
         }
         slot.calls = slot.calls.saturating_add(1);
         slot.failures = slot.failures.saturating_add(u32::from(!ok));
     }
 
-    /// Whether more than half of the calls of the window failed, if they were enough to tell.
+    /// Whether more than half of the calls in the window failed, if there were [`ENOUGH`].
     fn mostly_fails(&self, now: Duration) -> bool {
-        let oldest = now.as_secs().saturating_sub(u64::try_from(SLOTS).unwrap_or(u64::MAX));
-        let recent = self.slots.iter().filter(|slot| slot.second > oldest || oldest == 0);
+        let oldest = now.as_secs().saturating_sub(u64::try_from(SECONDS).unwrap_or(u64::MAX));
+        let recent = self.window.iter().filter(|slot| slot.second > oldest || oldest == 0);
         let (calls, failures) = recent.fold((0_u32, 0_u32), |(calls, failures), slot| {
             (calls.saturating_add(slot.calls), failures.saturating_add(slot.failures))
         });
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_call_tries_after_a_rest_and_rests_double_to_a_minute() {
+    fn one_trial_follows_a_rest_and_rests_double_up_to_a_minute() {
         let breaker = Breaker::default();
         breaker.trip(at(0));
         let mut now = 0;
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_that_never_ends_keeps_nobody_out_for_ever() {
+    fn a_trial_without_an_outcome_does_not_keep_calls_out_for_ever() {
         let breaker = Breaker::default();
         breaker.trip(at(0));
         assert!(breaker.admit(at(2000)) && !breaker.admit(at(11_999)) && breaker.admit(at(12_000)));
@@ -239,7 +240,7 @@ mod tests {
         };
         assert!(!calls(&steady, &[true, false]), "a half is not more than half");
         assert!(calls(&failing, &[false, true, false]));
-        // The same share over a longer time than the window is not looked at.
+        // The same share over a longer time than the window does not count.
         let slow = Breaker::default();
         assert!(!(0..60_u64).any(|call| slow.record(at(call * 2000), call % 3 == 0)));
     }

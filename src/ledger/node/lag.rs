@@ -1,26 +1,26 @@
-//! Whether a node lags behind its own peers, as it tells of them (`telemetry`).
+//! Whether a node is behind its own peers, according to its `telemetry`.
 //!
-//! With one node there is no other to hold it against. What it tells is an average over its peers
-//! without the extremes, up to a minute old, so that a node in step is at or before it. The margins
-//! are wide and it takes several looks: a few peers that boast put no node in the wrong. Where a
-//! node does not answer the question, as public ones do not, nothing is known.
+//! A single configured node cannot be compared with another one. Its telemetry is an average over its
+//! peers without the extremes, up to a minute old, so a node that keeps up is at or ahead of it. The
+//! margins are wide and several comparisons are needed, so that a few peers with false counts do not
+//! mark a node. If a node does not answer `telemetry`, as public nodes do not, nothing is known.
 
 use std::time::Duration;
 
-/// With so many confirmed blocks fewer than its peers, a node is behind.
+/// A node that misses more confirmed blocks than this is behind.
 const FAR: u64 = 1000;
-/// It has caught up when so few are missing.
+/// A node that misses no more than this has caught up.
 const NEAR: u64 = 200;
-/// Looks in a row that have to show it far behind.
+/// How many comparisons in a row have to show the node far behind.
 const LOOKS: u32 = 3;
-/// Between two looks, and after a node has refused to answer: it will hardly change its mind.
+/// Interval between two comparisons, and after a node has refused `telemetry`.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
-/// One node beside its peers.
+/// The comparison of one node with its peers.
 #[derive(Debug, Default)]
 pub(super) struct Lag {
-    /// When it is looked at next, since the node was set up.
+    /// When the next comparison is due, counted from the node's setup.
     next: Duration,
     known: bool,
     looks: u32,
@@ -28,7 +28,7 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    /// Whether it is time for a look; the next is due `every` later.
+    /// Whether a comparison is due at `now`. If so, the next is due `every` later.
     pub(super) fn is_due(&mut self, now: Duration, every: Duration) -> bool {
         let due = now >= self.next;
         if due {
@@ -37,7 +37,7 @@ impl Lag {
         due
     }
 
-    /// The node has `own` confirmed blocks and its peers `peers`.
+    /// Records that the node has `own` confirmed blocks and its peers have `peers`.
     pub(super) fn look(&mut self, own: u64, peers: u64) {
         self.known = true;
         let missing = peers.saturating_sub(own);
@@ -52,12 +52,12 @@ impl Lag {
         }
     }
 
-    /// The node does not say how its peers are.
-    pub(super) fn unsaid(&mut self, now: Duration) {
+    /// Records that the node does not answer `telemetry`.
+    pub(super) fn no_answer(&mut self, now: Duration) {
         *self = Self { next: now.saturating_add(ASK_AGAIN), ..Self::default() };
     }
 
-    /// Whether anything is known.
+    /// Whether a comparison was possible.
     pub(super) const fn is_known(&self) -> bool {
         self.known
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_several_looks_to_be_behind_and_one_to_have_caught_up() {
+    fn several_comparisons_mark_a_node_behind_and_one_shows_that_it_caught_up() {
         let mut lag = Lag::default();
         assert!(!lag.is_known());
         for (own, peers, behind) in [
@@ -83,7 +83,7 @@ mod tests {
             (10_000, 11_001, false),
             (10_000, 11_001, false),
             (10_000, 11_001, true),
-            // Nearer is not there yet.
+            // Closer, but not close enough.
             (10_500, 11_001, true),
             (10_801, 11_001, false),
             (10_801, 11_900, false),
@@ -95,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_does_not_say_is_left_alone_and_not_behind() {
+    fn a_node_without_telemetry_is_not_behind_and_is_asked_again_later() {
         let (mut lag, second) = (Lag::default(), Duration::from_secs);
         assert!(lag.is_due(second(0), LOOK_EVERY));
         assert!(!lag.is_due(second(14), LOOK_EVERY) && lag.is_due(second(15), LOOK_EVERY));
         for _ in 0..3 {
             lag.look(0, 5000);
         }
-        lag.unsaid(second(15));
+        lag.no_answer(second(15));
         assert!(!lag.is_behind() && !lag.is_known());
         assert!(!lag.is_due(second(614), LOOK_EVERY) && lag.is_due(second(615), LOOK_EVERY));
     }

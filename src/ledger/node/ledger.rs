@@ -1,9 +1,9 @@
-//! The gateway's ledger, made of nodes that are not taken at their word.
+//! The gateway's ledger: nodes whose answers are checked.
 //!
-//! A block's contents count only if they hash to what was asked for, and its amount comes from two
-//! such blocks. What a node could still lie about is whether a block is confirmed, and the balance
-//! of a block from before state blocks, which carries none. "Confirmed" is therefore believed of a
-//! trusted node, or of as many others as the quorum says.
+//! A block's contents count only if they hash to the block that was asked for, and its amount comes
+//! from two such blocks. A node can still lie about two things: whether a block is confirmed, and the
+//! balance after a legacy block, which does not contain it. "Confirmed" is therefore accepted from a
+//! trusted node, or from as many other nodes as the quorum requires.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 
+use super::contents::{balance_of, check_hash, facts_of, without_previous};
 use super::reads::sum_up;
 use super::socket::Socket;
-use super::transport::{Fault, Node};
+use super::transport::{Node, TransportFault};
 use super::watcher::Watcher;
 use super::{
     AccountInfo, BlockInfo, Contents, NodeClient, NodeStatus, ProcessError, SocketEndpoint, SocketStatus,
@@ -23,8 +24,8 @@ use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
 use crate::nano::{Account, BlockHash, Raw, StateBlock};
 use crate::payment::{AccountFacts, BlockFacts};
 
-/// The Nano network, seen through one or more nodes. Clones share connections, health and what is
-/// waited for.
+/// The Nano network, seen through one or more nodes. Clones share connections, node health and the
+/// blocks that are waited for.
 #[derive(Clone, Debug)]
 pub struct NodeLedger {
     client: NodeClient,
@@ -33,53 +34,52 @@ pub struct NodeLedger {
 }
 
 impl NodeLedger {
-    /// The ledger that `client`'s nodes know.
+    /// The ledger as `client`'s nodes show it.
     #[must_use]
     pub fn new(client: NodeClient) -> Self {
         let watcher = Arc::new(Watcher::new(client.clone()));
         Self { client, watcher, sockets: Arc::new([]) }
     }
 
-    /// This ledger, looking at a new block every `tick` at first; less often as time goes by.
+    /// Makes the ledger poll a new block every `tick` at first, and less often as time goes by.
     #[must_use]
     pub fn polling_every(self, tick: Duration) -> Self {
         let watcher = Arc::new(Watcher::new(self.client.clone()).with_tick(tick));
         Self { watcher, ..self }
     }
 
-    /// This ledger, hearing of confirmations from these WebSockets once [`NodeLedger::listen`]
-    /// runs.
+    /// Makes the ledger take confirmations from these WebSockets while [`NodeLedger::listen`] runs.
     #[must_use]
     pub fn hearing(self, sockets: Vec<SocketEndpoint>) -> Self {
         let sockets = sockets.into_iter().map(|endpoint| Arc::new(Socket::new(endpoint))).collect();
         Self { sockets, ..self }
     }
 
-    /// The client, for what is no question of payments.
+    /// The client, for calls that decide no payment.
     #[must_use]
     pub const fn client(&self) -> &NodeClient {
         &self.client
     }
 
-    /// How each node is, in their order.
+    /// The status of each node, in configured order.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
         self.client.nodes()
     }
 
-    /// How each WebSocket is, in their order.
+    /// The status of each WebSocket, in configured order.
     #[must_use]
     pub fn sockets(&self) -> Vec<SocketStatus> {
         self.sockets.iter().map(|socket| socket.status()).collect()
     }
 
-    /// Asks each node once whether it is there. Before the first probe or call, no node is up.
+    /// Asks each node once whether it answers. Before the first probe or call, no node is up.
     pub async fn probe(&self) {
         self.client.probe().await;
     }
 
-    /// Probes the nodes, at once and then with a pause of `every`, until `shutdown` says true or
-    /// its sender is gone.
+    /// Probes the nodes at once and then every `every`, until `shutdown` turns true or its sender is
+    /// dropped.
     pub async fn watch(self: Arc<Self>, every: Duration, mut shutdown: watch::Receiver<bool>) {
         let rounds = async {
             loop {
@@ -89,13 +89,13 @@ impl NodeLedger {
         };
         tokio::select! {
             () = rounds => {}
-            // An error is the sender's end, and as good a reason to stop.
+            // An error means that the sender was dropped, which is also a reason to stop.
             _stop = shutdown.wait_for(|stop| *stop) => {}
         }
     }
 
-    /// Keeps the WebSockets subscribed to sends from and to `accounts`, until `shutdown` says true
-    /// or its sender is gone. Returns at once where there is none.
+    /// Keeps the WebSockets subscribed to sends from and to `accounts`, until `shutdown` turns true or
+    /// its sender is dropped. Returns at once if there is no WebSocket.
     pub async fn listen(self: Arc<Self>, accounts: Arc<[Account]>, mut shutdown: watch::Receiver<bool>) {
         let mut running = tokio::task::JoinSet::new();
         for socket in self.sockets.iter() {
@@ -109,17 +109,18 @@ impl NodeLedger {
         }
     }
 
-    /// Sends from and to the accounts of [`NodeLedger::listen`] as a WebSocket tells of their
-    /// confirmation, and their destination: hints, to be looked up. Nothing is told where the
-    /// accounts are too many to subscribe to by name; who listens late misses the oldest.
+    /// Sends from and to the accounts of [`NodeLedger::listen`] with their destination, as a WebSocket
+    /// reports their confirmation. They are hints and have to be looked up. Nothing is reported if the
+    /// accounts are too many to subscribe to by name, and a slow receiver misses the oldest.
     #[must_use]
     pub fn sends_heard(&self) -> broadcast::Receiver<(BlockHash, Account)> {
         self.watcher.sends()
     }
 
-    /// Whether this node's word, with that of others where it takes them, makes a block confirmed.
+    /// Whether a block that the node `by` calls confirmed is confirmed: other nodes are asked if this
+    /// one alone is not enough.
     async fn is_confirmed(&self, hash: BlockHash, by: &Arc<Node>) -> bool {
-        if self.client.suffice(std::iter::once(by)) {
+        if self.client.is_quorum(std::iter::once(by)) {
             return true;
         }
         let others = self.client.ask_all(&block_info_call(hash), answer::block_info).await;
@@ -127,11 +128,10 @@ impl NodeLedger {
             .iter()
             .filter(|(_, answer)| matches!(answer, Ok(Some(info)) if info.confirmed))
             .map(|(node, _)| node);
-        // Counted with itself: two of one provider have one voice.
-        self.client.suffice(agree.chain(std::iter::once(by)))
+        self.client.is_quorum(agree.chain(std::iter::once(by)))
     }
 
-    /// The account as the nodes that are furthest along and believed show it.
+    /// The account as shown by those nodes that are furthest along and form a quorum.
     async fn newest(&self, account: Account) -> Result<Option<AccountInfo>, LedgerError> {
         let call = account_info_call(account);
         let mut answers = Vec::new();
@@ -144,10 +144,10 @@ impl NodeLedger {
         }
         let height = |info: &Option<AccountInfo>| info.and_then(|info| info.confirmed_height).unwrap_or(0);
         answers.sort_by_key(|(_, info)| Reverse(height(info)));
-        // One node that boasts of a height is not the last word on what others have not seen.
+        // A height that only one node claims is not accepted unless that node alone is a quorum.
         let believed = answers.iter().find(|(_, info)| {
             let as_far = answers.iter().filter(|(_, other)| height(other) >= height(info));
-            self.client.suffice(as_far.map(|(node, _)| node))
+            self.client.is_quorum(as_far.map(|(node, _)| node))
         });
         match believed {
             Some((_, info)) => Ok(*info),
@@ -165,79 +165,48 @@ fn facts(info: &AccountInfo) -> AccountFacts {
     }
 }
 
-/// A block as one node shows it.
-struct Seen {
+/// A block as one node shows it, its contents checked against its hash.
+struct ShownBlock {
     node: Arc<Node>,
     contents: Contents,
-    /// The account's balance before it; nothing for a legacy block.
+    /// The account's balance before it; `None` for a legacy block.
     before: Option<Raw>,
     confirmed: bool,
 }
 
-/// What one node shows of a block, held against the hashes.
-async fn seen_by(client: &NodeClient, node: Arc<Node>, hash: BlockHash) -> Result<Option<Seen>, Fault> {
+/// Asks one node for a block and checks the answer; `None` if the node does not know the block.
+async fn shown_by(
+    client: &NodeClient,
+    node: Arc<Node>,
+    hash: BlockHash,
+) -> Result<Option<ShownBlock>, TransportFault> {
     let Some(info) = block_info(client, &node, hash).await? else { return Ok(None) };
     let before = match &info.contents {
         Contents::State(block) => {
-            // Checked before anything is asked about what the contents name.
-            believe(hash, block)?;
+            // Checked first, so that no call is made for a block that false contents name.
+            check_hash(hash, block)?;
             Some(balance_after(client, &node, block.previous).await?)
         }
         Contents::Legacy(_) => None,
     };
-    Ok(Some(Seen { node, contents: info.contents, before, confirmed: info.confirmed }))
+    Ok(Some(ShownBlock { node, contents: info.contents, before, confirmed: info.confirmed }))
 }
 
-/// The account's balance after `previous`, which is zero before its first block.
-async fn balance_after(client: &NodeClient, node: &Node, previous: BlockHash) -> Result<Raw, Fault> {
+/// The account's balance after `previous`, in raw; zero if the account has no block before.
+async fn balance_after(client: &NodeClient, node: &Node, previous: BlockHash) -> Result<Raw, TransportFault> {
     if previous == BlockHash::ZERO {
         return Ok(Raw::ZERO);
     }
-    let info = block_info(client, node, previous)
-        .await?
-        .ok_or_else(|| Fault::NotBelieved(format!("it has a block and not the one before, {previous}")))?;
+    let info = block_info(client, node, previous).await?.ok_or_else(|| without_previous(previous))?;
     balance_of(previous, &info)
 }
 
-/// The balance after a block, from contents that hash to it; a legacy block carries none, and the
-/// node's word stands in.
-pub(super) fn balance_of(hash: BlockHash, info: &BlockInfo) -> Result<Raw, Fault> {
-    match &info.contents {
-        Contents::State(block) => {
-            believe(hash, block)?;
-            Ok(block.balance)
-        }
-        Contents::Legacy(_) => Ok(info.balance),
-    }
-}
-
-pub(super) fn believe(asked: BlockHash, block: &StateBlock) -> Result<(), Fault> {
-    let came = block.hash();
-    if came == asked {
-        Ok(())
-    } else {
-        Err(Fault::NotBelieved(format!("asked for block {asked}, the contents that came hash to {came}")))
-    }
-}
-
-async fn block_info(client: &NodeClient, node: &Node, hash: BlockHash) -> Result<Option<BlockInfo>, Fault> {
-    client.look_up(node, &block_info_call(hash), answer::block_info).await
-}
-
-/// The facts of a block whose contents have been held against its hash.
-pub(super) fn facts_of(
+async fn block_info(
+    client: &NodeClient,
+    node: &Node,
     hash: BlockHash,
-    contents: &Contents,
-    before: Option<Raw>,
-    confirmed: bool,
-) -> Result<BlockFacts, LedgerError> {
-    match contents {
-        Contents::Legacy(_) => Ok(BlockFacts::of_legacy_block(hash, confirmed)),
-        Contents::State(block) => {
-            BlockFacts::of_state_block(hash, block, before.unwrap_or(Raw::ZERO), confirmed)
-                .map_err(|wrong| LedgerError::NotBelieved(wrong.to_string()))
-        }
-    }
+) -> Result<Option<BlockInfo>, TransportFault> {
+    client.look_up(node, &block_info_call(hash), answer::block_info).await
 }
 
 impl Ledger for NodeLedger {
@@ -245,8 +214,8 @@ impl Ledger for NodeLedger {
         Ok(self.newest(account).await?.as_ref().map(facts))
     }
 
-    /// One node that shows the account at `previous` is enough: if it is behind, the block is
-    /// refused or loses, and nothing is granted for it.
+    /// One node that shows `previous` as the frontier is enough. If it is behind, the block will be
+    /// refused or lose to a fork, and nothing is granted for it.
     async fn account_at(
         &self,
         account: Account,
@@ -263,11 +232,11 @@ impl Ledger for NodeLedger {
     async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, LedgerError> {
         let look = |node: Arc<Node>| {
             let client = self.client.clone();
-            async move { seen_by(&client, node, hash).await }
+            async move { shown_by(&client, node, hash).await }
         };
         let Some(seen) = self.client.read(look).await? else { return Ok(None) };
         if let (Contents::State(block), false) = (&seen.contents, seen.confirmed) {
-            // It is likely to be waited for next.
+            // The caller is likely to wait for it next.
             self.watcher.expect(block);
         }
         let confirmed = seen.confirmed && self.is_confirmed(hash, &seen.node).await;

@@ -1,5 +1,5 @@
-//! Calls about many accounts at once, and about an account's past: what bringing the money home
-//! and checking the books ask for, and no payment does.
+//! Calls about many accounts at once and about an account's history. Sweeps and `reconcile` use them;
+//! no payment does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,95 +7,97 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::{nonsense, receivable_of, scalar, truth, typed};
-use super::transport::Fault;
-use super::{Call, LedgerError, NodeClient, Receivable};
+use super::transport::TransportFault;
+use super::{LedgerError, NodeClient, Receivable, RpcCall};
 use crate::nano::{Account, BlockHash, Raw};
 
-/// Accounts of one call. An answer about so many stays far below what is read of one.
+/// The most accounts in one call. The answer stays far below the longest that is read.
 const ACCOUNTS_PER_CALL: usize = 256;
 
-/// Receivable blocks of one account in a call about many. An account with more is asked for alone.
-const FEW: u32 = 32;
+/// The most accounts in one call for their receivable sends, and the call's `count`. The C++ node reads
+/// `count` as the sends of each account, RsNano as a number of accounts, so it must not be lower than
+/// the number of accounts.
+const RECEIVABLE_PER_CALL: usize = 64;
 
-/// Receivable blocks of one account that are read at most; about 3 MiB of an answer.
+/// The most receivable sends of one account that are read; about 3 MiB of an answer.
 pub const MOST_RECEIVABLE: u32 = 12_000;
 
-/// Blocks of one page of a history.
+/// Blocks in one page of a history.
 const HISTORY_PAGE: u32 = 1000;
 
-/// What an account has, confirmed.
+/// What an account has, in raw.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Deserialize)]
 pub struct Balance {
     #[serde(deserialize_with = "scalar")]
     pub balance: Raw,
-    /// Sent to it and not received.
+    /// Sent to the account and not received.
     #[serde(deserialize_with = "scalar")]
     pub receivable: Raw,
 }
 
-/// A send that an account has received, as its own chain shows it.
+/// A send that an account has received, from the account's own chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Received {
+pub struct ReceivedSend {
     /// The send.
     pub send: BlockHash,
     pub amount: Raw,
-    /// Who sent it, where the node says.
+    /// The sender, if the node reports it.
     pub source: Option<Account>,
 }
 
-/// A page of an account's history.
-struct Page {
-    received: Vec<Received>,
-    /// Where the next one begins.
+/// One page of an account's history.
+struct HistoryPage {
+    received: Vec<ReceivedSend>,
+    /// The first block of the next page; `None` if this is the last page.
     next: Option<BlockHash>,
 }
 
 impl NodeClient {
-    /// `accounts_balances`: what each of `accounts` has, in their order; nothing is zero.
+    /// `accounts_balances`: what each of `accounts` has, in their order. An account that the node does
+    /// not know has zero.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn balances(&self, accounts: &[Account]) -> Result<Vec<Balance>, LedgerError> {
         let mut found = Vec::with_capacity(accounts.len());
         for part in accounts.chunks(ACCOUNTS_PER_CALL) {
-            let call = Call::new("accounts_balances", [("accounts", list(part))]);
+            let call = RpcCall::new("accounts_balances", [("accounts", list(part))]);
             let balances = self.first(call, balances).await?;
             found.extend(part.iter().map(|it| balances.get(it).copied().unwrap_or_default()));
         }
         Ok(found)
     }
 
-    /// What can be received on `accounts`, at least 1 raw and confirmed, at most
-    /// [`MOST_RECEIVABLE`] of an account. Accounts without are left out.
+    /// `accounts_receivable`: confirmed sends of at least 1 raw to each of `accounts`, at most
+    /// [`MOST_RECEIVABLE`] an account. Accounts with none are left out.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
+    /// [`LedgerError`] if no node answered.
     pub async fn accounts_receivable(
         &self,
         accounts: &[Account],
     ) -> Result<BTreeMap<Account, Vec<Receivable>>, LedgerError> {
         let mut found = BTreeMap::new();
-        for part in accounts.chunks(ACCOUNTS_PER_CALL) {
-            let call = Call::new(
+        for part in accounts.chunks(RECEIVABLE_PER_CALL) {
+            let call = RpcCall::new(
                 "accounts_receivable",
                 [
                     ("accounts", list(part)),
-                    ("count", FEW.to_string().into()),
+                    ("count", RECEIVABLE_PER_CALL.to_string().into()),
                     ("threshold", "1".into()),
                     ("source", "true".into()),
                     ("include_only_confirmed", "true".into()),
                 ],
             );
             let asked: BTreeSet<_> = part.iter().copied().collect();
-            let few = usize::try_from(FEW).unwrap_or(usize::MAX);
             for (account, mut blocks) in self.first(call, receivable_of_many).await? {
                 if !asked.contains(&account) {
                     return Err(LedgerError::NotBelieved(format!("{account} was not asked for")));
                 }
-                if blocks.len() >= few {
+                if blocks.len() >= RECEIVABLE_PER_CALL {
                     blocks = self.receivable(account, MOST_RECEIVABLE, Raw::new(1)).await?;
                     if blocks.len() >= usize::try_from(MOST_RECEIVABLE).unwrap_or(usize::MAX) {
-                        tracing::warn!(%account, read = blocks.len(), "more waits here than is read at once");
+                        tracing::warn!(%account, read = blocks.len(), "the account has more receivable sends than are read");
                     }
                 }
                 found.insert(account, blocks);
@@ -104,16 +106,17 @@ impl NodeClient {
         Ok(found)
     }
 
-    /// Every send that `account` has received in a confirmed block, the newest first.
+    /// `account_history`: every send that `account` has received in a confirmed block, the newest
+    /// first.
     ///
     /// # Errors
-    /// [`LedgerError`], when no node answered.
-    pub async fn received(&self, account: Account) -> Result<Vec<Received>, LedgerError> {
+    /// [`LedgerError`] if no node answered.
+    pub async fn received(&self, account: Account) -> Result<Vec<ReceivedSend>, LedgerError> {
         let mut all = Vec::new();
         let mut seen = BTreeSet::new();
         let mut head: Option<BlockHash> = None;
         loop {
-            let mut call = Call::new(
+            let mut call = RpcCall::new(
                 "account_history",
                 [
                     ("account", account.to_string().into()),
@@ -126,7 +129,7 @@ impl NodeClient {
             }
             let Some(page) = self.find(call, history).await? else { return Ok(all) };
             all.extend(page.received);
-            // A page that leads back would never end.
+            // A node whose pages lead back to an earlier one would never end.
             match page.next {
                 Some(next) if seen.insert(next) => head = Some(next),
                 Some(_) | None => return Ok(all),
@@ -139,8 +142,8 @@ fn list(accounts: &[Account]) -> Value {
     accounts.iter().map(|it| Value::from(it.to_string())).collect()
 }
 
-/// A map whose empty form has three spellings (NODE trap 6).
-fn map_of<'a>(value: &'a Value, name: &str) -> Result<Vec<(Account, &'a Value)>, Fault> {
+/// The entries of a map of accounts, which may be empty in any of three forms.
+fn map_of<'a>(value: &'a Value, name: &str) -> Result<Vec<(Account, &'a Value)>, TransportFault> {
     let blocks = value.get(name).ok_or_else(|| nonsense(format_args!("`{name}` is missing")))?;
     match blocks {
         Value::String(text) if text.is_empty() => Ok(Vec::new()),
@@ -154,21 +157,21 @@ fn map_of<'a>(value: &'a Value, name: &str) -> Result<Vec<(Account, &'a Value)>,
     }
 }
 
-fn balances(value: &Value) -> Result<BTreeMap<Account, Balance>, Fault> {
-    // Where no account of a call can be read, a node leaves the map out and names errors.
+fn balances(value: &Value) -> Result<BTreeMap<Account, Balance>, TransportFault> {
+    // If a node can read no account of the call, it leaves out the map and lists errors.
     if value.get("balances").is_none() && value.get("errors").is_some() {
         return Ok(BTreeMap::new());
     }
     map_of(value, "balances")?.into_iter().map(|(account, it)| Ok((account, typed(it)?))).collect()
 }
 
-fn receivable_of_many(value: &Value) -> Result<BTreeMap<Account, Vec<Receivable>>, Fault> {
+fn receivable_of_many(value: &Value) -> Result<BTreeMap<Account, Vec<Receivable>>, TransportFault> {
     map_of(value, "blocks")?.into_iter().map(|(account, it)| Ok((account, receivable_of(it)?))).collect()
 }
 
-fn history(value: &Value) -> Result<Page, Fault> {
+fn history(value: &Value) -> Result<HistoryPage, TransportFault> {
     #[derive(Deserialize)]
-    struct Entry {
+    struct HistoryEntry {
         #[serde(default)]
         subtype: String,
         #[serde(default, deserialize_with = "some_truth")]
@@ -187,12 +190,12 @@ fn history(value: &Value) -> Result<Page, Fault> {
     };
     let mut received = Vec::new();
     for entry in entries {
-        let entry: Entry = typed(entry)?;
+        let entry: HistoryEntry = typed(entry)?;
         let receives = matches!(entry.subtype.as_str(), "receive" | "open") && entry.confirmed != Some(false);
         if let (true, Some(send), Some(amount)) = (receives, entry.link, entry.amount) {
-            received.push(Received { send, amount, source: entry.account });
+            received.push(ReceivedSend { send, amount, source: entry.account });
         }
     }
     let next = value.get("previous").and_then(Value::as_str).and_then(|it| it.parse().ok());
-    Ok(Page { received, next: next.filter(|it| *it != BlockHash::ZERO) })
+    Ok(HistoryPage { received, next: next.filter(|it| *it != BlockHash::ZERO) })
 }

@@ -1,4 +1,4 @@
-//! Reading from nodes: one call, the next node, a rival for a slow one, all of them.
+//! Reads from nodes: one call to one node, a read that tries the nodes in turn, and a call to all.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,125 +8,124 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value};
 
-use super::transport::{Fault, Node};
+use super::transport::{Node, TransportFault};
 use super::{NodeClient, NodeEvent, RpcEvent, answer};
 use crate::clock::Stopwatch;
 use crate::entropy;
 use crate::ledger::LedgerError;
 use crate::nano::BlockHash;
 
-/// Once one node has answered what all are asked, how long the others are waited for.
+/// When all nodes are asked, how long the others are waited for after the first answer.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
-/// How often all nodes are gone through before a read gives up.
+/// How many times a read tries all nodes before it gives up.
 const ROUNDS: u32 = 2;
-/// Between two rounds; as much again at most is added by chance, so that gateways that lost a node
-/// together do not come back together.
-const PAUSE_MILLIS: u64 = 30;
+/// The pause between two rounds. A random part is added, so that gateways that lost a node together
+/// do not retry together.
+const ROUND_PAUSE: Duration = Duration::from_millis(30);
 
 /// One call: the action and its fields.
 #[derive(Clone)]
-pub(super) struct Call {
+pub(super) struct RpcCall {
     action: &'static str,
     fields: Vec<(&'static str, Value)>,
 }
 
-impl Call {
+impl RpcCall {
     pub(super) fn new<const N: usize>(action: &'static str, fields: [(&'static str, Value); N]) -> Self {
         Self { action, fields: fields.into() }
     }
 
-    /// The same call with one field more.
+    /// Adds a field to the call.
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
         self.fields.push((name, value));
         self
     }
 
-    /// How long the action may take, whatever a node's configured time; that can only be shorter.
-    /// Work alone takes as long as it takes.
+    /// How long this action may take: the node's configured timeout, or less. Only work has a fixed
+    /// time of its own.
     fn patience(&self, node: &Node) -> Duration {
-        let (least, most) = (Duration::from_secs, |seconds| node.timeout().min(Duration::from_secs(seconds)));
+        let at_most = |seconds| node.timeout().min(Duration::from_secs(seconds));
         match self.action {
-            "work_generate" => least(30),
-            // Asked again and again: a late answer is no better than the next.
-            "blocks_info" | "block_count" | "telemetry" => most(2),
-            "account_info" | "block_info" => most(5),
+            "work_generate" => Duration::from_secs(30),
+            // These are repeated often, so a late answer is not worth waiting for.
+            "blocks_info" | "block_count" | "telemetry" => at_most(2),
+            "account_info" | "block_info" => at_most(5),
             _ => node.timeout(),
         }
     }
 
-    /// Whether how it went says something about the node. Work takes as long as luck has it, and
-    /// what a node tells of its peers is more than it owes.
-    fn is_measure(&self) -> bool {
+    /// Whether a failure counts against the node. Work can take any time, and a node need not answer
+    /// `telemetry`.
+    fn counts(&self) -> bool {
         !matches!(self.action, "work_generate" | "telemetry")
     }
 }
 
-pub(super) fn block_info_call(hash: BlockHash) -> Call {
-    Call::new("block_info", [("json_block", "true".into()), ("hash", hash.to_string().into())])
+pub(super) fn block_info_call(hash: BlockHash) -> RpcCall {
+    RpcCall::new("block_info", [("json_block", "true".into()), ("hash", hash.to_string().into())])
 }
 
-/// One node's answer, with the node.
-type Answered<T> = (Arc<Node>, Result<Option<T>, Fault>);
+/// A node with its answer.
+type NodeAnswer<T> = (Arc<Node>, Result<Option<T>, TransportFault>);
 
-/// What a round of questions has brought so far.
+/// What the nodes asked so far answered, other than the block or account itself.
 #[derive(Default)]
-struct Heard {
-    faults: Vec<(String, Fault)>,
-    /// A node said that there is no such thing.
+struct RoundFindings {
+    faults: Vec<(String, TransportFault)>,
+    /// A node answered that there is no such block or account.
     absent: bool,
 }
 
 impl NodeClient {
-    /// One call to one node, its answer read by `read`; its health and the observer learn how it
-    /// went.
+    /// Makes one call to one node and parses the answer with `read`. The node's health and the
+    /// observer get the outcome.
     pub(super) async fn call<T>(
         &self,
         node: &Node,
-        call: &Call,
-        read: impl FnOnce(&Value) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
+        call: &RpcCall,
+        read: impl FnOnce(&Value) -> Result<T, TransportFault>,
+    ) -> Result<T, TransportFault> {
         let watch = Stopwatch::start();
         let fields: Map<String, Value> =
             call.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let answer = node.ask(call.action, fields, call.patience(node)).await.and_then(|value| read(&value));
-        let ok = answer.as_ref().err().is_none_or(Fault::is_answer);
+        let ok = answer.as_ref().err().is_none_or(TransportFault::is_answer);
         let elapsed = watch.elapsed();
         if ok {
             node.health.answered();
             node.health.pace.took(elapsed);
-        } else if call.is_measure() {
+        } else if call.counts() {
             node.health.failed();
         }
-        self.tell(NodeEvent::Called(RpcEvent { node: node.label(), action: call.action, elapsed, ok }));
+        self.notify(NodeEvent::Called(RpcEvent { node: node.label(), action: call.action, elapsed, ok }));
         answer
     }
 
-    pub(super) fn tell(&self, event: NodeEvent<'_>) {
+    pub(super) fn notify(&self, event: NodeEvent<'_>) {
         if let Some(observer) = &self.observer {
             observer(event);
         }
     }
 
-    /// As [`NodeClient::call`]; nothing where the node says that it does not know the thing.
+    /// Like [`NodeClient::call`]; `None` if the node answers that there is no such block or account.
     pub(super) async fn look_up<T>(
         &self,
         node: &Node,
-        call: &Call,
-        read: impl FnOnce(&Value) -> Result<T, Fault>,
-    ) -> Result<Option<T>, Fault> {
+        call: &RpcCall,
+        read: impl FnOnce(&Value) -> Result<T, TransportFault>,
+    ) -> Result<Option<T>, TransportFault> {
         match self.call(node, call, read).await {
-            Err(Fault::Refused(text)) if answer::says_not_found(&text) => Ok(None),
+            Err(TransportFault::Refused(text)) if answer::says_not_found(&text) => Ok(None),
             other => other.map(Some),
         }
     }
 
-    /// As [`NodeClient::read`], for a call that is answered with the thing or an error that says
-    /// there is none.
+    /// [`NodeClient::read`] for one call about a block or account.
     pub(super) async fn find<T: Send>(
         &self,
-        call: Call,
-        read: fn(&Value) -> Result<T, Fault>,
+        call: RpcCall,
+        read: fn(&Value) -> Result<T, TransportFault>,
     ) -> Result<Option<T>, LedgerError> {
         self.read(|node| {
             let (client, call) = (self.clone(), call.clone());
@@ -135,47 +134,51 @@ impl NodeClient {
         .await
     }
 
-    /// As [`NodeClient::find`], for what every node has.
+    /// [`NodeClient::find`] for a call that every node can answer.
     pub(super) async fn first<T: Send>(
         &self,
-        call: Call,
-        read: fn(&Value) -> Result<T, Fault>,
+        call: RpcCall,
+        read: fn(&Value) -> Result<T, TransportFault>,
     ) -> Result<T, LedgerError> {
-        self.find(call, read).await?.ok_or_else(nothing_said)
+        self.find(call, read).await?.ok_or_else(no_answer)
     }
 
-    /// Asks one node after the other until one has the thing; a slow one gets a rival. Where none
-    /// could be reached, all are tried once more.
+    /// Asks the nodes in turn until one has the block or account. If no node could be reached, all are
+    /// tried once more. `None` if a node answered and none has it.
     pub(super) async fn read<T, F>(&self, ask: impl Fn(Arc<Node>) -> F) -> Result<Option<T>, LedgerError>
     where
-        F: Future<Output = Result<Option<T>, Fault>>,
+        F: Future<Output = Result<Option<T>, TransportFault>>,
     {
         let mut round = 1;
         loop {
-            let mut heard = Heard::default();
-            if let Some(found) = self.round(&ask, &mut heard).await {
+            let mut findings = RoundFindings::default();
+            if let Some(found) = self.round(&ask, &mut findings).await {
                 return Ok(Some(found));
             }
-            if heard.absent {
-                if !heard.faults.is_empty() {
-                    let unasked = heard.faults.len();
-                    tracing::debug!(unasked, "not found, though not every node could be asked");
+            let RoundFindings { faults, absent } = findings;
+            if absent {
+                if !faults.is_empty() {
+                    tracing::debug!(
+                        unasked = faults.len(),
+                        "not found, though not every node could be asked"
+                    );
                 }
                 return Ok(None);
             }
-            let unreachable = |(_, fault): &(String, Fault)| matches!(fault, Fault::Unreachable(_));
-            if round >= ROUNDS || heard.faults.is_empty() || !heard.faults.iter().all(unreachable) {
-                return Err(sum_up(&heard.faults));
+            let unreachable =
+                |(_, fault): &(String, TransportFault)| matches!(fault, TransportFault::Unreachable(_));
+            if round >= ROUNDS || faults.is_empty() || !faults.iter().all(unreachable) {
+                return Err(sum_up(&faults));
             }
             round = round.saturating_add(1);
-            tokio::time::sleep(jittered(Duration::from_millis(PAUSE_MILLIS))).await;
+            tokio::time::sleep(jittered(ROUND_PAUSE)).await;
         }
     }
 
-    /// Goes through the nodes once.
-    async fn round<T, F>(&self, ask: &impl Fn(Arc<Node>) -> F, heard: &mut Heard) -> Option<T>
+    /// Asks each node once, in turn.
+    async fn round<T, F>(&self, ask: &impl Fn(Arc<Node>) -> F, findings: &mut RoundFindings) -> Option<T>
     where
-        F: Future<Output = Result<Option<T>, Fault>>,
+        F: Future<Output = Result<Option<T>, TransportFault>>,
     {
         let mut order = self.in_order().into_iter().filter(|node| node.health.admit());
         let mut running = FuturesUnordered::new();
@@ -193,7 +196,7 @@ impl NodeClient {
             tokio::select! {
                 Some((node, answer)) = running.next() => {
                     overtaken.retain(|(other, _)| !Arc::ptr_eq(other, &node));
-                    if let Some(found) = heard.take(&node, answer) {
+                    if let Some(found) = findings.take(&node, answer) {
                         // Those that are given up have no answer to be measured by.
                         for (slow, watch) in overtaken {
                             slow.health.pace.took(watch.elapsed());
@@ -210,7 +213,7 @@ impl NodeClient {
                     let rival = if self.hedges.spend() { order.next() } else { None };
                     may_hedge = rival.is_some();
                     if let Some(rival) = rival {
-                        self.tell(NodeEvent::Hedged { node: latest.0.label() });
+                        self.notify(NodeEvent::Hedged { node: latest.0.label() });
                         running.push(start(Arc::clone(&rival)));
                         overtaken.push(std::mem::replace(&mut latest, (rival, Stopwatch::start())));
                     }
@@ -220,13 +223,13 @@ impl NodeClient {
         }
     }
 
-    /// Asks every node that may be asked at once. Waits for all of them, for [`STRAGGLERS`] once
-    /// one has answered.
+    /// Asks every node at once, except those whose breaker is open. After the first answer the others
+    /// are waited for [`STRAGGLERS`].
     pub(super) async fn ask_all<T>(
         &self,
-        call: &Call,
-        read: fn(&Value) -> Result<T, Fault>,
-    ) -> Vec<Answered<T>> {
+        call: &RpcCall,
+        read: fn(&Value) -> Result<T, TransportFault>,
+    ) -> Vec<NodeAnswer<T>> {
         let mut running: FuturesUnordered<_> = self
             .in_order()
             .into_iter()
@@ -262,7 +265,7 @@ impl NodeClient {
         }
     }
 
-    /// The nodes that may be asked, in their order; those that are behind last.
+    /// The nodes that may be asked, in configured order; those that are behind come last.
     pub(super) fn in_order(&self) -> Vec<Arc<Node>> {
         let mut order: Vec<_> = self.nodes.iter().filter(|node| node.health.would_admit()).cloned().collect();
         order.sort_by_key(|node| node.health.is_behind());
@@ -270,15 +273,15 @@ impl NodeClient {
     }
 }
 
-impl Heard {
-    /// The thing, if the node had it.
-    fn take<T>(&mut self, node: &Node, answer: Result<Option<T>, Fault>) -> Option<T> {
+impl RoundFindings {
+    /// Returns the block or account if the node has it, else keeps the answer.
+    fn take<T>(&mut self, node: &Node, answer: Result<Option<T>, TransportFault>) -> Option<T> {
         match answer {
             Ok(Some(found)) => return Some(found),
             Ok(None) => self.absent = true,
             Err(fault) => {
-                if matches!(fault, Fault::NotBelieved(_) | Fault::Nonsense(_)) {
-                    tracing::warn!(node = node.label(), %fault, "a node's answer is put aside");
+                if matches!(fault, TransportFault::NotBelieved(_) | TransportFault::Nonsense(_)) {
+                    tracing::warn!(node = node.label(), %fault, "a node's answer is ignored");
                 }
                 self.faults.push((node.label().to_owned(), fault));
             }
@@ -287,29 +290,29 @@ impl Heard {
     }
 }
 
-/// `pause`, and up to as much again.
+/// `pause` plus a random part of up to the same length.
 pub(super) fn jittered(pause: Duration) -> Duration {
-    // Without chance the pause is merely the same for all.
-    let chance = entropy::bytes::<2>().map_or(0, u16::from_le_bytes);
-    let part = pause.saturating_mul(u32::from(chance)).checked_div(u32::from(u16::MAX));
+    // Without random bytes the pause is merely the same for all.
+    let random = entropy::bytes::<2>().map_or(0, u16::from_le_bytes);
+    let part = pause.saturating_mul(u32::from(random)).checked_div(u32::from(u16::MAX));
     pause.saturating_add(part.unwrap_or_default())
 }
 
-/// A node that says "not found" of what is not looked up by name.
-pub(super) fn nothing_said() -> LedgerError {
+/// The error when nodes answer "not found" to a call that names no block or account.
+pub(super) fn no_answer() -> LedgerError {
     LedgerError::Unreachable("no node gave an answer that fits the question".to_owned())
 }
 
-/// One error for what went wrong on every node.
-pub(super) fn sum_up(faults: &[(String, Fault)]) -> LedgerError {
+/// One error that sums up the faults of all nodes.
+pub(super) fn sum_up(faults: &[(String, TransportFault)]) -> LedgerError {
     if faults.is_empty() {
-        return LedgerError::Unreachable("every node rests after its failures".to_owned());
+        return LedgerError::Unreachable("every node failed lately and is left alone for a while".to_owned());
     }
-    if faults.iter().all(|(_, fault)| matches!(fault, Fault::TimedOut)) {
+    if faults.iter().all(|(_, fault)| matches!(fault, TransportFault::TimedOut)) {
         return LedgerError::TimedOut;
     }
     let said: Vec<_> = faults.iter().map(|(label, fault)| format!("{label}: {fault}")).collect();
-    if faults.iter().any(|(_, fault)| matches!(fault, Fault::NotBelieved(_))) {
+    if faults.iter().any(|(_, fault)| matches!(fault, TransportFault::NotBelieved(_))) {
         LedgerError::NotBelieved(said.join("; "))
     } else {
         LedgerError::Unreachable(said.join("; "))

@@ -1,8 +1,8 @@
 //! Confirmations as they happen, over a node's WebSocket.
 //!
-//! A message is only a hint: what it names is looked up, and the answer is judged as any other. So
-//! a socket needs no trust, and a message that is lost costs time, not money. Booleans are sent as
-//! such: RsNano closes the connection on strings (NODE trap 15).
+//! A message is only a hint: the block is looked up, and that answer is checked like any other. So a
+//! WebSocket needs no trust, and a lost message costs time, not money. Booleans are sent as JSON
+//! booleans, because RsNano closes the connection on strings.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use url::Url;
 
+use super::endpoint::host_and_port;
 use super::reads::jittered;
 use super::watcher::Watcher;
 use super::{Authorities, NodeSetupError};
@@ -27,25 +28,25 @@ use crate::clock::Stopwatch;
 use crate::nano::{Account, BlockHash};
 use crate::outbound;
 
-/// Accounts in one message; a node takes 2000 in about 30 ms.
+/// The most accounts in one message. A node accepts 2000 in about 30 ms.
 const CHUNK: usize = 1000;
-/// With more accounts than that, everything is subscribed to: the whole network confirms fewer
-/// blocks than it would take to name them.
+/// With more accounts than this, the filter is left out: naming the accounts would cost more than the
+/// messages about all blocks of the network.
 const MAX_FILTER: usize = 50_000;
-/// The largest message that is read; a confirmation has 1.5 KiB.
+/// The largest message that is read, in bytes. A confirmation has 1.5 KiB.
 const MAX_MESSAGE: usize = 256 * 1024;
 
-/// For the connection, and for a node to say that it has subscribed us.
+/// The time for connecting, and for each answer that is awaited from the node.
 const SETUP: Duration = Duration::from_secs(10);
-/// After so long a silence the node is asked whether it is there.
+/// After a silence of this length the node is pinged.
 const PING_AFTER: Duration = Duration::from_secs(15);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// A connection that held this long was a good one: the next is tried at once.
+/// After a connection that lasted this long, the backoff starts again from the beginning.
 const HELD: Duration = Duration::from_secs(10);
 
-/// Where a node's WebSocket listens. Prints without path and query: they may hold keys.
+/// The address of a node's WebSocket. Prints without path and query, which may hold keys.
 #[derive(Clone, Eq, PartialEq)]
 pub struct SocketEndpoint {
     url: Url,
@@ -56,7 +57,7 @@ impl SocketEndpoint {
     /// The endpoint at `url`.
     ///
     /// # Errors
-    /// [`NodeSetupError::SocketScheme`], when it is neither `ws` nor `wss`.
+    /// [`NodeSetupError::SocketScheme`] if the URL is neither `ws` nor `wss`.
     pub fn from_url(url: Url) -> Result<Self, NodeSetupError> {
         if matches!(url.scheme(), "ws" | "wss") && url.host_str().is_some() {
             Ok(Self { url, authorities: Authorities::default() })
@@ -65,7 +66,7 @@ impl SocketEndpoint {
         }
     }
 
-    /// This endpoint, its `wss` believing these authorities too.
+    /// Makes the endpoint's `wss` trust these authorities too.
     #[must_use]
     pub fn believing(self, authorities: Authorities) -> Self {
         Self { authorities, ..self }
@@ -74,8 +75,7 @@ impl SocketEndpoint {
     /// Host and port.
     #[must_use]
     pub fn label(&self) -> String {
-        let (host, port) = (self.url.host_str().unwrap_or("?"), self.url.port_or_known_default());
-        port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        host_and_port(&self.url)
     }
 }
 
@@ -85,15 +85,15 @@ impl fmt::Debug for SocketEndpoint {
     }
 }
 
-/// How one WebSocket is.
+/// The status of one WebSocket.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SocketStatus {
     pub label: String,
-    /// Whether the node has said that it will tell us.
+    /// Whether the node has acknowledged the subscription.
     pub connected: bool,
 }
 
-/// One WebSocket, connected or on its way to be.
+/// One WebSocket, connected or not.
 #[derive(Debug)]
 pub(super) struct Socket {
     endpoint: SocketEndpoint,
@@ -101,7 +101,7 @@ pub(super) struct Socket {
     connected: AtomicBool,
 }
 
-/// Why a connection ended. Nothing in it comes from the URL.
+/// Why a connection ended. It contains nothing of the URL.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error("no connection: {0}")]
@@ -114,7 +114,7 @@ enum Ended {
     Tls(#[from] rustls::Error),
     #[error("the node closed it")]
     Closed,
-    #[error("no sign of life in time")]
+    #[error("the node did not answer in time")]
     Silent,
 }
 
@@ -123,7 +123,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 type Stream = WebSocketStream<Box<dyn Duplex>>;
 
-/// Says that a socket is connected, for as long as it lives.
+/// Marks a socket as subscribed until it is dropped.
 struct Subscribed<'a> {
     socket: &'a Socket,
     watcher: &'a Watcher,
@@ -132,8 +132,8 @@ struct Subscribed<'a> {
 impl<'a> Subscribed<'a> {
     fn new(socket: &'a Socket, watcher: &'a Watcher) -> Self {
         socket.connected.store(true, Ordering::Relaxed);
-        // What was confirmed while nobody listened is looked for at once.
-        watcher.hearing(true);
+        // Blocks that were confirmed before the subscription are found at once.
+        watcher.set_subscribed(true);
         tracing::info!(node = socket.label, "subscribed to confirmations");
         Self { socket, watcher }
     }
@@ -142,7 +142,7 @@ impl<'a> Subscribed<'a> {
 impl Drop for Subscribed<'_> {
     fn drop(&mut self) {
         self.socket.connected.store(false, Ordering::Relaxed);
-        self.watcher.hearing(false);
+        self.watcher.set_subscribed(false);
     }
 }
 
@@ -155,8 +155,8 @@ impl Socket {
         SocketStatus { label: self.label.clone(), connected: self.connected.load(Ordering::Relaxed) }
     }
 
-    /// Keeps a subscription for these accounts, for ever; each time it is lost, with a longer pause
-    /// before the next try.
+    /// Keeps a subscription for these accounts and never returns. Each failed try makes the pause before
+    /// the next one longer.
     pub(super) async fn run(&self, watcher: &Watcher, accounts: &[Account]) {
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -189,19 +189,19 @@ impl Socket {
         let _subscribed = Subscribed::new(self, watcher);
         loop {
             if let Ok(message) = tokio::time::timeout(PING_AFTER, next(&mut stream)).await {
-                hear(watcher, &message?);
+                take_hint(watcher, &message?);
                 continue;
             }
-            say(&mut stream, &json!({ "action": "ping", "id": "ping" })).await?;
+            send(&mut stream, &json!({ "action": "ping", "id": "ping" })).await?;
             let message = within(SETUP, next(&mut stream)).await?;
-            hear(watcher, &message);
+            take_hint(watcher, &message);
         }
     }
 
     async fn open(&self) -> Result<Stream, Ended> {
         let url = &self.endpoint.url;
         let (host, port) = (url.host_str().ok_or(Ended::Host)?, url.port_or_known_default().unwrap_or(80));
-        // As URLs have it, an IPv6 address is in brackets; as sockets have it, it is not.
+        // An IPv6 address has brackets in a URL and none in a socket address.
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let tcp = TcpStream::connect((bare, port)).await.map_err(Ended::Connect)?;
         tcp.set_nodelay(true).map_err(Ended::Connect)?;
@@ -221,7 +221,7 @@ impl Socket {
     }
 }
 
-/// TLS that believes what browsers believe, and these authorities.
+/// TLS that trusts the usual web authorities and these.
 fn tls(authorities: &Authorities) -> Result<TlsConnector, rustls::Error> {
     let config = outbound::tls(outbound::authorities(authorities)?)?;
     Ok(TlsConnector::from(Arc::new(config)))
@@ -231,11 +231,11 @@ async fn within<T>(time: Duration, done: impl Future<Output = Result<T, Ended>>)
     tokio::time::timeout(time, done).await.unwrap_or(Err(Ended::Silent))
 }
 
-async fn say(stream: &mut Stream, message: &Value) -> Result<(), Ended> {
+async fn send(stream: &mut Stream, message: &Value) -> Result<(), Ended> {
     Ok(stream.send(Message::text(message.to_string())).await?)
 }
 
-/// The next message that is JSON; others are passed over.
+/// The next message that is JSON. Other messages are skipped.
 async fn next(stream: &mut Stream) -> Result<Value, Ended> {
     loop {
         match stream.next().await {
@@ -251,8 +251,8 @@ async fn next(stream: &mut Stream) -> Result<Value, Ended> {
     }
 }
 
-/// Subscribes to the first accounts and adds the others, each step when the one before it is
-/// acknowledged: what a node does not know it ignores without a word.
+/// Subscribes to the first accounts and adds the others. Each step waits until the one before it is
+/// acknowledged, because a node ignores without an error what it does not know.
 async fn subscribe(stream: &mut Stream, watcher: &Watcher, accounts: &[Account]) -> Result<(), Ended> {
     let mut chunks = accounts.chunks(CHUNK);
     let texts = |chunk: &[Account]| chunk.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -260,7 +260,7 @@ async fn subscribe(stream: &mut Stream, watcher: &Watcher, accounts: &[Account])
         chunks = accounts.get(..0).unwrap_or_default().chunks(CHUNK);
         json!({ "include_block": false })
     } else {
-        // The filter looks into the block of the message, so it has to be there.
+        // The node's filter reads the block in the message, so the block has to be included.
         json!({ "include_block": true, "accounts": texts(chunks.next().unwrap_or_default()) })
     };
     let subscribe = json!({
@@ -284,30 +284,30 @@ async fn acknowledged(
     message: &Value,
     id: &str,
 ) -> Result<(), Ended> {
-    say(stream, message).await?;
+    send(stream, message).await?;
     loop {
         let answer = next(stream).await?;
         let field = |name| answer.get(name).and_then(Value::as_str);
         if field("ack").is_some() && field("id") == Some(id) {
             return Ok(());
         }
-        hear(watcher, &answer);
+        take_hint(watcher, &answer);
     }
 }
 
-/// Takes a message for the hint that it is.
-fn hear(watcher: &Watcher, message: &Value) {
+/// Reports to the watcher what a message says about a confirmation.
+fn take_hint(watcher: &Watcher, message: &Value) {
     let confirmed = message.get("topic").and_then(Value::as_str) == Some("confirmation");
     let hash = message.get("message").and_then(|it| it.get("hash")).and_then(Value::as_str);
     if let (true, Some(hash)) = (confirmed, hash.and_then(|it| it.parse::<BlockHash>().ok())) {
         watcher.hint(hash);
-        // Only there where accounts are subscribed to; of the whole network's nothing is to be kept.
+        // The block is there only if accounts were subscribed to; else sends are not reported.
         let block = message.get("message").and_then(|it| it.get("block"));
         let field = |name| block.and_then(|it| it.get(name)).and_then(Value::as_str);
         if let (Some("send"), Some(to)) = (field("subtype"), field("link_as_account"))
             && let Ok(destination) = to.parse()
         {
-            watcher.heard(hash, destination);
+            watcher.report_send(hash, destination);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One exchange with one node: the HTTP around a call, its limits, and the node's health.
+//! One exchange with one node: HTTP, its limits, and the node's health.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,76 +12,68 @@ use serde_json::{Map, Value};
 use super::breaker::{Breaker, BreakerState};
 use super::lag::Lag;
 use super::pace::Pace;
-use super::{NodeEndpoint, NodeSetupError};
+use super::{NodeEndpoint, NodeSetupError, provider};
 use crate::clock::Stopwatch;
 use crate::outbound;
 
-/// The longest answer that is read. A `block_info` has 1.5 KiB, the longest list that is asked for
-/// some hundred.
+/// The longest answer that is read, in bytes. A `block_info` has 1.5 KiB.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// How much of a node's own words an error repeats.
+/// How many characters of a node's text an error repeats.
 const MAX_QUOTE: usize = 200;
 
-/// Connecting is a round trip or two; whoever takes longer is not there.
+/// Connecting takes a round trip or two. A node that takes longer is treated as unreachable.
 const MAX_CONNECT: Duration = Duration::from_secs(3);
 
-/// The C++ node closes each connection itself; an older idle one may be about to be closed.
+/// How long an idle connection is kept. The C++ node closes each connection itself, so an older one
+/// may be about to close.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Why one node gave no answer that can be used.
+/// Why one node gave no usable answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum TransportFault {
     #[error("no answer in time")]
     TimedOut,
     #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// The node says no, in its own words.
+    /// The node, or a proxy in front of it, refused the call with this text.
     #[error("says {0:?}")]
     Refused(String),
-    /// What came is not what a node answers.
-    #[error("answers with nonsense: {0}")]
+    /// The answer does not have the form of a node's answer.
+    #[error("gives no proper answer: {0}")]
     Nonsense(String),
-    /// What came has the right form and cannot be true.
+    /// The answer has the right form but cannot be true.
     #[error("is not believed: {0}")]
     NotBelieved(String),
 }
 
-impl Fault {
-    /// Whether the node did answer, if only with a no.
+impl TransportFault {
+    /// Whether the node did answer. A refusal is an answer.
     pub(super) const fn is_answer(&self) -> bool {
         match self {
             Self::Refused(_) => true,
             Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => false,
         }
     }
-
-    /// The node's no, with the node's name.
-    pub(super) fn refusal(&self, label: &str) -> Option<String> {
-        match self {
-            Self::Refused(text) => Some(format!("{label}: {text}")),
-            Self::TimedOut | Self::Unreachable(_) | Self::Nonsense(_) | Self::NotBelieved(_) => None,
-        }
-    }
 }
 
-/// Whether a node is of use: what calls, probes and comparisons have shown.
+/// The health of a node, from calls, probes and comparisons.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(super) struct NodeHealth {
     started: Stopwatch,
-    /// It answered, and since then neither did a probe fail nor the breaker open.
+    /// The node answered, and since then no probe has failed and the breaker has not opened.
     up: AtomicBool,
     breaker: Breaker,
     pub(super) pace: Pace,
-    /// How many blocks it knows to be confirmed, as it last said.
+    /// How many confirmed blocks it had at the last probe.
     cemented: AtomicU64,
-    /// It knows far fewer than the others, or than its own peers.
+    /// It has far fewer confirmed blocks than the other nodes or its own peers.
     behind: AtomicBool,
-    /// How it is beside its own peers. Held for a few instructions, never across an await.
+    /// Compares it with its own peers. Locked for a few instructions, never across an await.
     lag: Mutex<Lag>,
 }
 
-impl Health {
+impl NodeHealth {
     fn new() -> Self {
         Self {
             started: Stopwatch::start(),
@@ -94,12 +86,12 @@ impl Health {
         }
     }
 
-    /// What is known of the node beside its own peers.
+    /// The comparison of the node with its own peers.
     pub(super) fn lag(&self) -> MutexGuard<'_, Lag> {
         self.lag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Since the node was set up.
+    /// The time since the node was set up.
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
@@ -128,12 +120,12 @@ impl Health {
         self.breaker.state_at(self.started.elapsed())
     }
 
-    /// Whether it would be asked.
+    /// Whether a call would be admitted.
     pub(super) fn would_admit(&self) -> bool {
         self.breaker.would_admit(self.started.elapsed())
     }
 
-    /// Whether it may be asked, by this call.
+    /// Whether this call is admitted; after a rest only one call at a time is.
     pub(super) fn admit(&self) -> bool {
         self.breaker.admit(self.started.elapsed())
     }
@@ -153,7 +145,7 @@ impl Health {
         self.up.store(false, Ordering::Relaxed);
     }
 
-    /// Leaves the node alone for a while, though it answers.
+    /// Leaves the node alone for a while although it answers.
     pub(super) fn trip(&self) {
         self.breaker.trip(self.started.elapsed());
         self.down();
@@ -164,8 +156,9 @@ impl Health {
 pub(super) struct Node {
     endpoint: NodeEndpoint,
     label: String,
+    provider: String,
     http: reqwest::Client,
-    pub(super) health: Health,
+    pub(super) health: NodeHealth,
 }
 
 impl Node {
@@ -177,12 +170,13 @@ impl Node {
             .map_err(|error| NodeSetupError::Tls(error.to_string()))?
             .connect_timeout(endpoint.timeout.min(MAX_CONNECT))
             .pool_idle_timeout(IDLE)
-            // A node does not redirect, and a key must not follow where it points.
+            // A node does not redirect, and a key must not be sent to the target of a redirect.
             .redirect(reqwest::redirect::Policy::none())
-            // Money is asked about where the configuration says, not where the environment says.
+            // Only the configuration decides who is asked about money, not the environment.
             .no_proxy();
         let http = http.build().map_err(|error| NodeSetupError::Tls(chain(&error)))?;
-        Ok(Self { endpoint, label, http, health: Health::new() })
+        let provider = provider(&endpoint.url);
+        Ok(Self { endpoint, label, provider, http, health: NodeHealth::new() })
     }
 
     pub(super) fn label(&self) -> &str {
@@ -193,23 +187,23 @@ impl Node {
         self.endpoint.trusted
     }
 
-    /// Whose word it is: two accounts with one provider have one voice.
-    pub(super) fn voice(&self) -> String {
-        self.endpoint.label()
+    /// Who runs the node.
+    pub(super) fn provider(&self) -> &str {
+        &self.provider
     }
 
-    /// How long one call may take at most, as configured.
+    /// The configured time for one whole call.
     pub(super) const fn timeout(&self) -> Duration {
         self.endpoint.timeout
     }
 
-    /// Sends one call and gives back the node's JSON, which is an object without an `error`.
+    /// Sends one call and returns the node's answer: a JSON object without an `error`.
     pub(super) async fn ask(
         &self,
         action: &str,
         fields: Map<String, Value>,
         patience: Duration,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Value, TransportFault> {
         let mut body = Map::new();
         for (name, value) in &self.endpoint.parameters {
             body.insert(name.clone(), value.as_str().into());
@@ -219,11 +213,11 @@ impl Node {
         let exchange = self.exchange(Value::Object(body).to_string());
         match tokio::time::timeout(patience, exchange).await {
             Ok(answer) => answer,
-            Err(_elapsed) => Err(Fault::TimedOut),
+            Err(_elapsed) => Err(TransportFault::TimedOut),
         }
     }
 
-    async fn exchange(&self, body: String) -> Result<Value, Fault> {
+    async fn exchange(&self, body: String) -> Result<Value, TransportFault> {
         let request =
             self.http.post(self.endpoint.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let mut response = request.send().await.map_err(lost)?;
@@ -231,16 +225,16 @@ impl Node {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(lost)? {
             if bytes.len().saturating_add(chunk.len()) > MAX_ANSWER {
-                return Err(Fault::Nonsense(format!("more than {MAX_ANSWER} bytes")));
+                return Err(TransportFault::Nonsense(format!("more than {MAX_ANSWER} bytes")));
             }
             bytes.extend_from_slice(&chunk);
         }
         self.judge(status, &bytes)
     }
 
-    /// The C++ node answers 200 whatever it says; RsNano answers 400 and 422 in plain text where
-    /// it cannot read the call (trap 7). Any other status comes from something before the node.
-    fn judge(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, Fault> {
+    /// The C++ node always answers with status 200. RsNano answers with 400 and 422 in plain text if it
+    /// cannot parse the call. Any other status comes from a proxy in front of the node.
+    fn judge(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, TransportFault> {
         let json = serde_json::from_slice::<Value>(bytes).ok().filter(Value::is_object);
         let from_node = matches!(
             status,
@@ -250,22 +244,25 @@ impl Node {
                 | StatusCode::INTERNAL_SERVER_ERROR
         );
         match json {
-            Some(_) if !from_node => Err(Fault::Unreachable(format!("status {status}"))),
+            Some(_) if !from_node => Err(TransportFault::Unreachable(format!("status {status}"))),
             Some(value) => match value.get("error") {
-                Some(Value::String(text)) => Err(Fault::Refused(self.quote(text))),
+                Some(Value::String(text)) => Err(TransportFault::Refused(self.quote(text))),
                 Some(Value::Null) | None if status == StatusCode::OK => Ok(value),
-                Some(Value::Null) | None => Err(Fault::Nonsense(format!("status {status} without an error"))),
-                Some(other) => Err(Fault::Refused(self.quote(&other.to_string()))),
+                Some(Value::Null) | None => {
+                    Err(TransportFault::Nonsense(format!("status {status} without an error")))
+                }
+                // Both nodes write their error as text. This one comes from a proxy.
+                Some(_) => Err(TransportFault::Unreachable(self.quote(&value.to_string()))),
             },
             None if matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY) => {
-                Err(Fault::Refused(self.quote(&String::from_utf8_lossy(bytes))))
+                Err(TransportFault::Refused(self.quote(&String::from_utf8_lossy(bytes))))
             }
-            None if from_node => Err(Fault::Nonsense(format!("status {status}, no JSON object"))),
-            None => Err(Fault::Unreachable(format!("status {status}"))),
+            None if from_node => Err(TransportFault::Nonsense(format!("status {status}, no JSON object"))),
+            None => Err(TransportFault::Unreachable(format!("status {status}"))),
         }
     }
 
-    /// The node's words, short and on one line; a parameter that they repeat is masked.
+    /// The node's text, shortened and on one line, with the endpoint's parameters masked.
     fn quote(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for (_, value) in &self.endpoint.parameters {
@@ -277,11 +274,15 @@ impl Node {
     }
 }
 
-fn lost(error: reqwest::Error) -> Fault {
-    if error.is_timeout() { Fault::TimedOut } else { Fault::Unreachable(chain(&error.without_url())) }
+fn lost(error: reqwest::Error) -> TransportFault {
+    if error.is_timeout() {
+        TransportFault::TimedOut
+    } else {
+        TransportFault::Unreachable(chain(&error.without_url()))
+    }
 }
 
-/// An error with its causes; reqwest itself says only that it failed.
+/// An error with its causes; reqwest's own text does not include them.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -317,20 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_masked_where_the_node_repeats_it() {
+    fn a_parameter_is_masked_if_the_node_repeats_it() {
         let fault = node().judge(StatusCode::OK, br#"{"error":"key s3cret is over its quota"}"#);
-        assert_eq!(fault, Err(Fault::Refused("key **** is over its quota".to_owned())));
+        assert_eq!(fault, Err(TransportFault::Refused("key **** is over its quota".to_owned())));
     }
 
     #[test]
     fn only_the_nodes_own_statuses_are_its_word() {
         let node = node();
-        let refused = |status| matches!(node.judge(status, br#"{"error":"Fork"}"#), Err(Fault::Refused(_)));
+        let refused =
+            |status| matches!(node.judge(status, br#"{"error":"Fork"}"#), Err(TransportFault::Refused(_)));
         assert!(refused(StatusCode::OK) && refused(StatusCode::INTERNAL_SERVER_ERROR));
         assert!(!refused(StatusCode::TOO_MANY_REQUESTS) && !refused(StatusCode::BAD_GATEWAY));
         let text = node.judge(StatusCode::UNPROCESSABLE_ENTITY, b"Failed to deserialize\nthe JSON body");
-        assert_eq!(text, Err(Fault::Refused("Failed to deserialize the JSON body".to_owned())));
-        assert!(matches!(node.judge(StatusCode::OK, b"<html>"), Err(Fault::Nonsense(_))));
-        assert!(matches!(node.judge(StatusCode::OK, b"[]"), Err(Fault::Nonsense(_))));
+        assert_eq!(text, Err(TransportFault::Refused("Failed to deserialize the JSON body".to_owned())));
+        let proxy = node.judge(StatusCode::OK, br#"{"error":500,"message":"No Node available"}"#);
+        assert!(matches!(proxy, Err(TransportFault::Unreachable(_))), "{proxy:?}");
+        assert!(matches!(node.judge(StatusCode::OK, b"<html>"), Err(TransportFault::Nonsense(_))));
+        assert!(matches!(node.judge(StatusCode::OK, b"[]"), Err(TransportFault::Nonsense(_))));
     }
 }

@@ -1,10 +1,10 @@
-//! Waiting for confirmations: every block that is waited for, looked at together.
+//! Waits for confirmations, polling all awaited blocks together.
 //!
-//! One ticker for each node asks for all blocks that are due in calls of up to [`BATCH`] hashes,
-//! however many payments wait. Tickers run while something is waited for. A WebSocket's message is
-//! a hint to look at once; while one is connected, the looks in between are few.
+//! Each node has one ticker. It asks the node for all blocks that are due, in calls of up to
+//! [`BATCH`] hashes, however many payments wait. Tickers run only while a block is awaited. A message
+//! from a WebSocket is a hint to ask at once; while a WebSocket is subscribed, polling is rare.
 
-mod waiting;
+mod awaited_block;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,56 +14,58 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::reads::{Call, block_info_call, sum_up};
-use super::transport::{Fault, Node};
+use super::contents::check_contents;
+use super::reads::{RpcCall, block_info_call, sum_up};
+use super::transport::{Node, TransportFault};
 use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
 use crate::ledger::{LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw, StateBlock};
-use waiting::{Waiting, honest};
+use awaited_block::AwaitedBlock;
 
-/// Hashes in one call.
+/// The most hashes in one call.
 const BATCH: usize = 256;
-/// A node that does not take `blocks_info` is asked for so many blocks at a time, each by itself.
+/// The most concurrent calls to a node that refuses `blocks_info`, each for one block.
 const SINGLES: usize = 16;
 
-/// Between two looks at a block in its first second, unless configured.
+/// Interval between two polls of a block in its first second, unless configured.
 const FIRST_TICK: Duration = Duration::from_millis(100);
 
-/// Sends that were heard of and that nobody has taken note of yet; of more, the oldest are forgotten.
+/// Reported sends that receivers have not read yet. Beyond this number the oldest are dropped.
 const HEARD: usize = 4096;
 
-/// Blocks whose predecessor is remembered, so that both are asked for in one call.
+/// Blocks whose predecessor is remembered, so that one call asks for both.
 const MAX_EXPECTED: usize = 1024;
 
-/// Everything that is waited for.
+/// Polls the nodes for every awaited block.
 #[derive(Debug)]
 pub(super) struct Watcher {
     client: NodeClient,
     tick: Duration,
     started: Stopwatch,
-    /// Held for a pass over what is due, never across an await.
-    state: Mutex<State>,
-    /// Tells every ticker that something is to be looked at.
+    /// Locked for one pass over the blocks, never across an await.
+    state: Mutex<WatchedBlocks>,
+    /// Wakes every ticker.
     woken: Notify,
-    /// Sends that a WebSocket said are confirmed, and to whom.
+    /// Sends that a WebSocket reported as confirmed, with their destination.
     sends: broadcast::Sender<(BlockHash, Account)>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: BTreeMap<BlockHash, Waiting>,
-    /// Which nodes' tickers run.
+struct WatchedBlocks {
+    waiting: BTreeMap<BlockHash, AwaitedBlock>,
+    /// The nodes whose tickers run, by index.
     running: BTreeSet<usize>,
+    /// Blocks that are likely to be awaited, each with its predecessor.
     expected: VecDeque<(BlockHash, BlockHash)>,
-    /// WebSockets that are subscribed.
-    hearing: usize,
+    /// How many WebSockets are subscribed.
+    subscribed: usize,
 }
 
-/// What one call is about.
-struct Question {
+/// The blocks that one node is to be asked for.
+struct DueBlocks {
     hashes: Vec<BlockHash>,
-    /// Blocks before those, for their balance.
+    /// Their predecessors, which give the balance before them.
     previous: BTreeSet<BlockHash>,
 }
 
@@ -83,11 +85,11 @@ impl Watcher {
         Self { tick, ..self }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WatchedBlocks> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a block builds on that is broadcast or was seen.
+    /// Remembers the predecessor of a block that is about to be awaited.
     pub(super) fn expect(&self, block: &StateBlock) {
         let pair = (block.hash(), block.previous);
         let mut state = self.state();
@@ -99,84 +101,85 @@ impl Watcher {
         }
     }
 
-    /// Waits for a block, at most `wait`; gives what was seen last.
+    /// Waits until a block is confirmed, for at most `wait`; then returns what was last seen of it.
     pub(super) async fn wait(
         self: Arc<Self>,
         hash: BlockHash,
         wait: Duration,
     ) -> Result<Sighting, LedgerError> {
-        let mut told = self.join(hash);
-        let _leave = Leave { watcher: &self, hash };
+        let mut result = self.join(hash);
+        let _leave = LeaveOnDrop { watcher: &self, hash };
         for index in self.to_start() {
             let watcher = Arc::clone(&self);
             tokio::spawn(async move { watcher.ticker(index).await });
         }
         self.woken.notify_waiters();
-        let confirmed = told.wait_for(|it| matches!(it, Ok(Sighting::Confirmed(_))));
+        let confirmed = result.wait_for(|it| matches!(it, Ok(Sighting::Confirmed(_))));
         if let Ok(Ok(sighting)) = tokio::time::timeout(wait, confirmed).await {
             return sighting.clone();
         }
-        told.borrow().clone()
+        result.borrow().clone()
     }
 
     fn join(&self, hash: BlockHash) -> watch::Receiver<Result<Sighting, LedgerError>> {
         let now = self.started.elapsed();
         let mut state = self.state();
         let previous = state.expected.iter().find(|(block, _)| *block == hash).map(|(_, it)| *it);
-        let waiting = state.waiting.entry(hash).or_insert_with(|| Waiting::new(now, previous));
+        let waiting = state.waiting.entry(hash).or_insert_with(|| AwaitedBlock::new(now, previous));
         waiting.waiters = waiting.waiters.saturating_add(1);
-        waiting.told.subscribe()
+        waiting.result.subscribe()
     }
 
-    /// The nodes whose tickers do not run; they are taken to run from here on.
+    /// The nodes whose tickers do not run. They are marked as running; the caller starts them.
     fn to_start(&self) -> Vec<usize> {
         let mut state = self.state();
         (0..self.client.nodes.len()).filter(|index| state.running.insert(*index)).collect()
     }
 
-    /// A WebSocket says that the block is confirmed. It is looked at, if it is waited for.
+    /// A WebSocket reports that the block is confirmed. The block is polled at once if it is awaited.
     pub(super) fn hint(&self, hash: BlockHash) {
         let now = self.started.elapsed();
-        let known = self.state().waiting.get_mut(&hash).map(|waiting| waiting.look_anew(now, true));
+        let known = self.state().waiting.get_mut(&hash).map(|waiting| waiting.make_due(now, true));
         if known.is_some() {
             self.woken.notify_waiters();
         }
     }
 
-    /// A WebSocket says that this send to `destination` is confirmed.
-    pub(super) fn heard(&self, send: BlockHash, destination: Account) {
-        // Without anybody who listens there is nobody to tell.
-        let _listeners = self.sends.send((send, destination));
+    /// A WebSocket reports that this send to `destination` is confirmed.
+    pub(super) fn report_send(&self, send: BlockHash, destination: Account) {
+        // An error means that there is no receiver, which is fine.
+        let _receivers = self.sends.send((send, destination));
     }
 
-    /// What is heard from here on.
+    /// The sends that are reported from now on.
     pub(super) fn sends(&self) -> broadcast::Receiver<(BlockHash, Account)> {
         self.sends.subscribe()
     }
 
-    /// A WebSocket is subscribed, or was lost: what it did not tell in between is looked for.
-    pub(super) fn hearing(&self, subscribed: bool) {
+    /// A WebSocket was subscribed or lost. Every awaited block becomes due, since a confirmation may
+    /// have gone unreported in between.
+    pub(super) fn set_subscribed(&self, subscribed: bool) {
         let now = self.started.elapsed();
         {
             let mut state = self.state();
-            state.hearing =
-                if subscribed { state.hearing.saturating_add(1) } else { state.hearing.saturating_sub(1) };
+            let change = if subscribed { usize::saturating_add } else { usize::saturating_sub };
+            state.subscribed = change(state.subscribed, 1);
             for waiting in state.waiting.values_mut() {
-                waiting.look_anew(now, false);
+                waiting.make_due(now, false);
             }
         }
         self.woken.notify_waiters();
     }
 
-    /// Looks at what is due with one node, for as long as something is waited for.
+    /// Polls one node for the due blocks, as long as any block is awaited.
     async fn ticker(self: Arc<Self>, index: usize) {
         let Some(node) = self.client.nodes.get(index).cloned() else { return };
         loop {
             let woken = self.woken.notified();
             tokio::pin!(woken);
-            // Told from here on, whatever happens before it is waited for.
+            // From here on no notification is missed, although the await comes later.
             woken.as_mut().enable();
-            let question = {
+            let due = {
                 let mut state = self.state();
                 if state.waiting.is_empty() {
                     state.running.remove(&index);
@@ -184,15 +187,15 @@ impl Watcher {
                 }
                 self.due(&mut state, index)
             };
-            if question.hashes.is_empty() {
+            if due.hashes.is_empty() {
                 tokio::select! {
                     () = woken => {}
                     () = tokio::time::sleep(self.tick) => {}
                 }
                 continue;
             }
-            self.look(index, &node, question).await;
-            // What comes meanwhile is asked for together.
+            self.poll(index, &node, due).await;
+            // Blocks that become due during this pause are asked for together.
             tokio::select! {
                 () = woken => {}
                 () = tokio::time::sleep(self.tick) => {}
@@ -200,7 +203,7 @@ impl Watcher {
         }
     }
 
-    /// Whether the node is among those whose word decides, nothing where it is not to be asked.
+    /// Whether the node is one of those whose reports decide; `None` if it must not be asked.
     fn rank(&self, index: usize) -> Option<bool> {
         let nodes = &self.client.nodes;
         let node = nodes.get(index).filter(|node| node.health.would_admit())?;
@@ -208,22 +211,22 @@ impl Watcher {
         if node.health.is_behind() && nodes.iter().any(|it| may_confirm(&it)) {
             return None;
         }
-        // Those that are trusted first; no more than it takes.
+        // Trusted nodes first, and no more nodes than a quorum needs.
         let mut order: Vec<&Arc<Node>> = nodes.iter().filter(may_confirm).collect();
         order.sort_by_key(|node| !node.is_trusted());
         let mut enough = 0_usize;
-        while enough < order.len() && !self.client.suffice(order.iter().take(enough).copied()) {
+        while enough < order.len() && !self.client.is_quorum(order.iter().take(enough).copied()) {
             enough = enough.saturating_add(1);
         }
         Some(order.is_empty() || order.iter().take(enough).any(|it| Arc::ptr_eq(it, node)))
     }
 
-    /// The blocks that this node is to be asked for, marked as asked.
-    fn due(&self, state: &mut State, index: usize) -> Question {
+    /// The blocks that this node is to be asked for now. They are marked as asked.
+    fn due(&self, state: &mut WatchedBlocks, index: usize) -> DueBlocks {
         let now = self.started.elapsed();
-        let mut question = Question { hashes: Vec::new(), previous: BTreeSet::new() };
-        let Some(decides) = self.rank(index) else { return question };
-        let quiet = state.hearing > 0;
+        let mut due = DueBlocks { hashes: Vec::new(), previous: BTreeSet::new() };
+        let Some(decides) = self.rank(index) else { return due };
+        let quiet = state.subscribed > 0;
         for (hash, waiting) in &mut state.waiting {
             let pause = waiting.pause(now, self.tick, quiet, decides);
             let at = match waiting.asked.get(&index) {
@@ -231,54 +234,54 @@ impl Watcher {
                 None if decides => now,
                 None => waiting.since.saturating_add(pause),
             };
-            // Half a tick early rather than a whole one late: what is due together goes together.
+            // A block may be asked for half a tick early, so that it joins the others in one call.
             if at > now.saturating_add(self.tick.checked_div(2).unwrap_or_default()) {
                 continue;
             }
             waiting.asked.insert(index, now);
-            question.hashes.push(*hash);
+            due.hashes.push(*hash);
             if let (Some(previous), None) = (waiting.previous, waiting.before) {
-                question.previous.insert(previous);
+                due.previous.insert(previous);
             }
         }
-        question
+        due
     }
 
-    /// Asks one node for blocks and for the ones before them, and tells those who wait.
-    async fn look(&self, index: usize, node: &Arc<Node>, question: Question) {
-        let asked = question.previous.iter().chain(&question.hashes).copied().collect::<BTreeSet<_>>();
+    /// Asks one node for blocks and their predecessors, and publishes the outcome to the waiters.
+    async fn poll(&self, index: usize, node: &Arc<Node>, due: DueBlocks) {
+        let asked = due.previous.iter().chain(&due.hashes).copied().collect::<BTreeSet<_>>();
         let asked: Vec<_> = asked.into_iter().collect();
         let mut found = BTreeMap::new();
         for batch in asked.chunks(BATCH) {
-            if !self.ask(index, node, batch, &question, &mut found).await {
+            if !self.ask(index, node, batch, &due, &mut found).await {
                 return;
             }
         }
-        let missing: Vec<_> = self.take(index, &question, &found).into_iter().collect();
+        let missing: Vec<_> = self.keep_contents(index, &due, &found).into_iter().collect();
         let mut previous = BTreeMap::new();
         for batch in missing.chunks(BATCH) {
-            if !self.ask(index, node, batch, &question, &mut previous).await {
+            if !self.ask(index, node, batch, &due, &mut previous).await {
                 return;
             }
         }
         found.append(&mut previous);
-        self.decide(index, node, &question, &found);
+        self.decide(index, node, &due, &found);
     }
 
-    /// One call; false where it failed, which those who wait are told.
+    /// Makes one call. Returns false if it failed; the waiters then have the error.
     async fn ask(
         &self,
         index: usize,
         node: &Arc<Node>,
         batch: &[BlockHash],
-        question: &Question,
+        due: &DueBlocks,
         found: &mut BTreeMap<BlockHash, BlockInfo>,
     ) -> bool {
         if !node.health.admit() {
             return false;
         }
         let texts: Vec<Value> = batch.iter().map(|hash| hash.to_string().into()).collect();
-        let call = Call::new(
+        let call = RpcCall::new(
             "blocks_info",
             [
                 ("json_block", "true".into()),
@@ -287,8 +290,8 @@ impl Watcher {
             ],
         );
         let answer = match self.client.call(node, &call, answer::blocks_info).await {
-            // Some nodes are fronted by a list of calls that are let through.
-            Err(Fault::Refused(_)) => self.ask_singly(node, batch).await,
+            // Some public nodes allow only certain calls, and `blocks_info` may not be among them.
+            Err(TransportFault::Refused(_)) => self.ask_singly(node, batch).await,
             other => other,
         };
         match answer {
@@ -297,8 +300,8 @@ impl Watcher {
                 true
             }
             Err(fault) => {
-                tracing::debug!(node = node.label(), %fault, blocks = batch.len(), "a look at blocks failed");
-                self.failed(index, node, &question.hashes, &fault);
+                tracing::debug!(node = node.label(), %fault, blocks = batch.len(), "blocks could not be looked up");
+                self.failed(index, node, &due.hashes, &fault);
                 false
             }
         }
@@ -308,7 +311,7 @@ impl Watcher {
         &self,
         node: &Node,
         batch: &[BlockHash],
-    ) -> Result<BTreeMap<BlockHash, BlockInfo>, Fault> {
+    ) -> Result<BTreeMap<BlockHash, BlockInfo>, TransportFault> {
         let look = |hash: BlockHash| async move {
             let info = self.client.look_up(node, &block_info_call(hash), answer::block_info).await?;
             Ok(info.map(|info| (hash, info)))
@@ -318,17 +321,17 @@ impl Watcher {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Those who have seen nothing yet learn what went wrong.
-    fn failed(&self, index: usize, node: &Node, hashes: &[BlockHash], fault: &Fault) {
+    /// Publishes the error to those waiters that have seen nothing of their block yet.
+    fn failed(&self, index: usize, node: &Node, hashes: &[BlockHash], fault: &TransportFault) {
         let error = sum_up(&[(node.label().to_owned(), fault.clone())]);
         let mut state = self.state();
         for hash in hashes {
             if let Some(waiting) = state.waiting.get_mut(hash) {
-                waiting.words.remove(&index);
-                waiting.told.send_if_modified(|told| {
-                    let nothing_seen = told.is_err();
+                waiting.reports.remove(&index);
+                waiting.result.send_if_modified(|result| {
+                    let nothing_seen = result.is_err();
                     if nothing_seen {
-                        *told = Err(error.clone());
+                        *result = Err(error.clone());
                     }
                     nothing_seen
                 });
@@ -336,50 +339,55 @@ impl Watcher {
         }
     }
 
-    /// Notes contents that hash to their block. Gives the blocks before, where they are unknown.
-    fn take(
+    /// Keeps contents that hash to their block. Returns the predecessors that still have to be asked
+    /// for.
+    fn keep_contents(
         &self,
         index: usize,
-        question: &Question,
+        due: &DueBlocks,
         found: &BTreeMap<BlockHash, BlockInfo>,
     ) -> BTreeSet<BlockHash> {
         let mut missing = BTreeSet::new();
         let mut state = self.state();
-        for hash in &question.hashes {
+        for hash in &due.hashes {
             let (Some(waiting), Some(info)) = (state.waiting.get_mut(hash), found.get(hash)) else {
                 continue;
             };
-            if waiting.contents.is_some() || !matches!(honest(*hash, info), Ok(())) {
-                continue;
-            }
-            waiting.contents = Some(info.contents.clone());
-            if let Contents::State(block) = &info.contents {
-                waiting.previous = Some(block.previous);
-                if block.previous == BlockHash::ZERO {
-                    waiting.before = Some(Raw::ZERO);
-                } else if waiting.before.is_none() && !found.contains_key(&block.previous) {
-                    missing.insert(block.previous);
+            if waiting.contents.is_none() && check_contents(*hash, info).is_ok() {
+                waiting.contents = Some(info.contents.clone());
+                if let Contents::State(block) = &info.contents {
+                    waiting.previous = Some(block.previous);
+                    if block.previous == BlockHash::ZERO {
+                        waiting.before = Some(Raw::ZERO);
+                    }
                 }
             }
+            // Every node that has the block is asked for its predecessor while the balance is not
+            // known: a node that was not asked for it must not be taken for one that lacks it.
+            if let (Some(previous), None) = (waiting.previous, waiting.before)
+                && !found.contains_key(&previous)
+            {
+                missing.insert(previous);
+            }
         }
-        tracing::trace!(node = index, missing = missing.len(), "blocks looked at");
+        tracing::trace!(node = index, missing = missing.len(), "blocks looked up");
         missing
     }
 
-    /// Takes a node's word for each block, and tells those who wait what it comes to.
+    /// Records a node's report on each block, and publishes to the waiters what the reports mean.
     fn decide(
         &self,
         index: usize,
         node: &Arc<Node>,
-        question: &Question,
+        due: &DueBlocks,
         found: &BTreeMap<BlockHash, BlockInfo>,
     ) {
         let now = self.started.elapsed();
         let mut state = self.state();
         let (mut lies, mut odd) = (Vec::new(), Vec::new());
-        for hash in &question.hashes {
+        for hash in &due.hashes {
             let Some(waiting) = state.waiting.get_mut(hash) else { continue };
-            if let Err(fault) = waiting.hear(index, *hash, found, now) {
+            if let Err(fault) = waiting.record(index, *hash, found, now) {
                 lies.push((*hash, fault));
                 continue;
             }
@@ -388,13 +396,17 @@ impl Watcher {
         }
         drop(state);
         for (hash, fault) in lies {
-            tracing::warn!(node = node.label(), %fault, "a node's answer is put aside");
+            tracing::warn!(node = node.label(), %fault, "a node's answer is ignored");
             node.health.trip();
             self.failed(index, node, &[hash], &fault);
         }
         for (odd, outvoted) in odd {
-            tracing::warn!(node = odd.label(), outvoted, "a node calls confirmed what the others do not");
-            self.client.tell(NodeEvent::Disagreed { node: odd.label() });
+            tracing::warn!(
+                node = odd.label(),
+                outvoted,
+                "a node calls a block confirmed that the others do not"
+            );
+            self.client.notify(NodeEvent::Disagreed { node: odd.label() });
             if outvoted {
                 odd.health.trip();
             }
@@ -402,13 +414,13 @@ impl Watcher {
     }
 }
 
-/// Ends one wait, however it ended.
-struct Leave<'a> {
+/// Ends one wait when it is dropped.
+struct LeaveOnDrop<'a> {
     watcher: &'a Watcher,
     hash: BlockHash,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for LeaveOnDrop<'_> {
     fn drop(&mut self) {
         let mut state = self.watcher.state();
         if let Some(waiting) = state.waiting.get_mut(&self.hash) {

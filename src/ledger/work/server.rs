@@ -1,10 +1,9 @@
-//! Work for other people's blocks, from a server: bounded, since it costs whoever runs the server
-//! money and whoever asks nothing.
+//! Work for clients' blocks, from a work server. It is limited, because it costs the server's
+//! operator money and the client nothing.
 //!
-//! Ask only for a block that is certain to be broadcast then: whoever has it made pays its price.
-//! What was made is remembered by its root, so that the same block is never paid for twice; that
-//! only one asks for a root at a time is the caller's to hold (the cashier settles one block a
-//! frontier).
+//! Request work only for a block that is certain to be broadcast next, so that the client pays for
+//! it. Work is cached by its root, so that no block's work is paid for twice. The caller makes sure
+//! that only one request for a root runs at a time (the cashier settles one block a frontier).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,39 +18,39 @@ use crate::ledger::LedgerError;
 use crate::ledger::node::NodeClient;
 use crate::nano::{Threshold, Work};
 
-/// For how long requests count against a client.
+/// How long a computation counts against a client.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Clients that are counted at once; beyond, the oldest are forgotten.
+/// The most clients that are counted. Beyond this number the oldest are forgotten.
 const CLIENTS: u64 = 100_000;
-/// Work that is remembered, and for how long: until its block is in the journal, or was tried again.
-const REMEMBERED: u64 = 10_000;
-const REMEMBER: Duration = Duration::from_secs(600);
+/// How much work is cached, and for how long: long enough for its block to be journalled or retried.
+const CACHED: u64 = 10_000;
+const CACHE_FOR: Duration = Duration::from_secs(600);
 
-/// How much is asked of a server.
+/// The limits on requests to a work server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkLimits {
-    /// Computations at one time.
+    /// Concurrent computations.
     pub at_once: u32,
-    /// Requests that wait for one of these; one more is turned away.
+    /// Requests that may wait for a computation. Further ones are turned away.
     pub waiting: u32,
-    /// Computations that one client may cause a minute.
+    /// Computations a minute for one client.
     pub per_client: u32,
-    /// How long one may take, at most 30 seconds.
+    /// The time for one computation, at most 30 seconds.
     pub patience: Duration,
 }
 
-/// No work came.
+/// Why there is no work.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoWork {
-    #[error("this client has had its share of work for a minute")]
+    #[error("this client has used up its share of work for this minute")]
     Share,
     #[error("too many blocks wait for work")]
     Crowded,
-    #[error("the work server gave none: {0}")]
+    #[error("the work server provided none: {0}")]
     Server(#[from] LedgerError),
 }
 
-/// A server that makes work, within bounds. Clones share them.
+/// A work server with limits. Clones share the limits.
 #[derive(Clone)]
 pub struct WorkServer(Arc<Shared>);
 
@@ -71,7 +70,7 @@ impl fmt::Debug for WorkServer {
 }
 
 impl WorkServer {
-    /// Asks `server`, which answers `work_generate` as nodes do.
+    /// Uses `server`, which answers `work_generate` like a node.
     #[must_use]
     pub fn new(server: NodeClient, limits: WorkLimits) -> Self {
         let permits = |count: u32| Semaphore::new(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS));
@@ -80,16 +79,16 @@ impl WorkServer {
             limits,
             running: permits(limits.at_once.max(1)),
             admitted: permits(limits.at_once.max(1).saturating_add(limits.waiting)),
-            made: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBER).build(),
+            made: Cache::builder().max_capacity(CACHED).time_to_live(CACHE_FOR).build(),
             clients: Cache::builder().max_capacity(CLIENTS).time_to_live(WINDOW).build(),
         }))
     }
 
-    /// Work over `root` that reaches `threshold`, which is checked here. It counts against `client`,
-    /// a host or network, where that is known, as soon as the server is asked.
+    /// Work for `root` that reaches `threshold`, checked here. A request to the server counts against
+    /// `client`, a host or network, if that is known.
     ///
     /// # Errors
-    /// [`NoWork`]; the same request may come again.
+    /// [`NoWork`]. The same request may be made again.
     pub async fn work(
         &self,
         root: [u8; 32],
@@ -108,7 +107,7 @@ impl WorkServer {
                 return Err(NoWork::Share);
             }
         }
-        // Nobody closes it.
+        // The semaphore is never closed.
         let _running = running.acquire().await.map_err(|_closed| NoWork::Crowded)?;
         let asked = tokio::time::timeout(limits.patience, server.work_generate(root, threshold)).await;
         let work = asked.unwrap_or(Err(LedgerError::TimedOut))?;

@@ -62,6 +62,7 @@ impl Town {
             presented,
             identified: Some(asked.identified),
             client: None,
+            url: None,
         };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
         self.world.note(|| format!("{} under {}: {}", asked.who, asked.identified.id, outcome(&decided)));

@@ -77,6 +77,7 @@ impl Town {
             presented,
             identified: None,
             client: None,
+            url: None,
         };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
         if instance.life.is_over() {
@@ -395,7 +396,10 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                 for _ in 0..3 {
                     let again = match &presented {
                         Presented::Proof(proof) => Presented::Proof(proof.clone()),
-                        Presented::Nothing | Presented::Token(_) | Presented::Refused(_) => return,
+                        Presented::Nothing
+                        | Presented::Token(_)
+                        | Presented::Malformed(_)
+                        | Presented::Refused(_) => return,
                     };
                     town.world.present(block.hash(), challenge.nonce());
                     let _answer = town.ask(&ware, again, false).await;

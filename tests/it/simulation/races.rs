@@ -14,7 +14,7 @@ use super::people::{of, txn, wares};
 use super::world::{Ablation, World};
 
 /// Runs `scene` in a world where nothing goes wrong, on the simulation's clock.
-fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
+pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -24,15 +24,20 @@ fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     });
 }
 
-fn under_an_id() -> Identified {
+pub(super) fn under_an_id() -> Identified {
     let (route, _) = &wares()[0];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
     Identified { id: IdentifierKey::of("races-0123456789"), request }
 }
 
-async fn ask(instance: &Instance, presented: Presented, identified: Option<Identified>) -> Verdict {
+pub(super) async fn ask(
+    instance: &Instance,
+    presented: Presented,
+    identified: Option<Identified>,
+) -> Verdict {
     let (route, terms) = wares()[0].clone();
-    let ask = Ask { route, terms, metering: Metering::Leased, presented, identified, client: None };
+    let ask =
+        Ask { route, terms, metering: Metering::Leased, presented, identified, client: None, url: None };
     instance.till.decide(ask).await
 }
 
@@ -48,7 +53,7 @@ async fn insist(instance: &Instance, presented: impl Fn() -> Presented) -> Verdi
     panic!("told to wait for ever");
 }
 
-async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
+pub(super) async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
     let Verdict::Bill(bill) = ask(instance, Presented::Nothing, None).await else { panic!("no bill") };
     of(&bill, Mechanism::NanoTxn).unwrap()
 }
@@ -114,7 +119,9 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
         let asked = async |at: &Instance, presented: Presented| {
             let metering = Metering::Leased;
             let (route, terms) = (route.clone(), terms);
-            at.till.decide(Ask { route, terms, metering, presented, identified: None, client: None }).await
+            at.till
+                .decide(Ask { route, terms, metering, presented, identified: None, client: None, url: None })
+                .await
         };
         let Verdict::Bill(bill) = asked(&here, Presented::Nothing).await else { panic!("no bill") };
         let first = of(&bill, Mechanism::NanoTxn).unwrap();

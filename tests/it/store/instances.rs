@@ -117,7 +117,7 @@ async fn what_was_received_since_a_restored_backup_is_not_sold_again() {
     let [(first, proof), (second, _)] = proofs.try_into().unwrap();
 
     let restored = rig.config("store: { path: old.db }", ROUTES);
-    let blocks = |some: &[recover::Received]| some.iter().map(|it| it.block).collect::<Vec<_>>();
+    let blocks = |some: &[recover::ReceivedSend]| some.iter().map(|it| it.block).collect::<Vec<_>>();
     for _ in 0..2 {
         let dry = recover::recover(&restored, &[], true).await.unwrap();
         assert_eq!(blocks(&dry.claimed), [first], "shown, not claimed");
@@ -164,7 +164,7 @@ async fn a_send_that_was_swept_unredeemed_can_be_left_to_its_payer() {
     let refused = recover::recover(&restored, &[left, typo], false).await.unwrap_err();
     assert!(matches!(refused, recover::RecoverError::NothingToExcept(it) if it == typo), "{refused}");
     let found = recover::recover(&restored, &[left], false).await.unwrap();
-    let blocks = |some: &[recover::Received]| some.iter().map(|it| it.block).collect::<Vec<_>>();
+    let blocks = |some: &[recover::ReceivedSend]| some.iter().map(|it| it.block).collect::<Vec<_>>();
     assert_eq!((blocks(&found.left), blocks(&found.claimed)), (vec![left], vec![taken]));
     assert!(found.left[0].was_unclaimed && !found.claimed[0].was_unclaimed);
     let sibling = Sibling::start(restored).await;

@@ -65,14 +65,14 @@ impl Ledger for Late {
     }
 }
 
-/// Another instance's cashier over the rig's store and nodes.
-fn sibling(rig: &Rig, ledger: Late) -> Cashier<Late, Engine> {
+/// Another instance's cashier over the rig's store.
+pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
     let config = rig.config("", ROUTES);
     let key = vault::existing_mac_key(&rig.folder.path().join("challenge.key")).unwrap();
     Cashier::new(Parts {
         keys: MacKeys::new(key, None),
         pool: address_pool(&config.nano).unwrap(),
-        work: Work { threshold: config.nano.work.send, server: None },
+        work: Work { threshold: config.nano.work.thresholds.send, server: None },
         ledger: Arc::new(ledger),
         store: Arc::clone(rig.services.store()),
         clock: Clock::system(),
@@ -112,6 +112,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
         presented: Presented::Proof(Box::new(Proof::from(*payment))),
         identified: None,
         client: None,
+        url: None,
     };
     let deciding = tokio::spawn(async move { late.decide(ask).await });
     // It has looked into the journal, where nothing was yet.

@@ -103,7 +103,7 @@ async fn a_dry_run_prints_the_plan_and_does_nothing() {
         "open     2 XNO  (2000000000000000000000000000000 raw)  ",
         "receive  1 XNO",
         "send     3 XNO",
-        "1 account(s), 3 XNO (3000000000000000000000000000000 raw) would go to the treasury",
+        "1 account, 3 XNO (3000000000000000000000000000000 raw) would go to the treasury",
     ] {
         assert!(out.contains(part), "{part:?} is not in:\n{out}");
     }

@@ -20,7 +20,7 @@ async fn two_sweepers_at_once_never_fork_and_lose_nothing() {
     let (one, other) = tokio::join!(one.sweep(), other.sweep());
     pool.assert_nothing_lost();
     let published =
-        [one.unwrap(), other.unwrap()].iter().map(faregate::sweeper::Round::blocks).sum::<usize>();
+        [one.unwrap(), other.unwrap()].iter().map(faregate::sweeper::SweepRound::blocks).sum::<usize>();
     assert!(published >= 54, "{published}");
     pool.sweeper().sweep().await.unwrap();
     pool.assert_all_home();

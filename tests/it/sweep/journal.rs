@@ -65,7 +65,7 @@ async fn what_was_published_and_not_ended_is_found_by_the_next_sweep() {
     pool.fund_all(1);
     let (_folder, store) = store();
     let hasty = pool.sweeper_with(|it| it.confirm_wait = Duration::from_millis(50));
-    let hasty = hasty.journalled_in(sweeper::Journal::new(Arc::clone(&store), Clock::system()));
+    let hasty = hasty.journalled_in(sweeper::SweepJournal::new(Arc::clone(&store), Clock::system()));
     assert_eq!(hasty.sweep().await.unwrap().failed().count(), 1);
     let [left] = sweeps(&store).await[..] else { panic!("one block") };
     assert_eq!(left.state, SweepState::Planned);
@@ -195,13 +195,13 @@ async fn unclaimed_sends_and_sweeps_are_listed_without_a_node() {
     let table = payments(&home.config, &["list"]).await;
     assert!(table.matches("unclaimed").count() == 2 && table.contains(&account.to_string()), "{table}");
     let table = payments(&home.config, &["list", "--unclaimed"]).await;
-    assert!(table.ends_with("2 unclaimed, 1.25 XNO\n"), "{table}");
+    assert!(table.ends_with("2 sends unclaimed, 1.25 XNO\n"), "{table}");
     let lines = payments(&home.config, &["list", "--unclaimed", "--json"]).await;
     let rows: Vec<Value> = lines.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
     let row = rows.iter().find(|it| it["account"] == account.to_string()).unwrap();
     assert!(row["amount_xno"] == "1" && row["state"] == "unclaimed" && row["sender"].is_string(), "{row}");
     let table = payments(&home.config, &["list", "--sweeps"]).await;
-    assert!(table.ends_with("4 block(s) of sweeps, 1.25 XNO sent to the treasury\n"), "{table}");
+    assert!(table.ends_with("4 sweep blocks, 1.25 XNO sent to the treasury\n"), "{table}");
     let csv = payments(&home.config, &["export", "--sweeps"]).await;
     assert!(csv.starts_with("state,planned_at,ended_at,action,amount_xno,"), "{csv}");
     assert_eq!(csv.lines().count(), 5);

@@ -1,7 +1,7 @@
 //! The plan, held against a small model of an account.
 
 use faregate::nano::{Account, BlockHash, Raw, Representative};
-use faregate::sweep::{Action, Head, PoolAccount, Rules, Step, Waiting, plan};
+use faregate::sweep::{Action, Head, PoolAccount, ReceivableSend, Rules, Step, plan};
 use proptest::prelude::*;
 
 const ACCOUNT: Account = Account([1; 32]);
@@ -22,25 +22,25 @@ fn carry_out(account: &mut PoolAccount, step: &Step) -> u128 {
         return before;
     }
     assert_eq!(step.action == Action::Open, head.is_none());
-    let slot = account.waiting.iter().position(|it| it.hash.0 == step.block.link).expect("it waits");
-    let received = account.waiting.swap_remove(slot);
+    let slot = account.receivable.iter().position(|it| it.hash.0 == step.block.link).expect("it waits");
+    let received = account.receivable.swap_remove(slot);
     assert_eq!((after - before, received.amount), (step.amount.get(), step.amount));
     0
 }
 
 fn accounts() -> impl Strategy<Value = PoolAccount> {
     let head = proptest::option::of((0..=1_000_000_u128, any::<[u8; 32]>()));
-    let waiting = proptest::collection::btree_map(any::<[u8; 32]>(), 1..=1_000_000_u128, 0..12);
-    (head, waiting).prop_map(|(head, waiting)| PoolAccount {
+    let receivable = proptest::collection::btree_map(any::<[u8; 32]>(), 1..=1_000_000_u128, 0..12);
+    (head, receivable).prop_map(|(head, receivable)| PoolAccount {
         account: ACCOUNT,
         head: head.map(|(balance, hash)| Head {
             hash: BlockHash(hash),
             balance: Raw::new(balance),
             representative: Representative(Account([9; 32])),
         }),
-        waiting: waiting
+        receivable: receivable
             .into_iter()
-            .map(|(hash, amount)| Waiting { hash: BlockHash(hash), amount: Raw::new(amount) })
+            .map(|(hash, amount)| ReceivableSend { hash: BlockHash(hash), amount: Raw::new(amount) })
             .collect(),
     })
 }
@@ -64,8 +64,8 @@ proptest! {
         let (mut now, mut home) = (account.clone(), 0);
         for done in 0..=steps.len() {
             // The order in which a node lists what waits means nothing.
-            let count = now.waiting.len().max(1);
-            now.waiting.rotate_left(usize::try_from(shuffle).unwrap_or(0) % count);
+            let count = now.receivable.len().max(1);
+            now.receivable.rotate_left(usize::try_from(shuffle).unwrap_or(0) % count);
             prop_assert_eq!(&plan(&now, &rules).unwrap(), &steps[done..]);
             if let Some(step) = steps.get(done) {
                 home += carry_out(&mut now, step);
@@ -73,15 +73,16 @@ proptest! {
                 prop_assert!(!named || representative == super::REPRESENTATIVE);
             }
         }
-        prop_assert_eq!((home, now.total().unwrap(), now.waiting.len()), (total, Raw::ZERO, 0));
+        prop_assert_eq!((home, now.total().unwrap(), now.receivable.len()), (total, Raw::ZERO, 0));
         prop_assert_eq!(steps.iter().filter(|it| it.action == Action::Send).count(), 1);
     }
 }
 
 #[test]
 fn more_than_can_exist_is_not_planned() {
-    let waiting = |byte| Waiting { hash: BlockHash([byte; 32]), amount: Raw::MAX };
-    let account = PoolAccount { account: ACCOUNT, head: None, waiting: vec![waiting(1), waiting(2)] };
+    let receivable = |byte| ReceivableSend { hash: BlockHash([byte; 32]), amount: Raw::MAX };
+    let account =
+        PoolAccount { account: ACCOUNT, head: None, receivable: vec![receivable(1), receivable(2)] };
     let rules = Rules { treasury: super::TREASURY, minimum: Raw::ZERO, representative: None };
     assert!(plan(&account, &rules).is_err());
 }

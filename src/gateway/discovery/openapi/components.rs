@@ -10,7 +10,7 @@ pub(super) fn payment_parameters() -> Value {
     ])
 }
 
-/// What a priced operation answers, the API's own answers with this `content`.
+/// The answers of a priced operation. The API's own answers have this `content`.
 pub(super) fn responses(content: Value) -> Value {
     json!({
         "200": {
@@ -66,7 +66,7 @@ pub(super) fn all() -> Value {
                 },
             },
             "NotYet": {
-                "description": "Not now: send the same again after Retry-After, and pay nothing anew.",
+                "description": "Not now: send the same request again after Retry-After, do not pay again.",
                 "headers": { "Retry-After": { "schema": { "type": "integer" } } },
             },
         },

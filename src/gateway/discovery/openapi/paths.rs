@@ -1,8 +1,8 @@
-//! `paths`: which route stands under which path template, and with which methods.
+//! `paths`: the path template of each route, and its methods.
 //!
-//! OpenAPI knows a path by its shape and forbids two templates that differ in the names of their
-//! parameters alone, so routes of one shape share an item. `**` has no shape of its own: it takes the
-//! shortest that no closer route has, which is also what it covers.
+//! OpenAPI identifies a path by its shape and forbids two templates that differ only in the names of
+//! their parameters, so routes of one shape share an item. `**` has no shape of its own. It takes the
+//! shortest one that no closer route has, which is also what it covers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,20 +13,20 @@ use crate::routes::{Part, Route};
 
 /// The methods that an OpenAPI path item can hold.
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
-/// Those that a route without a method is shown under.
+/// The methods of a route that names none.
 const USUAL: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// The name of the parameter that `**` becomes, and of those that stand before it.
+/// The name of the parameter that `**` becomes, and of those before it.
 const REST: &str = "rest";
 
-/// What stands under one shape.
+/// The routes of one shape.
 #[derive(Default)]
 struct Slot {
-    /// The shape of the open pattern that it is for, if it is for one.
+    /// The shape of its open pattern, if it is for one.
     open: Option<String>,
-    /// As the first route says it that may be spoken of.
+    /// From the first route that is not hidden.
     template: Option<Template>,
-    /// Methods that some route prices, spoken of or not.
+    /// Methods that some route has, hidden or not.
     claimed: BTreeSet<&'static str>,
     operations: Map<String, Value>,
 }
@@ -37,12 +37,12 @@ struct Template {
     parameters: Vec<Value>,
 }
 
-/// All paths that may be spoken of.
+/// The paths of all routes that are not hidden.
 pub(super) fn of(published: &Published<'_>) -> Value {
     let mut slots: BTreeMap<String, Slot> = BTreeMap::new();
     let mut routes: Vec<&Route> = published.config.table.routes().iter().map(AsRef::as_ref).collect();
-    // Closed shapes first, and of one shape those first that name their method: they come first when a
-    // request is matched, too.
+    // Closed shapes first, and within a shape those that name their method: the same order in which a
+    // request is matched.
     routes.sort_by_key(|route| (route.pattern.template().1, route.pattern.method().is_none()));
     for route in routes {
         let (shape, template, base) = place(route, &slots);
@@ -70,7 +70,7 @@ pub(super) fn of(published: &Published<'_>) -> Value {
     Value::Object(items.collect())
 }
 
-/// The shape a route stands under, its template, and for an open one the shape without its `**`.
+/// A route's shape, its template, and for an open pattern the shape without its `**`.
 fn place(route: &Route, slots: &BTreeMap<String, Slot>) -> (String, Template, Option<String>) {
     let (parts, open) = route.pattern.template();
     let base = parts.iter().fold(String::new(), |shape, part| match part {

@@ -1,25 +1,26 @@
-//! Payments that carry an id of the client's own: whatever comes again under the id, of the same
-//! payer and for the same request, gets what the first payment bought, and is not charged.
+//! Payments under a payment identifier, an id that the client chose. A request that comes again under
+//! the id, from the same payer and for the same thing, gets what the first payment bought and is not
+//! charged.
 //!
-//! The id is claimed in the step that claims the block ([`Claims::begin`](crate::store::Claims::begin), [`Meters::grant`](crate::store::Meters::grant)), so that
-//! a crash cannot come between and no two instances can settle two payments under one id. A second
-//! proof is never settled. What it must show is that it is the payer's: blocks are public once they
-//! are broadcast, so a block counts only while nobody but its signer can know it; a `nanoSignature`
-//! signs a challenge of this gateway.
+//! The id is claimed in the step that claims the block ([`Claims::begin`](crate::store::Claims::begin),
+//! [`Meters::grant`](crate::store::Meters::grant)), so that
+//! no crash comes between the two and no two instances settle two payments under one id. A second
+//! proof is never settled. It must show that it is the payer's: blocks are public once they are
+//! broadcast, so a block counts only while nobody but its signer can know it. A `nanoSignature` signs
+//! a challenge of this gateway.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Landing, Passage};
+use super::flights::{FlightKey, Settlement, Unsettled};
 use super::lanes::Lane;
 use super::proof::{Checked, Proof};
-use super::{Admitted, Cashier, Core, Denied, How, Passed, PendingReason, Wait};
+use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-use crate::payment::{Identified, IdentifierKey, Particular, Refusal};
+use crate::payment::{Identified, IdentifierKey};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
@@ -27,12 +28,12 @@ use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreErro
 
 /// How often old ids and answers are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
-/// Rows of each kind that are let go in one step, and the pause before the next: other writers wait
-/// for a step.
-const BITE: u32 = 128;
-const BETWEEN_BITES: Duration = Duration::from_millis(50);
+/// Rows of each kind that are forgotten in one step, and the pause before the next step. Other writers
+/// wait for a step.
+const BATCH: u32 = 128;
+const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
-/// For how long what belongs to ids is kept.
+/// How long payment identifiers and answers are kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct IdentifierSettings {
     /// Seconds for which an id stands for its payment.
@@ -43,18 +44,17 @@ pub struct IdentifierSettings {
     pub largest_answer: usize,
 }
 
-/// What a proof came under.
+/// What a proof came with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
     pub(super) identified: Identified,
-    /// Who says that he paid.
+    /// The account that claims to have paid.
     pub(super) payer: Account,
-    /// Whom to count look-ups against.
-    pub(super) client: Option<IpAddr>,
+    pub(super) client: Option<Client>,
 }
 
-/// The right and the duty to keep the answer to a request that was let in under an id. While it is
-/// there, nobody else is served under the id.
+/// The right and the duty to keep the answer to a request that was admitted under an id. While it
+/// lives, no other request is served under the id.
 #[derive(Debug)]
 pub struct Keeping {
     _lane: Lane,
@@ -74,12 +74,12 @@ pub struct Replay {
 /// Why a payment identifier leads to no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum IdentifierRefusal {
-    /// It stands for another request, or for a payment that this proof is not of. Which of the two is
-    /// not for everybody to know.
+    /// It stands for another request, or for a payment that this proof does not belong to. Not every
+    /// client may know which of the two.
     Conflict,
     /// The payment of this proof was made under another id.
     OtherId,
-    /// What was bought under it was handed over or has run out, and the answer is not kept.
+    /// What was bought under it was delivered or has expired, and the answer is not kept.
     Gone,
 }
 
@@ -91,46 +91,35 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         route: &RouteName,
         under: Under,
         metering: Metering,
-    ) -> Result<Passed, Denied> {
+    ) -> Result<Verdict, Denied> {
         let Under { identified, payer, client } = under;
-        let (mechanism, block) = (proof.offer.mechanism, proof.block());
-        let refuse = |refusal| Denied::refused(refusal, Some(mechanism), Some(block));
+        let block = proof.block();
         let (challenge, evidence) = self.admissible(proof, route, Some(identified)).await?;
-        // Always, though this very proof may have been seen: the payer is known by his signature.
-        let checked = evidence.check(challenge, self.0.work.terms()).map_err(refuse)?;
+        // Always, even if this very proof was seen before: its signature is what names the payer.
+        let checked = evidence.check(challenge, self.0.work.terms())?;
         let wait = self.0.settings.load().wait;
         let lane = self.0.lanes.enter(identified.id, payer, wait).await;
         let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
-        let first = self.payment_under(identified.id).await?;
-        let landing = match first {
+        let held = match self.payment_under(identified.id).await? {
             Some(first) => self.join(first, checked, under).await?,
             None => match self.fly(checked.clone(), Some(identified), client).await {
                 // Another instance may have been quicker.
-                beaten @ (Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified) => {
+                Err(why @ (Unsettled::Refused(..) | Unsettled::IdHeld)) => {
                     match self.payment_under(identified.id).await? {
                         Some(first) if first.intent.block != block => {
                             self.join(first, checked, under).await?
                         }
-                        Some(_) | None => beaten,
+                        Some(_) | None => return Err(why.into()),
                     }
                 }
-                landing @ (Landing::Granted(_) | Landing::Pending(_) | Landing::Unavailable(_)) => landing,
+                settled @ (Ok(_) | Err(Unsettled::Wait(_))) => settled?,
             },
         };
-        match landing {
-            Landing::Granted(held) => self.serve(&held, identified, lane, metering).await,
-            Landing::Refused(refusal) => Err(refuse(refusal)),
-            Landing::WrongAmount { came, asked } => {
-                Err(refuse(Refusal::InsufficientAmount).because(Particular::Amount { came, asked }))
-            }
-            Landing::Identified => Err(Denied::Wait(Wait::SameId)),
-            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
-            Landing::Unavailable(wait) => Err(Denied::Wait(wait)),
-        }
+        self.serve(&held, identified, lane, metering).await
     }
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
-    /// and it would be wrong to ask who has paid for another one.
+    /// and asking its payer for another payment would be wrong.
     pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
         let Some(identified) = identified else { return Ok(false) };
         let first = self.payment_under(identified.id).await?;
@@ -141,8 +130,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.0.store.identified(id).await.map_err(|error| no_store(&error))
     }
 
-    /// Brings a proof under an id that a payment holds already to what that payment bought.
-    async fn join(&self, first: PaymentRecord, checked: Checked, under: Under) -> Result<Landing, Denied> {
+    /// What the `first` payment under an id bought, for another proof under the same id.
+    async fn join(
+        &self,
+        first: PaymentRecord,
+        checked: Checked,
+        under: Under,
+    ) -> Result<Arc<CachedCapability>, Denied> {
         let Under { identified, payer, client } = under;
         let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
         if first.intent.payer != payer {
@@ -157,38 +151,31 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             return conflict;
         }
         if same_proof || first.state == PaymentState::Failed {
-            return Ok(self.fly(checked, Some(identified), client).await);
+            return Ok(self.fly(checked, Some(identified), client).await?);
         }
-        // Looked up in the store it would lack the uses that came with the grant, as long as the grant's
+        // From the cache: the store's copy would lack the uses that came with the grant while the grant's
         // answer is on its way here.
         if first.state == PaymentState::Granted
             && let Some(held) = self.0.capabilities.known(CapabilityId::of_payment(first.intent.block))
         {
-            return Ok(Landing::Granted(held));
+            return Ok(held);
         }
         let block = first.intent.block;
         match self.finish(first).await {
-            // It came to nothing, as far as can be said: whether this one may take its place, the
-            // store decides.
-            Landing::Refused(_) | Landing::WrongAmount { .. } | Landing::Identified => {
+            // It came to nothing, as far as can be said. The store decides whether this payment may take
+            // its place.
+            Err(Unsettled::Refused(..) | Unsettled::IdHeld) => {
                 match self.fly(checked, Some(identified), client).await {
-                    Landing::Identified => {
-                        Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::Settlement }))
-                    }
-                    landing @ (Landing::Granted(_)
-                    | Landing::Refused(_)
-                    | Landing::WrongAmount { .. }
-                    | Landing::Pending(_)
-                    | Landing::Unavailable(_)) => Ok(landing),
+                    Err(Unsettled::IdHeld) => Err(Unsettled::pending(block).into()),
+                    settled @ (Ok(_) | Err(Unsettled::Refused(..) | Unsettled::Wait(_))) => Ok(settled?),
                 }
             }
-            Landing::Pending(reason) => Err(Denied::Wait(Wait::Pending { block, reason })),
-            landing @ (Landing::Granted(_) | Landing::Unavailable(_)) => Ok(landing),
+            settled @ (Ok(_) | Err(Unsettled::Wait(_))) => Ok(settled?),
         }
     }
 
-    /// Whether only the payer can have made this proof. A `nanoSignature` is over a challenge; a
-    /// signed block proves nothing once it is out, but under the challenge that it was journalled with.
+    /// Whether only the payer can have made this proof. A `nanoSignature` is over a challenge. A signed
+    /// block proves nothing once it is public, except under the challenge it was journalled with.
     async fn is_the_payers(&self, checked: &Checked) -> Result<bool, Denied> {
         if matches!(checked, Checked::Signature(_)) {
             return Ok(true);
@@ -206,18 +193,18 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// Settles a payment that the journal knows, or joins its settlement, and waits for it. One that is
-    /// granted is taken in.
-    async fn finish(&self, first: PaymentRecord) -> Landing {
+    /// Settles a payment that the journal knows, or joins its settlement, and waits for it. A granted
+    /// one is taken into the cache.
+    async fn finish(&self, first: PaymentRecord) -> Settlement {
         let settings = self.0.settings.load_full();
-        let passage = Passage {
+        let key = FlightKey {
             block: first.intent.block,
             nonce: first.intent.challenge,
             frontier: first.intent.signed.map(|it| it.previous),
         };
         let core = Arc::clone(&self.0);
         let (limit, wait) = (settings.pending_settlements, settings.wait);
-        self.0.flights.join_or_start(passage, limit, wait, &self.0.runtime, || core.finish(first)).await
+        self.0.flights.join_or_start(key, limit, wait, &self.0.runtime, || core.finish(first)).await
     }
 
     /// What the payment bought: the answer that is kept, or a use.
@@ -227,7 +214,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         identified: Identified,
         lane: Lane,
         metering: Metering,
-    ) -> Result<Passed, Denied> {
+    ) -> Result<Verdict, Denied> {
         let intent = held.intent();
         if intent.identified.is_some_and(|it| it.id != identified.id) {
             return Err(Denied::Identifier(IdentifierRefusal::OtherId));
@@ -238,37 +225,37 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         let admitted = match self.take(held, How::Paid, metering).await {
             Ok(admitted) => admitted,
-            // Another instance may have answered in between, and it keeps an answer before it spends.
+            // Another instance may have answered in between. It keeps an answer before it spends the use.
             Err(NoUse::Exhausted) => {
                 let answer = self.kept(held).await?;
                 return answer.and_then(|it| self.replay(held, it)).ok_or_else(gone);
             }
-            Err(why) => return Err(Denied::of(&why, gone())),
+            Err(why) => return Err(Denied::no_use(&why, gone())),
         };
-        // A payment that was made without an id has nothing under which its answer could be found. One that
-        // gave its id up may have it back.
+        // The answer to a payment without an id could not be found again. A payment that gave its id up may
+        // have it back.
         let block = intent.block;
         let holds = |it: PaymentRecord| it.intent.block == block;
         let named =
             intent.identified.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
         let largest = self.0.settings.load().identifiers.largest_answer;
         let keeping = named.then_some(Keeping { _lane: lane, largest });
-        Ok(Passed::Admit(Admitted { keeping, ..admitted }))
+        Ok(Verdict::Admit(Admitted { keeping, ..admitted }))
     }
 
     async fn kept(&self, held: &CachedCapability) -> Result<Option<Answer>, Denied> {
         self.0.store.kept(held.intent().block).await.map_err(|error| no_store(&error))
     }
 
-    /// A kept answer for whoever asks again; nothing where only that there was one is known.
-    fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Passed> {
+    /// A kept answer, given again; `None` if only the fact that there was one is kept.
+    fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Verdict> {
         let whole = answer.body.is_some();
         let (held, token) = (Arc::clone(held), self.token(held));
-        whole.then(|| Passed::Replay(Box::new(Replay { answer, held, token })))
+        whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, token })))
     }
 
-    /// Keeps the answer to the request that let `admitted` in, before its use is spent: a crash
-    /// between the two favours the payer. False where it could not be kept.
+    /// Keeps the answer to an admitted request, before its use is spent: a crash between the two favours
+    /// the payer. False if it could not be kept.
     pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
         let block = admitted.taken.held().intent().block;
         let now = self.0.clock.now();
@@ -281,14 +268,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// Lets old ids and answers go, again and again until `shutdown` turns true.
+    /// Forgets old ids and answers until `shutdown` turns true.
     pub async fn forget(&self, mut shutdown: StopSignal) {
         loop {
             let pause = match self.forget_some().await {
                 Ok(0) => FORGET_EVERY,
-                Ok(_) => BETWEEN_BITES,
+                Ok(_) => BETWEEN_BATCHES,
                 Err(error) => {
-                    tracing::warn!(%error, "old payment identifiers could not be let go");
+                    tracing::warn!(%error, "old payment identifiers could not be forgotten");
                     FORGET_EVERY
                 }
             };
@@ -300,20 +287,20 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
-    /// One bite; gives how many rows it changed.
+    /// Forgets one batch; returns how many rows it changed.
     async fn forget_some(&self) -> Result<u32, StoreError> {
         let now = self.0.clock.now();
         let ago = |seconds: u64| UnixSeconds(now.0.saturating_sub(seconds));
         let settings = self.0.settings.load().identifiers;
         let (ids_until, answers_until) = (ago(settings.ids), ago(settings.answers));
-        self.0.store.forget(Forget { ids_until, answers_until, limit: BITE }).await
+        self.0.store.forget(Forget { ids_until, answers_until, limit: BATCH }).await
     }
 }
 
 impl<L: Ledger, S: Store> Core<L, S> {
-    /// Goes on with a payment for a client that asks for what it buys: a signed block is broadcast
-    /// (again), one that the client sent is waited for.
-    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> Landing {
+    /// Goes on with a payment because a client asks for what it buys. A signed block is broadcast again;
+    /// a block that the client sent is waited for.
+    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
         }
@@ -326,6 +313,5 @@ impl<L: Ledger, S: Store> Core<L, S> {
 }
 
 fn no_store(error: &StoreError) -> Denied {
-    tracing::warn!(%error, "a payment identifier could not be looked up");
-    Denied::Wait(Wait::NoStore)
+    Denied::no_store(error, "a payment identifier could not be looked up")
 }

@@ -1,8 +1,8 @@
-//! Watches what the pool is sent: journals what no payment claims, and shows how much waits.
+//! Watches the pool: journals sends that no payment claims, and measures how much is receivable.
 //!
-//! It looks at the whole pool from time to time, and at single sends that a WebSocket tells of, once
-//! their payer has had the time to hand in a proof: a journal row for every sale would double what
-//! a sale writes. A send that neither sees is journalled by the sweep that receives it.
+//! It looks at the whole pool from time to time. It also looks at each send that a WebSocket reports,
+//! after its payer has had the time to show a proof: a journal row for every sale would double what a
+//! sale writes. A send that neither look sees is journalled by the sweep that receives it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::pool_accounts;
+use super::pool::pool_accounts;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -24,29 +24,30 @@ use crate::shutdown::{self, StopSignal};
 use crate::store::deposits::{Deposit, DepositJournal, SeenDeposit, note_all};
 use crate::store::{Engine, PaymentJournal};
 
-/// The pause between two looks at the pool, where it is not swept.
+/// The pause between two looks at a pool that is not swept.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
-/// Sends that were heard of and wait for their proof. Those beyond it are seen by the next look.
+/// The most reported sends that wait for their proof. The next look sees those beyond.
 const AWAITING: usize = 100_000;
 
-/// Unclaimed sends that are remembered as reported. Beyond it they are reported again.
+/// The most unclaimed sends that are remembered as logged. Those beyond are logged again.
 const REPORTED: usize = 100_000;
 
-/// Unclaimed deposits that are counted at a time.
+/// Unclaimed deposits that are read at a time.
 const PAGE: usize = 1000;
 
-/// What the watch works with.
+/// Watches the deposits of one gateway.
 #[derive(Debug)]
-pub(super) struct PoolWatch {
+pub(super) struct DepositWatch {
     pub(super) ledger: NodeLedger,
     pub(super) store: Arc<Engine>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
 }
 
-impl PoolWatch {
-    /// Watches until `shutdown`: at once, then as often as the pool is swept, or every ten minutes.
+impl DepositWatch {
+    /// Watches until `shutdown`. It looks at once, then as often as the pool is swept, or every ten
+    /// minutes.
     pub(super) async fn run(self, config: Config, mut shutdown: StopSignal) {
         tokio::select! {
             () = self.watch(config) => {}
@@ -58,11 +59,11 @@ impl PoolWatch {
         let heard = self.ledger.sends_heard();
         let every = config.sweep.as_ref().map_or(LOOK_EVERY, |it| it.every);
         let grace = Duration::from_secs(config.challenge.lifetime);
-        // Seconds for a pool of a million accounts: the start does not wait for it.
+        // This takes seconds for a pool of a million accounts: the start does not wait for it.
         let pool = match tokio::task::spawn_blocking(move || pool_accounts(&config.nano)).await {
             Ok(Ok(pool)) => pool,
-            Ok(Err(error)) => return tracing::error!(%error, "the pool is not looked at"),
-            Err(error) => return tracing::error!(%error, "the pool is not looked at"),
+            Ok(Err(error)) => return tracing::error!(%error, "the pool is not watched"),
+            Err(error) => return tracing::error!(%error, "the pool is not watched"),
         };
         let mut awaited =
             Awaited { heard, pool: pool.iter().copied().collect(), queue: VecDeque::new(), grace };
@@ -72,7 +73,7 @@ impl PoolWatch {
         loop {
             if started.elapsed() >= next_look {
                 if let Err(error) = self.look(&books, &mut reported).await {
-                    tracing::debug!(%error, "what waits at the pool cannot be looked at");
+                    tracing::debug!(%error, "the pool cannot be looked at");
                 }
                 next_look = started.elapsed().saturating_add(every);
             }
@@ -80,13 +81,13 @@ impl PoolWatch {
             if !due.is_empty()
                 && let Err(error) = self.judge(&due, &awaited.pool).await
             {
-                tracing::debug!(%error, "sends that were heard of cannot be looked up, the next look will");
+                tracing::debug!(%error, "reported sends cannot be looked up; the next look will see them");
             }
             awaited.listen(&started, next_look).await;
         }
     }
 
-    /// Looks at everything that waits at the pool.
+    /// Looks at everything that the pool can receive.
     async fn look(
         &self,
         books: &Books<Engine>,
@@ -115,7 +116,7 @@ impl PoolWatch {
         Ok(())
     }
 
-    /// Journals those of `sends` that go to the pool and that no proof has claimed.
+    /// Journals those of `sends` that went to the pool and that no proof has claimed.
     async fn judge(&self, sends: &[BlockHash], pool: &BTreeSet<Account>) -> Result<(), ReconcileError> {
         let mut deposits = Vec::new();
         for send in sends {
@@ -170,28 +171,28 @@ fn report(arrival: &Arrival) {
     let sender = arrival.sender.map_or_else(|| "unknown".to_owned(), |it| it.to_string());
     tracing::info!(
         block = %arrival.send, account = %arrival.account, amount_raw = %arrival.amount, sender,
-        "a send to the pool that no payment claims; a late proof may still redeem it"
+        "no payment claims this send to the pool; a late proof can still redeem it"
     );
 }
 
-/// Sends to the pool that were heard of, until a proof of them would have come.
+/// Sends to the pool that a WebSocket reported, until the time for their proof is over.
 struct Awaited {
     heard: broadcast::Receiver<(BlockHash, Account)>,
     pool: BTreeSet<Account>,
-    /// When each is to be judged; the times only grow.
+    /// When each is due; the times only grow.
     queue: VecDeque<(Duration, BlockHash)>,
     grace: Duration,
 }
 
 impl Awaited {
-    /// Takes out what has had its time.
+    /// Removes and gives the sends that are due.
     fn due(&mut self, started: &Stopwatch) -> Vec<BlockHash> {
         let now = started.elapsed();
         let ripe = self.queue.partition_point(|(at, _)| *at <= now);
         self.queue.drain(..ripe).map(|(_, send)| send).collect()
     }
 
-    /// Listens until something is due, or a look is.
+    /// Listens until a send is due, or the next look is.
     async fn listen(&mut self, started: &Stopwatch, next_look: Duration) {
         loop {
             let at = self.queue.front().map_or(next_look, |(at, _)| next_look.min(*at));
@@ -205,9 +206,9 @@ impl Awaited {
                         }
                     }
                     Err(RecvError::Lagged(missed)) => {
-                        tracing::debug!(missed, "confirmations came faster than they were noted");
+                        tracing::debug!(missed, "confirmations came faster than they were read");
                     }
-                    // Nobody will tell any more; the looks go on.
+                    // There will be no more reports; the looks go on.
                     Err(RecvError::Closed) => {
                         tokio::time::sleep(left).await;
                         return;

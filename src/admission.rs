@@ -1,0 +1,315 @@
+//! The right to an upstream, from the verdict to the end of the answer.
+//!
+//! ```text
+//! free ─────────> answering ───────────────> closed
+//! HeldUse ──────> AnsweringUse ────────────> closed: spent, or given back
+//!    └── failed, or an answer that is not charged for ──> closed: given back
+//! ```
+//!
+//! Each stage consumes the one before, so a use is closed once. A stage that is dropped before it is
+//! closed gives its use back ([`Use`]). The order of the steps favours the payer if the process dies
+//! between two of them: an answer is kept before its use is spent, and a use is given back before the
+//! client learns that its request failed ([money guide](crate::guide::money), crash points).
+
+mod recorder;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::cashier::{Admitted, Cashier, How};
+use crate::ledger::Ledger;
+use crate::metrics::{Outcome, UseResult};
+use crate::routes::{ChargeOn, Metering};
+use crate::store::Store;
+use crate::store::capabilities::{Capabilities, HangUp, Use};
+use recorder::Recorder;
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ending {
+    /// The client's connection took the whole answer.
+    Whole,
+    /// The client was gone first.
+    ClientGone,
+    /// The upstream or the gateway failed.
+    Failed,
+}
+
+/// The right to an upstream, of a free request or of one that holds a use.
+#[derive(Debug)]
+pub struct Admission(Stage);
+
+#[derive(Debug)]
+enum Stage {
+    Free,
+    Held(HeldUse),
+    /// An answer that takes no use has begun.
+    FreeAnswering,
+    Answering(AnsweringUse),
+    Closed(Outcome),
+}
+
+/// A use that is held while the upstream is asked. There is no answer yet.
+///
+/// It cannot be closed twice:
+///
+/// ```compile_fail,E0382
+/// # use faregate::admission::{Ending, HeldUse};
+/// fn twice(held: HeldUse) {
+///     let _first = held.close(Ending::Failed);
+///     let _second = held.close(Ending::Failed);
+/// }
+/// ```
+///
+/// nor be closed once it is answered:
+///
+/// ```compile_fail,E0382
+/// # use faregate::{admission::{Ending, HeldUse}, store::{Store, capabilities::Capabilities}};
+/// async fn both<S: Store>(held: HeldUse, capabilities: &Capabilities<S>) {
+///     let _answering = held.answer(capabilities, http::StatusCode::OK, &http::HeaderMap::new()).await;
+///     let _closed = held.close(Ending::Failed);
+/// }
+/// ```
+///
+/// nor be closed without a word about what became of it, which `unused_must_use` denies:
+///
+/// ```compile_fail
+/// # #![deny(unused_must_use)]
+/// # use faregate::admission::{Ending, HeldUse};
+/// fn silent(held: HeldUse) {
+///     held.close(Ending::Failed);
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a held use is answered or closed"]
+pub struct HeldUse {
+    admitted: Admitted,
+    charge_on: ChargeOn,
+}
+
+/// A use whose answer has begun and counts. It is spent once the client has the whole answer.
+///
+/// It is closed once:
+///
+/// ```
+/// # use faregate::{admission::{AnsweringUse, Ending}, cashier::Cashier, ledger::Ledger};
+/// # use faregate::{metrics::UseResult, store::Store};
+/// async fn once<L: Ledger, S: Store>(answering: AnsweringUse, cashier: &Cashier<L, S>) -> UseResult {
+///     answering.close(cashier, Ending::Whole).await
+/// }
+/// ```
+///
+/// It cannot be made without a use that was held:
+///
+/// ```compile_fail,E0451
+/// # use faregate::{admission::AnsweringUse, cashier::Admitted};
+/// fn forge(admitted: Admitted) -> AnsweringUse {
+///     AnsweringUse { admitted, recorder: None }
+/// }
+/// ```
+///
+/// nor be closed twice:
+///
+/// ```compile_fail,E0382
+/// # use faregate::{admission::{AnsweringUse, Ending}, cashier::Cashier, ledger::Ledger};
+/// # use faregate::{metrics::UseResult, store::Store};
+/// async fn twice<L: Ledger, S: Store>(answering: AnsweringUse, cashier: &Cashier<L, S>) -> UseResult {
+///     let _first = answering.close(cashier, Ending::Whole).await;
+///     answering.close(cashier, Ending::Failed).await
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a use whose answer has begun is closed"]
+pub struct AnsweringUse {
+    admitted: Admitted,
+    /// Set if the answer is to be kept under the client's payment identifier.
+    recorder: Option<Recorder>,
+}
+
+impl HeldUse {
+    /// The use that a verdict admitted, charged for as the route says.
+    pub const fn new(admitted: Admitted, charge_on: ChargeOn) -> Self {
+        Self { admitted, charge_on }
+    }
+
+    /// An answer that counts begins, with the headers that the client gets. Under strict metering the
+    /// use is durably spent before this returns.
+    pub async fn answer<S: Store>(
+        self,
+        capabilities: &Capabilities<S>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> AnsweringUse {
+        let Self { mut admitted, .. } = self;
+        if admitted.taken.metering() == Metering::Strict {
+            record(capabilities, &mut admitted.taken).await;
+        }
+        let largest = admitted.keeping.as_ref().map(|it| it.largest);
+        let recorder = largest.map(|it| Recorder::begin(it, status, headers));
+        AnsweringUse { admitted, recorder }
+    }
+
+    /// Closes a use without an answer that counts. It is given back, but to a client that hangs up
+    /// again and again.
+    #[must_use]
+    pub fn close(self, ending: Ending) -> UseResult {
+        let Admitted { taken, keeping, .. } = self.admitted;
+        let result = match ending {
+            Ending::ClientGone => hang_up(taken),
+            Ending::Whole | Ending::Failed => give_back(taken),
+        };
+        // The next request under the same payment identifier has its turn now.
+        drop(keeping);
+        result
+    }
+}
+
+impl AnsweringUse {
+    /// Keeps the answer if it is to be kept, then spends the use or gives it back. A kept answer is the
+    /// client's, however the connection ends.
+    pub async fn close<L: Ledger, S: Store>(self, cashier: &Cashier<L, S>, mut ending: Ending) -> UseResult {
+        let Self { admitted, recorder } = self;
+        if let Some(answer) = recorder.and_then(|it| it.finish(ending == Ending::Whole)) {
+            fail::fail_point!("answer-to-be-kept", |_| std::process::abort());
+            if cashier.keep(&admitted, &answer).await {
+                ending = Ending::Whole;
+            }
+        }
+        let Admitted { taken, keeping, .. } = admitted;
+        let result = match ending {
+            Ending::Whole => commit(taken),
+            Ending::ClientGone => hang_up(taken),
+            Ending::Failed => give_back(taken),
+        };
+        // The next request under the same payment identifier has its turn now.
+        drop(keeping);
+        result
+    }
+}
+
+fn commit(taken: Use) -> UseResult {
+    fail::fail_point!("use-answered", |_| std::process::abort());
+    taken.commit();
+    UseResult::Committed
+}
+
+fn give_back(taken: Use) -> UseResult {
+    taken.give_back();
+    UseResult::GivenBack
+}
+
+fn hang_up(taken: Use) -> UseResult {
+    match taken.hang_up() {
+        HangUp::GivenBack => UseResult::GivenBack,
+        HangUp::Committed => UseResult::Committed,
+    }
+}
+
+/// Spends a use durably before its answer leaves.
+async fn record<S: Store>(capabilities: &Capabilities<S>, taken: &mut Use) {
+    fail::fail_point!("use-to-be-recorded", |_| std::process::abort());
+    if let Err(error) = capabilities.commit_durably(taken).await {
+        // It is paid for and the upstream has done its work: the report follows.
+        tracing::warn!(%error, "a use was not recorded before its answer");
+    }
+    fail::fail_point!("use-recorded", |_| std::process::abort());
+}
+
+impl Admission {
+    /// Of a free request.
+    #[must_use]
+    pub const fn free() -> Self {
+        Self(Stage::Free)
+    }
+
+    /// Of a request that holds a use.
+    #[must_use]
+    pub const fn held(held: HeldUse) -> Self {
+        Self(Stage::Held(held))
+    }
+
+    /// What a verdict admitted, until it is closed; `None` for a free request.
+    #[must_use]
+    pub const fn admitted(&self) -> Option<&Admitted> {
+        match &self.0 {
+            Stage::Held(HeldUse { admitted, .. }) | Stage::Answering(AnsweringUse { admitted, .. }) => {
+                Some(admitted)
+            }
+            Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => None,
+        }
+    }
+
+    /// Whether an answer with `status` is charged for; `excused` if the upstream says that it is not.
+    #[must_use]
+    pub fn charges(&self, status: StatusCode, excused: bool) -> bool {
+        matches!(&self.0, Stage::Held(held) if !excused && held.charge_on.charges(status.as_u16()))
+    }
+
+    /// The answer begins, with the headers that the client gets. It counts if it is `charged` for;
+    /// otherwise the use is given back before the answer leaves, so that a client that tries again at
+    /// once finds it. Returns what became of the use, once that is known.
+    #[must_use]
+    pub async fn answer<L: Ledger, S: Store>(
+        &mut self,
+        cashier: &Cashier<L, S>,
+        charged: bool,
+        (status, headers): (StatusCode, &HeaderMap),
+    ) -> Option<UseResult> {
+        let (next, result) = match self.take() {
+            Stage::Held(held) if charged => {
+                (Stage::Answering(held.answer(cashier.capabilities(), status, headers).await), None)
+            }
+            Stage::Held(held) => (Stage::Closed(Outcome::UpstreamFailed), Some(held.close(Ending::Failed))),
+            Stage::Free => (Stage::FreeAnswering, None),
+            later @ (Stage::FreeAnswering | Stage::Answering(_) | Stage::Closed(_)) => (later, None),
+        };
+        self.0 = next;
+        result
+    }
+
+    /// A part of the answer's body passes; `end` says that it is the last.
+    pub fn part(&mut self, part: Option<&Bytes>, end: bool) {
+        if let Stage::Answering(AnsweringUse { recorder: Some(recorder), .. }) = &mut self.0 {
+            recorder.part(part, end);
+        }
+    }
+
+    /// The exchange ended. Returns what became of the use, the first time.
+    #[must_use]
+    pub async fn close<L: Ledger, S: Store>(
+        &mut self,
+        cashier: &Cashier<L, S>,
+        ending: Ending,
+    ) -> Option<UseResult> {
+        let result = match self.take() {
+            Stage::Held(held) => held.close(ending),
+            Stage::Answering(answering) => answering.close(cashier, ending).await,
+            Stage::Free if ending == Ending::Failed => {
+                self.0 = Stage::Closed(Outcome::UpstreamFailed);
+                return None;
+            }
+            Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => return None,
+        };
+        if result == UseResult::GivenBack && ending != Ending::ClientGone {
+            self.0 = Stage::Closed(Outcome::UpstreamFailed);
+        }
+        Some(result)
+    }
+
+    /// How the request ended, or how it stands.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match (&self.0, self.admitted().map(|it| it.how)) {
+            (Stage::Closed(outcome), _) => *outcome,
+            (_, None) => Outcome::Free,
+            (_, Some(How::Paid)) => Outcome::Paid,
+            (_, Some(How::Unlocked)) => Outcome::Unlocked,
+        }
+    }
+
+    /// Takes the stage out and leaves the request closed as it stands.
+    fn take(&mut self) -> Stage {
+        let closed = Stage::Closed(self.outcome());
+        std::mem::replace(&mut self.0, closed)
+    }
+}

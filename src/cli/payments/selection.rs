@@ -1,0 +1,109 @@
+//! Which part of the journal a command prints.
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+
+use crate::assemble::open_store;
+use crate::cli::failure::Failure;
+use crate::clock::Clock;
+use crate::config::{Config, StoreLocation};
+use crate::nano::UnixSeconds;
+use crate::store::{Engine, Filter, PaymentJournal, PaymentRecord, PaymentState};
+
+/// Rows that are read at a time.
+pub(super) const PAGE: usize = 500;
+
+/// Which part of the journal.
+#[derive(Args, Clone, Debug)]
+pub(super) struct JournalArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Only payments in this state
+    #[arg(long, value_enum)]
+    pub(super) state: Option<StateFilter>,
+    /// Only payments that began since: `24h`, `2026-01-31` or `2026-01-31T12:00:00Z` (UTC)
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum StateFilter {
+    /// In the journal, on its way to the ledger
+    Intent,
+    /// No node knew its block at the last look
+    Parked,
+    /// Paid and redeemed
+    Granted,
+    /// Another block was confirmed in its place
+    Failed,
+}
+
+impl StateFilter {
+    const fn state(self) -> PaymentState {
+        match self {
+            Self::Intent => PaymentState::Intent,
+            Self::Parked => PaymentState::Parked,
+            Self::Granted => PaymentState::Granted,
+            Self::Failed => PaymentState::Failed,
+        }
+    }
+}
+
+/// The journal of a configuration. It is not created.
+pub(super) async fn open(config: &Config) -> Result<Engine, Failure> {
+    match &config.store {
+        StoreLocation::Sqlite { path, .. } if !path.exists() => Err(Failure::NoJournal(path.clone())),
+        StoreLocation::Sqlite { .. } | StoreLocation::Postgres(_) => {
+            Ok(open_store(&config.store, None).await?)
+        }
+    }
+}
+
+/// The part of a journal that arguments select, page by page.
+pub(super) struct Selection {
+    pub(super) store: Engine,
+    filter: Filter,
+    pub(super) since: UnixSeconds,
+    after: u64,
+}
+
+impl Selection {
+    pub(super) async fn open(args: &JournalArgs) -> Result<Self, Failure> {
+        let since =
+            args.since.as_deref().map_or(Ok(UnixSeconds(0)), |it| since(it, Clock::system().now()))?;
+        let store = open(&Config::load(&args.config)?).await?;
+        let filter = Filter { state: args.state.map(StateFilter::state) };
+        Ok(Self { store, filter, since, after: 0 })
+    }
+
+    /// The next payments; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<PaymentRecord>>, Failure> {
+        let mut page = self.store.scan(self.after, self.filter, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        self.after = last.sequence;
+        page.retain(|it| it.created_at >= self.since);
+        Ok(Some(page))
+    }
+}
+
+/// An instant: a date, a time, or a duration before `now`.
+fn since(text: &str, now: UnixSeconds) -> Result<UnixSeconds, Failure> {
+    const DATE: usize = "2026-01-31".len();
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(UnixSeconds(now.0.saturating_sub(ago.as_secs())));
+    }
+    let whole = if text.len() == DATE { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    humantime::parse_rfc3339_weak(&whole)
+        .ok()
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map(|at: Duration| UnixSeconds(at.as_secs()))
+        .ok_or_else(|| {
+            Failure::Usage(format!(
+                "`--since`: {text:?} is neither a time nor a duration: write `24h`, `2026-01-31` or \
+                 `2026-01-31T12:00:00Z`"
+            ))
+        })
+}

@@ -1,0 +1,177 @@
+//! The one place where a request's admission is decided: it is read, its route is found, and the
+//! cashier is asked if it has a price.
+
+use std::sync::Arc;
+
+use http::Method;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use pingora::prelude::Session;
+
+use super::calls::{self, Sale};
+use super::discovery::Document;
+use super::idempotency::{self, Request};
+use super::presented::{self, header};
+use super::rejection::Rejection;
+use super::tariff::{Tariff, Unmatched};
+use super::{Context, Forwarding, client, target};
+use crate::admission::{Admission, HeldUse};
+use crate::cashier::{Ask, Bill, Cashier, Client, IdentifierRefusal, Presented, Replay, Verdict, Wait};
+use crate::ledger::Ledger;
+use crate::metrics::Outcome;
+use crate::routes::{Access, CanonicalTarget, Found, Route, UpstreamName};
+use crate::store::Store;
+
+/// What to do with a request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Forward(Box<Forwarding>),
+    /// Answer 402.
+    Bill(Box<Billed>),
+    Wait(Wait),
+    Replay(Box<Replay>),
+    Conflict(IdentifierRefusal),
+    /// Answer with what is published about the prices.
+    Document(Arc<Document>),
+    /// Answer a cross-origin preflight.
+    Preflight,
+    Reject(Rejection),
+}
+
+/// A bill, and what was asked for.
+#[derive(Debug)]
+pub(super) struct Billed {
+    pub(super) bill: Bill,
+    pub(super) route: Arc<Route>,
+    pub(super) target: CanonicalTarget,
+}
+
+impl Decision {
+    /// How the request ends if it is decided like this.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Forward(forwarding) => forwarding.admission.outcome(),
+            Self::Bill(billed) if billed.bill.refused.is_some() => Outcome::Refused,
+            Self::Bill(_) => Outcome::Challenged,
+            Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
+            Self::Wait(Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded) => {
+                Outcome::Unavailable
+            }
+            Self::Replay(_) => Outcome::Replayed,
+            Self::Conflict(_) => Outcome::Refused,
+            Self::Document(_) | Self::Preflight => Outcome::Free,
+            Self::Reject(rejection) => rejection.outcome(),
+        }
+    }
+}
+
+/// Decides a request. Notes its route and origin in the context.
+pub(super) async fn decide<L: Ledger, S: Store>(
+    cashier: &Cashier<L, S>,
+    session: &mut Session,
+    context: &mut Context,
+) -> Decision {
+    let decided = find_and_price(cashier, session, context).await;
+    decided.unwrap_or_else(Decision::Reject)
+}
+
+async fn find_and_price<L: Ledger, S: Store>(
+    cashier: &Cashier<L, S>,
+    session: &mut Session,
+    context: &mut Context,
+) -> Result<Decision, Rejection> {
+    let tariff = Arc::clone(&context.tariff);
+    let allowed = |origin: &String| tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin));
+    let headers = &session.req_header().headers;
+    context.origin = header(headers, ORIGIN.as_str()).ok().flatten().filter(allowed);
+    let target = target::canonical(session).map_err(Rejection::Unreadable)?;
+    let method = session.req_header().method.clone();
+    if let Some(document) = tariff.documents.find(&method, &target) {
+        context.route = Some(tariff.documents.label.clone());
+        return Ok(Decision::Document(document));
+    }
+    let preflight = preflight_of(session);
+    if preflight.is_some() && context.origin.is_some() {
+        return Ok(Decision::Preflight);
+    }
+    // The upstream answers any other preflight, on the route of the request that it prepares.
+    let route = match tariff.table.find(preflight.as_deref().unwrap_or(method.as_str()), &target) {
+        Found::Route(route) => Arc::clone(route),
+        Found::Unmatched => {
+            return match &tariff.unmatched {
+                Unmatched::NotFound => Err(Rejection::NotFound),
+                Unmatched::Free(upstream) => forward(&tariff, upstream, target, Admission::free()),
+            };
+        }
+    };
+    context.route = Some(route.name.clone());
+    let sale = match &route.access {
+        Access::Priced(terms) if preflight.is_none() => {
+            Some(Sale { route: route.name.clone(), terms: *terms, body: None })
+        }
+        Access::Calls(prices) if preflight.is_none() => {
+            calls::price(session, context, &route.name, prices).await?
+        }
+        Access::Priced(_) | Access::Calls(_) | Access::Free => None,
+    };
+    match sale {
+        Some(sale) => sell(cashier, session, context, route, sale, target).await,
+        None => forward(&tariff, &route.upstream, target, Admission::free()),
+    }
+}
+
+async fn sell<L: Ledger, S: Store>(
+    cashier: &Cashier<L, S>,
+    session: &mut Session,
+    context: &mut Context,
+    route: Arc<Route>,
+    sale: Sale,
+    target: CanonicalTarget,
+) -> Result<Decision, Rejection> {
+    let (presented, extensions) = presented::read(session, &sale.route)?;
+    let (mut identified, mut url) = (None, None);
+    // A capability is not a payment: an id beside it has nothing to make idempotent.
+    if matches!(presented, Presented::Proof(_)) {
+        let request = Request { route: &route, target: &target, body: sale.body };
+        identified = idempotency::read(session, context, request, &extensions).await?;
+        url = Some(context.tariff.public_url.join(target.as_str()));
+    }
+    let ask = Ask {
+        route: sale.route,
+        terms: sale.terms,
+        metering: route.metering,
+        presented,
+        identified,
+        client: client::address(session).map(Client::at),
+        url,
+    };
+    Ok(match cashier.decide(ask).await {
+        Verdict::Admit(admitted) => {
+            let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
+            return forward(&context.tariff, &route.upstream, target, admission);
+        }
+        Verdict::Bill(bill) => Decision::Bill(Box::new(Billed { bill, route, target })),
+        Verdict::Wait(wait) => Decision::Wait(wait),
+        Verdict::Replay(replay) => Decision::Replay(replay),
+        Verdict::Conflict(refusal) => Decision::Conflict(refusal),
+    })
+}
+
+fn forward(
+    tariff: &Tariff,
+    upstream: &UpstreamName,
+    target: CanonicalTarget,
+    admission: Admission,
+) -> Result<Decision, Rejection> {
+    let upstream = Arc::clone(tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    let (chosen, tried) = (None, Vec::new());
+    Ok(Decision::Forward(Box::new(Forwarding { admission, upstream, target, chosen, tried })))
+}
+
+/// The method that a preflight asks for; `None` if the request is not a preflight.
+fn preflight_of(session: &Session) -> Option<String> {
+    let request = session.req_header();
+    if request.method != Method::OPTIONS || !request.headers.contains_key(ORIGIN) {
+        return None;
+    }
+    header(&request.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
+}

@@ -1,0 +1,87 @@
+//! Payment identifiers at the edge: which request an id stands for, and the answer that is given again.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
+use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::prelude::{Result, Session};
+use serde_json::{Map, Value};
+
+use super::rejection::Rejection;
+use super::{Context, forward, respond};
+use crate::cashier::{How, Replay};
+use crate::config::MAX_BODY;
+use crate::payment::{Identified, IdentifierKey, RequestDigest};
+use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
+use crate::x402::payment_identifier::PaymentIdentifier;
+
+/// The request headers that, with the body, decide what is asked for.
+const MEANING: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, RANGE];
+
+/// Says that the answer was given before.
+const REPLAYED: &str = "Idempotent-Replayed";
+
+/// The request that a payment came with.
+#[derive(Debug)]
+pub(super) struct Request<'a> {
+    pub(super) route: &'a Route,
+    pub(super) target: &'a CanonicalTarget,
+    /// Its body, if it was read before.
+    pub(super) body: Option<Vec<u8>>,
+}
+
+/// The id that a payment came under, and the request it stands for. The body is read for it, because
+/// another body makes another request.
+pub(super) async fn read(
+    session: &mut Session,
+    context: &mut Context,
+    request: Request<'_>,
+    extensions: &Map<String, Value>,
+) -> std::result::Result<Option<Identified>, Rejection> {
+    let Request { route, target, body } = request;
+    let Some(policy) = route.payment_identifier else { return Ok(None) };
+    let read = PaymentIdentifier::read(extensions).map_err(Rejection::BadIdentifier)?;
+    let id = match (read, policy) {
+        (Some(id), _) => id,
+        (None, PaymentIdentifiers::Optional) => return Ok(None),
+        (None, PaymentIdentifiers::Required) => return Err(Rejection::NoIdentifier),
+    };
+    let body = match body {
+        Some(body) => body,
+        None => {
+            let body = context.tariff.bodies.read(session, MAX_BODY).await?;
+            context.body = Some(body.permit);
+            body.bytes
+        }
+    };
+    let request = session.req_header();
+    let value = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+    let meaning = MEANING.map(value);
+    let method = request.method.as_str();
+    let request = RequestDigest::of(&route.name, method, target.as_str(), &meaning, &body);
+    Ok(Some(Identified { id: IdentifierKey::of(id.as_str()), request }))
+}
+
+/// Answers a request with what was answered before.
+pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Replay) -> Result<()> {
+    let Replay { answer, held, token } = replay;
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    let body = answer.body.clone().unwrap_or_default();
+    let mut response = ResponseHeader::build(status, Some(answer.headers.len().saturating_add(8)))?;
+    for (name, value) in &answer.headers {
+        response.append_header(name.clone(), value.as_slice())?;
+    }
+    for (name, value) in forward::receipt(held, token, How::Paid, 0) {
+        response.insert_header(name, value)?;
+    }
+    response.insert_header(REPLAYED, "true")?;
+    if let Some(cors) = &context.tariff.cors {
+        cors.expose(&mut response, context.origin.as_deref())?;
+    }
+    let head = session.req_header().method == Method::HEAD;
+    if head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return respond::write(session, response, None).await;
+    }
+    response.insert_header(CONTENT_LENGTH, body.len())?;
+    respond::write(session, response, Some(Bytes::from(body))).await
+}

@@ -1,0 +1,64 @@
+//! Reads what came with a request: a proof of payment, a capability, or nothing.
+
+use http::HeaderMap;
+use pingora::prelude::Session;
+use serde_json::{Map, Value};
+
+use super::rejection::Rejection;
+use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
+use crate::cashier::{Presented, Proof};
+use crate::routes::RouteName;
+use crate::x402::{self, PaymentPayload};
+
+/// The header with the proof. The second name is that of x402's first version.
+const PROOF_HEADERS: [&str; 2] = ["payment-signature", "x-payment"];
+const CAPABILITY_HEADER: &str = "payment-capability";
+
+/// What came with a request to `route`, and the extensions of its envelope.
+pub(super) fn read(
+    session: &Session,
+    route: &RouteName,
+) -> Result<(Presented, Map<String, Value>), Rejection> {
+    let headers = &session.req_header().headers;
+    for name in PROOF_HEADERS {
+        if let Some(value) = header(headers, name)? {
+            return match PaymentPayload::from_header(&value) {
+                Ok(PaymentPayload { presented: x402::Presented::Payment(payment), extensions, .. }) => {
+                    Ok((Presented::Proof(Box::new(Proof::from(*payment))), extensions))
+                }
+                Ok(PaymentPayload {
+                    presented: x402::Presented::Access { credential }, extensions, ..
+                }) => Ok((Presented::Token(credential.expose().to_owned()), extensions)),
+                Err(x402::Malformed::Refused(why)) => {
+                    Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))
+                }
+                Err(x402::Malformed::Unreadable(why)) => Err(Rejection::Unreadable(format!("{name}: {why}"))),
+            };
+        }
+    }
+    let presented = if let Some(block) = header(headers, BLOCK_HEADER)? {
+        let id = header(headers, SESSION_HEADER)?;
+        session_headers::read(&block, id.as_deref(), route).unwrap_or_else(Presented::Malformed)
+    } else {
+        match header(headers, CAPABILITY_HEADER)? {
+            Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
+                return Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
+            }
+            token => token.map_or(Presented::Nothing, Presented::Token),
+        }
+    };
+    Ok((presented, Map::new()))
+}
+
+/// The one value of a header, if it is there.
+pub(super) fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Rejection> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value
+            .to_str()
+            .map(|it| Some(it.to_owned()))
+            .map_err(|_| Rejection::Unreadable(format!("the {name} header is not ASCII"))),
+        (Some(_), Some(_)) => Err(Rejection::Unreadable(format!("more than one {name} header: send one"))),
+    }
+}

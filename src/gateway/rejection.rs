@@ -1,0 +1,87 @@
+//! Why a request is rejected before any payment that came with it is looked at.
+
+use http::StatusCode;
+use pingora::prelude::{Error, Result};
+
+use super::respond::{Answer, come_again, plain};
+use crate::cashier::Wait;
+use crate::metrics::Outcome;
+use crate::routes::CallFault;
+use crate::x402::payment_identifier::BadIdentifier;
+
+/// Why a request is rejected. Nothing was charged.
+#[derive(Debug)]
+pub(super) enum Rejection {
+    /// It cannot be read, or two servers could read it in two ways.
+    Unreadable(String),
+    NotFound,
+    /// A call that is not for sale.
+    NotOffered(CallFault),
+    /// Its body is of a kind that cannot be priced by what it calls.
+    UnsupportedBody(&'static str),
+    /// Its body is longer than this many bytes.
+    BodyTooLong(usize),
+    BodyTooSlow,
+    /// No memory is left for bodies.
+    NoRoom,
+    /// The client is gone, or its framing is broken.
+    Lost(Box<Error>),
+    /// The route takes only payments with a payment identifier, and none came.
+    NoIdentifier,
+    BadIdentifier(BadIdentifier),
+    /// The route's upstream is not configured.
+    NoUpstream,
+}
+
+impl Rejection {
+    pub(super) const fn outcome(&self) -> Outcome {
+        match self {
+            Self::NoRoom => Outcome::Unavailable,
+            Self::NoUpstream => Outcome::UpstreamFailed,
+            Self::Unreadable(_)
+            | Self::NotFound
+            | Self::NotOffered(_)
+            | Self::UnsupportedBody(_)
+            | Self::BodyTooLong(_)
+            | Self::BodyTooSlow
+            | Self::Lost(_)
+            | Self::NoIdentifier
+            | Self::BadIdentifier(_) => Outcome::Refused,
+        }
+    }
+
+    /// The answer; an error if no client is left to answer.
+    pub(super) fn answer(self) -> Result<Answer> {
+        Ok(match self {
+            Self::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", &why),
+            Self::NotFound => {
+                plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
+            }
+            Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", &fault.to_string()),
+            Self::UnsupportedBody(why) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_body", why),
+            Self::BodyTooLong(bound) => {
+                let why = format!("a body of at most {bound} bytes is taken here");
+                plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", &why)
+            }
+            Self::BodyTooSlow => {
+                plain(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
+            }
+            Self::NoRoom => come_again(&Wait::Overloaded),
+            Self::Lost(error) => return Err(error),
+            Self::NoIdentifier => plain(
+                StatusCode::BAD_REQUEST,
+                "payment_identifier_required",
+                "this route takes only payments with an id: put 16 to 128 characters of A-Z, a-z, 0-9, _ and - \
+                 in extensions.payment-identifier.info.id of the payload; nothing was charged",
+            ),
+            Self::BadIdentifier(why) => plain(
+                StatusCode::BAD_REQUEST,
+                "payment_identifier_invalid",
+                &format!("{why}; nothing was charged"),
+            ),
+            Self::NoUpstream => {
+                plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is not configured")
+            }
+        })
+    }
+}

@@ -1,0 +1,29 @@
+//! The header pair of NanoSession's revision 5.
+
+use crate::cashier::{Presented, Proof};
+use crate::nano::BlockHash;
+use crate::payment::Refusal;
+use crate::routes::RouteName;
+use crate::x402::Session;
+
+pub(super) const BLOCK_HEADER: &str = "x-payment-block";
+pub(super) const SESSION_HEADER: &str = "x-payment-session";
+
+/// The proof in the two headers, for a request to `route`. A session without a block proves nothing
+/// and is ignored.
+///
+/// # Errors
+/// What is wrong with the headers.
+pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Result<Presented, String> {
+    let block: BlockHash =
+        block.trim().parse().map_err(|error| format!("{BLOCK_HEADER}: a block's hash: {error}"))?;
+    let session = session.ok_or_else(|| format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both"))?;
+    // Another gateway's, or cut short: answered like any other challenge that was not minted here.
+    let Ok(session) = session.trim().parse::<Session>() else {
+        return Ok(Presented::Refused(Refusal::ChallengeUnknown));
+    };
+    Ok(match Proof::of_session(&session, block, route) {
+        Ok(proof) => Presented::Proof(Box::new(proof)),
+        Err(refusal) => Presented::Refused(refusal),
+    })
+}

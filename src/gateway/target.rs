@@ -1,0 +1,63 @@
+//! The request's target in its one canonical form, which is matched and forwarded.
+
+use http::Version;
+use http::header::{HOST, TRANSFER_ENCODING};
+use pingora::prelude::Session;
+
+use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical};
+
+/// The canonical target of a request.
+///
+/// # Errors
+/// What makes the target, its host or the framing of its body ambiguous.
+pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
+    let request = session.req_header();
+    if request.headers.contains_key(TRANSFER_ENCODING) && had_content_length(session) {
+        return Err("both Content-Length and Transfer-Encoding: the body's end is ambiguous".to_owned());
+    }
+    if had_fragment(session) {
+        return Err(NotCanonical::Fragment.to_string());
+    }
+    let raw = std::str::from_utf8(request.raw_path())
+        .map_err(|_| "the request target is not UTF-8: percent-encode it".to_owned())?;
+    let absolute = AbsoluteTarget::split(raw);
+    let hosts: Vec<_> = request.headers.get_all(HOST).iter().collect();
+    let host = match hosts.as_slice() {
+        [] => request.uri.authority().map(|it| it.as_str().to_owned()),
+        [host] => Some(host.to_str().map_err(|_| "the Host header is not ASCII".to_owned())?.to_owned()),
+        _ => return Err("more than one Host header".to_owned()),
+    };
+    if host.is_none() && request.version == Version::HTTP_11 {
+        return Err("the Host header is missing".to_owned());
+    }
+    let named =
+        absolute.as_ref().map(|it| it.authority).or_else(|| request.uri.authority().map(|it| it.as_str()));
+    if let (Some(host), Some(named)) = (&host, named)
+        && !host.eq_ignore_ascii_case(named)
+    {
+        return Err(format!("the target is for {named:?}, the Host header says {host:?}"));
+    }
+    let target = absolute.as_ref().map_or(raw, |it| it.target.as_ref());
+    CanonicalTarget::parse(target).map_err(|error| error.to_string())
+}
+
+/// Whether the request as received had a length too. Pingora drops it beside an encoding and goes on;
+/// another proxy before or behind may have used it.
+fn had_content_length(session: &Session) -> bool {
+    session.as_http1().is_some_and(|session| {
+        session.get_headers_raw_bytes().split(|&byte| byte == b'\n').any(|line| {
+            let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+            name.trim_ascii().eq_ignore_ascii_case(b"content-length")
+        })
+    })
+}
+
+/// Whether the target as received had a fragment. Pingora cuts it off silently; a proxy before it may
+/// have matched the whole.
+fn had_fragment(session: &Session) -> bool {
+    session.as_http1().is_some_and(|session| {
+        let line = session.get_headers_raw_bytes();
+        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        line.iter().skip_while(|&&byte| byte != b' ').any(|&byte| byte == b'#')
+    })
+}
