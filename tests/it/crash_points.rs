@@ -22,8 +22,9 @@ use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
 use tokio::process::Child;
 
+use crate::patience::{eventually, soon, within};
 use crate::program::{self, PRICE, Program};
-use crate::rig::{PLENTY, eventually, signature};
+use crate::rig::{PLENTY, signature};
 use crate::scripted::{Reply, Scripted};
 
 /// Uses that one payment buys.
@@ -185,7 +186,7 @@ async fn pause() {
 /// Sends the proof, which must be what ends the program; how often it was served nevertheless.
 async fn provoke(scene: &Scene, mut child: Child) -> u32 {
     let answer = program::get(&scene.http, &scene.program.url, Some(&scene.proof)).await;
-    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.expect("crashes").unwrap();
+    let ended = soon("the program ends itself", child.wait()).await.unwrap();
     assert_eq!(ended.signal(), Some(SIGABRT), "{ended}, after {answer:?}");
     u32::from(matches!(answer, Some((StatusCode::OK, _))))
 }
@@ -205,8 +206,8 @@ async fn play(crash: Crash, found: impl AsyncFnOnce(&Scene)) {
 
 /// Uses the payment up, which was served `before` times, and compares everybody's books.
 async fn finish(scene: Scene, child: Child, crash: &Crash, before: u32) {
-    let served = tokio::time::timeout(Duration::from_secs(40), scene.use_up()).await;
-    let served = before + served.unwrap_or_else(|_| panic!("{}: never used up", crash.at));
+    let used_up = format!("{}: the payment is used up", crash.at);
+    let served = before + within(Duration::from_secs(40), &used_up, scene.use_up()).await;
     let promised = USES - crash.lost..=USES - crash.lost + crash.forgiven;
     assert!(promised.contains(&served), "{}: {USES} bought, {served} served", crash.at);
     program::end(child).await;

@@ -148,7 +148,7 @@ async fn a_node_that_keeps_failing_is_left_alone_and_comes_back() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(WAIT, back).await.unwrap();
+    crate::patience::within(WAIT, "the breaker closes again", back).await;
     assert_eq!(net.node(0).faults().calls("block_count"), 2, "one trial after the rest, no other");
 }
 

@@ -327,12 +327,7 @@ async fn only_a_nodes_own_refusal_refuses_a_send() {
 
 /// Waits until `true_now`, by yielding to the tasks that make it so.
 async fn until(true_now: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
-        while !true_now() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    });
-    waited.await.expect("it became true");
+    crate::patience::eventually("it becomes true", async || true_now()).await;
 }
 
 #[tokio::test]
@@ -447,7 +442,7 @@ async fn the_watch_notices_and_ends_when_told() {
     let watch = tokio::spawn(Arc::clone(&ledger).watch(Duration::from_millis(5), shutdown));
     until(|| ledger.is_healthy() && node.calls("block_count") >= 2).await;
     stop.send(true).unwrap();
-    tokio::time::timeout(Duration::from_secs(5), watch).await.expect("it ends").unwrap();
+    crate::patience::soon("the watch ends", watch).await.unwrap();
 }
 
 #[tokio::test]
