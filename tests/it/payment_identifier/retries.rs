@@ -123,7 +123,10 @@ async fn the_background_task_forgets_an_id_later_than_its_answer() {
         }
         eventually("as the configuration says", async || state().await == (answer_is_kept, id_is_held)).await;
         if answer_is_kept {
-            assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await, first.again());
+            assert_eq!(
+                Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await,
+                first.as_replayed()
+            );
         } else if id_is_held {
             refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
         }
