@@ -2,7 +2,7 @@
 //! that version's program, with two payments: one had spent three uses, the other one use.
 
 use faregate::nano::{BlockHash, UnixSeconds};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::store::deposits::{Deposit, DepositJournal};
 use faregate::store::{
     Begin, Claims, Engine, Filter, Grant, Grantee, LeaseRequest, Meters, PaymentJournal, PaymentRecord,
@@ -51,7 +51,7 @@ async fn has_kept_everything(store: &Engine) {
     let noted =
         store.note_deposits(&[deposit(payments[0].intent.block), deposit(hash(9))], 10, now).await.unwrap();
     assert_eq!(noted.fresh, 1, "what is paid is no deposit");
-    let identified = Identified { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
+    let identified = IdentifiedRequest { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
     let under = |block: BlockHash, previous| faregate::store::Intent {
         identified: Some(identified),
         ..signed(block, previous, 1)
