@@ -1,7 +1,7 @@
 //! Where ids meet other things: clients that hang up in the middle of an answer, and headers that
 //! have no place for an id.
 
-use faregate::store::Store;
+use faregate::store::{Answers, PaymentJournal};
 use faregate::x402::PaymentProof;
 
 use super::{Answered, ID, PROOF, balance, proof_under_id, refused, rig_with, txn_proof, wait_until_kept};
