@@ -242,7 +242,7 @@ fn signed(at: &'static str, journal: Option<PaymentState>) -> Crash {
     Crash { mechanism: Mechanism::NanoSignature, ..txn(at, journal, true) }
 }
 
-// RELIABILITY 3.2, row 1.
+// The crash points of the money guide (`src/guide/money.md`): after the checks.
 
 #[tokio::test]
 async fn before_the_intent_nothing_has_moved() {
@@ -255,7 +255,7 @@ async fn a_sent_block_is_redeemed_although_its_first_proof_left_no_trace() {
     play(crash, by_retry).await;
 }
 
-// Row 2.
+// After the claim.
 
 #[tokio::test]
 async fn an_intent_that_was_not_broadcast_is_carried_out_for_the_client_who_comes_again() {
@@ -269,7 +269,7 @@ async fn a_noted_payment_is_granted_once_it_is_confirmed() {
     play(crash, by_recovery).await;
 }
 
-// Row 3.
+// After the broadcast.
 
 #[tokio::test]
 async fn a_broadcast_without_an_answer_is_found_by_the_client_who_comes_again() {
@@ -283,7 +283,7 @@ async fn a_broadcast_without_an_answer_is_found_without_the_client() {
     play(crash, by_recovery).await;
 }
 
-// Row 4.
+// After the confirmation.
 
 #[tokio::test]
 async fn a_confirmed_payment_is_granted_at_the_next_start() {
@@ -295,7 +295,7 @@ async fn a_confirmed_payment_is_granted_to_the_client_who_comes_again() {
     play(signed("payment-confirmed", None), by_retry).await;
 }
 
-// Rows 5 to 7. What the crashed program had leased comes back when its lease lapses, so these wait
+// After the grant, a use and its answer. What the crashed program had leased comes back when its lease lapses, so these wait
 // for that, together.
 
 #[tokio::test]

@@ -136,7 +136,7 @@ async fn a_capability_comes_as_a_payment() {
 #[tokio::test]
 async fn a_revoked_capability_is_used() {
     let (rig, token) = bought(Plan::default()).await;
-    // Version, then the public name (PROTOCOL section 6).
+    // A token begins with its version and the public name of the capability.
     let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
     let id = CapabilityId(bytes[1..17].try_into().unwrap());
     assert!(rig.services.capabilities().revoke(id).await.unwrap());

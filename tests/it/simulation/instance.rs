@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, Work};
+use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, WorkRules};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
@@ -52,7 +52,7 @@ impl Instance {
         let till = Cashier::new(Parts {
             keys: MacKeys::new(MacKey::from_bytes([3; 32]), None),
             pool: AddressPool::new(pool(0), pool(1000)).with_sessions(pool(2000)),
-            work: Work { threshold: Threshold(0), server: None },
+            work: WorkRules { threshold: Threshold(0), server: None },
             ledger: Arc::new(Nodes { world: Arc::clone(world), life: Arc::clone(&life) }),
             store: Arc::new(connection),
             clock: Clock::from_fn(move || shown.now()),
