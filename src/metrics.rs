@@ -98,6 +98,47 @@ pub enum UseResult {
     GivenBack,
 }
 
+/// A limit that a client can reach, for `limits_reached_total`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ReachedLimit {
+    /// Connections of one listener.
+    Connections,
+    /// File descriptors of the process.
+    Descriptors,
+    /// Connections of one client.
+    ClientConnections,
+    /// The time for a request's head.
+    HeadTime,
+    /// Requests without a paid use, of one client.
+    ClientUnpaid,
+    /// Settlements under way, of one client.
+    ClientSettlements,
+    /// Look-ups of blocks that no node knows, of one client.
+    ClientLookups,
+    /// Memory for bodies.
+    Bodies,
+    /// Memory for bodies, of one client.
+    ClientBodies,
+}
+
+impl ReachedLimit {
+    /// The `limit` label: the key of the configuration, if it has one.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
+            Self::ClientConnections => "per_client.connections",
+            Self::HeadTime => "head_time",
+            Self::ClientUnpaid => "per_client.unpaid",
+            Self::ClientSettlements => "per_client.settlements",
+            Self::ClientLookups => "per_client.lookups",
+            Self::Bodies => "bodies",
+            Self::ClientBodies => "per_client.bodies",
+        }
+    }
+}
+
 /// All metrics of one gateway, with the registry that shows them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -107,6 +148,7 @@ pub struct Metrics {
     facilitator_requests: IntCounterVec,
     challenges_issued: IntCounterVec,
     refusals: IntCounterVec,
+    limits_reached: IntCounterVec,
     payments_settled: IntCounterVec,
     revenue: CounterVec,
     settlement_duration: HistogramVec,
@@ -229,6 +271,11 @@ impl Metrics {
                 "refusals_total",
                 "Payments and capabilities refused, by code.",
                 &["reason", "mechanism"],
+            )?,
+            limits_reached: declare.counters(
+                "limits_reached_total",
+                "Connections closed and requests turned away because a limit was reached.",
+                &["limit"],
             )?,
             payments_settled: declare.counters(
                 "payments_settled_total",
@@ -365,6 +412,11 @@ impl Metrics {
     /// Counts a refusal; `mechanism` is nothing for a capability or a proof that could not be read.
     pub fn refusal(&self, reason: Refusal, mechanism: Option<Mechanism>) {
         self.refusals.with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)]).inc();
+    }
+
+    /// Counts a connection or a request that was turned away because `limit` was reached.
+    pub fn limit_reached(&self, limit: ReachedLimit) {
+        self.limits_reached.with_label_values(&[limit.as_str()]).inc();
     }
 
     /// Counts a payment of `amount` that was settled `took` after its proof was checked.
