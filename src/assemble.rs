@@ -27,7 +27,7 @@ use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
-use crate::gateway::tariff::{Cors, EdgeLimits, Tariff};
+use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::metrics::Metrics;
@@ -244,7 +244,7 @@ async fn tariff(config: &Config) -> Tariff {
         unmatched: config.unmatched.clone(),
         public_url: config.public_url.clone(),
         upstreams,
-        cors: config.cors.clone().map(|it| Cors(it.origins)),
+        cors: config.cors.clone().map(|it| CorsPolicy(it.origins)),
         challenge_lifetime: config.challenge.lifetime,
         work: nodes::work_terms(&config.nano),
         limits: EdgeLimits {

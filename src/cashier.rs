@@ -5,7 +5,7 @@
 //! that hangs up nor a listener that shuts down can cancel it.
 //!
 //! Three outcomes follow one another, and each becomes the next in one place. A settlement ends with a
-//! capability or is [`Unsettled`]; a request that is not admitted is [`Denied`](denied::Denied);
+//! capability or is [`Unsettled`]; a request that is not admitted is [`Denied`];
 //! the caller gets a [`Verdict`].
 
 mod client;
@@ -43,7 +43,7 @@ use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
-use flights::{Flights, Settlement, Unsettled};
+use flights::{Flights, SettlementResult, Unsettled};
 use idempotency::Under;
 use lanes::Lanes;
 
@@ -86,7 +86,7 @@ pub struct Parts<L, S> {
     pub keys: MacKeys,
     pub pool: AddressPool,
     /// What work a block needs, and who makes it if the client does not.
-    pub work: Work,
+    pub work: WorkRules,
     pub ledger: Arc<L>,
     pub store: Arc<S>,
     pub clock: Clock,
@@ -101,13 +101,13 @@ pub struct Parts<L, S> {
 
 /// What work a block needs that the gateway broadcasts.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct WorkRules {
     pub threshold: Threshold,
     /// Makes it for a block that comes without. `None`: such a block is refused.
     pub server: Option<WorkServer>,
 }
 
-impl Work {
+impl WorkRules {
     /// What a bill says about it.
     #[must_use]
     pub const fn terms(&self) -> WorkTerms {
@@ -130,7 +130,7 @@ impl<L, S> Clone for Cashier<L, S> {
 struct Core<L, S> {
     keys: MacKeys,
     pool: AddressPool,
-    work: Work,
+    work: WorkRules,
     ledger: Arc<L>,
     store: Arc<S>,
     clock: Clock,
@@ -343,7 +343,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         checked: proof::Checked,
         identified: Option<Identified>,
         client: Option<Client>,
-    ) -> Settlement {
+    ) -> SettlementResult {
         let settings = self.0.settings.load_full();
         let lookups = client.filter(|_| checked.is_looked_up()).map(|it| self.lookups_of(it));
         if lookups.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {

@@ -10,7 +10,7 @@
 //!    limits.
 //! 3. **Read**, [`decide::decide`]: the one canonical target ([`target::canonical`]); a published document
 //!    or a preflight is answered; the route is found. An MCP endpoint's body is read to learn what it
-//!    calls ([`calls::price`]). A free request goes on at step 8.
+//!    calls ([`calls::price`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
 //! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
@@ -18,8 +18,8 @@
 //!    payment, gets a bill with fresh challenges.
 //! 6. **Settle**, in a task that no connection can cancel: journal, broadcast, wait for the confirmation,
 //!    spend and grant in one durable step ([`store::settle`](crate::store::settle)).
-//! 7. **Respond**, [`respond::respond`]: whatever is not forwarded is answered here and goes on at step 13.
-//! 8. **Admit**, [`Admission`]: the right to an upstream, free or with a use that is held.
+//! 7. **Admit**, [`Admission`]: the right to an upstream, free or with a use that is held.
+//! 8. **Respond**, [`respond::respond`]: a request without that right is answered and goes on at step 13.
 //! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
 //!    connection fails.
 //! 10. **Forward**, [`forward::request`]: payment headers are removed, the gateway's own are added.

@@ -10,12 +10,12 @@
 //! * [`clock`], [`entropy`], [`shutdown`], [`outbound`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
 //!
 //! Drivers:
-//! * [`cashier`]: carries one request through the rules. [`admission`]: its use, until the answer ends. [`sweeper`]: brings the money home.
-//!   [`reconcile`]: holds the journal against the ledger.
+//! * [`cashier`]: decides one request by the rules. [`admission`]: the use it holds, until its answer
+//!   ends. [`sweeper`]: brings the money home. [`reconcile`]: compares the journal with the ledger.
 //!
 //! Edge:
-//! * [`listen`], [`config`], [`gateway`], [`facilitator`], [`admin`], [`wallet`], [`devnet`],
-//!   [`assemble`], [`cli`].
+//! * [`listen`], [`config`], [`gateway`] (with the list of a request's path), [`facilitator`], [`admin`],
+//!   [`wallet`], [`devnet`], [`assemble`], [`cli`].
 //!
 //! The rules and their reasons are in the [`guide`].
 //!

@@ -1,9 +1,10 @@
-//! Every metric, declared once. Prefix `faregate_`, base units, labels bounded by the
-//! configuration: no label ever comes from a client.
+//! Every metric, declared once: its name, its labels and, as its doc comment, its help text.
+//!
+//! Names begin with `faregate_` and use base units. The values of labels come from the
+//! configuration or from this crate, never from a client, so that their number is bounded.
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -17,19 +18,19 @@ use crate::payment::{Mechanism, Refusal};
 pub enum Outcome {
     /// Served on a free route.
     Free,
-    /// Answered 402 without a payment on it.
+    /// Answered 402; it carried no payment.
     Challenged,
-    /// Served with the payment that came along.
+    /// Served with the payment that it carried.
     Paid,
     /// Served with a capability.
     Unlocked,
-    /// Answered from the store: it came again under a payment identifier.
+    /// Repeated under a payment identifier and answered from the store.
     Replayed,
-    /// A payment or capability refused, or a request that cannot be read.
+    /// A payment or capability was refused, or the request could not be read.
     Refused,
-    /// A payment that is not confirmed yet.
+    /// The payment is not confirmed yet.
     Pending,
-    /// No healthy node or store, or a limit reached.
+    /// No node or no store was healthy, or a limit was reached.
     Unavailable,
     /// The upstream gave no answer that counts; the use was given back.
     UpstreamFailed,
@@ -53,24 +54,24 @@ impl Outcome {
     }
 }
 
-/// How a call of the facilitator ended, for `facilitator_requests_total`.
+/// How a call to the facilitator ended, for `facilitator_requests_total`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FacilitatorOutcome {
-    /// What is supported was told.
+    /// The supported kinds of payment were listed.
     Told,
-    /// Challenges were made.
+    /// Challenges were minted.
     Minted,
-    /// A payment is good.
+    /// The payment is valid.
     Valid,
-    /// A payment is settled.
+    /// The payment is settled.
     Settled,
-    /// A payment is not good, or cannot be read.
+    /// The payment is not valid, or it could not be read.
     Refused,
-    /// A payment has to come again.
+    /// The payment is not confirmed yet; the call must be repeated.
     Pending,
-    /// No healthy node or store, or a limit reached.
+    /// No node or no store was healthy, or a limit was reached.
     Unavailable,
-    /// The call is at fault, or came without the token.
+    /// The call itself is wrong, or it carried no token.
     Faulty,
 }
 
@@ -139,375 +140,274 @@ impl ReachedLimit {
     }
 }
 
-/// All metrics of one gateway, with the registry that shows them.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    requests: IntCounterVec,
-    request_duration: HistogramVec,
-    facilitator_requests: IntCounterVec,
-    challenges_issued: IntCounterVec,
-    refusals: IntCounterVec,
-    limits_reached: IntCounterVec,
-    payments_settled: IntCounterVec,
-    revenue: CounterVec,
-    settlement_duration: HistogramVec,
-    confirmation_duration: Histogram,
-    capabilities_active: IntGauge,
-    capability_uses: IntCounterVec,
-    capability_evictions: IntCounter,
-    node_up: IntGaugeVec,
-    node_rpc_duration: HistogramVec,
-    node_rpc_errors: IntCounterVec,
-    node_behind: IntGaugeVec,
-    breaker_state: IntGaugeVec,
-    rpc_disagreement: IntCounterVec,
-    hedges: IntCounterVec,
-    websocket_connected: IntGauge,
-    store_writable: IntGauge,
-    store_free: IntGauge,
-    clock_behind: IntGauge,
-    store_duration: HistogramVec,
-    store_errors: IntCounterVec,
-    store_commit: Histogram,
-    store_batch: Histogram,
-    config_generation: IntGauge,
-    config_reload_failures: IntCounter,
-    pool_receivable: Gauge,
-    unclaimed_payments: IntGauge,
-    swept: Counter,
-    sweep_blocks: IntCounterVec,
-    work_made: HistogramVec,
-    deposits: IntCounter,
-    deposits_dropped: IntCounter,
+/// A metric as the documentation lists it.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared {
+    /// Without the prefix `faregate_`.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub labels: &'static [&'static str],
 }
 
+/// Buckets of a duration, in seconds, that is usually short.
 const FAST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+/// Buckets of a duration, in seconds, that includes a wait for the network or for work.
 const SLOW: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
+/// Buckets of a number of things.
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// Registers each metric as it is made; the first fault is kept.
-struct Declare<'a> {
-    registry: &'a Registry,
+/// Makes [`Metrics`] of declarations: `/// help` above `name: Type[labels] in BUCKETS;`.
+macro_rules! declare {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ident $([$($label:ident),+])? $(in $buckets:ident)?;)+) => {
+        /// All metrics of one gateway, with the registry that shows them.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ $name: $kind,)+
+        }
+
+        impl Metrics {
+            /// Every metric there is, in the order of its declaration.
+            pub const DECLARED: &[Declared] = &[$(Declared {
+                name: stringify!($name),
+                help: concat!($($help),+).trim_ascii_start(),
+                labels: &[$($(stringify!($label)),+)?],
+            }),+];
+
+            /// All metrics, at zero, in a registry of their own.
+            ///
+            /// # Errors
+            /// If two metrics share a name, which a test would have shown.
+            pub fn new() -> prometheus::Result<Self> {
+                let registry = Registry::new_custom(Some("faregate".to_owned()), None)?;
+                $(
+                    let help = concat!($($help),+).trim_ascii_start();
+                    let options = declare!(@options stringify!($name), help $(, $buckets)?);
+                    let $name = declare!(@make $kind, options $(, $($label),+)?)?;
+                    registry.register(Box::new($name.clone()))?;
+                )+
+                let metrics = Self { registry, $($name),+ };
+                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                Ok(metrics)
+            }
+        }
+    };
+    (@options $name:expr, $help:expr) => { Opts::new($name, $help) };
+    (@options $name:expr, $help:expr, $buckets:expr) => {
+        HistogramOpts::new($name, $help).buckets($buckets.to_vec())
+    };
+    (@make $kind:ident, $options:expr) => { $kind::with_opts($options) };
+    (@make $kind:ident, $options:expr, $($label:ident),+) => {
+        $kind::new($options, &[$(stringify!($label)),+])
+    };
 }
 
-impl Declare<'_> {
-    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
-        let metric = made?;
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.register(IntCounter::new(name, help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        buckets: &[f64],
-    ) -> prometheus::Result<HistogramVec> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
-    }
+declare! {
+    /// Requests, by route and by how they ended.
+    requests_total: IntCounterVec[route, outcome];
+    /// Time from the head of the request to the end of the answer.
+    request_duration_seconds: HistogramVec[route, outcome] in FAST;
+    /// Calls to the facilitator, by endpoint and by how they ended.
+    facilitator_requests_total: IntCounterVec[endpoint, outcome];
+    /// Bills sent: 402 answers, those to a refused payment included.
+    challenges_issued_total: IntCounterVec[route];
+    /// Payments and capabilities that were refused, by code.
+    refusals_total: IntCounterVec[reason, mechanism];
+    /// Connections closed and requests turned away because a limit was reached, by limit.
+    limits_reached_total: IntCounterVec[limit];
+    /// Payments that were settled, each into one capability.
+    payments_settled_total: IntCounterVec[route, mechanism];
+    /// Revenue from settled payments, in XNO.
+    revenue_xno_total: CounterVec[route, mechanism];
+    /// Time from a checked proof to its capability.
+    settlement_duration_seconds: HistogramVec[mechanism] in SLOW;
+    /// Time from the broadcast of a block, or the first look at it, to its confirmation.
+    confirmation_duration_seconds: Histogram in SLOW;
+    /// Capabilities in the cache.
+    capabilities_active: IntGauge;
+    /// Uses of capabilities, by whether they were committed or given back.
+    capability_uses_total: IntCounterVec[route, result];
+    /// Capabilities removed from the cache because it was full.
+    capability_evictions_total: IntCounter;
+    /// Whether the node answers.
+    node_up: IntGaugeVec[node];
+    /// Time of one call to a node.
+    node_rpc_duration_seconds: HistogramVec[node, action] in FAST;
+    /// Calls to a node that gave no usable answer.
+    node_rpc_errors_total: IntCounterVec[node, action];
+    /// Whether the node knows far fewer confirmed blocks than the others.
+    node_behind: IntGaugeVec[node];
+    /// Whether the node is called: 0 yes (closed), 1 to test it (half-open), 2 no (open).
+    breaker_state: IntGaugeVec[node];
+    /// Times that this node alone called a block confirmed, for longer than it can be ahead of the others.
+    rpc_disagreement_total: IntCounterVec[node];
+    /// Calls that were slow, so that another node was called as well.
+    hedge_total: IntCounterVec[node];
+    /// WebSockets that are subscribed to confirmations.
+    websocket_connected: IntGauge;
+    /// Whether the store accepts writes.
+    store_writable: IntGauge;
+    /// Free bytes on the disk of the store; 0 if that is not known.
+    store_free_bytes: IntGauge;
+    /// Whether the clock is behind the newest payment; while it is, nothing is sold.
+    clock_behind_journal: IntGauge;
+    /// Time of one call to the store.
+    store_duration_seconds: HistogramVec[operation] in FAST;
+    /// Calls to the store that failed, or whose result is not known.
+    store_errors_total: IntCounterVec[operation];
+    /// Time of one commit to the disk.
+    store_commit_seconds: Histogram in FAST;
+    /// Operations in one commit.
+    store_batch_size: Histogram in COUNTS;
+    /// Configurations loaded, counted from 1.
+    config_generation: IntGauge;
+    /// Reloads refused because the file was wrong; the old configuration stayed.
+    config_reload_failures_total: IntCounter;
+    /// Sent to the pool and not received yet, in XNO, at the last look.
+    pool_receivable_xno: Gauge;
+    /// Sends to the pool that no payment claims, received or not, at the last look.
+    unclaimed_payments: IntGauge;
+    /// Sent from the pool to the treasury, in XNO.
+    swept_xno_total: Counter;
+    /// Confirmed blocks of sweeps, by action.
+    sweep_blocks_total: IntCounterVec[action];
+    /// Time that a work server took for one block, by whether it made the work.
+    work_duration_seconds: HistogramVec[outcome] in SLOW;
+    /// Sends to the pool that were journalled because no payment claimed them.
+    unclaimed_journalled_total: IntCounter;
+    /// Unclaimed sends, the smallest, that were dropped because the journal was full.
+    unclaimed_dropped_total: IntCounter;
+    /// Always 1; the labels say which build this is.
+    build_info: IntGaugeVec[version];
 }
 
 impl Metrics {
-    /// All metrics, at zero, in a registry of their own.
-    ///
-    /// # Errors
-    /// When two metrics share a name, which a test would have shown.
-    #[expect(clippy::too_many_lines, reason = "one declaration a metric, all in one place")]
-    pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new_custom(Some("faregate".to_owned()), None)?;
-        let declare = Declare { registry: &registry };
-        let revenue = Opts::new("revenue_xno_total", "Revenue from settled payments, in XNO.");
-        let confirmation = HistogramOpts::new(
-            "confirmation_duration_seconds",
-            "Time from broadcast or first look to confirmation.",
-        );
-        let commit = HistogramOpts::new("store_commit_seconds", "Time of one commit to the disk.");
-        let batch = HistogramOpts::new("store_batch_size", "Operations that were committed together.");
-        let built = Opts::new("build_info", "Always 1; the labels say which build this is.");
-        let build_info = declare.register(IntGaugeVec::new(built, &["version"]))?;
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(Self {
-            requests: declare.counters(
-                "requests_total",
-                "Requests by route and how they ended.",
-                &["route", "outcome"],
-            )?,
-            request_duration: declare.histograms(
-                "request_duration_seconds",
-                "Time from the request's head to the end of the answer.",
-                &["route", "outcome"],
-                FAST,
-            )?,
-            facilitator_requests: declare.counters(
-                "facilitator_requests_total",
-                "Calls of the facilitator by endpoint and how they ended.",
-                &["endpoint", "outcome"],
-            )?,
-            challenges_issued: declare.counters(
-                "challenges_issued_total",
-                "Bills sent: 402 answers.",
-                &["route"],
-            )?,
-            refusals: declare.counters(
-                "refusals_total",
-                "Payments and capabilities refused, by code.",
-                &["reason", "mechanism"],
-            )?,
-            limits_reached: declare.counters(
-                "limits_reached_total",
-                "Connections closed and requests turned away because a limit was reached.",
-                &["limit"],
-            )?,
-            payments_settled: declare.counters(
-                "payments_settled_total",
-                "Payments settled into a capability.",
-                &["route", "mechanism"],
-            )?,
-            revenue: declare.register(CounterVec::new(revenue, &["route", "mechanism"]))?,
-            settlement_duration: declare.histograms(
-                "settlement_duration_seconds",
-                "Time from a checked proof to its capability.",
-                &["mechanism"],
-                SLOW,
-            )?,
-            confirmation_duration: declare
-                .register(Histogram::with_opts(confirmation.buckets(SLOW.to_vec())))?,
-            capabilities_active: declare.gauge("capabilities_active", "Capabilities in the cache.")?,
-            capability_uses: declare.counters(
-                "capability_uses_total",
-                "Uses of capabilities, committed or given back.",
-                &["route", "result"],
-            )?,
-            capability_evictions: declare.counter(
-                "capability_evictions_total",
-                "Capabilities pushed out of the cache for want of room.",
-            )?,
-            node_up: declare
-                .register(IntGaugeVec::new(Opts::new("node_up", "Whether the node answers."), &["node"]))?,
-            node_rpc_duration: declare.histograms(
-                "node_rpc_duration_seconds",
-                "Time of calls to a node.",
-                &["node", "action"],
-                FAST,
-            )?,
-            node_rpc_errors: declare.counters(
-                "node_rpc_errors_total",
-                "Calls to a node that gave no usable answer.",
-                &["node", "action"],
-            )?,
-            node_behind: declare.gauges(
-                "node_behind",
-                "Whether the node knows far fewer confirmed blocks than the others.",
-                &["node"],
-            )?,
-            breaker_state: declare.gauges(
-                "breaker_state",
-                "Whether the node is asked: 0 yes (closed), 1 to see (half-open), 2 no (open).",
-                &["node"],
-            )?,
-            rpc_disagreement: declare.counters(
-                "rpc_disagreement_total",
-                "Times the node called a block confirmed that others did not, for longer than it could be ahead.",
-                &["node"],
-            )?,
-            hedges: declare.counters(
-                "hedge_total",
-                "Calls that were slow, so that another node was asked as well.",
-                &["node"],
-            )?,
-            websocket_connected: declare.gauge(
-                "websocket_connected",
-                "How many WebSockets are subscribed to confirmations.",
-            )?,
-            store_writable: declare.gauge("store_writable", "Whether the store takes writes.")?,
-            store_free: declare
-                .gauge("store_free_bytes", "Bytes free where the store writes; 0 where it cannot know.")?,
-            clock_behind: declare.gauge(
-                "clock_behind_journal",
-                "Whether the clock is behind the newest payment, so that nothing is sold.",
-            )?,
-            store_duration: declare.histograms(
-                "store_duration_seconds",
-                "Time of calls to the store.",
-                &["operation"],
-                FAST,
-            )?,
-            store_errors: declare.counters(
-                "store_errors_total",
-                "Calls to the store that came to nothing or to an unknown end.",
-                &["operation"],
-            )?,
-            store_commit: declare.register(Histogram::with_opts(commit.buckets(FAST.to_vec())))?,
-            store_batch: declare.register(Histogram::with_opts(batch.buckets(COUNTS.to_vec())))?,
-            config_generation: declare
-                .gauge("config_generation", "Counts the configurations loaded, from 1.")?,
-            config_reload_failures: declare.counter(
-                "config_reload_failures_total",
-                "Reloads refused because of a fault in the file; the old configuration stayed.",
-            )?,
-            pool_receivable: declare.register(Gauge::new(
-                "pool_receivable_xno",
-                "Sent to the pool and not received yet, in XNO, when last looked.",
-            ))?,
-            unclaimed_payments: declare.gauge(
-                "unclaimed_payments",
-                "Sends to the pool that no payment claims, received or not, when last looked.",
-            )?,
-            swept: declare
-                .register(Counter::new("swept_xno_total", "Sent from the pool to the treasury, in XNO."))?,
-            sweep_blocks: declare.counters("sweep_blocks_total", "Confirmed blocks of sweeps.", &["action"])?,
-            work_made: declare.histograms(
-                "work_duration_seconds",
-                "How long a work server took for a block that came without work, or to be of no help.",
-                &["outcome"],
-                SLOW,
-            )?,
-            deposits: declare.counter(
-                "unclaimed_journalled_total",
-                "Sends to the pool that were journalled because no payment claimed them.",
-            )?,
-            deposits_dropped: declare.counter(
-                "unclaimed_dropped_total",
-                "Unclaimed sends, the smallest, that the journal had no room for.",
-            )?,
-            registry,
-        })
-    }
-
     /// Counts one request of `route` that ended as `outcome`.
     pub fn request(&self, route: &str, outcome: Outcome, took: Duration) {
         let labels = [route, outcome.as_str()];
-        self.requests.with_label_values(&labels).inc();
-        self.request_duration.with_label_values(&labels).observe(took.as_secs_f64());
+        self.requests_total.with_label_values(&labels).inc();
+        self.request_duration_seconds.with_label_values(&labels).observe(took.as_secs_f64());
     }
 
-    /// Counts one call of the facilitator's `endpoint`.
+    /// Counts one call to the facilitator's `endpoint`.
     pub fn facilitator_request(&self, endpoint: &str, outcome: FacilitatorOutcome) {
-        self.facilitator_requests.with_label_values(&[endpoint, outcome.as_str()]).inc();
+        self.facilitator_requests_total.with_label_values(&[endpoint, outcome.as_str()]).inc();
     }
 
+    /// Counts one bill: a 402 answer.
     pub fn challenge(&self, route: &str) {
-        self.challenges_issued.with_label_values(&[route]).inc();
+        self.challenges_issued_total.with_label_values(&[route]).inc();
     }
 
-    /// Counts a refusal; `mechanism` is nothing for a capability or a proof that could not be read.
+    /// Counts a refusal. `mechanism` is `None` for a capability and for a proof that could not be read.
     pub fn refusal(&self, reason: Refusal, mechanism: Option<Mechanism>) {
-        self.refusals.with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)]).inc();
+        self.refusals_total
+            .with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)])
+            .inc();
     }
 
     /// Counts a connection or a request that was turned away because `limit` was reached.
     pub fn limit_reached(&self, limit: ReachedLimit) {
-        self.limits_reached.with_label_values(&[limit.as_str()]).inc();
+        self.limits_reached_total.with_label_values(&[limit.as_str()]).inc();
     }
 
-    /// Counts a payment of `amount` that was settled `took` after its proof was checked.
+    /// Counts a payment of `amount`, settled `took` after its proof was checked.
     pub fn settled(&self, route: &str, mechanism: Mechanism, amount: Raw, took: Duration) {
         let labels = [route, mechanism.as_str()];
-        self.payments_settled.with_label_values(&labels).inc();
-        self.revenue.with_label_values(&labels).inc_by(xno(amount));
-        self.settlement_duration.with_label_values(&[mechanism.as_str()]).observe(took.as_secs_f64());
+        self.payments_settled_total.with_label_values(&labels).inc();
+        self.revenue_xno_total.with_label_values(&labels).inc_by(xno(amount));
+        self.settlement_duration_seconds.with_label_values(&[mechanism.as_str()]).observe(took.as_secs_f64());
     }
 
+    /// Records how long a block took to be confirmed.
     pub fn confirmed(&self, took: Duration) {
-        self.confirmation_duration.observe(took.as_secs_f64());
+        self.confirmation_duration_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts one use of a capability for `route`.
     pub fn capability_use(&self, route: &str, result: UseResult) {
         let result = match result {
             UseResult::Committed => "committed",
             UseResult::GivenBack => "given_back",
         };
-        self.capability_uses.with_label_values(&[route, result]).inc();
+        self.capability_uses_total.with_label_values(&[route, result]).inc();
     }
 
-    /// Shows how many capabilities are in the cache and how many were pushed out of it so far.
+    /// Shows how many capabilities are in the cache, and how many were removed so far because it was full.
     pub fn capabilities(&self, active: u64, evicted: u64) {
         self.capabilities_active.set(i64::try_from(active).unwrap_or(i64::MAX));
-        self.capability_evictions.inc_by(evicted.saturating_sub(self.capability_evictions.get()));
+        self.capability_evictions_total.inc_by(evicted.saturating_sub(self.capability_evictions_total.get()));
     }
 
+    /// Shows whether a node answers.
     pub fn node_up(&self, node: &str, up: bool) {
         self.node_up.with_label_values(&[node]).set(i64::from(up));
     }
 
-    /// Shows whether a node is behind, and how its breaker stands: 0 closed, 1 half-open, 2 open.
+    /// Shows whether a node is behind, and the state of its breaker: 0 closed, 1 half-open, 2 open.
     pub fn node_standing(&self, node: &str, behind: bool, breaker: i64) {
         self.node_behind.with_label_values(&[node]).set(i64::from(behind));
         self.breaker_state.with_label_values(&[node]).set(breaker);
     }
 
+    /// Counts a confirmation that only `node` claims.
     pub fn disagreement(&self, node: &str) {
-        self.rpc_disagreement.with_label_values(&[node]).inc();
+        self.rpc_disagreement_total.with_label_values(&[node]).inc();
     }
 
+    /// Counts a slow call to `node`.
     pub fn hedged(&self, node: &str) {
-        self.hedges.with_label_values(&[node]).inc();
+        self.hedge_total.with_label_values(&[node]).inc();
     }
 
+    /// Shows how many WebSockets are subscribed to confirmations.
     pub fn websockets(&self, connected: usize) {
         self.websocket_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 
-    /// Counts one call to a node.
+    /// Records one call to a node; `ok` says whether its answer was usable.
     pub fn node_rpc(&self, node: &str, action: &str, took: Duration, ok: bool) {
-        self.node_rpc_duration.with_label_values(&[node, action]).observe(took.as_secs_f64());
+        self.node_rpc_duration_seconds.with_label_values(&[node, action]).observe(took.as_secs_f64());
         if !ok {
-            self.node_rpc_errors.with_label_values(&[node, action]).inc();
+            self.node_rpc_errors_total.with_label_values(&[node, action]).inc();
         }
     }
 
-    /// Shows how the store is: `free` bytes where that is known, and whether the clock is behind it.
+    /// Shows the state of the store: its `free` bytes, if known, and whether the clock is behind it.
     pub fn store(&self, writable: bool, free: Option<u64>, clock_behind: bool) {
         self.store_writable.set(i64::from(writable));
-        self.store_free.set(i64::try_from(free.unwrap_or(0)).unwrap_or(i64::MAX));
-        self.clock_behind.set(i64::from(clock_behind));
+        self.store_free_bytes.set(i64::try_from(free.unwrap_or(0)).unwrap_or(i64::MAX));
+        self.clock_behind_journal.set(i64::from(clock_behind));
     }
 
-    /// Counts one call to the store.
+    /// Records one call to the store; `ok` says whether it succeeded.
     pub fn store_call(&self, operation: &str, took: Duration, ok: bool) {
-        self.store_duration.with_label_values(&[operation]).observe(took.as_secs_f64());
+        self.store_duration_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
         if !ok {
-            self.store_errors.with_label_values(&[operation]).inc();
+            self.store_errors_total.with_label_values(&[operation]).inc();
         }
     }
 
-    /// Counts one commit of so many operations.
+    /// Records one commit of this number of operations.
     pub fn store_commit(&self, operations: usize, took: Duration) {
-        self.store_commit.observe(took.as_secs_f64());
-        self.store_batch.observe(f64::from(u32::try_from(operations).unwrap_or(u32::MAX)));
+        self.store_commit_seconds.observe(took.as_secs_f64());
+        self.store_batch_size.observe(f64::from(u32::try_from(operations).unwrap_or(u32::MAX)));
     }
 
-    /// A configuration was loaded; the first is generation 1.
+    /// Counts a configuration that was loaded; the first is generation 1.
     pub fn configured(&self) {
         self.config_generation.inc();
     }
 
+    /// Counts a reload that was refused.
     pub fn reload_failed(&self) {
-        self.config_reload_failures.inc();
+        self.config_reload_failures_total.inc();
     }
 
-    /// Shows how much waits at the pool, and how many sends to it no payment claims.
+    /// Shows how much was sent to the pool and not received, and how many sends to it no payment claims.
     pub fn pool_waits(&self, receivable: Raw, unclaimed: usize) {
-        self.pool_receivable.set(xno(receivable));
+        self.pool_receivable_xno.set(xno(receivable));
         self.unclaimed(unclaimed);
     }
 
@@ -516,29 +416,29 @@ impl Metrics {
         self.unclaimed_payments.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Measures a request for the work of a block that came without: made, turned_away, failed.
+    /// Records a request to the work server. `outcome` is `made`, `turned_away` or `failed`.
     pub fn work_made(&self, outcome: &str, took: Duration) {
-        self.work_made.with_label_values(&[outcome]).observe(took.as_secs_f64());
+        self.work_duration_seconds.with_label_values(&[outcome]).observe(took.as_secs_f64());
     }
 
-    /// Counts sends that were journalled as unclaimed, and the smallest, for which there is no room.
+    /// Counts sends that were journalled as unclaimed, and those dropped because the journal was full.
     pub fn unclaimed_noted(&self, fresh: u64, dropped: u64) {
-        self.deposits.inc_by(fresh);
-        self.deposits_dropped.inc_by(dropped);
+        self.unclaimed_journalled_total.inc_by(fresh);
+        self.unclaimed_dropped_total.inc_by(dropped);
     }
 
-    /// Counts a confirmed block of a sweep; `sent` is what it brought to the treasury.
+    /// Counts a confirmed block of a sweep. `sent` is the amount that it sent to the treasury.
     pub fn sweep_block(&self, action: &str, sent: Option<Raw>) {
-        self.sweep_blocks.with_label_values(&[action]).inc();
+        self.sweep_blocks_total.with_label_values(&[action]).inc();
         if let Some(amount) = sent {
-            self.swept.inc_by(xno(amount));
+            self.swept_xno_total.inc_by(xno(amount));
         }
     }
 
     /// The metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When a metric cannot be written, which its declaration rules out.
+    /// If a metric cannot be written, which its declaration rules out.
     pub fn text(&self) -> prometheus::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

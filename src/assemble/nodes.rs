@@ -44,7 +44,7 @@ pub(super) fn endpoint(nano: &Nano, node: &NodeUrl) -> NodeEndpoint {
 }
 
 /// What work a payment's block needs, and who computes it if the client does not.
-pub(super) fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
+pub(super) fn work(nano: &Nano) -> Result<cashier::WorkRules, NodeSetupError> {
     let server = match &nano.work.server {
         Some(maker) => {
             let limits = WorkLimits {
@@ -57,7 +57,7 @@ pub(super) fn work(nano: &Nano) -> Result<cashier::Work, NodeSetupError> {
         }
         None => None,
     };
-    Ok(cashier::Work { threshold: nano.work.thresholds.send, server })
+    Ok(cashier::WorkRules { threshold: nano.work.thresholds.send, server })
 }
 
 pub(super) fn work_terms(nano: &Nano) -> WorkTerms {

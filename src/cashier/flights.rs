@@ -20,7 +20,7 @@ use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
 
 /// How a settlement ended, for everyone who waited for it: with the capability that was bought, or
 /// without.
-pub(super) type Settlement = Result<Arc<CachedCapability>, Unsettled>;
+pub(super) type SettlementResult = Result<Arc<CachedCapability>, Unsettled>;
 
 /// Why a settlement granted nothing.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl From<Refusal> for Unsettled {
 
 /// A settlement's result, to wait for. It wakes the waiting in the order in which they came: a
 /// simulation needs that to play again.
-type Awaited = Shared<oneshot::Receiver<Settlement>>;
+type SharedResult = Shared<oneshot::Receiver<SettlementResult>>;
 
 /// What a settlement excludes others from.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ pub(super) struct Flights(Arc<Mutex<UnderWay>>);
 /// The settlements under way.
 #[derive(Debug, Default)]
 struct UnderWay {
-    blocks: BTreeMap<BlockHash, (Nonce, Awaited)>,
+    blocks: BTreeMap<BlockHash, (Nonce, SharedResult)>,
     frontiers: BTreeSet<BlockHash>,
 }
 
@@ -103,7 +103,7 @@ impl Drop for Entry {
 /// What a request for a settlement meets.
 enum Joined {
     /// It is under way, under this challenge.
-    UnderWay(Nonce, Awaited),
+    UnderWay(Nonce, SharedResult),
     FrontierHeld,
     Full,
 }
@@ -138,9 +138,9 @@ impl Flights {
         wait: Duration,
         runtime: &Handle,
         settle: impl FnOnce() -> F,
-    ) -> Settlement
+    ) -> SettlementResult
     where
-        F: Future<Output = Settlement> + Send + 'static,
+        F: Future<Output = SettlementResult> + Send + 'static,
     {
         let pending = Err(Unsettled::pending(key.block));
         let (owner, result) = match self.find_or_start(key, limit, runtime, settle) {
@@ -164,7 +164,7 @@ impl Flights {
     /// wait for it.
     pub(super) fn start<F>(&self, key: FlightKey, limit: usize, runtime: &Handle, settle: impl FnOnce() -> F)
     where
-        F: Future<Output = Settlement> + Send + 'static,
+        F: Future<Output = SettlementResult> + Send + 'static,
     {
         drop(self.find_or_start(key, limit, runtime, settle));
     }
@@ -177,7 +177,7 @@ impl Flights {
         settle: impl FnOnce() -> F,
     ) -> Joined
     where
-        F: Future<Output = Settlement> + Send + 'static,
+        F: Future<Output = SettlementResult> + Send + 'static,
     {
         let FlightKey { block, nonce, frontier } = key;
         let mut under_way = self.lock();

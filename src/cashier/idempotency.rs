@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, Settlement, Unsettled};
+use super::flights::{FlightKey, SettlementResult, Unsettled};
 use super::lanes::Lane;
 use super::proof::{Checked, Proof};
 use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait};
@@ -194,7 +194,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Settles a payment that the journal knows, or joins its settlement, and waits for it. A granted
     /// one is taken into the cache.
-    async fn finish(&self, first: PaymentRecord) -> Settlement {
+    async fn finish(&self, first: PaymentRecord) -> SettlementResult {
         let settings = self.0.settings.load_full();
         let key = FlightKey {
             block: first.intent.block,
@@ -298,7 +298,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Goes on with a payment because a client asks for what it buys. A signed block is broadcast again;
     /// a block that the client sent is waited for.
-    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
+    async fn finish(self: Arc<Self>, payment: PaymentRecord) -> SettlementResult {
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
         }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, Settlement, Unsettled};
+use super::flights::{FlightKey, SettlementResult, Unsettled};
 use super::{Cashier, Core, PATIENCE};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
@@ -70,7 +70,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Compares a journalled payment with the ledger, and grants it once it is confirmed.
-    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> Settlement {
+    pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> SettlementResult {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
         let pending = Err(Unsettled::pending(intent.block));
         let mut facts = match self.ledger.block(intent.block).await {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Settlement, Unsettled};
+use super::flights::{SettlementResult, Unsettled};
 use super::proof::Checked;
 use super::{Client, Core, PATIENCE, PendingReason, Wait};
 use crate::clock::Stopwatch;
@@ -34,7 +34,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         checked: Checked,
         identified: Option<Identified>,
         client: Option<Client>,
-    ) -> Settlement {
+    ) -> SettlementResult {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let (block, nonce) = (checked.hash(), checked.challenge().nonce());
         let settled = match checked {
@@ -72,7 +72,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         identified: Option<Identified>,
         client: Option<Client>,
         watch: Stopwatch,
-    ) -> Settlement {
+    ) -> SettlementResult {
         let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
         if let Some(payment) = self.journalled(hash).await? {
             return self.take_up(payment, nonce, watch).await;
@@ -130,7 +130,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// Goes on with a payment that is in the journal.
-    pub(super) async fn take_up(&self, payment: PaymentRecord, nonce: Nonce, watch: Stopwatch) -> Settlement {
+    pub(super) async fn take_up(
+        &self,
+        payment: PaymentRecord,
+        nonce: Nonce,
+        watch: Stopwatch,
+    ) -> SettlementResult {
         let block = payment.intent.block;
         if payment.intent.challenge != nonce {
             return Err(Refusal::DuplicateBlockHash.into());
@@ -152,7 +157,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// The capability of a granted payment, from the store.
-    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> Settlement {
+    pub(super) async fn find_granted(&self, payment: PaymentRecord) -> SettlementResult {
         let block = payment.intent.block;
         let id = CapabilityId::of_payment(block);
         let holder = self.capabilities.holder();
@@ -162,7 +167,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
 
     /// Broadcasts a claimed payment and follows it until it is granted, fails, or [`PATIENCE`] ends.
     /// `process` is repeated while the block is not seen: a node can drop a block it accepted.
-    async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> Settlement {
+    async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> SettlementResult {
         let pending = Err(Unsettled::pending(claimed.intent().block));
         let Some(block) = claimed.intent().signed else {
             tracing::error!(block = %claimed.intent().block, "a claimed payment without its block");
@@ -265,7 +270,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
     }
 
     /// Spends a confirmed payment and grants what it bought, in one durable step.
-    pub(super) async fn grant(&self, confirmed: Result<Confirmed, Refusal>, watch: Stopwatch) -> Settlement {
+    pub(super) async fn grant(
+        &self,
+        confirmed: Result<Confirmed, Refusal>,
+        watch: Stopwatch,
+    ) -> SettlementResult {
         let confirmed = confirmed?;
         let Intent { block, terms, .. } = *confirmed.intent();
         let id = CapabilityId::of_payment(block);
@@ -289,7 +298,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         identified: Option<Identified>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
         watch: Stopwatch,
-    ) -> Settlement {
+    ) -> SettlementResult {
         let identified = match self.journalled(block).await? {
             Some(payment) if payment.intent.challenge != nonce => {
                 return Err(Refusal::DuplicateBlockHash.into());

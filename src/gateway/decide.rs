@@ -9,7 +9,7 @@ use pingora::prelude::Session;
 
 use super::calls::{self, Sale};
 use super::discovery::Document;
-use super::idempotency::{self, Request};
+use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::tariff::{Tariff, Unmatched};
@@ -131,7 +131,7 @@ async fn sell<L: Ledger, S: Store>(
     let (mut identified, mut url) = (None, None);
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
-        let request = Request { route: &route, target: &target, body: sale.body };
+        let request = PaidRequest { route: &route, target: &target, body: sale.body };
         identified = idempotency::read(session, context, request, &extensions).await?;
         url = Some(context.tariff.public_url.join(target.as_str()));
     }

@@ -23,7 +23,7 @@ const REPLAYED: &str = "Idempotent-Replayed";
 
 /// The request that a payment came with.
 #[derive(Debug)]
-pub(super) struct Request<'a> {
+pub(super) struct PaidRequest<'a> {
     pub(super) route: &'a Route,
     pub(super) target: &'a CanonicalTarget,
     /// Its body, if it was read before.
@@ -35,10 +35,10 @@ pub(super) struct Request<'a> {
 pub(super) async fn read(
     session: &mut Session,
     context: &mut Context,
-    request: Request<'_>,
+    request: PaidRequest<'_>,
     extensions: &Map<String, Value>,
 ) -> std::result::Result<Option<Identified>, Rejection> {
-    let Request { route, target, body } = request;
+    let PaidRequest { route, target, body } = request;
     let Some(policy) = route.payment_identifier else { return Ok(None) };
     let read = PaymentIdentifier::read(extensions).map_err(Rejection::BadIdentifier)?;
     let id = match (read, policy) {

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use pingora::prelude::{Error, Result};
 
-use super::respond::{Answer, come_again, plain};
+use super::respond::{Reply, come_again, plain};
 use crate::cashier::Wait;
 use crate::metrics::Outcome;
 use crate::routes::CallFault;
@@ -51,7 +51,7 @@ impl Rejection {
     }
 
     /// The answer; an error if no client is left to answer.
-    pub(super) fn answer(self) -> Result<Answer> {
+    pub(super) fn reply(self) -> Result<Reply> {
         Ok(match self {
             Self::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", &why),
             Self::NotFound => {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::decide::{Billed, Decision};
-use super::tariff::Cors;
+use super::tariff::CorsPolicy;
 use super::{Context, Forwarding, forward, idempotency};
 use crate::cashier::{Bill, IdentifierRefusal, PendingReason, Wait};
 use crate::nano::{BlockHash, Network};
@@ -35,7 +35,7 @@ const LINGER_IDLE: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// An answer of the gateway's own.
-pub(super) struct Answer {
+pub(super) struct Reply {
     status: StatusCode,
     headers: Vec<(&'static str, String)>,
     body: Value,
@@ -60,7 +60,7 @@ pub(super) async fn respond(
         Decision::Bill(billed) => payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
-        Decision::Reject(rejection) => rejection.answer()?,
+        Decision::Reject(rejection) => rejection.reply()?,
     };
     send(session, context, answer).await.map(|()| None)
 }
@@ -73,7 +73,7 @@ fn extensions(route: &Route) -> Map<String, Value> {
 }
 
 /// Never a 402: a client that paid again under the same id would get no further.
-fn conflict(refusal: IdentifierRefusal) -> Answer {
+fn conflict(refusal: IdentifierRefusal) -> Reply {
     let (status, error, message) = match refusal {
         IdentifierRefusal::Conflict => (
             StatusCode::CONFLICT,
@@ -111,7 +111,7 @@ fn named(target: &CanonicalTarget) -> &str {
     fits.rfind('/').and_then(|end| fits.get(..=end)).unwrap_or("/")
 }
 
-fn payment_required(context: &Context, billed: Billed) -> Answer {
+fn payment_required(context: &Context, billed: Billed) -> Reply {
     let Billed { bill: Bill { challenges, refused }, route, target } = billed;
     let message = refused.as_ref().map_or(
         "this resource is paid for per use: pay one of `accepts` and send the proof in PAYMENT-SIGNATURE",
@@ -142,7 +142,7 @@ fn payment_required(context: &Context, billed: Billed) -> Answer {
         // For people, beside what the header says.
         fields.insert("message".to_owned(), message.into());
     }
-    Answer { status: StatusCode::PAYMENT_REQUIRED, headers, body }
+    Reply { status: StatusCode::PAYMENT_REQUIRED, headers, body }
 }
 
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
@@ -157,7 +157,7 @@ fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
 }
 
 /// 503: the same request may come again, and no client is to pay again.
-pub(super) fn come_again(wait: &Wait) -> Answer {
+pub(super) fn come_again(wait: &Wait) -> Reply {
     let (reason, message) = match wait {
         Wait::Pending { reason: PendingReason::Settlement, .. } => (
             "settlement_pending",
@@ -190,15 +190,15 @@ pub(super) fn come_again(wait: &Wait) -> Answer {
     }
     let transaction = block.map(|it| it.lower_hex());
     let body = json!({ "error": reason, "message": message, "transaction": transaction });
-    Answer { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
+    Reply { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
 }
 
-pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Answer {
-    Answer { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
+pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
+    Reply { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
 }
 
-async fn send(session: &mut Session, context: &Context, answer: Answer) -> Result<()> {
-    let Answer { status, headers, body } = answer;
+async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
+    let Reply { status, headers, body } = answer;
     let body = Bytes::from(body.to_string());
     let mut response = ResponseHeader::build(status, Some(12))?;
     response.insert_header(CONTENT_TYPE, "application/json")?;
@@ -253,7 +253,7 @@ async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
     let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
-        Cors::answer_preflight(&mut response, &session.req_header().headers)?;
+        CorsPolicy::answer_preflight(&mut response, &session.req_header().headers)?;
     }
     write(session, response, None).await
 }
@@ -276,7 +276,7 @@ fn spare_connection(session: &mut Session, context: &Context) {
 pub(super) struct Failure {
     status: StatusCode,
     /// `None` if an answer has begun: it can only be cut off.
-    answer: Option<Answer>,
+    answer: Option<Reply>,
 }
 
 /// The answer to a request whose upstream failed; `None` if no client is left to answer.

@@ -33,7 +33,7 @@ pub struct Tariff {
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
     /// What is published about the prices.
     pub documents: Documents,
-    pub cors: Option<Cors>,
+    pub cors: Option<CorsPolicy>,
     /// `maxTimeoutSeconds` of a bill, in seconds.
     pub challenge_lifetime: u64,
     /// What a bill says about a block's work.
@@ -56,7 +56,7 @@ pub struct EdgeLimits {
 
 /// Which web pages of other origins may read answers and pay.
 #[derive(Clone, Debug)]
-pub struct Cors(pub Origins);
+pub struct CorsPolicy(pub Origins);
 
 /// Response headers that a page must be able to read.
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
@@ -67,7 +67,7 @@ const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYME
 const MAX_ASKED: usize = 2048;
 const PREFLIGHT_SECONDS: &str = "600";
 
-impl Cors {
+impl CorsPolicy {
     #[must_use]
     pub fn allows(&self, origin: &str) -> bool {
         match &self.0 {

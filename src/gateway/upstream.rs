@@ -39,10 +39,10 @@ impl fmt::Debug for Upstream {
 struct Of(UpstreamUrl);
 
 /// Looks up the hosts of the URLs.
-struct Names(Vec<UpstreamUrl>);
+struct HostNames(Vec<UpstreamUrl>);
 
 #[async_trait]
-impl ServiceDiscovery for Names {
+impl ServiceDiscovery for HostNames {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut found = BTreeSet::new();
         for url in &self.0 {
@@ -69,7 +69,7 @@ impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::refresh`] finds some.
     #[must_use]
     pub fn new(settings: &config::UpstreamConfig) -> Self {
-        let mut backends = Backends::new(Box::new(Names(settings.urls.clone())));
+        let mut backends = Backends::new(Box::new(HostNames(settings.urls.clone())));
         if let Some(health) = &settings.health {
             backends.set_health_check(Box::new(Checks::new(health, &settings.urls)));
         }

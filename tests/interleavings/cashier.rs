@@ -16,7 +16,7 @@ pub(crate) use faregate::cashier::{PendingReason, Wait};
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 
-use flights::{FlightKey, Flights, Settlement, Unsettled};
+use flights::{FlightKey, Flights, SettlementResult, Unsettled};
 
 /// What a settlement touches: the blocks that are spent, and which settlements run.
 #[derive(Default)]
@@ -29,7 +29,7 @@ struct Books {
 
 /// A settlement that would go wrong if another of its block or frontier ran beside it. What it ends
 /// with stands for a grant.
-async fn settle(books: Arc<Mutex<Books>>, key: FlightKey) -> Settlement {
+async fn settle(books: Arc<Mutex<Books>>, key: FlightKey) -> SettlementResult {
     {
         let mut books = books.lock().unwrap();
         assert!(books.running.insert(key.block), "two settlements of one block");

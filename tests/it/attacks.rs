@@ -20,7 +20,7 @@ use faregate::x402::{Offer, Proof, encode_header};
 use reqwest::Response;
 use serde_json::Value;
 
-use crate::rig::{PLENTY, Plan, Rig, error, header};
+use crate::rig::{Effects, PLENTY, Plan, Rig, error, header};
 
 /// The header that carries a proof.
 const PROOF: &str = "PAYMENT-SIGNATURE";
@@ -32,53 +32,44 @@ const ORDER: [u8; 32] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// What a request has caused outside the gateway.
+/// Everything that requests leave behind outside the gateway.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Effects {
-    /// Requests that reached the upstream.
-    upstream: usize,
-    /// Blocks handed to the node.
-    broadcast: u64,
-    /// Questions about accounts and blocks.
-    asked: u64,
+struct Footprint {
+    effects: Effects,
+    /// Questions to the node about accounts and blocks.
+    questions: u64,
 }
 
-impl Effects {
+impl Footprint {
     fn of(rig: &Rig) -> Self {
         let calls = |action| rig.devnet.faults().calls(action);
-        Self {
-            upstream: rig.upstream.seen().len(),
-            broadcast: calls("process"),
-            asked: calls("account_info") + calls("block_info"),
-        }
+        Self { effects: rig.effects(), questions: calls("account_info") + calls("block_info") }
     }
 }
 
 /// Asserts that the proof is refused with `code`, and that nothing was forwarded or broadcast for
 /// it. Gives the answer's bill for those who go on with it.
 async fn refused(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
-    let before = Effects::of(rig);
+    let before = rig.effects();
     let bill = refusal(rig, path, proof, code).await;
-    let after = Effects::of(rig);
-    assert_eq!(after.upstream, before.upstream, "{code}: the upstream was reached");
-    assert_eq!(after.broadcast, before.broadcast, "{code}: a block was broadcast");
+    assert_eq!(rig.effects(), before, "{code}");
     bill
 }
 
 /// As [`refused`], and the node was not asked anything either: the check that failed is cheap.
 async fn refused_unasked(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
-    let before = Effects::of(rig);
+    let before = Footprint::of(rig);
     let bill = refusal(rig, path, proof, code).await;
-    assert_eq!(Effects::of(rig), before, "{code}: a cheap check comes before any question");
+    assert_eq!(Footprint::of(rig), before, "{code}: a cheap check comes before any question");
     bill
 }
 
 /// As [`refused_unasked`], for one row of a table.
 async fn row_is_refused_unasked(rig: &Rig, what: &str, proof: &str, code: &str) {
-    let before = Effects::of(rig);
+    let before = Footprint::of(rig);
     let answer = rig.get(QUOTE, &[(PROOF, proof)]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, code), "{what}");
-    assert_eq!(Effects::of(rig), before, "{what}");
+    assert_eq!(Footprint::of(rig), before, "{what}");
 }
 
 async fn refusal(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
@@ -109,32 +100,18 @@ async fn served(rig: &Rig, path: &str, proof: &str) -> Response {
     answer
 }
 
-/// Asks with the same proof, as told by each 503, until the answer is another.
-async fn ask_until_decided(rig: &Rig, path: &str, proof: &str) -> Response {
-    let ask = async {
-        loop {
-            let answer = rig.get(path, &[(PROOF, proof)]).await;
-            if answer.status() != 503 {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), ask).await.expect("a decision within ten seconds")
-}
-
 /// The `nanoTxn` answer to `offer` with this block.
-fn txn(offer: &Offer, block: StateBlock) -> String {
+fn txn_proof(offer: &Offer, block: StateBlock) -> String {
     encode_header(&offer.answer(&Proof::NanoTxn { block }))
 }
 
 /// The envelope that answers `offer` with this block, to be falsified.
-fn txn_json(offer: &Offer, block: StateBlock) -> Value {
+fn txn_payload(offer: &Offer, block: StateBlock) -> Value {
     offer.answer(&Proof::NanoTxn { block })
 }
 
 /// The answer to a `nanoSignature` offer with whatever the attacker likes in it.
-fn claim(offer: &Offer, block_hash: BlockHash, account: Account, signature: Signature) -> String {
+fn signature_proof(offer: &Offer, block_hash: BlockHash, account: Account, signature: Signature) -> String {
     encode_header(&offer.answer(&Proof::NanoSignature { block_hash, account, signature }))
 }
 

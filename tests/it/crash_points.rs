@@ -22,8 +22,9 @@ use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
 use tokio::process::Child;
 
+use crate::patience::{eventually, soon, within};
 use crate::program::{self, PRICE, Program};
-use crate::rig::{PLENTY, eventually, signature};
+use crate::rig::{PLENTY, signature};
 use crate::scripted::{Reply, Scripted};
 
 /// Uses that one payment buys.
@@ -185,7 +186,7 @@ async fn pause() {
 /// Sends the proof, which must be what ends the program; how often it was served nevertheless.
 async fn provoke(scene: &Scene, mut child: Child) -> u32 {
     let answer = program::get(&scene.http, &scene.program.url, Some(&scene.proof)).await;
-    let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.expect("crashes").unwrap();
+    let ended = soon("the program ends itself", child.wait()).await.unwrap();
     assert_eq!(ended.signal(), Some(SIGABRT), "{ended}, after {answer:?}");
     u32::from(matches!(answer, Some((StatusCode::OK, _))))
 }
@@ -205,8 +206,8 @@ async fn play(crash: Crash, found: impl AsyncFnOnce(&Scene)) {
 
 /// Uses the payment up, which was served `before` times, and compares everybody's books.
 async fn finish(scene: Scene, child: Child, crash: &Crash, before: u32) {
-    let served = tokio::time::timeout(Duration::from_secs(40), scene.use_up()).await;
-    let served = before + served.unwrap_or_else(|_| panic!("{}: never used up", crash.at));
+    let used_up = format!("{}: the payment is used up", crash.at);
+    let served = before + within(Duration::from_secs(40), &used_up, scene.use_up()).await;
     let promised = USES - crash.lost..=USES - crash.lost + crash.forgiven;
     assert!(promised.contains(&served), "{}: {USES} bought, {served} served", crash.at);
     program::end(child).await;
@@ -241,7 +242,7 @@ fn signed(at: &'static str, journal: Option<PaymentState>) -> Crash {
     Crash { mechanism: Mechanism::NanoSignature, ..txn(at, journal, true) }
 }
 
-// RELIABILITY 3.2, row 1.
+// The crash points of the money guide (`src/guide/money.md`): after the checks.
 
 #[tokio::test]
 async fn before_the_intent_nothing_has_moved() {
@@ -254,7 +255,7 @@ async fn a_sent_block_is_redeemed_although_its_first_proof_left_no_trace() {
     play(crash, by_retry).await;
 }
 
-// Row 2.
+// After the claim.
 
 #[tokio::test]
 async fn an_intent_that_was_not_broadcast_is_carried_out_for_the_client_who_comes_again() {
@@ -268,7 +269,7 @@ async fn a_noted_payment_is_granted_once_it_is_confirmed() {
     play(crash, by_recovery).await;
 }
 
-// Row 3.
+// After the broadcast.
 
 #[tokio::test]
 async fn a_broadcast_without_an_answer_is_found_by_the_client_who_comes_again() {
@@ -282,7 +283,7 @@ async fn a_broadcast_without_an_answer_is_found_without_the_client() {
     play(crash, by_recovery).await;
 }
 
-// Row 4.
+// After the confirmation.
 
 #[tokio::test]
 async fn a_confirmed_payment_is_granted_at_the_next_start() {
@@ -294,7 +295,7 @@ async fn a_confirmed_payment_is_granted_to_the_client_who_comes_again() {
     play(signed("payment-confirmed", None), by_retry).await;
 }
 
-// Rows 5 to 7. What the crashed program had leased comes back when its lease lapses, so these wait
+// After the grant, a use and its answer. What the crashed program had leased comes back when its lease lapses, so these wait
 // for that, together.
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use faregate::nano::{
 };
 use serde_json::{Value, json};
 
+use crate::patience::{http_client, soon};
+
 /// A running ledger and a client for it.
 struct Net {
     devnet: Devnet,
@@ -26,7 +28,7 @@ impl Net {
     }
 
     async fn with(options: DevnetOptions) -> Self {
-        Self { devnet: Devnet::start(options).await.unwrap(), client: crate::rig::http().build().unwrap() }
+        Self { devnet: Devnet::start(options).await.unwrap(), client: http_client().build().unwrap() }
     }
 
     async fn send(&self, body: String) -> reqwest::Result<reqwest::Response> {
@@ -171,14 +173,14 @@ async fn command_prints_what_is_needed() {
     let args = DevnetArgs::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap();
     let (sender, mut printed) = tokio::sync::mpsc::unbounded_channel();
     let running = tokio::spawn(async move { run(args, &mut Lines(sender, String::new())).await });
-    let text = printed.recv().await.unwrap();
+    let text = soon("the printed text", printed.recv()).await.unwrap();
 
     let word = |after: &str| text.split(after).nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
     let seed: Seed = word("funded seed").parse().unwrap();
     assert_eq!(seed.key(0).account().to_string(), word("funded account"));
     let request = json!({ "action": "account_info", "account": word("funded account") });
     let answer =
-        crate::rig::http().build().unwrap().post(word("RPC")).body(request.to_string()).send().await.unwrap();
+        http_client().build().unwrap().post(word("RPC")).body(request.to_string()).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["balance"], Raw::MAX.to_string());
     assert_eq!(answer["frontier"], word("genesis block"));

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use faregate::x402::{Offer, Proof, encode_header};
 use serde_json::{Value, json};
 
+use crate::patience::wait_for;
 use crate::proxy::wire::{Played, Wire};
 use crate::rig::{PLENTY, Plan, Rig, error, header};
 
@@ -90,16 +91,9 @@ async fn the_same_block_comes_again_after_its_answer_was_lost() {
     drop((wire, unanswered));
 
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let again = async {
-        loop {
-            let answer = rig.get("/once", &[("X-PAYMENT", &proof)]).await;
-            // The use is still that of the first request until the gateway has seen it go.
-            if answer.status() != 503 {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
+    // The use belongs to the first request until the gateway has noticed that it is gone.
+    let ask = async || Some(rig.get("/once", &[("X-PAYMENT", &proof)]).await).filter(|it| it.status() != 503);
+    let again = wait_for("the use is free again", ask);
     let (again, ()) = tokio::join!(again, upstream.play(ok));
     assert_eq!(again.status(), 200);
     assert_eq!(rig.devnet.faults().calls("process"), 1, "the block was broadcast once");

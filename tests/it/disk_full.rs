@@ -13,8 +13,9 @@ use faregate::devnet::DevnetOptions;
 use faregate::nano::{BlockHash, SecretKey};
 use faregate::store::{Filter, PaymentState, Store};
 
+use crate::patience::eventually;
 use crate::power_cut::Mounted;
-use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, header};
+use crate::rig::{PLENTY, Plan, Rig, capability, error, header};
 
 const ROUTES: &str = r#"
   - { name: many, match: "/many", upstream: api, price: 7 raw, grants: { requests: 1000, within: 1h } }

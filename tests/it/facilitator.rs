@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::attacks::{balance, journal, received};
+use crate::patience::wait_for;
 use crate::rig::{Ending, PLENTY, Plan, Rig, signature};
 
 /// What the resource server sells.
@@ -125,16 +126,9 @@ impl Desk {
 
     /// Settles until the answer is another than "pending".
     async fn settle_until_decided(&self, call: &Value) -> Value {
-        let ask = async {
-            loop {
-                let answer = self.ok("/settle", call).await;
-                if answer["errorReason"] != "settlement_pending" {
-                    return answer;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(10), ask).await.expect("a decision")
+        let pending = "settlement_pending";
+        let decided = async || Some(self.ok("/settle", call).await).filter(|it| it["errorReason"] != pending);
+        wait_for("a decision about the payment", decided).await
     }
 }
 

@@ -14,8 +14,9 @@ use faregate::x402::{Proof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
 
+use crate::patience::{eventually, within};
 use crate::program::{self, PRICE, Program};
-use crate::rig::{PLENTY, eventually, signature};
+use crate::rig::{PLENTY, signature};
 use crate::scripted::{Reply, Scripted};
 
 const ROUNDS: u32 = 6;
@@ -69,7 +70,7 @@ async fn a_gateway_that_is_killed_loses_and_doubles_no_payment() {
     let mut bought = Bought::new();
     for payer in payers {
         bought.extend(
-            tokio::time::timeout(Duration::from_secs(60), payer).await.expect("served in the end").unwrap(),
+            within(Duration::from_secs(60), "every payer is served in the end", payer).await.unwrap(),
         );
     }
     program::end(gateway).await;

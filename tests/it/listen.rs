@@ -10,6 +10,8 @@ use pingora::protocols::http::ServerSession;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
+use crate::patience::{eventually, http_client, soon};
+
 /// Answers with the address it sees, and then as many bytes as the path says.
 struct Mirror;
 
@@ -33,7 +35,7 @@ async fn serves_knows_the_client_and_stops() {
     let (stop, shutdown) = watch::channel(false);
     let served = tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(Mirror)), shutdown));
 
-    let client = crate::rig::http().build().unwrap();
+    let client = http_client().build().unwrap();
     for length in [1, 500, 16 * 1024, 16 * 1024 + 1, 300_000] {
         let answer = client.get(format!("http://{address}/{length}")).send().await.unwrap();
         let seen: std::net::SocketAddr = answer.headers()["client"].to_str().unwrap().parse().unwrap();
@@ -43,7 +45,7 @@ async fn serves_knows_the_client_and_stops() {
     drop(client);
 
     stop.send(true).unwrap();
-    served.await.unwrap();
+    soon("the server ends", served).await.unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
 }
 
@@ -69,15 +71,13 @@ async fn what_is_in_flight_is_finished() {
     let (stop, shutdown) = watch::channel(false);
     let patient = Arc::new(Patient { asked: Notify::new(), go_on: Notify::new() });
     let served = tokio::spawn(listen::serve(listener, Arc::clone(&patient), shutdown));
-    let asked = tokio::spawn(crate::rig::http().build().unwrap().get(format!("http://{address}/")).send());
-    patient.asked.notified().await;
+    let asked = tokio::spawn(http_client().build().unwrap().get(format!("http://{address}/")).send());
+    soon("the request arrives", patient.asked.notified()).await;
 
     stop.send(true).unwrap();
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    eventually("no new connection", async || TcpStream::connect(address).await.is_err()).await;
     assert!(!served.is_finished(), "it waits for the request");
     patient.go_on.notify_one();
-    assert_eq!(asked.await.unwrap().unwrap().text().await.unwrap(), "done");
-    served.await.unwrap();
+    assert_eq!(soon("the answer", asked).await.unwrap().unwrap().text().await.unwrap(), "done");
+    soon("the server ends", served).await.unwrap();
 }

@@ -28,13 +28,13 @@ type Events = Arc<Mutex<Vec<(&'static str, String)>>>;
 /// Several nodes over one ledger, and the gateway's view of them.
 struct Net {
     devnet: Devnet,
-    /// Beside the ledger's first.
+    /// The nodes after the ledger's first one.
     others: Vec<DevnetNode>,
     ledger: Arc<NodeLedger>,
     events: Events,
 }
 
-/// How many nodes, and how they are believed.
+/// How many nodes, and whether they are trusted.
 #[derive(Clone, Copy)]
 struct Plan {
     nodes: usize,
@@ -79,7 +79,7 @@ impl Net {
         Self { devnet, others, ledger: Arc::new(ledger), events }
     }
 
-    /// A send of 5 raw by a funded account, not handed in.
+    /// A send of 5 raw by a funded account, not published.
     fn send(&self, index: u32) -> StateBlock {
         let key = key(index);
         self.devnet.fund(key.account(), Raw::new(1000)).unwrap();
@@ -121,7 +121,7 @@ async fn a_payment_under_way_does_not_notice_two_nodes_of_three_going_down() {
     net.node(1).cut_off();
     assert!(matches!(waiting.await.unwrap(), Ok(Sighting::Confirmed(_))));
     assert!(net.node(2).faults().calls("blocks_info") > 0);
-    // And so does the next, from its first look-up on.
+    // The next payment does not notice it either, from its first look-up on.
     let next = net.devnet.send_block(&key(1), key(99).account(), Raw::new(5)).unwrap();
     let account = net.ledger.account_at(next.account, next.previous).await.unwrap().unwrap();
     assert_eq!(account.confirmed_frontier, block.hash());
@@ -148,7 +148,7 @@ async fn a_node_that_keeps_failing_is_left_alone_and_comes_back() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(WAIT, back).await.unwrap();
+    crate::patience::within(WAIT, "the breaker closes again", back).await;
     assert_eq!(net.node(0).faults().calls("block_count"), 2, "one trial after the rest, no other");
 }
 
@@ -187,7 +187,7 @@ async fn a_lying_node_is_outvoted_counted_and_left_alone() {
     assert_eq!(net.nodes_of("disagreed"), [liar]);
     assert_eq!(net.ledger.nodes()[0].breaker, BreakerState::Open);
     assert!(!waiting.is_finished());
-    // The other two are enough once the network has confirmed it.
+    // The other two nodes are enough once the network has confirmed the block.
     net.devnet.lattice().release();
     assert!(matches!(waiting.await.unwrap(), Ok(Sighting::Confirmed(_))));
 }
@@ -209,7 +209,7 @@ async fn one_stranger_confirms_nothing_and_a_trusted_node_needs_nobody() {
     assert!(two.confirmed(block.hash(), WAIT).await);
 }
 
-/// One provider under two keys was two nodes, and so its word alone made the quorum of two.
+/// One provider under two keys counted as two, so that it was a quorum of two by itself.
 #[tokio::test]
 async fn one_provider_with_two_keys_is_one_of_a_quorum() {
     let net = Net::start(Plan { nodes: 2, ..Plan::default() }).await;
@@ -240,7 +240,7 @@ async fn a_node_that_is_behind_is_not_believed_about_a_frontier() {
     assert_eq!((facts.frontier, facts.confirmed_frontier), (first.hash(), first.hash()));
     let facts = net.ledger.account(next.account).await.unwrap().unwrap();
     assert_eq!(facts.confirmed_frontier, first.hash(), "of two answers the one that is further along");
-    // A node that alone claims to be further along is no proof of it either.
+    // A single node that claims to be further along is no proof either.
     let strangers = Net::start(Plan { trusted: false, ..Plan::default() }).await;
     let sent = strangers.send(1);
     strangers.node(1).fall_behind();
@@ -270,7 +270,7 @@ async fn a_node_far_behind_is_not_asked_to_confirm() {
 }
 
 #[tokio::test]
-async fn one_node_alone_is_held_against_its_own_peers() {
+async fn one_node_alone_is_compared_with_its_own_peers() {
     let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
     let client = NodeClient::new(vec![endpoint(&net.node(0).rpc_url(), true)]).unwrap();
     let client = client.looking_at_peers_every(Duration::ZERO);
@@ -292,7 +292,7 @@ async fn one_node_alone_is_held_against_its_own_peers() {
 }
 
 #[tokio::test]
-async fn of_a_node_that_does_not_tell_of_its_peers_nothing_is_known() {
+async fn nothing_is_known_of_a_node_without_telemetry() {
     let net = Net::start(Plan { nodes: 1, ..Plan::default() }).await;
     for (fault, asked) in [
         (InjectedFault::Refuse("RPC control is disabled".to_owned()), 1),
@@ -327,7 +327,7 @@ async fn a_thousand_payments_share_a_handful_of_calls_a_tick() {
     while let Some(seen) = waits.join_next().await {
         assert_eq!(seen.unwrap(), Ok(Sighting::Unknown));
     }
-    // Ten ticks of four calls, and those of the first moment, when not all had come.
+    // Ten ticks of four calls, and the calls of the first moment, when not all payments had come.
     let calls = net.devnet.faults().calls("blocks_info");
     assert!((4..=60).contains(&calls), "{calls} calls");
     assert_eq!(net.devnet.faults().calls("block_info"), 0);
@@ -369,7 +369,7 @@ async fn a_node_that_refuses_batches_is_asked_block_by_block() {
     assert!(net.confirmed(block.hash(), WAIT).await);
 }
 
-/// Everything that is logged while this is kept, by the thread that made it.
+/// Collects everything that the thread that made it logs, until it is dropped.
 struct Logs {
     text: Arc<Mutex<Vec<u8>>>,
     _while_kept: tracing::subscriber::DefaultGuard,

@@ -1,4 +1,4 @@
-//! Nano nodes: what is believed of them, and every way in which one can fail.
+//! Nano nodes: which answers are accepted, and every way in which a node can fail.
 
 mod captured;
 mod receivable;
@@ -32,7 +32,7 @@ fn client_with(urls: &[&Url], timeout: Duration) -> NodeClient {
     NodeClient::new(endpoints.collect()).unwrap()
 }
 
-/// A node that answers each call with what was captured.
+/// A node that answers each call with a captured answer.
 async fn replaying(dialect: &'static str) -> Scripted {
     Scripted::start(move |seen| {
         let name = match seen.action().as_str() {
@@ -280,7 +280,7 @@ async fn a_send_goes_to_every_node_and_one_yes_is_enough() {
     let dead = nobody();
     let ledger = NodeLedger::new(client(&[&dead.url, &no.url, &yes.url]));
     assert_eq!(ledger.publish_send(&sent).await, Ok(()));
-    // The one that refuses is told as well, if later.
+    // The node that refuses gets the block too, if later.
     until(|| no.calls("process") == 1).await;
 
     let refused = NodeLedger::new(client(&[&no.url, &dead.url])).publish_send(&sent).await;
@@ -327,12 +327,7 @@ async fn only_a_nodes_own_refusal_refuses_a_send() {
 
 /// Waits until `true_now`, by yielding to the tasks that make it so.
 async fn until(true_now: impl Fn() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(10), async {
-        while !true_now() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    });
-    waited.await.expect("it became true");
+    crate::patience::eventually("it becomes true", async || true_now()).await;
 }
 
 #[tokio::test]
@@ -347,7 +342,7 @@ async fn a_key_travels_in_the_body_and_shows_nowhere() {
         (seen.path.as_str(), &seen.json()["key"], &seen.json()["user"]),
         ("/", &json!("s3cret"), &json!("me"))
     );
-    // A parameter does not change what is asked.
+    // A parameter does not change the call itself.
     assert_eq!(seen.action(), "version");
     for text in [error.to_string(), format!("{client:?}"), format!("{error:?}")] {
         assert!(!text.contains("s3cret"), "{text}");
@@ -377,7 +372,7 @@ async fn confirmation_is_awaited_through_absence_and_failure() {
     let seen = ledger(&[&node]).await_confirmation(sent.hash(), Duration::from_secs(30)).await.unwrap();
     assert!(matches!(seen, Sighting::Confirmed(facts) if facts.hash() == sent.hash()), "{seen:?}");
     assert_eq!(looks.load(Ordering::SeqCst), 6);
-    // The balance before it was asked for once: the hash covers it.
+    // The block before was asked for once; the hash covers its balance.
     assert_eq!(node.seen().len(), 7);
 }
 
@@ -429,7 +424,7 @@ async fn health_follows_probes_and_calls() {
     assert_eq!(ledger.block(BlockHash::ZERO).await, Ok(None));
     assert!(ledger.is_healthy(), "an answer shows that it is there");
     *failing.lock().unwrap() = true;
-    // Each look goes round twice where nobody is reached; the fifth failure opens the breaker.
+    // A read tries twice if no node is reached; the fifth failure opens the breaker.
     for failures in [2, 4, 5] {
         assert!(ledger.block(BlockHash::ZERO).await.is_err());
         assert_eq!(ledger.is_healthy(), failures < 5);
@@ -440,14 +435,14 @@ async fn health_follows_probes_and_calls() {
 }
 
 #[tokio::test]
-async fn the_watch_notices_and_ends_when_told() {
+async fn the_watch_notices_a_failure_and_ends_on_shutdown() {
     let node = replaying("cpp").await;
     let ledger = Arc::new(ledger(&[&node]));
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let watch = tokio::spawn(Arc::clone(&ledger).watch(Duration::from_millis(5), shutdown));
     until(|| ledger.is_healthy() && node.calls("block_count") >= 2).await;
     stop.send(true).unwrap();
-    tokio::time::timeout(Duration::from_secs(5), watch).await.expect("it ends").unwrap();
+    crate::patience::soon("the watch ends", watch).await.unwrap();
 }
 
 #[tokio::test]

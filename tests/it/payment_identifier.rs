@@ -14,7 +14,8 @@ use faregate::x402::payment_identifier::PaymentIdentifier;
 use faregate::x402::{Ask, Offer, Outcome, PaymentPayload, Proof, SettlementResponse, encode_header};
 use reqwest::Response;
 
-use crate::rig::{Plan, Rig, eventually, header};
+use crate::patience::eventually;
+use crate::rig::{Effects, Plan, Rig, header};
 use crate::scripted::{Reply, Seen};
 
 const ROUTES: &str = r#"
@@ -41,25 +42,25 @@ fn counting() -> impl Fn(&Seen) -> Reply + Send + Sync {
     }
 }
 
-async fn rig() -> Rig {
-    with(ROUTES, "", counting()).await
+async fn start() -> Rig {
+    rig_with(ROUTES, "", counting()).await
 }
 
-async fn with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Rig {
+async fn rig_with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Rig {
     let (routes, more) = (routes.to_owned(), more.to_owned());
     Rig::with(Plan { routes, more, answer: Box::new(answer), ..Plan::default() }).await
 }
 
 /// The payload that answers `offer` under `id`.
-fn under(offer: &Offer, proof: &Proof, id: &str) -> String {
+fn proof_under_id(offer: &Offer, proof: &Proof, id: &str) -> String {
     encode_header(&offer.answer_under(proof, &PaymentIdentifier::parse(id).unwrap(), false))
 }
 
 /// A proof by `nanoTxn` under `id`, with a bill of its own. `salt` makes another block of it.
-async fn txn(rig: &Rig, key: &SecretKey, path: &str, id: &str, salt: u8) -> (String, StateBlock) {
+async fn txn_proof(rig: &Rig, key: &SecretKey, path: &str, id: &str, salt: u8) -> (String, StateBlock) {
     let [offer, _] = rig.bill(path).await;
     let block = salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
-    (under(&offer, &Proof::NanoTxn { block }, id), block)
+    (proof_under_id(&offer, &Proof::NanoTxn { block }, id), block)
 }
 
 /// The same send with another representative.
@@ -69,81 +70,65 @@ fn salted(block: StateBlock, key: &SecretKey, salt: u8) -> StateBlock {
 }
 
 /// A proof by `nanoSignature` under `id`, with a bill of its own, for a block that is sent.
-async fn sent(rig: &Rig, key: &SecretKey, path: &str, id: &str) -> (String, StateBlock) {
+async fn sent_proof(rig: &Rig, key: &SecretKey, path: &str, id: &str) -> (String, StateBlock) {
     let [_, offer] = rig.bill(path).await;
     let block = rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(block).unwrap();
-    (claim(key, &block, &offer, id), block)
+    (signature_proof(key, &block, &offer, id), block)
 }
 
 /// `nanoSignature`'s proof of `block` for `offer`, under `id`.
-fn claim(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str) -> String {
+fn signature_proof(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str) -> String {
     let Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
     let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
     let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());
     let proof = Proof::NanoSignature { block_hash: block.hash(), account: key.account(), signature };
-    under(offer, &proof, id)
+    proof_under_id(offer, &proof, id)
 }
 
-/// Sends a proof again while the gateway says "not yet".
-async fn show(rig: &Rig, path: &str, proof: &str) -> Response {
-    let shown = async {
-        loop {
-            let answer = rig.get(path, &[(PROOF, proof)]).await;
-            if answer.status() != 503 {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), shown).await.expect("an answer in time")
-}
-
-/// What an answer says: its status, whether it was given before, which block bought it, its body.
+/// The facts of an answer that these tests compare.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Said {
+struct Answered {
     status: u16,
+    /// Whether it came from the store.
     replayed: bool,
+    /// The block that bought it.
     block: Option<String>,
     body: String,
 }
 
-async fn said(answer: Response) -> Said {
-    let receipt = answer.headers().get("payment-response").map(|it| {
-        let receipt = SettlementResponse::from_header(it.as_bytes()).unwrap();
-        let Outcome::Settled { transaction, .. } = receipt.outcome else { panic!("{receipt:?}") };
-        transaction.to_string()
-    });
-    Said {
-        status: answer.status().as_u16(),
-        replayed: answer.headers().contains_key("idempotent-replayed"),
-        block: receipt,
-        body: answer.text().await.unwrap(),
+impl Answered {
+    async fn read(answer: Response) -> Self {
+        let receipt = answer.headers().get("payment-response").map(|it| {
+            let receipt = SettlementResponse::from_header(it.as_bytes()).unwrap();
+            let Outcome::Settled { transaction, .. } = receipt.outcome else { panic!("{receipt:?}") };
+            transaction.to_string()
+        });
+        Self {
+            status: answer.status().as_u16(),
+            replayed: answer.headers().contains_key("idempotent-replayed"),
+            block: receipt,
+            body: answer.text().await.unwrap(),
+        }
     }
-}
 
-impl Said {
-    fn again(&self) -> Self {
+    /// The same answer as the store gives it to a repeated request.
+    fn as_replayed(&self) -> Self {
         Self { replayed: true, ..self.clone() }
     }
 }
 
 /// Asserts a refusal with this status and code, for which nothing was forwarded or broadcast.
 async fn refused(rig: &Rig, path: &str, proof: &str, status: u16, code: &str) {
-    let before = effects(rig);
+    let before = rig.effects();
     let answer = rig.get(path, &[(PROOF, proof)]).await;
     assert_eq!(header(&answer, "cache-control"), "no-store");
     assert_eq!((answer.status().as_u16(), crate::rig::error(answer).await.as_str()), (status, code));
-    assert_eq!(effects(rig), before, "{code}");
-}
-
-/// Requests that reached the upstream, and blocks that were handed to the node.
-fn effects(rig: &Rig) -> (usize, u64) {
-    (rig.upstream.seen().len(), rig.devnet.faults().calls("process"))
+    assert_eq!(rig.effects(), before, "{code}");
 }
 
 /// Waits until the answer that `block` bought is in the store.
-async fn kept(rig: &Rig, block: &StateBlock) {
+async fn wait_until_kept(rig: &Rig, block: &StateBlock) {
     eventually("the answer is kept", || async {
         rig.services.store().kept(block.hash()).await.unwrap().is_some()
     })
@@ -157,7 +142,7 @@ fn balance(rig: &Rig, key: &SecretKey) -> Raw {
 
 #[tokio::test]
 async fn a_bill_says_whether_an_id_is_taken() {
-    let rig = rig().await;
+    let rig = start().await;
     for (path, required) in [("/opt/x", Some(false)), ("/req/x", Some(true)), ("/plain", None)] {
         let answer = rig.get(path, &[]).await;
         let bill = faregate::x402::PaymentRequired::from_header(header(&answer, "payment-required")).unwrap();
@@ -178,20 +163,27 @@ async fn a_bill_says_whether_an_id_is_taken() {
 
 #[tokio::test]
 async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, crate::rig::PLENTY);
     let [offer, _] = rig.bill("/req/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
     let bare = offer.answer(&Proof::NanoTxn { block });
-    let with = |extension: serde_json::Value| {
+    let with_extension = |extension: serde_json::Value| {
         let mut payload = bare.clone();
         payload["extensions"] = serde_json::json!({ "payment-identifier": extension });
         encode_header(&payload)
     };
-    let id = |id: &str| with(serde_json::json!({ "info": { "required": true, "id": id } }));
+    let id = |id: &str| with_extension(serde_json::json!({ "info": { "required": true, "id": id } }));
     let missing = "payment_identifier_required";
     refused(&rig, "/req/x", &encode_header(&bare), 400, missing).await;
-    refused(&rig, "/req/x", &with(serde_json::json!({ "info": { "required": true } })), 400, missing).await;
+    refused(
+        &rig,
+        "/req/x",
+        &with_extension(serde_json::json!({ "info": { "required": true } })),
+        400,
+        missing,
+    )
+    .await;
     let bad = "payment_identifier_invalid";
     for proof in [
         id("pay_0123456789a"),
@@ -199,9 +191,9 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
         id("pay_0123456789ab.def"),
         id("pay_0123456789abcdé"),
         id(""),
-        with(serde_json::json!({ "info": { "required": true, "id": 7 } })),
-        with(serde_json::json!("pay_0123456789abcdef")),
-        with(serde_json::json!({ "id": ID })),
+        with_extension(serde_json::json!({ "info": { "required": true, "id": 7 } })),
+        with_extension(serde_json::json!("pay_0123456789abcdef")),
+        with_extension(serde_json::json!({ "id": ID })),
     ] {
         refused(&rig, "/req/x", &proof, 400, bad).await;
         // A route that takes ids reads them, required or not.
@@ -209,7 +201,7 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     }
     let message = rig.get("/req/x", &[(PROOF, &id("short"))]).await.text().await.unwrap();
     assert!(message.contains("has 5 characters: 16 to 128 are allowed; nothing was charged"), "{message}");
-    assert_eq!(effects(&rig), (0, 0));
+    assert_eq!(rig.effects(), Effects { forwarded: 0, broadcast: 0 });
     // The longest id is as good as any, and a route that knows no ids ignores what is in its place.
     let answer = rig.get("/req/x", &[(PROOF, &id(&"Z_-9".repeat(32)))]).await;
     assert_eq!(answer.status(), 201);
@@ -223,21 +215,21 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
 
 #[tokio::test]
 async fn a_capability_needs_no_id_and_is_served_each_time() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, crate::rig::PLENTY);
-    let (proof, _) = txn(&rig, &key, "/many/x", ID, 0).await;
+    let (proof, _) = txn_proof(&rig, &key, "/many/x", ID, 0).await;
     let bought = rig.get("/many/x", &[(PROOF, &proof)]).await;
     let (token, left) = crate::rig::capability(&bought);
     assert_eq!((bought.status().as_u16(), left), (201, 4));
     for left in (2..4).rev() {
         let answer = rig.get("/many/x", &[("PAYMENT-CAPABILITY", &token)]).await;
         assert_eq!((answer.status().as_u16(), crate::rig::capability(&answer).1), (201, left));
-        assert!(!said(answer).await.replayed);
+        assert!(!Answered::read(answer).await.replayed);
     }
     // The id stands for the first request, however many uses are left.
     let again = rig.get("/many/x", &[(PROOF, &proof)]).await;
     assert_eq!(crate::rig::capability(&again).1, 2);
-    let again = said(again).await;
+    let again = Answered::read(again).await;
     assert_eq!((again.replayed, again.body.as_str()), (true, "answer 1 to GET /many/x with 0 bytes"));
     assert_eq!(rig.upstream.seen().len(), 3);
     rig.end().await;
@@ -245,11 +237,11 @@ async fn a_capability_needs_no_id_and_is_served_each_time() {
 
 #[tokio::test]
 async fn an_id_stands_in_the_payload_as_official_clients_write_it() {
-    let rig = rig().await;
+    let rig = start().await;
     let [offer, _] = rig.bill("/opt/x").await;
     let key = rig.payer(1, crate::rig::PLENTY);
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let payload = PaymentPayload::from_header(under(&offer, &Proof::NanoTxn { block }, ID)).unwrap();
+    let payload = PaymentPayload::from_header(proof_under_id(&offer, &Proof::NanoTxn { block }, ID)).unwrap();
     let read = PaymentIdentifier::read(&payload.extensions).unwrap().unwrap();
     assert_eq!(read.as_str(), ID);
     // The declaration copied back is no id.

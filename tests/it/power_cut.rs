@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
+use crate::patience::{eventually, soon};
 use crate::store::samples::{NOW, holder, sent, signed};
 
 const CUTS: u32 = 3;
@@ -159,14 +160,15 @@ async fn write_and_stop(path: &Path, grants: usize) -> (Child, Answered) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut answered = Answered::default();
     while answered.granted.len() < grants {
-        let line = lines.next_line().await.unwrap().expect("it writes on");
+        let line =
+            soon("the next answer of the store", lines.next_line()).await.unwrap().expect("it writes on");
         let numbers = |mark| line.rsplit_once(mark).map(|(_, number)| numbered(number.parse().unwrap()));
         answered.claimed.extend(numbers(CLAIMED));
         answered.granted.extend(numbers(GRANTED));
     }
     let pid = child.id().expect("running");
     assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
-    crate::rig::eventually("every thread stands still", || async move { stands_still(pid) }).await;
+    eventually("every thread stands still", || async move { stands_still(pid) }).await;
     (child, answered)
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::patience::{http_client, within};
 use faregate::devnet::Devnet;
 use faregate::x402::Offers;
 use reqwest::{Client, Response, StatusCode};
@@ -53,13 +54,13 @@ pub(crate) async fn end(mut program: Child) {
     let pid = program.id().expect("running").to_string();
     let told = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
     assert!(told.success());
-    let ended = tokio::time::timeout(Duration::from_secs(30), program.wait()).await.expect("ends").unwrap();
+    let ended = within(Duration::from_secs(30), "the program ends", program.wait()).await.unwrap();
     assert!(ended.success(), "{ended}");
 }
 
 /// A client without a memory or a proxy.
 pub(crate) fn client() -> Client {
-    crate::rig::http().no_proxy().timeout(Duration::from_secs(30)).build().unwrap()
+    http_client().build().unwrap()
 }
 
 /// Asks for `/thing`: the status, and of a 402 the bill; nothing where the connection broke.

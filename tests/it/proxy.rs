@@ -8,6 +8,7 @@ mod lifetime;
 mod outage;
 pub(crate) mod wire;
 
+use crate::metrics::sample;
 use crate::rig::{PLENTY, Plan, Rig, capability};
 use wire::Played;
 
@@ -48,21 +49,7 @@ async fn played(options: &str, route: &str, rest: &str) -> (Rig, Played, String)
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// What a metric stands at: `labels` as they stand between the braces.
-fn count(rig: &Rig, name: &str, labels: &str) -> u64 {
-    let text = rig.services.metrics().text().unwrap();
-    let start = format!("faregate_{name}{{{labels}}} ");
-    text.lines().find_map(|line| line.strip_prefix(&start)).map_or(0, |it| it.parse().unwrap())
-}
-
-/// Committed and given-back uses of a route.
-fn uses(rig: &Rig, route: &str) -> (u64, u64) {
-    let of =
-        |result: &str| count(rig, "capability_uses_total", &format!("result=\"{result}\",route=\"{route}\""));
-    (of("committed"), of("given_back"))
-}
-
-/// Requests of a route that ended so.
+/// How many requests of a route ended as `outcome`.
 fn requests(rig: &Rig, route: &str, outcome: &str) -> u64 {
-    count(rig, "requests_total", &format!("outcome=\"{outcome}\",route=\"{route}\""))
+    sample(rig, &format!("requests_total{{outcome=\"{outcome}\",route=\"{route}\"}}")) as u64
 }

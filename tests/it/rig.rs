@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use faregate::assemble::{self, Services};
 use faregate::clock::Clock;
@@ -17,18 +16,13 @@ use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub(crate) use crate::patience::eventually;
+use crate::patience::{http_client, soon, wait_for};
 use crate::scripted::{Reply, Scripted, Seen};
-
-/// The beginning of an HTTP client; the cryptography is named, since reqwest is built without one.
-pub(crate) fn http() -> reqwest::ClientBuilder {
-    // An error says that an earlier call installed it.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    Client::builder()
-}
 
 /// How a gateway is to be; the usual one with what a test changes.
 pub(crate) struct Plan {
@@ -43,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) mechanisms: Option<&'static str>,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
+    /// Bytes that the gateway may have on their way to one client; `None` leaves it to the system.
+    pub(crate) send_buffer: Option<u32>,
     pub(crate) answer: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
 }
 
@@ -63,6 +59,7 @@ impl Default for Plan {
             mechanisms: None,
             devnet: DevnetOptions::default(),
             clock: Clock::system(),
+            send_buffer: None,
             answer: Box::new(|seen| Reply::text(200, &format!("upstream saw {} {}", seen.method, seen.path))),
         }
     }
@@ -74,6 +71,15 @@ pub(crate) enum Ending {
     Orderly,
     /// As when it is killed: nothing is reported, nothing handed back.
     Abrupt,
+}
+
+/// What a gateway has caused outside itself so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Effects {
+    /// Requests that reached the upstream.
+    pub(crate) forwarded: usize,
+    /// Blocks that were handed to the node.
+    pub(crate) broadcast: u64,
 }
 
 /// A gateway that runs, with everything around it.
@@ -100,7 +106,13 @@ impl Rig {
         let devnet = Devnet::start(plan.devnet.clone()).await.unwrap();
         let upstream = Scripted::start(plan.answer).await;
         let folder = TempDir::new().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(bytes) = plan.send_buffer {
+            // A connection has the size of the listener that accepts it.
+            socket.set_send_buffer_size(bytes).unwrap();
+        }
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut text =
             yaml(&url, &devnet, &upstream.url.origin().ascii_serialization(), &plan.more, &plan.routes);
@@ -127,19 +139,25 @@ impl Rig {
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
         let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
-        let http = http().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
     }
 
     /// Ends the gateway, with or without its last words to the store, and starts another on the same
     /// files.
     pub(crate) async fn restart(self, how: Ending) -> Self {
-        let Self { devnet, upstream, services, folder, config, clock, stop, served, .. } = self;
+        let config = self.config.clone();
+        self.restart_with(how, config).await
+    }
+
+    /// As [`Rig::restart`], with another configuration.
+    pub(crate) async fn restart_with(self, how: Ending, config: Config) -> Self {
+        let Self { devnet, upstream, services, folder, clock, stop, served, .. } = self;
         match how {
             Ending::Orderly => {
                 stop.send_replace(true);
-                served.await.unwrap();
-                services.stop().await;
+                soon("the gateway ends", served).await.unwrap();
+                soon("the services end", services.stop()).await;
             }
             Ending::Abrupt => {
                 served.abort();
@@ -154,9 +172,9 @@ impl Rig {
     /// Ends everything in order; what a test left under way shows here.
     pub(crate) async fn end(self) {
         self.stop.send_replace(true);
-        self.served.await.unwrap();
-        self.services.stop().await;
-        self.devnet.stop().await;
+        soon("the gateway ends", self.served).await.unwrap();
+        soon("the services end", self.services.stop()).await;
+        soon("the ledger ends", self.devnet.stop()).await;
     }
 
     /// A configuration like this rig's with other routes.
@@ -171,6 +189,19 @@ impl Rig {
             request = request.header(*name, *value);
         }
         request.send().await.unwrap()
+    }
+
+    /// Asks with the same proof, as each 503 says, until the answer is another.
+    pub(crate) async fn ask_until_decided(&self, path: &str, proof: &str) -> Response {
+        let decided = async || {
+            let answer = self.get(path, &[("PAYMENT-SIGNATURE", proof)]).await;
+            Some(answer).filter(|it| it.status() != 503)
+        };
+        wait_for("a decision about the payment", decided).await
+    }
+
+    pub(crate) fn effects(&self) -> Effects {
+        Effects { forwarded: self.upstream.seen().len(), broadcast: self.devnet.faults().calls("process") }
     }
 
     /// The bill for `path`: its two offers, `nanoTxn` first.
@@ -245,16 +276,6 @@ pub(crate) fn manual_clock() -> (Clock, Arc<std::sync::atomic::AtomicU64>) {
     let seconds = Arc::new(std::sync::atomic::AtomicU64::new(1_800_000_000));
     let shown = Arc::clone(&seconds);
     (Clock::from_fn(move || UnixSeconds(shown.load(std::sync::atomic::Ordering::SeqCst))), seconds)
-}
-
-/// Waits until `done`, looking every few milliseconds, and fails after ten seconds.
-pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
-    let look = async {
-        while !done().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), look).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn yaml(url: &str, devnet: &Devnet, upstream: &str, more: &str, routes: &str) -> String {

@@ -16,8 +16,10 @@ use reqwest::{Client, Response, Version};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::proxy::wire::{Played, soon};
-use crate::rig::{PLENTY, capability, error, eventually, header, offers};
+use crate::metrics::assert_well_formed;
+use crate::patience::{eventually, http_client, soon, within};
+use crate::proxy::wire::Played;
+use crate::rig::{PLENTY, capability, error, header, offers};
 use crate::scripted::{Reply, Scripted};
 
 /// What a gateway process needs around it.
@@ -102,7 +104,7 @@ fn faregate(arguments: &[&str]) -> Command {
 async fn run(arguments: &[&str]) -> Output {
     let mut command = faregate(arguments);
     let ran = tokio::task::spawn_blocking(move || command.output());
-    tokio::time::timeout(Duration::from_secs(60), ran).await.expect("it ends").unwrap().unwrap()
+    within(Duration::from_secs(60), "the command ends", ran).await.unwrap().unwrap()
 }
 
 fn said(bytes: &[u8]) -> &str {
@@ -174,7 +176,7 @@ impl Process {
 }
 
 fn client() -> Client {
-    crate::rig::http().no_proxy().build().unwrap()
+    http_client().build().unwrap()
 }
 
 async fn text(client: &Client, url: String) -> (u16, String) {
@@ -205,56 +207,11 @@ async fn it_starts_sells_shows_how_it_is_and_ends() {
         "{ready}"
     );
     assert_eq!(text(&client, process.admin("/nowhere")).await.0, 404);
-    exposition(&text(&client, process.admin("/metrics")).await.1);
+    assert_well_formed(&text(&client, process.admin("/metrics")).await.1);
 
     process.signal("-TERM");
     assert_eq!(process.ended().await.code(), Some(0));
     assert!(process.has_said("\"ended\""));
-}
-
-/// Judges a text of metrics, and that all are there that have something to show.
-fn exposition(text: &str) {
-    let mut kinds: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut helped = Vec::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').unwrap();
-            assert!(help.ends_with('.'), "{line}");
-            helped.push(name);
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').unwrap();
-            assert!(kinds.insert(name, kind).is_none(), "{name} stands there twice");
-        } else {
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let name = series.split('{').next().unwrap();
-            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            let family = base.filter(|it| kinds.get(it) == Some(&"histogram")).unwrap_or(name);
-            let kind = kinds.get(family).unwrap_or_else(|| panic!("no TYPE before {line}"));
-            assert!(helped.contains(&family) && family.starts_with("faregate_"), "{line}");
-            assert_eq!(*kind == "counter", family.ends_with("_total"), "{line}");
-            assert!(value.parse::<f64>().unwrap().is_finite(), "{line}");
-        }
-    }
-    for name in [
-        "requests_total",
-        "request_duration_seconds",
-        "challenges_issued_total",
-        "refusals_total",
-        "payments_settled_total",
-        "revenue_xno_total",
-        "settlement_duration_seconds",
-        "confirmation_duration_seconds",
-        "capabilities_active",
-        "capability_uses_total",
-        "capability_evictions_total",
-        "node_up",
-        "node_rpc_duration_seconds",
-        "config_generation",
-        "config_reload_failures_total",
-        "build_info",
-    ] {
-        assert!(kinds.contains_key(format!("faregate_{name}").as_str()), "{name} is missing in\n{text}");
-    }
 }
 
 #[tokio::test]
@@ -276,7 +233,7 @@ async fn told_to_end_it_finishes_what_is_under_way() {
     call.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     assert_eq!(soon("the answer", under_way).await.unwrap().unwrap().text().await.unwrap(), "done");
     // Neither an idle connection nor one that is kept for reuse holds it up.
-    let ended = tokio::time::timeout(Duration::from_secs(5), process.ended()).await.expect("quickly");
+    let ended = within(Duration::from_secs(5), "the gateway ends at once", process.ended()).await;
     assert_eq!(ended.code(), Some(0));
     drop((idle, client));
 }
@@ -363,8 +320,7 @@ async fn tls_speaks_both_versions_of_http() {
     let authority = format!("localhost:{}", address.port());
     let url = format!("https://{authority}/v1/search/x?y=z");
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
-    let trusting =
-        || crate::rig::http().no_proxy().add_root_certificate(root.clone()).resolve("localhost", address);
+    let trusting = || http_client().add_root_certificate(root.clone()).resolve("localhost", address);
     for (client, version) in [
         (trusting().http1_only().build().unwrap(), Version::HTTP_11),
         (trusting().http2_prior_knowledge().build().unwrap(), Version::HTTP_2),
@@ -423,7 +379,7 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
     let address = process.addresses["listening, TLS"];
     let url = format!("https://localhost:{}/free/x", address.port());
     let trusting = |root: &reqwest::Certificate| {
-        let client = crate::rig::http().no_proxy().tls_certs_only([root.clone()]);
+        let client = http_client().tls_certs_only([root.clone()]);
         client.resolve("localhost", address).build().unwrap()
     };
     let kept = trusting(&first);

@@ -186,3 +186,10 @@ fn without_confirmation_forks_are_granted() {
 fn without_the_id_in_the_claim_a_retry_is_charged_again() {
     is_missed(Ablation::ForgetIds, "granted under one id");
 }
+
+/// An unconfirmed rival made a refused broadcast final, and a thousand schedules did not notice: the
+/// payer paid again although its first block won the election later. There were no such rivals then.
+#[test]
+fn without_a_confirmed_rival_a_refusal_that_is_final_robs_payers() {
+    is_missed(Ablation::TrustRivals, "never served");
+}

@@ -1,4 +1,4 @@
-//! Bringing the money home: from the pool to the treasury, to the last raw, whatever goes wrong.
+//! Sweeps: everything in the pool reaches the treasury, to the last raw, whatever goes wrong.
 
 mod command;
 mod faults;
@@ -24,7 +24,7 @@ const SEED: [u8; 32] = [0x77; 32];
 const TREASURY: Account = Account([0x42; 32]);
 const REPRESENTATIVE: Representative = Representative(Account([0x43; 32]));
 
-/// A development ledger with a pool of accounts on it, and what was sent to them.
+/// A development ledger with a pool of accounts, and the amount sent to them.
 struct Pool {
     devnet: Devnet,
     size: u32,
@@ -78,7 +78,7 @@ impl Pool {
         Sweeper::new(ledger, vault, ranges, WorkSource::local(), settings).unwrap()
     }
 
-    /// As [`Pool::sweeper`], written down in `store`.
+    /// Like [`Pool::sweeper`], recorded in `store`.
     fn journalled(&self, store: &Arc<Engine>) -> Sweeper {
         self.sweeper().journalled_in(SweepJournal::new(Arc::clone(store), Clock::system()))
     }
@@ -87,7 +87,7 @@ impl Pool {
         PoolPlace { index, account: self.account(index) }
     }
 
-    /// What the treasury was sent.
+    /// The amount sent to the treasury.
     fn treasury(&self) -> u128 {
         self.devnet.lattice().receivable_sum(TREASURY, true).get()
     }
@@ -121,7 +121,7 @@ async fn a_sweep_empties_the_pool_and_the_next_finds_nothing() {
     pool.fund(0, 7);
     pool.fund(0, 1);
     pool.fund(2, u128::from(u64::MAX) * 3);
-    // Received and left lying: an account with a balance and nothing to receive.
+    // An account with a balance and nothing to receive.
     pool.fund(3, 100);
     pool.devnet.receive_all(&Seed::from_bytes(SEED).key(3)).unwrap();
     let round = pool.sweeper().sweep().await.unwrap();

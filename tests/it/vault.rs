@@ -1,4 +1,4 @@
-//! Files that hold secrets: private, complete, never repeated in an error.
+//! Secrets in files: private, complete, never shown in an error.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! `nanoTxn` blocks that come without work: a work server makes it, within bounds, for what is
-//! broadcast next and for nothing else.
+//! `nanoTxn` blocks that come without work: a work server makes it, within limits, and only for
+//! blocks that are broadcast next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,14 +16,14 @@ use crate::scripted::{Reply, Scripted};
 
 const QUOTE: &str = "/v1/quote/XNO";
 
-/// How the work server is.
+/// How the work server behaves.
 const GOOD: u8 = 0;
 const LIES: u8 = 1;
 const REFUSES: u8 = 2;
 const HANGS: u8 = 3;
 const GONE: u8 = 4;
 
-/// A gateway with a work server that is as `mood` says.
+/// A gateway with a work server that behaves as `mood` says.
 struct Scene {
     rig: Rig,
     server: Scripted,
@@ -103,7 +103,7 @@ async fn a_block_without_work_gets_it_and_is_journalled_with_it() {
     assert_eq!(scene.asked(), 1);
     let text = scene.rig.services.metrics().text().unwrap();
     assert!(text.contains("faregate_work_duration_seconds_count{outcome=\"made\"} 1\n"), "{text}");
-    // Work below the threshold is as good as none, and good work is left alone.
+    // Work below the threshold counts as none, and good work is kept.
     let key = scene.rig.payer(2, PLENTY);
     let [offer, _] = scene.rig.bill(QUOTE).await;
     let block = scene.rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
@@ -147,7 +147,7 @@ async fn many_copies_at_once_are_one_computation() {
     let scene = Scene::new(", per_client: 1").await;
     let (proof, _) = scene.proof(1).await;
     let answers = join_all((0..20).map(|_| scene.show(&proof))).await;
-    // One use was bought: one is served, and the others are told that it is taken, or soon will be.
+    // One use was bought: one request is served, and the others get that it is taken or pending.
     assert_eq!(answers.iter().filter(|(status, _)| *status == 200).count(), 1, "{answers:?}");
     assert_eq!(scene.asked(), 1);
     scene.rig.end().await;
@@ -213,7 +213,7 @@ async fn work_is_bounded_for_one_client_and_for_all() {
 async fn a_crash_after_the_work_was_made_needs_no_other() {
     let scene = Scene::new("").await;
     let (proof, block) = scene.proof(1).await;
-    // The broadcast is lost: the journal has the block, and its work.
+    // The broadcast is lost, but the journal has the block with its work.
     scene.rig.devnet.order("process", InjectedFault::ServerError, Times::Always);
     let rig = &scene.rig;
     let headers = [("PAYMENT-SIGNATURE", proof.as_str())];

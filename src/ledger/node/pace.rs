@@ -1,27 +1,27 @@
-//! How quick a node is as a rule, and how often a second one may be asked because it is not.
+//! How fast a node usually answers, and how often a second node may be asked because it is slow.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Answers that are remembered.
+/// How many answer times are kept.
 const WINDOW: usize = 64;
-/// Fewer say nothing.
+/// With fewer answer times than this, the pace is not known.
 const ENOUGH: usize = 16;
-/// When a second node is asked while the first one's pace is not known.
+/// When a second node is asked if the pace is not known.
 const UNKNOWN: Duration = Duration::from_millis(250);
-/// A hedge before this would only double the load.
+/// A second call earlier than this would only double the load.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// The pace of one node.
 #[derive(Debug, Default)]
 pub(super) struct Pace(
-    /// Held for a push or a small sort, never across an await.
+    /// Locked for a push or a copy, never across an await.
     Mutex<VecDeque<Duration>>,
 );
 
 impl Pace {
-    /// Notes how long an answer took, or how long it was waited for in vain.
+    /// Records how long an answer took, or how long it was waited for without one.
     pub(super) fn took(&self, time: Duration) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.len() >= WINDOW {
@@ -30,7 +30,7 @@ impl Pace {
         window.push_back(time);
     }
 
-    /// The time within which the node answers in 95 of 100 cases: past it, another may be asked.
+    /// The time within which the node gives 95 of 100 answers. After it, a second node may be asked.
     pub(super) fn hedge_after(&self) -> Duration {
         let mut window: Vec<_> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
@@ -43,27 +43,27 @@ impl Pace {
     }
 }
 
-/// What hedging may cost: one call in ten, saved up to a small number.
+/// Limits hedged calls to one in ten. Up to [`HedgeBudget::MOST`] can be saved up.
 #[derive(Debug)]
 pub(super) struct HedgeBudget(Mutex<u32>);
 
 impl HedgeBudget {
-    /// Calls that pay for one hedge.
+    /// How many calls earn one hedged call.
     const PRICE: u32 = 10;
-    /// Hedges that can be saved up.
+    /// The most hedged calls that can be saved up.
     const MOST: u32 = 10;
 
     pub(super) const fn new() -> Self {
         Self(Mutex::new(Self::PRICE))
     }
 
-    /// A call is made.
+    /// Records a call.
     pub(super) fn earn(&self) {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *saved = saved.saturating_add(1).min(Self::PRICE.saturating_mul(Self::MOST));
     }
 
-    /// Whether there is a hedge to be had; it is spent.
+    /// Takes one hedged call from the budget. Returns false if there is none.
     pub(super) fn spend(&self) -> bool {
         let mut saved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match saved.checked_sub(Self::PRICE) {

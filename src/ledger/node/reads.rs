@@ -175,7 +175,8 @@ impl NodeClient {
         }
     }
 
-    /// Asks each node once, in turn.
+    /// Asks each node once, in turn. If a node is slow, the next one is asked beside it, as far as the
+    /// budget allows.
     async fn round<T, F>(&self, ask: &impl Fn(Arc<Node>) -> F, findings: &mut RoundFindings) -> Option<T>
     where
         F: Future<Output = Result<Option<T>, TransportFault>>,
@@ -197,7 +198,7 @@ impl NodeClient {
                 Some((node, answer)) = running.next() => {
                     overtaken.retain(|(other, _)| !Arc::ptr_eq(other, &node));
                     if let Some(found) = findings.take(&node, answer) {
-                        // Those that are given up have no answer to be measured by.
+                        // A call that is given up counts with the time that it was waited for.
                         for (slow, watch) in overtaken {
                             slow.health.pace.took(watch.elapsed());
                         }
@@ -209,7 +210,7 @@ impl NodeClient {
                     }
                 }
                 () = tokio::time::sleep(slow), if may_hedge => {
-                    // Without a budget the others stay for when this one has failed.
+                    // Without a budget the other nodes are kept for the case that this one fails.
                     let rival = if self.hedges.spend() { order.next() } else { None };
                     may_hedge = rival.is_some();
                     if let Some(rival) = rival {

@@ -6,7 +6,7 @@ use faregate::payment::capability::CapabilityId;
 use faregate::x402::encode_header;
 use serde_json::json;
 
-use super::{Effects, PROOF, QUOTE, scene};
+use super::{Footprint, PROOF, QUOTE, scene};
 use crate::rig::{Plan, Rig, capability, error, manual_clock, offers};
 
 const CAPABILITY: &str = "PAYMENT-CAPABILITY";
@@ -24,11 +24,11 @@ async fn bought(plan: Plan) -> (Rig, String) {
 
 /// Asserts that the token buys nothing and costs the gateway no question.
 async fn refused(rig: &Rig, path: &str, token: &str, code: &str) {
-    let before = Effects::of(rig);
+    let before = Footprint::of(rig);
     let answer = rig.get(path, &[(CAPABILITY, token)]).await;
     assert_eq!(offers(&answer).offers.len(), 2, "with a bill");
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, code), "{token}");
-    assert_eq!(Effects::of(rig), before);
+    assert_eq!(Footprint::of(rig), before);
 }
 
 async fn served(rig: &Rig, token: &str, left: u32) {
@@ -125,10 +125,10 @@ async fn a_capability_comes_as_a_payment() {
         (SEARCH, "made-up", "CAPABILITY_UNKNOWN"),
         (SEARCH, "", "MALFORMED_PAYLOAD"),
     ] {
-        let before = Effects::of(&rig);
+        let before = Footprint::of(&rig);
         let answer = rig.get(path, &[(PROOF, &access(token))]).await;
         assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, code));
-        assert_eq!(Effects::of(&rig), before);
+        assert_eq!(Footprint::of(&rig), before);
     }
     rig.end().await;
 }
@@ -136,14 +136,14 @@ async fn a_capability_comes_as_a_payment() {
 #[tokio::test]
 async fn a_revoked_capability_is_used() {
     let (rig, token) = bought(Plan::default()).await;
-    // Version, then the public name (PROTOCOL section 6).
+    // A token begins with its version and the public name of the capability.
     let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
     let id = CapabilityId(bytes[1..17].try_into().unwrap());
     assert!(rig.services.capabilities().revoke(id).await.unwrap());
-    let before = Effects::of(&rig);
+    let before = Footprint::of(&rig);
     let answer = rig.get(SEARCH, &[(CAPABILITY, &token)]).await;
     assert_eq!(answer.status(), 402);
-    assert_eq!(Effects::of(&rig), before);
+    assert_eq!(Footprint::of(&rig), before);
     rig.end().await;
 }
 

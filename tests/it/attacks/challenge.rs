@@ -4,7 +4,7 @@
 use faregate::x402::{Offer, encode_header};
 use serde_json::{Value, json};
 
-use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_json};
+use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_payload};
 use crate::rig::{PLENTY, Plan, Rig, manual_clock};
 
 /// Good envelopes for the two offers of one bill, neither handed in yet.
@@ -18,7 +18,7 @@ async fn envelopes(rig: &Rig, path: &str) -> [(Value, Offer); 2] {
         account: payer.account(),
         signature: super::noms(&payer, sent.hash(), &upfront),
     };
-    [(txn_json(&offer, block), offer.clone()), (upfront.answer(&proof), upfront)]
+    [(txn_payload(&offer, block), offer.clone()), (upfront.answer(&proof), upfront)]
 }
 
 /// Changes one digit of a text in hexadecimal.
@@ -131,7 +131,7 @@ async fn the_client_names_another_resource_and_adds_fields_of_its_own() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill("/paid").await;
     let (_, block) = rig.txn(&payer, &offer);
-    let mut envelope = txn_json(&offer, block);
+    let mut envelope = txn_payload(&offer, block);
     envelope["resource"] = json!({ "url": format!("{}{QUOTE}", rig.url) });
     envelope["accepted"]["extra"]["free"] = true.into();
     envelope["payload"]["amount"] = "0".into();

@@ -12,8 +12,9 @@ use reqwest::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::{PROOF, QUOTE, ask_until_decided, received, scene};
-use crate::rig::{PLENTY, Plan, ROUTES, error, signature};
+use super::{PROOF, QUOTE, received, scene};
+use crate::patience::soon;
+use crate::rig::{Effects, PLENTY, Plan, ROUTES, error, signature};
 
 /// Asserts that one answer is the resource and that each other says why it is not.
 async fn one_is_served(answers: Vec<Response>) {
@@ -39,7 +40,7 @@ async fn fifty_copies_of_one_signed_block() {
     let (proof, _) = rig.txn(&payer, &offer);
     let headers = [(PROOF, proof.as_str())];
     one_is_served(join_all((0..50).map(|_| rig.get(QUOTE, &headers))).await).await;
-    assert_eq!((rig.upstream.seen().len(), rig.devnet.faults().calls("process")), (1, 1));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     assert_eq!(received(&rig, offer.pay_to), offer.amount);
     rig.end().await;
 }
@@ -53,7 +54,7 @@ async fn fifty_copies_of_one_claim() {
     let proof = signature(&payer, &sent, &offer);
     let headers = [(PROOF, proof.as_str())];
     one_is_served(join_all((0..50).map(|_| rig.get(QUOTE, &headers))).await).await;
-    assert_eq!((rig.upstream.seen().len(), rig.devnet.faults().calls("process")), (1, 0));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 0 });
     rig.end().await;
 }
 
@@ -123,12 +124,12 @@ async fn one_proof_is_redeemed_at_two_gateways_over_one_store() {
         answers.extend(more);
         one_is_served(answers).await;
         assert_eq!(rig.upstream.seen().len(), before + 1);
-        let after = ask_until_decided(&rig, QUOTE, &proof).await;
+        let after = rig.ask_until_decided(QUOTE, &proof).await;
         assert_eq!(error(after).await, "DUPLICATE_BLOCK_HASH");
     }
     assert!(PLENTY > rig.devnet.lattice().balance(payer.account()));
     stop.send_replace(true);
-    serving.await.unwrap();
+    soon("the twin ends", serving).await.unwrap();
     twin.stop().await;
     rig.end().await;
 }

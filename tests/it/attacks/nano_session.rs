@@ -10,8 +10,8 @@ use faregate::x402::{Offer, Proof, encode_header};
 use serde_json::{Value, json};
 
 use super::{
-    Effects, PROOF, ask_until_decided, balance, block, frontier, journal, less, pending, received, refused,
-    refused_unasked, scene, served, txn, unhurried,
+    Footprint, PROOF, balance, block, frontier, journal, less, pending, received, refused, refused_unasked,
+    scene, served, txn_proof, unhurried,
 };
 use crate::nano_session::{ONE, ROUTES, id, pay, plan, proof, send, session};
 use crate::rig::{PLENTY, Plan, Rig, error, signature};
@@ -56,7 +56,7 @@ async fn a_thief_who_is_first_does_not_hold_up_the_payer() {
     assert_eq!(journal(&rig, paid).await, Some(PaymentState::Intent), "noted, and not spent yet");
     refused_unasked_or_pending(&rig, &proof(&own, paid)).await;
     assert!(rig.devnet.confirm_now(paid));
-    assert_eq!(ask_until_decided(&rig, ONE, &proof(&offer, paid)).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(ONE, &proof(&offer, paid)).await.status(), 200);
     rig.end().await;
 }
 
@@ -78,7 +78,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     }
     let sent = frontier(&rig, &payer);
     assert!(rig.devnet.confirm_now(sent));
-    assert_eq!(ask_until_decided(&rig, ONE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(ONE, &proof).await.status(), 200);
     refused(&rig, ONE, &proof, "DUPLICATE_BLOCK_HASH").await;
     rig.end().await;
 }
@@ -120,7 +120,7 @@ async fn a_block_of_one_mechanism_is_shown_as_anothers() {
     // A session's block as a signed one, and as one that was sent and is signed for.
     let paid = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(paid).unwrap();
-    refused_unasked(&rig, ONE, &txn(&txn_offer, paid), "WRONG_DESTINATION").await;
+    refused_unasked(&rig, ONE, &txn_proof(&txn_offer, paid), "WRONG_DESTINATION").await;
     refused(&rig, "/plain", &signature(&payer, &paid, &upfront), "WRONG_DESTINATION").await;
     // The others' blocks in a session.
     let signed_for = send(&rig, &payer, &upfront, upfront.amount).hash();
@@ -246,7 +246,7 @@ async fn a_byte_of_the_session_header_is_bent() {
     let offer = session(&rig, ONE).await;
     let paid = pay(&rig, &payer, &offer).to_string();
     let good = URL_SAFE_NO_PAD.decode(id(&offer)).unwrap();
-    let before = Effects::of(&rig);
+    let before = Footprint::of(&rig);
     for at in 0..good.len() {
         let mut bent = good.clone();
         bent[at] ^= 1;
@@ -257,7 +257,7 @@ async fn a_byte_of_the_session_header_is_bent() {
         let expected = if at >= good.len() - 8 { "WRONG_RESOURCE" } else { "CHALLENGE_UNKNOWN" };
         assert_eq!(code, expected, "byte {at}");
     }
-    assert_eq!(Effects::of(&rig), before, "a cheap check comes before any question");
+    assert_eq!(Footprint::of(&rig), before, "a cheap check comes before any question");
     rig.end().await;
 }
 

@@ -6,8 +6,8 @@ use faregate::store::PaymentState;
 use faregate::x402::{Offer, encode_header};
 
 use super::{
-    ONE, PROOF, QUOTE, ask_until_decided, balance, bill_to, block, claim, frontier, journal, less, malleated,
-    more, noms, pending, received, refused, refused_unasked, scene, served, txn, unhurried,
+    ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, noms, pending,
+    received, refused, refused_unasked, scene, served, signature_proof, txn_proof, unhurried,
 };
 use crate::rig::{PLENTY, Plan, Rig, error, manual_clock, signature};
 
@@ -27,13 +27,19 @@ async fn an_eavesdropper_claims_a_block_that_he_sees_on_the_ledger() {
     let own = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
     // Signed with his own key, in his own name and in the payer's.
     let his = noms(&thief, sent.hash(), &own);
-    refused(&rig, QUOTE, &claim(&own, sent.hash(), thief.account(), his), "SENDER_MISMATCH").await;
-    refused_unasked(&rig, QUOTE, &claim(&own, sent.hash(), payer.account(), his), "INVALID_SIGNATURE").await;
+    refused(&rig, QUOTE, &signature_proof(&own, sent.hash(), thief.account(), his), "SENDER_MISMATCH").await;
+    refused_unasked(
+        &rig,
+        QUOTE,
+        &signature_proof(&own, sent.hash(), payer.account(), his),
+        "INVALID_SIGNATURE",
+    )
+    .await;
     // The block's own signature is public too.
-    let public = claim(&own, sent.hash(), payer.account(), sent.signature);
+    let public = signature_proof(&own, sent.hash(), payer.account(), sent.signature);
     refused_unasked(&rig, QUOTE, &public, "INVALID_SIGNATURE").await;
     // The pool's address never signs, and the thief is not its holder.
-    let as_receiver = claim(&own, sent.hash(), offer.pay_to, his);
+    let as_receiver = signature_proof(&own, sent.hash(), offer.pay_to, his);
     refused_unasked(&rig, QUOTE, &as_receiver, "INVALID_SIGNATURE").await;
     served(&rig, QUOTE, &signature(&payer, &sent, &offer)).await;
     rig.end().await;
@@ -45,7 +51,7 @@ async fn an_eavesdropper_presents_the_payers_signature_under_his_own_challenge()
     let [_, offer] = rig.bill(QUOTE).await;
     let sent = pay(&rig, &payer, &offer, offer.amount);
     let own = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
-    let stolen = claim(&own, sent.hash(), payer.account(), noms(&payer, sent.hash(), &offer));
+    let stolen = signature_proof(&own, sent.hash(), payer.account(), noms(&payer, sent.hash(), &offer));
     refused_unasked(&rig, QUOTE, &stolen, "INVALID_SIGNATURE").await;
     assert_eq!(journal(&rig, sent.hash()).await, None);
     rig.end().await;
@@ -58,12 +64,12 @@ async fn a_thief_holds_up_a_block_that_is_not_confirmed() {
     let [_, offer] = rig.bill(QUOTE).await;
     let sent = pay(&rig, &payer, &offer, offer.amount);
     let own = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
-    let his = claim(&own, sent.hash(), thief.account(), noms(&thief, sent.hash(), &own));
+    let his = signature_proof(&own, sent.hash(), thief.account(), noms(&thief, sent.hash(), &own));
     refused(&rig, QUOTE, &his, "SENDER_MISMATCH").await;
     let proof = signature(&payer, &sent, &offer);
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
 
@@ -143,7 +149,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     }
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "noted, and not spent yet");
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     refused(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);
     rig.end().await;
@@ -180,12 +186,12 @@ async fn a_block_that_no_node_knows_is_waited_for_and_the_look_ups_are_counted()
     // Made-up hashes cost the gateway a question each: not for long.
     for number in 0..2 {
         let made_up = BlockHash([number; 32]);
-        let proof = claim(&offer, made_up, payer.account(), noms(&payer, made_up, &offer));
+        let proof = signature_proof(&offer, made_up, payer.account(), noms(&payer, made_up, &offer));
         pending(&rig, QUOTE, &proof, "BLOCK_NOT_FOUND").await;
     }
     let asked = rig.devnet.faults().calls("block_info");
     let made_up = BlockHash([9; 32]);
-    let proof = claim(&offer, made_up, payer.account(), noms(&payer, made_up, &offer));
+    let proof = signature_proof(&offer, made_up, payer.account(), noms(&payer, made_up, &offer));
     pending(&rig, QUOTE, &proof, "overloaded").await;
     assert_eq!(rig.devnet.faults().calls("block_info"), asked);
     rig.end().await;
@@ -234,9 +240,9 @@ async fn the_signature_is_malleated() {
         .process(StateBlock { signature: malleated(good.signature), ..good })
         .expect("nodes take S + L");
     let signed = noms(&payer, good.hash(), &offer);
-    let twin = claim(&offer, good.hash(), payer.account(), malleated(signed));
+    let twin = signature_proof(&offer, good.hash(), payer.account(), malleated(signed));
     refused_unasked(&rig, QUOTE, &twin, "INVALID_SIGNATURE").await;
-    served(&rig, QUOTE, &claim(&offer, good.hash(), payer.account(), signed)).await;
+    served(&rig, QUOTE, &signature_proof(&offer, good.hash(), payer.account(), signed)).await;
     refused(&rig, QUOTE, &signature(&payer, &good, &offer), "DUPLICATE_BLOCK_HASH").await;
     rig.end().await;
 }
@@ -251,7 +257,7 @@ async fn the_claimant_is_an_account_for_which_anyone_can_sign() {
     let mut forged = Signature([0; 64]);
     forged.0[..32].copy_from_slice(&neutral);
     for account in [Account(neutral), Account::BURN] {
-        let proof = claim(&offer, sent.hash(), account, forged);
+        let proof = signature_proof(&offer, sent.hash(), account, forged);
         refused_unasked(&rig, QUOTE, &proof, "INVALID_SIGNATURE").await;
     }
     rig.end().await;
@@ -313,8 +319,8 @@ async fn the_proof_answers_an_entry_of_the_other_mechanism() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, upfront] = rig.bill(QUOTE).await;
     let (_, sent) = rig.txn(&payer, &offer);
-    refused_unasked(&rig, QUOTE, &txn(&upfront, sent), "MALFORMED_PAYLOAD").await;
-    let crossed = claim(&offer, sent.hash(), payer.account(), sent.signature);
+    refused_unasked(&rig, QUOTE, &txn_proof(&upfront, sent), "MALFORMED_PAYLOAD").await;
+    let crossed = signature_proof(&offer, sent.hash(), payer.account(), sent.signature);
     refused_unasked(&rig, QUOTE, &crossed, "MALFORMED_PAYLOAD").await;
     rig.end().await;
 }
@@ -325,7 +331,7 @@ async fn a_stranger_with_a_good_key_and_no_money_claims_the_block() {
     let pauper = Seed::from_bytes([8; 32]).key(0);
     let [_, offer] = rig.bill(QUOTE).await;
     let sent = pay(&rig, &payer, &offer, offer.amount);
-    let proof = claim(&offer, sent.hash(), pauper.account(), noms(&pauper, sent.hash(), &offer));
+    let proof = signature_proof(&offer, sent.hash(), pauper.account(), noms(&pauper, sent.hash(), &offer));
     refused(&rig, QUOTE, &proof, "SENDER_MISMATCH").await;
     let answer = rig.get(QUOTE, &[(PROOF, &proof)]).await;
     assert_eq!(error(answer).await, "SENDER_MISMATCH", "and again, whoever asked before");

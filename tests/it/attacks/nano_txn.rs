@@ -7,11 +7,12 @@ use faregate::x402::encode_header;
 use serde_json::{Value, json};
 
 use super::{
-    Effects, ONE, PROOF, QUOTE, ask_until_decided, balance, bill_to, block, frontier, journal, less,
-    malleated, more, pending, received, refused, refused_unasked, row_is_refused_unasked, scene, served, txn,
-    txn_json, unhurried, with_work,
+    Footprint, ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, pending,
+    received, refused, refused_unasked, row_is_refused_unasked, scene, served, txn_payload, txn_proof,
+    unhurried, with_work,
 };
-use crate::rig::{PLENTY, Plan, Rig, error, eventually, header, manual_clock, offers, signature};
+use crate::patience::{eventually, wait_for};
+use crate::rig::{PLENTY, Plan, Rig, error, header, manual_clock, offers, signature};
 
 #[tokio::test]
 async fn a_stranger_hands_in_a_block_that_the_gateway_has_broadcast() {
@@ -22,7 +23,7 @@ async fn a_stranger_hands_in_a_block_that_the_gateway_has_broadcast() {
     // The ledger is public. The stranger has a challenge of his own for the same address.
     let stolen = rig.devnet.lattice().entry(sent.hash()).unwrap().block;
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    refused_unasked(&rig, QUOTE, &txn(&own, stolen), "DUPLICATE_BLOCK_HASH").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&own, stolen), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(received(&rig, offer.pay_to), offer.amount, "one price for one answer");
     rig.end().await;
 }
@@ -34,10 +35,10 @@ async fn a_stranger_hands_in_a_block_that_is_being_settled_for_another() {
     let (proof, sent) = rig.txn(&payer, &offer);
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    pending(&rig, QUOTE, &txn(&own, sent), "settlement_pending").await;
+    pending(&rig, QUOTE, &txn_proof(&own, sent), "settlement_pending").await;
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200, "the payer is served");
-    refused(&rig, QUOTE, &txn(&own, sent), "DUPLICATE_BLOCK_HASH").await;
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200, "the payer is served");
+    refused(&rig, QUOTE, &txn_proof(&own, sent), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);
     rig.end().await;
 }
@@ -49,7 +50,7 @@ async fn a_stranger_hands_in_a_block_that_its_payer_put_on_the_ledger_himself() 
     let (_, sent) = rig.txn(&payer, &offer);
     rig.devnet.process(sent).unwrap();
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    refused(&rig, QUOTE, &txn(&own, sent), "STALE_FRONTIER").await;
+    refused(&rig, QUOTE, &txn_proof(&own, sent), "STALE_FRONTIER").await;
     assert_eq!(journal(&rig, sent.hash()).await, None, "the payer's block is not claimed by a stranger");
     rig.end().await;
 }
@@ -66,8 +67,8 @@ async fn a_stranger_hands_in_the_public_block_of_a_nano_signature_payer() {
         assert_ne!(own.pay_to, upfront.pay_to);
     }
     let [own, _] = rig.bill(QUOTE).await;
-    refused_unasked(&rig, QUOTE, &txn(&own, sent), "WRONG_DESTINATION").await;
-    let mut forged = txn_json(&own, sent);
+    refused_unasked(&rig, QUOTE, &txn_proof(&own, sent), "WRONG_DESTINATION").await;
+    let mut forged = txn_payload(&own, sent);
     forged["accepted"]["payTo"] = upfront.pay_to.to_string().into();
     refused_unasked(&rig, QUOTE, &encode_header(&forged), "CHALLENGE_UNKNOWN").await;
     served(&rig, QUOTE, &signature(&payer, &sent, &upfront)).await;
@@ -83,7 +84,7 @@ async fn a_payment_is_replayed() {
     refused_unasked(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     // Under a new challenge, by the payer himself.
     let again = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    refused_unasked(&rig, QUOTE, &txn(&again, sent), "DUPLICATE_BLOCK_HASH").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&again, sent), "DUPLICATE_BLOCK_HASH").await;
     // By the other mechanism.
     let [_, upfront] = rig.bill(QUOTE).await;
     refused(&rig, QUOTE, &signature(&payer, &sent, &upfront), "DUPLICATE_BLOCK_HASH").await;
@@ -101,7 +102,7 @@ async fn a_spent_block_is_spelled_in_upper_case_and_carries_other_work() {
     let root = sent.work_root();
     let Some(Work(used)) = sent.work else { panic!("no work") };
     sent.work = (used + 1..).map(Work).find(|it| it.reaches(&root, faregate::devnet::THRESHOLDS.send));
-    let mut shouted = txn_json(&again, sent);
+    let mut shouted = txn_payload(&again, sent);
     for field in ["previous", "link", "signature"] {
         let text = shouted["payload"]["block"][field].as_str().unwrap().to_uppercase();
         shouted["payload"]["block"][field] = text.into();
@@ -115,10 +116,10 @@ async fn the_block_pays_somebody_else() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     let own = rig.devnet.send_block(&payer, payer.account(), offer.amount).unwrap();
-    refused_unasked(&rig, QUOTE, &txn(&offer, own), "WRONG_DESTINATION").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, own), "WRONG_DESTINATION").await;
     let neighbour = rig.bill(QUOTE).await[1].pay_to;
     let elsewhere = rig.devnet.send_block(&payer, neighbour, offer.amount).unwrap();
-    refused_unasked(&rig, QUOTE, &txn(&offer, elsewhere), "WRONG_DESTINATION").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, elsewhere), "WRONG_DESTINATION").await;
     assert_eq!(balance(&rig, &payer), PLENTY, "no money moved");
     rig.end().await;
 }
@@ -128,11 +129,11 @@ async fn link_as_account_says_another_account_than_link() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     let own = rig.devnet.send_block(&payer, payer.account(), offer.amount).unwrap();
-    let mut lies = txn_json(&offer, own);
+    let mut lies = txn_payload(&offer, own);
     lies["payload"]["block"]["link_as_account"] = offer.pay_to.to_string().into();
     refused_unasked(&rig, QUOTE, &encode_header(&lies), "MALFORMED_PAYLOAD").await;
     let true_link = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
-    let mut lies = txn_json(&offer, true_link);
+    let mut lies = txn_payload(&offer, true_link);
     lies["payload"]["block"]["link_as_account"] = payer.account().to_string().into();
     refused_unasked(&rig, QUOTE, &encode_header(&lies), "MALFORMED_PAYLOAD").await;
     rig.end().await;
@@ -144,7 +145,7 @@ async fn the_block_moves_one_raw_too_little_or_too_much() {
     let [offer, _] = rig.bill(QUOTE).await;
     for amount in [less(offer.amount, ONE), more(offer.amount, ONE), ONE, PLENTY] {
         let sent = rig.devnet.send_block(&payer, offer.pay_to, amount).unwrap();
-        refused(&rig, QUOTE, &txn(&offer, sent), "INSUFFICIENT_AMOUNT").await;
+        refused(&rig, QUOTE, &txn_proof(&offer, sent), "INSUFFICIENT_AMOUNT").await;
     }
     assert_eq!((balance(&rig, &payer), received(&rig, offer.pay_to)), (PLENTY, Raw::ZERO));
     rig.end().await;
@@ -173,7 +174,7 @@ async fn the_block_builds_on_an_unconfirmed_frontier() {
     assert!(rig.devnet.confirm_now(elsewhere.hash()));
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
 
@@ -183,7 +184,7 @@ async fn the_block_builds_on_a_block_that_nobody_has() {
     let [offer, _] = rig.bill(QUOTE).await;
     let rest = less(balance(&rig, &payer), offer.amount);
     let gap = block(&payer, BlockHash([0x77; 32]), rest, offer.pay_to.0);
-    refused(&rig, QUOTE, &txn(&offer, gap), "STALE_FRONTIER").await;
+    refused(&rig, QUOTE, &txn_proof(&offer, gap), "STALE_FRONTIER").await;
     assert_eq!(rig.devnet.lattice().unchecked_count(), 0, "the node keeps no gap block of ours");
     rig.end().await;
 }
@@ -193,12 +194,8 @@ async fn two_blocks_on_one_frontier_the_first_not_broadcast_yet() {
     let (rig, payer) =
         scene(Plan { more: "settlement: { wait: 200ms }".to_owned(), ..Plan::default() }).await;
     let [one, _] = rig.bill(QUOTE).await;
-    let other = loop {
-        let [other, _] = rig.bill(QUOTE).await;
-        if other.pay_to != one.pay_to {
-            break other;
-        }
-    };
+    let elsewhere = async || Some(rig.bill(QUOTE).await).filter(|[it, _]| it.pay_to != one.pay_to);
+    let [other, _] = wait_for("a challenge for another address", elsewhere).await;
     let ((first, first_block), (second, second_block)) = (rig.txn(&payer, &one), rig.txn(&payer, &other));
     assert_eq!(first_block.previous, second_block.previous);
     rig.devnet.order("account_info", InjectedFault::Hold, Times::Always);
@@ -206,7 +203,7 @@ async fn two_blocks_on_one_frontier_the_first_not_broadcast_yet() {
     refused_unasked(&rig, QUOTE, &second, "DUPLICATE_FRONTIER").await;
     assert_eq!(rig.devnet.faults().calls("process"), 0);
     rig.devnet.faults().clear();
-    assert_eq!(ask_until_decided(&rig, QUOTE, &first).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &first).await.status(), 200);
     refused(&rig, QUOTE, &second, "STALE_FRONTIER").await;
     assert_eq!((received(&rig, one.pay_to), received(&rig, other.pay_to)), (one.amount, Raw::ZERO));
     rig.end().await;
@@ -220,7 +217,7 @@ async fn two_blocks_on_one_frontier_the_first_not_confirmed_yet() {
     pending(&rig, QUOTE, &first, "settlement_pending").await;
     refused_unasked(&rig, "/paid", &second, "DUPLICATE_FRONTIER").await;
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &first).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &first).await.status(), 200);
     rig.end().await;
 }
 
@@ -235,7 +232,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
     assert_eq!(received(&rig, offer.pay_to), offer.amount, "it was broadcast");
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     assert_eq!(rig.upstream.seen().len(), 1);
     refused_unasked(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     rig.end().await;
@@ -251,7 +248,7 @@ async fn a_proof_comes_after_its_challenge_has_expired() {
     let [fresh, _] = refused_unasked(&rig, QUOTE, &proof, "PAYMENT_EXPIRED").await;
     assert_eq!(fresh.pay_to, offer.pay_to, "the same block can be handed in under the fresh challenge");
     assert!(fresh.valid_before > offer.valid_before);
-    served(&rig, QUOTE, &txn(&fresh, sent)).await;
+    served(&rig, QUOTE, &txn_proof(&fresh, sent)).await;
     assert_eq!(received(&rig, offer.pay_to), offer.amount);
     rig.end().await;
 }
@@ -275,17 +272,17 @@ async fn the_work_is_missing_or_too_low() {
     let [offer, _] = rig.bill(QUOTE).await;
     let (_, good) = rig.txn(&payer, &offer);
     let none = StateBlock { work: None, ..good };
-    refused_unasked(&rig, QUOTE, &txn(&offer, none), "INVALID_WORK").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, none), "INVALID_WORK").await;
     let root = good.work_root();
     let low = (0..).map(Work).find(|it| !it.reaches(&root, faregate::devnet::THRESHOLDS.send));
     let low = StateBlock { work: low, ..good };
-    refused_unasked(&rig, QUOTE, &txn(&offer, low), "INVALID_WORK").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, low), "INVALID_WORK").await;
     // The threshold that counts is the gateway's, not the one in the echo.
-    let mut lowered = txn_json(&offer, low);
+    let mut lowered = txn_payload(&offer, low);
     lowered["accepted"]["extra"]["workThreshold"] = "0000000000000000".into();
     lowered["accepted"]["extra"]["work"] = "optional".into();
     refused_unasked(&rig, QUOTE, &encode_header(&lowered), "INVALID_WORK").await;
-    let mut emptied = txn_json(&offer, good);
+    let mut emptied = txn_payload(&offer, good);
     emptied["payload"]["block"]["work"] = "".into();
     refused_unasked(&rig, QUOTE, &encode_header(&emptied), "INVALID_WORK").await;
     rig.end().await;
@@ -297,11 +294,11 @@ async fn the_signature_is_another_keys_or_another_blocks() {
     let thief = rig.payer(2, PLENTY);
     let [offer, _] = rig.bill(QUOTE).await;
     let (_, good) = rig.txn(&payer, &offer);
-    refused_unasked(&rig, QUOTE, &txn(&offer, good.signed(&thief)), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, good.signed(&thief)), "INVALID_SIGNATURE").await;
     let richer = StateBlock { balance: more(good.balance, ONE), ..good };
-    refused_unasked(&rig, QUOTE, &txn(&offer, richer), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, richer), "INVALID_SIGNATURE").await;
     let voting = StateBlock { representative: Representative(thief.account()), ..good };
-    refused_unasked(&rig, QUOTE, &txn(&offer, voting), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, voting), "INVALID_SIGNATURE").await;
     rig.end().await;
 }
 
@@ -311,7 +308,7 @@ async fn the_signature_is_malleated() {
     let [offer, _] = rig.bill(QUOTE).await;
     let (_, good) = rig.txn(&payer, &offer);
     let twin = StateBlock { signature: malleated(good.signature), ..good };
-    refused_unasked(&rig, QUOTE, &txn(&offer, twin), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, twin), "INVALID_SIGNATURE").await;
     rig.end().await;
 }
 
@@ -332,7 +329,7 @@ async fn the_blocks_malleated_twin_reaches_the_ledger_first() {
     assert_eq!(answer.status(), 200, "one block, whoever signed its bytes: {:?}", answer.text().await);
     refused(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    refused(&rig, QUOTE, &txn(&own, good), "DUPLICATE_BLOCK_HASH").await;
+    refused(&rig, QUOTE, &txn_proof(&own, good), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (1, offer.amount));
     rig.end().await;
 }
@@ -360,13 +357,13 @@ async fn the_payer_is_an_account_for_which_anyone_can_sign() {
     };
     let block = of(small, 9);
     assert_eq!(rig.devnet.process(block), Err(BlockRefusal::GapPrevious), "to a node the signature is good");
-    refused_unasked(&rig, QUOTE, &txn(&offer, block), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, block), "INVALID_SIGNATURE").await;
     // The burn account's key has order 4: one message in four.
     let burn = (1..=255)
         .map(|it| of(Account::BURN, it))
         .find(|block| rig.devnet.process(*block) == Err(BlockRefusal::OpensBurnAccount));
     let burn = burn.expect("a message for which the forgery holds");
-    refused_unasked(&rig, QUOTE, &txn(&offer, burn), "INVALID_SIGNATURE").await;
+    refused_unasked(&rig, QUOTE, &txn_proof(&offer, burn), "INVALID_SIGNATURE").await;
     rig.end().await;
 }
 
@@ -382,16 +379,16 @@ async fn a_receive_a_change_or_an_open_block_is_handed_in() {
     let stranger = faregate::nano::Seed::from_bytes([3; 32]).key(0);
     let open = block(&stranger, BlockHash::ZERO, offer.amount, source.0);
     for other in [receive, change, open] {
-        refused_unasked(&rig, QUOTE, &txn(&offer, other), "WRONG_DESTINATION").await;
+        refused_unasked(&rig, QUOTE, &txn_proof(&offer, other), "WRONG_DESTINATION").await;
     }
     // With the right link they move nothing to it.
     for balance in [held, more(held, offer.amount)] {
         let up = block(&payer, previous, balance, offer.pay_to.0);
-        refused(&rig, QUOTE, &txn(&offer, up), "INSUFFICIENT_AMOUNT").await;
+        refused(&rig, QUOTE, &txn_proof(&offer, up), "INSUFFICIENT_AMOUNT").await;
     }
     for key in [&stranger, &payer] {
         let open = block(key, BlockHash::ZERO, Raw::ZERO, offer.pay_to.0);
-        refused(&rig, QUOTE, &txn(&offer, open), "STALE_FRONTIER").await;
+        refused(&rig, QUOTE, &txn_proof(&offer, open), "STALE_FRONTIER").await;
     }
     assert_eq!(received(&rig, offer.pay_to), Raw::ZERO);
     rig.end().await;
@@ -411,7 +408,7 @@ async fn a_fork_wins_after_process_has_returned_a_hash() {
     );
     let has_failed = || async { journal(&rig, sent.hash()).await == Some(PaymentState::Failed) };
     eventually("the payment fails", has_failed).await;
-    let answer = ask_until_decided(&rig, QUOTE, &proof).await;
+    let answer = rig.ask_until_decided(QUOTE, &proof).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "FRONTIER_CHANGED"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, Raw::ZERO));
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Failed));
@@ -448,7 +445,7 @@ async fn a_broadcast_is_refused_for_a_gap_and_the_block_is_applied_later() {
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Parked));
     rig.devnet.process(sent).unwrap();
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
-    refused(&rig, QUOTE, &txn(&own, sent), "DUPLICATE_BLOCK_HASH").await;
+    refused(&rig, QUOTE, &txn_proof(&own, sent), "DUPLICATE_BLOCK_HASH").await;
     served(&rig, QUOTE, &proof).await;
     assert_eq!(received(&rig, offer.pay_to), offer.amount, "paid once");
     rig.end().await;
@@ -476,12 +473,12 @@ async fn a_node_makes_the_payer_richer_than_he_is() {
         InjectedFault::Lie(Lie::Balance(more(sent.balance, offer.amount))),
         Times::Always,
     );
-    let answer = rig.get(QUOTE, &[(PROOF, &txn(&offer, sent))]).await;
+    let answer = rig.get(QUOTE, &[(PROOF, &txn_proof(&offer, sent))]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "INSUFFICIENT_AMOUNT"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, ONE));
     rig.devnet.faults().clear();
     // The block is on the ledger for good, and does not become a payment by coming again.
-    let again = rig.get(QUOTE, &[(PROOF, &txn(&offer, sent))]).await;
+    let again = rig.get(QUOTE, &[(PROOF, &txn_proof(&offer, sent))]).await;
     assert_eq!((again.status().as_u16(), error(again).await.as_str()), (402, "INSUFFICIENT_AMOUNT"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, ONE));
     rig.end().await;
@@ -502,7 +499,7 @@ async fn a_node_shows_another_block_in_the_payments_place() {
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
     rig.devnet.faults().clear();
     assert!(rig.devnet.confirm_now(sent.hash()));
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
 
@@ -515,7 +512,7 @@ async fn no_node_answers_while_a_proof_is_handed_in() {
     pending(&rig, QUOTE, &proof, "no_node").await;
     assert_eq!((journal(&rig, sent.hash()).await, balance(&rig, &payer)), (None, PLENTY));
     rig.devnet.faults().clear();
-    assert_eq!(ask_until_decided(&rig, QUOTE, &proof).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
 
@@ -528,7 +525,7 @@ async fn the_envelope_is_not_one() {
     let [offer, _] = rig.bill(QUOTE).await;
     let payer = rig.payer(1, PLENTY);
     let (_, good) = rig.txn(&payer, &offer);
-    let good = txn_json(&offer, good);
+    let good = txn_payload(&offer, good);
     let change = |change: &dyn Fn(&mut Value)| {
         let mut json = good.clone();
         change(&mut json);
@@ -549,12 +546,12 @@ async fn the_envelope_is_not_one() {
     for (what, with) in malformed {
         row_is_refused_unasked(&rig, what, &change(with), "MALFORMED_PAYLOAD").await;
     }
-    let before = Effects::of(&rig);
+    let before = Footprint::of(&rig);
     for unreadable in ["", "%", "bm8=", "W10=", &"A".repeat(20_000)] {
         let answer = rig.get(QUOTE, &[(PROOF, unreadable)]).await;
         assert_eq!(answer.status(), 400, "{:.20}", unreadable);
     }
-    assert_eq!(Effects::of(&rig), before);
+    assert_eq!(Footprint::of(&rig), before);
     let again = rig.get(QUOTE, &[]).await;
     assert_eq!(header(&again, "cache-control"), "no-store");
     assert_eq!(offers(&again).offers.len(), 2);

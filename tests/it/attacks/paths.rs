@@ -443,6 +443,7 @@ async fn a_second_request_rides_on_the_first() {
     rig.end().await;
 }
 
+/// A second `Upgrade` line beside `websocket` was passed on, and no test noticed.
 #[tokio::test]
 async fn a_free_upgrade_to_another_protocol_would_be_a_tunnel() {
     let answer = |seen: &Seen| match seen.header("upgrade") {
@@ -452,7 +453,15 @@ async fn a_free_upgrade_to_another_protocol_would_be_a_tunnel() {
     let rig =
         Rig::with(Plan { routes: ROUTES.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
     // In a tunnel of HTTP/2, every path of the upstream could be asked for unseen.
-    for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "TLS/1.0"] {
+    for protocol in [
+        "h2c",
+        "H2C",
+        "websocket, h2c",
+        "websocket\r\nUpgrade: h2c",
+        "h2c\r\nUpgrade: websocket",
+        "HTTP/2.0",
+        "TLS/1.0",
+    ] {
         let headers = format!(
             "Host: {}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAAA\r\n",
             rig.url.trim_start_matches("http://")

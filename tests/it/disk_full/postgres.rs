@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::fill;
+use crate::patience::eventually;
 use crate::power_cut::Mounted;
-use crate::rig::{PLENTY, Plan, Rig, error, eventually};
+use crate::rig::{PLENTY, Plan, Rig, error};
 use crate::store::server::Site;
 
 const ROUTES: &str = r#"

@@ -4,7 +4,6 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Bill, PRICE, REPORT, call, decoded};
+use crate::patience::{soon, wait_for};
 use crate::program::{self, Program};
 use crate::rig::{PLENTY, signature};
 
@@ -27,15 +27,8 @@ async fn post(http: &Client, url: &str, path: &str, body: &Value) -> Option<Valu
 
 /// Calls until `wanted` says that this is the answer.
 async fn post_until(http: &Client, to: (&str, &str), body: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
-    let ask = async {
-        loop {
-            if let Some(answer) = post(http, to.0, to.1, body).await.filter(|it| wanted(it)) {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), ask).await.expect("the answer that was waited for")
+    let (url, path) = to;
+    wait_for(path, async || post(http, url, path, body).await.filter(|it| wanted(it))).await
 }
 
 fn paid(devnet: &Devnet, key: &SecretKey, bill: &Bill, by_signature: bool) -> (Value, StateBlock) {
@@ -73,7 +66,7 @@ async fn deliveries(point: &str, by_signature: bool) -> u32 {
     let bill = Bill::of(&post_until(&http, (&url, "/requirements"), &order, is_bill).await);
     let (call, block) = paid(&devnet, &key, &bill, by_signature);
     let first = post(&http, &url, "/settle", &call).await;
-    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await.expect("it ends itself");
+    let ended = soon("the program ends itself", child.wait()).await;
     assert_eq!(ended.unwrap().signal(), Some(SIGABRT), "{point}");
     let mut delivered = u32::from(first.is_some_and(|it| it["success"] == true));
 

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 
 use super::{Desk, PRICE, REPORT, is_settled, scene};
 use crate::attacks::{journal, unhurried};
+use crate::patience::eventually;
 use crate::proxy::wire::Wire;
-use crate::rig::{Ending, PLENTY, Plan, Rig, eventually, manual_clock};
+use crate::rig::{Ending, PLENTY, Plan, Rig, manual_clock};
 
 fn request(call: &Value) -> String {
     let body = call.to_string();

@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use super::{LIMITS, ROUTES, method, offer, post, scene, scene_with, tool};
+use crate::patience::eventually;
 use crate::proxy::wire::Wire;
-use crate::rig::{PLENTY, Plan, Rig, capability, eventually};
+use crate::rig::{PLENTY, Plan, Rig, capability};
 
 /// The head of a posted request, before what follows it.
 fn head(more: &[&str]) -> String {

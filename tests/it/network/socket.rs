@@ -1,4 +1,4 @@
-//! Confirmations heard of over a WebSocket.
+//! Confirmations over a WebSocket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) fn with_socket(dialect: SocketDialect, confirm_after: Duration) -> De
     DevnetOptions { websocket, dialect, confirm_after, ..DevnetOptions::default() }
 }
 
-/// A client of the development ledger's WebSocket, as raw as it gets.
+/// A plain client of the development ledger's WebSocket.
 struct Client(WebSocketStream<TcpStream>);
 
 impl Client {
@@ -38,7 +38,7 @@ impl Client {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    /// The next message, nothing where the connection was closed.
+    /// The next message; `None` if the connection was closed.
     async fn hear(&mut self) -> Option<Value> {
         match self.0.next().await {
             Some(Ok(Message::Text(text))) => Some(serde_json::from_str(&text).unwrap()),
@@ -46,7 +46,7 @@ impl Client {
         }
     }
 
-    /// What came before an answer to a ping.
+    /// The messages before the answer to a ping.
     async fn until_pong(&mut self) -> Vec<Value> {
         self.say(&json!({"action": "ping", "id": "7"})).await;
         let mut heard = Vec::new();
@@ -76,7 +76,7 @@ async fn the_ledgers_socket_filters_as_nodes_do() {
     assert_eq!((&ack["ack"], &ack["id"]), (&json!("subscribe"), &json!("1")), "a bad topic has none");
     let fund = async |account: Account| {
         let hash = devnet.fund(account, Raw::new(5)).unwrap();
-        // Told by a task of its own.
+        // A task of its own sends the message.
         tokio::time::sleep(Duration::from_millis(20)).await;
         hash
     };
@@ -133,7 +133,7 @@ async fn listening(devnet: &Devnet, accounts: Vec<Account>) -> (Arc<NodeLedger>,
 async fn a_message_wakes_a_payment_and_nothing_is_polled_in_between() {
     for dialect in [SocketDialect::Reference, SocketDialect::RsNano] {
         let devnet = Devnet::start(with_socket(dialect, Duration::ZERO)).await.unwrap();
-        // More accounts than one message holds; the one that is paid is among the last.
+        // More accounts than fit in one message; the paid one is among the last.
         let mut accounts: Vec<_> = (0..2500_u32)
             .map(|number| {
                 let mut bytes = [9; 32];
@@ -179,7 +179,7 @@ async fn a_message_that_never_comes_costs_time_and_no_money() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_good_by_looking_and_made_anew() {
+async fn a_lost_connection_is_replaced_and_the_block_is_polled_meanwhile() {
     let devnet = Devnet::start(with_socket(SocketDialect::Reference, Duration::ZERO)).await.unwrap();
     let (ledger, _stop) = listening(&devnet, vec![key(99).account()]).await;
     let other = devnet.add_node(NodeOptions::default()).await.unwrap();
@@ -195,7 +195,7 @@ async fn a_lost_connection_is_made_good_by_looking_and_made_anew() {
     devnet.faults().called("blocks_info", 1).await;
     devnet.node().refuse_sockets(true);
     devnet.node().drop_sockets();
-    // The loss itself is a reason to look.
+    // The loss itself makes the block due.
     devnet.faults().called("blocks_info", 2).await;
     assert!(!ledger.sockets()[0].connected);
     devnet.lattice().release();
@@ -245,7 +245,7 @@ async fn a_gateway_hears_of_its_payments() {
         assert!(metrics.lines().any(|it| it == line), "{line}\n{metrics}");
     }
     operator.abort();
-    // Killed between the broadcast and the confirmation: granted all the same.
+    // The connection is killed between broadcast and confirmation; the payment is granted all the same.
     let [txn, _] = rig.bill("/paid").await;
     let (header, block) = rig.txn(&payer, &txn);
     rig.devnet.lattice().hold(block.hash());

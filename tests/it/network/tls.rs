@@ -1,4 +1,4 @@
-//! Nodes behind TLS, with a certificate of the operator's own.
+//! Nodes behind TLS, with the operator's own certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl Drop for Front {
     }
 }
 
-/// A certificate for `localhost` that vouches for itself, and its key.
+/// A self-signed certificate for `localhost`, and its key.
 fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into())
@@ -44,7 +44,7 @@ async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateK
         .with_single_cert(vec![certificate.clone()], key.clone_key())
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    // Wherever `localhost` leads to first.
+    // The address that `localhost` resolves to first.
     let listener = TcpListener::bind("localhost:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let task = tokio::spawn(async move {
@@ -52,7 +52,7 @@ async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateK
             let (outer, _) = listener.accept().await.unwrap();
             let (acceptor, to) = (acceptor.clone(), to.clone());
             tokio::spawn(async move {
-                // Whoever does not believe the certificate is gone.
+                // A client that does not trust the certificate hangs up.
                 let Ok(mut outer) = acceptor.accept(outer).await else { return };
                 let mut inner = TcpStream::connect(to).await.unwrap();
                 let _ended = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
@@ -62,7 +62,7 @@ async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateK
     Front { port, task }
 }
 
-/// A ledger over `https` and `wss`, believing `authorities`, that listens.
+/// A subscribed ledger over `https` and `wss` that trusts `authorities`.
 async fn hearing(
     rpc: &Front,
     socket: &Front,
@@ -81,7 +81,7 @@ async fn hearing(
 }
 
 #[tokio::test]
-async fn confirmations_come_over_tls_from_who_is_believed_and_from_nobody_else() {
+async fn confirmations_come_over_tls_only_from_a_trusted_certificate() {
     let devnet = Devnet::start(with_socket(SocketDialect::Reference, Duration::ZERO)).await.unwrap();
     let (certificate, secret) = certificate();
     let rpc = front(devnet.address().to_string(), &certificate, &secret).await;
@@ -100,7 +100,7 @@ async fn confirmations_come_over_tls_from_who_is_believed_and_from_nobody_else()
     assert!(matches!(ledger.await_confirmation(block.hash(), WAIT).await, Ok(Sighting::Confirmed(_))));
     assert_eq!(heard.recv().await.unwrap(), (block.hash(), key(99).account()));
 
-    // With the authorities of browsers alone it could be anybody, and so it could with another's.
+    // With the usual web authorities alone, or with another one, the node is not trusted.
     let (other, _) = self::certificate();
     for authorities in [Authorities::default(), [other].into()] {
         let (ledger, _stop) = hearing(&rpc, &socket, &authorities).await;

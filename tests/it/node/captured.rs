@@ -99,8 +99,8 @@ async fn receivable_blocks_are_read_and_none_is_none() {
 #[tokio::test]
 async fn the_amount_of_a_captured_send_comes_from_the_block_before() {
     for dialect in DIALECTS {
-        // The block before it is not in the capture: it is shown as a legacy block, whose balance
-        // only the node can tell.
+        // The block before is not in the capture. It is shown as a legacy block, whose balance
+        // only the node reports.
         let hash = capture("block_info")[dialect]["contents"].clone();
         let block: StateBlock = serde_json::from_value(hash).unwrap();
         let before = block.balance.checked_add(Raw::new(5 * 10_u128.pow(27))).unwrap();

@@ -1,4 +1,4 @@
-//! Work: asked of a node, checked, computed here where there is none.
+//! Work: requested from a node, checked, and computed here if no node provides it.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ async fn work_is_asked_for_in_the_nodes_own_numbers_and_checked() {
 }
 
 #[tokio::test]
-async fn work_is_computed_here_and_its_progress_told() {
+async fn work_is_computed_here_and_its_progress_reported() {
     let root = [7; 32];
     let threshold = Threshold(0xffff_e000_0000_0000);
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -56,5 +56,5 @@ async fn work_that_nobody_waits_for_is_given_up() {
     until(|| *tried.lock().unwrap() > 0).await;
     search.abort();
     assert!(search.await.unwrap_err().is_cancelled());
-    // The runtime waits for its blocking threads when this test ends: it would never.
+    // At the end of this test the runtime waits for its blocking threads; without the stop, for ever.
 }

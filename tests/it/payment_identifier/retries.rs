@@ -18,23 +18,24 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{
-    ID, OTHER_ID, PROOF, ROUTES, Said, balance, counting, effects, kept, refused, rig, said, sent, show, txn,
-    under, with,
+    Answered, ID, OTHER_ID, PROOF, ROUTES, balance, counting, proof_under_id, refused, rig_with, sent_proof,
+    start, txn_proof, wait_until_kept,
 };
-use crate::rig::{Ending, PLENTY, Plan, Rig, manual_clock};
+use crate::patience::soon;
+use crate::rig::{Effects, Ending, PLENTY, Plan, Rig, manual_clock};
 use crate::scripted::Reply;
 
 #[tokio::test]
 async fn the_same_proof_gets_the_same_answer_from_the_store() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/opt/x?a=1", ID, 0).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x?a=1", ID, 0).await;
     let first = rig.get("/opt/x?a=1", &[(PROOF, &proof)]).await;
     assert_eq!(first.headers()["set-cookie"], "session=secret");
-    let first = said(first).await;
+    let first = Answered::read(first).await;
     let bought = Some(block.hash().to_string());
     let body = "answer 1 to GET /opt/x?a=1 with 0 bytes".to_owned();
-    assert_eq!(first, Said { status: 201, replayed: false, block: bought, body });
+    assert_eq!(first, Answered { status: 201, replayed: false, block: bought, body });
     for _ in 0..3 {
         let again = rig.get("/opt/x?a=1", &[(PROOF, &proof)]).await;
         let headers = again.headers().clone();
@@ -44,27 +45,28 @@ async fn the_same_proof_gets_the_same_answer_from_the_store() {
         );
         assert_eq!(headers["cache-control"], "private");
         assert!(!headers.contains_key("set-cookie"), "a login is not kept");
-        assert_eq!(said(again).await, first.again());
+        assert_eq!(Answered::read(again).await, first.as_replayed());
     }
-    assert_eq!(effects(&rig), (1, 1));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
 
 #[tokio::test]
 async fn another_proof_is_not_settled_and_gets_the_same_answer() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (proof, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let first = said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    let (proof, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
     let left = balance(&rig, &key);
     // As the official wrappers do after a lost answer: a new payment on the new frontier.
-    let (second, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    assert_eq!(said(rig.get("/opt/x", &[(PROOF, &second)]).await).await, first.again());
+    let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &second)]).await).await, first.as_replayed());
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
-    assert_eq!((effects(&rig), balance(&rig, &key)), ((1, 1), left));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
+    assert_eq!(balance(&rig, &key), left);
     // What was sent already stays the payer's, for another id.
-    let (third, block) = sent(&rig, &key, "/opt/x", ID).await;
-    assert_eq!(said(show(&rig, "/opt/x", &third).await).await, first.again());
+    let (third, block) = sent_proof(&rig, &key, "/opt/x", ID).await;
+    assert_eq!(Answered::read(rig.ask_until_decided("/opt/x", &third).await).await, first.as_replayed());
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none(), "it is not spent");
     rig.end().await;
 }
@@ -75,15 +77,15 @@ async fn a_proof_that_comes_late_is_not_asked_to_pay_for_what_is_bought() {
     let routes = ROUTES.to_owned();
     let rig = Rig::with(Plan { routes, clock, answer: Box::new(counting()), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let first = said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
-    kept(&rig, &block).await;
-    let (second, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let (third, _) = sent(&rig, &key, "/opt/x", ID).await;
-    let (stranger, _) = txn(&rig, &key, "/opt/x", OTHER_ID, 0).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    wait_until_kept(&rig, &block).await;
+    let (second, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let (third, _) = sent_proof(&rig, &key, "/opt/x", ID).await;
+    let (stranger, _) = txn_proof(&rig, &key, "/opt/x", OTHER_ID, 0).await;
     seconds.fetch_add(600, Ordering::SeqCst);
     for late in [&proof, &second, &third] {
-        assert_eq!(said(rig.get("/opt/x", &[(PROOF, late)]).await).await, first.again());
+        assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, late)]).await).await, first.as_replayed());
     }
     refused(&rig, "/opt/x", &stranger, 402, "PAYMENT_EXPIRED").await;
     rig.end().await;
@@ -91,17 +93,17 @@ async fn a_proof_that_comes_late_is_not_asked_to_pay_for_what_is_bought() {
 
 #[tokio::test]
 async fn a_second_send_is_redeemed_under_an_id_of_its_own() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (first, _) = sent(&rig, &key, "/opt/x", ID).await;
-    let first = said(show(&rig, "/opt/x", &first).await).await;
+    let (first, _) = sent_proof(&rig, &key, "/opt/x", ID).await;
+    let first = Answered::read(rig.ask_until_decided("/opt/x", &first).await).await;
     let [_, offer] = rig.bill("/opt/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(block).unwrap();
-    let same = super::claim(&key, &block, &offer, ID);
-    assert_eq!(said(show(&rig, "/opt/x", &same).await).await, first.again());
-    let own = super::claim(&key, &block, &offer, OTHER_ID);
-    let second = said(show(&rig, "/opt/x", &own).await).await;
+    let same = super::signature_proof(&key, &block, &offer, ID);
+    assert_eq!(Answered::read(rig.ask_until_decided("/opt/x", &same).await).await, first.as_replayed());
+    let own = super::signature_proof(&key, &block, &offer, OTHER_ID);
+    let second = Answered::read(rig.ask_until_decided("/opt/x", &own).await).await;
     assert_eq!((second.replayed, second.block), (false, Some(block.hash().to_string())));
     assert_eq!(rig.upstream.seen().len(), 2);
     rig.end().await;
@@ -109,19 +111,21 @@ async fn a_second_send_is_redeemed_under_an_id_of_its_own() {
 
 #[tokio::test]
 async fn sixty_four_proofs_at_once_are_one_payment() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
     let before = balance(&rig, &key);
     let mut proofs = Vec::new();
     for salt in 1..=64 {
-        proofs.push(txn(&rig, &key, "/opt/x", ID, salt).await.0);
+        proofs.push(txn_proof(&rig, &key, "/opt/x", ID, salt).await.0);
     }
-    let answers =
-        join_all(proofs.iter().map(async |proof| said(show(&rig, "/opt/x", proof).await).await)).await;
+    let answers = join_all(
+        proofs.iter().map(async |proof| Answered::read(rig.ask_until_decided("/opt/x", proof).await).await),
+    )
+    .await;
     assert_eq!(answers.iter().filter(|it| !it.replayed).count(), 1, "{answers:?}");
     let first = answers.iter().find(|it| !it.replayed).unwrap();
-    assert!(answers.iter().all(|it| it.again() == first.again()), "{answers:?}");
-    assert_eq!(effects(&rig), (1, 1));
+    assert!(answers.iter().all(|it| it.as_replayed() == first.as_replayed()), "{answers:?}");
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     let price = 10_u128.pow(27);
     assert_eq!(before.get() - balance(&rig, &key).get(), price, "one payment is on the ledger");
     rig.end().await;
@@ -129,44 +133,46 @@ async fn sixty_four_proofs_at_once_are_one_payment() {
 
 #[tokio::test]
 async fn copies_at_once_of_many_uses_take_one() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/many/x", ID, 0).await;
-    let answers = join_all((0..16).map(async |_| said(show(&rig, "/many/x", &proof).await).await)).await;
+    let (proof, block) = txn_proof(&rig, &key, "/many/x", ID, 0).await;
+    let answers =
+        join_all((0..16).map(async |_| Answered::read(rig.ask_until_decided("/many/x", &proof).await).await))
+            .await;
     assert_eq!(answers.iter().filter(|it| !it.replayed).count(), 1, "{answers:?}");
     let bodies: std::collections::BTreeSet<_> = answers.iter().map(|it| &it.body).collect();
     assert_eq!(bodies.len(), 1);
-    kept(&rig, &block).await;
+    wait_until_kept(&rig, &block).await;
     assert_eq!(rig.upstream.seen().len(), 1);
     rig.end().await;
 }
 
 #[tokio::test]
 async fn an_answer_outlives_a_kill_and_is_given_by_another_instance() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let first = said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
-    kept(&rig, &block).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    wait_until_kept(&rig, &block).await;
     let twin = assemble::assemble(rig.config("", ROUTES), Clock::system()).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/opt/x", listener.local_addr().unwrap());
     let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), twin.gateway());
     let (stop, shutdown) = watch::channel(false);
     let serving = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
-    let (second, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let (second, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     for shown in [&proof, &second] {
         let there = rig.http.get(&url).header(PROOF, shown).send().await.unwrap();
-        assert_eq!(said(there).await, first.again());
+        assert_eq!(Answered::read(there).await, first.as_replayed());
     }
     stop.send_replace(true);
-    serving.await.unwrap();
+    soon("the twin ends", serving).await.unwrap();
     twin.stop().await;
     let rig = rig.restart(Ending::Abrupt).await;
-    assert_eq!(said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await, first.again());
-    let (third, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    assert_eq!(said(rig.get("/opt/x", &[(PROOF, &third)]).await).await, first.again());
-    assert_eq!(effects(&rig), (1, 1));
+    assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await, first.as_replayed());
+    let (third, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &third)]).await).await, first.as_replayed());
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
 
@@ -199,20 +205,20 @@ async fn journalled(rig: &Rig, key: &SecretKey, salt: u8) -> StateBlock {
 
 #[tokio::test]
 async fn a_payment_cut_off_before_its_broadcast_is_finished_for_another_proof() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
     let first = journalled(&rig, &key, 1).await;
-    let (second, block) = txn(&rig, &key, "/opt/x", ID, 2).await;
-    let answer = said(show(&rig, "/opt/x", &second).await).await;
+    let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 2).await;
+    let answer = Answered::read(rig.ask_until_decided("/opt/x", &second).await).await;
     assert_eq!((answer.status, answer.block), (201, Some(first.hash().to_string())));
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
-    assert_eq!(effects(&rig), (1, 1));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
 
 #[tokio::test]
 async fn a_block_that_nobody_knew_and_that_came_back_is_the_ids_payment_after_all() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
     let before = balance(&rig, &key);
     // No node knew the first, so it was parked, and a second on its frontier had the id.
@@ -225,11 +231,11 @@ async fn a_block_that_nobody_knew_and_that_came_back_is_the_ids_payment_after_al
     assert_eq!(store.identified(IdentifierKey::of(ID)).await.unwrap().unwrap().intent.block, second.hash());
     // Whoever had seen the first brings it back.
     rig.devnet.process(first).unwrap();
-    let (third, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let answer = said(show(&rig, "/opt/x", &third).await).await;
+    let (third, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let answer = Answered::read(rig.ask_until_decided("/opt/x", &third).await).await;
     assert_eq!((answer.status, &answer.block), (201, &Some(first.hash().to_string())));
-    kept(&rig, &first).await;
-    assert!(said(rig.get("/opt/x", &[(PROOF, &third)]).await).await.replayed);
+    wait_until_kept(&rig, &first).await;
+    assert!(Answered::read(rig.get("/opt/x", &[(PROOF, &third)]).await).await.replayed);
     assert!(store.payment(block.hash()).await.unwrap().is_none());
     assert_eq!(before.get() - balance(&rig, &key).get(), 10_u128.pow(27), "paid once");
     rig.end().await;
@@ -237,14 +243,14 @@ async fn a_block_that_nobody_knew_and_that_came_back_is_the_ids_payment_after_al
 
 #[tokio::test]
 async fn a_payment_that_was_overtaken_gives_its_id_to_the_next() {
-    let rig = rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
     let first = journalled(&rig, &key, 1).await;
     // Meanwhile the payer spent his frontier on something else.
     let elsewhere = rig.devnet.send_block(&key, Account([9; 32]), Raw::new(1)).unwrap();
     rig.devnet.process(elsewhere).unwrap();
-    let (second, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let answer = said(show(&rig, "/opt/x", &second).await).await;
+    let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let answer = Answered::read(rig.ask_until_decided("/opt/x", &second).await).await;
     assert_eq!((answer.status, answer.block), (201, Some(block.hash().to_string())));
     let failed = rig.services.store().payment(first.hash()).await.unwrap().unwrap();
     assert_eq!((failed.state, failed.intent.identified), (PaymentState::Failed, None));
@@ -259,43 +265,43 @@ async fn after_a_failure_of_the_upstream_a_retry_is_forwarded_and_charged_once()
         2 => Reply::Drop,
         number => Reply::text(200, &format!("answer {number}")),
     };
-    let rig = with(ROUTES, "", answer).await;
+    let rig = rig_with(ROUTES, "", answer).await;
     let key = rig.payer(1, PLENTY);
     let before = balance(&rig, &key);
-    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    let (status, bought) = (|it: &Said| it.status, Some(block.hash().to_string()));
-    assert_eq!(status(&said(rig.get("/opt/x", &[(PROOF, &proof)]).await).await), 500);
-    assert_eq!(status(&said(show(&rig, "/opt/x", &proof).await).await), 500);
-    let (second, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
-    assert_eq!(status(&said(show(&rig, "/opt/x", &second).await).await), 502);
-    let served = said(show(&rig, "/opt/x", &second).await).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let (status, bought) = (|it: &Answered| it.status, Some(block.hash().to_string()));
+    assert_eq!(status(&Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await), 500);
+    assert_eq!(status(&Answered::read(rig.ask_until_decided("/opt/x", &proof).await).await), 500);
+    let (second, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    assert_eq!(status(&Answered::read(rig.ask_until_decided("/opt/x", &second).await).await), 502);
+    let served = Answered::read(rig.ask_until_decided("/opt/x", &second).await).await;
     assert_eq!((served.status, served.replayed, &served.block), (200, false, &bought));
-    assert_eq!(said(show(&rig, "/opt/x", &proof).await).await, served.again());
+    assert_eq!(Answered::read(rig.ask_until_decided("/opt/x", &proof).await).await, served.as_replayed());
     assert_eq!(before.get() - balance(&rig, &key).get(), 10_u128.pow(27));
-    assert_eq!(effects(&rig), (4, 1));
+    assert_eq!(rig.effects(), Effects { forwarded: 4, broadcast: 1 });
     rig.end().await;
 }
 
 #[tokio::test]
 async fn what_is_too_large_or_too_old_is_gone_and_costs_nothing() {
     let more = "payment_identifiers: { largest_answer: 16 }\n";
-    let rig = with(ROUTES, more, counting()).await;
+    let rig = rig_with(ROUTES, more, counting()).await;
     let key = rig.payer(1, PLENTY);
     for (path, id) in [("/opt/x", ID), ("/many/x", OTHER_ID)] {
-        let (proof, block) = txn(&rig, &key, path, id, 0).await;
+        let (proof, block) = txn_proof(&rig, &key, path, id, 0).await;
         assert_eq!(rig.get(path, &[(PROOF, &proof)]).await.status(), 201);
-        kept(&rig, &block).await;
+        wait_until_kept(&rig, &block).await;
         refused(&rig, path, &proof, 410, "answer_not_kept").await;
-        let (second, _) = txn(&rig, &key, path, id, 0).await;
+        let (second, _) = txn_proof(&rig, &key, path, id, 0).await;
         refused(&rig, path, &second, 410, "answer_not_kept").await;
     }
     rig.end().await;
 
-    let rig = super::rig().await;
+    let rig = start().await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     assert_eq!(rig.get("/opt/x", &[(PROOF, &proof)]).await.status(), 201);
-    kept(&rig, &block).await;
+    wait_until_kept(&rig, &block).await;
     let later = UnixSeconds(Clock::system().now().0 + 10);
     let forget =
         |ids_until| rig.services.store().forget(Forget { ids_until, answers_until: later, limit: 9 });
@@ -304,9 +310,9 @@ async fn what_is_too_large_or_too_old_is_gone_and_costs_nothing() {
     // The id is free for another payment; what bought something once does not buy again.
     assert_eq!(forget(later).await, Ok(1));
     refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
-    let (anew, _) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let (anew, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     assert_eq!(
-        said(rig.get("/opt/x", &[(PROOF, &anew)]).await).await.body,
+        Answered::read(rig.get("/opt/x", &[(PROOF, &anew)]).await).await.body,
         "answer 2 to GET /opt/x with 0 bytes"
     );
     rig.end().await;
@@ -314,28 +320,28 @@ async fn what_is_too_large_or_too_old_is_gone_and_costs_nothing() {
 
 #[tokio::test]
 async fn a_head_and_an_empty_answer_are_given_again_as_they_were() {
-    let rig = with(ROUTES, "", |_: &crate::scripted::Seen| Reply::Http {
+    let rig = rig_with(ROUTES, "", |_: &crate::scripted::Seen| Reply::Http {
         status: 204,
         headers: vec![("X-Tag".to_owned(), "kept".to_owned())],
         body: Vec::new(),
     })
     .await;
     let key = rig.payer(1, PLENTY);
-    let (proof, block) = txn(&rig, &key, "/opt/x", ID, 0).await;
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     for replayed in [false, true] {
         let answer = rig.get("/opt/x", &[(PROOF, &proof)]).await;
         assert_eq!((answer.status().as_u16(), &answer.headers()["x-tag"]), (204, &"kept".parse().unwrap()));
         assert_eq!(answer.headers().contains_key("idempotent-replayed"), replayed);
-        kept(&rig, &block).await;
+        wait_until_kept(&rig, &block).await;
     }
     let [offer, _] = rig.bill("/opt/h").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let proof = under(&offer, &Proof::NanoTxn { block }, OTHER_ID);
+    let proof = proof_under_id(&offer, &Proof::NanoTxn { block }, OTHER_ID);
     for replayed in [false, true] {
         let url = format!("{}/opt/h", rig.url);
         let answer = rig.http.head(url).header(PROOF, &proof).send().await.unwrap();
         assert_eq!(answer.headers().contains_key("idempotent-replayed"), replayed, "{answer:?}");
-        kept(&rig, &block).await;
+        wait_until_kept(&rig, &block).await;
     }
     assert_eq!(rig.upstream.seen().len(), 2);
     rig.end().await;

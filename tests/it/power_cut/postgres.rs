@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::stands_still;
 use super::{Answered, BEFORE, CLAIMED, Mounted, TELLERS, compare, copy, cuts, make_image, numbered, settle};
+use crate::patience::{eventually, within};
 use crate::store::server::Site;
 
 /// A server's own files take some 40 MB.
@@ -46,10 +47,10 @@ async fn what_a_server_answered_before_a_power_cut_is_there_after_it() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), enough).await.expect("it writes on");
+        within(Duration::from_secs(120), "enough grants before the power cut", enough).await;
         let processes = server.freeze();
         let still = || async { processes.iter().all(|pid| stands_still(*pid)) };
-        crate::rig::eventually("every process stands still", still).await;
+        eventually("every process stands still", still).await;
         let known = std::mem::take(&mut *answered.lock().unwrap());
         copy(&image, &copied);
         for teller in tellers {

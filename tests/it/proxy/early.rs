@@ -8,7 +8,7 @@ use super::roomy;
 use super::wire::Wire;
 use crate::rig::{Plan, Rig};
 
-/// All headers of one answer together (PROTOCOL section 2).
+/// The limit for all headers of one answer together (`src/guide/protocol.md`, "The exchange").
 const MOST_HEADERS: usize = 8 * 1024;
 
 #[tokio::test]

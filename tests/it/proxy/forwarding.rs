@@ -1,7 +1,9 @@
 //! Requests and answers on their way through: bytes, order, time, place.
 
-use super::wire::{Wire, soon};
+use super::wire::Wire;
 use super::{OK, bought, played, roomy};
+use crate::metrics::Uses;
+use crate::patience::{eventually, soon};
 use crate::rig::{Plan, Rig, capability};
 use crate::scripted::{Reply, Scripted, nobody};
 
@@ -215,7 +217,7 @@ async fn health_checks_ask_below_the_base_path_and_a_sick_server_is_left_alone()
     let routes = "  - { match: \"/watched/**\", upstream: watched, free: true }\n".to_owned();
     let rig = Rig::with(Plan { more, routes, ..Plan::default() }).await;
     let asked = |server: &Scripted, path: &str| server.seen().iter().filter(|it| it.path == path).count();
-    crate::rig::eventually("two checks of each", || async {
+    eventually("two checks of each", || async {
         asked(&sick, "/base/healthz") >= 2 && asked(&well, "/healthz") >= 2
     })
     .await;
@@ -295,7 +297,10 @@ async fn an_upgrade_is_tunnelled_once_it_is_paid_and_not_before() {
     // However the tunnel ends, what was bought was had: hanging up is no way to read for free.
     drop(wire);
     drop(call);
-    crate::rig::eventually("the use is spent", || async { super::uses(&rig, "raw") == (2, 0) }).await;
+    eventually("the use is spent", || async {
+        Uses::of(&rig, "raw") == Uses { committed: 2, given_back: 0 }
+    })
+    .await;
     assert!(upstream.is_idle(), "only the paid upgrade came through");
     rig.end().await;
 }

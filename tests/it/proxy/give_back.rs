@@ -1,8 +1,10 @@
 //! Who pays when it goes wrong: uses that are given back, and those that are not.
 
 use super::wire::{Played, Wire};
-use super::{OK, ROOMY, bought, count, played, requests, uses};
-use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, header};
+use super::{OK, ROOMY, bought, played, requests};
+use crate::metrics::{Uses, sample};
+use crate::patience::eventually;
+use crate::rig::{PLENTY, Plan, Rig, capability, error, header};
 use crate::scripted::{Reply, nobody};
 
 /// One request with the capability, played by `answer`, and its status and `remaining` as said.
@@ -27,7 +29,10 @@ async fn judged(route: &str, cases: &[(&str, u16, bool)]) {
             (given_back, failed, committed, left) = (given_back + 1, failed + 1, committed + 1, left - 1);
             assert_eq!(once(&rig, &mut upstream, &token, OK).await, (200, left), "after {answer:?}");
         }
-        eventually("the uses are counted", || async { uses(&rig, "raw") == (committed, given_back) }).await;
+        eventually("the uses are counted", || async {
+            Uses::of(&rig, "raw") == Uses { committed, given_back }
+        })
+        .await;
         eventually("the requests are counted", || async {
             requests(&rig, "raw", "upstream_failed") == failed
                 && requests(&rig, "raw", "unlocked") == committed - 1
@@ -99,7 +104,8 @@ async fn an_upstream_that_is_late_or_not_there_gives_the_use_back() {
             assert_eq!((again.status().as_u16(), capability(&again).1), (status, 1));
         }
         eventually("counted", || async {
-            uses(&rig, route) == (0, 4) && requests(&rig, route, "upstream_failed") == 4
+            Uses::of(&rig, route) == Uses { committed: 0, given_back: 4 }
+                && requests(&rig, route, "upstream_failed") == 4
         })
         .await;
     }
@@ -131,7 +137,8 @@ async fn the_same_proof_is_served_once_the_upstream_is_back() {
     assert_eq!((served.status().as_u16(), capability(&served).1), (200, 0));
     let again = rig.get("/once/x", &[("PAYMENT-SIGNATURE", &proof)]).await;
     assert_eq!((again.status().as_u16(), error(again).await.as_str()), (402, "DUPLICATE_BLOCK_HASH"));
-    assert_eq!(count(&rig, "payments_settled_total", "mechanism=\"nanoTxn\",route=\"once\""), 1);
+    let settled = "payments_settled_total{mechanism=\"nanoTxn\",route=\"once\"}";
+    assert_eq!(sample(&rig, settled), 1.0, "one payment for four requests");
     rig.end().await;
 }
 
@@ -150,7 +157,8 @@ async fn half_an_answer_is_no_answer() {
         assert_eq!(head.status, 200, "the answer had begun");
         let rest = wire.rest().await;
         assert!(!rest.ends_with(b"0\r\n\r\n") && rest.len() < 100, "cut off, so that the client notices");
-        eventually("given back", || async { uses(&rig, "raw") == (1, 1) }).await;
+        eventually("given back", || async { Uses::of(&rig, "raw") == Uses { committed: 1, given_back: 1 } })
+            .await;
         assert_eq!(once(&rig, &mut upstream, &token, OK).await, (200, 8), "{answer:?}");
         rig.end().await;
     }
@@ -167,7 +175,7 @@ async fn hanging_up_is_forgiven_twice() {
         call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
         assert_eq!(wire.head().await.status, 200);
         drop(wire);
-        eventually("settled", || async { uses(&rig, "raw") == (committed, given_back) }).await;
+        eventually("settled", || async { Uses::of(&rig, "raw") == Uses { committed, given_back } }).await;
     }
     assert_eq!(once(&rig, &mut upstream, &token, OK).await, (200, 7), "two were forgiven, one was not");
     // Gone before the upstream had said anything is the same.
@@ -175,7 +183,8 @@ async fn hanging_up_is_forgiven_twice() {
     wire.ask("GET /raw/x", &[&credential]).await;
     let _never_answered = upstream.call().await;
     drop(wire);
-    eventually("given back", || async { uses(&rig, "raw") == (3, 3) }).await;
+    eventually("given back", || async { Uses::of(&rig, "raw") == Uses { committed: 3, given_back: 3 } })
+        .await;
     rig.end().await;
 }
 
@@ -191,7 +200,8 @@ async fn a_use_is_not_spent_twice_by_requests_at_once() {
     let last = rig.get("/v1/search/x", &[("PAYMENT-CAPABILITY", &token)]).await;
     assert_eq!((left[0], capability(&last).1), (949, 948));
     eventually("counted", || async {
-        uses(&rig, "roomy") == (52, 0) && requests(&rig, "roomy", "unlocked") == 51
+        Uses::of(&rig, "roomy") == Uses { committed: 52, given_back: 0 }
+            && requests(&rig, "roomy", "unlocked") == 51
     })
     .await;
     assert_eq!((requests(&rig, "roomy", "paid"), requests(&rig, "roomy", "challenged")), (1, 1));

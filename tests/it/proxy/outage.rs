@@ -3,7 +3,8 @@
 use faregate::devnet::{InjectedFault, Times, faults::ANY};
 
 use super::{ROOMY, bought, requests, roomy};
-use crate::rig::{PLENTY, capability, error, eventually, header};
+use crate::patience::eventually;
+use crate::rig::{PLENTY, capability, error, header};
 
 #[tokio::test]
 async fn without_a_node_nothing_is_sold_and_everything_bought_is_served() {

@@ -1,21 +1,13 @@
 //! HTTP by hand: a client that sees what is on the wire, and an upstream whose every byte, and when
 //! it is sent, the test decides.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::patience::soon;
 use crate::scripted::chunks;
-
-/// After which a test fails instead of waiting on.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-pub(crate) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
-}
 
 /// One connection to the gateway.
 pub(crate) struct Wire(BufReader<TcpStream>);
@@ -67,6 +59,14 @@ impl Wire {
         let stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
+    }
+
+    /// A connection on which no more than these bytes wait to be read.
+    pub(crate) async fn open_narrow(url: &str, receive_buffer: u32) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(receive_buffer).unwrap();
+        let stream = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+        Self(BufReader::with_capacity(64, stream))
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {

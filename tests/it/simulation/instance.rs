@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, Work};
+use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, WorkRules};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
@@ -33,6 +33,11 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn start(world: &Arc<World>, addresses: u32) -> Self {
+        Self::with_lookups(world, addresses, 1000)
+    }
+
+    /// As [`Instance::start`], for clients that may look for this many blocks in vain.
+    pub(super) fn with_lookups(world: &Arc<World>, addresses: u32, lookups_per_client: u32) -> Self {
         let life = Arc::new(Life::default());
         let unreported = Arc::default();
         let connection = Connection {
@@ -47,7 +52,7 @@ impl Instance {
         let till = Cashier::new(Parts {
             keys: MacKeys::new(MacKey::from_bytes([3; 32]), None),
             pool: AddressPool::new(pool(0), pool(1000)).with_sessions(pool(2000)),
-            work: Work { threshold: Threshold(0), server: None },
+            work: WorkRules { threshold: Threshold(0), server: None },
             ledger: Arc::new(Nodes { world: Arc::clone(world), life: Arc::clone(&life) }),
             store: Arc::new(connection),
             clock: Clock::from_fn(move || shown.now()),
@@ -63,7 +68,7 @@ impl Instance {
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,
                 settlements_per_client: 64,
-                lookups_per_client: 1000,
+                lookups_per_client,
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
             holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
@@ -201,7 +206,8 @@ impl Store for Connection {
                 | Ablation::ForgetIntents
                 | Ablation::LeaseForEver
                 | Ablation::ForgetIds
-                | Ablation::TrustBroadcast => {}
+                | Ablation::TrustBroadcast
+                | Ablation::TrustRivals => {}
             }
             let granted = self.world.store.grant(&intent, id, holder, want, ttl, now).await;
             self.world.linger("grant").await;

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use faregate::cashier::{Ask, Presented, Verdict};
+use faregate::cashier::{Ask, Client, Presented, Verdict, Wait};
+use faregate::nano::BlockHash;
 use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
 use faregate::store::{Answer, PaymentState, Store};
 
 use super::instance::Instance;
-use super::people::{of, txn, wares};
+use super::people::{of, signed, txn, wares};
 use super::world::{Ablation, World};
 
 /// Runs `scene` in a world where nothing goes wrong, on the simulation's clock.
@@ -145,5 +146,37 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
         }
         let over = asked(&here, Presented::Token(token.clone())).await;
         assert!(matches!(over, Verdict::Bill(_)), "{over:?}");
+    });
+}
+
+/// Each address of an IPv6 network had limits of its own, and no test noticed: one host owns 2^64 of
+/// them.
+#[test]
+fn the_addresses_of_an_ipv6_network_are_one_client() {
+    calmly(async |world| {
+        let key = world.open(0);
+        let instance = Instance::with_lookups(&world, 64, 2);
+        let (route, terms) = wares()[0].clone();
+        let mut looked_for = 0;
+        let mut is_turned_away = async |client: &str| {
+            let Verdict::Bill(bill) = ask(&instance, Presented::Nothing, None).await else {
+                panic!("no bill")
+            };
+            let challenge = of(&bill, Mechanism::NanoSignature).unwrap();
+            looked_for += 1;
+            let presented = signed(&challenge, BlockHash([looked_for; 32]), key.account(), &key);
+            let (route, client) = (route.clone(), Some(Client::at(client.parse().unwrap())));
+            let metering = Metering::Leased;
+            let ask = Ask { route, terms, metering, presented, identified: None, client, url: None };
+            let Verdict::Wait(wait) = instance.till.decide(ask).await else { panic!("decided") };
+            wait == Wait::Overloaded
+        };
+        assert!(!is_turned_away("2001:db8:1:2::1").await);
+        assert!(!is_turned_away("2001:db8:1:2:ffff:ffff:ffff:ffff").await);
+        assert!(is_turned_away("2001:db8:1:2::3").await, "the network has looked twice in vain");
+        assert!(!is_turned_away("2001:db8:1:3::1").await, "another network");
+        for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            assert!(!is_turned_away(address).await, "each IPv4 address is a client");
+        }
     });
 }

@@ -37,6 +37,8 @@ pub(super) enum Ablation {
     ForgetIds,
     /// An unconfirmed block counts as confirmed.
     TrustBroadcast,
+    /// A rival of a payment's block counts as confirmed while it is not.
+    TrustRivals,
 }
 
 pub(super) struct World {
@@ -55,6 +57,8 @@ struct State {
     faults: bool,
     blocks: BTreeMap<BlockHash, Known>,
     chains: BTreeMap<Account, Chain>,
+    /// Blocks that the nodes hold for now in place of a payment's, by the block that both build on.
+    rivals: BTreeMap<BlockHash, Rival>,
     store_down_until: Instant,
     nodes_down_until: Instant,
     /// The challenge each block was presented under last, for [`Ablation::UnboundRetry`].
@@ -71,6 +75,15 @@ struct Known {
     confirms_at: Instant,
 }
 
+/// A block that loses an election in the end, to the payment's block that `wins` or to none.
+#[derive(Clone, Copy)]
+struct Rival {
+    block: StateBlock,
+    before: Raw,
+    until: Instant,
+    wins: Option<StateBlock>,
+}
+
 #[derive(Clone, Copy)]
 struct Chain {
     frontier: BlockHash,
@@ -85,6 +98,7 @@ impl World {
             faults: true,
             blocks: BTreeMap::new(),
             chains: BTreeMap::new(),
+            rivals: BTreeMap::new(),
             store_down_until: Instant::now(),
             nodes_down_until: Instant::now(),
             presented: BTreeMap::new(),
@@ -236,7 +250,9 @@ impl World {
     pub(super) fn is_unsettled(&self, account: Account) -> bool {
         self.settle_due();
         let state = self.state();
-        state.chains.get(&account).is_some_and(|it| it.frontier != it.confirmed_frontier)
+        state.chains.get(&account).is_some_and(|it| {
+            it.frontier != it.confirmed_frontier || state.rivals.contains_key(&it.confirmed_frontier)
+        })
     }
 
     pub(super) fn balance(&self, account: Account) -> Raw {
@@ -254,7 +270,7 @@ impl World {
             return Err("Old block");
         }
         let Some(chain) = state.chains.get(&block.account).copied() else { return Err("Gap previous block") };
-        if block.previous != chain.confirmed_frontier {
+        if block.previous != chain.confirmed_frontier || state.rivals.contains_key(&block.previous) {
             return Err("Fork");
         }
         if chain.frontier != chain.confirmed_frontier {
@@ -275,6 +291,28 @@ impl World {
         Ok(())
     }
 
+    /// As [`World::process`], by nodes that hold a rival of the block, not confirmed, since a moment ago.
+    /// They refuse the block as a fork; in most cases it wins the election nevertheless.
+    fn process_amid_rival(&self, block: &StateBlock) -> Result<(), &'static str> {
+        self.settle_due();
+        let until = Instant::now() + Duration::from_millis(500 + self.below(8_000));
+        let wins = self.chance(70).then_some(*block);
+        {
+            let mut state = self.state();
+            let chain = state.chains.get(&block.account).copied();
+            let fits = chain.is_some_and(|it| {
+                it.frontier == it.confirmed_frontier && it.confirmed_frontier == block.previous
+            });
+            if fits && !state.rivals.contains_key(&block.previous) {
+                let before = chain.map_or(Raw::ZERO, |it| it.confirmed_balance);
+                let representative = Representative(Account([0x11; 32]));
+                let rival = StateBlock { balance: before, link: [0; 32], representative, ..*block };
+                state.rivals.insert(block.previous, Rival { block: rival, before, until, wins });
+            }
+        }
+        self.process(block)
+    }
+
     /// The network may lose a block that it took and has not confirmed.
     fn drop_block(&self, block: &StateBlock) {
         let mut state = self.state();
@@ -291,6 +329,16 @@ impl World {
         let mut guard = self.state();
         let state = &mut *guard;
         let now = Instant::now();
+        let over = state.rivals.extract_if(.., |_, rival| rival.until <= now).collect::<Vec<_>>();
+        for (previous, rival) in over {
+            let Some(block) = rival.wins else { continue };
+            let chain = state.chains.get_mut(&block.account).unwrap();
+            if chain.frontier == previous && chain.confirmed_frontier == previous {
+                chain.frontier = block.hash();
+                let known = Known { block, before: rival.before, confirmed: false, confirms_at: rival.until };
+                state.blocks.insert(block.hash(), known);
+            }
+        }
         for (hash, known) in &mut state.blocks {
             if !known.confirmed && known.confirms_at <= now {
                 known.confirmed = true;
@@ -303,7 +351,14 @@ impl World {
 
     fn known(&self, hash: BlockHash) -> Option<Known> {
         self.settle_due();
-        self.state().blocks.get(&hash).copied()
+        let state = self.state();
+        let rival = state.rivals.values().find(|it| it.block.hash() == hash);
+        state.blocks.get(&hash).copied().or(rival.map(|it| Known {
+            block: it.block,
+            before: it.before,
+            confirmed: self.ablation == Ablation::TrustRivals,
+            confirms_at: it.until,
+        }))
     }
 
     /// Every block that can be seen on the network.
@@ -365,8 +420,9 @@ impl Ledger for Nodes {
     async fn account(&self, account: Account) -> Result<Option<AccountFacts>, LedgerError> {
         self.trip(|world| {
             world.settle_due();
-            world.state().chains.get(&account).map(|it| AccountFacts {
-                frontier: it.frontier,
+            let state = world.state();
+            state.chains.get(&account).map(|it| AccountFacts {
+                frontier: state.rivals.get(&it.confirmed_frontier).map_or(it.frontier, |it| it.block.hash()),
                 confirmed_frontier: it.confirmed_frontier,
                 confirmed_balance: it.confirmed_balance,
             })
@@ -387,13 +443,16 @@ impl Ledger for Nodes {
         self.trip(|world| {
             world.settle_due();
             let state = world.state();
-            state.blocks.iter().find(|(_, it)| it.block.previous == hash).map(|(next, _)| *next)
+            let next = state.blocks.iter().find(|(_, it)| it.block.previous == hash).map(|(next, _)| *next);
+            next.or(state.rivals.get(&hash).map(|it| it.block.hash()))
         })
         .await
     }
 
     async fn publish_send(&self, block: &StateBlock) -> Result<(), PublishError> {
-        let answer = self.trip(|world| world.process(block)).await?;
+        let amid_rival = self.world.fault(10);
+        let process = if amid_rival { World::process_amid_rival } else { World::process };
+        let answer = self.trip(|world| process(world, block)).await?;
         if answer.is_ok() && self.world.fault(4) {
             self.world.drop_block(block);
         }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::assemble::address_pool;
-use faregate::cashier::{Ask, Cashier, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, Work};
+use faregate::cashier::{
+    Ask, Cashier, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, WorkRules,
+};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::ledger::node::NodeLedger;
@@ -72,7 +74,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
     Cashier::new(Parts {
         keys: MacKeys::new(key, None),
         pool: address_pool(&config.nano).unwrap(),
-        work: Work { threshold: config.nano.work.thresholds.send, server: None },
+        work: WorkRules { threshold: config.nano.work.thresholds.send, server: None },
         ledger: Arc::new(ledger),
         store: Arc::clone(rig.services.store()),
         clock: Clock::system(),

@@ -231,12 +231,8 @@ async fn an_idle_store_notices_that_the_server_is_gone_and_back() {
     let store = PostgresStore::open(&through(&database, wire.directory.path())).await.unwrap();
     wire.deaf.store(true, Ordering::SeqCst);
     let turns = async |writable| {
-        let look = async {
-            while store.health().writable != writable {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), look).await.expect("it never notices");
+        let noticed = async || store.health().writable == writable;
+        crate::patience::eventually("the store notices", noticed).await;
     };
     turns(false).await;
     wire.deaf.store(false, Ordering::SeqCst);
@@ -295,7 +291,7 @@ async fn a_reader_that_follows_the_journal_misses_nothing() {
             after = page.last().map_or(after, |payment| payment.sequence);
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), follow).await.expect("a payment was passed over");
+    crate::patience::within(Duration::from_secs(60), "every payment is found", follow).await;
     for writer in writers {
         writer.await.unwrap();
     }

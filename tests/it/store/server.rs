@@ -118,7 +118,7 @@ impl Site {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(THERE_WITHIN, there).await.expect("the server does not start");
+        crate::patience::within(THERE_WITHIN, "the server starts", there).await;
         server
     }
 }

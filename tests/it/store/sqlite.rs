@@ -338,13 +338,8 @@ async fn the_ballast_lets_what_is_under_way_be_finished() {
     grant(&store, numbered(done)).await.unwrap();
 
     fs::remove_file(&filler).unwrap();
-    let restored = tokio::time::timeout(Duration::from_secs(10), async {
-        let mut look = tokio::time::interval(Duration::from_millis(5));
-        while store.health().sells(NOW) != Ok(()) || !ballast.exists() {
-            look.tick().await;
-        }
-    });
-    restored.await.expect("the ballast is never made again");
+    let restored = async || store.health().sells(NOW) == Ok(()) && ballast.exists();
+    crate::patience::eventually("the ballast is made again", restored).await;
     store.close().await;
     let store = open(&path);
     assert_eq!(store.scan(0, Filter::default(), 99_999).await.unwrap().len(), done as usize + 1);
@@ -456,13 +451,7 @@ async fn writing_is_tried_again_while_nobody_calls() {
     grant(&store, hash(1)).await.unwrap_err();
     assert!(!store.health().writable);
     other.execute_batch("ROLLBACK").unwrap();
-    let recovered = tokio::time::timeout(Duration::from_secs(10), async {
-        let mut look = tokio::time::interval(Duration::from_millis(5));
-        while !store.health().writable {
-            look.tick().await;
-        }
-    });
-    recovered.await.expect("the store stays unwritable");
+    crate::patience::eventually("the store is writable again", async || store.health().writable).await;
     store.close().await;
 }
 

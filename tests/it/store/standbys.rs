@@ -16,19 +16,12 @@ async fn grant(store: &PostgresStore, number: u8) -> Result<Grant, StoreError> {
 
 /// Waits until the standbys are kept so.
 async fn becomes(store: &PostgresStore, expected: &Replication) {
-    let mut seen = None;
     let look = async {
-        loop {
-            let found = store.replication().await.unwrap();
-            if found == *expected {
-                return;
-            }
-            seen = Some(found);
+        while store.replication().await.unwrap() != *expected {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(60), look).await;
-    assert!(found.is_ok(), "not {expected:?}: {seen:?}");
+    crate::patience::within(Duration::from_secs(60), &format!("standbys: {expected:?}"), look).await;
 }
 
 /// What the doctor says of the standbys.
@@ -127,6 +120,6 @@ async fn nothing_is_answered_while_no_standby_has_it() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), granted).await.expect("it never recovers");
+    crate::patience::within(Duration::from_secs(30), "the store recovers", granted).await;
     store.close().await;
 }

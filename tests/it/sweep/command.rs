@@ -37,7 +37,7 @@ async fn sweep(home: &Home, more: &[&str]) -> (u8, String, String) {
 
 #[tokio::test]
 async fn every_mechanisms_range_is_swept_and_the_next_run_finds_nothing() {
-    // One of the mechanisms is not offered any more; its addresses may hold money all the same.
+    // A mechanism that is no longer offered may still have money on its addresses.
     let home = Home::new(POOL, "sweep: { minimum: 0.5 XNO }").await;
     home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
     home.fund(Mechanism::NanoSignature, 2, ONE_XNO / 2);
@@ -111,7 +111,7 @@ async fn a_dry_run_prints_the_plan_and_does_nothing() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(home.devnet.lattice().block_count(), blocks);
     assert_eq!((home.treasury(), home.devnet.faults().calls("process")), (0, 0));
-    // And the plan is what is then done.
+    // The sweep does what the plan says.
     let (_, done, _) = sweep(&home, &["--once", "--json"]).await;
     let done: Value = serde_json::from_str(&done).unwrap();
     assert_eq!(json["accounts"][0]["blocks"], done["accounts"][0]["blocks"]);
@@ -200,14 +200,14 @@ async fn killed_with_no_warning_the_next_run_does_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_once_it_sweeps_again_and_again_until_it_is_told_to_end() {
+async fn without_once_it_sweeps_repeatedly_until_shutdown() {
     let home = Home::new(POOL, "sweep: { every: 1s }").await;
     home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
     let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
     command.args(["sweep", "--json", "--config"]).arg(&home.config).stdout(Stdio::piped());
     let child = command.spawn().unwrap();
     eventually("the pool is swept", || async { home.treasury() == ONE_XNO }).await;
-    // The first round is over when the next one looks; what came sooner would be swept in the first.
+    // Wait for the second round, so that what comes now is not swept by the first.
     let looks = home.devnet.faults().calls("accounts_balances");
     home.devnet.faults().called("accounts_balances", looks + 1).await;
     home.fund(Mechanism::NanoTxn, 0, ONE_XNO);

@@ -24,7 +24,7 @@ async fn two_sweepers_at_once_never_fork_and_lose_nothing() {
     assert!(published >= 54, "{published}");
     pool.sweeper().sweep().await.unwrap();
     pool.assert_all_home();
-    // One block for each send that came in and one to the treasury: neither made one beside them.
+    // One block for each send that came in and one to the treasury; no other block was made.
     for index in 0..6 {
         assert_eq!(pool.height(index), 9, "account {index}");
     }
@@ -61,7 +61,7 @@ async fn killed_while_a_block_is_on_its_way_the_next_run_does_the_rest() {
         for number in 1..=5 {
             pool.fund(0, number * 1000);
         }
-        // The block is taken, and nobody is told so.
+        // The node accepts the block, but the answer is lost.
         let before = pool.devnet.faults().calls("process");
         let (sweeper, place) = (pool.sweeper(), pool.place(0));
         let sweep = tokio::spawn(async move { sweeper.sweep_account(place).await });
@@ -122,12 +122,12 @@ async fn a_block_that_is_not_confirmed_is_not_built_upon() {
     let (_, error) = round.failed().next().expect("it is not confirmed");
     let SweepError::Unconfirmed(hash) = *error else { panic!("{error}") };
     assert_eq!(pool.height(0), 1);
-    // The next run waits for it and puts nothing on it.
+    // The next run waits for the block and builds nothing on it.
     let place = pool.place(0);
     let again = hasty(&pool).sweep_account(place).await;
     assert!(matches!(again.error, Some(SweepError::Unsettled(it)) if it == hash), "{:?}", again.error);
     assert_eq!(pool.height(0), 1);
-    // Each block by hand, until the account is empty.
+    // Confirm each block by hand, until the account is empty.
     while pool.treasury() == 0 {
         let frontier = pool.devnet.lattice().frontier(pool.account(0)).unwrap();
         assert!(pool.devnet.confirm_now(frontier));
@@ -142,7 +142,7 @@ async fn a_block_that_is_not_confirmed_is_not_built_upon() {
 #[tokio::test]
 async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     let mut pool = Pool::new(1).await;
-    // The account has a balance: with a lower one, a receive would be a send to nobody.
+    // The account has a balance. With a lower one, a receive would be a send that nobody can receive.
     pool.fund(0, 1_000_000);
     pool.devnet.receive_all(&faregate::nano::Seed::from_bytes(super::SEED).key(0)).unwrap();
     pool.fund(0, 500);
@@ -152,7 +152,7 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     let plan = pool.sweeper().plan(pool.place(0)).await.unwrap();
     assert_eq!((plan[0].before.get(), plan[1].amount.get()), (1_000_000, 1_000_500));
 
-    // Another block in place of the frontier is seen by its hash, and nothing is published.
+    // Another block in place of the frontier shows by its hash, and nothing is published.
     let frontier = pool.devnet.lattice().frontier(pool.account(0)).unwrap();
     let mut forged = pool.devnet.lattice().entry(frontier).unwrap().block;
     forged.balance = Raw::new(1);
@@ -162,7 +162,7 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     assert!(matches!(swept.error, Some(SweepError::Ledger(_))), "{:?}", swept.error);
     assert_eq!(pool.devnet.faults().calls("process"), published);
 
-    // An amount that is not so makes a block that the network refuses.
+    // A false amount makes a block that the network refuses.
     pool.devnet.faults().clear();
     pool.devnet.order("receivable", InjectedFault::Lie(Lie::Amount(Raw::new(499))), Times::Always);
     let swept = pool.sweeper().sweep_account(pool.place(0)).await;
@@ -191,7 +191,7 @@ async fn a_node_that_is_behind_is_left_and_not_asked_for_ever() {
 }
 
 #[tokio::test]
-async fn without_a_node_the_pool_is_not_looked_at() {
+async fn without_a_node_the_pool_is_not_read() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(1);
     pool.devnet.order("accounts_balances", InjectedFault::ServerError, Times::Always);
@@ -200,7 +200,7 @@ async fn without_a_node_the_pool_is_not_looked_at() {
 }
 
 #[tokio::test]
-async fn each_confirmed_block_is_told() {
+async fn each_confirmed_block_is_reported() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(2);
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));

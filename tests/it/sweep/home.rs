@@ -64,7 +64,7 @@ impl Home {
     }
 }
 
-/// `ExitCode` compares only as itself.
+/// `ExitCode` has no other way to be compared.
 pub(crate) fn number(code: ExitCode) -> u8 {
     (0..=255).find(|it| code == ExitCode::from(*it)).expect("an exit code is a byte")
 }

@@ -32,7 +32,7 @@ async fn sweeps(store: &Engine) -> Vec<SweepRecord> {
 }
 
 #[tokio::test]
-async fn each_block_is_written_down_and_what_it_received_too() {
+async fn each_block_is_recorded_and_what_it_received_too() {
     let mut pool = Pool::new(2).await;
     pool.fund_all(3);
     let (_folder, store) = store();
@@ -51,7 +51,7 @@ async fn each_block_is_written_down_and_what_it_received_too() {
     let home = written.iter().filter(|it| it.block.action == Action::Send);
     assert!(home.clone().all(|it| it.block.link == super::TREASURY.0));
     assert_eq!(home.map(|it| it.block.amount.get()).sum::<u128>(), pool.funded);
-    // What nobody had claimed is received and stays unclaimed, from whom it was and how much.
+    // An unclaimed send is received and stays unclaimed, with its sender and amount.
     let unclaimed = store.unclaimed(None, usize::MAX).await.unwrap();
     assert_eq!(unclaimed.iter().map(|it| it.deposit.amount.get()).sum::<u128>(), pool.funded);
     assert!(unclaimed.iter().all(|it| it.deposit.sender.is_some()));
@@ -69,7 +69,7 @@ async fn what_was_published_and_not_ended_is_found_by_the_next_sweep() {
     assert_eq!(hasty.sweep().await.unwrap().failed().count(), 1);
     let [left] = sweeps(&store).await[..] else { panic!("one block") };
     assert_eq!(left.state, SweepState::Planned);
-    // Not confirmed yet, it stays as it is.
+    // A block that is not confirmed yet keeps its state.
     hasty.sweep().await.unwrap();
     assert_eq!(sweeps(&store).await, [left]);
     assert!(pool.devnet.confirm_now(left.block.block));
@@ -91,10 +91,10 @@ async fn a_block_in_whose_place_another_is_confirmed_is_superseded() {
     assert_eq!(pool.journalled(&store).sweep().await.unwrap().failed().count(), 2);
     let planned = sweeps(&store).await;
     assert!(planned.len() == 2 && planned.iter().all(|it| it.state == SweepState::Planned), "{planned:?}");
-    // Nothing took their place: they may still be published by whoever has them.
+    // Nothing took their place; anyone who has them may still publish them.
     pool.journalled(&store).sweep().await.unwrap();
     assert!(sweeps(&store).await.iter().all(|it| it.state == SweepState::Planned));
-    // The owner of the seed receives by a wallet, with another representative.
+    // The owner of the seed receives with a wallet, with another representative.
     pool.devnet.faults().clear();
     for index in 0..2 {
         pool.devnet.receive_all(&key(index)).unwrap();
@@ -109,7 +109,7 @@ async fn a_block_in_whose_place_another_is_confirmed_is_superseded() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_down_is_not_published() {
+async fn what_cannot_be_recorded_is_not_published() {
     let mut pool = Pool::new(1).await;
     pool.fund_all(1);
     let (_folder, store) = store();
@@ -120,7 +120,7 @@ async fn what_cannot_be_written_down_is_not_published() {
     assert_eq!(pool.devnet.faults().calls("process"), 0);
 }
 
-/// Everything that the pool was ever sent is swept, and the journal has each block that did it.
+/// Everything that was sent to the pool is swept, and the journal has each block of it.
 #[tokio::test]
 async fn killed_at_every_step_the_next_sweep_does_the_rest_and_the_journal_agrees() {
     if !fail::has_failpoints() {
@@ -213,7 +213,7 @@ async fn unclaimed_sends_and_sweeps_are_listed_without_a_node() {
 }
 
 #[tokio::test]
-async fn a_send_that_a_websocket_tells_of_is_written_down_once_its_time_for_a_proof_is_over() {
+async fn a_send_reported_by_a_websocket_is_recorded_once_its_time_for_a_proof_is_over() {
     let websocket = Some("127.0.0.1:0".parse().unwrap());
     let options = DevnetOptions { websocket, ..DevnetOptions::default() };
     let home = Home::with(POOL, "", options).await;
@@ -221,11 +221,11 @@ async fn a_send_that_a_websocket_tells_of_is_written_down_once_its_time_for_a_pr
     let socket = format!("nano:\n  websocket: {}\n", home.devnet.websocket_url().unwrap());
     std::fs::write(&home.config, text.replacen("nano:\n", &socket, 1)).unwrap();
     let mut config = Config::load(&home.config).unwrap();
-    // Shorter than a file may say.
+    // Shorter than the configuration allows.
     config.challenge.lifetime = 1;
     let services = assemble::assemble(config, Clock::system()).await.unwrap();
     eventually("it listens", || async { services.ledger().sockets().iter().all(|it| it.connected) }).await;
-    // The first look is over, the next is ten minutes off.
+    // The first check is over; the next is ten minutes away.
     eventually("a look", || async { home.devnet.faults().calls("accounts_receivable") > 0 }).await;
     let key = faregate::nano::Seed::from_bytes([0x5b; 32]).key(0);
     home.devnet.fund(key.account(), Raw::new(ONE_XNO)).unwrap();
@@ -234,10 +234,8 @@ async fn a_send_that_a_websocket_tells_of_is_written_down_once_its_time_for_a_pr
     let block = home.devnet.send_block(&key, to, Raw::new(7)).unwrap();
     home.devnet.process(block).unwrap();
     assert_eq!(services.store().unclaimed(None, 9).await.unwrap(), []);
-    eventually("it is written down", || async {
-        !services.store().unclaimed(None, 9).await.unwrap().is_empty()
-    })
-    .await;
+    eventually("it is recorded", || async { !services.store().unclaimed(None, 9).await.unwrap().is_empty() })
+        .await;
     let [seen] = services.store().unclaimed(None, 9).await.unwrap()[..] else { panic!("one") };
     let deposit = seen.deposit;
     assert_eq!((deposit.block, deposit.account, deposit.amount.get()), (block.hash(), to, 7));
@@ -251,7 +249,7 @@ async fn a_pool_that_was_made_smaller_is_watched_and_swept_as_far_as_it_reached(
     let home = Home::new("{ seed_file: pool.seed, size: 8 }", "").await;
     let services = assemble::assemble(Config::load(&home.config).unwrap(), Clock::system()).await.unwrap();
     services.stop().await;
-    // As one who saves addresses does; the seventh was paid.
+    // The operator makes the pool smaller; the seventh address was paid.
     let text = std::fs::read_to_string(&home.config).unwrap();
     std::fs::write(&home.config, text.replace("size: 8", "size: 2")).unwrap();
     let config = Config::load(&home.config).unwrap();

@@ -1,4 +1,4 @@
-//! The plan, held against a small model of an account.
+//! The plan, compared with a small model of an account.
 
 use faregate::nano::{Account, BlockHash, Raw, Representative};
 use faregate::sweep::{Action, Head, PoolAccount, ReceivableSend, Rules, Step, plan};
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 const ACCOUNT: Account = Account([1; 32]);
 
-/// Carries one block out and gives what the treasury got.
+/// Carries out one block and returns what the treasury got.
 fn carry_out(account: &mut PoolAccount, step: &Step) -> u128 {
     let head = account.head;
     assert_eq!(step.block.previous, head.map_or(BlockHash::ZERO, |it| it.hash));
@@ -63,7 +63,7 @@ proptest! {
         }
         let (mut now, mut home) = (account.clone(), 0);
         for done in 0..=steps.len() {
-            // The order in which a node lists what waits means nothing.
+            // The order in which a node lists the sends does not matter.
             let count = now.receivable.len().max(1);
             now.receivable.rotate_left(usize::try_from(shuffle).unwrap_or(0) % count);
             prop_assert_eq!(&plan(&now, &rules).unwrap(), &steps[done..]);

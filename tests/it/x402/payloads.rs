@@ -242,7 +242,7 @@ fn a_wrong_value_is_named_with_what_is_wrong() {
     assert!(number.starts_with("`payload.block`:") && number.contains("integer `4`"), "{number}");
 }
 
-/// The order of PROTOCOL section 4: the earlier fault is the one that is told.
+/// The order of the protocol guide's "Verification": of several faults the first is reported.
 #[test]
 fn faults_are_told_in_the_order_of_verification() {
     let mut json = json!({
