@@ -28,7 +28,7 @@ use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
     LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
 };
-use faregate::x402::{self, PaymentPayload, PaymentRequired, PaymentRequirements, Presented, Resource};
+use faregate::x402::{self, Payload, PaymentPayload, PaymentRequired, PaymentRequirements, Resource};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const LATER: UnixSeconds = UnixSeconds(1_800_003_600);
@@ -129,10 +129,13 @@ fn bill(c: &mut Criterion) {
 fn proof(c: &mut Criterion) {
     let (keys, block) = (keys(), block());
     let challenge = mint(&keys, Mechanism::NanoTxn, 1);
-    let payment = x402::Payment { accepted: requirements(&challenge), proof: x402::Proof::NanoTxn { block } };
+    let payment = x402::PresentedPayment {
+        accepted: requirements(&challenge),
+        proof: x402::PaymentProof::NanoTxn { block },
+    };
     let payload = PaymentPayload {
         resource: None,
-        presented: Presented::Payment(Box::new(payment)),
+        presented: Payload::Payment(Box::new(payment)),
         extensions: serde_json::Map::new(),
     };
     let header = payload.to_header();

@@ -19,7 +19,7 @@ use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-use crate::payment::{Identified, IdentifierKey};
+use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
@@ -46,7 +46,7 @@ pub struct IdentifierSettings {
 /// What a proof came with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
-    pub(super) identified: Identified,
+    pub(super) identified: IdentifiedRequest,
     /// The account that claims to have paid.
     pub(super) payer: Account,
     pub(super) client: Option<Client>,
@@ -119,7 +119,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
     /// and asking its payer for another payment would be wrong.
-    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
+    pub(super) async fn is_bought(&self, identified: Option<IdentifiedRequest>) -> Result<bool, Denied> {
         let Some(identified) = identified else { return Ok(false) };
         let first = self.payment_under(identified.id).await?;
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
@@ -210,7 +210,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn serve(
         &self,
         held: &Arc<CachedCapability>,
-        identified: Identified,
+        identified: IdentifiedRequest,
         lane: Lane,
         metering: Metering,
     ) -> Result<Verdict, Denied> {

@@ -16,7 +16,9 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Particular, Refusal, Seen, nano_txn};
+use crate::payment::{
+    BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Particular, Refusal, Seen, nano_txn,
+};
 use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
 use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
@@ -32,7 +34,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     pub(super) async fn settle(
         self: Arc<Self>,
         checked: Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
     ) -> SettlementResult {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
@@ -69,7 +71,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
         watch: Stopwatch,
     ) -> SettlementResult {
@@ -295,7 +297,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_sent(
         &self,
         (block, nonce): (BlockHash, Nonce),
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
         watch: Stopwatch,
     ) -> SettlementResult {

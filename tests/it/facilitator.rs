@@ -12,7 +12,7 @@ use std::sync::Arc;
 use faregate::listen;
 use faregate::nano::{Raw, SecretKey, StateBlock};
 use faregate::store::PaymentState;
-use faregate::x402::{Offer, Offers, Proof, decode_header};
+use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, decode_header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,7 +37,7 @@ struct Desk {
 /// A bill as the resource server has it: the entries to send along, and what a payer reads of them.
 struct Bill {
     entries: [Value; 2],
-    offers: [Offer; 2],
+    offers: [NanoOffer; 2],
 }
 
 impl Desk {
@@ -99,7 +99,7 @@ impl Desk {
     fn txn(&self, key: &SecretKey, bill: &Bill) -> (Value, StateBlock) {
         let [offer, _] = &bill.offers;
         let block = self.rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap();
-        (call(&bill.entries[0], &offer.answer(&Proof::NanoTxn { block })), block)
+        (call(&bill.entries[0], &offer.answer(&PaymentProof::NanoTxn { block })), block)
     }
 
     /// The call about a `nanoSignature` payment of the bill by `key`, whose block is sent here.
@@ -135,7 +135,7 @@ impl Desk {
 impl Bill {
     fn of(json: &Value) -> Self {
         let entries = json["accepts"].as_array().unwrap().clone().try_into().expect("two entries");
-        Self { entries, offers: Offers::read(json).unwrap().offers.try_into().expect("two offers") }
+        Self { entries, offers: NanoOffers::read(json).unwrap().offers.try_into().expect("two offers") }
     }
 }
 
@@ -288,12 +288,12 @@ async fn a_session_is_for_those_who_name_it_and_is_held_to_its_tag() {
     let order = json!({ "resource": { "url": REPORT }, "price": PRICE, "mechanisms": ["nanoSession"] });
     let bill = desk.ok("/requirements", &order).await;
     let entry = &bill["accepts"][0];
-    let offer = Offers::read(&bill).unwrap().offers.remove(0);
+    let offer = NanoOffers::read(&bill).unwrap().offers.remove(0);
     assert!(offer.amount > usual.offers[0].amount, "the tag comes on top");
     let pay = |amount| {
         let block = desk.rig.devnet.send_block(&key, offer.pay_to, amount).unwrap();
         desk.rig.devnet.process(block).unwrap();
-        (call(entry, &offer.answer(&Proof::NanoSession { block_hash: block.hash() })), block)
+        (call(entry, &offer.answer(&PaymentProof::NanoSession { block_hash: block.hash() })), block)
     };
     let (short, _) = pay(usual.offers[0].amount);
     desk.refused(&short, "INSUFFICIENT_AMOUNT").await;

@@ -198,7 +198,7 @@ async fn a_send_that_came_in_by_itself_is_found_swept_or_not_and_a_late_proof_re
     );
     // The pool receives it and it stays unclaimed.
     let pool = faregate::vault::Vault::open(&rig.folder.path().join("pool.seed")).unwrap();
-    let index = (0..8).map(|it| faregate::payment::pool::INDEXES_PER_MECHANISM + it);
+    let index = (0..8).map(|it| faregate::payment::address_pool::INDEXES_PER_MECHANISM + it);
     let index = index.into_iter().find(|it| pool.account(*it) == offer.pay_to).unwrap();
     let secret = std::fs::read_to_string(rig.folder.path().join("pool.seed")).unwrap();
     let mut bytes = [0; 32];

@@ -8,8 +8,8 @@ use std::path::Path;
 const LAYERS: &[(&str, &[&str], bool)] = &[
     ("guide", &[], true),
     ("nano", &[], true),
-    ("x402", &["nano"], true),
     ("routes", &["nano"], true),
+    ("x402", &["nano", "routes"], true),
     ("payment", &["nano", "routes", "x402"], true),
     ("sweep", &["nano"], true),
     ("clock", &["nano"], false),

@@ -7,7 +7,7 @@ use tokio_postgres::types::FromSql;
 
 use super::fault::Fault;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::{Identified, IdentifierKey, Nonce, RequestDigest};
+use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, state};
 use crate::store::escrow::Share;
@@ -63,11 +63,14 @@ pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
     })
 }
 
-fn identified(row: &Row) -> Result<Option<Identified>, Fault> {
+fn identified(row: &Row) -> Result<Option<IdentifiedRequest>, Fault> {
     if get::<Option<&[u8]>>(row, 16)?.is_none() {
         return Ok(None);
     }
-    Ok(Some(Identified { id: IdentifierKey(bytes(row, 16)?), request: RequestDigest(bytes(row, 17)?) }))
+    Ok(Some(IdentifiedRequest {
+        id: IdentifierKey(bytes(row, 16)?),
+        request: RequestDigest(bytes(row, 17)?),
+    }))
 }
 
 pub(super) fn capability(row: &Row) -> Result<Stored, Fault> {

@@ -7,7 +7,7 @@ use super::fault::Fault;
 use super::payments;
 use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::payment::{Identified, IdentifierKey};
+use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::store::encoding::{decode_headers, encode_headers, frontier, gives_id_up, state_code, stored};
 use crate::store::{Answer, Forget, Intent, PaymentRecord, PaymentState};
 
@@ -25,7 +25,7 @@ pub(super) fn id_held(db: &Connection, intent: &Intent) -> Result<Option<BlockHa
     if !gives_id_up(&holder, intent) {
         return Ok(Some(holder.intent.block));
     }
-    let (Some(previous), Some(Identified { request, .. })) =
+    let (Some(previous), Some(IdentifiedRequest { request, .. })) =
         (frontier(&holder.intent), holder.intent.identified)
     else {
         return Ok(None);

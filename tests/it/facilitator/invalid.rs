@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use faregate::devnet::{InjectedFault, Times};
 use faregate::nano::{BlockHash, Signature, Work};
-use faregate::x402::{Offer, Proof};
+use faregate::x402::{NanoOffer, PaymentProof};
 use serde_json::{Value, json};
 
 use super::{PRICE, REPORT, call, decoded, is_settled, scene};
@@ -14,7 +14,7 @@ use crate::rig::{PLENTY, Plan, manual_clock, signature};
 const DEAR: &str = "https://shop.example/everything";
 
 /// The payload of a claim with whatever the payer likes in it.
-fn claim(offer: &Offer, proof: Proof) -> Value {
+fn claim(offer: &NanoOffer, proof: PaymentProof) -> Value {
     offer.answer(&proof)
 }
 
@@ -23,7 +23,7 @@ async fn blocks_that_are_not_what_was_asked_for() {
     let (desk, key) = scene(Plan::default()).await;
     let bill = desk.bill(REPORT, PRICE).await;
     let ([offer, upfront], entry) = (&bill.offers, &bill.entries[0]);
-    let by = |block| call(entry, &offer.answer(&Proof::NanoTxn { block }));
+    let by = |block| call(entry, &offer.answer(&PaymentProof::NanoTxn { block }));
     let (previous, rest) = (frontier(&desk.rig, &key), less(balance(&desk.rig, &key), offer.amount));
     let good = block(&key, previous, rest, offer.pay_to.0);
 
@@ -40,7 +40,7 @@ async fn blocks_that_are_not_what_was_asked_for() {
     for short in [more(rest, ONE), less(rest, ONE)] {
         desk.refused(&by(block(&key, previous, short, offer.pay_to.0)), "INSUFFICIENT_AMOUNT").await;
     }
-    let crossed = call(entry, &upfront.answer(&Proof::NanoTxn { block: good }));
+    let crossed = call(entry, &upfront.answer(&PaymentProof::NanoTxn { block: good }));
     desk.refused(&crossed, "MALFORMED_PAYLOAD").await;
     assert!(is_settled(&desk.ok("/settle", &by(good)).await, &good), "the good one is none the worse");
     desk.end().await;
@@ -54,7 +54,10 @@ async fn claims_that_are_not_true() {
     let (offer, entry) = (&bill.offers[1], &bill.entries[1]);
     let (good, sent) = desk.signed(&key, &bill);
     let by = |account, signature| {
-        call(entry, &claim(offer, Proof::NanoSignature { block_hash: sent.hash(), account, signature }))
+        call(
+            entry,
+            &claim(offer, PaymentProof::NanoSignature { block_hash: sent.hash(), account, signature }),
+        )
     };
     // The ledger is public: the thief knows the block, and has a challenge of his own for its address.
     let his = noms(&thief, sent.hash(), offer);
@@ -83,7 +86,7 @@ async fn a_block_that_has_paid_already() {
     let (txn, sent) = desk.txn(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &txn).await, &sent));
     let public = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
-    let stolen = call(&second.entries[0], &second.offers[0].answer(&Proof::NanoTxn { block: public }));
+    let stolen = call(&second.entries[0], &second.offers[0].answer(&PaymentProof::NanoTxn { block: public }));
     desk.refused(&stolen, "DUPLICATE_BLOCK_HASH").await;
     let (signed, sent) = desk.signed(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &signed).await, &sent));

@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -39,7 +39,7 @@ fn paid(devnet: &Devnet, key: &SecretKey, bill: &Bill, by_signature: bool) -> (V
         devnet.process(block).unwrap();
         decoded(&signature(key, &block, offer))
     } else {
-        offer.answer(&Proof::NanoTxn { block })
+        offer.answer(&PaymentProof::NanoTxn { block })
     };
     (call(&bill.entries[which], &payload), block)
 }

@@ -2,7 +2,7 @@
 //! have no place for an id.
 
 use faregate::store::Store;
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 
 use super::{Answered, ID, PROOF, balance, proof_under_id, refused, rig_with, txn_proof, wait_until_kept};
 use crate::metrics::Uses;
@@ -34,7 +34,7 @@ async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_re
     assert!(rig.services.store().payment(block).await.unwrap().is_none(), "nothing is claimed");
     assert_eq!(rig.effects(), Effects { forwarded: 0, broadcast: 0 });
     // What was sent buys what it was sent for, shown in an envelope with an id.
-    let named = proof_under_id(&offer, &Proof::NanoSession { block_hash: block }, ID);
+    let named = proof_under_id(&offer, &PaymentProof::NanoSession { block_hash: block }, ID);
     assert_eq!(rig.ask_until_decided("/req/x", &named).await.status(), 201);
     // Where an id may come, the headers are as good as ever.
     let offer = nano_session::session(&rig, "/opt/x").await;

@@ -8,10 +8,10 @@ use faregate::assemble;
 use faregate::clock::Clock;
 use faregate::listen;
 use faregate::nano::{Account, Raw, SecretKey, StateBlock, UnixSeconds};
-use faregate::payment::{Identified, IdentifierKey, Intent, Mechanism, Nonce, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Intent, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{Begin, Forget, PaymentState, Store};
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 use futures_util::future::join_all;
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
@@ -196,7 +196,7 @@ async fn journalled(rig: &Rig, key: &SecretKey, salt: u8) -> StateBlock {
         amount: offer.amount,
         pay_to: offer.pay_to,
         valid_before: offer.valid_before,
-        identified: Some(Identified { id: IdentifierKey::of(ID), request }),
+        identified: Some(IdentifiedRequest { id: IdentifierKey::of(ID), request }),
     };
     let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
     assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
@@ -336,7 +336,7 @@ async fn a_head_and_an_empty_answer_are_given_again_as_they_were() {
     }
     let [offer, _] = rig.bill("/opt/h").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let proof = proof_under_id(&offer, &Proof::NanoTxn { block }, OTHER_ID);
+    let proof = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, OTHER_ID);
     for replayed in [false, true] {
         let url = format!("{}/opt/h", rig.url);
         let answer = rig.http.head(url).header(PROOF, &proof).send().await.unwrap();

@@ -10,7 +10,7 @@ use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
 use faregate::nano::{BlockHash, Threshold, UnixSeconds};
-use faregate::payment::pool::AddressPool;
+use faregate::payment::address_pool::AddressPool;
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism};
 use faregate::store::{
     Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,

@@ -81,7 +81,7 @@ fn pool_keys(rig: &Rig) -> impl Fn(faregate::nano::Account) -> SecretKey + use<>
     let text = std::fs::read_to_string(rig.folder.path().join("pool.seed")).unwrap();
     let seed = Seed::from_bytes(hex::decode(text.trim()).unwrap().try_into().unwrap());
     move |account| {
-        use faregate::payment::{Mechanism, pool::seed_indexes};
+        use faregate::payment::{Mechanism, address_pool::seed_indexes};
         Mechanism::ALL
             .into_iter()
             .flat_map(|mechanism| seed_indexes(mechanism, 8))

@@ -106,7 +106,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
     let [offer, _] = rig.bill("/v1/search/nano").await;
     let (header, _) = rig.txn(&key, &offer);
     let payload = x402::PaymentPayload::from_header(&header).unwrap();
-    let x402::Presented::Payment(payment) = payload.presented else { panic!("a payment") };
+    let x402::Payload::Payment(payment) = payload.presented else { panic!("a payment") };
     let grants = Grants { requests: 5.try_into().unwrap(), seconds: 3600 };
     let ask = Ask {
         route: RouteName::new("search"),

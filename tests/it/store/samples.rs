@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, Nonce, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{CapabilityId, Holder, Intent};
 
@@ -79,6 +79,6 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
 }
 
 /// The id of this number, for the request of this number.
-pub(crate) const fn under_id(id: u8, request: u8) -> Identified {
-    Identified { id: IdentifierKey([id; 32]), request: RequestDigest([request; 32]) }
+pub(crate) const fn under_id(id: u8, request: u8) -> IdentifiedRequest {
+    IdentifiedRequest { id: IdentifierKey([id; 32]), request: RequestDigest([request; 32]) }
 }

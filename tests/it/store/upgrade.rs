@@ -3,7 +3,7 @@
 //! had spent three uses and one a single one.
 
 use faregate::nano::{BlockHash, UnixSeconds};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::store::deposits::{Deposit, DepositJournal};
 use faregate::store::{
     Begin, Engine, Filter, Grant, LeaseRequest, PaymentRecord, PaymentState, SqliteOptions, SqliteStore,
@@ -49,7 +49,7 @@ async fn has_kept_everything(store: &Engine) {
     let noted =
         store.note_deposits(&[deposit(payments[0].intent.block), deposit(hash(9))], 10, now).await.unwrap();
     assert_eq!(noted.fresh, 1, "what is paid is no deposit");
-    let identified = Identified { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
+    let identified = IdentifiedRequest { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
     let under = |block: BlockHash, previous| faregate::store::Intent {
         identified: Some(identified),
         ..signed(block, previous, 1)
