@@ -32,8 +32,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("admission", &["cashier", "ledger", "metrics", "routes", "store"], false),
     ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
-    ("listen", &["shutdown"], false),
-    ("config", &["ledger", "nano", "payment", "routes", "store"], false),
+    ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
+    ("config", &["ledger", "listen", "nano", "payment", "routes", "store"], false),
     (
         "gateway",
         &[
@@ -42,6 +42,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "clock",
             "config",
             "ledger",
+            "listen",
             "metrics",
             "nano",
             "payment",

@@ -68,6 +68,7 @@ impl Instance {
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,
+                settlements_per_client: 64,
                 lookups_per_client,
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },

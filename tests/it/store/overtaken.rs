@@ -86,6 +86,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
             lifetime: 120,
             wait: Duration::from_secs(10),
             pending_settlements: 10,
+            settlements_per_client: 10,
             lookups_per_client: 10,
             identifiers: IdentifierSettings { ids: 60, answers: 60, largest_answer: 1024 },
         },
