@@ -28,7 +28,7 @@ impl fmt::Display for Particular {
             Self::SessionOver => write!(
                 f,
                 "the session ended more than {GRACE} seconds ago and no other takes its block: ask the operator \
-                 about a block that was sent, which is kept as unclaimed, and pay anew"
+                 about a block that was sent, which is kept as unclaimed, and pay again"
             ),
             Self::UrlBound => f.write_str(URL_BOUND),
         }

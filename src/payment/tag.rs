@@ -20,7 +20,7 @@ use super::Nonce;
 use crate::nano::Raw;
 
 /// For how long after its end a session is still redeemed, in seconds. Others who come late sign
-/// their block anew for a fresh challenge; a block with a tag fits no session but its own, and
+/// their block again for a fresh challenge; a block with a tag fits no session but its own, and
 /// refused it would be lost. Revision 5 (section 4.3) would refuse it; what is at stake is only that
 /// a price of up to an hour ago is still taken.
 pub const GRACE: u64 = 3600;

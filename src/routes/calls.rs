@@ -142,7 +142,7 @@ impl CallPrices {
         methods.chain(tools).chain([(Line::Otherwise, self.otherwise)])
     }
 
-    /// The lowest and the highest price of a single call that is not refused; nothing where all are.
+    /// The lowest and the highest price of a single call that is not refused; `None` if all are.
     #[must_use]
     pub fn span(&self) -> Option<(Raw, Raw)> {
         let amounts = self.lines().filter_map(|(_, price)| match price {

@@ -179,7 +179,7 @@ pub(crate) fn more(amount: Raw, by: Raw) -> Raw {
 
 pub(crate) const ONE: Raw = Raw::new(1);
 
-/// What the journal says of a block; nothing where it has never heard of it.
+/// What the journal says of a block; `None` if it does not know it.
 pub(crate) async fn journal(rig: &Rig, block: BlockHash) -> Option<PaymentState> {
     rig.services.store().payment(block).await.unwrap().map(|it| it.state)
 }
