@@ -47,7 +47,7 @@ use flights::{Flights, SettlementResult, Unsettled};
 use idempotency::Under;
 use lanes::Lanes;
 
-pub use client::Client;
+pub use client::{Client, Share, Shares};
 pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
@@ -73,6 +73,8 @@ pub struct Settings {
     pub wait: Duration,
     /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
+    /// Of these, those of one client.
+    pub settlements_per_client: usize,
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
