@@ -11,6 +11,7 @@ pub mod manual;
 pub mod pay;
 pub mod payments;
 pub mod pool;
+mod process;
 pub mod recover;
 pub mod serve;
 pub mod sweep;
@@ -84,6 +85,10 @@ enum MainCommand {
 /// Runs the program with the process's arguments.
 #[must_use]
 pub fn run() -> ExitCode {
+    if let Err(error) = process::keep_memory_private() {
+        complain(&format!("core dumps cannot be switched off: {error}"));
+        return ExitCode::from(EX_SOFTWARE);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
