@@ -39,7 +39,7 @@ pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
 
 use door::{Complaints, Entered};
-use head::{Head, HeadWatch, Timed};
+use head::{HeadSignal, HeadWatch, Timed};
 
 /// How long connections may go on after the shutdown signal.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -149,7 +149,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
     let mut layer = TcpLayer::from(tcp);
     layer.set_socket_digest(digest);
-    let head = Arc::new(Head::default());
+    let head = Arc::new(HeadSignal::default());
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
         None => Box::new(Buffered::new(layer, Some(watch))),

@@ -24,12 +24,12 @@ use crate::shutdown::StopSignal;
 
 /// What a connection's task, its app and its stream know of the head that is read.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub(super) struct HeadSignal {
     is_awaited: AtomicBool,
     late: Notify,
 }
 
-impl Head {
+impl HeadSignal {
     /// The next bytes begin a head.
     fn expect(&self) {
         self.is_awaited.store(true, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Place {
 /// A stream's watch over the heads that come through it.
 #[derive(Debug)]
 pub(super) struct HeadWatch {
-    head: Arc<Head>,
+    head: Arc<HeadSignal>,
     within: Duration,
     place: Place,
     /// Runs from the first byte of a head to its last.
@@ -77,7 +77,7 @@ pub(super) struct HeadWatch {
 }
 
 impl HeadWatch {
-    pub(super) fn new(head: &Arc<Head>, within: Duration) -> Self {
+    pub(super) fn new(head: &Arc<HeadSignal>, within: Duration) -> Self {
         head.expect();
         Self { head: Arc::clone(head), within, place: Place::default(), deadline: None }
     }
@@ -124,12 +124,12 @@ impl HeadWatch {
 #[derive(Debug)]
 pub(super) struct Timed<A> {
     app: Arc<A>,
-    head: Arc<Head>,
+    head: Arc<HeadSignal>,
     options: HttpServerOptions,
 }
 
 impl<A: HttpServerApp> Timed<A> {
-    pub(super) fn new(app: Arc<A>, head: &Arc<Head>, rules: &DoorRules) -> Arc<Self> {
+    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>, rules: &DoorRules) -> Arc<Self> {
         let mut options = app.server_options().cloned().unwrap_or_default();
         options.h2_idle_timeout = Some(rules.idle);
         Arc::new(Self { app, head: Arc::clone(head), options })

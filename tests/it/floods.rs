@@ -66,8 +66,8 @@ async fn one_client_has_its_share_of_connections_and_the_others_go_on() {
     held.clear();
     let comes_in = async || {
         let mut wire = Wire::open(&rig.url).await;
-        wire.send("GET /free/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        wire.rest().await.starts_with(b"HTTP/1.1 200")
+        let sent = wire.try_send("GET /free/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        sent && wire.rest().await.starts_with(b"HTTP/1.1 200")
     };
     eventually("the share comes back", comes_in).await;
     rig.end().await;
@@ -93,7 +93,7 @@ async fn a_head_has_a_time_for_its_whole() {
         };
         soon("the connection is closed", dripped).await;
     }
-    assert_eq!(reached(&rig, "head_time"), 2.0);
+    eventually("both are counted", async || reached(&rig, "head_time") == 2.0).await;
     // A body has its own time.
     let mut wire = Wire::open(&rig.url).await;
     wire.send("POST /free/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
@@ -137,12 +137,11 @@ async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
     slow.write_all(b"GET /free/x HTTP/1.1\r\n").await.unwrap();
     let mut bytes = Vec::new();
     let _reset = soon("the slow head ends", slow.read_to_end(&mut bytes)).await.is_err();
-    assert_eq!(reached(&rig, "head_time"), 1.0);
     // A preface that is not whole is a slow head as well.
     let mut slow = connect(b"h2").await;
     slow.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
     let _reset = soon("the slow preface ends", slow.read_to_end(&mut bytes)).await.is_err();
-    assert_eq!(reached(&rig, "head_time"), 2.0);
+    eventually("both are counted", async || reached(&rig, "head_time") == 2.0).await;
 
     let mut idle = connect(b"h2").await;
     idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();

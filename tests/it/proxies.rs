@@ -9,12 +9,12 @@ use crate::scripted::{Reply, Seen};
 /// A client that no rule trusts; the tests' proxy is 127.0.0.1.
 const STRANGER: &str = "127.0.0.2";
 
-/// A gateway that trusts 127.0.0.1, with `listen` of its own, before an upstream that never answers
+/// A gateway with these lines under `listen` and `limits.per_client`, before an upstream that never answers
 /// what has `hang` in its path.
-async fn scene(listen: &'static str) -> Rig {
+async fn scene(listen: &'static str, limits: &str) -> Rig {
     let answer =
         |seen: &Seen| if seen.path.contains("hang") { Reply::Hang } else { Reply::text(200, "here") };
-    let more = "limits: { per_client: { unpaid: 1, connections: 2 } }".to_owned();
+    let more = format!("limits: {{ per_client: {{ {limits} }} }}");
     Rig::with(Plan { listen: Some(listen), more, answer: Box::new(answer), ..Plan::default() }).await
 }
 
@@ -34,7 +34,7 @@ fn some(texts: [&str; 4]) -> [Option<String>; 4] {
 /// Before: what a proxy said was dropped, so that the upstream saw neither client nor scheme.
 #[tokio::test]
 async fn a_trusted_proxy_is_believed_and_others_are_replaced() {
-    let rig = scene(TRUSTED).await;
+    let rig = scene(TRUSTED, "bodies: 1 MiB").await;
     let headers = [
         "X-Forwarded-For: 203.0.113.5, 192.0.2.1",
         "X-Forwarded-Proto: https",
@@ -66,30 +66,32 @@ async fn a_trusted_proxy_is_believed_and_others_are_replaced() {
 /// Before: behind a load balancer all clients were one.
 #[tokio::test]
 async fn the_limits_count_the_client_that_a_trusted_proxy_names() {
-    let rig = scene(TRUSTED).await;
+    let rig = scene(TRUSTED, "unpaid: 1").await;
     let ask = async |target: &str, from: &str| {
         let mut wire = Wire::open(&rig.url).await;
         wire.ask(&format!("GET {target}"), &[&format!("X-Forwarded-For: {from}")]).await;
         wire
     };
-    let _hanging = ask("/free/hang", "192.0.2.1").await;
+    let mut hanging = vec![ask("/free/hang", "192.0.2.1").await];
     eventually("it is under way", async || rig.upstream.seen().len() == 1).await;
     assert_eq!(ask("/free/x", "192.0.2.1").await.answer().await.status, 503);
     // What a client puts before its proxy's entry makes it no other client.
     assert_eq!(ask("/free/x", "198.51.100.1, 192.0.2.1").await.answer().await.status, 503);
     assert_eq!(ask("/free/x", "192.0.2.2").await.answer().await.status, 200);
-    let _hanging = ask("/free/hang", "2001:db8:1:2::1").await;
+    hanging.push(ask("/free/hang", "2001:db8:1:2::1").await);
     eventually("it is under way", async || rig.upstream.seen().len() == 3).await;
     assert_eq!(ask("/free/x", "2001:db8:1:2:ffff::9").await.answer().await.status, 503);
     assert_eq!(ask("/free/x", "2001:db8:1:3::1").await.answer().await.status, 200);
 
     // A stranger cannot pretend.
-    let mut hanging = Wire::open_from(STRANGER, &rig.url).await;
-    hanging.ask("GET /free/hang", &["X-Forwarded-For: 192.0.2.7"]).await;
+    let mut wire = Wire::open_from(STRANGER, &rig.url).await;
+    wire.ask("GET /free/hang", &["X-Forwarded-For: 192.0.2.7"]).await;
+    hanging.push(wire);
     eventually("it is under way", async || rig.upstream.seen().len() == 5).await;
     let mut wire = Wire::open_from(STRANGER, &rig.url).await;
     wire.ask("GET /free/x", &["X-Forwarded-For: 192.0.2.8"]).await;
     assert_eq!(wire.answer().await.status, 503);
+    drop(hanging);
     rig.end().await;
 }
 
@@ -110,7 +112,7 @@ fn version_2(client: Option<[u8; 4]>) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_proxy_protocol_names_the_client_of_a_connection() {
-    let rig = scene("trusted_proxies: [127.0.0.1], proxy_protocol: true").await;
+    let rig = scene("trusted_proxies: [127.0.0.1], proxy_protocol: true", "bodies: 1 MiB").await;
     let asked = b"GET /free/x HTTP/1.1\r\nHost: gateway.test\r\nX-Forwarded-For: 203.0.113.5\r\n\r\n";
     let line = |text: &str| text.as_bytes().to_vec();
     for (header, client) in [
@@ -150,7 +152,7 @@ async fn the_proxy_protocol_names_the_client_of_a_connection() {
 
 #[tokio::test]
 async fn connections_are_counted_for_the_client_that_the_proxy_protocol_names() {
-    let rig = scene("trusted_proxies: [127.0.0.1], proxy_protocol: true").await;
+    let rig = scene("trusted_proxies: [127.0.0.1], proxy_protocol: true", "connections: 2").await;
     let open = async |client: &str| {
         let mut wire = Wire::open(&rig.url).await;
         let asked = "GET /free/x HTTP/1.1\r\nHost: a\r\n\r\n";
