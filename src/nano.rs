@@ -9,6 +9,7 @@ mod amount;
 mod block;
 mod derive;
 mod message;
+mod proven;
 mod signature;
 mod work;
 
@@ -22,6 +23,7 @@ pub use amount::{AmountError, Raw, Xno};
 pub use block::{BlockError, BlockHash, Representative, StateBlock};
 pub use derive::{Seed, SeedError};
 pub use message::noms_digest;
+pub use proven::{NotProven, ProvenHead, ProvenSend, UnsignedBlock};
 pub use signature::{SecretKey, Signature, SignatureError};
 pub use work::{Threshold, Thresholds, Work};
 

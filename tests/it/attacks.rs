@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use faregate::devnet::{DevnetOptions, THRESHOLDS};
 use faregate::nano::{Account, BlockHash, Raw, Representative, SecretKey, Signature, StateBlock, Work};
-use faregate::store::{PaymentState, Store};
+use faregate::store::{PaymentJournal, PaymentState};
 use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use reqwest::Response;
 use serde_json::Value;

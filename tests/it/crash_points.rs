@@ -15,7 +15,7 @@ use std::time::Duration;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
 use faregate::payment::Mechanism;
-use faregate::store::{Filter, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{Filter, PaymentJournal, PaymentState, SqliteOptions, SqliteStore};
 use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};

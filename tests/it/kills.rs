@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed};
-use faregate::store::{Filter, PaymentRecord, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{Filter, PaymentJournal, PaymentRecord, PaymentState, SqliteOptions, SqliteStore};
 use faregate::x402::{PaymentProof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;

@@ -11,7 +11,7 @@ use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::tag::GRACE;
 use faregate::reconcile::Books;
-use faregate::store::{PaymentState, Store};
+use faregate::store::{PaymentJournal, PaymentState};
 use faregate::wallet::{Wallet, WalletOptions};
 use faregate::x402::{
     NanoOffer, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse, encode_header,

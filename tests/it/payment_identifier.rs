@@ -9,7 +9,7 @@ mod retries;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::{Account, Raw, Representative, SecretKey, StateBlock};
-use faregate::store::Store;
+use faregate::store::Answers;
 use faregate::x402::payment_identifier::PaymentIdentifier;
 use faregate::x402::{
     NanoOffer, PaymentPayload, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse,

@@ -10,7 +10,9 @@ use faregate::nano::{Raw, Seed, StateBlock, UnixSeconds};
 use faregate::payment::Mechanism;
 use faregate::payment::Nonce;
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::{CapabilityId, Holder, Intent, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{
+    CapabilityId, Claims, Grantee, Holder, Intent, Meters, PaymentState, SqliteOptions, SqliteStore,
+};
 use serde_json::Value;
 
 use crate::rig::{PLENTY, Rig, signature};
@@ -77,7 +79,10 @@ impl Desk {
 
     async fn grant(&self, intent: &Intent, number: u8) {
         let (id, holder) = (CapabilityId([number; 16]), Holder([7; 16]));
-        self.store.grant(intent, id, holder, 0, 0, NOON.plus(u64::from(number) * 86_400)).await.unwrap();
+        self.store
+            .grant(intent, Grantee { id, holder, want: 0, ttl: 0 }, NOON.plus(u64::from(number) * 86_400))
+            .await
+            .unwrap();
     }
 
     async fn reconcile(&self) -> (u8, String) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use faregate::devnet::{InjectedFault, THRESHOLDS, Times};
 use faregate::nano::{BlockHash, Raw, Signature, StateBlock, Work};
-use faregate::store::Store;
+use faregate::store::PaymentJournal;
 use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use serde_json::json;

@@ -59,7 +59,8 @@ pub(super) fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(index).map(i64::cast_unsigned)
 }
 
-fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
+/// The error for a value that is not what the schema says.
+pub(super) fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(FromSqlError::Other(reason.into())))
 }
 

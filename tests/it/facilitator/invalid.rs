@@ -1,4 +1,4 @@
-//! Payments that are not good, one row a code, each asked of `/verify` and of `/settle`.
+//! Invalid payments, one row per code, each sent to `/verify` and `/settle`.
 
 use std::sync::atomic::Ordering;
 
@@ -59,7 +59,7 @@ async fn claims_that_are_not_true() {
             &claim(offer, PaymentProof::NanoSignature { block_hash: sent.hash(), account, signature }),
         )
     };
-    // The ledger is public: the thief knows the block, and has a challenge of his own for its address.
+    // The ledger is public: the thief knows the block, and has its own challenge for the same address.
     let his = noms(&thief, sent.hash(), offer);
     desk.refused(&by(thief.account(), his), "SENDER_MISMATCH").await;
     desk.refused(&by(key.account(), his), "INVALID_SIGNATURE").await;
@@ -77,8 +77,8 @@ async fn claims_that_are_not_true() {
     desk.end().await;
 }
 
-/// A block on the ledger under another challenge, by whoever: the thief's for a public `nanoTxn`
-/// block, the payer's own for a second delivery.
+/// A block of the ledger under another challenge: a thief's for a public `nanoTxn` block, or the payer's
+/// own for a second delivery.
 #[tokio::test]
 async fn a_block_that_has_paid_already() {
     let (desk, key) = scene(Plan::default()).await;
@@ -102,17 +102,17 @@ async fn a_cheap_challenge_is_not_settled_for_a_dear_resource() {
     let (mut txn, block) = desk.txn(&key, &cheap);
     txn["paymentRequirements"] = dear.entries[0].clone();
     desk.refused(&txn, "WRONG_RESOURCE").await;
-    // Nor at the same price, nor with a route that the payer has written over.
+    // Nor at the same price, nor with a route that the payer has changed.
     txn["paymentRequirements"]["amount"] = cheap.entries[0]["amount"].clone();
     desk.refused(&txn, "WRONG_RESOURCE").await;
     let mut forged = txn.clone();
     forged["paymentPayload"]["accepted"]["extra"]["route"] = dear.entries[0]["extra"]["route"].clone();
     desk.refused(&forged, "CHALLENGE_UNKNOWN").await;
-    // The price has gone up since.
+    // The price went up in the meantime.
     txn["paymentRequirements"] = cheap.entries[0].clone();
     txn["paymentRequirements"]["amount"] = more(cheap.offers[0].amount, ONE).to_string().into();
     desk.refused(&txn, "INSUFFICIENT_AMOUNT").await;
-    // The server wants to be paid where the payment does not go.
+    // The server asks for a payment to another address.
     txn["paymentRequirements"] = cheap.entries[0].clone();
     txn["paymentRequirements"]["payTo"] = key.account().to_string().into();
     desk.refused(&txn, "WRONG_DESTINATION").await;

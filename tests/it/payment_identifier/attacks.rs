@@ -1,6 +1,6 @@
 //! Who has seen an id, and what it gets him: nothing.
 
-use faregate::store::Store;
+use faregate::store::PaymentJournal;
 use faregate::x402::PaymentProof;
 
 use super::{

@@ -12,7 +12,7 @@ use faregate::nano::{Account, BlockHash, Raw, SecretKey};
 use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::{Metering, RouteName, Terms};
 use faregate::store::capabilities::HangUp;
-use faregate::store::{Answer as Kept, Store};
+use faregate::store::{Answer as Kept, PaymentJournal};
 
 use super::instance::Instance;
 use super::people::{self, CLIENT_TIMEOUT, Paid, Town, wares};

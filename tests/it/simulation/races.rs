@@ -8,7 +8,7 @@ use faregate::cashier::{Ask, Client, Presented, Verdict, Wait};
 use faregate::nano::BlockHash;
 use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
-use faregate::store::{Answer, PaymentState, Store};
+use faregate::store::{Answer, PaymentJournal, PaymentState};
 
 use super::instance::Instance;
 use super::people::{of, signed, txn, wares};

@@ -1,5 +1,5 @@
-//! One proof at two instances at once, as a balancer brings it that tries again elsewhere: whoever
-//! comes too late to broadcast must not take the other's broadcast for a stranger's.
+//! One proof at two instances at the same time, as a load balancer sends it when it retries elsewhere. The
+//! instance that broadcasts second must not take the first broadcast for that of a stranger.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
