@@ -33,10 +33,10 @@ use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::Metrics;
 use crate::nano::{BlockHash, Threshold};
+use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::Challenge;
-use crate::payment::pool::AddressPool;
-use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
@@ -298,7 +298,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         proof: Proof,
         route: &RouteName,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
     ) -> Result<(Challenge, Evidence), Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let Proof { nonce, offer, evidence } = proof;
@@ -341,7 +341,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn fly(
         &self,
         checked: proof::Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();
