@@ -30,7 +30,7 @@ use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
-use crate::listen::{Door, DoorRules};
+use crate::listen::{Door, DoorRules, TrustedProxies};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
 use crate::shutdown::{self, StopSignal};
@@ -291,6 +291,13 @@ impl Services {
     #[must_use]
     pub fn door(&self) -> Door {
         self.door.clone()
+    }
+
+    /// The door of the facilitator's listener. Its callers come without a proxy.
+    #[must_use]
+    pub fn facilitator_door(&self) -> Door {
+        let rules = DoorRules { proxies: TrustedProxies::default(), ..door_rules(&self.fixed) };
+        Door::for_clients(rules, Arc::clone(&self.metrics))
     }
 
     /// The operator's listener.

@@ -156,7 +156,8 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
     }
     if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
         tracing::info!(address = at(&listener), "listening, facilitator");
-        listeners.spawn(listen::serve(listener, Arc::new(facilitator), shutdown.clone()));
+        let (door, app) = (services.facilitator_door(), Arc::new(facilitator));
+        listeners.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
     }
     listeners
 }
