@@ -281,7 +281,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
         let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, nonce, offer)?;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         let held = match self.in_hand(block, &challenge).filter(|_| challenge.offer().route == *route) {
             Some(held) => held,
             None => {

@@ -132,7 +132,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// The challenge that a proof answers, if it is for what is demanded: this foreign resource, at no
     /// lower price.
     fn recognised(&self, proof: &Proof, demand: &Demand) -> Result<Challenge, Refusal> {
-        let challenge = Challenge::recognise(&self.0.keys, proof.nonce, proof.offer.clone())?;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, proof.nonce, proof.offer.clone())?;
         let offer = challenge.offer();
         if offer.route != demand.route || !offer.route.is_foreign() {
             return Err(Refusal::WrongResource);

@@ -97,7 +97,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Under { identified, payer, client } = under;
         let block = proof.block();
         let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, nonce, offer)?;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let (checked, look_up) =
             self.admissible(challenge, evidence, route, Some(identified), client).await?;
