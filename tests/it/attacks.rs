@@ -10,6 +10,7 @@ mod nano_session;
 mod nano_signature;
 mod nano_txn;
 mod paths;
+mod strangers;
 
 use std::time::Duration;
 
