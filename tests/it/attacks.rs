@@ -3,6 +3,7 @@
 //! A row says what the attacker has, what he hands in and what he gets. The judges stand outside
 //! the gateway: the upstream's log, the ledger, and the calls that the node has counted.
 
+mod bodies;
 mod capability;
 mod challenge;
 mod concurrency;
@@ -10,6 +11,7 @@ mod nano_session;
 mod nano_signature;
 mod nano_txn;
 mod paths;
+mod preflights;
 
 use std::time::Duration;
 

@@ -40,6 +40,7 @@ mod routes;
 mod scripted;
 mod serve;
 mod simulation;
+mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
