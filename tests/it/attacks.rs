@@ -10,7 +10,7 @@ mod concurrency;
 mod nano_session;
 mod nano_signature;
 mod nano_txn;
-mod paths;
+pub(crate) mod paths;
 mod preflights;
 
 use std::time::Duration;

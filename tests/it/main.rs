@@ -44,6 +44,7 @@ mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
+mod upstreams;
 mod vault;
 mod wallet;
 mod work;

@@ -16,8 +16,8 @@ use crate::scripted::chunks;
 pub(crate) enum Manner {
     /// Nothing.
     Proper,
-    /// It reads no body after these methods; what is left is the next request.
-    ReadsNoBody(&'static [&'static str]),
+    /// It reads no body; what is left is the next request.
+    ReadsNoBody,
     /// It answers HEAD with a body, as if it were GET.
     AnswersHeadWithBody,
     /// It closes each connection after its first answer, without saying so.
@@ -32,7 +32,8 @@ pub(crate) struct Understood {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    /// `None` if it was not read before the answer.
+    pub(crate) body: Option<Vec<u8>>,
 }
 
 impl Understood {
@@ -100,17 +101,17 @@ async fn converse(
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut request = Understood { method, path, headers, body: Vec::new() };
+    let mut request = Understood { method, path, headers, body: None };
     let is_last = request.header("connection").is_some_and(|it| it.eq_ignore_ascii_case("close"));
-    let ignores_body = matches!(manner, Manner::ReadsNoBody(methods) if methods.contains(&&*request.method));
+    let ignores_body = manner == Manner::ReadsNoBody;
     let answers_first = manner == Manner::AnswersFirst;
     if !ignores_body && !answers_first {
-        request.body = body(stream, &request).await?;
+        request.body = Some(body(stream, &request).await?);
     }
     let text = format!("{} {}", request.method, request.path);
     let without = request.method == "HEAD" && manner != Manner::AnswersHeadWithBody;
     log.lock().unwrap().push(request.clone());
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Saw: {text}\r\n\r\n", text.len());
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
     stream.write_all(head.as_bytes()).await.ok()?;
     if !without {
         stream.write_all(text.as_bytes()).await.ok()?;

@@ -17,7 +17,7 @@ const ROUTES: &str = r#"
   - match: "POST /mcp"
     name: tools
     upstream: api
-    mcp: { methods: { initialize: free }, tools: { drop: refuse } }
+    mcp: { methods: { initialize: free }, tools: { find: 1 raw, drop: refuse } }
   - { match: "GET /mcp", upstream: api, free: true }
   - { match: "/free/**", upstream: api, free: true }
   - { name: asked, match: "/asked", upstream: api, price: 1 raw, preflight: upstream }
