@@ -13,7 +13,9 @@ use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use super::words::granted;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
-use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, PreflightRule, Quote, Route, UpstreamName};
+use crate::routes::{
+    AbsoluteTarget, Access, CallFault, CanonicalTarget, PreflightRule, Quote, Route, UpstreamName,
+};
 
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {

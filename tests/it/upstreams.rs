@@ -62,13 +62,16 @@ enum Log {
 impl Log {
     fn read(&self) -> Vec<Reached> {
         match self {
-            Self::Memory(sloppy, _) => sloppy.log().into_iter().map(|it| Reached {
-                route: it.header("x-payment-route").map(str::to_owned),
-                method: it.method,
-                path: it.path,
-                body: it.body,
-            })
-            .collect(),
+            Self::Memory(sloppy, _) => sloppy
+                .log()
+                .into_iter()
+                .map(|it| Reached {
+                    route: it.header("x-payment-route").map(str::to_owned),
+                    method: it.method,
+                    path: it.path,
+                    body: it.body,
+                })
+                .collect(),
             Self::File(path) => {
                 let text = std::fs::read(path).unwrap_or_default();
                 let text = String::from_utf8_lossy(&text).into_owned();
@@ -194,7 +197,10 @@ fn first_answer(mut bytes: &[u8], is_head: bool) -> Option<(u16, Vec<u8>)> {
 fn priced(path: &str) -> Option<&'static str> {
     let path = liberally(path);
     let below = |root: &str| path == root || path.strip_prefix(root).is_some_and(|it| it.starts_with('/'));
-    ["deep", "cheap", "dear", "asked"].into_iter().find(|it| below(&format!("/{it}"))).or((path == "/paid").then_some("paid"))
+    ["deep", "cheap", "dear", "asked"]
+        .into_iter()
+        .find(|it| below(&format!("/{it}")))
+        .or((path == "/paid").then_some("paid"))
 }
 
 /// What is wrong with how a case ended; empty if nothing is.
@@ -223,7 +229,8 @@ fn faults(case: &Case, answer: Option<&(u16, Vec<u8>)>, reached: &[Reached], is_
         Hold::Refused => faults.push(format!("wanted a refusal, got {status:?} and {reached:?}")),
         Hold::Forwarded { meant, is_sure, is_whole } => {
             let same = |it: &Reached| {
-                it.method == meant.method && it.path == meant.path
+                it.method == meant.method
+                    && it.path == meant.path
                     && (!is_whole || it.body.is_none() || it.body == meant.body)
                     && it.route.is_some() == meant.route.is_some()
             };
@@ -234,7 +241,13 @@ fn faults(case: &Case, answer: Option<&(u16, Vec<u8>)>, reached: &[Reached], is_
             if !arrived || !(came || (may_be_refused && (is_refused || reached.is_empty()))) {
                 faults.push(format!("wanted {meant:?}, got {status:?} and {reached:?}"));
             }
-            if is_strict && *is_whole && came && meant.method != "HEAD" && status == Some(200) && !meant.path.starts_with("/asked") {
+            if is_strict
+                && *is_whole
+                && came
+                && meant.method != "HEAD"
+                && status == Some(200)
+                && !meant.path.starts_with("/asked")
+            {
                 let text = format!("{} {}", meant.method, meant.path);
                 let got = answer.map(|it| String::from_utf8_lossy(&it.1).into_owned()).unwrap_or_default();
                 if got != text {
@@ -275,7 +288,13 @@ async fn play_all(name: &str, upstream: &str, log: &Log) -> usize {
         }
     }
     house.end().await;
-    assert!(failures.is_empty(), "{name}: {} faults in {} cases\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{name}: {} faults in {} cases\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
     println!("{name}: {} cases", cases.len());
     cases.len()
 }
@@ -283,7 +302,10 @@ async fn play_all(name: &str, upstream: &str, log: &Log) -> usize {
 async fn before_a_sloppy_one(manner: Manner) {
     let sloppy = Sloppy::start(manner).await;
     let url = sloppy.url.clone();
-    assert!(play_all(&format!("{manner:?}"), &url, &Log::Memory(sloppy, manner != Manner::ClosesEarly)).await >= 300);
+    assert!(
+        play_all(&format!("{manner:?}"), &url, &Log::Memory(sloppy, manner != Manner::ClosesEarly)).await
+            >= 300
+    );
 }
 
 #[tokio::test]

@@ -69,7 +69,8 @@ pub(super) fn all() -> Vec<Case> {
                 continue;
             }
             let mut fields = row.splitn(3, " | ");
-            let mut next = || fields.next().unwrap_or_else(|| panic!("{file}:{}: a field is missing", index + 1));
+            let mut next =
+                || fields.next().unwrap_or_else(|| panic!("{file}:{}: a field is missing", index + 1));
             let (section, hold, text) = (next(), next(), next());
             let known = ["9110-", "9112-", "9113-"].iter().any(|it| section.starts_with(it));
             assert!(known, "{file}:{}: not a section: {section}", index + 1);
@@ -117,23 +118,26 @@ impl Case {
 
     /// The pieces to send over HTTP/2.
     pub(super) fn frames(&self, token: &str) -> Vec<Piece> {
-        self.text.split(' ').filter(|it| !it.is_empty()).map(|word| {
-            if word == "RESET" {
-                return Piece::Reset;
-            }
-            // A pseudo-header begins with a colon, and no name has `=` in it.
-            let (name, value) = word.split_once('=').unwrap_or_else(|| panic!("{self}: {word}"));
-            let value = expanded(&unescaped(value), token);
-            match name {
-                "DATA" => Piece::Data(value),
-                "TRAILERS" => {
-                    let at = value.iter().position(|it| *it == b':').unwrap();
-                    Piece::Trailer(value[..at].to_vec(), value[at + 1..].to_vec())
+        self.text
+            .split(' ')
+            .filter(|it| !it.is_empty())
+            .map(|word| {
+                if word == "RESET" {
+                    return Piece::Reset;
                 }
-                name => Piece::Field(unescaped(name), value),
-            }
-        })
-        .collect()
+                // A pseudo-header begins with a colon, and no name has `=` in it.
+                let (name, value) = word.split_once('=').unwrap_or_else(|| panic!("{self}: {word}"));
+                let value = expanded(&unescaped(value), token);
+                match name {
+                    "DATA" => Piece::Data(value),
+                    "TRAILERS" => {
+                        let at = value.iter().position(|it| *it == b':').unwrap();
+                        Piece::Trailer(value[..at].to_vec(), value[at + 1..].to_vec())
+                    }
+                    name => Piece::Field(unescaped(name), value),
+                }
+            })
+            .collect()
     }
 }
 
@@ -166,7 +170,8 @@ fn expanded(bytes: &[u8], token: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = bytes;
     while let Some((&first, after)) = rest.split_first() {
-        let inner = after.iter().position(|it| *it == b'}').filter(|_| first == b'{').map(|end| &after[..end]);
+        let inner =
+            after.iter().position(|it| *it == b'}').filter(|_| first == b'{').map(|end| &after[..end]);
         match inner.and_then(|it| replacement(it, token).map(|made| (it.len(), made))) {
             Some((length, made)) => {
                 out.extend(made);
