@@ -233,7 +233,11 @@ impl Meters for Connection {
                 | Ablation::ForgetIntents
                 | Ablation::ForgetIds
                 | Ablation::TrustBroadcast
-                | Ablation::TrustRivals => {}
+                | Ablation::TrustRivals
+                | Ablation::LeakedChallenges
+                | Ablation::GullibleNodes
+                | Ablation::OneClient
+                | Ablation::NoShares => {}
             }
             let granted = self.world.store.grant(&intent, grantee, now).await;
             self.world.linger("grant").await;
