@@ -56,7 +56,7 @@ pub(super) fn has_token(session: &Session) -> bool {
     let mut proofs = PROOF_HEADERS.iter().filter_map(|it| header(headers, it).ok().flatten());
     let is_access = |it: String| {
         let payload = PaymentPayload::from_header(&it);
-        matches!(payload, Ok(PaymentPayload { presented: x402::Presented::Access { .. }, .. }))
+        matches!(payload, Ok(PaymentPayload { presented: x402::Payload::Access { .. }, .. }))
     };
     headers.contains_key(CAPABILITY_HEADER) || proofs.any(is_access)
 }
