@@ -54,22 +54,20 @@ impl Caller {
     pub(super) fn statements(&self, request: &RequestHeader) -> Vec<(HeaderName, String)> {
         // Of HTTP/2, the host is part of the target.
         let host = one(&request.headers, &HOST).or_else(|| request.uri.authority().map(|it| it.as_str()));
-        let given = |name: &HeaderName| if self.is_believed { one(&request.headers, name) } else { None };
+        let believed = self.is_believed.then_some(&request.headers);
         let scheme = if self.is_secure { "https" } else { "http" };
         let mut statements = Vec::new();
-        if let Some(host) = given(&X_FORWARDED_HOST).or(host) {
+        if let Some(host) = believed.and_then(|it| one(it, &X_FORWARDED_HOST)).or(host) {
             statements.push((X_FORWARDED_HOST, host.to_owned()));
         }
         let is_scheme = |it: &&str| it.split(',').all(|it| ["http", "https"].contains(&it.trim()));
-        let proto = given(&X_FORWARDED_PROTO).filter(is_scheme).unwrap_or(scheme);
+        let proto = believed.and_then(|it| one(it, &X_FORWARDED_PROTO)).filter(is_scheme).unwrap_or(scheme);
         statements.push((X_FORWARDED_PROTO, proto.to_owned()));
         let Some(peer) = self.peer else { return statements };
-        let before = if self.is_believed { list(&request.headers, &X_FORWARDED_FOR) } else { None };
+        let before = believed.and_then(|it| list(it, &X_FORWARDED_FOR));
         let listed = before.map_or_else(|| peer.to_string(), |it| format!("{it}, {peer}"));
         statements.push((X_FORWARDED_FOR, listed));
-        if self.is_believed
-            && let Some(before) = list(&request.headers, &FORWARDED)
-        {
+        if let Some(before) = believed.and_then(|it| list(it, &FORWARDED)) {
             let node = if peer.is_ipv6() { format!("\"[{peer}]\"") } else { peer.to_string() };
             statements.push((FORWARDED, format!("{before}, for={node};proto={scheme}")));
         }
