@@ -21,7 +21,8 @@ use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
-    Access, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms, UpstreamName,
+    Access, BodyRule, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms,
+    UpstreamName,
 };
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
@@ -166,6 +167,8 @@ fn table(routes: u32) -> PriceTable {
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
         payment_identifier: None,
+        preflight: None,
+        body: BodyRule::default(),
         case_sensitive: false,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()

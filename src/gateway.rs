@@ -8,9 +8,10 @@
 //! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
 //!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
 //!    limits.
-//! 3. **Read**, [`decide::decide`]: the one canonical target ([`target::canonical`]); a published document
-//!    or a preflight is answered; the route is found. An MCP endpoint's body is read to learn what it
-//!    calls ([`calls::price`]). A free request goes on at step 7.
+//! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
+//!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
+//!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
+//!    ([`calls::price`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
 //! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
@@ -38,7 +39,9 @@ mod client;
 mod decide;
 pub mod discovery;
 mod forward;
+mod framing;
 mod idempotency;
+mod preflight;
 mod presented;
 mod rejection;
 mod respond;
@@ -99,6 +102,8 @@ pub struct Context {
     forwarding: Option<Forwarding>,
     /// The memory of a body that was read before the decision.
     body: Option<body::BodyPermit>,
+    /// Whether the request has a body.
+    has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     origin: Option<String>,
 }
@@ -109,6 +114,9 @@ struct Forwarding {
     admission: Admission,
     upstream: Arc<Upstream>,
     target: CanonicalTarget,
+    has_body: bool,
+    /// A preflight that the upstream answers: no body goes either way.
+    is_preflight: bool,
     /// The server it goes to, once one is chosen.
     chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
@@ -165,6 +173,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             decided: Outcome::Free,
             forwarding: None,
             body: None,
+            has_body: false,
             origin: None,
         }
     }
@@ -212,6 +221,25 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         error
     }
 
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        connection_was_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error;
+        // An old connection may have been closed before the request arrived. Only what is safe to do twice
+        // is sent again (RFC 9110 section 9.2.1).
+        if session.req_header().method.is_safe() && !context.has_body {
+            error.retry.decide_reuse(connection_was_reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
     async fn upstream_request_filter(
         &self,
         session: &mut Session,
@@ -249,6 +277,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<Option<Duration>> {
         if let Some(forwarding) = context.forwarding.as_mut() {
+            if forwarding.is_preflight {
+                *body = None;
+            }
             forwarding.admission.part(body.as_ref(), end_of_stream);
         }
         Ok(None)

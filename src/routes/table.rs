@@ -93,7 +93,7 @@ impl PriceTable {
     #[must_use]
     pub fn find(&self, method: &str, target: &CanonicalTarget) -> Found<'_> {
         let mut found = Found::Unmatched;
-        let stopped = self.visit(method, target, &mut |route| {
+        let stopped = self.visit(Some(method), target, &mut |route| {
             found = Found::Route(route);
             ControlFlow::Break(())
         });
@@ -106,11 +106,29 @@ impl PriceTable {
     #[must_use]
     pub fn matches(&self, method: &str, target: &CanonicalTarget) -> Vec<&Arc<Route>> {
         let mut all = Vec::new();
-        match self.visit(method, target, &mut |route| {
+        match self.visit(Some(method), target, &mut |route| {
             all.push(route);
             ControlFlow::Continue(())
         }) {
             ControlFlow::Break(()) | ControlFlow::Continue(()) => all,
+        }
+    }
+
+    /// Whether a request of some method for this path falls under a route with a price.
+    #[must_use]
+    pub fn has_price(&self, target: &CanonicalTarget) -> bool {
+        let sells = |method: &str| match self.find(method, target) {
+            Found::Route(route) => !route.access.is_free(),
+            Found::Unmatched => false,
+        };
+        let mut found = false;
+        let stopped = self.visit(None, target, &mut |route| {
+            // A route without a method decides for a method that no route names.
+            found |= !route.access.is_free() && sells(route.pattern.method().unwrap_or_default());
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match stopped {
+            ControlFlow::Break(()) | ControlFlow::Continue(()) => found,
         }
     }
 
@@ -145,9 +163,10 @@ impl PriceTable {
         }
     }
 
+    /// Shows `see` every route that covers the path, for a method or for any.
     fn visit<'t>(
         &'t self,
-        method: &str,
+        method: Option<&str>,
         target: &CanonicalTarget,
         see: &mut dyn FnMut(&'t Arc<Route>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
@@ -156,7 +175,7 @@ impl PriceTable {
         let path = path.strip_suffix('/').unwrap_or(path);
         let path = if path.is_empty() { None } else { Some(path) };
         self.descend(0, path, &mut |route| {
-            let covers = route.pattern.admits_method(method)
+            let covers = method.is_none_or(|it| route.pattern.admits_method(it))
                 && (!route.case_sensitive || route.pattern.is_exactly(target));
             if covers { see(route) } else { ControlFlow::Continue(()) }
         })

@@ -3,13 +3,15 @@
 //! A row says what the attacker has, what he hands in and what he gets. The judges stand outside
 //! the gateway: the upstream's log, the ledger, and the calls that the node has counted.
 
+mod bodies;
 mod capability;
 mod challenge;
 mod concurrency;
 mod nano_session;
 mod nano_signature;
 mod nano_txn;
-mod paths;
+pub(crate) mod paths;
+mod preflights;
 
 use std::time::Duration;
 
