@@ -12,9 +12,9 @@ use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::tariff::Unmatched;
-use super::{Context, Forwarding, client, framing, preflight, target};
+use super::{Context, Forwarding, framing, preflight, target};
 use crate::admission::{Admission, HeldUse};
-use crate::cashier::{Ask, Bill, Cashier, Client, IdentifierRefusal, Presented, Replay, Verdict, Wait};
+use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Presented, Replay, Verdict, Wait};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
 use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route, UpstreamName};
@@ -142,7 +142,7 @@ async fn sell<L: Ledger, S: Store>(
         metering: route.metering,
         presented,
         identified,
-        client: client::address(session).map(Client::at),
+        client: context.caller.client(),
         url,
     };
     Ok(match cashier.decide(ask).await {
