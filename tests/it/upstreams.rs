@@ -309,31 +309,26 @@ async fn before_a_sloppy_one(manner: Manner) {
 }
 
 #[tokio::test]
-#[ignore = "the corpus is being tried"]
 async fn before_one_that_does_as_it_should() {
     before_a_sloppy_one(Manner::Proper).await;
 }
 
 #[tokio::test]
-#[ignore = "the corpus is being tried"]
 async fn before_one_that_reads_no_bodies() {
     before_a_sloppy_one(Manner::ReadsNoBody).await;
 }
 
 #[tokio::test]
-#[ignore = "the corpus is being tried"]
 async fn before_one_that_answers_head_with_a_body() {
     before_a_sloppy_one(Manner::AnswersHeadWithBody).await;
 }
 
 #[tokio::test]
-#[ignore = "the corpus is being tried"]
 async fn before_one_that_closes_early() {
     before_a_sloppy_one(Manner::ClosesEarly).await;
 }
 
 #[tokio::test]
-#[ignore = "the corpus is being tried"]
 async fn before_one_that_answers_first() {
     before_a_sloppy_one(Manner::AnswersFirst).await;
 }
