@@ -2,6 +2,7 @@
 
 use http::Version;
 use http::header::HOST;
+use http::uri::Authority;
 use pingora::prelude::Session;
 
 use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical};
@@ -24,6 +25,9 @@ pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
         [host] => Some(host.to_str().map_err(|_| "the Host header is not ASCII".to_owned())?.to_owned()),
         _ => return Err("more than one Host header".to_owned()),
     };
+    if host.as_deref().is_some_and(|it| !is_host(it)) {
+        return Err("the Host header is not a host, or a host and a port".to_owned());
+    }
     if host.is_none() && request.version == Version::HTTP_11 {
         return Err("the Host header is missing".to_owned());
     }
@@ -36,6 +40,16 @@ pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     }
     let target = absolute.as_ref().map_or(raw, |it| it.target.as_ref());
     CanonicalTarget::parse(target).map_err(|error| error.to_string())
+}
+
+/// Whether a `Host` can be read in one way only (RFC 9110 section 7.2). It may be empty.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        Some(_) | None => (text, ""),
+    };
+    let is_plain = !text.contains(['@', ',', ';']) && port.bytes().all(|it| it.is_ascii_digit());
+    text.is_empty() || (is_plain && !name.is_empty() && Authority::try_from(text).is_ok())
 }
 
 /// Whether the target as received had a fragment. Pingora cuts it off silently; a proxy before it may

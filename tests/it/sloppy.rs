@@ -89,15 +89,13 @@ async fn converse(
 ) -> Option<()> {
     let mut line = String::new();
     while line.trim().is_empty() {
-        line.clear();
-        stream.read_line(&mut line).await.ok().filter(|length| *length > 0)?;
+        line = read_line(stream).await?;
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, path) = (words.next()?, words.next()?);
     let mut headers = Vec::new();
     loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).await.ok().filter(|length| *length > 0)?;
+        let line = read_line(stream).await?;
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
@@ -120,6 +118,13 @@ async fn converse(
         let _unread = body(stream, &request).await?;
     }
     (!is_last && manner != Manner::ClosesEarly).then_some(())
+}
+
+/// A line, of whatever bytes; `None` at the end of the stream.
+async fn read_line(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).await.ok().filter(|length| *length > 0)?;
+    Some(String::from_utf8_lossy(&line).into_owned())
 }
 
 async fn body(stream: &mut BufReader<TcpStream>, request: &Understood) -> Option<Vec<u8>> {

@@ -1,6 +1,7 @@
 //! Reads the cases of `tests/upstreams/*.txt`.
 
 use std::fmt;
+use std::path::Path;
 
 use super::Reached;
 
@@ -9,8 +10,8 @@ use super::Reached;
 pub(super) struct Case {
     file: &'static str,
     line: usize,
-    section: &'static str,
-    text: &'static str,
+    section: String,
+    text: String,
     pub(super) protocol: Protocol,
     pub(super) hold: Hold,
 }
@@ -58,12 +59,11 @@ const HIDDEN: &str = "GET /paid HTTP/1.1\r\nHost: gateway.test\r\n\r\n";
 
 /// Every case, those over TCP first.
 pub(super) fn all() -> Vec<Case> {
-    let files = [
-        ("http1.txt", include_str!("../../upstreams/http1.txt"), Protocol::Http1),
-        ("http2.txt", include_str!("../../upstreams/http2.txt"), Protocol::Http2),
-    ];
+    let files = [("http1.txt", Protocol::Http1), ("http2.txt", Protocol::Http2)];
     let mut cases = Vec::new();
-    for (file, text, protocol) in files {
+    for (file, protocol) in files {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upstreams").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
         for (index, row) in text.lines().enumerate() {
             if row.is_empty() || row.starts_with('#') {
                 continue;
@@ -71,10 +71,10 @@ pub(super) fn all() -> Vec<Case> {
             let mut fields = row.splitn(3, " | ");
             let mut next =
                 || fields.next().unwrap_or_else(|| panic!("{file}:{}: a field is missing", index + 1));
-            let (section, hold, text) = (next(), next(), next());
+            let (section, hold, text) = (next().to_owned(), next().to_owned(), next().to_owned());
             let known = ["9110-", "9112-", "9113-"].iter().any(|it| section.starts_with(it));
             assert!(known, "{file}:{}: not a section: {section}", index + 1);
-            cases.push(Case { file, line: index + 1, section, text, protocol, hold: hold_of(hold) });
+            cases.push(Case { file, line: index + 1, section, text, protocol, hold: hold_of(&hold) });
         }
     }
     cases
@@ -113,7 +113,7 @@ fn hold_of(text: &str) -> Hold {
 impl Case {
     /// The bytes to send over TCP.
     pub(super) fn bytes(&self, token: &str) -> Vec<u8> {
-        expanded(&unescaped(self.text), token)
+        expanded(&unescaped(&self.text), token)
     }
 
     /// The pieces to send over HTTP/2.
