@@ -37,12 +37,12 @@ async fn settle(flights: Arc<Flights>, books: Arc<Mutex<Books>>, key: FlightKey)
     let result = match key.frontier.map(|it| (it, flights.hold_frontier(it, key.block))) {
         Some((_, None)) => Err(Refusal::DuplicateFrontier.into()),
         held => {
-            let frontier = held.map(|(frontier, _held)| {
+            let frontier = held.map(|(frontier, hold)| {
                 let mut books = books.lock().unwrap();
                 let (holder, count) = books.frontiers.entry(frontier).or_insert((key.block, 0));
                 assert_eq!(*holder, key.block, "two blocks on one frontier");
                 *count += 1;
-                (frontier, _held)
+                (frontier, hold)
             });
             yield_now().await;
             // The store claims a block once, whoever asks.

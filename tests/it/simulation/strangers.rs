@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Ask, Client, Presented, Refused, Verdict};
+use faregate::cashier::{Ask, Client, Presented, Refused, Verdict, Wait};
 use faregate::nano::{BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Work};
 use faregate::payment::Mechanism;
 use faregate::payment::challenge::Challenge;
@@ -18,7 +18,7 @@ use super::people::{of, signed, txn, wares};
 use super::world::{Ablation, FUNDS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 10;
 const ADDRESSES: u32 = 2;
 /// How long a payer may wait once its block is confirmed.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ fn at(address: [u8; 4]) -> Client {
 
 impl Street {
     fn open(world: &Arc<World>) -> Self {
-        let mut limits = Limits { pending: 16, per_client: 4, lookups: 20 };
+        let mut limits = Limits { pending: 12, per_client: 2, lookups: 20 };
         if world.ablation == Ablation::NoShares {
             limits = Limits { per_client: limits.pending, lookups: u32::MAX, ..limits };
         }
@@ -141,7 +141,7 @@ async fn claimant(street: Arc<Street>, index: u8) {
     loop {
         round = round.wrapping_add(1);
         let client = at([198, 51, round, index]);
-        tokio::time::sleep(Duration::from_millis(1 + street.world.below(20))).await;
+        tokio::time::sleep(Duration::from_millis(1 + street.world.below(100))).await;
         let Some((block, payers)) = street.pick() else { continue };
         let mut own = street.bill(Mechanism::NanoSignature, client).await;
         if street.world.ablation == Ablation::LeakedChallenges
@@ -168,7 +168,7 @@ async fn squatter(street: Arc<Street>, index: u8) {
     loop {
         round = round.wrapping_add(1);
         let client = at([203, 0, round, index]);
-        tokio::time::sleep(Duration::from_millis(1 + street.world.below(20))).await;
+        tokio::time::sleep(Duration::from_millis(1 + street.world.below(100))).await;
         let Some(previous) = street.frontiers.lock().unwrap().last().copied() else { continue };
         let own = street.bill(Mechanism::NanoTxn, client).await;
         let key = Seed::from_bytes([round; 32]).key(1000 + u32::from(index));
@@ -193,8 +193,10 @@ async fn spender(street: Arc<Street>, index: u8) {
         let own = street.bill(Mechanism::NanoSignature, client).await;
         for number in 0..50 {
             let made_up = BlockHash(std::array::from_fn(|_| index ^ number));
-            let _verdict = street.ask(signed(&own, made_up, key.account(), &key), client).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let verdict = street.ask(signed(&own, made_up, key.account(), &key), client).await;
+            if matches!(verdict, Verdict::Wait(Wait::Overloaded)) {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
     }
 }
@@ -212,7 +214,7 @@ fn play(seed: u64, ablation: Ablation) -> Vec<String> {
             strangers.push(tokio::spawn(claimant(Arc::clone(&street), index)));
             strangers.push(tokio::spawn(squatter(Arc::clone(&street), index)));
         }
-        for index in 0..48 {
+        for index in 0..24 {
             strangers.push(tokio::spawn(spender(Arc::clone(&street), index)));
         }
         let payers = [Mechanism::NanoTxn, Mechanism::NanoSignature].map(|mechanism| {
