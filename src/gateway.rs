@@ -4,10 +4,12 @@
 //!
 //! From accept to log line, in the order in which it happens:
 //!
-//! 1. **Accept.** [`listen`](crate::listen) accepts the connection; Pingora parses the request.
+//! 1. **Accept.** [`listen`](crate::listen) accepts the connection if its [`Door`](crate::listen::Door) lets
+//!    it in; Pingora parses the request.
 //! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
 //!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
-//!    limits.
+//!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]), and counts the request among its
+//!    client's unpaid ones until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
 //!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
 //!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
@@ -366,8 +368,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         self.metrics.request(route, outcome, took);
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
-        if let Some(error) = error {
-            tracing::info!(route, status, error = %error.etype().as_str(), source = error.esource().as_str(), "request failed");
+        let Some(error) = error else { return };
+        let (kind, source) = (error.etype().as_str(), error.esource());
+        // A client that pays for nothing must not be able to fill the log.
+        let is_paid = matches!(outcome, Outcome::Paid | Outcome::Unlocked);
+        if *source == ErrorSource::Downstream && !is_paid {
+            tracing::debug!(route, status, error = kind, source = source.as_str(), "request failed");
+        } else {
+            tracing::info!(route, status, error = kind, source = source.as_str(), "request failed");
         }
     }
 
