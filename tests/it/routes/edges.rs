@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use faregate::routes::{CallFault, CallPrices, Lines, Precedence, Price, Quote};
+use faregate::routes::{CallFault, CallPrices, Lines, MAX_SEGMENTS, Precedence, Price, Quote};
 
 use super::*;
 
@@ -18,7 +18,9 @@ fn a_path_and_a_query_of_exactly_the_limit_are_read() {
 #[test]
 fn what_must_be_encoded_is_read_encoded() {
     for target in ["/a%23b", "/a%20b", "/%C3%A9"] {
-        assert_eq!(CanonicalTarget::parse(target).unwrap().as_str(), target);
+        let read = CanonicalTarget::parse(target).unwrap();
+        assert_eq!(read.as_str(), target);
+        assert_eq!(format!("{read:?}"), format!("CanonicalTarget({target:?})"));
     }
 }
 
@@ -26,6 +28,8 @@ fn what_must_be_encoded_is_read_encoded() {
 fn a_pattern_longer_than_any_path_is_refused() {
     let longest = format!("/{}", "a".repeat(MAX_PATH - 1));
     assert!(Pattern::parse(&longest).is_ok());
+    let deep = |segments| Pattern::parse(&"/a".repeat(segments)).map(drop);
+    assert_eq!((deep(MAX_SEGMENTS), deep(MAX_SEGMENTS + 1)), (Ok(()), Err(PatternError::TooDeep)));
     for more in [1, 2, 100] {
         let text = format!("{longest}{}", "a".repeat(more));
         assert_eq!(Pattern::parse(&text), Err(PatternError::Path(NotCanonical::PathTooLong)));
@@ -44,7 +48,7 @@ fn each_rule_charges_up_to_its_own_status() {
 #[test]
 fn a_request_with_another_method_is_found_below_every_kind_of_path() {
     for text in ["GET /", "GET /a", "GET /a/", "GET /a/{name}", "GET /a/**"] {
-        let table = PriceTable::new(vec![route(text, false, false), route("/**", true, false)]).unwrap();
+        let table = PriceTable::new(vec![route(text, false, true), route("/**", false, false)]).unwrap();
         let found = table.find_other_method(&table.routes()[0]);
         assert!(matches!(found, Found::Route(route) if route.pattern.as_str() == "/**"), "{text}");
     }
@@ -68,6 +72,10 @@ fn precedence_is_explained_by_the_first_segment_that_differs() {
         route("/a", false, true).precedence_over(&route("GET /a", false, false)),
         Precedence::CaseSensitive
     );
+    let both = route("GET /a", false, true).precedence_over(&route("/a", false, true));
+    assert_eq!(both, Precedence::Method, "both are case-sensitive");
+    let sentence = explained("/a", "/a/**").to_string();
+    assert_eq!(sentence, "in segment 2, `the end of the path` is closer than `**`");
 }
 
 /// A price list of tools, the price of each the number of its place.
