@@ -129,6 +129,8 @@ pub struct Lease {
     pub remaining: u32,
     /// Uses leased to other instances; they may come back.
     pub elsewhere: u32,
+    /// Answers that broke off since a use was last spent, those of this call among them.
+    pub broken: u32,
     /// When what this holder has not reported goes back to the capability.
     pub expires_at: UnixSeconds,
     /// Whether the capability is revoked at the time of the call, a repeated one too.
@@ -147,6 +149,8 @@ pub struct LeaseRequest {
     pub used: u32,
     /// Uses handed back unspent.
     pub returned: u32,
+    /// Answers that broke off. They are counted after what was `used`, which sets the count to 0.
+    pub broken: u32,
     /// Uses wanted.
     pub want: u32,
     /// Seconds until the lease lapses unless renewed; each call renews it.

@@ -13,6 +13,8 @@ pub(super) struct Escrow {
     pub(super) uses: u32,
     /// How many of them are gone.
     pub(super) spent: u32,
+    /// Answers that broke off since a use was last spent.
+    pub(super) broken: u32,
     /// Whether uses may be handed out: neither expired nor revoked.
     pub(super) open: bool,
     pub(super) revoked: bool,
@@ -94,9 +96,12 @@ impl Escrow {
             .map_or_else(|| Share::new(request.holder), |place| self.shares.swap_remove(place));
         let late = own.report(request.used, request.returned)?;
         // Live uses first: they are spent whatever else is left of the capability.
+        let before = self.spent;
         self.spent = self.spent.saturating_add(request.used.saturating_sub(late));
         let free = self.remaining().saturating_sub(own.outstanding);
         self.spent = self.spent.saturating_add(late.min(free));
+        let broken = if self.spent > before { 0 } else { self.broken };
+        self.broken = broken.saturating_add(request.broken);
         Ok(self.hand_out(own, request.sequence, request.want, now.plus(request.ttl)))
     }
 
@@ -130,14 +135,27 @@ impl Escrow {
             .iter()
             .filter(|share| share.holder != own.holder)
             .fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
-        Lease { granted, remaining: self.remaining(), elsewhere, expires_at, revoked: self.revoked }
+        Lease {
+            granted,
+            remaining: self.remaining(),
+            elsewhere,
+            broken: self.broken,
+            expires_at,
+            revoked: self.revoked,
+        }
     }
 }
 
 impl Share {
     const fn new(holder: Holder) -> Self {
-        let answer =
-            Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0), revoked: false };
+        let answer = Lease {
+            granted: 0,
+            remaining: 0,
+            elsewhere: 0,
+            broken: 0,
+            expires_at: UnixSeconds(0),
+            revoked: false,
+        };
         Self { holder, sequence: 0, outstanding: 0, late: 0, answer }
     }
 

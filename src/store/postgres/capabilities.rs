@@ -44,7 +44,7 @@ pub(super) struct Opening {
 /// What `intent` buys at `now`, and what its first holder has of it.
 pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Opening {
     let record = bought(intent, grantee.id, now);
-    let mut escrow = escrow(&record, 0, Vec::new(), now);
+    let mut escrow = escrow(&record, (0, 0), Vec::new(), now);
     let lease = escrow.grant(grantee.holder, grantee.want, grantee.ttl, now);
     let [id, first, last] = bounds(grantee.id);
     let values: Vec<Value> = vec![
@@ -128,7 +128,7 @@ pub(super) async fn open(
         &stored(record.expires_at.0),
     ];
     query(transaction, sql, &values).await?;
-    let capability = Stored { payment: payment.sequence, record, spent: 0 };
+    let capability = Stored { payment: payment.sequence, record, spent: 0, broken: 0 };
     let lease = change(transaction, &capability, Vec::new(), now, |escrow| {
         Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
     })
@@ -189,10 +189,16 @@ pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) 
     Ok(client.execute(&statement, &values).await.map_err(Fault::committing)? > 0)
 }
 
-fn escrow(record: &CapabilityRecord, spent: u32, shares: Vec<Share>, now: UnixSeconds) -> Escrow {
+fn escrow(
+    record: &CapabilityRecord,
+    (spent, broken): (u32, u32),
+    shares: Vec<Share>,
+    now: UnixSeconds,
+) -> Escrow {
     Escrow {
         uses: record.uses,
         spent,
+        broken,
         open: !record.revoked && now < record.expires_at,
         revoked: record.revoked,
         shares,
@@ -207,12 +213,14 @@ async fn change(
     now: UnixSeconds,
     call: impl FnOnce(&mut Escrow) -> Result<Lease, Fault>,
 ) -> Result<Lease, Fault> {
-    let before = escrow(&capability.record, capability.spent, shares, now);
+    let before = escrow(&capability.record, (capability.spent, capability.broken), shares, now);
     let mut after = before.clone();
     let answer = call(&mut after)?;
-    if after.spent != before.spent {
-        let sql = "UPDATE capabilities SET spent = $2 WHERE payment = $1";
-        query(transaction, sql, &[&stored(capability.payment), &i64::from(after.spent)]).await?;
+    if (after.spent, after.broken) != (before.spent, before.broken) {
+        let sql = "UPDATE capabilities SET spent = $2, broken = $3 WHERE payment = $1";
+        let values: [&(dyn ToSql + Sync); 3] =
+            [&stored(capability.payment), &i64::from(after.spent), &i64::from(after.broken)];
+        query(transaction, sql, &values).await?;
     }
     for share in after.shares.iter().filter(|share| !before.shares.contains(share)) {
         write_share(transaction, capability.payment, share).await?;
@@ -227,13 +235,14 @@ async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share
 
 async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share) -> Result<(), Fault> {
     let sql = format!(
-        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
          ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence, \
          outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted, \
-         remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at"
+         remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at, \
+         broken = excluded.broken"
     );
     let holder = &share.holder.0[..];
-    let values: [&(dyn ToSql + Sync); 9] = [
+    let values: [&(dyn ToSql + Sync); 10] = [
         &stored(payment),
         &holder,
         &stored(share.sequence),
@@ -243,6 +252,7 @@ async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share)
         &i64::from(share.answer.remaining),
         &i64::from(share.answer.elsewhere),
         &stored(share.answer.expires_at.0),
+        &i64::from(share.answer.broken),
     ];
     query(transaction, &sql, &values).await.map(drop)
 }

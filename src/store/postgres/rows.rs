@@ -20,11 +20,11 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
 
 /// The columns of a capability, in the order of [`capability`].
 pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
-     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent";
+     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken";
 
 /// The columns of a share, in the order of [`share`].
 pub(super) const SHARE_COLUMNS: &str =
-    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at";
+    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken";
 
 /// A capability's row: the record and what the record does not show.
 pub(super) struct Stored {
@@ -32,6 +32,7 @@ pub(super) struct Stored {
     pub(super) payment: u64,
     pub(super) record: CapabilityRecord,
     pub(super) spent: u32,
+    pub(super) broken: u32,
 }
 
 pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
@@ -82,6 +83,7 @@ pub(super) fn capability(row: &Row) -> Result<Stored, Fault> {
             revoked: get(row, 6)?,
         },
         spent: small(row, 7)?,
+        broken: small(row, 8)?,
     })
 }
 
@@ -96,6 +98,7 @@ pub(super) fn share(row: &Row) -> Result<Share, Fault> {
             remaining: small(row, 5)?,
             elsewhere: small(row, 6)?,
             expires_at: UnixSeconds(number(row, 7)?),
+            broken: small(row, 8)?,
             revoked: false,
         },
     })

@@ -17,10 +17,11 @@ struct Stored {
     payment: u64,
     record: CapabilityRecord,
     spent: u32,
+    broken: u32,
 }
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
-     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent \
+     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
 fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
@@ -35,6 +36,7 @@ fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
             revoked: row.get(6)?,
         },
         spent: row.get(7)?,
+        broken: row.get(8)?,
     })
 }
 
@@ -89,7 +91,7 @@ pub(super) fn open(
             record.uses,
             stored(record.expires_at.0)
         ])?;
-    let capability = Stored { payment: payment.sequence, record, spent: 0 };
+    let capability = Stored { payment: payment.sequence, record, spent: 0, broken: 0 };
     let lease = change(db, &capability, Vec::new(), now, |escrow| {
         Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
     })?;
@@ -139,15 +141,16 @@ fn change(
     let before = Escrow {
         uses: capability.record.uses,
         spent: capability.spent,
+        broken: capability.broken,
         open: !capability.record.revoked && now < capability.record.expires_at,
         revoked: capability.record.revoked,
         shares,
     };
     let mut after = before.clone();
     let answer = call(&mut after)?;
-    if after.spent != before.spent {
-        db.prepare_cached("UPDATE capabilities SET spent = ?2 WHERE payment = ?1")?
-            .execute(params![stored(capability.payment), after.spent])?;
+    if (after.spent, after.broken) != (before.spent, before.broken) {
+        db.prepare_cached("UPDATE capabilities SET spent = ?2, broken = ?3 WHERE payment = ?1")?
+            .execute(params![stored(capability.payment), after.spent, after.broken])?;
     }
     for share in after.shares.iter().filter(|share| !before.shares.contains(share)) {
         write_share(db, capability.payment, share)?;
@@ -157,7 +160,7 @@ fn change(
 
 fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
     let mut statement = db.prepare_cached(
-        "SELECT holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at \
+        "SELECT holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken \
          FROM leases WHERE payment = ?1",
     )?;
     let found = statement.query_map([stored(payment)], |row| {
@@ -171,6 +174,7 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
                 remaining: row.get(5)?,
                 elsewhere: row.get(6)?,
                 expires_at: UnixSeconds(number(row, 7)?),
+                broken: row.get(8)?,
                 revoked: false,
             },
         })
@@ -181,8 +185,8 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
 fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO leases \
-         (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         stored(payment),
@@ -194,6 +198,7 @@ fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault
         share.answer.remaining,
         share.answer.elsewhere,
         stored(share.answer.expires_at.0),
+        share.answer.broken,
     ])?;
     Ok(())
 }

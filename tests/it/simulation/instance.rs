@@ -205,6 +205,7 @@ impl Store for Connection {
                 | Ablation::ForgetIntents
                 | Ablation::LeaseForEver
                 | Ablation::ForgetIds
+                | Ablation::ForgetBreaks
                 | Ablation::TrustBroadcast
                 | Ablation::TrustRivals => {}
             }
@@ -250,6 +251,9 @@ impl Store for Connection {
             let mut asked = request;
             if self.world.ablation == Ablation::LeaseForEver {
                 asked.ttl = 1_000_000;
+            }
+            if self.world.ablation == Ablation::ForgetBreaks {
+                asked.broken = 0;
             }
             let lease = self.world.store.lease(asked, now).await?;
             if self.reported.lock().unwrap().insert(request.sequence) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use faregate::clock::Clock;
 use faregate::routes::Metering;
-use faregate::store::capabilities::{CachedCapability, Capabilities, NoUse};
+use faregate::store::capabilities::{BrokenAnswer, CachedCapability, Capabilities, NoUse};
 use faregate::store::{LeaseRequest, Store};
 
 use super::model::Model;
@@ -22,6 +22,27 @@ async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
     capabilities.find(id(hash(1))).await.unwrap().unwrap()
 }
 
+/// Regression: hanging up was forgiven anew at each instance and after each restart.
+#[tokio::test]
+async fn answers_that_break_off_are_counted_in_the_store() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let (back, spent) = (BrokenAnswer::GivenBack, BrokenAnswer::Committed);
+    for (number, expected) in [(1, back), (2, back), (3, spent)] {
+        let here = instance(&store, number);
+        let held = found(&here).await;
+        let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+        assert_eq!(here.broke(taken).await, expected, "instance {number}");
+        if expected == spent {
+            // The next use has its own.
+            for expected in [back, back, spent] {
+                let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+                assert_eq!(here.broke(taken).await, expected);
+            }
+        }
+    }
+}
+
 /// What the store has left and out, seen by a bystander.
 async fn left(store: &Model, sequence: u64) -> (u32, u32) {
     let request = LeaseRequest {
@@ -30,6 +51,7 @@ async fn left(store: &Model, sequence: u64) -> (u32, u32) {
         sequence,
         used: 0,
         returned: 0,
+        broken: 0,
         want: 0,
         ttl: 30,
     };
@@ -83,7 +105,7 @@ async fn a_strict_use_that_is_recorded_is_not_given_back() {
     let held = found(&capabilities).await;
     let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
     capabilities.commit_durably(&mut taken).await.unwrap();
-    assert_eq!(taken.hang_up(), faregate::store::capabilities::HangUp::Committed);
+    assert_eq!(capabilities.broke(taken).await, BrokenAnswer::Committed);
     assert_eq!(left(&store, 1).await, (USES - 1, 0));
     assert_eq!(held.remaining(), USES - 1);
 }
