@@ -25,10 +25,10 @@ use faregate::routes::{
 };
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
+    CapabilityId, CapabilityRecord, Filter, Grant, Grantee, Health, Holder, Intent, Lease, LeaseRequest,
+    Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError, StoreHealth,
 };
-use faregate::x402::{self, PaymentPayload, PaymentRequired, PaymentRequirements, Presented, Resource};
+use faregate::x402::{self, Payload, PaymentPayload, PaymentRequired, PaymentRequirements, Resource};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const LATER: UnixSeconds = UnixSeconds(1_800_003_600);
@@ -129,10 +129,13 @@ fn bill(c: &mut Criterion) {
 fn proof(c: &mut Criterion) {
     let (keys, block) = (keys(), block());
     let challenge = mint(&keys, Mechanism::NanoTxn, 1);
-    let payment = x402::Payment { accepted: requirements(&challenge), proof: x402::Proof::NanoTxn { block } };
+    let payment = x402::PresentedPayment {
+        accepted: requirements(&challenge),
+        proof: x402::PaymentProof::NanoTxn { block },
+    };
     let payload = PaymentPayload {
         resource: None,
-        presented: Presented::Payment(Box::new(payment)),
+        presented: Payload::Payment(Box::new(payment)),
         extensions: serde_json::Map::new(),
     };
     let header = payload.to_header();
@@ -200,44 +203,7 @@ fn hash_of(id: CapabilityId) -> BlockHash {
     BlockHash(hash)
 }
 
-impl Store for Plenty {
-    async fn begin(&self, _: &Intent, _: UnixSeconds) -> Result<Begin, StoreError> {
-        unused()
-    }
-
-    async fn advance(
-        &self,
-        _: BlockHash,
-        _: &[PaymentState],
-        _: PaymentState,
-        _: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        unused()
-    }
-
-    /// A look-up calls this: the capability is granted already, and nothing is leased.
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        _: Holder,
-        _: u32,
-        _: u64,
-        _: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
-        let (block, expires_at, uses) = (intent.block, LATER, u32::MAX);
-        let record = CapabilityRecord { id, block, route: route(), uses, expires_at, revoked: false };
-        let lease = Lease {
-            granted: 0,
-            remaining: uses,
-            elsewhere: 0,
-            broken: 0,
-            expires_at: UnixSeconds(0),
-            revoked: false,
-        };
-        Ok(Grant::Granted { record, lease, fresh: false })
-    }
-
+impl PaymentJournal for Plenty {
     async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         let account = Account([0x77; 32]);
         let intent = Intent {
@@ -261,16 +227,30 @@ impl Store for Plenty {
         unused()
     }
 
-    async fn keep(&self, _: BlockHash, _: &Answer, _: UnixSeconds) -> Result<bool, StoreError> {
+    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<PaymentRecord>, StoreError> {
         unused()
     }
+}
 
-    async fn kept(&self, _: BlockHash) -> Result<Option<Answer>, StoreError> {
-        unused()
-    }
-
-    async fn forget(&self, _: Forget) -> Result<u32, StoreError> {
-        unused()
+impl Meters for Plenty {
+    /// A look-up calls this: the capability is granted already, and nothing is leased.
+    async fn grant(
+        &self,
+        intent: &Intent,
+        Grantee { id, .. }: Grantee,
+        _: UnixSeconds,
+    ) -> Result<Grant, StoreError> {
+        let (block, expires_at, uses) = (intent.block, LATER, u32::MAX);
+        let record = CapabilityRecord { id, block, route: route(), uses, expires_at, revoked: false };
+        let lease = Lease {
+            granted: 0,
+            remaining: uses,
+            elsewhere: 0,
+            broken: 0,
+            expires_at: UnixSeconds(0),
+            revoked: false,
+        };
+        Ok(Grant::Granted { record, lease, fresh: false })
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
@@ -292,15 +272,9 @@ impl Store for Plenty {
     async fn revoke(&self, _: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
         unused()
     }
+}
 
-    async fn mark_spent(&self, _: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
-        unused()
-    }
-
-    async fn scan(&self, _: u64, _: Filter, _: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        unused()
-    }
-
+impl StoreHealth for Plenty {
     fn is_writable(&self) -> bool {
         true
     }

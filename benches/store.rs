@@ -1,16 +1,16 @@
-//! Settlements a second: so many payers at once, each paying again and again, over each engine.
+//! Settlements per second: several payers at the same time, each paying repeatedly, over each engine.
 //!
 //! `cargo bench --bench store -- [--postgres ADDRESS] [--seconds N] [--spent N] [--directory PATH]`
 //!
-//! One settlement is one `grant`: hash claimed, payment journalled, capability made and leased, on
-//! the disk. `--spent` first fills each store with so many spent hashes (ten million take about a
-//! gigabyte in either) and then measures look-ups, too. The figures of a run belong together; those
-//! of two runs on a busy machine do not.
+//! One settlement is one `grant`: the hash is claimed, the payment journalled, the capability made and
+//! leased, all on the disk. `--spent` first fills each store with this many spent hashes (ten million take
+//! about a gigabyte in each) and then measures look-ups too. Compare only the figures of one run: two runs
+//! on a busy machine differ.
 //!
-//! The fill goes in the order of the keys, which are spread evenly over all that a hash can be: at
-//! random each row would dirty a page of its own, and ten million take hours. What is measured
-//! afterwards strikes pages at random, as block hashes do. A tree that was only appended to is
-//! denser than one that grew at random, so that its first random insertions split pages more often.
+//! The fill goes in the order of the keys, which are spread evenly over all hashes: in random order each row
+//! would change a page of its own, and ten million would take hours. What is measured afterwards hits pages
+//! at random, as block hashes do. A tree that was only appended to is denser than one that grew at random,
+//! so its first random insertions split pages more often.
 #![expect(clippy::print_stdout, clippy::panic, reason = "a benchmark prints, and fails by panicking")]
 #![expect(
     clippy::unwrap_used,
@@ -33,19 +33,19 @@ use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::{Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{
-    CapabilityId, Engine, Grant, Holder, Intent, PaymentRecord, PostgresOptions, PostgresStore,
-    SqliteOptions, SqliteStore, Store, postgres_server,
+    CapabilityId, Claims, Engine, Grant, Grantee, Holder, Intent, Meters, PaymentJournal, PaymentRecord,
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, postgres_server,
 };
 use futures_util::{SinkExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const PAYERS: [usize; 4] = [1, 16, 64, 256];
-/// Rounds over all engines, so that a disturbance hits each.
+/// Rounds over all engines, so that a disturbance hits each of them.
 const ROUNDS: usize = 2;
-/// Calls under way at one time while a store is filled: several commits of the largest group.
+/// Calls under way while a store is filled: several commits of the largest group.
 const FILL: usize = 2048;
-/// Rows sent to the server at one time while it is filled.
+/// Rows in one message to the server while it is filled.
 const ROWS: u64 = 10_000;
 /// Look-ups of each kind.
 const LOOKUPS: u64 = 20_000;
@@ -67,7 +67,7 @@ fn main() {
             "--seconds" => options.seconds = value().parse().unwrap(),
             "--spent" => options.spent = value().parse().unwrap(),
             "--directory" => options.directory = value().into(),
-            // What cargo itself says.
+            // An argument of cargo.
             "--bench" => {}
             other => panic!("unknown: {other}"),
         }
@@ -86,7 +86,7 @@ async fn run(options: &Options) {
         let store = PostgresStore::open(&server).await.unwrap_or_else(|fault| panic!("{fault}"));
         engines.push(("PostgreSQL", Arc::new(Engine::from(store))));
     }
-    // Starts where no earlier run has been, for a server that keeps what it has.
+    // Starts after all earlier runs: a server keeps its rows.
     let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let next = Arc::new(AtomicU64::new(start));
     if options.spent > 0 {
@@ -134,7 +134,9 @@ async fn settle(engine: &Arc<Engine>, payers: usize, time: Duration, next: &Arc<
                     let intent = intent(next.fetch_add(1, Ordering::Relaxed));
                     let watch = Instant::now();
                     let id = CapabilityId::of_payment(intent.block);
-                    let granted = engine.grant(&intent, id, Holder([7; 16]), 1, 30, NOW).await;
+                    let granted = engine
+                        .grant(&intent, Grantee { id, holder: Holder([7; 16]), want: 1, ttl: 30 }, NOW)
+                        .await;
                     assert!(matches!(granted, Ok(Grant::Granted { fresh: true, .. })), "{granted:?}");
                     took.push(watch.elapsed());
                 }
@@ -166,7 +168,7 @@ async fn fill(engine: &Engine, spent: u64, path: &Path) {
     );
 }
 
-/// Fills the server's table by COPY: one call a row would wait for the network each time.
+/// Fills the server's table by COPY: a call for each row would wait for the network each time.
 async fn fill_server(address: &str, spent: u64) {
     let server = postgres_server(address).unwrap_or_else(|why| panic!("{why}"));
     let (client, connection) = server.connect(tokio_postgres::NoTls).await.unwrap();
@@ -204,8 +206,8 @@ fn speed(watch: Instant, rows: u64) -> (u64, u64) {
     (took.as_secs(), (rows as f64 / took.as_secs_f64()) as u64)
 }
 
-/// Number `number` of `spent` hashes that are spread evenly, in ascending order; random but for their
-/// beginning.
+/// Hash `number` of `spent` hashes that are spread evenly, in ascending order. Only their beginning is not
+/// random.
 fn filler(number: u64, spent: u64) -> BlockHash {
     let mut filler = hash(u64::MAX - number);
     filler.0[..8].copy_from_slice(&(number * (u64::MAX / spent)).to_be_bytes());

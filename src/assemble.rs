@@ -218,7 +218,8 @@ fn settings(config: &Config) -> cashier::Settings {
         lifetime: config.challenge.lifetime,
         wait: config.settlement.wait,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
-        lookups_per_client: config.limits.lookups_per_client,
+        settlements_per_client: config.limits.per_client.settlements,
+        lookups_per_client: config.limits.per_client.lookups,
         identifiers: cashier::IdentifierSettings {
             ids: config.payment_identifiers.keep,
             answers: config.payment_identifiers.keep_answers,

@@ -33,10 +33,10 @@ use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::Metrics;
 use crate::nano::{BlockHash, Threshold};
+use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::Challenge;
-use crate::payment::pool::AddressPool;
-use crate::payment::{Identified, MacKeys, Mechanism, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
 use crate::routes::{Metering, RouteName};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
@@ -47,7 +47,7 @@ use flights::{Flights, SettlementResult, Unsettled};
 use idempotency::Under;
 use lanes::Lanes;
 
-pub use client::Client;
+pub use client::{Client, Share, Shares};
 pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
 pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
@@ -73,6 +73,8 @@ pub struct Settings {
     pub wait: Duration,
     /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
+    /// Of these, those of one client.
+    pub settlements_per_client: usize,
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
@@ -296,7 +298,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         proof: Proof,
         route: &RouteName,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
     ) -> Result<(Challenge, Evidence), Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let Proof { nonce, offer, evidence } = proof;
@@ -339,7 +341,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn fly(
         &self,
         checked: proof::Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();

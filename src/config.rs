@@ -39,7 +39,7 @@ pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, Settlement};
+pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerClient, Settlement};
 pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};

@@ -6,7 +6,7 @@ pub mod work;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::nano::{Account, BlockHash, StateBlock};
+use crate::nano::{Account, BlockHash, NotProven, StateBlock};
 use crate::payment::{AccountFacts, BlockFacts};
 
 /// No usable answer came from the network. This says nothing about any payment: "not yet" is not
@@ -22,6 +22,15 @@ pub enum LedgerError {
     /// A node's answer cannot be true.
     #[error("a node's answer is not believed: {0}")]
     NotBelieved(String),
+    /// A block has no state, so that its balance cannot be proven.
+    #[error("block {0} is from before state blocks: move the money with another wallet first")]
+    Legacy(BlockHash),
+}
+
+impl From<NotProven> for LedgerError {
+    fn from(why: NotProven) -> Self {
+        Self::NotBelieved(why.to_string())
+    }
 }
 
 /// Why a broadcast did not succeed. Neither variant says whether the block is on the ledger. A

@@ -5,6 +5,7 @@
 //! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
 //! of these loops can run in one process.
 
+mod proxies;
 mod tls;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::shutdown::{self, StopSignal};
+pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
 
 /// The most connections of one listener at the same time. One more is closed as soon as it is accepted;

@@ -99,6 +99,47 @@ pub enum UseResult {
     GivenBack,
 }
 
+/// A limit that a client can reach, for `limits_reached_total`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ReachedLimit {
+    /// Connections of one listener.
+    Connections,
+    /// File descriptors of the process.
+    Descriptors,
+    /// Connections of one client.
+    ClientConnections,
+    /// The time for a request's head.
+    HeadTime,
+    /// Requests without a paid use, of one client.
+    ClientUnpaid,
+    /// Settlements under way, of one client.
+    ClientSettlements,
+    /// Look-ups of blocks that no node knows, of one client.
+    ClientLookups,
+    /// Memory for bodies.
+    Bodies,
+    /// Memory for bodies, of one client.
+    ClientBodies,
+}
+
+impl ReachedLimit {
+    /// The `limit` label: the key of the configuration, if it has one.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
+            Self::ClientConnections => "per_client.connections",
+            Self::HeadTime => "head_time",
+            Self::ClientUnpaid => "per_client.unpaid",
+            Self::ClientSettlements => "per_client.settlements",
+            Self::ClientLookups => "per_client.lookups",
+            Self::Bodies => "bodies",
+            Self::ClientBodies => "per_client.bodies",
+        }
+    }
+}
+
 /// A metric as the documentation lists it.
 #[derive(Clone, Copy, Debug)]
 pub struct Declared {
@@ -173,6 +214,8 @@ declare! {
     challenges_issued_total: IntCounterVec[route];
     /// Payments and capabilities that were refused, by code.
     refusals_total: IntCounterVec[reason, mechanism];
+    /// Connections closed and requests turned away because a limit was reached, by limit.
+    limits_reached_total: IntCounterVec[limit];
     /// Payments that were settled, each into one capability.
     payments_settled_total: IntCounterVec[route, mechanism];
     /// Revenue from settled payments, in XNO.
@@ -262,6 +305,11 @@ impl Metrics {
         self.refusals_total
             .with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)])
             .inc();
+    }
+
+    /// Counts a connection or a request that was turned away because `limit` was reached.
+    pub fn limit_reached(&self, limit: ReachedLimit) {
+        self.limits_reached_total.with_label_values(&[limit.as_str()]).inc();
     }
 
     /// Counts a payment of `amount`, settled `took` after its proof was checked.

@@ -1,14 +1,15 @@
 //! The currency: amounts, accounts, state blocks, signatures, key derivation and work.
 //!
-//! Pure: no clock, randomness, lock, socket or file. Everything that enters as text is turned into
-//! bytes here, once, and compared as bytes ever after. Two spellings of one account (`nano_`,
-//! `xrb_`) or of one hash (either case) are one value.
+//! Pure: no clock, randomness, lock, socket or file. Text is decoded to bytes here, once, and compared
+//! as bytes from then on. Two spellings of one account (`nano_`, `xrb_`) or of one hash (upper or
+//! lower case) are equal.
 
 mod account;
 mod amount;
 mod block;
 mod derive;
 mod message;
+mod proven;
 mod signature;
 mod work;
 
@@ -22,23 +23,23 @@ pub use amount::{AmountError, Raw, Xno};
 pub use block::{BlockError, BlockHash, Representative, StateBlock};
 pub use derive::{Seed, SeedError};
 pub use message::noms_digest;
+pub use proven::{NotProven, ProvenHead, ProvenSend, UnsignedBlock};
 pub use signature::{SecretKey, Signature, SignatureError};
 pub use work::{Threshold, Thresholds, Work};
 
-/// Seconds since the Unix epoch: the only clock the protocol speaks (`validBefore`). In JSON an
-/// integer.
+/// Seconds since the Unix epoch, the protocol's only unit of time (`validBefore`). An integer in JSON.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixSeconds(pub u64);
 
 impl UnixSeconds {
-    /// This instant moved `seconds` later; saturates at the end of time.
+    /// This instant plus `seconds`; saturates at `u64::MAX`.
     #[must_use]
     pub const fn plus(self, seconds: u64) -> Self {
         Self(self.0.saturating_add(seconds))
     }
 
-    /// Whole seconds from `earlier` to this instant, 0 if it lies before.
+    /// Seconds from `earlier` to this instant; 0 if `earlier` is the later one.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -51,7 +52,7 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
-/// Why a hexadecimal text is not the fixed number of bytes it should be.
+/// The text is not hexadecimal of the expected length.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("expected {expected} hexadecimal digits, found {found:?}")]
 pub struct HexError {
@@ -59,7 +60,7 @@ pub struct HexError {
     found: String,
 }
 
-/// `N` bytes of hexadecimal in either case; nothing before, between or after.
+/// Decodes exactly `N` bytes of hexadecimal, in either case, with no other characters.
 pub(crate) fn hex_bytes<const N: usize>(text: &str) -> Result<[u8; N], HexError> {
     let mut bytes = [0; N];
     hex::decode_to_slice(text, &mut bytes)
@@ -67,8 +68,8 @@ pub(crate) fn hex_bytes<const N: usize>(text: &str) -> Result<[u8; N], HexError>
     Ok(bytes)
 }
 
-/// Gives a newtype of bytes its text form: hexadecimal, read in either case, printed in upper case
-/// as Nano's own tools print it.
+/// Implements the text form of a newtype of bytes: hexadecimal, read in either case and printed in
+/// upper case as Nano's own tools print it.
 macro_rules! hex_text {
     ($name:ident, $len:literal) => {
         impl std::str::FromStr for $name {
@@ -102,8 +103,8 @@ macro_rules! hex_text {
 }
 pub(crate) use hex_text;
 
-/// Serialises through [`fmt::Display`] and deserialises from a JSON *string* through
-/// [`FromStr`]: a number is refused, so no amount passes through floating point on the way.
+/// Implements serde through [`fmt::Display`] and [`FromStr`]. Only a JSON *string* is read: a number is
+/// refused, so that no amount passes through floating point.
 macro_rules! serde_text {
     ($name:ident) => {
         impl serde::Serialize for $name {
@@ -122,11 +123,11 @@ macro_rules! serde_text {
 }
 pub(crate) use serde_text;
 
-/// A network's name as ORIS-006 and CAIP-2 spell it.
+/// The name of a network, as ORIS-006 and CAIP-2 write it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Network {
-    /// `nano:mainnet`, the only network payments are taken on. A development ledger answers to
-    /// this name too, with keys and a genesis of its own.
+    /// `nano:mainnet`, the only network on which payments are accepted. The development ledger uses
+    /// this name too, with its own keys and its own genesis block.
     #[default]
     Mainnet,
 }
@@ -139,7 +140,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// The text names no network that payments are taken on.
+/// The text is not the name of a supported network.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("unknown network {0:?}: only nano:mainnet is served")]
 pub struct NetworkError(String);

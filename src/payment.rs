@@ -1,19 +1,19 @@
 //! The payment rules, as values and functions of values.
 //!
-//! Pure. Each stage of a payment is a type, made only by consuming the stage before it; the last
-//! one, `Settled`, only the store can make. This module owns the facts it asks the ledger for, so
-//! that what a node says is checked on the way in.
+//! Pure. Each stage of a payment is a type that can only be made from the stage before it. Only the
+//! store can make the last one, `Settled`. This module also defines the facts that it needs from the
+//! ledger, so that the answer of a node is checked before it is used.
 
 pub mod capability;
 pub mod challenge;
-pub mod identified;
+pub mod payment_identifier;
 mod intent;
 mod key;
 pub mod nano_session;
 pub mod nano_signature;
 pub mod nano_txn;
 mod particular;
-pub mod pool;
+pub mod address_pool;
 mod refusal;
 pub mod tag;
 
@@ -22,29 +22,29 @@ use std::str::FromStr;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 
-pub use identified::{Identified, IdentifierKey, RequestDigest};
 pub use intent::{Confirmed, Intent, Seen};
 pub use key::{MacKey, MacKeys};
 pub use particular::Particular;
+pub use payment_identifier::{IdentifiedRequest, IdentifierKey, RequestDigest};
 pub use refusal::Refusal;
 
 /// How a client proves that it paid (x402.Nano, and NanoSession before it).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Mechanism {
-    /// Track A: the client signs a send, the gateway broadcasts it.
+    /// Track A: the client signs a send and the gateway broadcasts it.
     NanoTxn,
-    /// Track B: the client sends on its own, then signs the block's hash with the challenge.
+    /// Track B: the client sends by itself, then signs the hash of the block together with the challenge.
     NanoSignature,
-    /// NanoSession, revisions 5 to 7: the client sends a tagged amount, then shows the block's hash
-    /// under its session.
+    /// NanoSession, revisions 5 to 7: the client sends a tagged amount, then presents the hash of the
+    /// block with its session.
     NanoSession,
 }
 
 impl Mechanism {
     pub const ALL: [Self; 3] = [Self::NanoTxn, Self::NanoSignature, Self::NanoSession];
 
-    /// What a 402 offers where nothing else is configured, in this order: clients that know one take
-    /// the first, and most know only signed blocks. `nanoSession` is offered by name only.
+    /// What a 402 offers by default, in this order: many clients take the first entry, and most
+    /// support only signed blocks. `nanoSession` is offered only if it is configured.
     pub const DEFAULT: [Self; 2] = [Self::NanoTxn, Self::NanoSignature];
 
     /// The name on the wire, in the configuration and in metrics.
@@ -64,7 +64,7 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// The text names no mechanism.
+/// The text is not the name of a mechanism.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("unknown mechanism {0:?}: `nanoTxn`, `nanoSignature` and `nanoSession` are known")]
 pub struct MechanismError(String);
@@ -82,8 +82,9 @@ impl FromStr for Mechanism {
 
 serde_text!(Mechanism);
 
-/// The 32 bytes that name a challenge: 16 random ones and a MAC over the terms. Called `challenge`
-/// in `nanoTxn`, `nonce` in `nanoSignature`, within `nanoSession.id` in `nanoSession`. Whoever shows it has been sent the challenge.
+/// The 32 bytes that identify a challenge: 16 random bytes and a MAC over the terms. On the wire they
+/// are `challenge` for `nanoTxn`, `nonce` for `nanoSignature` and a part of `nanoSession.id` for
+/// `nanoSession`. Whoever presents them received the challenge.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Nonce(pub [u8; 32]);
 
@@ -95,14 +96,14 @@ serde_text!(Nonce);
 pub struct AccountFacts {
     /// The newest block, confirmed or not.
     pub frontier: BlockHash,
-    /// The newest confirmed block; zero where none is.
+    /// The newest confirmed block; zero if there is none.
     pub confirmed_frontier: BlockHash,
     /// The balance after `confirmed_frontier`.
     pub confirmed_balance: Raw,
 }
 
-/// What the ledger knows of a block. Only a block whose contents hash to what was asked for
-/// becomes one: a node's word for the contents is not taken.
+/// What the ledger knows of a block. It is made only if the contents from the node hash to the block
+/// that was asked for: a node is not trusted about contents.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BlockFacts {
     hash: BlockHash,
@@ -111,29 +112,29 @@ pub struct BlockFacts {
     confirmed: bool,
 }
 
-/// What a block does, as far as payments care.
+/// What a block does, as far as payments need to know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BlockKind {
-    /// A state block whose account's balance went down.
+    /// A state block that lowers the balance of its account.
     Send { account: Account, destination: Account, amount: Raw },
-    /// Anything else: a receive, a change of representative, an epoch, a legacy block.
+    /// Any other block: a receive, a change of representative, an epoch, a legacy block.
     Other,
 }
 
-/// A node's contents for a block do not hash to the block that was asked for.
+/// The contents that a node gave for a block do not hash to that block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("asked for block {asked}, the contents that came hash to {came}")]
+#[error("asked for block {asked}, got contents that hash to {came}")]
 pub struct WrongContents {
     asked: BlockHash,
     came: BlockHash,
 }
 
 impl BlockFacts {
-    /// The facts of a state block. `before` is the account's balance before it (raw; zero for an
-    /// account's first block), which the block itself does not carry.
+    /// The facts of a state block. `before` is the balance of the account before the block, in raw
+    /// (zero for its first block), which the block itself does not contain.
     ///
     /// # Errors
-    /// [`WrongContents`], when `block` is not the block `asked` for.
+    /// [`WrongContents`], if the hash of `block` is not `asked`.
     pub fn of_state_block(
         asked: BlockHash,
         block: &StateBlock,
@@ -153,8 +154,8 @@ impl BlockFacts {
         Ok(Self { hash: asked, previous: block.previous, kind, confirmed })
     }
 
-    /// The facts of a block from before state blocks, which no payment is made with. Its contents
-    /// are not checked: whatever they are, it is refused.
+    /// The facts of a legacy block, which is never accepted as a payment. Its contents are not checked,
+    /// since it is refused in any case.
     #[must_use]
     pub const fn of_legacy_block(asked: BlockHash, confirmed: bool) -> Self {
         Self { hash: asked, previous: BlockHash::ZERO, kind: BlockKind::Other, confirmed }
@@ -165,8 +166,8 @@ impl BlockFacts {
         self.hash
     }
 
-    /// The block before it on its account's chain; zero for the first, and for a legacy block,
-    /// where it is not known.
+    /// The block before it in the chain of its account; zero for the first block, and for a legacy
+    /// block, for which it is not known.
     #[must_use]
     pub const fn previous(&self) -> BlockHash {
         self.previous
@@ -177,7 +178,7 @@ impl BlockFacts {
         self.kind
     }
 
-    /// Whether the network has cemented the block: it cannot be undone.
+    /// Whether the block is cemented (confirmed for ever).
     #[must_use]
     pub const fn confirmed(&self) -> bool {
         self.confirmed

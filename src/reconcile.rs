@@ -14,7 +14,7 @@ use crate::ledger::node::NodeLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
-use crate::store::{Filter, PaymentRecord, PaymentState, Store, StoreError};
+use crate::store::{Filter, PaymentJournal, PaymentRecord, PaymentState, StoreError};
 
 /// Payments in one page of the journal.
 const PAGE: usize = 500;
@@ -82,7 +82,7 @@ pub struct Books<S> {
     pool: Vec<Account>,
 }
 
-impl<S: Store> Books<S> {
+impl<S: PaymentJournal> Books<S> {
     #[must_use]
     pub const fn new(ledger: NodeLedger, store: Arc<S>, pool: Vec<Account>) -> Self {
         Self { ledger, store, pool }

@@ -1,7 +1,7 @@
-//! The price table: which request costs what, and what the payment buys.
+//! The price table: what a request costs, and what its payment buys.
 //!
-//! Pure. A request is made canonical once (`request`), the canonical form is what is matched
-//! (`pattern`, `table`) and what is forwarded, so that no two parties read one path differently.
+//! Pure. The path of a request is made canonical once (`request`). The same canonical form is matched
+//! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently.
 
 mod calls;
 mod pattern;
@@ -18,31 +18,31 @@ use blake2::{Blake2b, Digest};
 
 use crate::nano::Raw;
 
-pub use calls::{CallFault, CallPrices, Claimed, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
 pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use table::{Found, PriceTable, TableFault};
 
-/// A route's identity: its configured `name`, or its `match` where it has none. A challenge and a
-/// capability are bound to it, so it outlives a reload of the price table.
+/// The name of a route: its configured `name`, or else its `match`. Challenges and capabilities are
+/// bound to it, so they stay valid when the price table is reloaded.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RouteName(Arc<str>);
 
-/// What the identity of a foreign resource begins with. No route of a price table may be called so:
-/// what is bought of another server must never open a door here, nor the other way round.
+/// The prefix of the name of a foreign resource. No route of a price table can have such a name: what
+/// is bought from another server must not be valid here, nor the other way round.
 const FOREIGN: &str = "foreign:";
-/// Bytes of a foreign resource's name that its identity repeats; a longer one is hashed.
+/// The longest name of a foreign resource that is kept as it is, in bytes; a longer one is hashed.
 const MAX_FOREIGN: usize = 192;
 
 impl RouteName {
-    /// The identity `name`.
+    /// The route called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(Arc::from(name))
     }
 
-    /// The identity of what another server sells as `resource`, its URL as a rule. Readable where
-    /// it is short and plain, else a hash; two resources never share one.
+    /// The name for what another server sells as `resource`, usually its URL. It is readable if the
+    /// resource is short and printable ASCII, else a hash. Two resources never have the same name.
     #[must_use]
     pub fn of_foreign(resource: &str) -> Self {
         let plain = resource.bytes().all(|byte| byte.is_ascii_graphic()) && !resource.starts_with('#');
@@ -53,7 +53,7 @@ impl RouteName {
         Self(Arc::from(format!("{FOREIGN}#{hash}")))
     }
 
-    /// Whether this is no route of a price table, but what another server sells.
+    /// Whether this is the resource of another server, not a route of a price table.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.0.starts_with(FOREIGN)
@@ -64,34 +64,34 @@ impl RouteName {
         &self.0
     }
 
-    /// The identity of one `part` of the route that is sold by itself.
+    /// The name of one `part` of the route that is sold separately.
     #[must_use]
     pub fn part(&self, part: &str) -> Self {
         Self(Arc::from(format!("{}{PART}{part}", self.configured())))
     }
 
-    /// The route as the configuration calls it, without the part.
+    /// The name of the route in the configuration, without the part.
     #[must_use]
     pub fn configured(&self) -> &str {
         self.0.split(PART).next().unwrap_or(&self.0)
     }
 
-    /// The `route` label of metrics: the route as it is configured. All foreign resources
-    /// share one, since callers name them.
+    /// The `route` label of metrics: the name in the configuration. All foreign resources share one
+    /// label, since callers choose their names.
     #[must_use]
     pub fn label(&self) -> &str {
         if self.is_foreign() { FOREIGN } else { self.configured() }
     }
 }
 
-/// So that routes can be found by a name that is borrowed.
+/// Allows look-ups of a route by `&str`.
 impl Borrow<str> for RouteName {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-/// Stands between a route's name and a part of it; no configured name has it.
+/// Separates the name of a route from a part of it. No configured name contains it.
 pub const PART: char = '#';
 
 impl fmt::Display for RouteName {
@@ -100,7 +100,7 @@ impl fmt::Display for RouteName {
     }
 }
 
-/// Which upstream serves a route.
+/// The name of the upstream that serves a route.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct UpstreamName(Arc<str>);
 
@@ -126,13 +126,13 @@ impl fmt::Display for UpstreamName {
 /// What one payment buys on its route.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Grants {
-    /// How many requests.
+    /// The number of requests.
     pub requests: NonZeroU32,
-    /// For how long after the grant, in seconds.
+    /// How long after the grant they can be made, in seconds.
     pub seconds: u64,
 }
 
-/// What is asked and what is given for it.
+/// A price and what it buys.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms {
     /// The price of one payment.
@@ -140,12 +140,12 @@ pub struct Terms {
     pub grants: Grants,
 }
 
-/// Who may pass.
+/// Which requests need a payment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {
     Free,
     Priced(Terms),
-    /// By what an MCP client calls in the request's body.
+    /// It depends on what an MCP client calls in the body of the request.
     Calls(Arc<CallPrices>),
 }
 
@@ -159,7 +159,8 @@ impl Access {
     }
 }
 
-/// Which answers of the upstream use up a use; any other gives it back (PROTOCOL section 5).
+/// Which answers of the upstream consume a use; every other answer gives it back
+/// ([protocol guide](crate::guide::protocol), "Settlement").
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum ChargeOn {
     /// An answer below 500: the upstream did not fail.
@@ -167,12 +168,12 @@ pub enum ChargeOn {
     Below500,
     /// An answer below 400: the request succeeded.
     Below400,
-    /// Any answer at all.
+    /// Every answer.
     Answered,
 }
 
 impl ChargeOn {
-    /// Every rule, in the order of their leniency towards the upstream.
+    /// All rules.
     pub const ALL: [Self; 3] = [Self::Below500, Self::Below400, Self::Answered];
 
     /// The name in the configuration.
@@ -185,7 +186,7 @@ impl ChargeOn {
         }
     }
 
-    /// Whether an answer with this status uses up the use that was reserved for it.
+    /// Whether an answer with this status consumes the use that was reserved for it.
     #[must_use]
     pub const fn charges(self, status: u16) -> bool {
         match self {
@@ -196,19 +197,20 @@ impl ChargeOn {
     }
 }
 
-/// When the uses of a route's capabilities are recorded (PROTOCOL section 6).
+/// When the uses of the capabilities of a route are recorded
+/// ([protocol guide](crate::guide::protocol), "Capability").
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Metering {
-    /// Leased in chunks and reported soon after: no store on the path of a request.
+    /// Leased in chunks and reported soon after, so that a request does not wait for the store.
     #[default]
     Leased,
-    /// Leased one by one, and on the disk before the client has its answer: a crash serves none
-    /// twice but those that were under way.
+    /// Leased one by one and stored before the client has its answer. After a crash only the uses that
+    /// were under way can be served again.
     Strict,
 }
 
 impl Metering {
-    /// Both, the usual first.
+    /// Both, the default first.
     pub const ALL: [Self; 2] = [Self::Leased, Self::Strict];
 
     /// The name in the configuration.
@@ -221,13 +223,13 @@ impl Metering {
     }
 }
 
-/// Whether a payment carries an id of the client's own, which makes a retry idempotent (x402,
+/// Whether a payment has an id that the client chooses, which makes a retry idempotent (x402,
 /// `payment-identifier`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum PaymentIdentifiers {
-    /// It may.
+    /// It may have one.
     Optional,
-    /// A payment without one is not taken.
+    /// A payment without one is refused.
     Required,
 }
 
@@ -244,40 +246,40 @@ impl PaymentIdentifiers {
     }
 }
 
-/// One line of the price table.
+/// One entry of the price table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
     pub name: RouteName,
     pub pattern: Pattern,
     pub access: Access,
     pub upstream: UpstreamName,
-    /// What the payer is told it buys; may be empty.
+    /// The description for the payer; may be empty.
     pub description: String,
-    /// The media type of what it buys; may be empty.
+    /// The media type of the answer; may be empty.
     pub mime_type: String,
-    /// Left out of what the gateway publishes about its prices.
+    /// Not listed in the discovery documents.
     pub hidden: bool,
     pub charge_on: ChargeOn,
     pub metering: Metering,
-    /// Nothing where the route does not speak of ids, and ignores them.
+    /// `None` if the route does not offer ids and ignores them.
     pub payment_identifier: Option<PaymentIdentifiers>,
-    /// Letter case and a trailing slash make another path.
+    /// Whether letter case and a trailing slash make a different path.
     pub case_sensitive: bool,
 }
 
-/// Why one route that covers a request comes before another that does.
+/// Why one of two matching routes comes before the other.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Precedence {
-    /// Segment `number`, from 1, says more closely what it wants.
+    /// Segment `number`, counted from 1, is more specific.
     Segment { number: usize, winner: String, loser: String },
-    /// The paths are the same, only the winner is case-sensitive.
+    /// The paths are equal and only the winner is case-sensitive.
     CaseSensitive,
-    /// The paths are the same, only the winner names the method.
+    /// The paths are equal and only the winner names a method.
     Method,
 }
 
 impl Route {
-    /// Why this route comes before `other`, for two that cover one request, this one the winner.
+    /// Why this route comes before `other`. Both match one request, and this one wins.
     #[must_use]
     pub fn precedence_over(&self, other: &Self) -> Precedence {
         if let Some(position) = self.pattern.first_difference(&other.pattern) {

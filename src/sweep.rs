@@ -6,33 +6,15 @@
 
 use std::cmp::Reverse;
 
-use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock};
+use crate::nano::{Account, NotProven, ProvenHead, ProvenSend, Raw, Representative, UnsignedBlock};
 
-/// The state of a pool account that its next blocks depend on.
+/// A pool account before its next blocks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PoolAccount {
-    pub account: Account,
-    /// `None` if the account has no block yet.
-    pub head: Option<Head>,
-    /// What was sent to the account and not received yet, in any order.
-    pub receivable: Vec<ReceivableSend>,
-}
-
-/// The newest block of an account. It must be confirmed; a block built on any other would be a fork.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Head {
-    pub hash: BlockHash,
-    /// The balance after it, taken from the block itself. With a balance that is too low, a receive
-    /// would become a send that nobody can receive.
-    pub balance: Raw,
-    pub representative: Representative,
-}
-
-/// A confirmed send that is not received yet.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct ReceivableSend {
-    pub hash: BlockHash,
-    pub amount: Raw,
+    /// Its newest block must be confirmed: a block on any other is a fork.
+    pub head: ProvenHead,
+    /// The confirmed sends that it has not received, in any order.
+    pub receivable: Vec<ProvenSend>,
 }
 
 /// The rules of a sweep.
@@ -77,61 +59,47 @@ pub struct Step {
     pub amount: Raw,
     /// The balance before the block.
     pub before: Raw,
-    /// The block without signature and work, which are not part of its hash.
-    pub block: StateBlock,
+    pub block: UnsignedBlock,
 }
-
-/// An account's total is more than can exist, so a node's answer is false.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("a node reports that {0} has more than can exist")]
-pub struct MoreThanExists(pub Account);
 
 impl PoolAccount {
     /// What the account has, received or not, in raw.
     ///
     /// # Errors
-    /// [`MoreThanExists`].
-    pub fn total(&self) -> Result<Raw, MoreThanExists> {
-        let balance = self.head.map_or(Raw::ZERO, |head| head.balance);
+    /// [`NotProven::MoreThanExists`].
+    pub fn total(&self) -> Result<Raw, NotProven> {
         self.receivable
             .iter()
-            .try_fold(balance, |sum, it| sum.checked_add(it.amount))
-            .ok_or(MoreThanExists(self.account))
+            .try_fold(self.head.balance(), |sum, it| sum.checked_add(it.amount()))
+            .ok_or(NotProven::MoreThanExists(self.head.account()))
     }
 }
 
-/// The blocks that empty the account, in the order in which they have to be confirmed: the receives,
+/// The blocks that empty the account, in the order in which they must be confirmed: each receive,
 /// the largest first, then one send. Empty if there is nothing to do.
 ///
 /// # Errors
-/// [`MoreThanExists`].
-pub fn plan(facts: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, MoreThanExists> {
-    let total = facts.total()?;
+/// [`NotProven`], if more is said to wait than can exist, or a send is to another account.
+pub fn plan(account: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, NotProven> {
+    let total = account.total()?;
     if total.is_zero() || total < rules.minimum {
         return Ok(Vec::new());
     }
-    let account = facts.account;
-    let current = facts.head.map_or(Representative(account), |head| head.representative);
-    let representative = rules.representative.unwrap_or(current);
-    let mut previous = facts.head.map_or(BlockHash::ZERO, |head| head.hash);
-    let mut balance = facts.head.map_or(Raw::ZERO, |head| head.balance);
-    let mut steps = Vec::with_capacity(facts.receivable.len().saturating_add(1));
-    let mut put = |action, amount, before, after, link| {
-        let signature = Signature([0; 64]);
-        let block =
-            StateBlock { account, previous, representative, balance: after, link, signature, work: None };
-        previous = block.hash();
-        steps.push(Step { action, amount, before, block });
-    };
-    let mut receivable: Vec<ReceivableSend> =
-        facts.receivable.iter().copied().filter(|it| !it.amount.is_zero()).collect();
-    receivable.sort_by_key(|it| (Reverse(it.amount), it.hash));
-    let mut opened = facts.head.is_some();
-    for ReceivableSend { hash, amount } in receivable {
-        let after = balance.checked_add(amount).ok_or(MoreThanExists(account))?;
-        put(if opened { Action::Receive } else { Action::Open }, amount, balance, after, hash.0);
-        (balance, opened) = (after, true);
+    let mut head = account.head;
+    if let Some(representative) = rules.representative {
+        head = head.with_representative(representative);
     }
-    put(Action::Send, balance, balance, Raw::ZERO, rules.treasury.0);
+    let mut receivable = account.receivable.clone();
+    receivable.sort_by_key(|it| (Reverse(it.amount()), it.hash()));
+    let mut steps = Vec::with_capacity(receivable.len().saturating_add(1));
+    for send in receivable {
+        let action = if head.is_open() { Action::Receive } else { Action::Open };
+        let block = head.receive(&send)?;
+        steps.push(Step { action, amount: send.amount(), before: head.balance(), block });
+        head = ProvenHead::after(&block);
+    }
+    let amount = head.balance();
+    let block = head.send(rules.treasury, amount)?;
+    steps.push(Step { action: Action::Send, amount, before: amount, block });
     Ok(steps)
 }

@@ -21,11 +21,11 @@ use futures_util::stream;
 use crate::ledger::node::{NodeLedger, ProcessError, Subtype};
 use crate::ledger::work::{WorkError, WorkSource};
 use crate::ledger::{Ledger, LedgerError, Sighting};
-use crate::nano::{Account, BlockHash, Raw, StateBlock, Thresholds};
+use crate::nano::{Account, BlockHash, NotProven, Raw, Thresholds};
 use crate::shutdown::{self, StopSignal};
 use crate::store::StoreError;
 use crate::store::deposits::Deposit;
-use crate::sweep::{self, Action, MoreThanExists, PoolAccount, Rules, Step};
+use crate::sweep::{self, Action, PoolAccount, Rules, Step};
 use crate::vault::{Turn, Vault};
 
 pub use journal::SweepJournal;
@@ -60,11 +60,9 @@ pub enum SweepError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
-    MoreThanExists(#[from] MoreThanExists),
+    NotProven(#[from] NotProven),
     #[error(transparent)]
     Work(#[from] WorkError),
-    #[error("the account's newest block {0} is a legacy block: move its money with a wallet")]
-    Legacy(BlockHash),
     #[error("its newest block {0} is not confirmed yet")]
     Unsettled(BlockHash),
     #[error("block {hash} was refused: {why}")]
@@ -85,9 +83,8 @@ impl SweepError {
         match self {
             Self::Refused { .. } | Self::Lost(_) | Self::Behind(_) => true,
             Self::Ledger(_)
-            | Self::MoreThanExists(_)
+            | Self::NotProven(_)
             | Self::Work(_)
-            | Self::Legacy(_)
             | Self::Unsettled(_)
             | Self::Unconfirmed(_)
             | Self::Journal(_) => false,
@@ -250,7 +247,7 @@ impl Sweeper {
             Action::Send => (Subtype::Send, thresholds.send),
         };
         let work = self.work.work(step.block.work_root(), threshold).await?;
-        let block = self.vault.sign(place.index, &StateBlock { work: Some(work), ..step.block });
+        let block = self.vault.sign(place.index, &step.block, work);
         let hash = block.hash();
         fail::fail_point!("sweep-signed", |_| std::process::abort());
         if let Some(journal) = &self.journal {

@@ -13,7 +13,7 @@ use std::thread;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::entropy::{self, NoEntropy};
-use crate::nano::{Account, Seed, Signature, StateBlock, noms_digest};
+use crate::nano::{Account, Seed, Signature, StateBlock, UnsignedBlock, Work, noms_digest};
 use crate::payment::MacKey;
 
 /// The longest file that is read, in bytes. A secret's file has 64 digits and a line end.
@@ -116,10 +116,12 @@ impl Vault {
         accounts
     }
 
-    /// `block`, signed by the key at `index`, which has to be the key of the block's account.
+    /// `block` with `work` and its signature by the key at `index`, which should be the key of its
+    /// account. No other function of the program signs blocks, and it takes only blocks that are proven
+    /// to move what they should.
     #[must_use]
-    pub fn sign(&self, index: u32, block: &StateBlock) -> StateBlock {
-        block.signed(&self.seed.key(index))
+    pub fn sign(&self, index: u32, block: &UnsignedBlock, work: Work) -> StateBlock {
+        StateBlock { work: Some(work), ..**block }.signed(&self.seed.key(index))
     }
 
     /// The NOMS signature (ORIS-001) of `message` by the key at `index`; `None` if the message is longer

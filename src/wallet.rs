@@ -56,7 +56,7 @@ pub use offer::OfferError;
 pub use outcome::{Paid, Payment, Proof, WalletError, WalletSetupError};
 
 use allowance::Allowance;
-use chain::Chain;
+use chain::PayerChain;
 use held::{HeldCapabilities, RequestTarget};
 use offer::{PayableBill, PayableEntry};
 
@@ -116,7 +116,7 @@ impl WalletOptions {
 #[derive(Debug)]
 pub struct Wallet {
     http: reqwest::Client,
-    chain: Chain,
+    chain: PayerChain,
     options: WalletOptions,
     held: HeldCapabilities,
     allowance: Option<Allowance>,
@@ -183,7 +183,7 @@ impl Wallet {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| WalletSetupError::Tls(cause(error)))?;
-        let chain = Chain::new(vault, index, nodes, work, &options);
+        let chain = PayerChain::new(vault, index, nodes, work, &options);
         let allowance = options.per_day.clone().map(|limit| Allowance::new(limit, Clock::system()));
         let held = HeldCapabilities::default();
         Ok(Self { http, chain, options, held, allowance, turn: Mutex::new(None) })

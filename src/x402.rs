@@ -1,10 +1,9 @@
-//! The envelopes of x402 v2 and their coding as headers.
+//! The JSON objects of x402 v2 and their form as headers.
 //!
-//! Pure, and about form only: whether a challenge was minted here, is in time and is paid for,
-//! `payment` judges. What is written is typed; what is read may carry more than is known, which is
-//! ignored, and what is missing or wrong is named by its path (`accepted.extra.nonce`). Sources:
-//! the x402 v2 specification and its HTTP transport; x402.Nano tracks A and B; PROTOCOL sections
-//! 2, 3, 5 and 6.
+//! Pure, and about form only: [`payment`](crate::payment) decides whether a challenge was minted
+//! here, is still valid and was paid. Unknown fields are ignored. A fault names the field by its path
+//! (`accepted.extra.nonce`). Sources: the x402 v2 specification and its HTTP transport; x402.Nano
+//! tracks A and B; the [protocol guide](crate::guide::protocol).
 
 mod facilitate;
 mod fault;
@@ -15,31 +14,33 @@ mod payload;
 pub mod payment_identifier;
 mod required;
 mod session;
+mod session_headers;
 mod settlement;
 
 pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
-pub use fault::{Fault, Malformed, URL_BOUND};
-pub use header::{Unreadable, decode_header, encode_header};
-pub use offer::{Ask, Offer, Offers};
-pub use payload::{Credential, Payment, PaymentPayload, Presented, Proof};
+pub use fault::{FieldFault, Malformed, URL_BOUND};
+pub use header::{UnreadableHeader, decode_header, encode_header};
+pub use offer::{NanoOffer, NanoOffers, ProofRequest};
+pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
 pub use required::{
-    Asset, Extra, Grants, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy,
-    WorkTerms,
+    Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy, WorkTerms,
 };
-pub use session::{NoSession, Session, SessionTerms, TAG_MODULUS, session_headers};
-pub use settlement::{Capability, Outcome, SettlementResponse};
+pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS};
+pub use session_headers::session_headers;
+pub use settlement::{CapabilityNotice, SettlementOutcome, SettlementResponse};
 
-/// The one version of x402 that is spoken.
+/// The only version of x402 that is supported.
 pub const X402_VERSION: u64 = 2;
 
-/// The most bytes of a payment header that are looked at; a longer one is refused unread.
+/// The longest payment header that is read, in bytes. A longer one is refused without decoding it.
 pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 
-/// What all headers of a response must stay under together: Node's client fails at twice that.
+/// The limit for all headers of a response together, in bytes: the HTTP client of Node.js fails at
+/// twice that.
 pub const MAX_RESPONSE_HEADERS_BYTES: usize = 8 * 1024;
 
-/// Gives an envelope its serde form by way of its `to_json` and `read`, so that there is one
-/// spelling of it and one set of messages.
+/// Implements serde for a type through its `to_json` and `read`, so that its JSON form and its error
+/// messages are written once.
 macro_rules! serde_json_form {
     ($name:ident) => {
         impl serde::Serialize for $name {

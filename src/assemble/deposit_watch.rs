@@ -22,7 +22,7 @@ use crate::payment::BlockKind;
 use crate::reconcile::{Arrival, Books, Discrepancy, ReconcileError};
 use crate::shutdown::{self, StopSignal};
 use crate::store::deposits::{Deposit, DepositJournal, SeenDeposit, note_all};
-use crate::store::{Engine, Store};
+use crate::store::{Engine, PaymentJournal};
 
 /// The pause between two looks at a pool that is not swept.
 const LOOK_EVERY: Duration = Duration::from_secs(600);

@@ -4,7 +4,7 @@ use super::reach::{reach, remember};
 use crate::config::{Nano, PoolSource};
 use crate::nano::Account;
 use crate::payment::Mechanism;
-use crate::payment::pool::{AddressPool, seed_indexes};
+use crate::payment::address_pool::{AddressPool, seed_indexes};
 use crate::vault::{Vault, VaultError};
 
 /// Why a pool has no addresses.

@@ -9,9 +9,10 @@ use crate::routes::RouteName;
 /// The keys that differ between the running configuration and a new one, and that cannot change while
 /// the gateway runs.
 pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let addresses = |it: &Config| (it.listen.http, it.listen.tls.clone());
     let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
     [
-        ("listen", new.listen != old.listen),
+        ("listen", addresses(new) != addresses(old)),
         ("admin", new.admin != old.admin),
         ("facilitator", new.facilitator != old.facilitator),
         ("store", new.store != old.store),

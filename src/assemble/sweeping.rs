@@ -14,7 +14,7 @@ use crate::ledger::work::WorkSource;
 use crate::metrics::Metrics;
 use crate::nano::Representative;
 use crate::payment::Mechanism;
-use crate::payment::pool::seed_indexes;
+use crate::payment::address_pool::seed_indexes;
 use crate::shutdown::StopSignal;
 use crate::sweep::{Action, Rules, Step};
 use crate::sweeper::{SweepJournal, SweepSettings, Sweeper, TreasuryInPool};

@@ -2,7 +2,8 @@
 //! the id, from the same payer and for the same thing, gets what the first payment bought and is not
 //! charged.
 //!
-//! The id is claimed in the step that claims the block ([`Store::begin`], [`Store::grant`]), so that
+//! The id is claimed in the step that claims the block ([`Claims::begin`](crate::store::Claims::begin),
+//! [`Meters::grant`](crate::store::Meters::grant)), so that
 //! no crash comes between the two and no two instances settle two payments under one id. A second
 //! proof is never settled. It must show that it is the payer's: blocks are public once they are
 //! broadcast, so a block counts only while nobody but its signer can know it. A `nanoSignature` signs
@@ -19,11 +20,11 @@ use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
-use crate::payment::{Identified, IdentifierKey};
+use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::routes::{Metering, RouteName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
-use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, answers};
+use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
 
 /// How often old ids and answers are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -46,7 +47,7 @@ pub struct IdentifierSettings {
 /// What a proof came with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Under {
-    pub(super) identified: Identified,
+    pub(super) identified: IdentifiedRequest,
     /// The account that claims to have paid.
     pub(super) payer: Account,
     pub(super) client: Option<Client>,
@@ -119,7 +120,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
     /// and asking its payer for another payment would be wrong.
-    pub(super) async fn is_bought(&self, identified: Option<Identified>) -> Result<bool, Denied> {
+    pub(super) async fn is_bought(&self, identified: Option<IdentifiedRequest>) -> Result<bool, Denied> {
         let Some(identified) = identified else { return Ok(false) };
         let first = self.payment_under(identified.id).await?;
         Ok(first.is_some_and(|it| it.state == PaymentState::Granted))
@@ -210,7 +211,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn serve(
         &self,
         held: &Arc<CachedCapability>,
-        identified: Identified,
+        identified: IdentifiedRequest,
         lane: Lane,
         metering: Metering,
     ) -> Result<Verdict, Denied> {
@@ -257,7 +258,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// the payer. False if it could not be kept.
     pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
         let block = admitted.taken.held().intent().block;
-        match answers::keep(&*self.0.store, block, answer, self.0.clock.now()).await {
+        let now = self.0.clock.now();
+        match repeat_unknown(|| self.0.store.keep(block, answer, now)).await {
             Ok(_first) => true,
             Err(error) => {
                 tracing::warn!(%block, %error, "an answer could not be kept");

@@ -5,7 +5,7 @@ use super::flights::FlightKey;
 use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{Mechanism, Nonce, Particular, Refusal, nano_session, nano_signature, nano_txn};
-use crate::routes::{Grants, RouteName, Terms};
+use crate::routes::{RouteName, Terms};
 use crate::x402::{self, WorkTerms};
 
 /// What a client claims: that it got this offer under this nonce, and paid.
@@ -20,8 +20,8 @@ pub struct Proof {
 #[derive(Clone, Debug)]
 pub enum Evidence {
     Txn(StateBlock),
-    Signature(nano_signature::Claim),
-    Session(nano_session::Claim),
+    Signature(nano_signature::SignatureEvidence),
+    Session(nano_session::SessionEvidence),
 }
 
 impl Proof {
@@ -35,19 +35,22 @@ impl Proof {
     ///
     /// # Errors
     /// [`Refusal::WrongResource`], if the session is for another route.
-    pub fn of_session(session: &x402::Session, block: BlockHash, route: &RouteName) -> Result<Self, Refusal> {
+    pub fn of_session(
+        session: &x402::SessionId,
+        block: BlockHash,
+        route: &RouteName,
+    ) -> Result<Self, Refusal> {
         if !session.is_for(route.as_str()) {
             return Err(Refusal::WrongResource);
         }
-        let grants = Grants { requests: session.grants.requests, seconds: session.grants.seconds };
         let offer = Offer {
             mechanism: Mechanism::NanoSession,
             route: route.clone(),
-            terms: Terms { amount: session.price, grants },
+            terms: Terms { amount: session.price, grants: session.grants },
             pay_to: session.pay_to,
             valid_before: session.valid_before,
         };
-        let evidence = Evidence::Session(nano_session::Claim { block, asked: None });
+        let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: None });
         Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
     }
 
@@ -80,20 +83,19 @@ impl Proof {
     }
 }
 
-impl From<x402::Payment> for Proof {
+impl From<x402::PresentedPayment> for Proof {
     /// Takes the claim out of its envelope, where the proof's shape was compared with the echoed entry.
-    fn from(payment: x402::Payment) -> Self {
-        let x402::Payment { accepted, proof } = payment;
+    fn from(payment: x402::PresentedPayment) -> Self {
+        let x402::PresentedPayment { accepted, proof } = payment;
         let extra = accepted.extra;
-        let grants = Grants { requests: extra.grants.requests, seconds: extra.grants.seconds };
         let (mechanism, evidence) = match proof {
-            x402::Proof::NanoTxn { block } => (Mechanism::NanoTxn, Evidence::Txn(block)),
-            x402::Proof::NanoSignature { block_hash, account, signature } => {
-                let claim = nano_signature::Claim { block: block_hash, account, signature };
+            x402::PaymentProof::NanoTxn { block } => (Mechanism::NanoTxn, Evidence::Txn(block)),
+            x402::PaymentProof::NanoSignature { block_hash, account, signature } => {
+                let claim = nano_signature::SignatureEvidence { block: block_hash, account, signature };
                 (Mechanism::NanoSignature, Evidence::Signature(claim))
             }
-            x402::Proof::NanoSession { block_hash } => {
-                let claim = nano_session::Claim { block: block_hash, asked: Some(accepted.amount) };
+            x402::PaymentProof::NanoSession { block_hash } => {
+                let claim = nano_session::SessionEvidence { block: block_hash, asked: Some(accepted.amount) };
                 (Mechanism::NanoSession, Evidence::Session(claim))
             }
         };
@@ -104,7 +106,7 @@ impl From<x402::Payment> for Proof {
         let offer = Offer {
             mechanism,
             route: RouteName::new(&extra.route),
-            terms: Terms { amount: price, grants },
+            terms: Terms { amount: price, grants: extra.grants },
             pay_to: accepted.pay_to,
             valid_before: extra.valid_before,
         };

@@ -16,10 +16,12 @@ use crate::nano::{BlockHash, StateBlock};
 use crate::payment::capability::CapabilityId;
 use crate::payment::nano_session::Unfit;
 use crate::payment::nano_txn::{Approved, Judged, Workless};
-use crate::payment::{BlockFacts, Confirmed, Identified, Intent, Nonce, Particular, Refusal, Seen, nano_txn};
-use crate::store::capabilities::{Capabilities, LEASE_SECONDS};
-use crate::store::settle::{self, Claim, Claimed, SettleError, Teller};
-use crate::store::{PaymentRecord, PaymentState, Store, StoreError};
+use crate::payment::{
+    BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Particular, Refusal, Seen, nano_txn,
+};
+use crate::store::capabilities::{self, LEASE_SECONDS};
+use crate::store::settle::{self, Claim, Claimed, SettleError};
+use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
 
 /// How long a broadcast block is waited for before it is looked up again.
 const SLICE: Duration = Duration::from_secs(3);
@@ -32,7 +34,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     pub(super) async fn settle(
         self: Arc<Self>,
         checked: Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
     ) -> SettlementResult {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
@@ -69,7 +71,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_txn(
         &self,
         checked: nano_txn::Checked,
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         client: Option<Client>,
         watch: Stopwatch,
     ) -> SettlementResult {
@@ -159,9 +161,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// The capability of a granted payment, from the store.
     pub(super) async fn find_granted(&self, payment: PaymentRecord) -> SettlementResult {
         let block = payment.intent.block;
-        let id = CapabilityId::of_payment(block);
         let holder = self.capabilities.holder();
-        let found = settle::find_granted(&*self.store, payment, id, holder, self.clock.now()).await;
+        let found = settle::find_granted(&*self.store, payment, holder, self.clock.now()).await;
         Ok(self.capabilities.admit(found.map_err(|it| unsettled(&it, block))?))
     }
 
@@ -278,10 +279,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let confirmed = confirmed?;
         let Intent { block, terms, .. } = *confirmed.intent();
         let id = CapabilityId::of_payment(block);
-        let want = Capabilities::<S>::chunk(terms.grants.requests.get());
-        let teller = Teller { holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
+        let want = capabilities::chunk(terms.grants.requests.get());
+        let grantee = Grantee { id, holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         fail::fail_point!("payment-confirmed", |_| std::process::abort());
-        let settled = settle::settle(&*self.store, confirmed, id, teller, self.clock.now()).await;
+        let settled = settle::settle(&*self.store, confirmed, grantee, self.clock.now()).await;
         let settled = settled.map_err(|it| unsettled(&it, block))?;
         fail::fail_point!("payment-granted", |_| std::process::abort());
         if settled.is_fresh() {
@@ -295,7 +296,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     async fn settle_sent(
         &self,
         (block, nonce): (BlockHash, Nonce),
-        identified: Option<Identified>,
+        identified: Option<IdentifiedRequest>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
         watch: Stopwatch,
     ) -> SettlementResult {

@@ -8,7 +8,7 @@ use super::proof::Proof;
 use crate::nano::BlockHash;
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
-use crate::payment::{Identified, Mechanism, Refusal};
+use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Terms};
 use crate::store::capabilities::Use;
 
@@ -20,7 +20,7 @@ pub struct Ask {
     pub metering: Metering,
     pub presented: Presented,
     /// The payment identifier that came with a proof, and the request it stands for.
-    pub identified: Option<Identified>,
+    pub identified: Option<IdentifiedRequest>,
     /// Limits count against this client. `None`: no limit per client.
     pub client: Option<Client>,
     /// The URL that was requested, with a proof. It decides nothing: a signature over it is explained.

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Nano, PoolSource, StoreLocation};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::nano::UnixSeconds;
-use crate::store::{Health, Replication, Store, Unsound};
+use crate::store::{Health, Replication, StoreHealth, Unsound};
 use crate::vault::{self, Vault, VaultError};
 
 /// The advice about a server whose disk cannot be seen from here.
@@ -127,7 +127,7 @@ async fn store(config: &Config, clock: &Clock) -> Vec<Checkup> {
         Err(Unsound::ClockBehind) => {
             Err(format!("{} s behind the newest payment: correct the clock", health.newest.since(now)))
         }
-        Ok(()) | Err(Unsound::Unwritable | Unsound::NoRoom) => Ok("not behind the journal".to_owned()),
+        Ok(()) | Err(Unsound::Unwritable | Unsound::NoSpace) => Ok("not behind the journal".to_owned()),
     };
     checks.push(Checkup::new("clock", clock));
     store.close().await;
@@ -139,7 +139,7 @@ fn disk(health: &Health, now: UnixSeconds) -> Checkup {
         return Checkup::warning("disk", NO_FLOOR);
     };
     let found = format!("{} MiB free, {} MiB needed", free >> 20, health.floor >> 20);
-    let enough = health.sells(now) != Err(Unsound::NoRoom);
+    let enough = health.sells(now) != Err(Unsound::NoSpace);
     Checkup::new("disk", if enough { Ok(found) } else { Err(found) })
 }
 

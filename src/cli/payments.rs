@@ -21,7 +21,7 @@ use self::selection::{JournalArgs, Selection, open};
 use super::failure::Failure;
 use crate::config::Config;
 use crate::nano::BlockHash;
-use crate::store::{PaymentRecord, Store};
+use crate::store::{PaymentJournal, PaymentRecord};
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum PaymentsCommand {

@@ -30,7 +30,7 @@ use crate::ledger::node::{Contents, NodeClient, NodeSetupError, Receivable};
 use crate::nano::{Account, BlockHash, Raw, StateBlock};
 use crate::payment::Mechanism;
 use crate::store::deposits::DepositJournal;
-use crate::store::{Engine, Store, StoreError};
+use crate::store::{Claims, Engine, StoreError};
 
 /// Accounts that are read at one time.
 const AT_ONCE: usize = 8;

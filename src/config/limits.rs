@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::judge::{Judge, Judged, all};
-use super::mirror::{ChallengeFile, LimitsFile, PaymentIdentifiersFile, SettlementFile};
+use super::mirror::{ChallengeFile, LimitsFile, PaymentIdentifiersFile, PerClientFile, SettlementFile};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ChallengeConfig {
@@ -45,14 +45,37 @@ pub struct Limits {
     pub capabilities_cached: u64,
     /// Payments that are being settled at one time.
     pub pending_settlements: u32,
-    /// Look-ups of blocks that no node knows, per client and minute.
-    pub lookups_per_client: u32,
     /// How long a client's connection may be idle.
     pub idle_connection: Duration,
+    /// How long the head of a request may take from its first byte to its last.
+    pub head_time: Duration,
     /// Bytes of request bodies in memory at one time, of those that are read before the decision.
     pub bodies: u64,
     /// How long such a body may take to arrive.
     pub body_time: Duration,
+    pub per_client: PerClient,
+}
+
+/// What one client may take of what is for all. A client is an IPv4 address or an IPv6 network of 64
+/// bits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PerClient {
+    /// Connections at one time. Those of trusted proxies are not counted.
+    pub connections: usize,
+    /// Requests under way at one time that hold no paid use.
+    pub unpaid: usize,
+    /// Payments that are being settled at one time.
+    pub settlements: usize,
+    /// Look-ups of blocks that no node knows, per minute.
+    pub lookups: u32,
+    /// Bytes of request bodies in memory at one time, of those that are read before the decision.
+    pub bodies: usize,
+}
+
+impl Default for PerClient {
+    fn default() -> Self {
+        Self { connections: 1024, unpaid: 512, settlements: 128, lookups: 30, bodies: 8 * 1024 * 1024 }
+    }
 }
 
 impl Default for Limits {
@@ -61,10 +84,11 @@ impl Default for Limits {
             drained_body: 64 * 1024,
             capabilities_cached: 1_000_000,
             pending_settlements: 1024,
-            lookups_per_client: 30,
             idle_connection: Duration::from_secs(60),
+            head_time: Duration::from_secs(10),
             bodies: 64 * 1024 * 1024,
             body_time: Duration::from_secs(10),
+            per_client: PerClient::default(),
         }
     }
 }
@@ -87,6 +111,8 @@ const MAX_BODIES: u64 = 1 << 40;
 const MAX_CAPABILITIES: u64 = 100_000_000;
 const MAX_PENDING: u32 = 1_000_000;
 const MAX_LOOKUPS: u32 = 1_000_000;
+/// Of connections, requests or settlements of one client.
+const MAX_SHARE: usize = 1_000_000;
 
 pub(super) fn challenge(judge: &mut Judge<'_>, file: ChallengeFile) -> Judged<ChallengeConfig> {
     let previous_place = file.previous_key_file.path.clone();
@@ -131,6 +157,16 @@ pub(super) fn payment_identifiers(
 pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> {
     let default = Limits::default();
     let (second, milli) = (Duration::from_secs, Duration::from_millis);
+    let (lookups_place, lookups) = (file.lookups_per_client.path.clone(), file.lookups_per_client);
+    let earlier = lookups.is_given();
+    let lookups = judge.count(lookups, 1..=MAX_LOOKUPS, default.per_client.lookups);
+    let per_client = judge.section(file.per_client).and_then(|it: PerClientFile| {
+        if earlier && it.lookups.is_given() {
+            let message = "`per_client.lookups` says the same";
+            return Err(judge.fault(&lookups_place, message, "keep `per_client: { lookups: … }`"));
+        }
+        per_client(judge, it, lookups?)
+    });
     all!(Limits {
         drained_body: judge.bytes(file.drained_body, 0..=MAX_DRAINED_BODY, default.drained_body),
         capabilities_cached: judge.count(
@@ -143,13 +179,29 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
             1..=MAX_PENDING,
             default.pending_settlements
         ),
-        lookups_per_client: judge.count(file.lookups_per_client, 1..=MAX_LOOKUPS, default.lookups_per_client),
         idle_connection: judge.duration(
             file.idle_connection,
             second(1)..=second(3600),
             default.idle_connection
         ),
+        head_time: judge.duration(file.head_time, milli(100)..=second(600), default.head_time),
         bodies: judge.bytes(file.bodies, 0..=MAX_BODIES, default.bodies),
         body_time: judge.duration(file.body_time, milli(100)..=second(600), default.body_time),
+        per_client,
+    })
+}
+
+/// `lookups` is what counts if the section does not say it.
+fn per_client(judge: &mut Judge<'_>, file: PerClientFile, lookups: u32) -> Judged<PerClient> {
+    let default = PerClient::default();
+    let bodies = u64::try_from(default.bodies).unwrap_or(MAX_BODIES);
+    all!(PerClient {
+        connections: judge.count(file.connections, 1..=MAX_SHARE, default.connections),
+        unpaid: judge.count(file.unpaid, 1..=MAX_SHARE, default.unpaid),
+        settlements: judge.count(file.settlements, 1..=MAX_SHARE, default.settlements),
+        lookups: judge.count(file.lookups, 1..=MAX_LOOKUPS, lookups),
+        bodies: judge
+            .bytes(file.bodies, 0..=MAX_BODIES, bodies)
+            .map(|it| usize::try_from(it).unwrap_or(usize::MAX)),
     })
 }

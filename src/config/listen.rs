@@ -1,14 +1,17 @@
 //! Addresses of the gateway: its public origin, its listeners, and the web pages that may call it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+use serde_yaml::Value;
 use url::Origin;
 
 use super::judge::{Judge, Judged, all};
 use super::mirror::{AdminFile, CorsFile, FacilitatorFile, ListenFile, Piece, TlsFile};
 use super::web_address::{self, HTTP};
+use crate::listen::TrustedProxies;
 
 /// The origin that clients use for the gateway. Links and challenges are built from it, never from a
 /// request's `Host`.
@@ -52,6 +55,10 @@ impl fmt::Display for PublicUrl {
 pub struct Listen {
     pub http: Option<SocketAddr>,
     pub tls: Option<TlsListener>,
+    /// The proxies that are believed about the clients they speak for.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether connections of these proxies begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// A listener that speaks TLS.
@@ -86,6 +93,7 @@ pub enum Origins {
     These(Vec<String>),
 }
 
+const PROXIES_HINT: &str = "write a list of networks or addresses: `[10.0.0.0/8, 192.0.2.7]`";
 const SOCKET_HINT: &str = "write an IP address and a port: `0.0.0.0:8402` or `[::1]:8402`";
 pub(super) const LISTEN_HINT: &str = "write `listen: { http: 127.0.0.1:8402 }`";
 
@@ -121,7 +129,39 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     {
         judge.fault("listen.tls.address", "`http` listens there already", "give each listener its own port");
     }
-    all!(Listen { http, tls })
+    let (list, wanted) = (file.trusted_proxies.path.clone(), file.proxy_protocol.path.clone());
+    let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
+    let proxy_protocol = judge.flag(file.proxy_protocol, false);
+    if let (Ok(true), Ok(trusted)) = (proxy_protocol, &trusted_proxies)
+        && trusted.is_empty()
+    {
+        let message = "no proxy is trusted, so nobody may send the PROXY protocol";
+        judge.fault(&wanted, message, "name the proxies in `trusted_proxies`");
+    }
+    if let Ok(trusted) = &trusted_proxies
+        && trusted.is_everybody()
+    {
+        let message = "everybody is trusted: any client can pretend to be any other";
+        judge.warn(&list, message, "name only the networks of your own proxies");
+    }
+    all!(Listen { http, tls, trusted_proxies, proxy_protocol })
+}
+
+fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TrustedProxies> {
+    let place = piece.path.clone();
+    let Some(value) = judge.get(piece, PROXIES_HINT)? else { return Ok(TrustedProxies::default()) };
+    let Some(items) = value.as_sequence() else {
+        return Err(judge.fault(&place, "expected a list", PROXIES_HINT));
+    };
+    let network = |judge: &mut Judge<'_>, it| judge.need_text(it, PROXIES_HINT, network);
+    let networks = judge.each(Piece::items(&place, items.clone()), "network", PartialEq::eq, network)?;
+    Ok(TrustedProxies::new(networks))
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is not a network of IP addresses"))
 }
 
 fn tls(judge: &mut Judge<'_>, file: TlsFile) -> Judged<TlsListener> {

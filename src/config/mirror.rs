@@ -139,6 +139,8 @@ sections! {
     "listen" => ListenFile {
         http: String,
         tls: Value,
+        trusted_proxies: Value,
+        proxy_protocol: bool,
     }
     "listen.tls" => TlsFile {
         address: String,
@@ -274,8 +276,17 @@ sections! {
         pending_settlements: Count,
         lookups_per_client: Count,
         idle_connection: String,
+        head_time: String,
         bodies: Value,
         body_time: String,
+        per_client: Value,
+    }
+    "limits.per_client" => PerClientFile {
+        connections: Count,
+        unpaid: Count,
+        settlements: Count,
+        lookups: Count,
+        bodies: Value,
     }
 }
 

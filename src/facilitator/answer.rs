@@ -9,7 +9,7 @@ use crate::cashier::{PendingReason, Wait};
 use crate::metrics::FacilitatorOutcome;
 use crate::nano::{Account, BlockHash, Network};
 use crate::payment::{Intent, Mechanism, Refusal};
-use crate::x402::{self, Outcome, PaymentRequired, SettlementResponse};
+use crate::x402::{self, PaymentRequired, SettlementOutcome, SettlementResponse};
 
 /// The `Retry-After` of an answer that nothing can be settled now, in seconds.
 const RETRY_SECONDS: &str = "1";
@@ -101,7 +101,7 @@ impl FacilitatorAnswer {
 
     pub(super) fn settled(payment: &Intent) -> Self {
         let Intent { block, payer, amount, .. } = *payment;
-        let outcome = Outcome::Settled { transaction: block, payer, amount, capability: None };
+        let outcome = SettlementOutcome::Settled { transaction: block, payer, amount, capability: None };
         Self::ok(FacilitatorOutcome::Settled, settlement(outcome))
     }
 
@@ -112,7 +112,7 @@ impl FacilitatorAnswer {
         transaction: Option<BlockHash>,
     ) -> Self {
         let (reason, message) = (reason.to_owned(), Some(message.to_owned()));
-        let outcome = Outcome::Failed { transaction, payer, reason, message };
+        let outcome = SettlementOutcome::Failed { transaction, payer, reason, message };
         Self::ok(FacilitatorOutcome::Refused, settlement(outcome))
     }
 
@@ -152,7 +152,7 @@ impl FacilitatorAnswer {
     }
 }
 
-fn settlement(outcome: Outcome) -> Value {
+fn settlement(outcome: SettlementOutcome) -> Value {
     SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_json()
 }
 

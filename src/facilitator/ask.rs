@@ -9,7 +9,9 @@ use crate::cashier::facilitate::{Demand, Order};
 use crate::nano::{Account, Raw};
 use crate::payment::Mechanism;
 use crate::routes::RouteName;
-use crate::x402::{AcceptsRequest, Demanded, FacilitatorRequest, Fault, PaymentPayload, Presented, Resource};
+use crate::x402::{
+    AcceptsRequest, Demanded, FacilitatorRequest, FieldFault, Payload, PaymentPayload, Resource,
+};
 
 /// The lifetimes of a challenge that can be asked for, in seconds.
 const SECONDS: std::ops::RangeInclusive<u64> = 10..=3600;
@@ -25,8 +27,8 @@ const MAX_ENTRIES: usize = 16;
 #[error("{0}")]
 pub(super) struct RequestFault(pub(super) String);
 
-impl From<Fault> for RequestFault {
-    fn from(fault: Fault) -> Self {
+impl From<FieldFault> for RequestFault {
+    fn from(fault: FieldFault) -> Self {
         Self(fault.to_string())
     }
 }
@@ -65,7 +67,7 @@ pub(super) fn payment(body: &[u8]) -> Result<PaymentCall, Unusable> {
     })?;
     let demanded =
         Demanded::read(request.requirements).map_err(|fault| invalid(INVALID_REQUIREMENTS, &fault))?;
-    let Presented::Payment(payment) = payload.presented else {
+    let Payload::Payment(payment) = payload.presented else {
         let message =
             "a capability is valid for the gateway's own routes, not for another server's".to_owned();
         return Err(Unusable::Invalid { reason: MALFORMED, message });
@@ -75,11 +77,11 @@ pub(super) fn payment(body: &[u8]) -> Result<PaymentCall, Unusable> {
     Ok(PaymentCall { proof: Proof::from(*payment), demand })
 }
 
-const fn is_of_version(fault: &Fault) -> bool {
-    matches!(fault, Fault::Version { .. })
+const fn is_of_version(fault: &FieldFault) -> bool {
+    matches!(fault, FieldFault::Version { .. })
 }
 
-fn invalid(reason: &'static str, fault: &Fault) -> Unusable {
+fn invalid(reason: &'static str, fault: &FieldFault) -> Unusable {
     Unusable::Invalid { reason, message: fault.to_string() }
 }
 

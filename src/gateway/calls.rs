@@ -7,7 +7,7 @@ use pingora::prelude::Session;
 use super::Context;
 use super::presented::header;
 use super::rejection::Rejection;
-use crate::routes::{CallPrices, Claimed, Quote, RouteName, Terms};
+use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
 
 /// What is to be sold to a request.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) async fn price(
     let [method, name] = [claim("mcp-method")?, claim("mcp-name")?];
     let body = context.tariff.bodies.read(session, prices.bound).await?;
     context.body = Some(body.permit);
-    let claimed = Claimed { method: method.as_deref(), name: name.as_deref() };
+    let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {

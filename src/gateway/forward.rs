@@ -125,12 +125,12 @@ pub(super) fn receipt(
         format!("{token}; remaining={remaining}; expires={}", record.expires_at),
     )];
     if how == How::Paid {
-        let capability = x402::Capability {
+        let capability = x402::CapabilityNotice {
             token: Credential::new(token.to_owned()),
             remaining: u64::from(remaining),
             expires: record.expires_at,
         };
-        let outcome = x402::Outcome::Settled {
+        let outcome = x402::SettlementOutcome::Settled {
             transaction: intent.block,
             payer: intent.payer,
             amount: intent.amount,

@@ -11,7 +11,7 @@ use super::rejection::Rejection;
 use super::{Context, forward, respond};
 use crate::cashier::{How, Replay};
 use crate::config::MAX_BODY;
-use crate::payment::{Identified, IdentifierKey, RequestDigest};
+use crate::payment::{IdentifiedRequest, IdentifierKey, RequestDigest};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::PaymentIdentifier;
 
@@ -37,7 +37,7 @@ pub(super) async fn read(
     context: &mut Context,
     request: PaidRequest<'_>,
     extensions: &Map<String, Value>,
-) -> std::result::Result<Option<Identified>, Rejection> {
+) -> std::result::Result<Option<IdentifiedRequest>, Rejection> {
     let PaidRequest { route, target, body } = request;
     let Some(policy) = route.payment_identifier else { return Ok(None) };
     let read = PaymentIdentifier::read(extensions).map_err(Rejection::BadIdentifier)?;
@@ -59,7 +59,7 @@ pub(super) async fn read(
     let meaning = MEANING.map(value);
     let method = request.method.as_str();
     let request = RequestDigest::of(&route.name, method, target.as_str(), &meaning, &body);
-    Ok(Some(Identified { id: IdentifierKey::of(id.as_str()), request }))
+    Ok(Some(IdentifiedRequest { id: IdentifierKey::of(id.as_str()), request }))
 }
 
 /// Answers a request with what was answered before.

@@ -23,11 +23,11 @@ pub(super) fn read(
     for name in PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
-                Ok(PaymentPayload { presented: x402::Presented::Payment(payment), extensions, .. }) => {
+                Ok(PaymentPayload { presented: x402::Payload::Payment(payment), extensions, .. }) => {
                     Ok((Presented::Proof(Box::new(Proof::from(*payment))), extensions))
                 }
                 Ok(PaymentPayload {
-                    presented: x402::Presented::Access { credential }, extensions, ..
+                    presented: x402::Payload::Access { credential }, extensions, ..
                 }) => Ok((Presented::Token(credential.expose().to_owned()), extensions)),
                 Err(x402::Malformed::Refused(why)) => {
                     Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))

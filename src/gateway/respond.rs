@@ -147,7 +147,7 @@ fn payment_required(context: &Context, billed: Billed) -> Reply {
 
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
 fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
-    let outcome = x402::Outcome::Failed {
+    let outcome = x402::SettlementOutcome::Failed {
         transaction: block,
         payer: None,
         reason: reason.to_owned(),

@@ -4,7 +4,7 @@ use crate::cashier::{Presented, Proof};
 use crate::nano::BlockHash;
 use crate::payment::Refusal;
 use crate::routes::RouteName;
-use crate::x402::Session;
+use crate::x402::SessionId;
 
 pub(super) const BLOCK_HEADER: &str = "x-payment-block";
 pub(super) const SESSION_HEADER: &str = "x-payment-session";
@@ -19,7 +19,7 @@ pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Res
         block.trim().parse().map_err(|error| format!("{BLOCK_HEADER}: a block's hash: {error}"))?;
     let session = session.ok_or_else(|| format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both"))?;
     // Another gateway's, or cut short: answered like any other challenge that was not minted here.
-    let Ok(session) = session.trim().parse::<Session>() else {
+    let Ok(session) = session.trim().parse::<SessionId>() else {
         return Ok(Presented::Refused(Refusal::ChallengeUnknown));
     };
     Ok(match Proof::of_session(&session, block, route) {

@@ -16,6 +16,7 @@ mod lag;
 mod ledger;
 mod many;
 mod pace;
+mod proven;
 mod reads;
 mod socket;
 mod transport;

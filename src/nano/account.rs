@@ -8,7 +8,7 @@ use blake2::{Blake2b, Digest};
 
 use super::serde_text;
 
-/// An account: the 32 bytes of its public key. Compared as bytes; `xrb_` is read, `nano_` printed.
+/// An account: the 32 bytes of its public key. Reads `nano_` and `xrb_`, prints `nano_`.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Account(pub [u8; 32]);
 
@@ -19,7 +19,7 @@ pub enum AccountError {
     Prefix,
     #[error("an account has 60 characters after `nano_`, this one has {0}")]
     Length(usize),
-    #[error("{0:?} does not occur in an account")]
+    #[error("{0:?} is not a character of the account alphabet")]
     Character(char),
     #[error("the first character after `nano_` must be 1 or 3")]
     Padding,
@@ -32,10 +32,10 @@ const KEY_CHARACTERS: usize = 52;
 const CHARACTERS: usize = 60;
 
 impl Account {
-    /// The account nobody holds a key of: money sent there is gone.
+    /// The account for which nobody has the key: money sent to it is lost.
     pub const BURN: Self = Self([0; 32]);
 
-    /// BLAKE2b-40 of the key, byte-reversed as the address carries it.
+    /// BLAKE2b-40 of the key, in the reversed byte order of an address.
     fn checksum(&self) -> [u8; 5] {
         let mut checksum: [u8; 5] = Blake2b::<U5>::digest(self.0).into();
         checksum.reverse();
@@ -63,7 +63,7 @@ impl FromStr for Account {
             values.push(value);
         }
         let (key, checksum) = values.split_at(KEY_CHARACTERS);
-        // 52 characters carry 260 bits; the four before the key are padding and must be zero.
+        // 52 characters hold 260 bits; the four before the 256 of the key are padding and must be zero.
         if key.first().is_some_and(|&first| first > 1) {
             return Err(AccountError::Padding);
         }
@@ -76,7 +76,7 @@ impl FromStr for Account {
     }
 }
 
-/// The lowest `N` bytes of a big-endian number written in 5-bit digits.
+/// The lowest `N` bytes of a big-endian number that is given as 5-bit digits.
 fn bits_to_bytes<const N: usize>(digits: &[u8]) -> [u8; N] {
     let mut bytes = [0_u8; N];
     let mut places = bytes.iter_mut().rev();
@@ -95,7 +95,7 @@ fn bits_to_bytes<const N: usize>(digits: &[u8]) -> [u8; N] {
     bytes
 }
 
-/// A big-endian number as `count` 5-bit digits, written in the account alphabet.
+/// Appends the big-endian number `bytes` as `count` 5-bit digits in the account alphabet.
 fn push_digits(text: &mut String, bytes: &[u8], count: usize) {
     let mut digits = Vec::with_capacity(count);
     let (mut pending, mut held) = (0_u16, 0_u32);

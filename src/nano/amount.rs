@@ -1,13 +1,13 @@
-//! Amounts: integer raw, exact in every form they are read or written in.
+//! Amounts: whole numbers of raw, read and written without rounding.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::serde_text;
 
-/// An amount in raw, the ledger's smallest unit; 1 XNO is 10^30 raw.
+/// An amount in raw, the smallest unit of the ledger; 1 XNO is 10^30 raw.
 ///
-/// Its text form is the wire's: base 10, without sign, point, exponent or leading zero
+/// Its text form is the one on the wire: base 10, without sign, point, exponent or leading zero
 /// (ORIS-012).
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Raw(u128);
@@ -38,7 +38,7 @@ impl Raw {
     pub const ZERO: Self = Self(0);
     pub const MAX: Self = Self(u128::MAX);
 
-    /// `raw` units of the ledger.
+    /// An amount of `raw` raw.
     #[must_use]
     pub const fn new(raw: u128) -> Self {
         Self(raw)
@@ -55,19 +55,19 @@ impl Raw {
         self.0 == 0
     }
 
-    /// `self + other`, or nothing where that is more than can exist.
+    /// `self + other`; `None` if the sum is over 2^128 - 1 raw.
     #[must_use]
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// `self - other`, or nothing where `other` is the larger.
+    /// `self - other`; `None` if `other` is larger.
     #[must_use]
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// Big-endian bytes, as a block's hash takes them; they sort as the amounts do.
+    /// The amount as big-endian bytes, as it enters the hash of a block. They sort as the amounts do.
     #[must_use]
     pub const fn to_be_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
@@ -79,18 +79,18 @@ impl Raw {
         Self(u128::from_be_bytes(bytes))
     }
 
-    /// Prints as people read it: `0.001 XNO`, exact to the last raw.
+    /// The amount in XNO, for people: prints as `0.001 XNO`, exact to the last raw.
     #[must_use]
     pub const fn xno(self) -> Xno {
         Xno(self)
     }
 
-    /// Reads an amount as configuration and flags write it: `0.001 XNO`, `25 rai`, `7 raw`. Units
-    /// are read in any case, digits exactly: nothing is rounded.
+    /// Reads an amount with its unit, as in the configuration: `0.001 XNO`, `25 rai`, `7 raw`. The
+    /// unit may be in any letter case. Nothing is rounded.
     ///
     /// # Errors
-    /// [`AmountError`], when there is no unit, the unit is unknown, the number is not decimal, or
-    /// it is finer than one raw or larger than 2^128 - 1 raw.
+    /// [`AmountError`] if the unit is missing or unknown, if the number is not decimal, or if the
+    /// amount is finer than one raw or over 2^128 - 1 raw.
     pub fn with_unit(text: &str) -> Result<Self, AmountError> {
         let text = text.trim();
         if text.is_empty() {
@@ -109,7 +109,7 @@ impl Raw {
     }
 }
 
-/// `number` × 10^`decimals`, in integers throughout.
+/// `number` × 10^`decimals`, computed in integers only.
 fn decimal(number: &str, decimals: usize) -> Result<Raw, AmountError> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -159,7 +159,7 @@ impl fmt::Display for Raw {
 
 serde_text!(Raw);
 
-/// An amount printed in XNO. [`Raw::with_unit`] reads it back to the same raw.
+/// An amount that prints in XNO. [`Raw::with_unit`] reads the same amount back.
 #[derive(Clone, Copy, Debug)]
 pub struct Xno(Raw);
 

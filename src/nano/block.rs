@@ -1,4 +1,4 @@
-//! State blocks: the one kind of block that is made since 2018.
+//! State blocks, the only kind of block that has been created since 2018.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use super::{
     serde_text,
 };
 
-/// A block's hash: the identity of a payment. Not its signature, nor its work, nor its bytes,
-/// which others can change without changing the block.
+/// The hash of a block: the identity of a payment. The signature, the work and the bytes of a block
+/// cannot be its identity, because others can change them without changing the block.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BlockHash(pub [u8; 32]);
 
@@ -20,11 +20,11 @@ hex_text!(BlockHash, 32);
 serde_text!(BlockHash);
 
 impl BlockHash {
-    /// What an account's first block names as its predecessor.
+    /// The `previous` of an account's first block.
     pub const ZERO: Self = Self([0; 32]);
 }
 
-/// The account that votes with a balance. A type of its own, so that it cannot be taken for the
+/// The account that votes with a balance. A separate type, so that it cannot be confused with the
 /// account that is paid.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -35,22 +35,22 @@ pub struct Representative(pub Account);
 #[serde(try_from = "BlockText", into = "BlockText")]
 pub struct StateBlock {
     pub account: Account,
-    /// The account's block before this one; zero for its first.
+    /// The hash of the account's block before this one; zero for its first block.
     pub previous: BlockHash,
     pub representative: Representative,
     /// The account's balance *after* this block.
     pub balance: Raw,
-    /// A send's destination key, a receive's source hash, or zero.
+    /// The destination key of a send, the source hash of a receive, or zero.
     pub link: [u8; 32],
     pub signature: Signature,
-    /// Nothing where the maker left it to somebody else; nodes refuse such a block.
+    /// `None` if somebody else is to supply it. Nodes refuse a block without work.
     pub work: Option<Work>,
 }
 
 /// Why a JSON object is not a state block.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BlockError {
-    #[error("`type` is {0:?}, only `state` blocks are taken")]
+    #[error("`type` is {0:?}, only `state` blocks are accepted")]
     Type(String),
     #[error("`{field}`: {error}")]
     Account { field: &'static str, error: AccountError },
@@ -58,11 +58,11 @@ pub enum BlockError {
     Hex { field: &'static str, error: HexError },
     #[error("`balance`: {0}")]
     Balance(AmountError),
-    #[error("`link_as_account` is another account than `link`: only `link` is signed")]
+    #[error("`link_as_account` and `link` are different accounts: only `link` is signed")]
     LinkDisagrees,
 }
 
-/// 31 zero bytes and 0x06: what sets a state block's hash apart from every other.
+/// 31 zero bytes and 0x06, which the hash of a state block starts with.
 const PREAMBLE: [u8; 32] = {
     let mut bytes = [0; 32];
     bytes[31] = 6;
@@ -71,7 +71,7 @@ const PREAMBLE: [u8; 32] = {
 
 impl StateBlock {
     /// BLAKE2b-256(preamble ‖ account ‖ previous ‖ representative ‖ balance ‖ link). Signature and
-    /// work are not in it.
+    /// work are not hashed.
     #[must_use]
     pub fn hash(&self) -> BlockHash {
         let mut hash = Blake2b::<U32>::new();
@@ -84,28 +84,28 @@ impl StateBlock {
         BlockHash(hash.finalize().into())
     }
 
-    /// What the work is computed over: the previous block, or the key for the first.
+    /// The input of the work: the hash of the previous block, or the public key for a first block.
     #[must_use]
     pub fn work_root(&self) -> [u8; 32] {
         if self.previous == BlockHash::ZERO { self.account.0 } else { self.previous.0 }
     }
 
-    /// The link read as the account a send pays. Whether it *is* a send only the balance before
-    /// it can tell.
+    /// The link, read as the account that a send pays. Only the balance before the block shows whether
+    /// it *is* a send.
     #[must_use]
     pub const fn destination(&self) -> Account {
         Account(self.link)
     }
 
-    /// Checks the signature over the block's own hash.
+    /// Checks the signature over the hash of the block.
     ///
     /// # Errors
-    /// [`SignatureError`], as [`Signature::verify`].
+    /// [`SignatureError`], as in [`Signature::verify`].
     pub fn verify(&self) -> Result<(), SignatureError> {
         self.signature.verify(&self.account, &self.hash().0)
     }
 
-    /// This block with its signature by `key`.
+    /// This block, signed with `key`.
     #[must_use]
     pub fn signed(mut self, key: &SecretKey) -> Self {
         self.signature = key.sign(&self.hash().0);
@@ -139,9 +139,9 @@ impl TryFrom<BlockText> for StateBlock {
         let account =
             |field, value: &str| value.parse().map_err(|error| BlockError::Account { field, error });
         let BlockHash(link) = hex_field("link", &text.link)?;
-        if let Some(said) = &text.link_as_account {
-            let said: Account = account("link_as_account", said)?;
-            if said.0 != link {
+        if let Some(repeated) = &text.link_as_account {
+            let repeated: Account = account("link_as_account", repeated)?;
+            if repeated.0 != link {
                 return Err(BlockError::LinkDisagrees);
             }
         }
@@ -169,7 +169,7 @@ fn hex_field<T: std::str::FromStr<Err = HexError>>(
 }
 
 impl From<StateBlock> for BlockText {
-    // Hexadecimal in lower case: x402.Nano's Track A asks for it, and nodes read either.
+    // Hexadecimal in lower case: x402.Nano's Track A asks for it, and nodes read both cases.
     fn from(block: StateBlock) -> Self {
         Self {
             r#type: "state".to_owned(),

@@ -1,4 +1,4 @@
-//! From a seed to its private keys.
+//! Derives private keys from a seed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,11 +9,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{SecretKey, hex_bytes};
 
-/// A wallet's seed, 32 bytes. Prints as `****` and is wiped when dropped.
+/// The seed of a wallet, 32 bytes. Prints as `****`; its memory is wiped when it is dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Seed([u8; 32]);
 
-/// The text is no seed. What it was is not repeated.
+/// The text is not a seed. The message does not repeat it, since it may be a secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("a seed is 64 hexadecimal digits")]
 pub struct SeedError;
@@ -34,7 +34,7 @@ impl Seed {
         SecretKey::from_bytes(hash.finalize().into())
     }
 
-    /// The seed as 64 lower-case hexadecimal digits, for the file it is kept in.
+    /// The seed as 64 hexadecimal digits in lower case, for the file that stores it.
     #[must_use]
     pub fn expose_hex(&self) -> String {
         hex::encode(self.0)

@@ -1,4 +1,4 @@
-//! Ed25519 with BLAKE2b-512 in place of SHA-512, as Nano signs.
+//! Nano's signatures: Ed25519 with BLAKE2b-512 in place of SHA-512.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{Account, hex_text, serde_text};
 
-/// A signature, R ‖ S. It says who agreed, never which payment it is: nodes accept S + L for S, so
-/// one block has many valid signatures and a payment is named by its hash.
+/// A signature, R ‖ S. It shows who signed, but it does not identify a payment: nodes accept S + L in
+/// place of S, so one block has many valid signatures. The hash of the block identifies the payment.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Signature(pub [u8; 64]);
 
 hex_text!(Signature, 64);
 serde_text!(Signature);
 
-/// Why a signature does not hold.
+/// Why a signature is not valid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SignatureError {
     #[error("the account's key is not a point of the curve")]
     NotAKey,
-    #[error("the account's key has a small order: anyone can sign for it")]
+    #[error("the account's key has small order: anyone can sign for it")]
     WeakKey,
     #[error("the signature does not match")]
     Mismatch,
@@ -32,8 +32,8 @@ impl Signature {
     /// Checks that the holder of `account`'s key signed `digest`.
     ///
     /// # Errors
-    /// [`SignatureError`]. Refuses an S that is not canonical, and a key of small order, for which
-    /// the equation holds without a secret (PROTOCOL section 1).
+    /// [`SignatureError`]. An S that is not canonical is refused. So is a key of small order, for which
+    /// anyone can sign ([protocol guide](crate::guide::protocol), "Money and identity").
     pub fn verify(&self, account: &Account, digest: &[u8; 32]) -> Result<(), SignatureError> {
         let key = VerifyingKey::from_bytes(&account.0).map_err(|_| SignatureError::NotAKey)?;
         if key.is_weak() {
@@ -44,7 +44,7 @@ impl Signature {
     }
 }
 
-/// A private key. Prints as `****` and is wiped when dropped.
+/// A private key. Prints as `****`; its memory is wiped when it is dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SecretKey([u8; 32]);
 
@@ -66,7 +66,7 @@ impl SecretKey {
         Account(VerifyingKey::from(&self.expand()).to_bytes())
     }
 
-    /// Signs `digest`; the same key and digest give the same signature (RFC 8032).
+    /// Signs `digest`. The same key and digest always give the same signature (RFC 8032).
     #[must_use]
     pub fn sign(&self, digest: &[u8; 32]) -> Signature {
         let expanded = self.expand();

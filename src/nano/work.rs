@@ -1,4 +1,4 @@
-//! Proof of work, Nano's spam guard. It is no part of a block's hash.
+//! Proof of work, Nano's protection against spam. It is not part of the hash of a block.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use blake2::{Blake2b, Digest};
 
 use super::{HexError, hex_bytes, serde_text};
 
-/// A work nonce. Its text is the nonce as 16 hexadecimal digits, big-endian.
+/// A work nonce. Its text form is 16 hexadecimal digits, big-endian.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Work(pub u64);
 
@@ -23,7 +23,7 @@ impl Work {
         u64::from_le_bytes(hash.finalize().into())
     }
 
-    /// Whether this nonce is enough for a block on `root`.
+    /// Whether the work of this nonce on `root` reaches `threshold`.
     #[must_use]
     pub fn reaches(self, root: &[u8; 32], threshold: Threshold) -> bool {
         self.value(root) >= threshold.0
@@ -46,7 +46,7 @@ impl fmt::Display for Work {
 
 serde_text!(Work);
 
-/// The least [`Work::value`] that is accepted. Its text is 16 hexadecimal digits.
+/// The lowest [`Work::value`] that is accepted. Its text form is 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Threshold(pub u64);
 
@@ -66,12 +66,12 @@ impl fmt::Display for Threshold {
 
 serde_text!(Threshold);
 
-/// What a network asks of a block's work, by the kind of block.
+/// The thresholds of a network, by kind of block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Thresholds {
     /// For blocks that send or change the representative.
     pub send: Threshold,
-    /// For blocks that receive, opening blocks among them.
+    /// For blocks that receive, including the first block of an account.
     pub receive: Threshold,
 }
 

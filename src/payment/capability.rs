@@ -1,8 +1,8 @@
-//! Capabilities: what a payment is redeemed into, and the token that stands for it.
+//! Capabilities, which payments are redeemed into, and their tokens.
 //!
-//! A token says which capability it is, for which route, for how many uses and until when, under a
-//! MAC (PROTOCOL section 6). So any instance with the key can tell a real one from a made-up one
-//! without asking anybody; how many uses are left is for the store to say.
+//! A token contains the id of its capability, the route, the number of uses and the expiry, with a MAC
+//! ([protocol guide](crate::guide::protocol), "Capability"). Every instance that has the key can verify
+//! a token without a look-up. The store knows how many uses are left.
 
 use std::fmt;
 
@@ -16,14 +16,13 @@ use super::key::MacKeys;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 
-/// The public name of a capability: the beginning of its payment's hash, so that the same payment
-/// makes the same capability however often, by whom and under which key it is redeemed. It is not
-/// the secret.
+/// The public name of a capability: the first 16 bytes of the hash of its payment. A payment gives the
+/// same capability however often it is redeemed, and under whichever key. The name is not secret.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct CapabilityId(pub [u8; 16]);
 
 impl CapabilityId {
-    /// The name of what `block` buys.
+    /// The capability that `block` pays for.
     #[must_use]
     pub fn of_payment(block: BlockHash) -> Self {
         let (head, _) = block.0.split_at(16);
@@ -39,18 +38,18 @@ impl fmt::Display for CapabilityId {
     }
 }
 
-/// What a token stands for.
+/// The content of a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Capability {
     pub id: CapabilityId,
     pub route: RouteName,
-    /// How many uses were bought.
+    /// The number of uses that were bought.
     pub uses: u32,
-    /// The first instant at which it is no longer good.
+    /// The first second at which it is no longer valid.
     pub expires_at: UnixSeconds,
 }
 
-/// The text a client holds. Prints as `****`: it is as good as money.
+/// The text that a client holds. Prints as `****`, since it is worth money.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Token(String);
 
@@ -61,7 +60,7 @@ const BODY: usize = 1 + 16 + 8 + 4 + 8;
 const LENGTH: usize = BODY + 16;
 
 impl Token {
-    /// The token that stands for `capability`.
+    /// The token of `capability`.
     #[must_use]
     pub fn issue(keys: &MacKeys, capability: &Capability) -> Self {
         let mut bytes = Vec::with_capacity(LENGTH);
@@ -75,7 +74,7 @@ impl Token {
         Self(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The text, to be sent to the client that paid and to nobody else.
+    /// The text. Send it only to the client that paid.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -88,12 +87,13 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Reads what a client presents as its capability on `route` at `now`: the token, with or without
-/// the `; remaining=…` that it was sent with.
+/// Verifies a token that a client presents for `route` at `now`. The token may be followed by the
+/// `; remaining=…` that it was sent with.
 ///
 /// # Errors
-/// [`Refusal::CapabilityUnknown`] for a text that no active key made, [`Refusal::WrongResource`]
-/// for another route's, [`Refusal::CapabilityExpired`] after its time.
+/// [`Refusal::CapabilityUnknown`] for a text that was not made with one of `keys`,
+/// [`Refusal::WrongResource`] for the token of another route, [`Refusal::CapabilityExpired`] for an
+/// expired one.
 pub fn recognise(
     keys: &MacKeys,
     presented: &str,
@@ -127,7 +127,7 @@ pub fn recognise(
     Ok(Capability { id, route: route.clone(), uses, expires_at })
 }
 
-/// Takes fixed-length fields off the front of bytes whose length was checked.
+/// The bytes of a token that are not read yet; their length was checked before.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -138,7 +138,7 @@ impl Fields<'_> {
     }
 }
 
-/// Enough of a route's identity to tell whose token it is; the MAC makes it binding.
+/// A short digest of the name of a route. The MAC covers it.
 fn route_tag(route: &RouteName) -> [u8; 8] {
     Blake2b::<U8>::digest(route.as_str()).into()
 }

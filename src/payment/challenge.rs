@@ -1,8 +1,8 @@
-//! Challenges that cost the gateway nothing: minted and recognised with a key, remembered by nobody.
+//! Challenges: minted and verified with a key and never stored, so that they cost the gateway nothing.
 //!
-//! The 32 bytes that name a challenge are 16 random ones and a MAC over them and the terms
-//! (PROTOCOL section 3). What comes back under a good MAC is what some instance with the key once
-//! offered, in every term, whatever the price table says by then.
+//! The 32 bytes that identify a challenge are 16 random bytes and a MAC over them and the terms
+//! ([protocol guide](crate::guide::protocol), "The challenge"). If the MAC is right, some instance with
+//! the key once offered exactly these terms, even if the price table has changed since.
 
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
@@ -10,18 +10,18 @@ use crate::nano::{Account, Network, Raw, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 use crate::x402;
 
-/// What is offered: everything the MAC covers beside the random bytes.
+/// What a challenge offers: all that the MAC covers except the random bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Offer {
     pub mechanism: Mechanism,
     pub route: RouteName,
     pub terms: Terms,
     pub pay_to: Account,
-    /// The first instant at which the offer no longer stands.
+    /// The first second at which the offer is no longer valid.
     pub valid_before: UnixSeconds,
 }
 
-/// An offer that this gateway made. Only minting and recognising make one.
+/// An offer that this gateway made. Only [`Challenge::mint`] and [`Challenge::recognise`] return one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Challenge {
     nonce: Nonce,
@@ -31,7 +31,7 @@ pub struct Challenge {
 const DOMAIN: &[u8; 16] = b"faregate challng";
 
 impl Challenge {
-    /// Makes a challenge of an offer. `random` must be fresh.
+    /// Makes a challenge for an offer. `random` must be new for each challenge.
     #[must_use]
     pub fn mint(keys: &MacKeys, random: [u8; 16], offer: Offer) -> Self {
         let mac = keys.mac(DOMAIN, |part| feed(part, &random, &offer));
@@ -42,10 +42,10 @@ impl Challenge {
         Self { nonce: Nonce(nonce), offer }
     }
 
-    /// Recognises a challenge from what a client echoes of it.
+    /// Verifies a challenge that a client sent back.
     ///
     /// # Errors
-    /// [`Refusal::ChallengeUnknown`], when no active key made this nonce for exactly this offer.
+    /// [`Refusal::ChallengeUnknown`], if none of `keys` made this nonce for exactly this offer.
     pub fn recognise(keys: &MacKeys, nonce: Nonce, offer: Offer) -> Result<Self, Refusal> {
         let (random, mac) = nonce.0.split_at(16);
         if keys.verify(DOMAIN, mac, |part| feed(part, random, &offer)) {
@@ -65,7 +65,7 @@ impl Challenge {
         &self.offer
     }
 
-    /// What is to be sent, in raw: the price, and in a session its tag.
+    /// The amount to send, in raw: the price, plus the tag for a session.
     #[must_use]
     pub fn due(&self) -> Raw {
         let price = self.offer.terms.amount;
@@ -75,8 +75,8 @@ impl Challenge {
         }
     }
 
-    /// Whether a proof under it comes too late at `now`: when the offer no longer stands, in a
-    /// session [`tag::GRACE`] later.
+    /// Whether a proof is too late at `now`: the offer has expired, or for a session it expired
+    /// [`tag::GRACE`] ago.
     #[must_use]
     pub fn has_expired(&self, now: UnixSeconds) -> bool {
         let grace = match self.offer.mechanism {
@@ -88,7 +88,7 @@ impl Challenge {
 }
 
 impl Challenge {
-    /// The entry of `accepts` that offers this challenge for `seconds`; `work` is what is asked of a
+    /// The entry of `accepts` that offers this challenge for `seconds`. `work` is the requirement for a
     /// block that the gateway broadcasts.
     #[must_use]
     pub fn requirements(&self, seconds: u64, work: x402::WorkTerms) -> x402::PaymentRequirements {
@@ -112,14 +112,15 @@ impl Challenge {
                 challenge: self.nonce.0,
                 valid_before: *valid_before,
                 route: route.as_str().to_owned(),
-                grants: x402::Grants { requests: terms.grants.requests, seconds: terms.grants.seconds },
+                grants: terms.grants,
                 track,
             },
         }
     }
 }
 
-/// The bytes under the MAC. The route is the one part of variable length, so its length goes first.
+/// Feeds the bytes that the MAC covers. The route is the only part of variable length, so its length
+/// comes first.
 fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
     let Offer { mechanism, route, terms, pay_to, valid_before } = offer;
     part(random);

@@ -1,32 +1,31 @@
-//! The stages that all mechanisms end in: a payment as the journal keeps it, one that was seen on the
+//! The stages that all mechanisms share: a payment as the journal stores it, one that was seen on the
 //! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, Identified, Mechanism, Nonce, Refusal, tag};
+use super::{BlockFacts, BlockKind, IdentifiedRequest, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
-/// One payment on its way: what the journal needs to finish it after a crash, knowing nothing else.
+/// A payment under way: all that is needed to finish it after a crash.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Intent {
-    /// The payment's identity, claimed for ever by the first that uses it.
+    /// The identity of the payment. The first payment that claims it holds it for ever.
     pub block: BlockHash,
-    /// `nanoTxn`: the signed block, to broadcast again; it also names the frontier it builds on.
+    /// `nanoTxn`: the signed block, to broadcast it again. It also names the frontier that it builds on.
     pub signed: Option<StateBlock>,
     pub mechanism: Mechanism,
-    /// The challenge the payment answers. A retry must show the same one: the block is public, the
-    /// challenge is not.
+    /// The challenge that the payment answers. A retry must present the same one: the block is public,
+    /// the challenge is not.
     pub challenge: Nonce,
     pub route: RouteName,
     pub terms: Terms,
     pub payer: Account,
-    /// What the block moves, in raw; not less than the price.
+    /// The amount that the block sends, in raw; at least the price.
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
-    /// The id under which the client made it, and for which request. No other payment is made under
-    /// that id.
-    pub identified: Option<Identified>,
+    /// The id that the client gave, with its request. No other payment can have this id.
+    pub identified: Option<IdentifiedRequest>,
 }
 
 impl Intent {
@@ -54,18 +53,17 @@ impl Intent {
     }
 }
 
-/// A payment that its client has sent and the ledger bears out, in a block that may not be confirmed
-/// yet.
+/// A payment whose block is on the ledger and has the right contents. It may not be confirmed yet.
 #[derive(Debug)]
-#[must_use = "a payment that was seen is to be confirmed"]
+#[must_use = "a payment that was seen must be confirmed"]
 pub struct Seen {
     intent: Intent,
     facts: BlockFacts,
 }
 
 impl Seen {
-    /// The same payment, made under a client's id.
-    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+    /// The same payment, with the id that the client gave.
+    pub const fn under(mut self, identified: Option<IdentifiedRequest>) -> Self {
         self.intent.identified = identified;
         self
     }
@@ -79,33 +77,33 @@ impl Seen {
         &self.intent
     }
 
-    /// Whether the block was confirmed when it was looked up; where it was not, it is waited for.
+    /// Whether the block was confirmed when it was looked up. If not, wait for it.
     #[must_use]
     pub const fn is_confirmed(&self) -> bool {
         self.facts.confirmed()
     }
 
-    /// The payment, if it was confirmed when looked up or `later`.
+    /// The payment, if it was confirmed when it was looked up, or is in `later`.
     ///
     /// # Errors
-    /// [`Refusal::UnconfirmedBlock`]; another where `later` contradicts what was seen before.
+    /// [`Refusal::UnconfirmedBlock`]; another refusal if `later` contradicts what was seen before.
     pub fn confirm(self, later: Option<&BlockFacts>) -> Result<Confirmed, Refusal> {
         let facts = later.copied().unwrap_or(self.facts);
         Confirmed::by_ledger(self.intent, &facts)
     }
 }
 
-/// A payment that the ledger has cemented, not yet counted against replays. Nothing but the
-/// ledger's facts makes one.
+/// A payment that the ledger has cemented and that the store has not recorded yet. Only the facts of
+/// the ledger make one.
 #[derive(Debug)]
-#[must_use = "a confirmed payment that is dropped is a customer robbed"]
+#[must_use = "a confirmed payment must not be dropped: the payer would lose it"]
 pub struct Confirmed {
     intent: Intent,
 }
 
 impl Confirmed {
-    /// Holds an intent against what the ledger says of its block. A block the ledger contradicts is
-    /// no payment, whatever was judged before it was broadcast.
+    /// Compares an intent with what the ledger says of its block. If they differ it is not a payment,
+    /// whatever was decided before the block was broadcast.
     pub(crate) fn by_ledger(intent: Intent, facts: &BlockFacts) -> Result<Self, Refusal> {
         let BlockKind::Send { account, destination, amount } = facts.kind() else {
             return Err(Refusal::WrongBlockType);

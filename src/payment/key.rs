@@ -1,4 +1,4 @@
-//! The keys that challenges and capabilities are made with.
+//! The keys for the MACs of challenges and tokens.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use blake2::digest::Mac;
 use blake2::digest::consts::U16;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// A 32-byte key that every instance of one gateway shares. Prints as `****` and is wiped when
-/// dropped.
+/// A 32-byte key that all instances of one gateway share. Prints as `****`; its memory is wiped when
+/// it is dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MacKey([u8; 32]);
 
@@ -19,14 +19,14 @@ impl MacKey {
         Self(bytes)
     }
 
-    /// The bytes, for the file they are kept in.
+    /// The bytes, for the file that stores them.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// BLAKE2b-128 keyed with this key. `domain` goes in as BLAKE2's personalisation, so that what
-    /// is computed for one purpose means nothing for another.
+    /// BLAKE2b-128 with this key. `domain` is BLAKE2's personalisation, so that a MAC for one purpose
+    /// is not valid for another.
     fn start(&self, domain: &[u8; 16]) -> Blake2bMac<U16> {
         #[expect(
             clippy::expect_used,
@@ -42,15 +42,15 @@ impl fmt::Debug for MacKey {
     }
 }
 
-/// The key in use and, while keys are rotated, the one before it, which still recognises what it
-/// made.
+/// The active key and, while keys are rotated, the previous one, with which older MACs are still
+/// verified.
 #[derive(Clone, Debug)]
 pub struct MacKeys {
     active: MacKey,
     previous: Option<MacKey>,
 }
 
-/// Feeds the parts of what is authenticated, in order, to the function it is given.
+/// Calls the function that it is given with each part of the authenticated bytes, in order.
 type Feed<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 
 impl MacKeys {
@@ -59,13 +59,13 @@ impl MacKeys {
         Self { active, previous }
     }
 
-    /// The active key's MAC over what `feed` feeds.
+    /// The MAC with the active key over the parts that `feed` gives.
     pub(super) fn mac(&self, domain: &[u8; 16], feed: impl Fn(&mut dyn FnMut(&[u8]))) -> [u8; 16] {
         compute(&self.active, domain, &feed).finalize().into_bytes().into()
     }
 
-    /// Whether an active key made `mac` over what `feed` feeds. Takes the same time for every
-    /// wrong `mac`.
+    /// Whether `mac` is the MAC of one of the keys over the parts that `feed` gives. Takes the same time
+    /// for every wrong `mac`.
     pub(super) fn verify(&self, domain: &[u8; 16], mac: &[u8], feed: impl Fn(&mut dyn FnMut(&[u8]))) -> bool {
         std::iter::once(&self.active)
             .chain(&self.previous)

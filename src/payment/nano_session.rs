@@ -1,24 +1,24 @@
-//! `nanoSession`, NanoSession's revisions 5 to 7: the client sends an amount that tells its payment
-//! from others and shows the block's hash under the session it was sent.
+//! `nanoSession`, NanoSession's revisions 5 to 7: the client sends an amount that identifies its
+//! payment, then presents the hash of the block with its session.
 //!
-//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of PROTOCOL section 4.
-//!
-//! A session is a challenge like the others; what its amount adds to the price is in [`tag`](super::tag).
+//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of the
+//! [protocol guide](crate::guide::protocol), "Verification". A session is a challenge like the others;
+//! [`tag`](super::tag) is what its amount adds to the price.
 
 use super::challenge::Challenge;
 use super::intent::{Intent, Seen};
 use super::{BlockFacts, BlockKind, Refusal};
 use crate::nano::{BlockHash, Raw};
 
-/// A claim to have paid, as the client makes it.
+/// What a client presents as its payment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Claim {
+pub struct SessionEvidence {
     pub block: BlockHash,
-    /// What the client says it was asked for; nothing where it echoed no entry.
+    /// The amount in the entry that the client sent back; `None` if it sent none.
     pub asked: Option<Raw>,
 }
 
-/// A claim under a session that this gateway made. Costs no question to the ledger.
+/// Evidence for a session of this gateway. Making one needs no ledger.
 #[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
@@ -29,21 +29,21 @@ pub struct Checked {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unfit {
     Refused(Refusal),
-    /// [`Refusal::InsufficientAmount`]: more or less than was asked for, in raw.
+    /// [`Refusal::InsufficientAmount`]: more or less than the amount of the session, in raw.
     Amount {
         came: Raw,
         asked: Raw,
     },
 }
 
-/// The check that needs no ledger: that an echoed entry asks for what it asked for when it was sent.
+/// The check that needs no ledger: an entry that was sent back has its original amount.
 ///
 /// # Errors
 /// [`Refusal::ChallengeUnknown`].
-pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
-    match claim.asked {
+pub fn check(challenge: Challenge, evidence: SessionEvidence) -> Result<Checked, Refusal> {
+    match evidence.asked {
         Some(asked) if asked != challenge.due() => Err(Refusal::ChallengeUnknown),
-        Some(_) | None => Ok(Checked { challenge, block: claim.block }),
+        Some(_) | None => Ok(Checked { challenge, block: evidence.block }),
     }
 }
 
@@ -58,7 +58,7 @@ impl Checked {
         &self.challenge
     }
 
-    /// Holds the claim against the block: a send to the session's address of its amount, to the raw.
+    /// Checks the block: a send to the address of the session, of exactly its amount.
     ///
     /// # Errors
     /// [`Refusal::WrongBlockType`], [`Refusal::WrongDestination`], [`Unfit::Amount`], in this order;

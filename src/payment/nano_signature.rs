@@ -1,7 +1,8 @@
-//! `nanoSignature`, track B: the client has sent on its own and signs the block's hash together
-//! with the challenge.
+//! `nanoSignature`, track B: the client sends by itself, then signs the hash of the block together with
+//! the challenge.
 //!
-//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of PROTOCOL section 4.
+//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Seen`], in the order of the
+//! [protocol guide](crate::guide::protocol), "Verification".
 
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest};
@@ -11,22 +12,22 @@ use super::intent::{Intent, Seen};
 use super::{BlockFacts, BlockKind, Refusal};
 use crate::nano::{Account, BlockHash, Signature, noms_digest};
 
-/// A claim to have paid, as the client makes it.
+/// What a client presents as its payment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Claim {
+pub struct SignatureEvidence {
     pub block: BlockHash,
     pub account: Account,
     pub signature: Signature,
 }
 
-/// A claim signed by the account it names, for this challenge. Costs no question to the ledger.
+/// Evidence that its account signed for this challenge. Making one needs no ledger.
 #[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
-    claim: Claim,
+    evidence: SignatureEvidence,
 }
 
-/// What the client signs for `block` under `challenge`.
+/// The message that the client signs for `block` and `challenge`.
 #[must_use]
 pub fn message(block: BlockHash, challenge: &Challenge) -> String {
     let (nonce, valid_before) = (challenge.nonce().lower_hex(), challenge.offer().valid_before);
@@ -37,32 +38,31 @@ pub fn message(block: BlockHash, challenge: &Challenge) -> String {
 ///
 /// # Errors
 /// [`Refusal::InvalidSignature`].
-pub fn check(challenge: Challenge, claim: Claim) -> Result<Checked, Refusal> {
-    let digest = noms_digest(&message(claim.block, &challenge)).ok_or(Refusal::InvalidSignature)?;
-    claim.signature.verify(&claim.account, &digest).map_err(|_| Refusal::InvalidSignature)?;
-    Ok(Checked { challenge, claim })
+pub fn check(challenge: Challenge, evidence: SignatureEvidence) -> Result<Checked, Refusal> {
+    let digest = noms_digest(&message(evidence.block, &challenge)).ok_or(Refusal::InvalidSignature)?;
+    evidence.signature.verify(&evidence.account, &digest).map_err(|_| Refusal::InvalidSignature)?;
+    Ok(Checked { challenge, evidence })
 }
 
-/// Whether a claim that is not signed for its challenge is signed as revision 7 of NanoSession has
-/// it: the block's hash followed by the `url`, hashed plainly or as an ORIS-001 message. It is
-/// refused either way, since it says nothing of a challenge and so would hold for ever; this is for
-/// telling its sender.
+/// Whether the signature is one of NanoSession revision 7: over the hash of the block followed by the
+/// `url`, hashed directly or as an ORIS-001 message. Such a signature is refused, because it names no
+/// challenge and so would be valid for ever. This function serves the message to its sender.
 #[must_use]
-pub fn is_url_bound(claim: &Claim, url: &str) -> bool {
-    [claim.block.to_string(), claim.block.lower_hex()].into_iter().any(|hash| {
+pub fn is_url_bound(evidence: &SignatureEvidence, url: &str) -> bool {
+    [evidence.block.to_string(), evidence.block.lower_hex()].into_iter().any(|hash| {
         let message = format!("{hash}{url}");
         let plain = Blake2b::<U32>::digest(&message).into();
         [Some(plain), noms_digest(&message)]
             .into_iter()
             .flatten()
-            .any(|digest| claim.signature.verify(&claim.account, &digest).is_ok())
+            .any(|digest| evidence.signature.verify(&evidence.account, &digest).is_ok())
     })
 }
 
 impl Checked {
     #[must_use]
     pub const fn hash(&self) -> BlockHash {
-        self.claim.block
+        self.evidence.block
     }
 
     #[must_use]
@@ -70,21 +70,20 @@ impl Checked {
         &self.challenge
     }
 
-    /// Holds the claim against the block: a send, by that account, to the challenge's address, of
-    /// at least the price.
+    /// Checks the block: a send by that account to the address of the challenge, of at least the price.
     ///
     /// # Errors
     /// [`Refusal::WrongBlockType`], [`Refusal::SenderMismatch`], [`Refusal::WrongDestination`],
     /// [`Refusal::InsufficientAmount`], in this order; [`Refusal::BlockNotFound`] for the facts of
     /// another block.
     pub fn judge(self, facts: BlockFacts) -> Result<Seen, Refusal> {
-        if facts.hash() != self.claim.block {
+        if facts.hash() != self.evidence.block {
             return Err(Refusal::BlockNotFound);
         }
         let BlockKind::Send { account, destination, amount } = facts.kind() else {
             return Err(Refusal::WrongBlockType);
         };
-        if account != self.claim.account {
+        if account != self.evidence.account {
             return Err(Refusal::SenderMismatch);
         }
         if destination != self.challenge.offer().pay_to {
@@ -93,6 +92,6 @@ impl Checked {
         if amount < self.challenge.offer().terms.amount {
             return Err(Refusal::InsufficientAmount);
         }
-        Ok(Seen::new(Intent::new(&self.challenge, self.claim.block, None, account, amount), facts))
+        Ok(Seen::new(Intent::new(&self.challenge, self.evidence.block, None, account, amount), facts))
     }
 }

@@ -1,17 +1,17 @@
-//! `nanoTxn`, track A: the client signs a send, the gateway broadcasts it.
+//! `nanoTxn`, track A: the client signs a send and the gateway broadcasts it.
 //!
-//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Approved`], in the order of PROTOCOL section 4;
-//! where the gateway supplies work, a block that lacks it is [`Workless`] in between, and work is
-//! made only for one that everything else speaks for.
-//! What comes after (journal, broadcast, confirmation) needs the world and is the cashier's.
+//! [`check`] → [`Checked`] → [`Checked::judge`] → [`Approved`], in the order of the
+//! [protocol guide](crate::guide::protocol), "Verification". If the gateway supplies work, a block
+//! without it is [`Workless`] in between, so that work is made only for a block that passed all other
+//! checks. The cashier does what comes after: journal, broadcast, confirmation.
 
 use super::challenge::Challenge;
 use super::intent::Intent;
-use super::{AccountFacts, Identified, Refusal};
+use super::{AccountFacts, IdentifiedRequest, Refusal};
 use crate::nano::{Account, BlockHash, StateBlock, Threshold, Work};
 use crate::x402::{WorkPolicy, WorkTerms};
 
-/// A well-formed, correctly signed payment of the right address. Costs no question to the ledger.
+/// A well-formed, correctly signed payment to the right address. Making one needs no ledger.
 #[derive(Clone, Debug)]
 pub struct Checked {
     challenge: Challenge,
@@ -21,31 +21,30 @@ pub struct Checked {
     worked: bool,
 }
 
-/// What the ledger's facts come to.
+/// The result of [`Checked::judge`].
 #[derive(Debug)]
 pub enum Judged {
     Approved(Approved),
     Workless(Workless),
 }
 
-/// A payment that the ledger's facts allow, and whose block lacks the work to be broadcast.
+/// A payment that the facts of the ledger allow, but whose block has no work.
 #[derive(Debug)]
-#[must_use = "a payment without work is to be given it"]
+#[must_use = "a payment without work must be given work"]
 pub struct Workless {
     intent: Intent,
-    /// What the work is computed over.
+    /// The input of the work.
     root: [u8; 32],
 }
 
-/// A payment that the ledger's facts allow, not yet broadcast.
+/// A payment that the facts of the ledger allow. It is not broadcast yet.
 #[derive(Debug)]
-#[must_use = "an approved payment is to be journalled and broadcast"]
+#[must_use = "an approved payment must be journalled and broadcast"]
 pub struct Approved {
     intent: Intent,
 }
 
-/// The checks that need no ledger: destination, signature, work; the last only where the client has
-/// to supply it.
+/// The checks that need no ledger: destination, signature, and work if the client must supply it.
 ///
 /// # Errors
 /// [`Refusal::WrongDestination`], [`Refusal::InvalidSignature`], [`Refusal::InvalidWork`].
@@ -73,25 +72,25 @@ impl Checked {
         &self.challenge
     }
 
-    /// What the block builds on: of two blocks on it the ledger takes one.
+    /// The block that this one builds on: the ledger accepts only one block on it.
     #[must_use]
     pub const fn frontier(&self) -> BlockHash {
         self.block.previous
     }
 
-    /// The account whose facts [`Checked::judge`] wants.
+    /// The account whose facts [`Checked::judge`] needs.
     #[must_use]
     pub const fn payer(&self) -> Account {
         self.block.account
     }
 
-    /// The block it builds on.
+    /// The block that this one builds on.
     #[must_use]
     pub const fn previous(&self) -> BlockHash {
         self.block.previous
     }
 
-    /// Holds the block against the state of its account: it must build on the confirmed frontier
+    /// Compares the block with the state of its account: it must build on the confirmed frontier
     /// and move the price, to the raw. An account without a block has nothing to send.
     ///
     /// # Errors
@@ -115,7 +114,7 @@ impl Checked {
         })
     }
 
-    /// The intent as the journal would hold it if the ledger's facts allow it.
+    /// The intent for the journal.
     fn into_intent(self) -> Intent {
         let amount = self.challenge.offer().terms.amount;
         Intent::new(&self.challenge, self.hash, Some(self.block), self.block.account, amount)
@@ -123,17 +122,17 @@ impl Checked {
 }
 
 impl Workless {
-    /// What the work is computed over.
+    /// The input of the work: the root of the block.
     #[must_use]
     pub const fn root(&self) -> [u8; 32] {
         self.root
     }
 
-    /// The payment with work that somebody made for it. Work is no part of a block's hash, so the
-    /// payment is the same.
+    /// The payment with `work` added. Work is not part of the hash of a block, so the payment is the
+    /// same.
     ///
     /// # Errors
-    /// [`Refusal::InvalidWork`], when it does not reach `threshold`.
+    /// [`Refusal::InvalidWork`], if `work` does not reach `threshold`.
     pub fn with(self, work: Work, threshold: Threshold) -> Result<Approved, Refusal> {
         if !work.reaches(&self.root, threshold) {
             return Err(Refusal::InvalidWork);
@@ -144,8 +143,8 @@ impl Workless {
 }
 
 impl Approved {
-    /// The same payment, made under a client's id.
-    pub const fn under(mut self, identified: Option<Identified>) -> Self {
+    /// The same payment, with the id that the client gave.
+    pub const fn under(mut self, identified: Option<IdentifiedRequest>) -> Self {
         self.intent.identified = identified;
         self
     }

@@ -1,4 +1,4 @@
-//! What there is to say of one refusal, where its advice in general would leave the payer guessing.
+//! Details of a refusal, if the general advice would not tell the payer what to do.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use super::tag::GRACE;
 use crate::nano::Raw;
 use crate::x402::URL_BOUND;
 
-/// The particulars of a refusal, for the client's author. Nothing is decided by them.
+/// Details of a refusal, for the author of the client. No decision depends on them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Particular {
-    /// A `nanoSession` block that moves another amount than the session's, in raw.
+    /// A `nanoSession` block whose amount is not the one of the session; both in raw.
     Amount { came: Raw, asked: Raw },
-    /// A session that is over: no other takes its block.
+    /// The session has ended. No other session accepts its block.
     SessionOver,
-    /// A signature over `blockHash + url`.
+    /// The signature is over `blockHash + url`.
     UrlBound,
 }
 

@@ -1,18 +1,18 @@
-//! Why a payment is refused.
+//! The reasons for which a payment is refused.
 
 use std::fmt;
 
-/// The codes of x402.Nano's tracks A and B, and **(ours)** those that close a gap in them. Spelled
-/// here and nowhere else; a refusal is answered 402 with the code in `error`.
+/// The codes of x402.Nano's tracks A and B, and some that close gaps in them, marked **(ours)**. They
+/// are written only here. A refusal is answered with 402 and the code in `error`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Refusal {
     BlockNotFound,
     BroadcastFailed,
-    /// **(ours)** Used up, expired, revoked or of another route.
+    /// **(ours)** All uses are spent.
     CapabilityExhausted,
     CapabilityExpired,
     CapabilityUnknown,
-    /// **(ours)** The echoed entry is not one that this gateway minted.
+    /// **(ours)** This gateway did not mint the entry that was sent back.
     ChallengeUnknown,
     ConfirmationTimeout,
     DuplicateBlockHash,
@@ -28,12 +28,12 @@ pub enum Refusal {
     UnconfirmedBlock,
     WrongBlockType,
     WrongDestination,
-    /// **(ours)** Paid for another route than the one asked for.
+    /// **(ours)** The payment is for another route than the requested one.
     WrongResource,
 }
 
 impl Refusal {
-    /// Every refusal, so that a test can hold that none is forgotten.
+    /// Every refusal, so that a test can check that none is missing.
     pub const ALL: [Self; 21] = [
         Self::BlockNotFound,
         Self::BroadcastFailed,
@@ -88,7 +88,7 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// One sentence for the client's author: what was wrong and what to do.
+    /// One sentence for the author of the client: what is wrong and what to do.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ impl Refusal {
                 "another payment from the same frontier is under way: wait for it, then build on it"
             }
             Self::FrontierChanged => {
-                "another block was confirmed in this one's place: no money moved, pay anew"
+                "another block was confirmed in its place: no money moved, pay again with a new block"
             }
             Self::InsufficientAmount => "the block does not move the price: see `amount`, in raw",
             Self::InvalidSignature => "the signature does not hold for the account",

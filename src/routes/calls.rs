@@ -69,12 +69,12 @@ pub struct Lines(BTreeMap<String, Price>);
 
 /// What the headers `Mcp-Method` and `Mcp-Name` say of the body, for servers that go by them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Claimed<'a> {
+pub struct ClaimedCall<'a> {
     pub method: Option<&'a str>,
     pub name: Option<&'a str>,
 }
 
-impl Claimed<'_> {
+impl ClaimedCall<'_> {
     fn check(&self, call: &Call) -> Result<(), CallFault> {
         let (method, tool) = match call {
             Call::Answer => (None, None),
@@ -106,14 +106,14 @@ impl CallPrices {
     /// [`CallFault`], for a body that is no JSON-RPC, that two readers could read differently, or that
     /// calls what is not offered.
     pub fn quote(&self, body: &[u8]) -> Result<Quote, CallFault> {
-        self.quote_claimed(body, &Claimed::default())
+        self.quote_claimed(body, &ClaimedCall::default())
     }
 
     /// As [`CallPrices::quote`], of a body whose calls must be what is `claimed` of them.
     ///
     /// # Errors
     /// [`CallFault`]; also where the body says otherwise.
-    pub fn quote_claimed(&self, body: &[u8], claimed: &Claimed<'_>) -> Result<Quote, CallFault> {
+    pub fn quote_claimed(&self, body: &[u8], claimed: &ClaimedCall<'_>) -> Result<Quote, CallFault> {
         let mut parts = Vec::new();
         let mut sum = Raw::default();
         for call in calls(body)? {

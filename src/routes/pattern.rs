@@ -1,4 +1,4 @@
-//! What a route's `match` says, and which of two says it more closely.
+//! Patterns: the `match` of a route, and which of two patterns is more specific.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -6,13 +6,13 @@ use std::fmt;
 
 use super::request::{CanonicalSegment, CanonicalTarget, MAX_PATH, NotCanonical};
 
-/// Segments of one pattern; it bounds how deep a look-up goes.
+/// The most segments of one pattern. It limits the depth of a look-up.
 pub const MAX_SEGMENTS: usize = 64;
 
-/// A route's `match`: an optional method, then a path of literal segments, `{name}` segments (any
-/// one segment each) and perhaps `**` at the end (any number of segments, none among them).
+/// The `match` of a route: an optional method, then a path of literal segments and `{name}` segments
+/// (each matches any one segment), with an optional `**` at the end (any number of segments, or none).
 ///
-/// Literals are compared decoded, so that no spelling of a path escapes its price.
+/// Literals are compared after decoding, so that no spelling of a path avoids its price.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern {
     text: String,
@@ -20,7 +20,7 @@ pub struct Pattern {
     segments: Vec<Segment>,
     /// Ends in `**`.
     open: bool,
-    /// Ends in `/`; of weight only where the route is case-sensitive.
+    /// Ends in `/`. It counts only if the route is case-sensitive.
     slash: bool,
 }
 
@@ -35,10 +35,10 @@ pub(super) enum Segment {
     Any,
 }
 
-/// One segment of a pattern, for whoever writes it down.
+/// One segment of a pattern, for documents that print it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Part<'a> {
-    /// In its canonical spelling.
+    /// A literal in its canonical spelling.
     Literal(&'a str),
     /// The name in `{name}`.
     Name(&'a str),
@@ -53,12 +53,12 @@ impl fmt::Display for Part<'_> {
     }
 }
 
-/// Why a `match` is no pattern.
+/// Why a `match` is not a valid pattern.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PatternError {
     #[error("a pattern is an optional method and a path: `GET /v1/quote/{{symbol}}`")]
     Form,
-    #[error("{0:?} is no method: methods are written in upper case")]
+    #[error("{0:?} is not a method: methods are written in upper case")]
     Method(String),
     #[error("HEAD is priced as GET: write `GET` or no method")]
     Head,
@@ -66,9 +66,9 @@ pub enum PatternError {
     Path(#[from] NotCanonical),
     #[error("a pattern has no query")]
     Query,
-    #[error("`**` stands only at the end of a pattern")]
+    #[error("`**` is allowed only at the end of a pattern")]
     OpenInside,
-    #[error("`*` is no pattern: write `{{name}}` for one segment, `**` at the end for any number")]
+    #[error("`*` is not a pattern: write `{{name}}` for one segment, `**` at the end for any number")]
     Star,
     #[error("{0:?}: `{{name}}` is a whole segment, with a name of letters, digits, `_` and `-`")]
     Placeholder(String),
@@ -82,7 +82,7 @@ impl Pattern {
     /// Reads a `match`.
     ///
     /// # Errors
-    /// [`PatternError`], where it is not of this form, or its path is not one a request could have.
+    /// [`PatternError`], if it does not have this form, or if no request can have its path.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let text = text.trim();
         let (method, path) = match text.split_once(' ') {
@@ -124,13 +124,13 @@ impl Pattern {
         &self.text
     }
 
-    /// The method it names, in upper case; nothing where any will do.
+    /// Its method in upper case; `None` if it matches every method.
     #[must_use]
     pub fn method(&self) -> Option<&str> {
         self.method.as_deref()
     }
 
-    /// Its segments in their order, and whether `**` follows them.
+    /// Its segments in order, and whether `**` follows them.
     #[must_use]
     pub fn template(&self) -> (Vec<Part<'_>>, bool) {
         let path = self.text.split_once('/').map_or("", |(_, path)| path);
@@ -142,13 +142,13 @@ impl Pattern {
         (parts.collect(), self.open)
     }
 
-    /// Whether it covers one path alone.
+    /// Whether it matches exactly one path.
     #[must_use]
     pub fn is_one_path(&self) -> bool {
         !self.open && self.segments.iter().all(|it| matches!(it, Segment::Literal { .. }))
     }
 
-    /// A path the pattern covers.
+    /// A path that the pattern matches.
     pub(super) fn sample(&self) -> Result<CanonicalTarget, NotCanonical> {
         let mut path = String::new();
         for segment in &self.segments {
@@ -172,26 +172,25 @@ impl Pattern {
         self.open
     }
 
-    /// Whether it is written with a `/` at its end.
+    /// Whether it ends in `/`.
     #[must_use]
     pub const fn ends_in_slash(&self) -> bool {
         self.slash
     }
 
-    /// Whether a request with `method` has the pattern's. `HEAD` is priced as `GET`; letter case
-    /// does not make another method.
+    /// Whether the pattern matches `method`. `HEAD` is priced as `GET`. Letter case does not count.
     pub(super) fn admits_method(&self, method: &str) -> bool {
         let Some(own) = self.method.as_deref() else { return true };
         own.eq_ignore_ascii_case(method) || (own == "GET" && method.eq_ignore_ascii_case("HEAD"))
     }
 
-    /// Whether some request's method is admitted by both.
+    /// Whether there is a method that both match.
     pub(super) fn shares_method_with(&self, other: &Self) -> bool {
         self.method.is_none() || other.method.is_none() || self.method == other.method
     }
 
-    /// Whether the literals stand in `target` exactly as written, and its trailing slash too.
-    /// Asked of a target whose folded path the pattern covers.
+    /// Whether `target` has the literals and the trailing slash exactly as written. The pattern must
+    /// match the path of `target` without regard to letter case.
     pub(super) fn is_exactly(&self, target: &CanonicalTarget) -> bool {
         let mut path = target.decoded().trim_matches('/').split('/');
         let literal = self.segments.iter().all(|segment| match (segment, path.next()) {
@@ -203,7 +202,7 @@ impl Pattern {
         literal && (self.open || has_slash == self.slash)
     }
 
-    /// What stands at a position: the closer it says what it wants, the greater.
+    /// The kind of segment at a position; the more specific, the greater.
     fn rank(&self, position: usize) -> Rank {
         match self.segments.get(position) {
             Some(Segment::Literal { .. }) => Rank::Literal,
@@ -213,8 +212,8 @@ impl Pattern {
         }
     }
 
-    /// Compares two patterns that cover one path: the greater says more closely which path it
-    /// wants. From the left, a literal beats `{name}` beats the path's end beats `**`.
+    /// Compares two patterns that match one path: the greater one is more specific. From the left, a
+    /// literal comes before `{name}`, before the end of the path, before `**`.
     #[must_use]
     pub fn compare_paths(&self, other: &Self) -> Ordering {
         self.first_difference(other)
@@ -227,7 +226,7 @@ impl Pattern {
         (0..=longest).find(|&position| self.rank(position) != other.rank(position))
     }
 
-    /// The segment at a position as people write it.
+    /// The segment at a position, for messages.
     pub(super) fn shown(&self, position: usize) -> &str {
         match self.segments.get(position) {
             Some(Segment::Literal { text, .. }) => text,

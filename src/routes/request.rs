@@ -1,39 +1,39 @@
-//! One spelling for a request's path: what is matched is what is forwarded.
+//! Canonical paths: the same spelling of a path is matched and forwarded.
 //!
-//! A proxy and its upstream that read one path differently are how a bill is dodged, so whatever
-//! two servers are known to read differently is refused, and the rest is written in one way.
+//! A client could avoid a price if gateway and upstream read one path differently. So a path that
+//! servers are known to read differently is refused, and every other path is written in one way.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Bytes of a request's path, as received. Longer ones are refused before they are read.
+/// The longest path of a request as received, in bytes. A longer one is refused before it is read.
 pub const MAX_PATH: usize = 4096;
-/// Bytes of a request's query.
+/// The longest query of a request, in bytes.
 pub const MAX_QUERY: usize = 16 * 1024;
 
-/// A request target in the one spelling this gateway knows for it.
+/// A request target in its canonical spelling.
 ///
-/// The path starts with `/`, has no empty or dot segment (but perhaps a trailing slash), carries
-/// unreserved characters as themselves and everything encoded in upper-case hexadecimal. The query
-/// is as it came.
+/// The path starts with `/` and has no empty or dot segment; it may end in a slash. Unreserved
+/// characters are not encoded; what is encoded is in upper-case hexadecimal. The query is unchanged.
 #[derive(Clone, Eq, PartialEq)]
 pub struct CanonicalTarget {
-    /// Path, and `?query` where there is one.
+    /// The path, and `?query` if there is one.
     text: String,
     path_length: usize,
-    /// The path with nothing encoded. An encoded slash is refused, so its segments are the path's.
+    /// The decoded path. An encoded slash is refused, so it has the same segments as the path.
     decoded: String,
     /// `decoded` in lower case.
     folded: String,
 }
 
-/// Why a request target has no canonical form. All are answered 400 (PROTOCOL section 9).
+/// Why a request target has no canonical form. All are answered with 400
+/// ([protocol guide](crate::guide::protocol), "What must not get past").
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotCanonical {
     #[error("a path starts with `/`")]
     NoLeadingSlash,
-    /// `OPTIONS *` asks about the server, not about anything that could be priced.
-    #[error("`*` names the server as a whole, no resource of it")]
+    /// `OPTIONS *` asks about the server and not about a resource that could have a price.
+    #[error("`*` names the whole server, not a resource")]
     Asterisk,
     #[error("the path is longer than {MAX_PATH} bytes")]
     PathTooLong,
@@ -49,29 +49,30 @@ pub enum NotCanonical {
     Backslash,
     #[error("a path parameter (`;`)")]
     Parameter,
-    #[error("a fragment (`#`): it never belongs in a request")]
+    #[error("a fragment (`#`), which is not allowed in a request")]
     Fragment,
     #[error("a NUL or another control character")]
     Control,
     #[error("a space: write `%20`")]
     Space,
-    #[error("an encoded space at an end of a path segment")]
+    #[error("an encoded space at the start or the end of a path segment")]
     SpaceAtEnd,
     #[error("`%` without two hexadecimal digits after it: write `%25`")]
     BadPercent,
     #[error("encoded twice: `%25` followed by two hexadecimal digits")]
     EncodedTwice,
-    #[error("a character beyond ASCII: encode its UTF-8 bytes with `%`")]
+    #[error("a character that is not ASCII: encode its UTF-8 bytes with `%`")]
     NotAscii,
     #[error("encoded bytes that are not UTF-8")]
     NotUtf8,
 }
 
 impl CanonicalTarget {
-    /// Reads a request target in origin form: a path and perhaps `?query`.
+    /// Reads a request target in origin form: a path and an optional `?query`.
     ///
     /// # Errors
-    /// [`NotCanonical`], for what different servers read differently (PROTOCOL section 9).
+    /// [`NotCanonical`], for a target that servers read differently
+    /// ([protocol guide](crate::guide::protocol), "What must not get past").
     pub fn parse(target: &str) -> Result<Self, NotCanonical> {
         if target == "*" {
             return Err(NotCanonical::Asterisk);
@@ -115,25 +116,25 @@ impl CanonicalTarget {
         Ok(Self { text, path_length, decoded, folded })
     }
 
-    /// Path and query, as they are forwarded.
+    /// The path and the query, as they are forwarded.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The path alone.
+    /// The path without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         self.text.get(..self.path_length).unwrap_or(&self.text)
     }
 
-    /// What stands after the `?`, byte for byte as it came.
+    /// The text after the `?`, unchanged.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.text.get(self.path_length..)?.strip_prefix('?')
     }
 
-    /// The decoded path, letter case as it came.
+    /// The decoded path in its original letter case.
     pub(super) fn decoded(&self) -> &str {
         &self.decoded
     }
@@ -156,19 +157,19 @@ impl fmt::Debug for CanonicalTarget {
     }
 }
 
-/// A request target in absolute form, taken apart.
+/// The parts of a request target in absolute form.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AbsoluteTarget<'a> {
     /// Whether the scheme is `https`.
     pub secure: bool,
-    /// What stands between `//` and the path. It must agree with `Host`; that is for the caller.
+    /// The text between `//` and the path. The caller must compare it with `Host`.
     pub authority: &'a str,
-    /// The rest in origin form, for [`CanonicalTarget::parse`]; `/` where nothing is left.
+    /// The rest in origin form, for [`CanonicalTarget::parse`]; `/` if it is empty.
     pub target: Cow<'a, str>,
 }
 
 impl<'a> AbsoluteTarget<'a> {
-    /// Takes `http(s)://authority/path?query` apart; nothing where the target has another form.
+    /// Splits `http(s)://authority/path?query`; `None` if the target has another form.
     #[must_use]
     pub fn split(target: &'a str) -> Option<Self> {
         let (scheme, rest) = target.split_once("://")?;
@@ -189,16 +190,16 @@ impl<'a> AbsoluteTarget<'a> {
     }
 }
 
-/// One path segment, for requests and patterns alike.
+/// One path segment of a request or a pattern.
 pub(super) struct CanonicalSegment {
-    /// As it is forwarded.
+    /// The text as it is forwarded.
     pub(super) text: String,
-    /// With nothing encoded.
+    /// The decoded text.
     pub(super) decoded: String,
 }
 
 impl CanonicalSegment {
-    /// Reads what stands between two slashes.
+    /// Reads the text between two slashes.
     pub(super) fn parse(raw: &str) -> Result<Self, NotCanonical> {
         let mut text = String::with_capacity(raw.len());
         let mut decoded = Vec::with_capacity(raw.len());
@@ -222,7 +223,7 @@ impl CanonicalSegment {
         if decoded == "." || decoded == ".." {
             return Err(NotCanonical::DotSegment);
         }
-        // Judged after decoding: `%25%32%66` would be forwarded as `%252f`.
+        // Checked after decoding: `%25%32%66` would be forwarded as `%252f`.
         let twice = |it: &[u8]| matches!(it, [b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
         if decoded.as_bytes().windows(3).any(twice) {
             return Err(NotCanonical::EncodedTwice);
@@ -230,7 +231,7 @@ impl CanonicalSegment {
         if decoded.chars().any(char::is_control) {
             return Err(NotCanonical::Control);
         }
-        // Some file systems and frameworks trim it, and then it is another path.
+        // Some file systems and frameworks remove such a space, which makes another path.
         if decoded.trim().len() != decoded.len() {
             return Err(NotCanonical::SpaceAtEnd);
         }
@@ -238,7 +239,7 @@ impl CanonicalSegment {
     }
 }
 
-/// Refuses the bytes that no path may carry in this form.
+/// Refuses the bytes that a path must not contain, encoded or not.
 fn admit(byte: u8, encoded: bool) -> Result<(), NotCanonical> {
     match byte {
         b'/' if encoded => Err(NotCanonical::EncodedSlash),
@@ -265,12 +266,12 @@ fn check_query(query: &str) -> Result<(), NotCanonical> {
     })
 }
 
-/// RFC 3986 section 2.3: the same resource, encoded or not.
+/// RFC 3986, section 2.3: these characters mean the same encoded and not encoded.
 const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// What else RFC 3986 lets a segment carry as itself.
+/// The other characters that RFC 3986 allows in a segment without encoding.
 const fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@')
 }

@@ -1,11 +1,11 @@
-//! The capabilities in hand: a moka cache in front of the store.
+//! The cached capabilities: a moka cache in front of the store.
 //!
-//! A use is taken from what this instance has leased, under a lock that no await is held across: no
-//! store and no node on the path. So a crash gives back what was in flight and no more than a few
-//! milliseconds of traffic (PROTOCOL section 5: a crash favours the payer, by a bounded amount).
-//! [`meter`] counts the uses of one capability, [`leases`] moves them between here and the store.
+//! A use is taken from those that this instance has leased, under a lock that is never held across an
+//! await: no store and no node on the path. A crash gives back what was under way and a few milliseconds
+//! of traffic, so it favours the payer by a bounded amount ([money guide](crate::guide::money)).
+//! [`meter`] counts the uses of one capability. [`leases`] moves uses between the store and this instance.
 
-// Spelled out, since `tests/interleavings` compiles this file by its path, too.
+// Paths are written out because `tests/interleavings` compiles this file by its path too.
 #[path = "capabilities/failures.rs"]
 mod failures;
 #[path = "capabilities/leases.rs"]
@@ -22,15 +22,15 @@ use moka::policy::EvictionPolicy;
 
 use self::leases::Leases;
 use super::settle::Settled;
-use super::{CapabilityId, Grant, Holder, Lease, Store, StoreError};
+use super::{CapabilityId, Grant, Grantee, Holder, Lease, Meters, PaymentJournal, StoreError, StoreHealth};
 use crate::clock::Clock;
 use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
-pub use leases::{LEASE_SECONDS, NoUse};
+pub use leases::{LEASE_SECONDS, NoUse, chunk};
 pub use meter::{BrokenAnswer, CachedCapability, Use};
 
-/// All capabilities in hand, over the store `S`.
+/// All cached capabilities, over the store `S`.
 #[derive(Debug)]
 pub struct Capabilities<S> {
     leases: Leases<S>,
@@ -38,8 +38,8 @@ pub struct Capabilities<S> {
     evicted: Arc<AtomicU64>,
 }
 
-/// Drops an entry from the cache when its capability has expired; whether it *has* expired is
-/// decided by the gateway's own clock, at each use.
+/// Drops an entry from the cache when its capability has expired. At each use the gateway's own clock
+/// decides whether it has.
 #[derive(Debug)]
 struct Expiry(Clock);
 
@@ -54,7 +54,7 @@ impl moka::Expiry<CapabilityId, Arc<CachedCapability>> for Expiry {
     }
 }
 
-impl<S: Store> Capabilities<S> {
+impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
     /// An empty cache of at most `capacity` capabilities for the instance `holder`.
     #[must_use]
     pub fn new(store: Arc<S>, clock: Clock, holder: Holder, capacity: u64) -> Self {
@@ -62,8 +62,8 @@ impl<S: Store> Capabilities<S> {
         let count = Arc::clone(&evicted);
         let cache = moka::sync::Cache::builder()
             .max_capacity(capacity)
-            // The default policy refuses new entries when full and warm; here a new entry is what a
-            // customer has just paid for.
+            // The default policy refuses new entries when the cache is full. Here a client has just paid
+            // for the new entry.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(Expiry(clock.clone()))
             .eviction_listener(move |_, _, cause| {
@@ -80,20 +80,13 @@ impl<S: Store> Capabilities<S> {
         self.leases.holder
     }
 
-    /// Capabilities in the cache, and how many were pushed out of it for want of room.
+    /// Capabilities in the cache, and how many were evicted because it was full.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.cache.entry_count(), self.evicted.load(Ordering::Relaxed))
     }
 
-    /// How many uses to lease of a capability that has `left`: half, so that another instance finds
-    /// some and the tail is exact.
-    #[must_use]
-    pub fn chunk(left: u32) -> u32 {
-        leases::chunk(left)
-    }
-
-    /// Takes in what a payment was settled into.
+    /// Caches the capability of a settled payment.
     #[must_use]
     pub fn admit(&self, settled: Settled) -> Arc<CachedCapability> {
         let (intent, record, lease) = settled.into_parts();
@@ -105,7 +98,7 @@ impl<S: Store> Capabilities<S> {
         if lease.granted == 0 {
             return held;
         }
-        // Somebody may have looked it up since it was granted.
+        // Another request may have looked it up since the grant.
         self.leases.take_in_first(&held, lease)
     }
 
@@ -114,7 +107,7 @@ impl<S: Store> Capabilities<S> {
         self.known(id).unwrap_or_else(|| self.cache.get_with(id, || Arc::new(held)))
     }
 
-    /// The capability, if it is in hand.
+    /// The capability, if it is cached.
     #[must_use]
     pub fn known(&self, id: CapabilityId) -> Option<Arc<CachedCapability>> {
         self.cache.get(&id).or_else(|| {
@@ -123,10 +116,10 @@ impl<S: Store> Capabilities<S> {
         })
     }
 
-    /// The capability, from the cache or else from the store; nothing where there is none.
+    /// The capability, from the cache or else from the store. `None` if there is none.
     ///
     /// # Errors
-    /// [`StoreError`], when the store had to be asked and did not answer.
+    /// [`StoreError`] if the store was needed and did not answer.
     pub async fn find(&self, id: CapabilityId) -> Result<Option<Arc<CachedCapability>>, StoreError> {
         if let Some(held) = self.known(id) {
             return Ok(Some(held));
@@ -134,10 +127,10 @@ impl<S: Store> Capabilities<S> {
         let Leases { store, clock, .. } = &self.leases;
         let Some(record) = store.capability(id).await? else { return Ok(None) };
         let Some(payment) = store.payment(record.block).await? else { return Ok(None) };
-        // Asked again, the grant tells this instance what was leased to it in that step: where the answer
-        // was lost, nothing else would.
+        // The repeated grant gives the uses that were leased to this instance with the first one. If that
+        // answer was lost, nothing else gives them.
         let (holder, now) = (self.holder(), clock.now());
-        match store.grant(&payment.intent, id, holder, 0, 0, now).await? {
+        match store.grant(&payment.intent, Grantee { id, holder, want: 0, ttl: 0 }, now).await? {
             Grant::Granted { record, lease, .. } => {
                 Ok(Some(self.take_in(CachedCapability::new(record, payment.intent, lease, now), lease)))
             }
@@ -145,7 +138,7 @@ impl<S: Store> Capabilities<S> {
         }
     }
 
-    /// Takes one use. Asks the store only when what is leased is used up or has lapsed.
+    /// Takes one use. Asks the store only when the leased uses are used up or have lapsed.
     ///
     /// # Errors
     /// [`NoUse`].
@@ -174,18 +167,18 @@ impl<S: Store> Capabilities<S> {
         self.leases.broke(taken).await
     }
 
-    /// Spends a use and returns when that is durable. It cannot be given back after that.
+    /// Spends a use and returns when that is durable. Then it cannot be given back.
     ///
     /// # Errors
-    /// [`StoreError`]; the use is spent here, and its report is tried again in the background.
+    /// [`StoreError`]. The use is spent here, and its report is repeated in the background.
     pub async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
         self.leases.commit_durably(taken).await
     }
 
-    /// Ends a capability at once, here and in the store. False where there is none.
+    /// Ends a capability at once, here and in the store. False if there is none.
     ///
     /// # Errors
-    /// [`StoreError`]; it then still ends here.
+    /// [`StoreError`]. It still ends here.
     pub async fn revoke(&self, id: CapabilityId) -> Result<bool, StoreError> {
         for held in self.cache.get(&id).into_iter().chain(self.leases.find(id)) {
             held.meter().revoke();
@@ -193,8 +186,8 @@ impl<S: Store> Capabilities<S> {
         self.leases.store.revoke(id, self.leases.clock.now()).await
     }
 
-    /// Reports uses as they are spent, renews what is out and hands back what is idle, until
-    /// `shutdown` turns true; then reports and hands back everything once more.
+    /// Until `shutdown` turns true: reports uses as they are spent, renews leases, hands back idle uses.
+    /// Then reports and hands back everything.
     pub async fn run(&self, shutdown: StopSignal) {
         self.leases.run(shutdown).await;
     }

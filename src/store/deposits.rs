@@ -1,53 +1,49 @@
-//! The part of the journal that has no proof: what the pool was sent, and the blocks of its sweeps.
+//! Deposits to the pool's addresses, and the blocks of sweeps: the part of the journal without proofs.
 //!
-//! Whether a deposit is claimed is not kept beside it: it is, where its hash is. So a late proof
-//! takes a deposit off the list by what it does anyway.
+//! A deposit has no `claimed` flag; it is claimed when its hash is in `claims`. So a late proof takes it
+//! off the list.
 
 use std::future::Future;
-use std::time::Duration;
 
 use super::StoreError;
+use super::repeat::repeat_unknown;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::sweep::{Action, Step};
 
-/// Unclaimed deposits that are kept. Each costs its sender the work of a send and a confirmation,
-/// but nothing else, so there has to be an end; a deposit beyond it takes the place of the smallest,
-/// which keeps dust from driving out money. What is not kept is on the ledger all the same.
+/// Unclaimed deposits that are kept. A deposit costs its sender little, so there must be a limit. At the
+/// limit a deposit replaces the smallest one, so that dust does not push out money. The ledger still has
+/// what is not kept.
 pub const DEPOSITS_KEPT: u32 = 100_000;
 
-/// Deposits of one call.
+/// Deposits in one call.
 pub const DEPOSITS_PER_CALL: usize = 500;
 
-/// How often a call whose outcome is not known is made, and the pause before the next time.
-const ATTEMPTS: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(250);
-
-/// A confirmed send to an address of the pool.
+/// A confirmed send to a pool address.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Deposit {
     /// The send.
     pub block: BlockHash,
-    /// The address of the pool.
+    /// The pool address.
     pub account: Account,
-    /// Where it is known.
+    /// If it is known.
     pub sender: Option<Account>,
     pub amount: Raw,
 }
 
-/// A deposit as it is journalled.
+/// A deposit in the journal.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct SeenDeposit {
-    /// When it was journalled first.
+    /// When it was first journalled.
     pub seen_at: UnixSeconds,
     pub deposit: Deposit,
 }
 
-/// What became of [`DepositJournal::note_deposits`]; for metrics, a repeated call counts anew.
+/// The result of [`DepositJournal::note_deposits`], for metrics: a repeated call counts again.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Noted {
     /// Deposits that were not in the journal.
     pub fresh: u64,
-    /// The smallest ones, given up for want of room.
+    /// The smallest ones, dropped at the limit.
     pub dropped: u64,
 }
 
@@ -55,19 +51,19 @@ pub struct Noted {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SweepBlock {
     pub block: BlockHash,
-    /// The account of the pool.
+    /// The pool account.
     pub account: Account,
     pub action: Action,
-    /// What the block moves.
+    /// The amount that the block moves.
     pub amount: Raw,
-    /// The block before it on the account's chain; zero for an opening one.
+    /// The block before it on the account's chain. Zero if it opens the account.
     pub previous: BlockHash,
-    /// What a receiving block receives; where a send goes, as its key.
+    /// The block that a receive receives, or the public key that a send goes to.
     pub link: [u8; 32],
 }
 
 impl SweepBlock {
-    /// The journal's view of a step of a plan.
+    /// The journal's entry for a step of a plan.
     #[must_use]
     pub fn of_step(step: &Step) -> Self {
         let Step { action, amount, block, .. } = step;
@@ -82,27 +78,27 @@ impl SweepBlock {
     }
 }
 
-/// How far a block of a sweep has come.
+/// The state of a sweep's block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SweepState {
-    /// Journalled before it is published; whether it is on the ledger, the ledger says.
+    /// Journalled before it is published. Only the ledger shows whether it was.
     Planned,
     Confirmed,
     /// Another block is confirmed in its place.
     Superseded,
 }
 
-/// A block of a sweep as it is journalled.
+/// A sweep's block in the journal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SweepRecord {
     pub block: SweepBlock,
     pub state: SweepState,
     pub planned_at: UnixSeconds,
-    /// When it was seen to be confirmed, or superseded.
+    /// When it was seen confirmed or superseded.
     pub ended_at: Option<UnixSeconds>,
 }
 
-/// A place in a list that is ordered by time and, within a second, by hash.
+/// A place in a list ordered by time, and within a second by hash.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Mark {
     pub at: UnixSeconds,
@@ -125,11 +121,10 @@ impl SweepRecord {
     }
 }
 
-/// What is kept of the pool. The contract is that of [`Store`](super::Store): an operation returns
-/// only when its effect is durable, is atomic, and is idempotent on its arguments.
+/// Deposits and sweeps. The contract is that of [`store`](super).
 pub trait DepositJournal: Send + Sync + 'static {
-    /// Journals deposits, those that nobody has claimed and that are not there yet; of all that are
-    /// there then, the `keep` largest unclaimed ones stay.
+    /// Journals the deposits that nobody has claimed and that are not in the journal. Then keeps the `keep`
+    /// largest unclaimed ones.
     fn note_deposits(
         &self,
         deposits: &[Deposit],
@@ -137,23 +132,23 @@ pub trait DepositJournal: Send + Sync + 'static {
         now: UnixSeconds,
     ) -> impl Future<Output = Result<Noted, StoreError>> + Send;
 
-    /// The deposits whose hash nobody has claimed, the oldest first, from the first after `after`,
-    /// at most `limit`.
+    /// The deposits whose hash nobody has claimed, oldest first: at most `limit`, from the first one after
+    /// `after`.
     fn unclaimed(
         &self,
         after: Option<Mark>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<SeenDeposit>, StoreError>> + Send;
 
-    /// Journals a block of a sweep before it is published. One that is there already stays as it is.
+    /// Journals a sweep's block before it is published. A block that is in the journal stays as it is.
     fn plan_sweep(
         &self,
         block: &SweepBlock,
         now: UnixSeconds,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Notes what became of a planned block. False where it is not there, or has ended: what is
-    /// confirmed stays so, and what was superseded can only turn out to be confirmed after all.
+    /// Notes that a planned block is confirmed or superseded. False if it is not in the journal or has
+    /// ended already: a confirmed block stays so, a superseded one can only become confirmed.
     fn end_sweep(
         &self,
         block: BlockHash,
@@ -161,8 +156,8 @@ pub trait DepositJournal: Send + Sync + 'static {
         now: UnixSeconds,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Blocks of sweeps in this state, or in any, the first planned first, from the first after
-    /// `after`, at most `limit`.
+    /// Blocks of sweeps in this state, or in any, in the order of their planning: at most `limit`, from the
+    /// first one after `after`.
     fn sweeps(
         &self,
         state: Option<SweepState>,
@@ -171,10 +166,10 @@ pub trait DepositJournal: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<SweepRecord>, StoreError>> + Send;
 }
 
-/// Journals any number of deposits, a group at a time.
+/// Journals any number of deposits, in groups.
 ///
 /// # Errors
-/// [`StoreError`] of the first group that cannot be written; those before it are.
+/// [`StoreError`] of the first group that cannot be written. The groups before it are written.
 pub async fn note_all(
     journal: &impl DepositJournal,
     deposits: &[Deposit],
@@ -183,26 +178,9 @@ pub async fn note_all(
     let mut all = Noted::default();
     for group in deposits.chunks(DEPOSITS_PER_CALL) {
         let Noted { fresh, dropped } =
-            until_known(|| journal.note_deposits(group, DEPOSITS_KEPT, now)).await?;
+            repeat_unknown(|| journal.note_deposits(group, DEPOSITS_KEPT, now)).await?;
         all.fresh = all.fresh.saturating_add(fresh);
         all.dropped = all.dropped.saturating_add(dropped);
     }
     Ok(all)
-}
-
-/// Makes a call again whose outcome is not known, a few times.
-///
-/// # Errors
-/// What the last call failed with.
-pub async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    for _ in 1..ATTEMPTS {
-        match call().await {
-            Err(StoreError::Unknown(_)) => tokio::time::sleep(PAUSE).await,
-            known => return known,
-        }
-    }
-    call().await
 }

@@ -1,78 +1,69 @@
-//! How values are written where an engine has no type for them: the same in each.
+//! How values are stored if a database has no type for them: the same in each engine.
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
-use crate::store::deposits::SweepState;
-use crate::store::{Intent, PaymentRecord, PaymentState};
+use crate::store::deposits::{Mark, SweepState};
+use crate::store::{CapabilityId, Filter, PaymentState};
 use crate::sweep::Action;
 
-/// Databases' integers are signed. A number keeps its 64 bits on the way in and out; those that
-/// mean something (times, sequences) are far from the sign.
+/// A number as a database stores it: its integers are signed. All 64 bits are kept on the way in and
+/// out. Times and sequences never reach the sign.
 pub(super) const fn stored(number: u64) -> i64 {
     number.cast_signed()
 }
 
-/// A state as it is stored. The schema's indexes name 0 (an intent) and 2 (granted).
-pub(super) const fn state_code(state: PaymentState) -> u8 {
-    match state {
-        PaymentState::Intent => 0,
-        PaymentState::Parked => 1,
-        PaymentState::Granted => 2,
-        PaymentState::Failed => 3,
+/// The `LIMIT` of a query.
+pub(super) fn most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The values that a list of deposits or sweeps starts after: before everything if there is no mark.
+pub(super) fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
+    after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))
+}
+
+/// The condition on the payments `p` of a list. Almost all payments are granted: for them the journal
+/// itself is the index.
+pub(super) fn in_state(filter: Filter) -> String {
+    let granted = state_code(PaymentState::Granted);
+    match filter.state {
+        None => String::new(),
+        Some(PaymentState::Granted) => format!("AND p.state = {granted}"),
+        Some(state) => format!("AND p.state <> {granted} AND p.state = {}", state_code(state)),
     }
 }
 
-/// The inverse of [`state_code`].
-pub(super) const fn state(code: u8) -> Option<PaymentState> {
-    match code {
-        0 => Some(PaymentState::Intent),
-        1 => Some(PaymentState::Parked),
-        2 => Some(PaymentState::Granted),
-        3 => Some(PaymentState::Failed),
-        _ => None,
-    }
+/// The condition on a list of sweeps, written out so that the index of planned ones is used.
+pub(super) fn in_sweep_state(state: Option<SweepState>) -> String {
+    state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)))
 }
 
-/// An action of a sweep as it is stored.
-pub(super) const fn action_code(action: Action) -> u8 {
-    match action {
-        Action::Open => 0,
-        Action::Receive => 1,
-        Action::Send => 2,
-    }
+/// The codes of an enum's values as they are stored, in both directions.
+macro_rules! codes {
+    ($kind:ident: $encode:ident, $decode:ident { $($code:literal => $value:ident),* }) => {
+        pub(super) const fn $encode(value: $kind) -> u8 {
+            match value { $($kind::$value => $code),* }
+        }
+
+        pub(super) const fn $decode(code: u8) -> Option<$kind> {
+            match code { $($code => Some($kind::$value),)* _ => None }
+        }
+    };
 }
 
-/// The inverse of [`action_code`].
-pub(super) const fn action(code: u8) -> Option<Action> {
-    match code {
-        0 => Some(Action::Open),
-        1 => Some(Action::Receive),
-        2 => Some(Action::Send),
-        _ => None,
-    }
+// Indexes of the schema name 0 (an intent), 2 (granted), and 0 (planned).
+codes!(PaymentState: state_code, state { 0 => Intent, 1 => Parked, 2 => Granted, 3 => Failed });
+codes!(Action: action_code, action { 0 => Open, 1 => Receive, 2 => Send });
+codes!(SweepState: sweep_state_code, sweep_state { 0 => Planned, 1 => Confirmed, 2 => Superseded });
+
+/// The name under which a capability is stored. `None` if its id is the beginning of its block's hash,
+/// which `claims` finds.
+pub(super) fn stored_name(id: CapabilityId, block: BlockHash) -> Option<Vec<u8>> {
+    (!block.0.starts_with(&id.0)).then(|| id.0.to_vec())
 }
 
-/// The state of a sweep's block as it is stored. The schema's indexes name 0 (planned).
-pub(super) const fn sweep_state_code(state: SweepState) -> u8 {
-    match state {
-        SweepState::Planned => 0,
-        SweepState::Confirmed => 1,
-        SweepState::Superseded => 2,
-    }
-}
-
-/// The inverse of [`sweep_state_code`].
-pub(super) const fn sweep_state(code: u8) -> Option<SweepState> {
-    match code {
-        0 => Some(SweepState::Planned),
-        1 => Some(SweepState::Confirmed),
-        2 => Some(SweepState::Superseded),
-        _ => None,
-    }
-}
-
-/// The block an intent builds on, which it holds while it lives.
-pub(super) fn frontier(intent: &Intent) -> Option<BlockHash> {
-    intent.signed.as_ref().map(|block| block.previous)
+/// The first and the last hash that begin with `id`.
+pub(super) fn hashes_from(id: CapabilityId) -> [Vec<u8>; 2] {
+    [[0; 16], [0xff; 16]].map(|rest| [id.0, rest].concat())
 }
 
 /// The block in the node's binary form (216 bytes, 208 without work).
@@ -113,19 +104,7 @@ pub(super) fn decode_block(bytes: &[u8]) -> Option<StateBlock> {
     })
 }
 
-/// Whether `holder` lets another payment, `next`, have its id: it failed, or it is parked and
-/// the ledger takes at most one of the two.
-pub(super) fn gives_id_up(holder: &PaymentRecord, next: &Intent) -> bool {
-    match holder.state {
-        PaymentState::Failed => true,
-        PaymentState::Parked => {
-            frontier(&holder.intent).is_some() && frontier(&holder.intent) == frontier(next)
-        }
-        PaymentState::Intent | PaymentState::Granted => false,
-    }
-}
-
-/// Headers as they stand in HTTP/1, a line each, which any tool shows.
+/// Headers as in HTTP/1, one on a line, so that any tool can show them.
 pub(super) fn encode_headers(headers: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in headers {

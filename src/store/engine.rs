@@ -1,4 +1,4 @@
-//! The store as the gateway runs it: one of the engines, watched.
+//! The store as the gateway runs it: one of the engines, with an observer.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use super::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
-    Lease, LeaseRequest, PaymentRecord, PaymentState, PostgresStore, Replication, SqliteStore, Store,
-    StoreError, StoreEvent, StoreObserver,
+    Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
+    Inspection, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState,
+    PostgresStore, Replication, SqliteStore, StoreError, StoreEvent, StoreHealth, StoreObserver,
 };
 use crate::clock::Stopwatch;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
 
-/// One of the engines, and who is told of each call.
+/// One of the engines, and an observer of each call.
 pub struct Engine {
     kind: Kind,
     observer: Option<StoreObserver>,
@@ -25,12 +25,19 @@ enum Kind {
     Postgres(PostgresStore),
 }
 
+/// `$call` with the engine there is as `$store`.
+macro_rules! with_engine {
+    ($self:ident, $store:ident => $call:expr) => {
+        match &$self.kind {
+            Kind::Sqlite($store) => $call,
+            Kind::Postgres($store) => $call,
+        }
+    };
+}
+
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Sqlite(store) => store.fmt(f),
-            Kind::Postgres(store) => store.fmt(f),
-        }
+        with_engine!(self, store => store.fmt(f))
     }
 }
 
@@ -47,39 +54,33 @@ impl From<PostgresStore> for Engine {
 }
 
 impl Engine {
-    /// This engine, telling `observer` of each call.
+    /// This engine. `observer` gets each call.
     #[must_use]
     pub fn observed_by(mut self, observer: StoreObserver) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Looks through the store: what does not hold is in the answer.
+    /// Checks the store. The result names what is broken.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], where it cannot be read.
+    /// [`StoreError::Unavailable`] if it cannot be read.
     pub async fn inspect(&self) -> Result<Inspection, StoreError> {
-        match &self.kind {
-            Kind::Sqlite(store) => store.inspect().await,
-            Kind::Postgres(store) => store.inspect().await,
-        }
+        with_engine!(self, store => store.inspect().await)
     }
 
-    /// Whether the hash is spent or claimed, by a payment or without one ([`Store::mark_spent`]).
+    /// Whether the hash is claimed, by a payment or without one ([`Claims::mark_spent`]).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], where the store cannot be read.
+    /// [`StoreError::Unavailable`] if it cannot be read.
     pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
-        match &self.kind {
-            Kind::Sqlite(store) => store.is_claimed(block).await,
-            Kind::Postgres(store) => store.is_claimed(block).await,
-        }
+        with_engine!(self, store => store.is_claimed(block).await)
     }
 
-    /// How the standbys of the server are kept; nothing where the store is a file.
+    /// The replication of the server. `None` if the store is a file.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], where the server does not say.
+    /// [`StoreError::Unavailable`] if the server does not say.
     pub async fn replication(&self) -> Result<Option<Replication>, StoreError> {
         match &self.kind {
             Kind::Sqlite(_) => Ok(None),
@@ -87,12 +88,9 @@ impl Engine {
         }
     }
 
-    /// Finishes what is under way and closes the engine. Calls after it are refused.
+    /// Finishes the calls under way and closes the engine. Later calls are refused.
     pub async fn close(&self) {
-        match &self.kind {
-            Kind::Sqlite(store) => store.close().await,
-            Kind::Postgres(store) => store.close().await,
-        }
+        with_engine!(self, store => store.close().await)
     }
 
     fn tell<T>(&self, operation: &'static str, watch: Stopwatch, answer: &Result<T, StoreError>) {
@@ -103,134 +101,57 @@ impl Engine {
     }
 }
 
-/// Passes a call to the engine there is, and tells how long it took.
-macro_rules! pass {
-    ($self:ident.$operation:ident($($argument:expr),*)) => {{
-        let watch = Stopwatch::start();
-        let answer = match &$self.kind {
-            Kind::Sqlite(store) => store.$operation($($argument),*).await,
-            Kind::Postgres(store) => store.$operation($($argument),*).await,
-        };
-        $self.tell(stringify!($operation), watch, &answer);
-        answer
-    }};
+/// Implements traits by passing each call to the engine there is. Tells the observer how long it took.
+macro_rules! pass_on {
+    ($($interface:ident { $($operation:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)* })*) => {$(
+        impl $interface for Engine {$(
+            async fn $operation(&self, $($argument: $kind),*) -> Result<$answer, StoreError> {
+                let watch = Stopwatch::start();
+                let answer = with_engine!(self, store => store.$operation($($argument),*).await);
+                self.tell(stringify!($operation), watch, &answer);
+                answer
+            }
+        )*}
+    )*};
 }
 
-impl Store for Engine {
-    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
-        pass!(self.begin(intent, now))
+pass_on! {
+    Claims {
+        begin(intent: &Intent, now: UnixSeconds) -> Begin;
+        advance(block: BlockHash, from: &[PaymentState], to: PaymentState, now: UnixSeconds) -> bool;
+        mark_spent(block: BlockHash, now: UnixSeconds) -> bool;
     }
-
-    async fn advance(
-        &self,
-        block: BlockHash,
-        from: &[PaymentState],
-        to: PaymentState,
-        now: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        pass!(self.advance(block, from, to, now))
+    PaymentJournal {
+        payment(block: BlockHash) -> Option<PaymentRecord>;
+        identified(id: IdentifierKey) -> Option<PaymentRecord>;
+        scan(after: u64, filter: Filter, limit: usize) -> Vec<PaymentRecord>;
     }
-
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
-        pass!(self.grant(intent, id, holder, want, ttl, now))
+    Meters {
+        grant(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Grant;
+        capability(id: CapabilityId) -> Option<CapabilityRecord>;
+        lease(request: LeaseRequest, now: UnixSeconds) -> Lease;
+        revoke(id: CapabilityId, now: UnixSeconds) -> bool;
     }
-
-    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
-        pass!(self.payment(block))
+    Answers {
+        keep(block: BlockHash, answer: &Answer, now: UnixSeconds) -> bool;
+        kept(block: BlockHash) -> Option<Answer>;
+        forget(what: Forget) -> u32;
     }
-
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
-        pass!(self.identified(id))
+    DepositJournal {
+        note_deposits(deposits: &[Deposit], keep: u32, now: UnixSeconds) -> Noted;
+        unclaimed(after: Option<Mark>, limit: usize) -> Vec<SeenDeposit>;
+        plan_sweep(block: &SweepBlock, now: UnixSeconds) -> ();
+        end_sweep(block: BlockHash, confirmed: bool, now: UnixSeconds) -> bool;
+        sweeps(state: Option<SweepState>, after: Option<Mark>, limit: usize) -> Vec<SweepRecord>;
     }
+}
 
-    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
-        pass!(self.keep(block, answer, now))
-    }
-
-    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
-        pass!(self.kept(block))
-    }
-
-    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
-        pass!(self.forget(what))
-    }
-
-    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
-        pass!(self.capability(id))
-    }
-
-    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
-        pass!(self.lease(request, now))
-    }
-
-    async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
-        pass!(self.revoke(id, now))
-    }
-
-    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
-        pass!(self.mark_spent(block, now))
-    }
-
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        pass!(self.scan(after, filter, limit))
-    }
-
+impl StoreHealth for Engine {
     fn is_writable(&self) -> bool {
-        match &self.kind {
-            Kind::Sqlite(store) => store.is_writable(),
-            Kind::Postgres(store) => store.is_writable(),
-        }
+        with_engine!(self, store => store.is_writable())
     }
 
     fn health(&self) -> Health {
-        match &self.kind {
-            Kind::Sqlite(store) => store.health(),
-            Kind::Postgres(store) => store.health(),
-        }
-    }
-}
-
-impl DepositJournal for Engine {
-    async fn note_deposits(
-        &self,
-        deposits: &[Deposit],
-        keep: u32,
-        now: UnixSeconds,
-    ) -> Result<Noted, StoreError> {
-        pass!(self.note_deposits(deposits, keep, now))
-    }
-
-    async fn unclaimed(&self, after: Option<Mark>, limit: usize) -> Result<Vec<SeenDeposit>, StoreError> {
-        pass!(self.unclaimed(after, limit))
-    }
-
-    async fn plan_sweep(&self, block: &SweepBlock, now: UnixSeconds) -> Result<(), StoreError> {
-        pass!(self.plan_sweep(block, now))
-    }
-
-    async fn end_sweep(
-        &self,
-        block: BlockHash,
-        confirmed: bool,
-        now: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        pass!(self.end_sweep(block, confirmed, now))
-    }
-
-    async fn sweeps(
-        &self,
-        state: Option<SweepState>,
-        after: Option<Mark>,
-        limit: usize,
-    ) -> Result<Vec<SweepRecord>, StoreError> {
-        pass!(self.sweeps(state, after, limit))
+        with_engine!(self, store => store.health())
     }
 }

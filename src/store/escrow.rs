@@ -1,27 +1,73 @@
 //! The arithmetic of one capability's uses: bought, spent, or set aside for instances.
 //!
-//! Pure. An engine loads an [`Escrow`], applies one call, and writes back what changed. At every
-//! moment `spent` + what all shares have out + what remains = `uses`.
+//! Pure. An engine loads an [`Escrow`], applies one call, and writes the [`Changes`]. At every moment
+//! `spent` + what all shares have out + what remains = `uses`.
 
 use crate::nano::UnixSeconds;
-use crate::store::{Holder, Lease, LeaseRequest};
+use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest};
+
+/// A row of the capabilities.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct StoredCapability {
+    /// The place of its payment in the journal.
+    pub(super) payment: u64,
+    pub(super) record: CapabilityRecord,
+    /// How many of its uses are gone.
+    pub(super) spent: u32,
+    /// Answers that broke off since a use was last spent.
+    pub(super) broken: u32,
+}
+
+impl CapabilityRecord {
+    /// The capability `id`, as `intent` buys it at `now`.
+    pub(super) fn bought(intent: &Intent, id: CapabilityId, now: UnixSeconds) -> Self {
+        let grants = intent.terms.grants;
+        Self {
+            id,
+            block: intent.block,
+            route: intent.route.clone(),
+            uses: grants.requests.get(),
+            expires_at: now.plus(grants.seconds),
+            revoked: false,
+        }
+    }
+}
+
+/// What is counted of a capability.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Counts {
+    /// Uses that are gone.
+    pub(super) spent: u32,
+    /// Answers that broke off since a use was last spent.
+    pub(super) broken: u32,
+}
+
+/// The result of one call: its answer, and what to write.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Changes {
+    pub(super) answer: Lease,
+    /// The capability's new counts, if one changed.
+    pub(super) counts: Option<Counts>,
+    /// The shares that changed.
+    pub(super) shares: Vec<Share>,
+}
 
 /// One capability's uses and who has some of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Escrow {
     /// How many uses were bought.
-    pub(super) uses: u32,
+    uses: u32,
     /// How many of them are gone.
-    pub(super) spent: u32,
+    spent: u32,
     /// Answers that broke off since a use was last spent.
-    pub(super) broken: u32,
+    broken: u32,
     /// Whether uses may be handed out: neither expired nor revoked.
-    pub(super) open: bool,
-    pub(super) revoked: bool,
-    pub(super) shares: Vec<Share>,
+    open: bool,
+    revoked: bool,
+    shares: Vec<Share>,
 }
 
-/// What one instance has of a capability, and what it was last told.
+/// What one instance has of a capability, and the last answer it got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Share {
     pub(super) holder: Holder,
@@ -48,8 +94,44 @@ pub(super) enum Misfit {
 }
 
 impl Escrow {
+    /// The uses of a capability of which `shares` are out, at `now`.
+    pub(super) fn new(capability: &StoredCapability, shares: Vec<Share>, now: UnixSeconds) -> Self {
+        let record = &capability.record;
+        Self {
+            uses: record.uses,
+            spent: capability.spent,
+            broken: capability.broken,
+            open: !record.revoked && now < record.expires_at,
+            revoked: record.revoked,
+            shares,
+        }
+    }
+
+    /// Leases uses to the holder of a grant.
+    pub(super) fn apply_grant(&self, grantee: Grantee, now: UnixSeconds) -> Changes {
+        let mut after = self.clone();
+        let answer = after.grant(grantee, now);
+        self.changes(after, answer)
+    }
+
+    /// Takes a report and a request.
+    ///
+    /// # Errors
+    /// [`Misfit`].
+    pub(super) fn apply_lease(&self, request: &LeaseRequest, now: UnixSeconds) -> Result<Changes, Misfit> {
+        let mut after = self.clone();
+        let answer = after.lease(request, now)?;
+        Ok(self.changes(after, answer))
+    }
+
+    fn changes(&self, mut after: Self, answer: Lease) -> Changes {
+        after.shares.retain(|share| !self.shares.contains(share));
+        let [before, now] = [self, &after].map(|it| Counts { spent: it.spent, broken: it.broken });
+        Changes { answer, counts: (now != before).then_some(now), shares: after.shares }
+    }
+
     /// Uses neither spent nor leased to anyone.
-    pub(super) fn remaining(&self) -> u32 {
+    fn remaining(&self) -> u32 {
         let out = self.shares.iter().fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
         debug_assert!(
             u64::from(self.spent).saturating_add(u64::from(out)) <= u64::from(self.uses),
@@ -58,10 +140,9 @@ impl Escrow {
         self.uses.saturating_sub(self.spent).saturating_sub(out)
     }
 
-    /// Opens a share for the holder of a grant (its call number 0) with up to `want` uses. A holder
-    /// whose last call is this one gets its answer again; one that has gone on since gets nothing
-    /// more.
-    pub(super) fn grant(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
+    /// Opens a share for the holder of a grant (its call number 0) with up to `want` uses. A holder that
+    /// has made no other call since gets the same answer again; any other gets no more uses.
+    fn grant(&mut self, Grantee { holder, want, ttl, .. }: Grantee, now: UnixSeconds) -> Lease {
         if let Some(own) = self.shares.iter().find(|share| share.holder == holder) {
             if own.sequence == 0 {
                 return Lease { revoked: self.revoked, ..own.answer };
@@ -72,11 +153,7 @@ impl Escrow {
         self.hand_out(Share::new(holder), 0, want, now.plus(ttl))
     }
 
-    /// Takes a report and a request.
-    ///
-    /// # Errors
-    /// [`Misfit`]; what `self` holds then is to be thrown away.
-    pub(super) fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Misfit> {
+    fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Misfit> {
         let known = self.shares.iter().find(|share| share.holder == request.holder);
         match known {
             Some(own) if own.sequence == request.sequence => {

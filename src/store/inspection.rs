@@ -1,16 +1,15 @@
-//! What must hold between the rows of a store, whatever the engine, and how an inspection tells.
+//! What must hold between the rows of a store, in each engine, and the result of an inspection.
 
-/// What an inspection found.
+/// The result of an inspection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Inspection {
     /// Payments in the journal.
     pub payments: u64,
-    /// What does not hold; empty for a sound store.
+    /// The invariants that are broken. Empty for a sound store.
     pub faults: Vec<String>,
 }
 
-/// What must hold: its name, and a query that counts what breaks it. SQLite and PostgreSQL read it
-/// alike.
+/// What must hold, and a query that counts the rows that break it, for SQLite and PostgreSQL.
 pub(super) const INVARIANTS: [(&str, &str); 5] = [
     (
         "every payment has claimed its hash",
@@ -39,7 +38,13 @@ pub(super) const INVARIANTS: [(&str, &str); 5] = [
     ),
 ];
 
-/// One broken rule, in words.
-pub(super) fn broken(rule: &str, count: i64) -> String {
-    format!("it does not hold that {rule}: {count} break(s) it")
+impl Inspection {
+    /// The result of these counts: of payments, and of what breaks each of the [`INVARIANTS`], after the
+    /// faults that the engine itself found.
+    pub(super) fn of(payments: i64, mut faults: Vec<String>, counts: &[i64]) -> Self {
+        for ((rule, _), count) in INVARIANTS.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            faults.push(format!("broken rule: {rule} (rows that break it: {count})"));
+        }
+        Self { payments: payments.cast_unsigned(), faults }
+    }
 }

@@ -1,14 +1,13 @@
 //! The two steps that only the store can take: claiming a payment before it is broadcast, and
-//! settling one that is confirmed.
+//! settling a confirmed one.
 //!
-//! [`Claimed`] and [`Settled`] have no other makers, so nothing is broadcast that the journal does
-//! not know, and nothing is unlocked that was not spent in the same durable step.
+//! Nothing else makes a [`Claimed`] or a [`Settled`]. So no block is broadcast that is not in the journal,
+//! and no capability exists whose payment was not spent in the same durable step.
 
-use std::time::Duration;
-
+use super::repeat::repeat_unknown;
 use super::{
-    Begin, CapabilityId, CapabilityRecord, Grant, Holder, Intent, Lease, PaymentRecord, PaymentState, Store,
-    StoreError,
+    Begin, CapabilityId, CapabilityRecord, Claims, Grant, Grantee, Holder, Intent, Lease, Meters,
+    PaymentRecord, PaymentState, StoreError,
 };
 use crate::nano::UnixSeconds;
 use crate::payment::{Confirmed, Seen, nano_txn};
@@ -26,33 +25,33 @@ impl Claimed {
         &self.intent
     }
 
-    /// The intent, to be held against the ledger.
+    /// The intent, to be compared with the ledger.
     #[must_use]
     pub fn into_intent(self) -> Intent {
         self.intent
     }
 }
 
-/// What became of a claim.
+/// The result of a claim.
 #[derive(Debug)]
 pub enum Claim {
-    /// The caller's: to broadcast and resolve.
+    /// The caller broadcasts and resolves it.
     Mine(Box<Claimed>),
-    /// The hash was claimed before; what became of it decides.
+    /// The hash was claimed before. The state of that payment decides.
     Existing(Box<PaymentRecord>),
     /// Another payment on the same frontier is under way.
     FrontierHeld,
     /// Another payment holds the client's id.
     IdHeld,
-    /// The hash is spent, and the journal does not know by which payment.
+    /// The hash is spent, and the journal has no payment of it.
     Spent,
 }
 
 /// Journals an approved payment.
 ///
 /// # Errors
-/// [`StoreError`], when nothing is known to be durable: the block must then not be broadcast.
-pub async fn claim<S: Store>(
+/// [`StoreError`]. The intent may not be durable, so its block must not be broadcast.
+pub async fn claim<S: Claims>(
     store: &S,
     approved: nano_txn::Approved,
     now: UnixSeconds,
@@ -60,12 +59,12 @@ pub async fn claim<S: Store>(
     begin(store, approved.intent().clone(), now).await
 }
 
-/// Journals a payment that its client sent, when it is seen and not confirmed: it was presented in time,
-/// however long its confirmation takes. False where its block is claimed under another challenge.
+/// Journals a payment that its client sent and that is not confirmed yet: it was presented in time,
+/// however long its confirmation takes. False if its block is claimed under another challenge.
 ///
 /// # Errors
 /// [`StoreError`], as [`claim`].
-pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<bool, StoreError> {
+pub async fn note<S: Claims>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<bool, StoreError> {
     let intent = seen.intent();
     Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
         Begin::Fresh(_) => true,
@@ -74,12 +73,12 @@ pub async fn note<S: Store>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<
     })
 }
 
-/// Takes up a payment from the journal again, after a crash or for a client that tries again.
-/// Gives [`Claim::Existing`] where it is granted or failed by now.
+/// Takes up a payment of the journal again, after a crash or when the client retries. Gives
+/// [`Claim::Existing`] if it is granted or failed.
 ///
 /// # Errors
 /// [`StoreError`], as [`claim`].
-pub async fn resume<S: Store>(
+pub async fn resume<S: Claims>(
     store: &S,
     payment: PaymentRecord,
     now: UnixSeconds,
@@ -91,11 +90,11 @@ pub async fn resume<S: Store>(
     }
 }
 
-async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<Claim, StoreError> {
+async fn begin<S: Claims>(store: &S, intent: Intent, now: UnixSeconds) -> Result<Claim, StoreError> {
     let begun = repeat_unknown(|| store.begin(&intent, now)).await?;
     Ok(match begun {
         Begin::Fresh(payment) => Claim::Mine(Box::new(Claimed { intent: payment.intent })),
-        // A call that was repeated after an unknown outcome finds its own first try.
+        // A call that is repeated after an unknown outcome finds its own first attempt.
         Begin::Existing(payment) if payment.state == PaymentState::Intent && payment.intent == intent => {
             Claim::Mine(Box::new(Claimed { intent: payment.intent }))
         }
@@ -108,7 +107,7 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
 
 /// A payment that is spent for ever and has become a capability, in one durable step.
 ///
-/// It cannot be made but by the store:
+/// Only the store can make one:
 ///
 /// ```compile_fail,E0451
 /// # use faregate::store::{CapabilityRecord, Intent, Lease};
@@ -118,7 +117,7 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
 /// }
 /// ```
 ///
-/// nor be used twice:
+/// It cannot be used twice:
 ///
 /// ```compile_fail,E0382
 /// # use faregate::store::{Store, settle::Settled, capabilities::Capabilities};
@@ -128,9 +127,9 @@ async fn begin<S: Store>(store: &S, intent: Intent, now: UnixSeconds) -> Result<
 /// }
 /// ```
 ///
-/// nor be dropped without a word, which `unused_must_use` denies.
+/// It cannot be dropped unused: `unused_must_use` denies that.
 #[derive(Debug)]
-#[must_use = "a settled payment that is dropped is a customer robbed"]
+#[must_use = "a client paid for it"]
 pub struct Settled {
     intent: Intent,
     record: CapabilityRecord,
@@ -144,7 +143,7 @@ impl Settled {
         &self.intent
     }
 
-    /// Whether this settlement made the grant, or found it made.
+    /// Whether this settlement made the grant. False if it was made before.
     #[must_use]
     pub const fn is_fresh(&self) -> bool {
         self.fresh
@@ -168,78 +167,46 @@ pub enum SettleError {
     Store(#[from] StoreError),
 }
 
-/// Who settles, and what it takes along: `want` uses leased for `ttl` seconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Teller {
-    pub holder: Holder,
-    pub want: u32,
-    pub ttl: u64,
-}
-
-/// Settles a confirmed payment into the capability `id`.
+/// Settles a confirmed payment into its capability.
 ///
 /// # Errors
-/// [`SettleError`]. After [`SettleError::Store`] the payment may or may not be settled; settling it
-/// again is safe and gives the same capability.
-pub async fn settle<S: Store>(
+/// [`SettleError`]. After [`SettleError::Store`] the payment may be settled or not. Settling it again is
+/// safe and gives the same capability.
+pub async fn settle<S: Meters>(
     store: &S,
     confirmed: Confirmed,
-    id: CapabilityId,
-    teller: Teller,
+    grantee: Grantee,
     now: UnixSeconds,
 ) -> Result<Settled, SettleError> {
-    let intent = confirmed.intent().clone();
-    grant(store, intent, id, teller, now).await
+    grant(store, confirmed.intent().clone(), grantee, now).await
 }
 
-/// Finds the capability of a payment that the journal shows as granted, leasing nothing.
+/// Finds the capability of a granted payment. Leases nothing.
 ///
 /// # Errors
 /// [`SettleError`], as [`settle`]; [`StoreError::NotApplied`] for a payment that is not granted.
-pub async fn find_granted<S: Store>(
+pub async fn find_granted<S: Meters>(
     store: &S,
     payment: PaymentRecord,
-    id: CapabilityId,
     holder: Holder,
     now: UnixSeconds,
 ) -> Result<Settled, SettleError> {
     if payment.state != PaymentState::Granted {
         return Err(StoreError::NotApplied("the payment is not granted".to_owned()).into());
     }
-    grant(store, payment.intent, id, Teller { holder, want: 0, ttl: 0 }, now).await
+    let id = CapabilityId::of_payment(payment.intent.block);
+    grant(store, payment.intent, Grantee { id, holder, want: 0, ttl: 0 }, now).await
 }
 
-async fn grant<S: Store>(
+async fn grant<S: Meters>(
     store: &S,
     intent: Intent,
-    id: CapabilityId,
-    teller: Teller,
+    grantee: Grantee,
     now: UnixSeconds,
 ) -> Result<Settled, SettleError> {
-    let Teller { holder, want, ttl } = teller;
-    match repeat_unknown(|| store.grant(&intent, id, holder, want, ttl, now)).await? {
+    match repeat_unknown(|| store.grant(&intent, grantee, now)).await? {
         Grant::Granted { record, lease, fresh } => Ok(Settled { intent, record, lease, fresh }),
         Grant::Taken => Err(SettleError::Taken),
         Grant::IdHeld(_) => Err(SettleError::IdHeld),
     }
-}
-
-/// How often a call whose outcome is unknown is made again before that is reported.
-const REPEATS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-
-/// Makes the same call again while its outcome is unknown, as the store's contract asks.
-pub(super) async fn repeat_unknown<T, F>(call: impl Fn() -> F) -> Result<T, StoreError>
-where
-    F: Future<Output = Result<T, StoreError>>,
-{
-    let mut pause = FIRST_PAUSE;
-    for _ in 0..REPEATS {
-        match call().await {
-            Err(StoreError::Unknown(_)) => tokio::time::sleep(pause).await,
-            known => return known,
-        }
-        pause = pause.saturating_mul(2);
-    }
-    call().await
 }

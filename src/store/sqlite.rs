@@ -1,30 +1,31 @@
 //! The embedded store: one SQLite file, for one machine.
 //!
-//! Write-ahead log, an fsync for every commit, one writing thread that commits in groups
-//! ([`writer`]), reading threads beside it ([`reader`]), checkpoints on a thread of their own
-//! ([`checkpoint`]). The threads belong to no runtime: any may call. Two processes may have the file
-//! open at once, so that one can take over from the other.
+//! It uses a write-ahead log and an fsync for every commit. One thread writes and commits in groups
+//! ([`writer`]), others read ([`reader`]), one makes checkpoints ([`checkpoint`]). The threads belong to no
+//! runtime, so any runtime may call. Two processes may have the file open at once, so that one can take
+//! over from the other.
 //!
-//! Certain: what was answered is on the disk. A store that is dropped without [`SqliteStore::close`]
-//! still finishes what is queued, as long as the process lives.
+//! Every answered write is on the disk. A store that is dropped without [`SqliteStore::close`] still
+//! finishes what is queued, as long as the process lives.
 
 mod backup;
 mod answers;
 mod ballast;
 mod capabilities;
 mod checkpoint;
+mod claims;
 mod connection;
 mod fault;
-mod payments;
+mod journal;
+mod open_error;
 mod deposits;
 mod reader;
 mod rows;
 mod schema;
 mod writer;
 
-use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -36,7 +37,6 @@ use tokio::sync::watch;
 use self::ballast::Ballast;
 use self::checkpoint::Checkpointer;
 use self::fault::Fault;
-use self::payments::Grantee;
 use self::reader::Queries;
 use self::writer::{Queue, Vitals, Writer};
 use super::deposits::{
@@ -44,18 +44,20 @@ use super::deposits::{
 };
 use super::free_space::FreeSpace;
 use super::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Inspection, Intent,
-    Lease, LeaseRequest, PaymentRecord, PaymentState, Store, StoreError, StoreObserver,
+    Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
+    Inspection, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
+    StoreHealth, StoreObserver,
 };
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
 
 pub use backup::{BackupError, backup_sqlite};
+pub use open_error::{OpenError, OpenFault};
 
-/// How a store is run.
+/// The settings of a store.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SqliteOptions {
-    /// Calls that may wait, writing and reading each; one more is refused.
+    /// Calls that may wait, for writing and for reading each. One more is refused.
     pub queue: NonZeroUsize,
     /// Threads that read.
     pub readers: NonZeroUsize,
@@ -63,7 +65,7 @@ pub struct SqliteOptions {
     pub busy_timeout: Duration,
     /// With fewer bytes free than this, nothing new is sold ([`Health::floor`]).
     pub free_space: u64,
-    /// Bytes of a file beside the database that is given up when the disk is full.
+    /// Bytes of a file beside the database that is deleted when the disk is full.
     pub ballast: u64,
 }
 
@@ -86,54 +88,23 @@ impl Default for SqliteOptions {
     }
 }
 
-/// A store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("the store {}: {fault}", path.display())]
-pub struct OpenError {
-    pub path: PathBuf,
-    pub fault: OpenFault,
-}
-
-/// Why a store cannot be opened, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenFault {
-    #[error("the directory {} does not exist: make it, or name another in `store: {{ path: … }}`", .0.display())]
-    NoDirectory(PathBuf),
-    #[error("this is not a file: name one in `store: {{ path: … }}`")]
-    NotAFile,
-    #[error("{0} is a network file system, which loses writes under SQLite: use a local disk, or PostgreSQL")]
-    Network(&'static str),
-    #[error("the file system cannot carry a write-ahead log: use a local disk, or PostgreSQL")]
-    NoWal,
-    #[error(
-        "written by a newer Faregate (version {found} of the file, this program knows {known}): run that one"
-    )]
-    Newer { found: u32, known: u32 },
-    #[error("the file is a database of another program: name another in `store: {{ path: … }}`")]
-    Foreign,
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-}
-
 /// The store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
     writer: Queue,
     readers: Queries,
     vitals: Arc<Vitals>,
-    /// [`Health::floor`], while the ballast lies there.
+    /// [`Health::floor`] while the ballast exists.
     floor: u64,
-    /// Hangs up when every reading thread has ended.
+    /// Closed when every reading thread has ended.
     reading: watch::Receiver<()>,
-    /// Hangs up when the writing thread has ended.
+    /// Closed when the writing thread has ended.
     writing: watch::Receiver<()>,
 }
 
 impl SqliteStore {
-    /// Opens the store at `path`, made if it is not there (mode 0600; its directory must exist), and
-    /// brought to this program's version. Blocks.
+    /// Opens the store at `path`, and brings it to this program's version. Makes the file if there is none
+    /// (mode 0600; its directory must exist). Blocks.
     ///
     /// # Errors
     /// [`OpenError`], which says what to do.
@@ -141,10 +112,7 @@ impl SqliteStore {
         Self::open_observed(path, options, None)
     }
 
-    /// As [`SqliteStore::open`]; `observer` is told of each commit.
-    ///
-    /// # Errors
-    /// As [`SqliteStore::open`].
+    /// As [`SqliteStore::open`]. `observer` gets each commit.
     pub fn open_observed(
         path: &Path,
         options: SqliteOptions,
@@ -160,7 +128,7 @@ impl SqliteStore {
     ) -> Result<Self, OpenFault> {
         connection::prepare(path)?;
         let mut connection = connection::writing(path, options.busy_timeout)?;
-        // Before anything is changed: a file that is somebody else's stays as it is.
+        // Before anything is changed: the file of another program stays as it is.
         schema::inspect(&connection)?;
         connection::use_wal(&connection)?;
         schema::migrate(&mut connection)?;
@@ -170,14 +138,15 @@ impl SqliteStore {
         let vitals = Arc::new(Vitals {
             writable: AtomicBool::new(true),
             commits: AtomicU64::new(0),
-            newest: AtomicU64::new(payments::newest(&connection)?),
+            newest: AtomicU64::new(journal::newest(&connection)?),
             ballast: Ballast::new(path, options.ballast),
             free_space: FreeSpace::new(connection::directory(path)),
             observer,
         });
         let (queries, waiting) = Queries::new(options.queue.get());
         for _ in 0..options.readers.get() {
-            let (connection, waiting) = (reader::open(path, options.busy_timeout)?, Arc::clone(&waiting));
+            let (connection, waiting) =
+                (connection::reading(path, options.busy_timeout)?, Arc::clone(&waiting));
             let reads = reads.clone();
             spawn("store-reader", move || {
                 reader::serve(&connection, &waiting);
@@ -229,34 +198,27 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    /// Looks through the whole file and at what must hold between its rows. Takes as long as reading
-    /// it all.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], where it cannot be read.
+    /// As [`Engine::inspect`](super::Engine::inspect). Reads the whole file.
     pub async fn inspect(&self) -> Result<Inspection, StoreError> {
         self.readers.ask(|db| Ok(backup::inspect(db)?)).await
     }
 
-    /// Whether the hash is claimed, by a payment or without one.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], where the file cannot be read.
+    /// As [`Engine::is_claimed`](super::Engine::is_claimed).
     pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
-        self.readers.ask(move |db| payments::is_claimed(db, block)).await
+        self.readers.ask(move |db| journal::is_claimed(db, block)).await
     }
 
-    /// Finishes everything that is queued and gives the file free. Calls after it are refused.
+    /// Finishes everything that is queued and closes the file. Later calls are refused.
     pub async fn close(&self) {
         self.readers.close().await;
         ended(&self.reading).await;
-        // Last, and alone: whoever closes the file last folds the log into it.
+        // Last and alone: the connection that closes the file last merges the log into it.
         self.writer.close().await;
         ended(&self.writing).await;
     }
 }
 
-/// Waits until nobody holds the other end.
+/// Waits until the other end is dropped.
 async fn ended(threads: &watch::Receiver<()>) {
     let mut threads = threads.clone();
     while threads.changed().await.is_ok() {}
@@ -266,10 +228,10 @@ fn spawn(name: &str, serve: impl FnOnce() + Send + 'static) -> Result<JoinHandle
     Ok(std::thread::Builder::new().name(name.to_owned()).spawn(serve)?)
 }
 
-impl Store for SqliteStore {
+impl Claims for SqliteStore {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
         let intent = intent.clone();
-        self.write(now, move |db| payments::begin(db, &intent, now)).await
+        self.write(now, move |db| claims::begin(db, &intent, now)).await
     }
 
     async fn advance(
@@ -280,42 +242,32 @@ impl Store for SqliteStore {
         now: UnixSeconds,
     ) -> Result<bool, StoreError> {
         let from = from.to_vec();
-        self.write(now, move |db| payments::advance(db, block, &from, to, now)).await
+        self.write(now, move |db| claims::advance(db, block, &from, to, now)).await
     }
 
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
-        let intent = intent.clone();
-        let grantee = Grantee { id, holder, want, ttl };
-        self.write(now, move |db| payments::grant(db, &intent, grantee, now)).await
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.write(now, move |db| journal::mark_spent(db, block)).await
     }
+}
 
+impl PaymentJournal for SqliteStore {
     async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
-        self.readers.ask(move |db| payments::find(db, block)).await
+        self.readers.ask(move |db| journal::find(db, block)).await
     }
 
     async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
-        self.readers.ask(move |db| answers::identified(db, id)).await
+        self.readers.ask(move |db| journal::id_holder(db, id)).await
     }
 
-    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
-        let answer = answer.clone();
-        self.write(now, move |db| answers::keep(db, block, &answer, now)).await
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
+        self.readers.ask(move |db| journal::scan(db, after, filter, limit)).await
     }
+}
 
-    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
-        self.readers.ask(move |db| answers::kept(db, block)).await
-    }
-
-    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
-        self.writer.run(move |db| answers::forget(db, what)).await
+impl Meters for SqliteStore {
+    async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
+        let intent = intent.clone();
+        self.write(now, move |db| claims::grant(db, &intent, grantee, now)).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
@@ -329,15 +281,24 @@ impl Store for SqliteStore {
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
         self.write(now, move |db| capabilities::revoke(db, id, now)).await
     }
+}
 
-    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.write(now, move |db| payments::mark_spent(db, block)).await
+impl Answers for SqliteStore {
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        let answer = answer.clone();
+        self.write(now, move |db| answers::keep(db, block, &answer, now)).await
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        self.readers.ask(move |db| payments::scan(db, after, filter, limit)).await
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.readers.ask(move |db| answers::kept(db, block)).await
     }
 
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.writer.run(move |db| answers::forget(db, what)).await
+    }
+}
+
+impl StoreHealth for SqliteStore {
     fn is_writable(&self) -> bool {
         self.vitals.writable.load(Ordering::Relaxed) && !self.writer.is_closed()
     }
@@ -346,7 +307,7 @@ impl Store for SqliteStore {
         Health {
             writable: self.is_writable(),
             free_bytes: self.vitals.free_space.free(),
-            // Until there is room for the ballast again, too little is free.
+            // Without the ballast, too little is free until there is space for it.
             floor: self.floor.max(self.vitals.ballast.missing()),
             newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
         }

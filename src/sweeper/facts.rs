@@ -1,16 +1,14 @@
-//! Reads from the nodes what a plan needs, without trusting them.
-//!
-//! The balance comes from the frontier block, whose hash covers it. A false frontier or amount makes
-//! blocks that the network refuses; only a balance that is too low could cost money.
+//! Reads what a plan is made of. The nodes only say which block is the newest and which sends wait; the
+//! balances and amounts are proven by hashes.
 
 use std::time::Duration;
 
 use super::SweepError;
 use crate::ledger::LedgerError;
-use crate::ledger::node::{AccountInfo, Contents, NodeLedger, Receivable};
-use crate::nano::{Account, BlockHash, Raw};
+use crate::ledger::node::{AccountInfo, NodeLedger, Receivable};
+use crate::nano::{Account, BlockHash, ProvenHead, Raw};
 use crate::store::deposits::Deposit;
-use crate::sweep::{Head, PoolAccount, ReceivableSend};
+use crate::sweep::PoolAccount;
 
 /// The most receivable sends in one plan. The next plan takes the rest.
 const RECEIVABLE: u32 = 2000;
@@ -25,17 +23,15 @@ pub(super) async fn read(
     account: Account,
     wait: Duration,
 ) -> Result<(PoolAccount, Vec<Deposit>), SweepError> {
-    let info = confirmed(ledger, account, wait).await?;
-    let head = match info {
-        Some(info) => Some(head(ledger, account, info.frontier).await?),
-        None => None,
+    let head = match confirmed(ledger, account, wait).await? {
+        Some(info) => ledger.proven_head(account, info.frontier).await?,
+        None => ProvenHead::unopened(account),
     };
-    let receivable = ledger.client().receivable(account, RECEIVABLE, Raw::new(1)).await?;
+    let listed = ledger.client().receivable(account, RECEIVABLE, Raw::new(1)).await?;
+    let receivable = ledger.proven_sends(&listed).await?;
     let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
-    let deposits = receivable.iter().map(deposit).collect();
-    let receivable =
-        receivable.iter().map(|it| ReceivableSend { hash: it.hash, amount: it.amount }).collect();
-    Ok((PoolAccount { account, head, receivable }, deposits))
+    let deposits = listed.iter().map(deposit).collect();
+    Ok((PoolAccount { head, receivable }, deposits))
 }
 
 async fn confirmed(
@@ -57,21 +53,5 @@ async fn confirmed(
         Ok(settled) => Ok(settled?),
         Err(_elapsed) if frontier == BlockHash::ZERO => Err(LedgerError::TimedOut.into()),
         Err(_elapsed) => Err(SweepError::Unsettled(frontier)),
-    }
-}
-
-async fn head(ledger: &NodeLedger, account: Account, frontier: BlockHash) -> Result<Head, SweepError> {
-    let disbelieve = |why: String| SweepError::from(LedgerError::NotBelieved(why));
-    let info = ledger.client().block_info(frontier).await?;
-    let info = info.ok_or_else(|| disbelieve(format!("no node has the frontier {frontier}")))?;
-    match info.contents {
-        Contents::State(block) if block.hash() == frontier && block.account == account => {
-            Ok(Head { hash: frontier, balance: block.balance, representative: block.representative })
-        }
-        Contents::State(block) => Err(disbelieve(format!(
-            "asked for the frontier {frontier} of {account}, the contents that came hash to {}",
-            block.hash()
-        ))),
-        Contents::Legacy(_) => Err(SweepError::Legacy(frontier)),
     }
 }

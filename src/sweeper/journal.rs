@@ -12,10 +12,8 @@ use crate::clock::Clock;
 use crate::ledger::node::NodeLedger;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nano::BlockHash;
-use crate::store::deposits::{
-    Deposit, DepositJournal, SweepBlock, SweepRecord, SweepState, note_all, until_known,
-};
-use crate::store::{Engine, StoreError};
+use crate::store::deposits::{Deposit, DepositJournal, SweepBlock, SweepRecord, SweepState, note_all};
+use crate::store::{Engine, StoreError, repeat_unknown};
 use crate::sweep::Step;
 
 /// The most blocks without an outcome that one sweep looks up. The next sweep takes the rest.
@@ -57,13 +55,13 @@ impl SweepJournal {
     /// Records a block that is about to be published.
     pub(super) async fn planned(&self, step: &Step) -> Result<(), StoreError> {
         let (block, now) = (SweepBlock::of_step(step), self.clock.now());
-        until_known(|| self.store.plan_sweep(&block, now)).await
+        repeat_unknown(|| self.store.plan_sweep(&block, now)).await
     }
 
     /// Records that a block is confirmed. If that fails, the next sweep finds the outcome.
     pub(super) async fn confirmed(&self, block: BlockHash) {
         let now = self.clock.now();
-        if let Err(error) = until_known(|| self.store.end_sweep(block, true, now)).await {
+        if let Err(error) = repeat_unknown(|| self.store.end_sweep(block, true, now)).await {
             tracing::warn!(%block, %error, "a confirmed block of a sweep is not recorded as confirmed yet");
         }
     }
@@ -73,7 +71,7 @@ impl SweepJournal {
         for record in self.store.sweeps(Some(SweepState::Planned), None, LOOKED_UP).await? {
             let Some(confirmed) = end(ledger, &record).await? else { continue };
             let (block, now) = (record.block.block, self.clock.now());
-            if until_known(|| self.store.end_sweep(block, confirmed, now)).await? {
+            if repeat_unknown(|| self.store.end_sweep(block, confirmed, now)).await? {
                 tracing::info!(%block, account = %record.block.account, confirmed, "the outcome of an earlier sweep's block is known");
             }
         }

@@ -1,7 +1,9 @@
-//! The wallet's own account: its state, and the blocks that continue it.
+//! The wallet's own account: its head, and the blocks that continue it.
 //!
-//! A block builds on the newest confirmed one. Two blocks on the same predecessor are a fork, of
-//! which the network confirms one; the wallet's turn sees to it that only one is made at a time.
+//! A block builds on the newest block, which must be confirmed. Two blocks on the same predecessor are
+//! a fork, of which the network confirms one; the wallet's lock lets only one be made at a time.
+//! Nothing is signed on a node's word: balance, representative and amounts are proven by hashes
+//! ([`crate::nano::UnsignedBlock`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -13,34 +15,20 @@ use super::{MAX_THRESHOLD, WalletError, WalletOptions};
 use crate::ledger::node::{NodeClient, NodeLedger, Receivable, Subtype};
 use crate::ledger::work::WorkSource;
 use crate::ledger::{Ledger, LedgerError, Sighting};
-use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Threshold, Thresholds};
+use crate::nano::{
+    Account, ProvenHead, ProvenSend, Raw, Signature, StateBlock, Threshold, Thresholds, UnsignedBlock,
+};
 use crate::payment::Mechanism;
 use crate::vault::Vault;
 
-/// So many blocks are received for one payment at most; each costs work.
+/// The most blocks that are received for one payment; each costs work.
 const MAX_RECEIVES: u32 = 64;
 
-/// The pause between two looks at the account.
+/// The pause before the account is looked at again.
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
-/// An account as its next block needs it.
-#[derive(Clone, Copy)]
-struct State {
-    /// Zero where there is no block yet.
-    frontier: BlockHash,
-    balance: Raw,
-    representative: Representative,
-}
-
-/// What an account's next block says; the rest follows.
-struct Step {
-    balance: Raw,
-    link: [u8; 32],
-    threshold: Threshold,
-}
-
-/// One account, its key and what it needs of the network.
-pub(super) struct Chain {
+/// One account, its key, and its access to the network.
+pub(super) struct PayerChain {
     vault: Vault,
     index: u32,
     account: Account,
@@ -51,13 +39,13 @@ pub(super) struct Chain {
     confirm_wait: Duration,
 }
 
-impl fmt::Debug for Chain {
+impl fmt::Debug for PayerChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").field("account", &self.account).finish_non_exhaustive()
+        f.debug_struct("PayerChain").field("account", &self.account).finish_non_exhaustive()
     }
 }
 
-impl Chain {
+impl PayerChain {
     pub(super) fn new(
         vault: Vault,
         index: u32,
@@ -85,114 +73,94 @@ impl Chain {
         self.vault.sign_message(self.index, message)
     }
 
-    /// A signed send of what `entry` asks, not published. Funds that wait to be received are
-    /// received first where the balance is too small. `last` is the block made before, which the
-    /// node may not show yet.
+    /// A signed send of what `entry` asks, not published. If the balance is too small, waiting sends
+    /// are received first. `last` is the block that was made before, which the node may not show yet.
     pub(super) async fn send(
         &self,
         last: Option<&StateBlock>,
         entry: &PayableEntry,
     ) -> Result<StateBlock, WalletError> {
-        let state = self.settled(last).await?;
-        let state = self.funded(state, entry.amount()).await?;
-        let balance = state.balance.checked_sub(entry.amount()).ok_or(WalletError::NoFunds {
-            account: self.account,
-            needed: entry.amount(),
-            balance: state.balance,
-            receivable: Raw::ZERO,
-        })?;
+        let head = self.settled(last).await?;
+        let head = self.funded(head, entry.amount()).await?;
+        let block = head.send(entry.pay_to(), entry.amount()).map_err(LedgerError::from)?;
         let threshold = match (entry.mechanism, entry.threshold) {
             (Mechanism::NanoTxn, Some(threshold)) => threshold,
             (Mechanism::NanoTxn, None) | (Mechanism::NanoSignature | Mechanism::NanoSession, _) => {
                 self.thresholds().await?.send
             }
         };
-        self.next(&state, Step { balance, link: entry.pay_to().0, threshold }).await
+        self.finish(&block, threshold).await
     }
 
-    /// Publishes a send and waits for its confirmation. It returns as well when the block is out
-    /// and not confirmed yet: the gateway has the patience for the rest.
+    /// Publishes a send and waits for its confirmation. Also returns if the block is out and not
+    /// confirmed yet: the gateway waits for the rest.
     pub(super) async fn publish_send(&self, block: &StateBlock) -> Result<(), WalletError> {
         let hash = block.hash();
-        let told = self.ledger.client().process(block, Subtype::Send).await;
+        let published = self.ledger.client().process(block, Subtype::Send).await;
         let seen = self.ledger.await_confirmation(hash, self.confirm_wait).await;
-        match (told, seen) {
-            // An error of `process` is no proof that the block is not out (NODE trap 1); that no
-            // node knows it is as good a proof as there is. Without either, the gateway's node is
-            // left to tell.
+        match (published, seen) {
+            // An error of `process` does not mean that the block is not out
+            // ([nodes guide](crate::guide::nodes)). That no node knows it is the best proof there is.
+            // Without an answer the gateway's node decides.
             (Err(error), Ok(Sighting::Unknown)) => Err(WalletError::NotSent { hash, error }),
             (Ok(()), _) | (Err(_), Err(_) | Ok(Sighting::Confirmed(_) | Sighting::Unconfirmed(_))) => Ok(()),
         }
     }
 
-    /// The account once everything on it is confirmed, `last` included.
-    async fn settled(&self, last: Option<&StateBlock>) -> Result<State, WalletError> {
+    /// The head of the account, once all its blocks are confirmed, `last` included.
+    async fn settled(&self, last: Option<&StateBlock>) -> Result<ProvenHead, WalletError> {
         let looks = async {
             loop {
                 let info = self.ledger.client().account_info(self.account).await?;
-                let state = info.map_or(self.unopened(), |info| State {
-                    frontier: info.frontier,
-                    balance: info.balance,
-                    representative: info.representative,
-                });
                 let confirmed = info.is_none_or(|info| info.confirmed_frontier == info.frontier);
-                // While the node stands where `last` was built, it has not seen `last`.
-                if confirmed && last.is_none_or(|last| last.previous != state.frontier) {
-                    return Ok::<_, LedgerError>(state);
+                let head = match info {
+                    Some(info) if confirmed => self.ledger.proven_head(self.account, info.frontier).await?,
+                    Some(_) | None => ProvenHead::unopened(self.account),
+                };
+                // A node that shows the block before `last` as the newest has not seen `last`.
+                if confirmed && last.is_none_or(|last| last.previous != head.hash()) {
+                    return Ok::<_, LedgerError>(head);
                 }
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         };
         match tokio::time::timeout(self.confirm_wait, looks).await {
-            Ok(state) => Ok(state?),
+            Ok(head) => Ok(head?),
             Err(_elapsed) => Err(WalletError::Unsettled { account: self.account, wait: self.confirm_wait }),
         }
     }
 
-    /// An account without a block; the first one names the account as its own representative.
-    const fn unopened(&self) -> State {
-        State { frontier: BlockHash::ZERO, balance: Raw::ZERO, representative: Representative(self.account) }
-    }
-
-    /// The account with at least `needed`, after receiving what waits for it, the largest first.
-    async fn funded(&self, mut state: State, needed: Raw) -> Result<State, WalletError> {
-        if state.balance >= needed {
-            return Ok(state);
+    /// The head with at least `needed` raw, after receiving waiting sends, the largest first.
+    async fn funded(&self, mut head: ProvenHead, needed: Raw) -> Result<ProvenHead, WalletError> {
+        if head.balance() >= needed {
+            return Ok(head);
         }
         let waiting = self.ledger.client().receivable(self.account, MAX_RECEIVES, Raw::new(1)).await?;
-        let receivable =
-            waiting.iter().try_fold(Raw::ZERO, |sum, it| sum.checked_add(it.amount)).unwrap_or(Raw::MAX);
-        // Before any work is done for what will not be enough.
-        if state.balance.checked_add(receivable).unwrap_or(Raw::MAX) < needed {
-            return Err(WalletError::NoFunds {
-                account: self.account,
-                needed,
-                balance: state.balance,
-                receivable,
-            });
+        let sum = |sum: Raw, it: &Receivable| sum.checked_add(it.amount).unwrap_or(Raw::MAX);
+        let receivable = waiting.iter().fold(Raw::ZERO, sum);
+        // Checked before any work is computed.
+        if head.balance().checked_add(receivable).unwrap_or(Raw::MAX) < needed {
+            let (account, balance) = (self.account, head.balance());
+            return Err(WalletError::NoFunds { account, needed, balance, receivable });
         }
-        for send in waiting {
-            if state.balance >= needed {
+        for send in self.ledger.proven_sends(&waiting).await? {
+            if head.balance() >= needed {
                 break;
             }
-            state = self.receive(&state, &send).await?;
+            head = self.receive(&head, &send).await?;
         }
-        Ok(state)
+        Ok(head)
     }
 
-    /// Receives one send and waits until that is confirmed.
-    async fn receive(&self, state: &State, send: &Receivable) -> Result<State, WalletError> {
-        let balance = state
-            .balance
-            .checked_add(send.amount)
-            .ok_or_else(|| LedgerError::NotBelieved(format!("{} raw more than can exist", send.amount)))?;
-        let threshold = self.thresholds().await?.receive;
-        let block = self.next(state, Step { balance, link: send.hash.0, threshold }).await?;
+    /// Receives one send and waits for the confirmation.
+    async fn receive(&self, head: &ProvenHead, send: &ProvenSend) -> Result<ProvenHead, WalletError> {
+        let unsigned = head.receive(send).map_err(LedgerError::from)?;
+        let block = self.finish(&unsigned, self.thresholds().await?.receive).await?;
         let hash = block.hash();
-        let subtype = if state.frontier == BlockHash::ZERO { Subtype::Open } else { Subtype::Receive };
-        let told = self.ledger.client().process(&block, subtype).await;
-        match (told, self.ledger.await_confirmation(hash, self.confirm_wait).await) {
-            (_, Ok(Sighting::Confirmed(_))) => Ok(State { frontier: hash, balance, ..*state }),
+        let subtype = if head.is_open() { Subtype::Receive } else { Subtype::Open };
+        let published = self.ledger.client().process(&block, subtype).await;
+        match (published, self.ledger.await_confirmation(hash, self.confirm_wait).await) {
+            (_, Ok(Sighting::Confirmed(_))) => Ok(ProvenHead::after(&unsigned)),
             (Err(error), Ok(Sighting::Unknown) | Err(_)) => Err(WalletError::NotReceived { hash, error }),
             (Ok(()), Err(error)) => Err(error.into()),
             (_, Ok(Sighting::Unconfirmed(_))) | (Ok(()), Ok(Sighting::Unknown)) => {
@@ -201,22 +169,13 @@ impl Chain {
         }
     }
 
-    /// The account's next block, with work and signature.
-    async fn next(&self, state: &State, step: Step) -> Result<StateBlock, WalletError> {
-        let mut block = StateBlock {
-            account: self.account,
-            previous: state.frontier,
-            representative: state.representative,
-            balance: step.balance,
-            link: step.link,
-            signature: Signature([0; 64]),
-            work: None,
-        };
-        block.work = Some(self.work.work(block.work_root(), step.threshold).await?);
-        Ok(self.vault.sign(self.index, &block))
+    /// The block with work and signature.
+    async fn finish(&self, block: &UnsignedBlock, threshold: Threshold) -> Result<StateBlock, WalletError> {
+        let work = self.work.work(block.work_root(), threshold).await?;
+        Ok(self.vault.sign(self.index, block, work))
     }
 
-    /// What the network asks of work: as configured, as the node says, or as the main network does.
+    /// The network's work thresholds: from the options, else from a node, else the main network's.
     async fn thresholds(&self) -> Result<Thresholds, WalletError> {
         if let Some(configured) = self.configured {
             return Ok(configured);
@@ -225,7 +184,7 @@ impl Chain {
             .thresholds
             .get_or_init(|| async {
                 self.ledger.client().thresholds().await.unwrap_or_else(|error| {
-                    tracing::debug!(%error, "no node says its thresholds, the main network's are taken");
+                    tracing::debug!(%error, "no node gives work thresholds, the main network's are used");
                     Thresholds::MAINNET
                 })
             })

@@ -12,7 +12,10 @@ use reqwest::Response;
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold};
 use crate::payment::Mechanism;
 use crate::x402::payment_identifier::PaymentIdentifier;
-use crate::x402::{Ask, MAX_HEADER_BYTES, Malformed, Offer, Offers, Proof, decode_header, encode_header};
+use crate::x402::{
+    MAX_HEADER_BYTES, Malformed, NanoOffer, NanoOffers, PaymentProof, ProofRequest, decode_header,
+    encode_header,
+};
 
 static REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 static RESPONSE: HeaderName = HeaderName::from_static("payment-response");
@@ -57,7 +60,7 @@ pub(super) struct PayableEntry {
     pub(super) mechanism: Mechanism,
     /// The work threshold of a `nanoTxn` block.
     pub(super) threshold: Option<Threshold>,
-    offer: Offer,
+    offer: NanoOffer,
     /// The payment's id, and whether the server requires one: with an id a lost answer is given again.
     /// `None` if the server does not offer ids.
     identifier: Option<(PaymentIdentifier, bool)>,
@@ -65,7 +68,7 @@ pub(super) struct PayableEntry {
 
 /// Reads the bill of a 402.
 pub(super) fn bill(headers: &HeaderMap) -> Result<PayableBill, OfferError> {
-    let offers = Offers::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
+    let offers = NanoOffers::from_header(headers.get(&REQUIRED).ok_or(OfferError::NoBill)?)?;
     let passed_over: Vec<_> = offers.passed_over.iter().map(ToString::to_string).collect();
     Ok(PayableBill {
         entries: offers.offers.into_iter().filter_map(|it| entry(it, offers.payment_identifier)).collect(),
@@ -122,23 +125,23 @@ impl PayableEntry {
     /// The message that `nanoSignature` signs for `hash`; `None` for the other mechanisms.
     pub(super) fn message(&self, hash: BlockHash) -> Option<String> {
         match self.offer.ask {
-            Ask::NanoSignature { nonce } => {
+            ProofRequest::NanoSignature { nonce } => {
                 Some(format!("{}:{}:{}", hash.lower_hex(), hex::encode(nonce), self.offer.valid_before))
             }
-            Ask::NanoTxn { .. } | Ask::NanoSession(_) => None,
+            ProofRequest::NanoTxn { .. } | ProofRequest::NanoSession(_) => None,
         }
     }
 }
 
 /// The entry of an offer; `None` if it makes no sense to pay it.
-fn entry(offer: Offer, identified: Option<bool>) -> Option<PayableEntry> {
+fn entry(offer: NanoOffer, identified: Option<bool>) -> Option<PayableEntry> {
     if offer.amount.is_zero() || offer.pay_to == Account::BURN {
         return None;
     }
     let (mechanism, threshold) = match offer.ask {
-        Ask::NanoTxn { work } => (Mechanism::NanoTxn, work.map(|it| it.threshold)),
-        Ask::NanoSignature { .. } => (Mechanism::NanoSignature, None),
-        Ask::NanoSession(_) => (Mechanism::NanoSession, None),
+        ProofRequest::NanoTxn { work } => (Mechanism::NanoTxn, work.map(|it| it.threshold)),
+        ProofRequest::NanoSignature { .. } => (Mechanism::NanoSignature, None),
+        ProofRequest::NanoSession(_) => (Mechanism::NanoSession, None),
     };
     // Made of the challenge, which only this client has, so that nobody else takes the id first.
     let identifier = identified.and_then(|required| {
@@ -156,10 +159,12 @@ pub(super) fn proof(
 ) -> Result<HeaderValue, OfferError> {
     let proof = match signature {
         Some(signature) => {
-            Proof::NanoSignature { block_hash: block.hash(), account: block.account, signature }
+            PaymentProof::NanoSignature { block_hash: block.hash(), account: block.account, signature }
         }
-        None if entry.mechanism == Mechanism::NanoSession => Proof::NanoSession { block_hash: block.hash() },
-        None => Proof::NanoTxn { block: *block },
+        None if entry.mechanism == Mechanism::NanoSession => {
+            PaymentProof::NanoSession { block_hash: block.hash() }
+        }
+        None => PaymentProof::NanoTxn { block: *block },
     };
     let text = encode_header(&match &entry.identifier {
         Some((id, required)) => entry.offer.answer_under(&proof, id, *required),

@@ -1,24 +1,24 @@
-//! What a resource server asks of a facilitator: the requirements that go with a payment to `/verify`
-//! and `/settle`, and the entries that Faremeter's middleware has filled in by `/accepts`.
+//! Requests of a resource server to a facilitator: the requirements that come with a payment to
+//! `/verify` and `/settle`, and the entries that Faremeter's middleware has completed by `/accepts`.
 //!
-//! A resource server makes its entries anew for each request, so what it sends along is no challenge:
-//! it says what must have been paid for, and the payment's own entry is held against it.
+//! A resource server makes new entries for each request, so the requirements that it sends are not a
+//! challenge. They say what must have been paid, and the entry in the payment is compared with them.
 
 use serde_json::Value;
 
 use super::fields::Fields;
 use super::required::check_currency;
-use super::{Asset, Fault, Resource, Scheme, X402_VERSION};
+use super::{Asset, FieldFault, Resource, Scheme, X402_VERSION};
 use crate::nano::{Account, Network, Raw};
 
-/// What a resource server says it asks for.
+/// What a resource server requires of a payment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Demanded {
     /// The price in raw.
     pub amount: Raw,
-    /// Where it wants to be paid; nothing where it does not say.
+    /// The account to pay; `None` if the server does not name one.
     pub pay_to: Option<Account>,
-    /// The identity of what it sells.
+    /// The name of what it sells.
     pub route: String,
 }
 
@@ -37,14 +37,14 @@ pub struct AcceptsRequest {
     pub entries: Vec<Wanted>,
 }
 
-/// An entry that is to be filled in.
+/// An entry to complete.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wanted {
     pub amount: Raw,
     pub pay_to: Option<Account>,
-    /// `extra.mechanism`, where the server wants one only.
+    /// `extra.mechanism`; `None` if the server accepts every mechanism.
     pub mechanism: Option<String>,
-    /// How long the payer may take, in seconds.
+    /// The time that the payer has, in seconds.
     pub seconds: Option<u64>,
 }
 
@@ -52,8 +52,8 @@ impl Demanded {
     /// Reads `paymentRequirements`.
     ///
     /// # Errors
-    /// [`Fault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(json, "paymentRequirements")?;
         check_currency(&fields)?;
         Ok(Self {
@@ -65,12 +65,12 @@ impl Demanded {
 }
 
 impl<'a> FacilitatorRequest<'a> {
-    /// Takes the body apart. A missing `x402Version` is that of the payload, which has its own.
+    /// Reads the body. `x402Version` may be missing, since the payload has its own.
     ///
     /// # Errors
-    /// [`Fault::Version`] for another version than the one that is spoken; another [`Fault`] where a
-    /// part is missing.
-    pub fn read(json: &'a Value) -> Result<Self, Fault> {
+    /// [`FieldFault::Version`] for a version that is not supported; another [`FieldFault`] if a part is
+    /// missing.
+    pub fn read(json: &'a Value) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(json, "")?;
         if fields.optional("x402Version").is_some() {
             fields.version()?;
@@ -87,12 +87,12 @@ impl<'a> FacilitatorRequest<'a> {
 }
 
 impl AcceptsRequest {
-    /// Reads the body, passing over entries of other schemes, networks and assets. An entry that
-    /// names none of them means what is sold here.
+    /// Reads the body. Entries of other schemes, networks and assets are left out. An entry without
+    /// these fields is taken as one in XNO.
     ///
     /// # Errors
-    /// [`Fault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(json, "")?;
         fields.version()?;
         let resource = Resource::read(&fields.object("resource")?)?;
@@ -117,7 +117,7 @@ impl AcceptsRequest {
     }
 }
 
-fn is_of_other_currency(entry: &Fields<'_>) -> Result<bool, Fault> {
+fn is_of_other_currency(entry: &Fields<'_>) -> Result<bool, FieldFault> {
     let network = Network::Mainnet.to_string();
     for (field, own) in
         [("scheme", Scheme::Exact.as_str()), ("network", network.as_str()), ("asset", Asset::Xno.as_str())]
@@ -129,8 +129,8 @@ fn is_of_other_currency(entry: &Fields<'_>) -> Result<bool, Fault> {
     Ok(false)
 }
 
-/// The body of `GET /supported`: the one kind of payment, by these mechanisms. Nobody signs for the
-/// payers, so there are no signers.
+/// The body of `GET /supported`: the one supported kind of payment, with these mechanisms. The
+/// facilitator never signs for a payer, so there are no signers.
 #[must_use]
 pub fn supported(mechanisms: &[&str]) -> Value {
     serde_json::json!({

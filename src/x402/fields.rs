@@ -1,4 +1,4 @@
-//! Reads the fields of a JSON object, remembering where the object stood.
+//! Reads the fields of a JSON object and knows the path of each, for error messages.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -6,14 +6,14 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Fault, X402_VERSION};
+use super::{FieldFault, X402_VERSION};
 use crate::nano::hex_bytes;
 
-/// The most characters of a wrong value that a message repeats.
+/// How many characters of a wrong value a message repeats.
 const EXCERPT_CHARACTERS: usize = 80;
 
-/// A JSON object and its path. A field that is null counts as missing: the official schemas write
-/// absence either way.
+/// A JSON object and its path. A field that is null counts as missing, since the official schemas
+/// allow both for an absent field.
 #[derive(Clone, Debug)]
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
@@ -22,16 +22,16 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of an envelope's outermost object.
+    /// The fields of the outermost object.
     pub(super) const fn of(object: &'a Map<String, Value>) -> Self {
         Self { object, path: String::new(), echoed: false }
     }
 
-    /// The fields of an envelope that may be any JSON; `path` is what messages call it, empty for
-    /// the outermost.
-    pub(super) fn of_value(value: &'a Value, path: &str) -> Result<Self, Fault> {
-        let named = if path.is_empty() { "the envelope" } else { path };
-        let object = value.as_object().ok_or_else(|| Fault::Type {
+    /// The fields of `value`, if it is an object. Messages call it `path`, which is empty for the
+    /// outermost object.
+    pub(super) fn of_value(value: &'a Value, path: &str) -> Result<Self, FieldFault> {
+        let named = if path.is_empty() { "the body" } else { path };
+        let object = value.as_object().ok_or_else(|| FieldFault::Type {
             path: named.to_owned(),
             expected: "an object",
             found: kind(value),
@@ -39,13 +39,14 @@ impl<'a> Fields<'a> {
         Ok(Self { object, path: path.to_owned(), echoed: false })
     }
 
-    /// These fields as ones the client had only to send back: a missing one is told so.
+    /// The same fields, marked as ones that the client only had to send back: the message for a missing
+    /// field says so.
     pub(super) fn echoed(mut self) -> Self {
         self.echoed = true;
         self
     }
 
-    /// The path of `field` in the envelope.
+    /// The full path of `field`.
     pub(super) fn path(&self, field: &str) -> String {
         if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
     }
@@ -54,46 +55,49 @@ impl<'a> Fields<'a> {
         self.object.get(field).filter(|value| !value.is_null())
     }
 
-    pub(super) fn required(&self, field: &str) -> Result<&'a Value, Fault> {
+    pub(super) fn required(&self, field: &str) -> Result<&'a Value, FieldFault> {
         self.optional(field).ok_or_else(|| self.missing(field))
     }
 
-    pub(super) fn missing(&self, field: &str) -> Fault {
+    pub(super) fn missing(&self, field: &str) -> FieldFault {
         let path = self.path(field);
-        if self.echoed { Fault::NotEchoed { path } } else { Fault::Missing { path } }
+        if self.echoed { FieldFault::NotEchoed { path } } else { FieldFault::Missing { path } }
     }
 
-    pub(super) fn wrong(&self, field: &str, why: impl Display) -> Fault {
-        Fault::Value { path: self.path(field), why: why.to_string() }
+    pub(super) fn wrong(&self, field: &str, why: impl Display) -> FieldFault {
+        FieldFault::Value { path: self.path(field), why: why.to_string() }
     }
 
-    fn not(&self, field: &str, expected: &'static str, value: &Value) -> Fault {
-        Fault::Type { path: self.path(field), expected, found: kind(value) }
+    fn not(&self, field: &str, expected: &'static str, value: &Value) -> FieldFault {
+        FieldFault::Type { path: self.path(field), expected, found: kind(value) }
     }
 
-    pub(super) fn optional_text(&self, field: &str) -> Result<Option<&'a str>, Fault> {
+    pub(super) fn optional_text(&self, field: &str) -> Result<Option<&'a str>, FieldFault> {
         let text = |value: &'a Value| value.as_str().ok_or_else(|| self.not(field, "a string", value));
         self.optional(field).map(text).transpose()
     }
 
-    pub(super) fn text(&self, field: &str) -> Result<&'a str, Fault> {
+    pub(super) fn text(&self, field: &str) -> Result<&'a str, FieldFault> {
         self.optional_text(field)?.ok_or_else(|| self.missing(field))
     }
 
-    /// A string that `T` reads. Amounts come this way too, so a JSON number is none.
-    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, field: &str) -> Result<T, Fault> {
+    /// A string, parsed as `T`. Amounts are read in this way, so a JSON number is refused.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&self, field: &str) -> Result<T, FieldFault> {
         self.text(field)?.parse().map_err(|error| self.wrong(field, error))
     }
 
-    /// As [`Fields::parsed`], where the field may be missing or empty.
-    pub(super) fn optional_parsed<T: FromStr<Err: Display>>(&self, field: &str) -> Result<Option<T>, Fault> {
+    /// Like [`Fields::parsed`], but `None` if the field is missing or empty.
+    pub(super) fn optional_parsed<T: FromStr<Err: Display>>(
+        &self,
+        field: &str,
+    ) -> Result<Option<T>, FieldFault> {
         match self.optional_text(field)? {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|error| self.wrong(field, error)),
         }
     }
 
-    pub(super) fn integer(&self, field: &str) -> Result<u64, Fault> {
+    pub(super) fn integer(&self, field: &str) -> Result<u64, FieldFault> {
         let value = self.required(field)?;
         value.as_u64().ok_or_else(|| match value {
             Value::Number(number) => self.wrong(field, format_args!("{number} is not a whole number from 0")),
@@ -103,22 +107,22 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(super) fn flag(&self, field: &str) -> Result<bool, Fault> {
+    pub(super) fn flag(&self, field: &str) -> Result<bool, FieldFault> {
         let value = self.required(field)?;
         value.as_bool().ok_or_else(|| self.not(field, "true or false", value))
     }
 
     /// 32 bytes in hexadecimal.
-    pub(super) fn bytes32(&self, field: &str) -> Result<[u8; 32], Fault> {
+    pub(super) fn bytes32(&self, field: &str) -> Result<[u8; 32], FieldFault> {
         hex_bytes(self.text(field)?).map_err(|error| self.wrong(field, error))
     }
 
-    pub(super) fn array(&self, field: &str) -> Result<&'a Vec<Value>, Fault> {
+    pub(super) fn array(&self, field: &str) -> Result<&'a Vec<Value>, FieldFault> {
         let value = self.required(field)?;
         value.as_array().ok_or_else(|| self.not(field, "an array", value))
     }
 
-    pub(super) fn optional_object(&self, field: &str) -> Result<Option<Self>, Fault> {
+    pub(super) fn optional_object(&self, field: &str) -> Result<Option<Self>, FieldFault> {
         let fields = |value| {
             let fields = Self::of_value(value, &self.path(field))?;
             Ok(if self.echoed { fields.echoed() } else { fields })
@@ -126,33 +130,33 @@ impl<'a> Fields<'a> {
         self.optional(field).map(fields).transpose()
     }
 
-    pub(super) fn object(&self, field: &str) -> Result<Self, Fault> {
+    pub(super) fn object(&self, field: &str) -> Result<Self, FieldFault> {
         self.optional_object(field)?.ok_or_else(|| self.missing(field))
     }
 
-    /// The object itself as a `T` that reads JSON on its own.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+    /// The object itself, deserialised as `T`.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, FieldFault> {
         T::deserialize(self.object)
-            .map_err(|error| Fault::Value { path: self.path.clone(), why: error.to_string() })
+            .map_err(|error| FieldFault::Value { path: self.path.clone(), why: error.to_string() })
     }
 
-    /// `extensions`, which may be missing and may hold anything.
-    pub(super) fn extensions(&self) -> Result<Map<String, Value>, Fault> {
+    /// The field `extensions`; empty if it is missing.
+    pub(super) fn extensions(&self) -> Result<Map<String, Value>, FieldFault> {
         Ok(self.optional_object("extensions")?.map(|fields| fields.object.clone()).unwrap_or_default())
     }
 
-    /// Checks that the envelope is of the one version that is spoken.
-    pub(super) fn version(&self) -> Result<(), Fault> {
+    /// Checks that `x402Version` is the supported one.
+    pub(super) fn version(&self) -> Result<(), FieldFault> {
         let version = self.required("x402Version")?;
         if version.as_u64() == Some(X402_VERSION) {
             Ok(())
         } else {
-            Err(Fault::Version { found: excerpt(version) })
+            Err(FieldFault::Version { found: excerpt(version) })
         }
     }
 }
 
-/// What a JSON value is, in words.
+/// The kind of a JSON value, in words.
 const fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -164,7 +168,7 @@ const fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// A value as a message repeats it: a string or number from its beginning, else its kind.
+/// A value as a message repeats it: the beginning of a string, a number, or else its kind.
 pub(super) fn excerpt(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{:?}", text.chars().take(EXCERPT_CHARACTERS).collect::<String>()),

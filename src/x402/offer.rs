@@ -1,7 +1,8 @@
-//! A 402 as a paying client reads it, whoever wrote it.
+//! A 402 of any server, as a paying client reads it.
 //!
-//! Other servers offer other currencies beside this one, and x402.Nano's entries say less than the
-//! gateway's own. An entry is sent back as it came, with all that is not understood in it.
+//! Other servers offer other currencies too, and entries as x402.Nano specifies them say less than
+//! those of this gateway. The client sends an entry back unchanged, with all the fields that it does
+//! not know.
 
 use serde_json::{Map, Value};
 
@@ -9,71 +10,71 @@ use super::fields::Fields;
 use super::payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use super::required::check_currency;
 use super::session::SessionTerms;
-use super::{Fault, Malformed, Proof, Track, WorkTerms, X402_VERSION, decode_header};
+use super::{FieldFault, Malformed, PaymentProof, Track, WorkTerms, X402_VERSION, decode_header};
 use crate::nano::{Account, Raw, UnixSeconds};
 
 /// The entries of a 402 that can be paid in XNO.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Offers {
-    /// Why it is a 402: a sentence or a refusal's code.
+pub struct NanoOffers {
+    /// Why the answer is a 402: a sentence, or the code of a refusal.
     pub error: Option<String>,
     /// In the server's order; it may be empty.
-    pub offers: Vec<Offer>,
-    /// Why the other entries cannot be paid.
-    pub passed_over: Vec<Fault>,
-    /// Whether an id is required of a payment; nothing where the server knows no ids.
+    pub offers: Vec<NanoOffer>,
+    /// For each of the other entries, why it cannot be paid.
+    pub passed_over: Vec<FieldFault>,
+    /// Whether a payment must have an id; `None` if the server does not support ids.
     pub payment_identifier: Option<bool>,
 }
 
 /// One entry that can be paid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Offer {
-    /// What is to be sent, in raw.
+pub struct NanoOffer {
+    /// The amount to send, in raw.
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
-    pub ask: Ask,
-    /// The route that is paid for, where the server says.
+    pub ask: ProofRequest,
+    /// The route that is paid for, if the server names it.
     pub route: Option<String>,
     entry: Value,
     resource: Option<Value>,
 }
 
-/// What the server wants to see.
+/// The kind of proof that the server asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ask {
-    /// A signed block. Nothing where the server does not say what work it asks for.
+pub enum ProofRequest {
+    /// A signed block; `work` is `None` if the server does not say which work it needs.
     NanoTxn { work: Option<WorkTerms> },
-    /// A signature over a block's hash and this nonce.
+    /// A signature over the hash of a block and this nonce.
     NanoSignature { nonce: [u8; 32] },
-    /// A send of exactly the entry's amount.
+    /// A block that sends exactly the amount of the entry.
     NanoSession(SessionTerms),
 }
 
-impl Offers {
+impl NanoOffers {
     /// Reads the value of a `PAYMENT-REQUIRED` header.
     ///
     /// # Errors
-    /// [`Malformed`], when it is no `PaymentRequired` of version 2. An entry that cannot be paid is
-    /// no error; it is passed over.
+    /// [`Malformed`], if it is not a `PaymentRequired` of version 2. An entry that cannot be paid is
+    /// not an error; it is listed in `passed_over`.
     pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
         Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
     }
 
-    /// Reads a 402's body.
+    /// Reads the body of a 402.
     ///
     /// # Errors
-    /// [`Fault`], as [`Offers::from_header`].
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], as in [`NanoOffers::from_header`].
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
 
-    fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         fields.version()?;
         let resource = fields.optional("resource");
         let (mut offers, mut passed_over) = (Vec::new(), Vec::new());
         for (index, entry) in fields.array("accepts")?.iter().enumerate() {
-            match Offer::read(entry, &format!("accepts[{index}]"), resource) {
+            match NanoOffer::read(entry, &format!("accepts[{index}]"), resource) {
                 Ok(offer) => offers.push(offer),
                 Err(fault) => passed_over.push(fault),
             }
@@ -87,13 +88,13 @@ impl Offers {
     }
 }
 
-impl Offer {
-    fn read(entry: &Value, path: &str, resource: Option<&Value>) -> Result<Self, Fault> {
+impl NanoOffer {
+    fn read(entry: &Value, path: &str, resource: Option<&Value>) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(entry, path)?;
         check_currency(&fields)?;
         let extra = fields.object("extra")?;
-        // x402.Nano's own entries name no mechanism: there a nonce is what sets Track B apart, and a
-        // session what sets NanoSession's.
+        // Entries as x402.Nano specifies them name no mechanism: an entry with a nonce is Track B's, one
+        // with a session is NanoSession's.
         let by_shape = if extra.optional("nanoSession").is_some() {
             Track::NANO_SESSION
         } else if extra.optional("nonce").is_some() {
@@ -102,12 +103,12 @@ impl Offer {
             Track::NANO_TXN
         };
         let ask = match extra.optional_text("mechanism")?.unwrap_or(by_shape) {
-            Track::NANO_TXN => Ask::NanoTxn { work: WorkTerms::read_optional(&extra)? },
-            Track::NANO_SIGNATURE => Ask::NanoSignature { nonce: extra.bytes32("nonce")? },
+            Track::NANO_TXN => ProofRequest::NanoTxn { work: WorkTerms::read_optional(&extra)? },
+            Track::NANO_SIGNATURE => ProofRequest::NanoSignature { nonce: extra.bytes32("nonce")? },
             Track::NANO_SESSION => {
                 let terms = SessionTerms::read(&extra.object("nanoSession")?)?;
                 terms.check_sum(fields.parsed("amount")?, &fields)?;
-                Ask::NanoSession(terms)
+                ProofRequest::NanoSession(terms)
             }
             _ => return Err(extra.wrong("mechanism", Track::KNOWN)),
         };
@@ -124,7 +125,7 @@ impl Offer {
 
     /// The `PaymentPayload` that answers this entry with `proof`.
     #[must_use]
-    pub fn answer(&self, proof: &Proof) -> Value {
+    pub fn answer(&self, proof: &PaymentProof) -> Value {
         let mut json = Map::new();
         json.insert("x402Version".to_owned(), X402_VERSION.into());
         if let Some(resource) = &self.resource {
@@ -135,10 +136,10 @@ impl Offer {
         Value::Object(json)
     }
 
-    /// As [`Offer::answer`], under an id of the client's own, which the server declares as `required`
+    /// As [`NanoOffer::answer`], under an id of the client's own, which the server declares as `required`
     /// or not.
     #[must_use]
-    pub fn answer_under(&self, proof: &Proof, id: &PaymentIdentifier, required: bool) -> Value {
+    pub fn answer_under(&self, proof: &PaymentProof, id: &PaymentIdentifier, required: bool) -> Value {
         let mut payload = self.answer(proof);
         if let Some(fields) = payload.as_object_mut() {
             let extension = (PAYMENT_IDENTIFIER.to_owned(), id.extension(required));

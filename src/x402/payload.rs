@@ -1,4 +1,4 @@
-//! `PaymentPayload`, what a client hands in: a proof of payment, or a capability.
+//! `PaymentPayload`, which a client sends: a proof of payment, or a capability.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::required::check_currency;
 use super::{
-    Fault, Malformed, PaymentRequirements, Resource, Track, X402_VERSION, decode_header, encode_header,
+    FieldFault, Malformed, PaymentRequirements, Resource, Track, X402_VERSION, decode_header, encode_header,
     serde_json_form,
 };
 use crate::nano::{Account, BlockHash, Signature, StateBlock};
@@ -15,44 +15,44 @@ use crate::nano::{Account, BlockHash, Signature, StateBlock};
 /// What a `PAYMENT-SIGNATURE` header holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaymentPayload {
-    /// What the client says it pays for. Nothing rests on it.
+    /// What the client says it pays for. No decision depends on it.
     pub resource: Option<Resource>,
-    pub presented: Presented,
+    pub presented: Payload,
     pub extensions: Map<String, Value>,
 }
 
-/// What the client shows to be let in.
+/// What the client presents: a payment, or a capability.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Presented {
-    Payment(Box<Payment>),
-    /// A capability bought before; such a payload needs no `accepted`.
+pub enum Payload {
+    Payment(Box<PresentedPayment>),
+    /// A capability that was bought before. This payload needs no `accepted`.
     Access {
         credential: Credential,
     },
 }
 
-/// A proof of payment and the entry it answers. [`PaymentPayload::read`] makes only those in which
-/// the proof is of the entry's mechanism.
+/// A proof of payment and the entry that it answers. In what [`PaymentPayload::read`] returns, both
+/// have the same mechanism.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Payment {
-    /// The entry of `accepts`, as the client says it was.
+pub struct PresentedPayment {
+    /// The entry of `accepts`, as the client sent it back.
     pub accepted: PaymentRequirements,
-    pub proof: Proof,
+    pub proof: PaymentProof,
 }
 
-/// The client's `payload`; its shape tells which kind it is.
+/// The proof in the field `payload`. The fields that it has tell its mechanism.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Proof {
-    /// Track A: a signed block for the gateway to broadcast. It may lack its work.
+pub enum PaymentProof {
+    /// Track A: a signed block, which the gateway broadcasts. Its work may be missing.
     NanoTxn { block: StateBlock },
-    /// Track B: a block that is on the ledger, and who signed for it.
+    /// Track B: a block that is on the ledger, and a signature of its account.
     NanoSignature { block_hash: BlockHash, account: Account, signature: Signature },
-    /// NanoSession: a block that is on the ledger. That the payer shows it, the entry says, which
-    /// nobody else was sent.
+    /// NanoSession: a block that is on the ledger. The entry shows that the payer presents it, since
+    /// nobody else received that entry.
     NanoSession { block_hash: BlockHash },
 }
 
-/// A capability's token. Whoever has it is let in, so it prints as `****`.
+/// The token of a capability. Whoever has it can use the capability, so it prints as `****`.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Credential(String);
 
@@ -63,7 +63,7 @@ impl Credential {
         Self(token)
     }
 
-    /// The token's text, for looking it up or handing it to its owner.
+    /// The text of the token, to look it up or to give it to its owner.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -76,7 +76,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-impl Proof {
+impl PaymentProof {
     /// The mechanism's name on the wire.
     #[must_use]
     pub const fn mechanism(&self) -> &'static str {
@@ -87,7 +87,7 @@ impl Proof {
         }
     }
 
-    /// The `payload` object. Hexadecimal in lower case, as x402.Nano asks for it.
+    /// The object `payload`. Its hexadecimal is in lower case, as x402.Nano requires.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
@@ -106,21 +106,21 @@ impl PaymentPayload {
     /// Reads the value of a `PAYMENT-SIGNATURE` header.
     ///
     /// # Errors
-    /// [`Malformed`]: unreadable (400), or readable and refused (402).
+    /// [`Malformed`]: not readable (400), or readable but refused (402).
     pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
         Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
     }
 
-    /// Reads the envelope, as the facilitator is sent it.
+    /// Reads the JSON form, which a facilitator receives.
     ///
     /// # Errors
-    /// [`Fault`]: the first in the order version, scheme, network, asset, shape of `payload`, the
-    /// rest of `accepted` (PROTOCOL section 4).
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`]: the first one in the order version, scheme, network, asset, shape of `payload`,
+    /// the rest of `accepted` ([protocol guide](crate::guide::protocol), "Verification").
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
 
-    fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         fields.version()?;
         let accepted = fields.optional_object("accepted")?.map(Fields::echoed);
         if let Some(accepted) = &accepted {
@@ -129,12 +129,13 @@ impl PaymentPayload {
         let payload = fields.object("payload")?;
         refuse_url_bound(&payload, accepted.as_ref())?;
         let presented = match read_shape(&payload)? {
-            Shape::Access(credential) => Presented::Access { credential },
+            Shape::Access(credential) => Payload::Access { credential },
             Shape::Proof(proof) => {
-                let accepted = accepted.ok_or_else(|| Fault::NotEchoed { path: fields.path("accepted") })?;
+                let accepted =
+                    accepted.ok_or_else(|| FieldFault::NotEchoed { path: fields.path("accepted") })?;
                 let accepted = PaymentRequirements::read_fields(&accepted)?;
                 agree(&proof, &accepted)?;
-                Presented::Payment(Box::new(Payment { accepted, proof }))
+                Payload::Payment(Box::new(PresentedPayment { accepted, proof }))
             }
         };
         let resource = fields.optional_object("resource")?.map(|it| Resource::read(&it)).transpose()?;
@@ -149,11 +150,11 @@ impl PaymentPayload {
             json.insert("resource".to_owned(), resource.to_json());
         }
         match &self.presented {
-            Presented::Payment(payment) => {
+            Payload::Payment(payment) => {
                 json.insert("accepted".to_owned(), payment.accepted.to_json());
                 json.insert("payload".to_owned(), payment.proof.to_json());
             }
-            Presented::Access { credential } => {
+            Payload::Access { credential } => {
                 let payload = json!({ "mode": "access", "credential": credential.expose() });
                 json.insert("payload".to_owned(), payload);
             }
@@ -172,21 +173,21 @@ impl PaymentPayload {
 }
 
 enum Shape {
-    Proof(Proof),
+    Proof(PaymentProof),
     Access(Credential),
 }
 
-/// Tells the kind of `payload` by the fields it has.
-fn read_shape(payload: &Fields<'_>) -> Result<Shape, Fault> {
+/// Reads `payload` as the kind that its fields show.
+fn read_shape(payload: &Fields<'_>) -> Result<Shape, FieldFault> {
     if payload.optional("block").is_some() {
         let block = payload.object("block")?.read()?;
-        return Ok(Shape::Proof(Proof::NanoTxn { block }));
+        return Ok(Shape::Proof(PaymentProof::NanoTxn { block }));
     }
     if is_session(payload) {
-        return Ok(Shape::Proof(Proof::NanoSession { block_hash: payload.parsed("proof")? }));
+        return Ok(Shape::Proof(PaymentProof::NanoSession { block_hash: payload.parsed("proof")? }));
     }
     if ["blockHash", "account", "signature"].iter().any(|field| payload.optional(field).is_some()) {
-        return Ok(Shape::Proof(Proof::NanoSignature {
+        return Ok(Shape::Proof(PaymentProof::NanoSignature {
             block_hash: payload.parsed("blockHash")?,
             account: payload.parsed("account")?,
             signature: payload.parsed("signature")?,
@@ -199,30 +200,30 @@ fn read_shape(payload: &Fields<'_>) -> Result<Shape, Fault> {
         }
         return Ok(Shape::Access(Credential(token.to_owned())));
     }
-    Err(Fault::NoProof)
+    Err(FieldFault::NoProof)
 }
 
-/// NanoSession's payload, which names the block as `proof` and nothing of Track B.
+/// Whether this is NanoSession's payload, which names the block as `proof` and has no field of Track B.
 fn is_session(payload: &Fields<'_>) -> bool {
     let has = |field| payload.optional(field).is_some();
     has("proof") && !has("blockHash") && !has("account")
 }
 
-/// Revision 7's other mechanism, also called nanoSignature, has a signature beside the `proof`. Its
-/// sender is told so rather than what would be missing of Track B.
-fn refuse_url_bound(payload: &Fields<'_>, accepted: Option<&Fields<'_>>) -> Result<(), Fault> {
+/// Refuses the other mechanism of revision 7, also called nanoSignature, which has a signature beside
+/// the `proof`. The message says so, instead of naming the fields of Track B that are missing.
+fn refuse_url_bound(payload: &Fields<'_>, accepted: Option<&Fields<'_>>) -> Result<(), FieldFault> {
     if !is_session(payload) || payload.optional("signature").is_none() {
         return Ok(());
     }
     let extra = accepted.and_then(|it| it.optional("extra"));
     let mechanism = extra.and_then(|it| it.get("mechanism")).and_then(Value::as_str);
-    if mechanism == Some(Track::NANO_SESSION) { Ok(()) } else { Err(Fault::UrlBound) }
+    if mechanism == Some(Track::NANO_SESSION) { Ok(()) } else { Err(FieldFault::UrlBound) }
 }
 
-/// A proof answers an entry of its own mechanism.
-fn agree(proof: &Proof, accepted: &PaymentRequirements) -> Result<(), Fault> {
+/// Checks that the proof and the entry have the same mechanism.
+fn agree(proof: &PaymentProof, accepted: &PaymentRequirements) -> Result<(), FieldFault> {
     let (payload, accepted) = (proof.mechanism(), accepted.extra.track.as_str());
-    if payload == accepted { Ok(()) } else { Err(Fault::TrackDisagrees { payload, accepted }) }
+    if payload == accepted { Ok(()) } else { Err(FieldFault::TrackDisagrees { payload, accepted }) }
 }
 
 serde_json_form!(PaymentPayload);

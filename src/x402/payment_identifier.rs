@@ -1,25 +1,25 @@
-//! The `payment-identifier` extension: an id of the client's own that makes a retry idempotent.
+//! The `payment-identifier` extension: an id that the client chooses and that makes a retry idempotent.
 //!
-//! A 402 declares it with what it expects; a client copies the declaration into its payload and
-//! adds `info.id`. What the id then means, `payment::identified` and the cashier say. Source: x402,
-//! `specs/extensions/payment_identifier.md`.
+//! A 402 declares the extension; a client copies the declaration into its payload and adds `info.id`.
+//! [`payment::payment_identifier`](crate::payment::payment_identifier) says what an id stands for.
+//! Source: x402, `specs/extensions/payment_identifier.md`.
 
 use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-/// The extension's key, in `PaymentRequired` and in `PaymentPayload`.
+/// The key of the extension in `PaymentRequired` and in `PaymentPayload`.
 pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
 
-/// Characters of an id, at least and at most.
+/// The shortest and the longest id, in characters.
 pub const SHORTEST_IDENTIFIER: usize = 16;
 pub const LONGEST_IDENTIFIER: usize = 128;
 
-/// An id of the right form: 16 to 128 letters, digits, `_` and `-`.
+/// A valid id: 16 to 128 letters, digits, `_` and `-`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PaymentIdentifier(String);
 
-/// What is wrong with an id, or with what holds it.
+/// Why the extension has no valid id.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadIdentifier {
     #[error("extensions.payment-identifier is not an object with `info`: {{\"info\": {{\"id\": …}}}}")]
@@ -35,8 +35,8 @@ pub enum BadIdentifier {
 }
 
 impl PaymentIdentifier {
-    /// The id in a payload's extensions. Nothing where the extension is not there, or is only the
-    /// declaration copied back: official clients copy it whether they know it or not.
+    /// The id in the extensions of a payload. `None` if the extension is missing or is only a copy of
+    /// the declaration: official clients copy it even if they do not know the extension.
     ///
     /// # Errors
     /// [`BadIdentifier`].
@@ -49,7 +49,7 @@ impl PaymentIdentifier {
         Self::parse(id.as_str().ok_or(BadIdentifier::NotText)?).map(Some)
     }
 
-    /// An id with this text.
+    /// The id with this text.
     ///
     /// # Errors
     /// [`BadIdentifier::Length`], [`BadIdentifier::Character`].
@@ -69,7 +69,7 @@ impl PaymentIdentifier {
         &self.0
     }
 
-    /// What a payload carries to hand this id in.
+    /// The extension of a payload that has this id.
     #[must_use]
     pub fn extension(&self, required: bool) -> Value {
         let mut extension = declaration(required);
@@ -86,7 +86,7 @@ impl fmt::Display for PaymentIdentifier {
     }
 }
 
-/// What a 402 says of the extension: whether an id is required, and the schema of `info`.
+/// The declaration of the extension in a 402: whether an id is required, and the schema of `info`.
 #[must_use]
 pub fn declaration(required: bool) -> Value {
     json!({

@@ -1,4 +1,4 @@
-//! `PaymentRequired`, the challenge of a 402, and the entry of it that a client sends back.
+//! `PaymentRequired`, the content of a 402, and its entries, one of which a client sends back.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,17 +6,19 @@ use std::num::NonZeroU32;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
-use super::session::{Session, SessionTerms};
-use super::{Fault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
+use super::session::{SessionId, SessionTerms};
+use super::{FieldFault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
+use crate::routes::Grants;
 
-/// What a 402 says, in `PAYMENT-REQUIRED` and in its body (PROTOCOL section 3).
+/// The content of the header `PAYMENT-REQUIRED` and of the body of a 402
+/// ([protocol guide](crate::guide::protocol), "The challenge").
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaymentRequired {
-    /// Why this is a 402: a sentence or a refusal's code.
+    /// Why the answer is a 402: a sentence, or the code of a refusal.
     pub error: Option<String>,
     pub resource: Resource,
-    /// One entry for each way to pay, the one that most clients know first.
+    /// One entry for each mechanism. The one that most clients know comes first.
     pub accepts: Vec<PaymentRequirements>,
     pub extensions: Map<String, Value>,
 }
@@ -24,7 +26,7 @@ pub struct PaymentRequired {
 /// What is being paid for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Resource {
-    /// Absolute, under the public origin that is configured. It takes part in the header's size.
+    /// Absolute, with the configured public origin. It counts towards the size of the header.
     pub url: String,
     pub description: Option<String>,
     pub mime_type: Option<String>,
@@ -36,54 +38,47 @@ pub struct PaymentRequirements {
     pub scheme: Scheme,
     pub network: Network,
     pub asset: Asset,
-    /// What is to be sent, in raw: the price, and in an entry for nanoSession its tag.
+    /// The amount to send, in raw: the price, plus the tag in an entry for nanoSession.
     pub amount: Raw,
     pub pay_to: Account,
-    /// How long the client may take. Only for information: `extra.valid_before` binds.
+    /// The time that the client has, in seconds. For information only: `extra.valid_before` is what
+    /// counts.
     pub max_timeout_seconds: u64,
     pub extra: Extra,
 }
 
-/// `exact`, the one scheme that is taken.
+/// `exact`, the only supported scheme.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Scheme {
     #[default]
     Exact,
 }
 
-/// `XNO`, the one asset that is taken.
+/// `XNO`, the only supported asset.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Asset {
     #[default]
     Xno,
 }
 
-/// What the standard fields of an entry do not carry: all that is needed to check it again from
-/// itself alone, whatever the price table says by then.
+/// The rest of an entry: what the gateway needs to check the entry later without any stored state,
+/// even if the price table has changed by then.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Extra {
-    /// Called `challenge` in an entry for nanoTxn, `nonce` in one for nanoSignature; a part of
-    /// `nanoSession.id` in one for nanoSession.
+    /// The field `challenge` for nanoTxn, `nonce` for nanoSignature; a part of `nanoSession.id` for
+    /// nanoSession.
     pub challenge: [u8; 32],
     pub valid_before: UnixSeconds,
-    /// The identity of the route that is paid for.
+    /// The name of the route that is paid for.
     pub route: String,
     pub grants: Grants,
     pub track: Track,
 }
 
-/// What a payment buys.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Grants {
-    pub requests: NonZeroU32,
-    /// For how long after the grant.
-    pub seconds: u64,
-}
-
-/// `extra.mechanism`, and what belongs to that mechanism alone.
+/// `extra.mechanism`, and the fields that only this mechanism has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Track {
-    /// Track A. Nothing where the entry does not say what work it asks for.
+    /// Track A; `work` is `None` if the entry does not say which work it needs.
     NanoTxn { work: Option<WorkTerms> },
     /// Track B.
     NanoSignature,
@@ -91,7 +86,7 @@ pub enum Track {
     NanoSession(SessionTerms),
 }
 
-/// What is asked of a block's work.
+/// The requirements for the work of a block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkTerms {
     pub policy: WorkPolicy,
@@ -103,7 +98,7 @@ pub struct WorkTerms {
 pub enum WorkPolicy {
     /// The client.
     Required,
-    /// The client, or where it does not the gateway.
+    /// The client, or else the gateway.
     Optional,
 }
 
@@ -165,8 +160,8 @@ impl WorkPolicy {
 }
 
 impl WorkTerms {
-    /// What an entry's `extra` says of work; nothing where it says nothing.
-    pub(super) fn read_optional(extra: &Fields<'_>) -> Result<Option<Self>, Fault> {
+    /// The fields about work in `extra`; `None` if there are none.
+    pub(super) fn read_optional(extra: &Fields<'_>) -> Result<Option<Self>, FieldFault> {
         if extra.optional("work").is_none() && extra.optional("workThreshold").is_none() {
             return Ok(None);
         }
@@ -180,7 +175,7 @@ impl WorkTerms {
 }
 
 impl PaymentRequired {
-    /// The JSON of the 402's body and header. Empty `extensions` and what is `None` are left out.
+    /// The JSON of the body and the header. Empty `extensions` and fields that are `None` are left out.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut json = Map::new();
@@ -203,12 +198,12 @@ impl PaymentRequired {
         encode_header(&self.to_json())
     }
 
-    /// Reads what a Faregate gateway wrote. A client that also meets other servers reads
-    /// [`super::Offers`] instead.
+    /// Reads what a Faregate gateway wrote. A client that also pays other servers reads
+    /// [`super::NanoOffers`] instead.
     ///
     /// # Errors
-    /// [`Fault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
 
@@ -220,7 +215,7 @@ impl PaymentRequired {
         Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
     }
 
-    fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         fields.version()?;
         let mut accepts = Vec::new();
         for (index, entry) in fields.array("accepts")?.iter().enumerate() {
@@ -249,7 +244,7 @@ impl Resource {
         Value::Object(json)
     }
 
-    pub(super) fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         Ok(Self {
             url: fields.text("url")?.to_owned(),
             description: fields.optional_text("description")?.map(str::to_owned),
@@ -259,19 +254,19 @@ impl Resource {
 }
 
 /// Checks the scheme, network and asset of an entry, in that order.
-pub(super) fn check_currency(entry: &Fields<'_>) -> Result<(), Fault> {
+pub(super) fn check_currency(entry: &Fields<'_>) -> Result<(), FieldFault> {
     let said = |field, known: &str| {
         let value = entry.required(field)?;
         Ok(if value.as_str() == Some(known) { None } else { Some((entry.path(field), excerpt(value))) })
     };
     if let Some((path, found)) = said("scheme", Scheme::Exact.as_str())? {
-        return Err(Fault::Scheme { path, found });
+        return Err(FieldFault::Scheme { path, found });
     }
     if let Some((path, found)) = said("network", &Network::Mainnet.to_string())? {
-        return Err(Fault::Network { path, found });
+        return Err(FieldFault::Network { path, found });
     }
     if let Some((path, found)) = said("asset", Asset::Xno.as_str())? {
-        return Err(Fault::Asset { path, found });
+        return Err(FieldFault::Asset { path, found });
     }
     Ok(())
 }
@@ -286,19 +281,27 @@ impl PaymentRequirements {
             "amount": self.amount.to_string(),
             "payTo": self.pay_to.to_string(),
             "maxTimeoutSeconds": self.max_timeout_seconds,
-            "extra": self.extra.to_json(Session::of(self)),
+            "extra": self.extra.to_json(self.session()),
         })
+    }
+
+    /// The session that the entry offers; `None` if it is of another mechanism.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        let Track::NanoSession(terms) = self.extra.track else { return None };
+        let Extra { challenge, valid_before, route, grants, .. } = &self.extra;
+        Some(SessionId::new(*challenge, self.pay_to, terms.price, *grants, *valid_before, route))
     }
 
     /// Reads one entry.
     ///
     /// # Errors
-    /// [`Fault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
 
-    pub(super) fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+    pub(super) fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         check_currency(fields)?;
         let entry = Self {
             scheme: Scheme::Exact,
@@ -318,8 +321,8 @@ impl PaymentRequirements {
 }
 
 impl Extra {
-    /// `session` is that of an entry for nanoSession.
-    fn to_json(&self, session: Option<Session>) -> Value {
+    /// `session` is the one of an entry for nanoSession.
+    fn to_json(&self, session: Option<SessionId>) -> Value {
         let mut json = Map::new();
         let challenge = hex::encode(self.challenge);
         json.insert("mechanism".to_owned(), self.track.as_str().into());
@@ -337,7 +340,7 @@ impl Extra {
             }
             Track::NanoSignature => {
                 json.insert("nonce".to_owned(), challenge.into());
-                // By this newer official clients choose (PROTOCOL section 3).
+                // Newer official clients choose an entry by this field.
                 json.insert("paymentFlow".to_owned(), "upfront".into());
             }
             Track::NanoSession(terms) => {
@@ -350,7 +353,7 @@ impl Extra {
         Value::Object(json)
     }
 
-    fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         let (track, challenge) = match fields.text("mechanism")? {
             Track::NANO_TXN => {
                 (Track::NanoTxn { work: WorkTerms::read_optional(fields)? }, fields.bytes32("challenge")?)
@@ -358,7 +361,7 @@ impl Extra {
             Track::NANO_SIGNATURE => (Track::NanoSignature, fields.bytes32("nonce")?),
             Track::NANO_SESSION => {
                 let told = fields.object("nanoSession")?;
-                let session: Session = told.parsed("id")?;
+                let session: SessionId = told.parsed("id")?;
                 (Track::NanoSession(SessionTerms::read(&told)?), session.nonce)
             }
             _ => return Err(fields.wrong("mechanism", Track::KNOWN)),
@@ -367,20 +370,19 @@ impl Extra {
             challenge,
             valid_before: UnixSeconds(fields.integer("validBefore")?),
             route: fields.text("route")?.to_owned(),
-            grants: Grants::read(&fields.object("grants")?)?,
+            grants: read_grants(&fields.object("grants")?)?,
             track,
         })
     }
 }
 
-impl Grants {
-    fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
-        let requests = fields.integer("requests")?;
-        let requests = u32::try_from(requests).ok().and_then(NonZeroU32::new).ok_or_else(|| {
-            fields.wrong("requests", format_args!("{requests} is not from 1 to {}", u32::MAX))
-        })?;
-        Ok(Self { requests, seconds: fields.integer("seconds")? })
-    }
+fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {
+    let requests = fields.integer("requests")?;
+    let requests = u32::try_from(requests)
+        .ok()
+        .and_then(NonZeroU32::new)
+        .ok_or_else(|| fields.wrong("requests", format_args!("{requests} is not from 1 to {}", u32::MAX)))?;
+    Ok(Grants { requests, seconds: fields.integer("seconds")? })
 }
 
 serde_json_form!(PaymentRequired);

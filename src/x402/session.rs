@@ -1,9 +1,9 @@
-//! The session of a `nanoSession` entry, and the headers that revision 5 of NanoSession told it in.
+//! The session of a `nanoSession` entry: its terms and its identifier.
 //!
-//! A session's identifier is opaque to clients. It carries what the gateway needs to check a proof
-//! that comes with nothing else (`X-PAYMENT-BLOCK`, `X-PAYMENT-SESSION`), so that no session is
-//! remembered. Nothing in it is believed before `payment` has recognised it by its MAC. Sources:
-//! NanoSession revisions 5 (sections 2.3, 3.1, 3.2), 6 and 7 (section 4).
+//! The identifier of a session is opaque to clients. It contains all that the gateway needs to check
+//! a proof that comes with two headers only (`X-PAYMENT-BLOCK`, `X-PAYMENT-SESSION`), so that the
+//! gateway stores no sessions. Its content is not trusted until [`payment`](crate::payment) has
+//! verified the MAC. Sources: NanoSession revisions 5 (sections 2.3, 3.1, 3.2), 6 and 7 (section 4).
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,74 +16,73 @@ use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use serde_json::{Map, Value};
 
+use super::FieldFault;
 use super::fields::Fields;
-use super::{Fault, Grants, PaymentRequirements, Track};
 use crate::nano::{Account, Raw, UnixSeconds};
+use crate::routes::Grants;
 
-/// Revision 5's default `TAG_MODULUS`: its tags are below, and its base amount a multiple of it
-/// where the price is one.
+/// The default `TAG_MODULUS` of revision 5: its tags are lower, and its base amount is a multiple of
+/// it if the price is one.
 pub const TAG_MODULUS: u128 = 10_000_000;
 
-/// What a `nanoSession` entry asks for: the price, and what tells its payment from others.
+/// The amount of a `nanoSession` entry: the price, and a tag that identifies the payment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SessionTerms {
     /// In raw; `resourceAmountRaw`.
     pub price: Raw,
-    /// In raw; `tagAmountRaw`. The entry's `amount` is the sum of the two.
+    /// In raw; `tagAmountRaw`. The `amount` of the entry is the sum of both.
     pub tag_amount: Raw,
 }
 
-/// What a session's identifier says. Prints as `****`: together with a block's hash, which is
-/// public, it is the proof.
+/// The content of the identifier of a session. Prints as `****`: together with the hash of a block,
+/// which is public, it is the proof.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub struct Session {
+pub struct SessionId {
     /// Random bytes and the MAC over the terms.
     pub nonce: [u8; 32],
     pub pay_to: Account,
-    /// Without the tag, in raw.
+    /// The price without the tag, in raw.
     pub price: Raw,
     pub grants: Grants,
     pub valid_before: UnixSeconds,
     route: [u8; 8],
 }
 
-/// The text is no session's identifier.
+/// The text is not the identifier of a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("this is not the identifier of a session of this gateway")]
 pub struct NoSession;
 
 const VERSION: u8 = 1;
-/// Version, nonce, address, price, requests, seconds, end, route.
+/// Version, nonce, address, price, requests, seconds, expiry, route.
 const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8 + 8;
 
-impl Session {
-    /// The session that `entry` offers; nothing for an entry of another mechanism.
-    #[must_use]
-    pub fn of(entry: &PaymentRequirements) -> Option<Self> {
-        let Track::NanoSession(terms) = entry.extra.track else { return None };
-        Some(Self {
-            nonce: entry.extra.challenge,
-            pay_to: entry.pay_to,
-            price: terms.price,
-            grants: entry.extra.grants,
-            valid_before: entry.extra.valid_before,
-            route: digest(&entry.extra.route),
-        })
+impl SessionId {
+    /// The identifier of a session on `route` with these terms.
+    pub(super) fn new(
+        nonce: [u8; 32],
+        pay_to: Account,
+        price: Raw,
+        grants: Grants,
+        valid_before: UnixSeconds,
+        route: &str,
+    ) -> Self {
+        Self { nonce, pay_to, price, grants, valid_before, route: digest(route) }
     }
 
-    /// Whether the session says that it is for this route.
+    /// Whether the session claims to be for this route.
     #[must_use]
     pub fn is_for(&self, route: &str) -> bool {
         self.route == digest(route)
     }
 }
 
-/// Enough of a route's identity to tell one from another; the MAC is over the whole of it.
+/// A short digest of the name of a route, to tell routes apart. The MAC covers the whole name.
 fn digest(route: &str) -> [u8; 8] {
     Blake2b::<U8>::digest(route).into()
 }
 
-impl fmt::Display for Session {
+impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = Vec::with_capacity(LENGTH);
         bytes.push(VERSION);
@@ -98,13 +97,13 @@ impl fmt::Display for Session {
     }
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Session(****)")
+        f.write_str("SessionId(****)")
     }
 }
 
-impl FromStr for Session {
+impl FromStr for SessionId {
     type Err = NoSession;
 
     fn from_str(text: &str) -> Result<Self, NoSession> {
@@ -127,7 +126,7 @@ impl FromStr for Session {
     }
 }
 
-/// Takes fields of fixed length off the front.
+/// The bytes that are not read yet; fields of fixed length are taken from the front.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -139,29 +138,29 @@ impl Rest<'_> {
 }
 
 impl SessionTerms {
-    /// What is to be sent, in raw; nothing where that is more than can exist.
+    /// The amount to send, in raw; `None` if it is over 2^128 - 1.
     #[must_use]
     pub fn amount(self) -> Option<Raw> {
         self.price.checked_add(self.tag_amount)
     }
 
-    /// The number that revision 5 calls the tag: the end of the tag's amount, small enough for every
-    /// language's integers.
-    fn tag(self) -> u64 {
+    /// The tag of revision 5: the last digits of the tag's amount, small enough for the integers of
+    /// every language.
+    pub(super) fn tag(self) -> u64 {
         let tag = self.tag_amount.get().checked_rem(TAG_MODULUS);
         tag.and_then(|it| u64::try_from(it).ok()).unwrap_or_default()
     }
 
-    /// Holds an entry's `amount` against its parts (revision 6, section 3.2).
-    pub(super) fn check_sum(self, amount: Raw, entry: &Fields<'_>) -> Result<(), Fault> {
+    /// Checks that `amount` is the sum of its parts (revision 6, section 3.2).
+    pub(super) fn check_sum(self, amount: Raw, entry: &Fields<'_>) -> Result<(), FieldFault> {
         if self.amount() == Some(amount) {
             return Ok(());
         }
-        Err(entry.wrong("amount", "it is not the sum of `resourceAmountRaw` and `tagAmountRaw`"))
+        Err(entry.wrong("amount", "not the sum of `resourceAmountRaw` and `tagAmountRaw`"))
     }
 
-    /// `extra.nanoSession` of these terms.
-    pub(super) fn to_json(self, session: &Session) -> Value {
+    /// The object `extra.nanoSession` for these terms.
+    pub(super) fn to_json(self, session: &SessionId) -> Value {
         let mut json = Map::new();
         json.insert("id".to_owned(), session.to_string().into());
         json.insert("tag".to_owned(), self.tag().into());
@@ -171,33 +170,16 @@ impl SessionTerms {
         Value::Object(json)
     }
 
-    /// The terms in an `extra.nanoSession`, whoever wrote it; `tag` and `expiresAt` are for people.
-    pub(super) fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
+    /// Reads the terms in `extra.nanoSession` of any server. `tag` and `expiresAt` are for people.
+    pub(super) fn read(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         Ok(Self { price: fields.parsed("resourceAmountRaw")?, tag_amount: fields.parsed("tagAmountRaw")? })
     }
 }
 
-/// The headers of a 402 in which revision 5 tells what `entry` offers; nothing for an entry of
-/// another mechanism. A client sends address `amount + tag`, which is the entry's `amount`.
-#[must_use]
-pub fn session_headers(entry: &PaymentRequirements) -> Option<[(&'static str, String); 5]> {
-    let Track::NanoSession(terms) = entry.extra.track else { return None };
-    let session = Session::of(entry)?;
-    let tag = terms.tag();
-    let base = entry.amount.checked_sub(Raw::new(u128::from(tag)))?;
-    Some([
-        ("X-PAYMENT-ADDRESS", session.pay_to.to_string()),
-        ("X-PAYMENT-AMOUNT", base.to_string()),
-        ("X-PAYMENT-TAG", tag.to_string()),
-        ("X-PAYMENT-SESSION", session.to_string()),
-        ("X-PAYMENT-EXPIRES", iso_8601(session.valid_before)),
-    ])
-}
-
-/// The last second that ISO 8601's four-digit years reach.
+/// The last second of the year 9999, since ISO 8601 has years of four digits.
 const YEAR_9999: u64 = 253_402_300_799;
 
-fn iso_8601(at: UnixSeconds) -> String {
+pub(super) fn iso_8601(at: UnixSeconds) -> String {
     let since = Duration::from_secs(at.0.min(YEAR_9999));
     humantime::format_rfc3339_seconds(UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)).to_string()
 }

@@ -1,47 +1,48 @@
-//! `SettlementResponse`, the receipt in `PAYMENT-RESPONSE`.
+//! `SettlementResponse`, the receipt in the header `PAYMENT-RESPONSE`.
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
-use super::{Credential, Fault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
+use super::{Credential, FieldFault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
 use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
 
-/// What became of a payment (PROTOCOL section 5).
+/// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement").
 #[derive(Clone, Debug, PartialEq)]
 pub struct SettlementResponse {
     pub network: Network,
-    pub outcome: Outcome,
-    /// Besides `capability`, which [`Outcome::Settled`] holds.
+    pub outcome: SettlementOutcome,
+    /// Without `capability`, which is in [`SettlementOutcome::Settled`].
     pub extensions: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum SettlementOutcome {
     Settled {
         transaction: BlockHash,
         payer: Account,
-        /// What was paid, in raw.
+        /// The amount that was paid, in raw.
         amount: Raw,
         /// What the payment bought.
-        capability: Option<Capability>,
+        capability: Option<CapabilityNotice>,
     },
     /// Refused, or not settled yet.
     Failed {
-        /// The block, where the proof named one that can be read.
+        /// The block, if the proof names one.
         transaction: Option<BlockHash>,
         payer: Option<Account>,
-        /// A code: a refusal's, or `settlement_pending`.
+        /// The code of a refusal, or `settlement_pending`.
         reason: String,
         /// A sentence for people.
         message: Option<String>,
     },
 }
 
-/// `extensions.capability`: the capability as its owner is told of it (PROTOCOL section 6).
+/// `extensions.capability`: the capability that the payer receives
+/// ([protocol guide](crate::guide::protocol), "Capability").
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Capability {
+pub struct CapabilityNotice {
     pub token: Credential,
-    /// Uses that are left.
+    /// The number of uses that are left.
     pub remaining: u64,
     pub expires: UnixSeconds,
 }
@@ -49,8 +50,8 @@ pub struct Capability {
 const CAPABILITY: &str = "capability";
 
 impl SettlementResponse {
-    /// The receipt's JSON. `transaction` is the hash or `""`, never missing, as the official
-    /// clients need it; `x402Version` and `result.mode` are what x402.Nano's parser looks for.
+    /// The JSON of the receipt. `transaction` is the hash or `""` and never missing, as the official
+    /// clients require. The parser of x402.Nano looks for `x402Version` and `result.mode`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut json = Map::new();
@@ -59,7 +60,7 @@ impl SettlementResponse {
         put("x402Version", X402_VERSION.into());
         put("network", self.network.to_string().into());
         match &self.outcome {
-            Outcome::Settled { transaction, payer, amount, capability } => {
+            SettlementOutcome::Settled { transaction, payer, amount, capability } => {
                 let (hash, payer) = (transaction.lower_hex(), payer.to_string());
                 let amount = amount.to_string();
                 let result =
@@ -73,7 +74,7 @@ impl SettlementResponse {
                     extensions.insert(CAPABILITY.to_owned(), capability.to_json());
                 }
             }
-            Outcome::Failed { transaction, payer, reason, message } => {
+            SettlementOutcome::Failed { transaction, payer, reason, message } => {
                 put("success", false.into());
                 put("result", json!({ "mode": "failed", "error": reason }));
                 let hash = transaction.map(|hash| hash.lower_hex()).unwrap_or_default();
@@ -102,26 +103,26 @@ impl SettlementResponse {
     /// Reads the value of a `PAYMENT-RESPONSE` header.
     ///
     /// # Errors
-    /// [`Malformed`]. A receipt that cannot be read says nothing about the payment.
+    /// [`Malformed`]. A receipt that cannot be read does not say whether the payment succeeded.
     pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
         Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
     }
 
-    /// Reads a receipt, with or without the `x402Version` that the official type does not have.
+    /// Reads a receipt. `x402Version` may be missing, since the official type does not have it.
     ///
     /// # Errors
-    /// [`Fault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, Fault> {
+    /// [`FieldFault`], the first one found.
+    pub fn read(json: &Value) -> Result<Self, FieldFault> {
         Self::read_fields(&Fields::of_value(json, "")?)
     }
 
-    fn read_fields(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         if fields.optional("x402Version").is_some() {
             fields.version()?;
         }
         let network = fields.required("network")?;
         if network.as_str() != Some(&Network::Mainnet.to_string()) {
-            return Err(Fault::Network { path: fields.path("network"), found: excerpt(network) });
+            return Err(FieldFault::Network { path: fields.path("network"), found: excerpt(network) });
         }
         let mut extensions = fields.extensions()?;
         let transaction = fields.optional_parsed("transaction")?;
@@ -131,14 +132,14 @@ impl SettlementResponse {
                 Some(extensions) => extensions.optional_object(CAPABILITY)?,
                 None => None,
             };
-            Outcome::Settled {
+            SettlementOutcome::Settled {
                 transaction: transaction.ok_or_else(|| fields.missing("transaction"))?,
                 payer: fields.parsed("payer")?,
                 amount: fields.parsed("amount")?,
-                capability: capability.map(|it| Capability::read(&it)).transpose()?,
+                capability: capability.map(|it| CapabilityNotice::read(&it)).transpose()?,
             }
         } else {
-            Outcome::Failed {
+            SettlementOutcome::Failed {
                 transaction,
                 payer: fields.optional_parsed("payer")?,
                 reason: fields.text("errorReason")?.to_owned(),
@@ -149,12 +150,12 @@ impl SettlementResponse {
     }
 }
 
-impl Capability {
+impl CapabilityNotice {
     fn to_json(&self) -> Value {
         json!({ "token": self.token.expose(), "remaining": self.remaining, "expires": self.expires })
     }
 
-    fn read(fields: &Fields<'_>) -> Result<Self, Fault> {
+    fn read(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         Ok(Self {
             token: Credential::new(fields.text("token")?.to_owned()),
             remaining: fields.integer("remaining")?,

@@ -1,10 +1,15 @@
-//! The places in which requests meet, under a scheduler (`shuttle`) that decides at every lock and
-//! every wait who goes on: the meter of a capability, the settlements under way, the store's queue.
+//! The state that concurrent requests share, under a scheduler (`shuttle`) that decides at every lock and
+//! every wait which task goes on: the meter of a capability, the settlements under way, the store's queue.
 //!
-//! The sources are the program's own, compiled here once more over another `sync`. Locks, waits,
-//! spawning and time are the scheduler's; the caches and channels of other crates run between two of
-//! its decisions as one step. More orders: `INTERLEAVINGS=100000 cargo test --release --test
+//! The sources are the program's own, compiled here once more by their paths over another `sync`. Locks,
+//! waits, spawning and time are the scheduler's. The caches and channels of other crates run as one step
+//! between two of its decisions. More orders: `INTERLEAVINGS=100000 cargo test --release --test
 //! interleavings`. A failing order is printed; `shuttle::replay` plays it again.
+//!
+//! Why by path, and not by a feature of the crate that replaces `sync`: the scheduler's locks panic outside
+//! of an exploration, so a crate built with that feature could run no other test, every test run would
+//! build the crate twice, and the private types under test would have to become public. Here they are the
+//! same files. If a source starts to need something else, this test does not compile.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,10 +23,10 @@ mod cashier;
 mod store;
 mod sync;
 
-// What the sources name beside themselves.
+// Modules that the sources name.
 use faregate::{clock, nano, payment, routes, shutdown};
 
-/// Orders tried in an ordinary test run.
+/// Orders in an ordinary test run.
 const ORDERS: usize = 300;
 
 /// Tries the orders in which `story` can happen.

@@ -1,11 +1,11 @@
-//! The meter of a capability over a store that loses answers, and the store's own queue.
+//! The meter of a capability over a store that loses answers, and the store's queue.
 
 pub(crate) use faregate::store::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, OpenFault, PaymentRecord, PaymentState, Store, StoreError, StoreEvent, StoreObserver,
+    CapabilityId, CapabilityRecord, Filter, Grant, Grantee, Health, Holder, Intent, Lease, LeaseRequest,
+    Meters, PaymentJournal, PaymentRecord, StoreError, StoreEvent, StoreHealth, StoreObserver,
 };
 
-#[expect(dead_code, unreachable_pub, reason = "the program's own, which uses all of it")]
+#[expect(dead_code, unreachable_pub, unused_imports, reason = "the program's own, which uses all of it")]
 #[path = "../../src/store/capabilities.rs"]
 pub(crate) mod capabilities;
 mod meter;
@@ -19,11 +19,11 @@ mod samples;
 pub(crate) mod free_space;
 mod sqlite;
 
-/// What a capability is taken in from.
+/// A settled payment.
 pub(crate) mod settle {
     use super::{CapabilityRecord, Intent, Lease};
 
-    /// Stands for the program's own, which only a confirmed payment makes.
+    /// Replaces the program's own, which only a confirmed payment makes.
     pub(crate) struct Settled(pub(super) Intent, pub(super) CapabilityRecord, pub(super) Lease);
 
     impl Settled {

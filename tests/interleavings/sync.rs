@@ -1,5 +1,5 @@
-//! What the program's `sync` has, of the scheduler's making. Time does not pass by itself: a wait
-//! ends whenever the scheduler says so.
+//! The same names as in the program's `sync`, made of the scheduler's primitives. Time does not pass by
+//! itself: a wait ends when the scheduler says so.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ impl Handle {
 /// A wait was over first.
 pub(crate) struct TimeIsUp;
 
-/// Now and then time is up before the end is there.
+/// Sometimes time is up before the work ends.
 pub(crate) async fn timeout<F: Future>(_: Duration, work: F) -> Result<F::Output, TimeIsUp> {
     let mut work = std::pin::pin!(work);
     let mut patience: u32 = if shuttle::rand::thread_rng().gen_bool(0.3) {
@@ -65,7 +65,7 @@ impl Interval {
     }
 }
 
-/// The channel of which the thread at its end waits by the scheduler.
+/// A channel whose receiving thread waits by the scheduler.
 pub(crate) mod mpsc {
     pub(crate) use tokio::sync::mpsc::error;
     pub(crate) use tokio::sync::mpsc::{Sender, WeakSender};

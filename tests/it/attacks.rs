@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use faregate::devnet::{DevnetOptions, THRESHOLDS};
 use faregate::nano::{Account, BlockHash, Raw, Representative, SecretKey, Signature, StateBlock, Work};
-use faregate::store::{PaymentState, Store};
-use faregate::x402::{Offer, Proof, encode_header};
+use faregate::store::{PaymentJournal, PaymentState};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use reqwest::Response;
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ impl Footprint {
 
 /// Asserts that the proof is refused with `code`, and that nothing was forwarded or broadcast for
 /// it. Gives the answer's bill for those who go on with it.
-async fn refused(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
+async fn refused(rig: &Rig, path: &str, proof: &str, code: &str) -> [NanoOffer; 2] {
     let before = rig.effects();
     let bill = refusal(rig, path, proof, code).await;
     assert_eq!(rig.effects(), before, "{code}");
@@ -57,7 +57,7 @@ async fn refused(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
 }
 
 /// As [`refused`], and the node was not asked anything either: the check that failed is cheap.
-async fn refused_unasked(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
+async fn refused_unasked(rig: &Rig, path: &str, proof: &str, code: &str) -> [NanoOffer; 2] {
     let before = Footprint::of(rig);
     let bill = refusal(rig, path, proof, code).await;
     assert_eq!(Footprint::of(rig), before, "{code}: a cheap check comes before any question");
@@ -72,7 +72,7 @@ async fn row_is_refused_unasked(rig: &Rig, what: &str, proof: &str, code: &str) 
     assert_eq!(Footprint::of(rig), before, "{what}");
 }
 
-async fn refusal(rig: &Rig, path: &str, proof: &str, code: &str) -> [Offer; 2] {
+async fn refusal(rig: &Rig, path: &str, proof: &str, code: &str) -> [NanoOffer; 2] {
     let answer = rig.get(path, &[(PROOF, proof)]).await;
     let bill = crate::rig::offers(&answer).offers.try_into().expect("a fresh bill with the refusal");
     assert_eq!(header(&answer, "cache-control"), "no-store");
@@ -101,30 +101,37 @@ async fn served(rig: &Rig, path: &str, proof: &str) -> Response {
 }
 
 /// The `nanoTxn` answer to `offer` with this block.
-fn txn_proof(offer: &Offer, block: StateBlock) -> String {
-    encode_header(&offer.answer(&Proof::NanoTxn { block }))
+fn txn_proof(offer: &NanoOffer, block: StateBlock) -> String {
+    encode_header(&offer.answer(&PaymentProof::NanoTxn { block }))
 }
 
 /// The envelope that answers `offer` with this block, to be falsified.
-fn txn_payload(offer: &Offer, block: StateBlock) -> Value {
-    offer.answer(&Proof::NanoTxn { block })
+fn txn_payload(offer: &NanoOffer, block: StateBlock) -> Value {
+    offer.answer(&PaymentProof::NanoTxn { block })
 }
 
 /// The answer to a `nanoSignature` offer with whatever the attacker likes in it.
-fn signature_proof(offer: &Offer, block_hash: BlockHash, account: Account, signature: Signature) -> String {
-    encode_header(&offer.answer(&Proof::NanoSignature { block_hash, account, signature }))
+fn signature_proof(
+    offer: &NanoOffer,
+    block_hash: BlockHash,
+    account: Account,
+    signature: Signature,
+) -> String {
+    encode_header(&offer.answer(&PaymentProof::NanoSignature { block_hash, account, signature }))
 }
 
 /// What the payer of `block` signs to answer a `nanoSignature` offer.
-pub(crate) fn noms(key: &SecretKey, block: BlockHash, offer: &Offer) -> Signature {
-    let faregate::x402::Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
+pub(crate) fn noms(key: &SecretKey, block: BlockHash, offer: &NanoOffer) -> Signature {
+    let faregate::x402::ProofRequest::NanoSignature { nonce } = offer.ask else {
+        panic!("no nanoSignature offer")
+    };
     let message = format!("{}:{}:{}", block.lower_hex(), hex::encode(nonce), offer.valid_before);
     key.sign(&faregate::nano::noms_digest(&message).unwrap())
 }
 
 /// Asks for bills until one of the offers in place `which` pays `to`. The pool has eight addresses
 /// for each mechanism.
-async fn bill_to(rig: &Rig, path: &str, which: usize, to: Account) -> Offer {
+async fn bill_to(rig: &Rig, path: &str, which: usize, to: Account) -> NanoOffer {
     for _ in 0..400 {
         let offer = rig.bill(path).await[which].clone();
         if offer.pay_to == to {

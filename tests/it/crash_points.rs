@@ -15,8 +15,8 @@ use std::time::Duration;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
 use faregate::payment::Mechanism;
-use faregate::store::{Filter, PaymentState, SqliteOptions, SqliteStore, Store};
-use faregate::x402::{Offer, Proof, encode_header};
+use faregate::store::{Filter, PaymentJournal, PaymentState, SqliteOptions, SqliteStore};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
@@ -110,7 +110,7 @@ impl Scene {
         let proof = match (crash.id, crash.mechanism) {
             (Some(id), _) => identified::proof(&key, &block, &offer, id),
             (None, Mechanism::NanoSignature) => signature(&key, &block, &offer),
-            (None, _) => encode_header(&offer.answer(&Proof::NanoTxn { block })),
+            (None, _) => encode_header(&offer.answer(&PaymentProof::NanoTxn { block })),
         };
         (Self { devnet, upstream, folder, program, http, key, block, proof }, child)
     }
@@ -166,7 +166,7 @@ impl Scene {
 }
 
 /// What a program that has come up asks for by `mechanism`.
-async fn offered(http: &Client, program: &Program, mechanism: Mechanism) -> Offer {
+async fn offered(http: &Client, program: &Program, mechanism: Mechanism) -> NanoOffer {
     loop {
         match program::get(http, &program.url, None).await {
             Some((StatusCode::PAYMENT_REQUIRED, Some(bill))) => {

@@ -1,5 +1,5 @@
-//! The development ledger answers as the reference node does: the rows of NODE appendix A over
-//! real HTTP, block life, forks, gaps, confirmation, and the faults that tests order from it.
+//! The development ledger answers like the reference node: error texts over real HTTP, the life of a
+//! block, forks, gaps, confirmation, and the faults that tests order.
 
 mod accounts;
 mod confirmation;
@@ -32,7 +32,7 @@ impl Net {
     }
 
     async fn send(&self, body: String) -> reqwest::Result<reqwest::Response> {
-        // No content type: nodes read the body for what it is.
+        // No content type: nodes ignore it.
         self.client.post(self.devnet.rpc_url()).body(body).send().await
     }
 
@@ -47,7 +47,7 @@ impl Net {
         self.raw(&body.to_string()).await
     }
 
-    /// Asserts that each request is answered exactly so, and says which one is not.
+    /// Asserts the exact answer to each request, and names the request that differs.
     async fn table(&self, rows: &[(&str, Value, Value)]) {
         for (case, request, expected) in rows {
             assert_eq!(&self.ask(request).await, expected, "{case}: {request}");
@@ -69,12 +69,12 @@ impl Net {
     }
 }
 
-/// Keys of the tests' own.
+/// A key for tests.
 fn key(index: u32) -> SecretKey {
     Seed::from_bytes([7; 32]).key(index)
 }
 
-/// A signed block with work that is enough for anything.
+/// A signed block with work that reaches every threshold.
 fn block(key: &SecretKey, previous: BlockHash, balance: u128, link: [u8; 32]) -> StateBlock {
     let representative = Representative(key.account());
     block_for(key, previous, representative, balance, link)
@@ -100,13 +100,13 @@ fn block_for(
     block.signed(key)
 }
 
-/// Work that reaches `from` and, where one is given, not `below`.
+/// Work that reaches `from` and does not reach `below`, if that is given.
 fn work_between(root: &[u8; 32], from: Threshold, below: Option<Threshold>) -> Work {
     let fits = |work: &Work| work.reaches(root, from) && below.is_none_or(|below| !work.reaches(root, below));
     (0..).map(Work).find(fits).unwrap()
 }
 
-/// The request that hands a block in as wallets do.
+/// The request with which wallets publish a block.
 fn process(subtype: &str, block: &StateBlock) -> Value {
     json!({ "action": "process", "json_block": "true", "subtype": subtype, "block": block })
 }
@@ -115,7 +115,7 @@ fn process_bare(block: &StateBlock) -> Value {
     json!({ "action": "process", "json_block": true, "block": block })
 }
 
-/// The block with some of its JSON fields changed, or taken away where the new value is null.
+/// The block with some of its JSON fields changed, or removed if the new value is null.
 fn altered(block: &StateBlock, fields: &[(&str, Value)]) -> Value {
     let Value::Object(mut altered) = serde_json::to_value(block).unwrap() else { unreachable!("a block") };
     for (name, value) in fields {
@@ -189,7 +189,7 @@ async fn command_prints_what_is_needed() {
     running.abort();
 }
 
-/// The hashes and signatures the ledger works with are those that independent libraries make.
+/// The ledger's hashes and signatures agree with those of independent libraries.
 #[test]
 fn blocks_hash_as_elsewhere() {
     let vectors: Value = serde_json::from_str(include_str!("../vectors/nano.json")).unwrap();

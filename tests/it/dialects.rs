@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use faregate::x402::{Offer, Proof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use serde_json::{Value, json};
 
 use crate::patience::wait_for;
@@ -18,7 +18,7 @@ async fn envelope(rig: &Rig, index: u32) -> Value {
     let key = rig.payer(index, PLENTY);
     let [offer, _] = rig.bill(QUOTE).await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    offer.answer(&Proof::NanoTxn { block })
+    offer.answer(&PaymentProof::NanoTxn { block })
 }
 
 fn with_link_as_account(json: &mut Value) {
@@ -107,7 +107,7 @@ async fn the_same_block_comes_again_after_its_answer_was_lost() {
 async fn told(rig: &Rig, json: &Value) -> String {
     let answer = rig.get(QUOTE, &[("X-PAYMENT", &encode_header(json))]).await;
     assert_eq!(answer.status(), 402, "{json}");
-    let fresh: [Offer; 2] = crate::rig::offers(&answer).offers.try_into().unwrap();
+    let fresh: [NanoOffer; 2] = crate::rig::offers(&answer).offers.try_into().unwrap();
     assert_eq!(fresh.len(), 2);
     assert!(header(&answer, "payment-response").len() > 1);
     let body: Value = answer.json().await.unwrap();

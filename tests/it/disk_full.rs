@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use faregate::devnet::DevnetOptions;
 use faregate::nano::{BlockHash, SecretKey};
-use faregate::store::{Filter, PaymentState, Store};
+use faregate::store::{Filter, PaymentJournal, PaymentState};
 
 use crate::patience::eventually;
 use crate::power_cut::Mounted;

@@ -1,6 +1,6 @@
 //! The exchange as a client sees it: a bill, a payment, the answer, the capability.
 
-use faregate::x402::{Outcome, SettlementResponse};
+use faregate::x402::{SettlementOutcome, SettlementResponse};
 
 use crate::rig::{PLENTY, Rig, capability, error, header, signature};
 
@@ -13,7 +13,9 @@ async fn a_block_that_the_gateway_sends_buys_the_answer() {
     let answer = rig.get("/v1/quote/XNO", &[("PAYMENT-SIGNATURE", &proof)]).await;
     assert_eq!(answer.status(), 200);
     let receipt = SettlementResponse::from_header(header(&answer, "payment-response")).unwrap();
-    let Outcome::Settled { transaction, payer, amount, .. } = receipt.outcome else { panic!("{receipt:?}") };
+    let SettlementOutcome::Settled { transaction, payer, amount, .. } = receipt.outcome else {
+        panic!("{receipt:?}")
+    };
     assert_eq!((transaction, payer, amount), (block.hash(), key.account(), txn.amount));
     assert_eq!(header(&answer, "cache-control"), "private");
     assert_eq!(capability(&answer).1, 0, "one use was bought and is spent");

@@ -1,5 +1,5 @@
-//! The facilitator as a resource server sees it: challenges for what it sells, payments verified and
-//! settled, and what must not get past. The judges are the ledger and the journal.
+//! The facilitator as a resource server sees it: challenges, verification, settlement, and what must be
+//! refused. The tests look into the ledger and the journal for what really happened.
 
 mod bodies;
 mod door;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use faregate::listen;
 use faregate::nano::{Raw, SecretKey, StateBlock};
 use faregate::store::PaymentState;
-use faregate::x402::{Offer, Offers, Proof, decode_header};
+use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, decode_header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,10 +34,10 @@ struct Desk {
     served: JoinHandle<()>,
 }
 
-/// A bill as the resource server has it: the entries to send along, and what a payer reads of them.
+/// A bill: the entries that the resource server sends along, and the offers that a payer reads in them.
 struct Bill {
     entries: [Value; 2],
-    offers: [Offer; 2],
+    offers: [NanoOffer; 2],
 }
 
 impl Desk {
@@ -84,7 +84,7 @@ impl Desk {
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    /// The answer to a call that must be answered 200.
+    /// The answer to a call, which must have status 200.
     async fn ok(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.post(path, body).await;
         assert_eq!(status, 200, "{answer}");
@@ -99,7 +99,7 @@ impl Desk {
     fn txn(&self, key: &SecretKey, bill: &Bill) -> (Value, StateBlock) {
         let [offer, _] = &bill.offers;
         let block = self.rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap();
-        (call(&bill.entries[0], &offer.answer(&Proof::NanoTxn { block })), block)
+        (call(&bill.entries[0], &offer.answer(&PaymentProof::NanoTxn { block })), block)
     }
 
     /// The call about a `nanoSignature` payment of the bill by `key`, whose block is sent here.
@@ -124,7 +124,7 @@ impl Desk {
         assert_eq!(self.rig.devnet.faults().calls("process"), broadcast, "{code}: a block was broadcast");
     }
 
-    /// Settles until the answer is another than "pending".
+    /// Settles until the answer is no longer "pending".
     async fn settle_until_decided(&self, call: &Value) -> Value {
         let pending = "settlement_pending";
         let decided = async || Some(self.ok("/settle", call).await).filter(|it| it["errorReason"] != pending);
@@ -135,7 +135,7 @@ impl Desk {
 impl Bill {
     fn of(json: &Value) -> Self {
         let entries = json["accepts"].as_array().unwrap().clone().try_into().expect("two entries");
-        Self { entries, offers: Offers::read(json).unwrap().offers.try_into().expect("two offers") }
+        Self { entries, offers: NanoOffers::read(json).unwrap().offers.try_into().expect("two offers") }
     }
 }
 
@@ -151,7 +151,7 @@ fn is_settled(answer: &Value, block: &StateBlock) -> bool {
     answer["success"] == true && answer["transaction"] == block.hash().lower_hex()
 }
 
-/// A desk and a payer who has plenty.
+/// A desk, and a payer with plenty of money.
 async fn scene(plan: Plan) -> (Desk, SecretKey) {
     let desk = Desk::open(plan).await;
     let key = desk.rig.payer(1, PLENTY);
@@ -194,8 +194,8 @@ async fn a_payment_is_verified_then_settled_by_each_mechanism() {
     desk.end().await;
 }
 
-/// A middleware makes its requirements anew for the request that carries the payment, and matches
-/// all but what differs from challenge to challenge.
+/// A middleware makes its requirements again for the request with the payment, and compares all fields
+/// that do not differ between challenges.
 #[tokio::test]
 async fn a_bill_that_is_made_anew_differs_in_the_challenge_alone_and_settles_the_old_one() {
     let (desk, key) = scene(Plan::default()).await;
@@ -209,7 +209,7 @@ async fn a_bill_that_is_made_anew_differs_in_the_challenge_alone_and_settles_the
         }
         assert_eq!(old, new);
     }
-    // Faremeter sends the first entry along, whichever was paid.
+    // Faremeter sends the first entry along, whichever entry was paid.
     let (mut txn, block) = desk.txn(&key, &old);
     txn["paymentRequirements"] = new.entries[0].clone();
     assert!(is_settled(&desk.ok("/settle", &txn).await, &block));
@@ -272,7 +272,7 @@ async fn faremeters_entries_are_filled_in() {
     let bill = Bill::of(&bill);
     assert_eq!(bill.offers[0].amount, Raw::new(777));
     let (mut txn, block) = desk.txn(&key, &bill);
-    // As its middleware sends it: no version beside the payload's own.
+    // Its middleware sends no version outside the payload.
     txn.as_object_mut().unwrap().remove("x402Version");
     assert!(is_settled(&desk.ok("/settle", &txn).await, &block));
     desk.end().await;
@@ -288,12 +288,12 @@ async fn a_session_is_for_those_who_name_it_and_is_held_to_its_tag() {
     let order = json!({ "resource": { "url": REPORT }, "price": PRICE, "mechanisms": ["nanoSession"] });
     let bill = desk.ok("/requirements", &order).await;
     let entry = &bill["accepts"][0];
-    let offer = Offers::read(&bill).unwrap().offers.remove(0);
+    let offer = NanoOffers::read(&bill).unwrap().offers.remove(0);
     assert!(offer.amount > usual.offers[0].amount, "the tag comes on top");
     let pay = |amount| {
         let block = desk.rig.devnet.send_block(&key, offer.pay_to, amount).unwrap();
         desk.rig.devnet.process(block).unwrap();
-        (call(entry, &offer.answer(&Proof::NanoSession { block_hash: block.hash() })), block)
+        (call(entry, &offer.answer(&PaymentProof::NanoSession { block_hash: block.hash() })), block)
     };
     let (short, _) = pay(usual.offers[0].amount);
     desk.refused(&short, "INSUFFICIENT_AMOUNT").await;

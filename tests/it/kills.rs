@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed};
-use faregate::store::{Filter, PaymentRecord, PaymentState, SqliteOptions, SqliteStore, Store};
-use faregate::x402::{Proof, encode_header};
+use faregate::store::{Filter, PaymentJournal, PaymentRecord, PaymentState, SqliteOptions, SqliteStore};
+use faregate::x402::{PaymentProof, encode_header};
 use reqwest::{Client, StatusCode};
 use tempfile::TempDir;
 
@@ -96,7 +96,7 @@ async fn pay(shop: Arc<Shop>, key: SecretKey, by_signature: bool) -> Bought {
             shop.devnet.process(block).unwrap();
             signature(&key, &block, offer)
         } else {
-            encode_header(&offer.answer(&Proof::NanoTxn { block }))
+            encode_header(&offer.answer(&PaymentProof::NanoTxn { block }))
         };
         let mut served = 0;
         while served < USES {

@@ -1,4 +1,4 @@
-//! The accept loop: who is calling is known, answers arrive whole, and stopping means stopping.
+//! The accept loop: it knows the client's address, sends answers whole, and stops when asked to.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::patience::{eventually, http_client, soon};
 
-/// Answers with the address it sees, and then as many bytes as the path says.
+/// Answers with the client's address and as many bytes as the path says.
 struct Mirror;
 
 #[async_trait]
@@ -49,7 +49,7 @@ async fn serves_knows_the_client_and_stops() {
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
 }
 
-/// Answers when it is told to.
+/// Answers when the test lets it.
 struct Patient {
     asked: Notify,
     go_on: Notify,

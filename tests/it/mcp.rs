@@ -5,7 +5,7 @@ mod bodies;
 mod prices;
 mod sales;
 
-use faregate::x402::{Offer, Offers};
+use faregate::x402::{NanoOffer, NanoOffers};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
@@ -97,9 +97,9 @@ async fn post(rig: &Rig, body: impl Into<reqwest::Body>, headers: &[(&str, &str)
 }
 
 /// The `nanoTxn` offer for a call.
-async fn offer(rig: &Rig, call: &Value) -> Offer {
+async fn offer(rig: &Rig, call: &Value) -> NanoOffer {
     let answer = post(rig, call.to_string(), &[]).await;
     assert_eq!(answer.status(), 402, "{call}");
-    let offers = Offers::from_header(header(&answer, "payment-required")).unwrap();
+    let offers = NanoOffers::from_header(header(&answer, "payment-required")).unwrap();
     offers.offers.into_iter().next().unwrap()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::listen;
-use faregate::metrics::{FacilitatorOutcome, Metrics, Outcome, UseResult};
+use faregate::metrics::{FacilitatorOutcome, Metrics, Outcome, ReachedLimit, UseResult};
 use faregate::nano::Raw;
 use faregate::payment::{Mechanism, Refusal};
 use pingora::apps::http_app::HttpServer;
@@ -156,6 +156,10 @@ fn money_is_counted_by_route_and_mechanism() {
     assert_moves(
         |it| it.confirmed(TWO_SECONDS),
         &[("confirmation_duration_seconds_count", 1.0), ("confirmation_duration_seconds_sum", 2.0)],
+    );
+    assert_moves(
+        |it| it.limit_reached(ReachedLimit::HeadTime),
+        &[("limits_reached_total{limit=\"head_time\"}", 1.0)],
     );
     for (result, label) in [(UseResult::Committed, "committed"), (UseResult::GivenBack, "given_back")] {
         let series = format!("capability_uses_total{{result=\"{label}\",route=\"a\"}}");

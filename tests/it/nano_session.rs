@@ -11,9 +11,11 @@ use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::tag::GRACE;
 use faregate::reconcile::Books;
-use faregate::store::{PaymentState, Store};
+use faregate::store::{PaymentJournal, PaymentState};
 use faregate::wallet::{Wallet, WalletOptions};
-use faregate::x402::{Ask, Offer, Outcome, Proof, SettlementResponse, encode_header};
+use faregate::x402::{
+    NanoOffer, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse, encode_header,
+};
 use reqwest::Response;
 use serde_json::Value;
 
@@ -43,39 +45,39 @@ pub(crate) fn plan() -> Plan {
 }
 
 /// The session that a bill offers.
-pub(crate) async fn session(rig: &Rig, path: &str) -> Offer {
+pub(crate) async fn session(rig: &Rig, path: &str) -> NanoOffer {
     offered(&rig.get(path, &[]).await)
 }
 
-pub(crate) fn offered(answer: &Response) -> Offer {
+pub(crate) fn offered(answer: &Response) -> NanoOffer {
     assert_eq!(answer.status(), 402);
-    let is_session = |it: &Offer| matches!(it.ask, Ask::NanoSession(_));
+    let is_session = |it: &NanoOffer| matches!(it.ask, ProofRequest::NanoSession(_));
     offers(answer).offers.into_iter().find(is_session).expect("a session")
 }
 
 /// The entry as it came.
-pub(crate) fn entry(offer: &Offer) -> Value {
-    offer.answer(&Proof::NanoSession { block_hash: BlockHash::ZERO })["accepted"].clone()
+pub(crate) fn entry(offer: &NanoOffer) -> Value {
+    offer.answer(&PaymentProof::NanoSession { block_hash: BlockHash::ZERO })["accepted"].clone()
 }
 
 /// The session's identifier.
-pub(crate) fn id(offer: &Offer) -> String {
+pub(crate) fn id(offer: &NanoOffer) -> String {
     entry(offer)["extra"]["nanoSession"]["id"].as_str().unwrap().to_owned()
 }
 
 /// What shows `block` under the session, as `PAYMENT-SIGNATURE`.
-pub(crate) fn proof(offer: &Offer, block: BlockHash) -> String {
-    encode_header(&offer.answer(&Proof::NanoSession { block_hash: block }))
+pub(crate) fn proof(offer: &NanoOffer, block: BlockHash) -> String {
+    encode_header(&offer.answer(&PaymentProof::NanoSession { block_hash: block }))
 }
 
 /// A send of `amount` to the session's address, on the ledger.
-pub(crate) fn send(rig: &Rig, key: &SecretKey, offer: &Offer, amount: Raw) -> StateBlock {
+pub(crate) fn send(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock {
     let sent = rig.devnet.send_block(key, offer.pay_to, amount).unwrap();
     rig.devnet.process(sent).unwrap();
     sent
 }
 
-pub(crate) fn pay(rig: &Rig, key: &SecretKey, offer: &Offer) -> BlockHash {
+pub(crate) fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer) -> BlockHash {
     send(rig, key, offer, offer.amount).hash()
 }
 
@@ -108,7 +110,7 @@ async fn a_session_asks_for_the_price_and_a_tag_that_no_other_has() {
     let mut asked = BTreeSet::new();
     for _ in 0..500 {
         let offer = session(&rig, ONE).await;
-        let Ask::NanoSession(terms) = offer.ask else { panic!() };
+        let ProofRequest::NanoSession(terms) = offer.ask else { panic!() };
         assert_eq!(terms.price, Raw::with_unit("0.0001 XNO").unwrap());
         assert_eq!(terms.amount(), Some(offer.amount));
         assert!(terms.tag_amount.get() < 1 << 64, "a tag is worth nothing");
@@ -137,7 +139,7 @@ async fn a_send_of_the_amount_buys_what_the_route_grants() {
     let answer = show(&rig, MANY, &proof(&offer, block)).await;
     assert_eq!(answer.status(), 200);
     let receipt = SettlementResponse::from_header(header(&answer, "payment-response")).unwrap();
-    let Outcome::Settled { transaction, payer, amount, .. } = receipt.outcome else { panic!() };
+    let SettlementOutcome::Settled { transaction, payer, amount, .. } = receipt.outcome else { panic!() };
     assert_eq!((transaction, payer, amount), (block, key.account(), offer.amount));
     let (token, left) = capability(&answer);
     assert_eq!(left, 2);
@@ -171,7 +173,7 @@ async fn another_amount_is_refused_told_and_listed() {
     let rig = Rig::with(plan()).await;
     let key = rig.payer(1, PLENTY);
     let offer = session(&rig, ONE).await;
-    let Ask::NanoSession(terms) = offer.ask else { panic!() };
+    let ProofRequest::NanoSession(terms) = offer.ask else { panic!() };
     let by = |raw: u128| Raw::new(raw);
     let amounts = [
         offer.amount.checked_sub(by(1)).unwrap(),
@@ -412,7 +414,7 @@ async fn a_route_that_asks_for_it_at_a_reload_waits_for_addresses() {
 fn each_mechanism_has_addresses_of_its_own() {
     use faregate::nano::Account;
     use faregate::payment::Mechanism;
-    use faregate::payment::pool::{AddressPool, INDEXES_PER_MECHANISM, seed_indexes};
+    use faregate::payment::address_pool::{AddressPool, INDEXES_PER_MECHANISM, seed_indexes};
 
     let ranges = Mechanism::ALL.map(|it| seed_indexes(it, u32::MAX));
     assert_eq!(ranges.each_ref().map(|it| it.start), [0, 1_048_576, 2_097_152]);

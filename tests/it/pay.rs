@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::rig::{PLENTY, Plan, Rig};
 use crate::scripted::{Reply, Scripted, nobody};
-use crate::wallet::world::{Books, at, bill, entry, node, payer, seed, seed_file, selling};
+use crate::wallet::world::{Books, bill, entry, node, payer, seed, seed_file, selling, url_of};
 
 #[derive(Parser)]
 struct Command {
@@ -42,7 +42,7 @@ async fn the_answer_goes_to_one_place_and_the_cost_to_another() {
     let books = Books::with_balance(1000);
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let more = ["--max", "100 raw", "--repeat", "2", "-d", "ask", "-H", "X-Mine: a: b"];
-    let Outcome { exit, out, err } = pay_at(&at(&gateway, "/q"), &node.url, &more).await;
+    let Outcome { exit, out, err } = pay_at(&url_of(&gateway, "/q"), &node.url, &more).await;
     assert_eq!((exit, out.as_str()), (PayExit::Answered, "quotequote"), "{err}");
     let lines: Vec<_> = err.lines().collect();
     assert!(lines[0].starts_with(&format!(
@@ -70,7 +70,7 @@ async fn a_payment_is_named_where_the_route_asks_for_it() {
     rig.devnet.receive_all(&seed().key(0)).unwrap();
     let (url, node) = (format!("{}/named", rig.url), rig.devnet.rpc_url().to_string());
     let (url, node) = (url.parse().unwrap(), node.parse().unwrap());
-    // Each request is another payment, with a name of its own.
+    // Each request is another payment with an id of its own.
     for mechanism in ["nanoTxn", "nanoSignature"] {
         let more = ["--max", "1 XNO", "--mechanism", mechanism];
         let Outcome { exit, out, err } = pay_at(&url, &node, &more).await;
@@ -85,7 +85,7 @@ async fn json_is_one_object_a_request() {
     let books = Books::with_balance(1000);
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let Outcome { exit, out, err } =
-        pay_at(&at(&gateway, "/q"), &node.url, &["--json", "--repeat", "2"]).await;
+        pay_at(&url_of(&gateway, "/q"), &node.url, &["--json", "--repeat", "2"]).await;
     assert_eq!((exit, err.as_str()), (PayExit::Answered, ""));
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["status"], &lines[0]["body"]), (&200.into(), &"quote".into()));
@@ -167,7 +167,7 @@ async fn the_day_s_limit_is_kept_beside_the_seed() {
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let directory = tempfile::tempdir().unwrap();
     let seed = seed_file(directory.path());
-    let url = at(&gateway, "/q");
+    let url = url_of(&gateway, "/q");
     let mut arguments = vec![
         url.as_str(),
         "--node",
@@ -179,14 +179,14 @@ async fn the_day_s_limit_is_kept_beside_the_seed() {
         "--max-per-day",
         "150 raw",
     ];
-    // Each is a process of its own as far as capabilities go: each pays.
+    // No capability is kept between two runs, so each run pays.
     assert_eq!(pay(&arguments).await.exit, PayExit::Answered);
     let Outcome { exit, out, err } = pay(&arguments).await;
     assert_eq!((exit, out.as_str()), (PayExit::TooExpensive, ""));
     assert!(err.contains("for a day are spent") && err.contains("--max-per-day"), "{err}");
     let noted = std::fs::read_to_string(directory.path().join("payer.seed.spent")).unwrap();
     assert_eq!(noted.lines().count(), 1);
-    // Another file, another purse; a file that cannot be one spends nothing.
+    // Another file has a limit of its own; with a file that cannot be written, nothing is paid.
     let other = directory.path().join("other");
     arguments.extend(["--spent-file", other.to_str().unwrap()]);
     assert_eq!(pay(&arguments).await.exit, PayExit::Answered);

@@ -9,9 +9,12 @@ mod retries;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::{Account, Raw, Representative, SecretKey, StateBlock};
-use faregate::store::Store;
+use faregate::store::Answers;
 use faregate::x402::payment_identifier::PaymentIdentifier;
-use faregate::x402::{Ask, Offer, Outcome, PaymentPayload, Proof, SettlementResponse, encode_header};
+use faregate::x402::{
+    NanoOffer, PaymentPayload, PaymentProof, ProofRequest, SettlementOutcome, SettlementResponse,
+    encode_header,
+};
 use reqwest::Response;
 
 use crate::patience::eventually;
@@ -52,7 +55,7 @@ async fn rig_with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Se
 }
 
 /// The payload that answers `offer` under `id`.
-fn proof_under_id(offer: &Offer, proof: &Proof, id: &str) -> String {
+fn proof_under_id(offer: &NanoOffer, proof: &PaymentProof, id: &str) -> String {
     encode_header(&offer.answer_under(proof, &PaymentIdentifier::parse(id).unwrap(), false))
 }
 
@@ -60,7 +63,7 @@ fn proof_under_id(offer: &Offer, proof: &Proof, id: &str) -> String {
 async fn txn_proof(rig: &Rig, key: &SecretKey, path: &str, id: &str, salt: u8) -> (String, StateBlock) {
     let [offer, _] = rig.bill(path).await;
     let block = salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
-    (proof_under_id(&offer, &Proof::NanoTxn { block }, id), block)
+    (proof_under_id(&offer, &PaymentProof::NanoTxn { block }, id), block)
 }
 
 /// The same send with another representative.
@@ -78,11 +81,11 @@ async fn sent_proof(rig: &Rig, key: &SecretKey, path: &str, id: &str) -> (String
 }
 
 /// `nanoSignature`'s proof of `block` for `offer`, under `id`.
-fn signature_proof(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str) -> String {
-    let Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
+fn signature_proof(key: &SecretKey, block: &StateBlock, offer: &NanoOffer, id: &str) -> String {
+    let ProofRequest::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
     let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
     let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());
-    let proof = Proof::NanoSignature { block_hash: block.hash(), account: key.account(), signature };
+    let proof = PaymentProof::NanoSignature { block_hash: block.hash(), account: key.account(), signature };
     proof_under_id(offer, &proof, id)
 }
 
@@ -101,7 +104,9 @@ impl Answered {
     async fn read(answer: Response) -> Self {
         let receipt = answer.headers().get("payment-response").map(|it| {
             let receipt = SettlementResponse::from_header(it.as_bytes()).unwrap();
-            let Outcome::Settled { transaction, .. } = receipt.outcome else { panic!("{receipt:?}") };
+            let SettlementOutcome::Settled { transaction, .. } = receipt.outcome else {
+                panic!("{receipt:?}")
+            };
             transaction.to_string()
         });
         Self {
@@ -167,7 +172,7 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     let key = rig.payer(1, crate::rig::PLENTY);
     let [offer, _] = rig.bill("/req/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let bare = offer.answer(&Proof::NanoTxn { block });
+    let bare = offer.answer(&PaymentProof::NanoTxn { block });
     let with_extension = |extension: serde_json::Value| {
         let mut payload = bare.clone();
         payload["extensions"] = serde_json::json!({ "payment-identifier": extension });
@@ -207,7 +212,7 @@ async fn an_id_that_is_wrong_or_missing_is_said_before_any_money_moves() {
     assert_eq!(answer.status(), 201);
     let [offer, _] = rig.bill("/plain").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let mut payload = offer.answer(&Proof::NanoTxn { block });
+    let mut payload = offer.answer(&PaymentProof::NanoTxn { block });
     payload["extensions"] = serde_json::json!({ "payment-identifier": "what?" });
     assert_eq!(rig.get("/plain", &[(PROOF, &encode_header(&payload))]).await.status(), 201);
     rig.end().await;
@@ -241,7 +246,8 @@ async fn an_id_stands_in_the_payload_as_official_clients_write_it() {
     let [offer, _] = rig.bill("/opt/x").await;
     let key = rig.payer(1, crate::rig::PLENTY);
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let payload = PaymentPayload::from_header(proof_under_id(&offer, &Proof::NanoTxn { block }, ID)).unwrap();
+    let payload =
+        PaymentPayload::from_header(proof_under_id(&offer, &PaymentProof::NanoTxn { block }, ID)).unwrap();
     let read = PaymentIdentifier::read(&payload.extensions).unwrap().unwrap();
     assert_eq!(read.as_str(), ID);
     // The declaration copied back is no id.

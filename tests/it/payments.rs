@@ -10,7 +10,9 @@ use faregate::nano::{Raw, Seed, StateBlock, UnixSeconds};
 use faregate::payment::Mechanism;
 use faregate::payment::Nonce;
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::{CapabilityId, Holder, Intent, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{
+    CapabilityId, Claims, Grantee, Holder, Intent, Meters, PaymentState, SqliteOptions, SqliteStore,
+};
 use serde_json::Value;
 
 use crate::rig::{PLENTY, Rig, signature};
@@ -77,7 +79,10 @@ impl Desk {
 
     async fn grant(&self, intent: &Intent, number: u8) {
         let (id, holder) = (CapabilityId([number; 16]), Holder([7; 16]));
-        self.store.grant(intent, id, holder, 0, 0, NOON.plus(u64::from(number) * 86_400)).await.unwrap();
+        self.store
+            .grant(intent, Grantee { id, holder, want: 0, ttl: 0 }, NOON.plus(u64::from(number) * 86_400))
+            .await
+            .unwrap();
     }
 
     async fn reconcile(&self) -> (u8, String) {
@@ -198,7 +203,7 @@ async fn a_send_that_came_in_by_itself_is_found_swept_or_not_and_a_late_proof_re
     );
     // The pool receives it and it stays unclaimed.
     let pool = faregate::vault::Vault::open(&rig.folder.path().join("pool.seed")).unwrap();
-    let index = (0..8).map(|it| faregate::payment::pool::INDEXES_PER_MECHANISM + it);
+    let index = (0..8).map(|it| faregate::payment::address_pool::INDEXES_PER_MECHANISM + it);
     let index = index.into_iter().find(|it| pool.account(*it) == offer.pay_to).unwrap();
     let secret = std::fs::read_to_string(rig.folder.path().join("pool.seed")).unwrap();
     let mut bytes = [0; 32];

@@ -14,14 +14,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::BlockHash;
-use faregate::store::{Begin, CapabilityId, Filter, Grant, PaymentState, SqliteOptions, SqliteStore, Store};
+use faregate::store::{
+    Begin, CapabilityId, Filter, Grant, Grantee, PaymentState, SqliteOptions, SqliteStore, Store,
+};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
 use crate::patience::{eventually, soon};
-use crate::store::samples::{NOW, holder, sent, signed};
+use crate::store::samples::{NOW, grantee, sent, signed};
 
 const CUTS: u32 = 3;
 /// Of the disk that a file lies on.
@@ -121,7 +123,8 @@ async fn settle(store: Arc<impl Store>, next: Arc<AtomicU32>, say: impl Fn(&'sta
             assert!(matches!(store.begin(&intent, NOW).await, Ok(Begin::Fresh(_))));
             say(CLAIMED, number);
         }
-        let granted = store.grant(&intent, id(block), holder(1), 1, 30, NOW).await.unwrap();
+        let granted =
+            store.grant(&intent, Grantee { id: id(block), ..grantee(block, 1, 1) }, NOW).await.unwrap();
         assert!(matches!(granted, Grant::Granted { fresh: true, .. }));
         say(GRANTED, number);
     }
@@ -256,9 +259,11 @@ async fn compare(store: &impl Store, known: &Answered) {
     }
     // Spent is spent: neither by another's challenge nor a second time by its own.
     for block in known.granted.iter().take(20) {
-        let other = store.grant(&sent(*block, 2), id(*block), holder(2), 1, 30, NOW).await;
+        let other =
+            store.grant(&sent(*block, 2), Grantee { id: id(*block), ..grantee(*block, 2, 1) }, NOW).await;
         assert_eq!(other, Ok(Grant::Taken));
-        let own = store.grant(&sent(*block, 1), id(*block), holder(2), 1, 30, NOW).await;
+        let own =
+            store.grant(&sent(*block, 1), Grantee { id: id(*block), ..grantee(*block, 2, 1) }, NOW).await;
         assert!(matches!(own, Ok(Grant::Granted { fresh: false, .. })));
     }
 }

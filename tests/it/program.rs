@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::patience::{http_client, within};
 use faregate::devnet::Devnet;
-use faregate::x402::Offers;
+use faregate::x402::NanoOffers;
 use reqwest::{Client, Response, StatusCode};
 use tokio::process::{Child, Command};
 
@@ -68,7 +68,7 @@ pub(crate) async fn get(
     http: &Client,
     url: &str,
     proof: Option<&str>,
-) -> Option<(StatusCode, Option<Offers>)> {
+) -> Option<(StatusCode, Option<NanoOffers>)> {
     let mut request = http.get(format!("{url}/thing"));
     if let Some(proof) = proof {
         request = request.header("PAYMENT-SIGNATURE", proof);
@@ -76,11 +76,11 @@ pub(crate) async fn get(
     whole(request.send().await.ok()?).await
 }
 
-async fn whole(response: Response) -> Option<(StatusCode, Option<Offers>)> {
+async fn whole(response: Response) -> Option<(StatusCode, Option<NanoOffers>)> {
     let (status, headers) = (response.status(), response.headers().clone());
     // The answer counts when it is whole.
     response.bytes().await.ok()?;
-    let bill = headers.get("payment-required").map(|it| Offers::from_header(it).unwrap());
+    let bill = headers.get("payment-required").map(|it| NanoOffers::from_header(it).unwrap());
     Some((status, bill))
 }
 

@@ -11,7 +11,7 @@ use faregate::config::Config;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::listen;
 use faregate::nano::{Raw, SecretKey, StateBlock, UnixSeconds};
-use faregate::x402::{Offer, Offers, Proof, encode_header};
+use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, encode_header};
 use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -205,7 +205,7 @@ impl Rig {
     }
 
     /// The bill for `path`: its two offers, `nanoTxn` first.
-    pub(crate) async fn bill(&self, path: &str) -> [Offer; 2] {
+    pub(crate) async fn bill(&self, path: &str) -> [NanoOffer; 2] {
         let response = self.get(path, &[]).await;
         assert_eq!(response.status(), 402);
         offers(&response).offers.try_into().unwrap()
@@ -220,9 +220,9 @@ impl Rig {
     }
 
     /// The header that answers the `nanoTxn` offer with a block by `key`, and the block.
-    pub(crate) fn txn(&self, key: &SecretKey, offer: &Offer) -> (String, StateBlock) {
+    pub(crate) fn txn(&self, key: &SecretKey, offer: &NanoOffer) -> (String, StateBlock) {
         let block = self.devnet.send_block(key, offer.pay_to, offer.amount).unwrap();
-        (encode_header(&offer.answer(&Proof::NanoTxn { block })), block)
+        (encode_header(&offer.answer(&PaymentProof::NanoTxn { block })), block)
     }
 
     /// Pays `path` by `nanoTxn`, and gives the answer.
@@ -237,11 +237,13 @@ impl Rig {
 pub(crate) const PLENTY: Raw = Raw::new(10_000_000_000_000_000_000_000_000_000_000);
 
 /// The signature that answers a `nanoSignature` offer for a block that was sent.
-pub(crate) fn signature(key: &SecretKey, block: &StateBlock, offer: &Offer) -> String {
-    let faregate::x402::Ask::NanoSignature { nonce } = offer.ask else { panic!("no nanoSignature offer") };
+pub(crate) fn signature(key: &SecretKey, block: &StateBlock, offer: &NanoOffer) -> String {
+    let faregate::x402::ProofRequest::NanoSignature { nonce } = offer.ask else {
+        panic!("no nanoSignature offer")
+    };
     let message = format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
     let digest = faregate::nano::noms_digest(&message).unwrap();
-    let proof = Proof::NanoSignature {
+    let proof = PaymentProof::NanoSignature {
         block_hash: block.hash(),
         account: key.account(),
         signature: key.sign(&digest),
@@ -250,8 +252,8 @@ pub(crate) fn signature(key: &SecretKey, block: &StateBlock, offer: &Offer) -> S
 }
 
 /// The offers of a 402.
-pub(crate) fn offers(response: &Response) -> Offers {
-    Offers::from_header(header(response, "payment-required")).unwrap()
+pub(crate) fn offers(response: &Response) -> NanoOffers {
+    NanoOffers::from_header(header(response, "payment-required")).unwrap()
 }
 
 pub(crate) fn header<'a>(response: &'a Response, name: &str) -> &'a str {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use faregate::devnet::{Devnet, DevnetOptions, InjectedFault, THRESHOLDS, Times};
 use faregate::nano::Seed;
-use faregate::x402::{Proof, encode_header};
+use faregate::x402::{PaymentProof, encode_header};
 use reqwest::{Client, Response, Version};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ impl World {
         assert_eq!(bill.status(), 402);
         let offer = offers(&bill).offers.remove(0);
         let block = self.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-        let proof = encode_header(&offer.answer(&Proof::NanoTxn { block }));
+        let proof = encode_header(&offer.answer(&PaymentProof::NanoTxn { block }));
         let answer = client.get(url).header("PAYMENT-SIGNATURE", &proof).send().await.unwrap();
         (answer, proof)
     }

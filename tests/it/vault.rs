@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use faregate::nano::{BlockHash, Raw, Representative, Seed, Signature, StateBlock, noms_digest};
+use faregate::nano::{
+    Account, BlockHash, ProvenHead, Raw, Representative, Seed, Signature, StateBlock, Work, noms_digest,
+};
 use faregate::vault::{Vault, VaultError, bearer_token, mac_key};
 
 const DIGITS: &str = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
@@ -134,7 +136,7 @@ fn many_accounts_are_derived_as_one_by_one() {
 fn what_a_vault_signs_its_account_has_signed() {
     let vault = Vault::from_seed(Seed::from_bytes([9; 32]));
     let account = vault.account(7);
-    let block = StateBlock {
+    let newest = StateBlock {
         account,
         previous: BlockHash([1; 32]),
         representative: Representative(account),
@@ -143,9 +145,12 @@ fn what_a_vault_signs_its_account_has_signed() {
         signature: Signature([0; 64]),
         work: None,
     };
+    let head = ProvenHead::of_block(account, newest.hash(), &newest).unwrap();
+    let block = head.send(Account([3; 32]), Raw::new(5)).unwrap();
     assert!(block.verify().is_err());
-    assert_eq!(vault.sign(7, &block).verify(), Ok(()));
-    assert!(vault.sign(8, &block).verify().is_err());
+    let signed = vault.sign(7, &block, Work(77));
+    assert_eq!((signed.verify(), signed.work, signed.hash()), (Ok(()), Some(Work(77)), block.hash()));
+    assert!(vault.sign(8, &block, Work(77)).verify().is_err());
     let message = "hello";
     let signature = vault.sign_message(7, message).unwrap();
     assert_eq!(signature.verify(&account, &noms_digest(message).unwrap()), Ok(()));

@@ -1,5 +1,6 @@
-//! The paying client against a gateway and a node that do what a test wants.
+//! The paying client, against a scripted gateway and a scripted node.
 
+mod lies;
 mod safety;
 pub(crate) mod world;
 
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use faregate::nano::{Account, BlockHash, Raw, Signature, StateBlock, noms_digest};
+use faregate::nano::{Account, Raw, Signature, StateBlock, noms_digest};
 use faregate::payment::Mechanism;
 use faregate::wallet::{
     AllowanceError, Capability, DayLimit, OfferError, Wallet, WalletError, WalletOptions,
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 
 use crate::scripted::{Reply, Scripted, Seen, nobody};
 use world::{
-    Books, EASY, NONCE, PRICE, at, bill, by, entry, every_way, get, node, payee, payer, processed, proof,
-    proofs, seed_file, selling, served, settled, wallet, wallet_with,
+    Books, EASY, NONCE, PRICE, bill, entry, every_way, get, node, payee, payer, paying_by, processed, proof,
+    proofs, seed_file, selling, served, settled, url_of, wallet, wallet_with,
 };
 
 #[tokio::test]
@@ -42,7 +43,7 @@ async fn a_signed_block_pays_and_what_it_bought_is_used_up_first() {
     assert_eq!(books.lock().unwrap().frontier.unwrap().balance, Raw::new(1000 - 2 * PRICE));
     // The gateway broadcasts a `nanoTxn` block, never this client.
     assert_eq!(processed(&node), []);
-    // Used up: not shown again. One request with a bill and one with the proof, twice.
+    // A used-up capability is not sent again. Twice: one request that gets the bill, one with the proof.
     assert_eq!(gateway.seen().len(), 6);
 }
 
@@ -66,7 +67,7 @@ async fn a_send_of_its_own_is_confirmed_and_then_signed_for() {
     let node = node(&books).await;
     let gateway =
         Scripted::start(|seen| if proof(seen).is_some() { served(0) } else { bill("", &every_way()) }).await;
-    let wallet = wallet_with(&node, by(Mechanism::NanoSignature));
+    let wallet = wallet_with(&node, paying_by(Mechanism::NanoSignature));
     let payment = wallet.request(get(&gateway, "/q")).await.unwrap().payment.unwrap();
     let sent = processed(&node);
     assert_eq!(sent.len(), 1);
@@ -128,8 +129,10 @@ async fn what_is_not_understood_is_not_paid() {
     assert!(matches!(error, WalletError::WorkTooHard { .. }), "{error}");
 
     let gateway = Scripted::start(|_| bill("", &[entry("nanoTxn")])).await;
-    let error =
-        wallet_with(&node, by(Mechanism::NanoSignature)).request(get(&gateway, "/q")).await.unwrap_err();
+    let error = wallet_with(&node, paying_by(Mechanism::NanoSignature))
+        .request(get(&gateway, "/q"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, WalletError::NothingPayable(OfferError::NotOffered { .. })), "{error}");
     assert_eq!(node.seen().len(), 0);
 }
@@ -197,7 +200,7 @@ async fn not_yet_and_no_answer_are_met_with_the_same_proof() {
         let node = node(&books).await;
         let unaware = Reply::text(503, "busy").with("Retry-After", "0");
         let gateway = scripted_gateway(vec![pending(), Reply::Drop, unaware]).await;
-        let paid = wallet_with(&node, by(mechanism)).request(get(&gateway, "/q")).await.unwrap();
+        let paid = wallet_with(&node, paying_by(mechanism)).request(get(&gateway, "/q")).await.unwrap();
         assert!(paid.payment.unwrap().acknowledged);
         let proofs = proofs(&gateway);
         assert_eq!(proofs.len(), 4, "{mechanism}");
@@ -235,7 +238,7 @@ async fn a_refused_payment_is_not_made_again() {
     for mechanism in Mechanism::ALL {
         let node = node(&Books::with_balance(1000)).await;
         let gateway = scripted_gateway(vec![settled(bill("X", &every_way()), false, "WRONG_RESOURCE")]).await;
-        let error = wallet_with(&node, by(mechanism)).request(get(&gateway, "/q")).await.unwrap_err();
+        let error = wallet_with(&node, paying_by(mechanism)).request(get(&gateway, "/q")).await.unwrap_err();
         let WalletError::Refused { reason, proof } = error else { panic!("{error}") };
         assert_eq!((reason.as_str(), proof.payment.mechanism), ("WRONG_RESOURCE", mechanism));
         assert_eq!(proofs(&gateway), [proof.header().to_str().unwrap()]);
@@ -256,7 +259,7 @@ async fn a_block_shown_too_late_is_signed_again_and_not_paid_again() {
     let late =
         settled(bill("PAYMENT_EXPIRED", &[entry("nanoTxn"), renewed(payee())]), false, "PAYMENT_EXPIRED");
     let gateway = scripted_gateway(vec![late]).await;
-    let wallet = wallet_with(&node, by(Mechanism::NanoSignature));
+    let wallet = wallet_with(&node, paying_by(Mechanism::NanoSignature));
     assert!(wallet.request(get(&gateway, "/q")).await.unwrap().payment.unwrap().acknowledged);
     assert_eq!(processed(&node).len(), 1);
     let shown: Vec<_> = gateway.seen().iter().filter_map(proof).collect();
@@ -270,14 +273,18 @@ async fn a_block_is_not_signed_for_another_address_nor_for_ever() {
     let node = node(&Books::with_balance(1000)).await;
     let elsewhere = settled(bill("", &[renewed(payer())]), false, "PAYMENT_EXPIRED");
     let gateway = scripted_gateway(vec![elsewhere]).await;
-    let error =
-        wallet_with(&node, by(Mechanism::NanoSignature)).request(get(&gateway, "/q")).await.unwrap_err();
+    let error = wallet_with(&node, paying_by(Mechanism::NanoSignature))
+        .request(get(&gateway, "/q"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, WalletError::Refused { .. }), "{error}");
 
     let late = settled(bill("", &[renewed(payee())]), false, "PAYMENT_EXPIRED");
     let gateway = scripted_gateway(vec![late; 10]).await;
-    let error =
-        wallet_with(&node, by(Mechanism::NanoSignature)).request(get(&gateway, "/q")).await.unwrap_err();
+    let error = wallet_with(&node, paying_by(Mechanism::NanoSignature))
+        .request(get(&gateway, "/q"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, WalletError::Refused { .. }), "{error}");
     assert_eq!(proofs(&gateway).len(), 4);
 }
@@ -285,8 +292,8 @@ async fn a_block_is_not_signed_for_another_address_nor_for_ever() {
 #[tokio::test]
 async fn an_account_is_opened_with_what_waits_for_it() {
     let books = Books::with_balance(0);
-    for (number, amount) in [(1, 30), (2, 80), (3, 1)] {
-        books.lock().unwrap().receivable.insert(BlockHash([number; 32]).to_string(), amount);
+    for amount in [30, 80, 1] {
+        books.lock().unwrap().let_wait(amount);
     }
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let paid = wallet(&node).request(get(&gateway, "/q")).await.unwrap();
@@ -303,7 +310,7 @@ async fn an_account_is_opened_with_what_waits_for_it() {
 #[tokio::test]
 async fn too_little_money_is_said_before_anything_is_done() {
     let books = Books::with_balance(40);
-    books.lock().unwrap().receivable.insert(BlockHash([1; 32]).to_string(), 59);
+    books.lock().unwrap().let_wait(59);
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let error = wallet(&node).request(get(&gateway, "/q")).await.unwrap_err();
     let WalletError::NoFunds { account, needed, balance, receivable } = error else { panic!("{error}") };
@@ -323,7 +330,8 @@ async fn a_send_that_no_node_keeps_is_reported_and_not_shown() {
         .await
     };
     let gateway = scripted_gateway(Vec::new()).await;
-    let options = WalletOptions { confirm_wait: Duration::from_millis(200), ..by(Mechanism::NanoSignature) };
+    let options =
+        WalletOptions { confirm_wait: Duration::from_millis(200), ..paying_by(Mechanism::NanoSignature) };
     let error = wallet_with(&node, options).request(get(&gateway, "/q")).await.unwrap_err();
     assert!(matches!(error, WalletError::NotSent { .. }), "{error}");
     assert_eq!(proofs(&gateway).len(), 0);
@@ -332,12 +340,12 @@ async fn a_send_that_no_node_keeps_is_reported_and_not_shown() {
 #[tokio::test]
 async fn the_next_block_waits_until_the_node_shows_the_last() {
     for mechanism in Mechanism::ALL {
-        // The gateway takes the first payment, and this wallet's node never shows it.
+        // The gateway accepts the first payment, and the wallet's node never shows it.
         let books = Books::with_balance(1000);
         books.lock().unwrap().forgetful = true;
         let node = node(&books).await;
         let gateway = scripted_gateway(Vec::new()).await;
-        let options = WalletOptions { confirm_wait: Duration::from_millis(300), ..by(mechanism) };
+        let options = WalletOptions { confirm_wait: Duration::from_millis(300), ..paying_by(mechanism) };
         let wallet = wallet_with(&node, options);
         assert!(wallet.request(get(&gateway, "/q")).await.unwrap().payment.unwrap().acknowledged);
         let error = wallet.request(get(&gateway, "/q")).await.unwrap_err();
@@ -406,7 +414,7 @@ async fn a_capability_that_is_no_longer_good_is_paid_for_anew() {
         None => bill("CAPABILITY_UNKNOWN", &every_way()),
     })
     .await;
-    let wallet = wallet_with(&node, by(Mechanism::NanoSignature));
+    let wallet = wallet_with(&node, paying_by(Mechanism::NanoSignature));
     for _ in 0..2 {
         let paid = wallet.request(get(&gateway, "/q")).await.unwrap();
         assert!(paid.payment.is_some());
@@ -447,20 +455,24 @@ async fn a_day_has_its_own_limit_and_nothing_is_signed_above_it() {
         let per_day = Some(DayLimit { max: Raw::new(2 * PRICE + PRICE / 2), file: file.clone() });
         let options = WalletOptions { per_day, ..WalletOptions::up_to(Raw::new(PRICE)) };
         let mut wallet = wallet_with(&node, options.clone());
-        // Three requests a payment: two payments.
+        // One payment buys three requests, so there are two payments.
         for number in 0..6 {
-            wallet.get(at(&gateway, "/q")).send().await.unwrap_or_else(|error| panic!("{number}: {error}"));
+            wallet
+                .get(url_of(&gateway, "/q"))
+                .send()
+                .await
+                .unwrap_or_else(|error| panic!("{number}: {error}"));
         }
         if file.is_some() {
             wallet = wallet_with(&node, options);
         }
-        let refused = wallet.get(at(&gateway, "/q")).send().await.unwrap_err();
+        let refused = wallet.get(url_of(&gateway, "/q")).send().await.unwrap_err();
         let WalletError::DayLimit(AllowanceError::Spent { asked, spent, max }) = refused else {
             panic!("{refused}")
         };
         assert_eq!((asked.get(), spent.get(), max.get()), (PRICE, 2 * PRICE, 2 * PRICE + PRICE / 2));
         assert_eq!(books.lock().unwrap().frontier.unwrap().balance.get(), 10_000 - 2 * PRICE);
-        // No proof left after the two that were paid for.
+        // No proof was sent after the two paid ones.
         assert_eq!(proofs(&gateway).len(), 2);
     }
 }
@@ -471,7 +483,7 @@ async fn a_draft_is_sent_as_it_was_put_together() {
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let wallet = wallet(&node);
     let paid = wallet
-        .post(at(&gateway, "/q"))
+        .post(url_of(&gateway, "/q"))
         .query(&[("a", "b c")])
         .header(reqwest::header::ACCEPT_LANGUAGE, "eo".parse().unwrap())
         .json(&json!({"ask": 1}))

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use faregate::devnet::{InjectedFault, THRESHOLDS, Times};
 use faregate::nano::{BlockHash, Raw, Signature, StateBlock, Work};
-use faregate::store::Store;
-use faregate::x402::{Offer, Proof, encode_header};
+use faregate::store::PaymentJournal;
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -78,8 +78,8 @@ impl Scene {
     }
 }
 
-fn header(offer: &Offer, block: StateBlock) -> String {
-    encode_header(&offer.answer(&Proof::NanoTxn { block }))
+fn header(offer: &NanoOffer, block: StateBlock) -> String {
+    encode_header(&offer.answer(&PaymentProof::NanoTxn { block }))
 }
 
 fn too_little(root: &[u8; 32]) -> Work {

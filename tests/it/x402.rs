@@ -8,8 +8,9 @@ mod sessions;
 use std::num::NonZeroU32;
 
 use faregate::nano::{Account, Network, Raw, SecretKey, Threshold, UnixSeconds};
+use faregate::routes::Grants;
 use faregate::x402::{
-    Asset, Extra, Fault, Grants, MAX_RESPONSE_HEADERS_BYTES, Offers, PaymentRequired, PaymentRequirements,
+    Asset, Extra, FieldFault, MAX_RESPONSE_HEADERS_BYTES, NanoOffers, PaymentRequired, PaymentRequirements,
     Resource, Scheme, Track, WorkPolicy, WorkTerms,
 };
 use proptest::prelude::*;
@@ -142,28 +143,28 @@ fn an_offer_among_other_currencies_is_found() {
         "payTo": "0x2096", "maxTimeoutSeconds": 60, "extra": { "name": "USDC", "version": "2" } });
     json["accepts"].as_array_mut().unwrap().insert(0, evm);
     json["accepts"].as_array_mut().unwrap().push(json!("no entry"));
-    let read = Offers::read(&json).unwrap();
+    let read = NanoOffers::read(&json).unwrap();
     assert_eq!(read.offers.len(), 2);
-    assert!(matches!(&read.passed_over[0], Fault::Network { path, .. } if path == "accepts[0].network"));
-    assert!(matches!(&read.passed_over[1], Fault::Type { path, .. } if path == "accepts[3]"));
+    assert!(matches!(&read.passed_over[0], FieldFault::Network { path, .. } if path == "accepts[0].network"));
+    assert!(matches!(&read.passed_over[1], FieldFault::Type { path, .. } if path == "accepts[3]"));
     assert!(PaymentRequired::read(&json).is_err(), "the gateway's own challenge has no such entry");
 }
 
 #[test]
 fn the_entries_of_the_x402_nano_specification_are_offers() {
-    use faregate::x402::Ask;
+    use faregate::x402::ProofRequest;
     let of = |extra: Value| {
         let pay_to = Account([9; 32]).to_string();
         let entry = json!({ "scheme": "exact", "network": "nano:mainnet", "asset": "XNO",
             "amount": "1000000000000000000000000000", "payTo": pay_to, "maxTimeoutSeconds": 60, "extra": extra });
         let json = json!({ "x402Version": 2, "resource": { "url": "https://x" }, "accepts": [entry] });
-        Offers::read(&json).unwrap()
+        NanoOffers::read(&json).unwrap()
     };
     let track_a = of(json!({ "validBefore": 1_749_111_600 }));
-    assert_eq!(track_a.offers[0].ask, Ask::NanoTxn { work: None });
+    assert_eq!(track_a.offers[0].ask, ProofRequest::NanoTxn { work: None });
     assert_eq!(track_a.offers[0].valid_before, UnixSeconds(1_749_111_600));
     let track_b = of(json!({ "validBefore": 1_718_123_456, "nonce": "a9".repeat(32) }));
-    assert_eq!(track_b.offers[0].ask, Ask::NanoSignature { nonce: [0xa9; 32] });
+    assert_eq!(track_b.offers[0].ask, ProofRequest::NanoSignature { nonce: [0xa9; 32] });
     let session = of(json!({ "nanoSession": { "id": "x", "tag": 1 } }));
     assert!(session.offers.is_empty());
     let missing = "`accepts[0].extra.nanoSession.resourceAmountRaw` is missing";
@@ -174,8 +175,8 @@ fn the_entries_of_the_x402_nano_specification_are_offers() {
 fn an_offer_of_another_version_is_none() {
     let mut json = challenge().to_json();
     json["x402Version"] = 1.into();
-    let message = Offers::read(&json).unwrap_err().to_string();
-    assert_eq!(message, "`x402Version` is 1, only version 2 is spoken");
+    let message = NanoOffers::read(&json).unwrap_err().to_string();
+    assert_eq!(message, "`x402Version` is 1, only version 2 is supported");
 }
 
 proptest! {
@@ -196,7 +197,7 @@ proptest! {
             entry.extra.grants = Grants { requests: numbers.3, seconds: numbers.2 };
         }
         prop_assert_eq!(PaymentRequired::read(&written.to_json()).unwrap(), written.clone());
-        let offers = Offers::from_header(written.to_header());
+        let offers = NanoOffers::from_header(written.to_header());
         if written.to_header().len() <= faregate::x402::MAX_HEADER_BYTES {
             prop_assert_eq!(offers.unwrap().offers.len(), 2);
         }
@@ -204,12 +205,12 @@ proptest! {
 
     #[test]
     fn no_json_makes_a_challenge_panic(json in any_json(), field in 0..7_usize, extra in any_json()) {
-        drop((PaymentRequired::read(&json), Offers::read(&json), PaymentRequirements::read(&json)));
+        drop((PaymentRequired::read(&json), NanoOffers::read(&json), PaymentRequirements::read(&json)));
         let mut spoiled = challenge().to_json();
         let name = ["scheme", "network", "asset", "amount", "payTo", "maxTimeoutSeconds", "extra"][field];
         spoiled["accepts"][1][name] = json;
-        prop_assert!(!Offers::read(&spoiled).unwrap().offers.is_empty());
+        prop_assert!(!NanoOffers::read(&spoiled).unwrap().offers.is_empty());
         spoiled["accepts"][1] = extra;
-        prop_assert_eq!(Offers::read(&spoiled).unwrap().offers.len(), 1);
+        prop_assert_eq!(NanoOffers::read(&spoiled).unwrap().offers.len(), 1);
     }
 }

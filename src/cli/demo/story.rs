@@ -14,7 +14,7 @@ use crate::outbound;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
 use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
-use crate::x402::{self, Offers, SettlementResponse, encode_header};
+use crate::x402::{self, NanoOffers, SettlementResponse, encode_header};
 
 /// How long a call to the demo's ledger may take.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,9 +75,9 @@ async fn unpaid(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     writeln!(out, "   402 Payment Required, and how to pay it:")?;
     for offer in &offers.offers {
         let by = match offer.ask {
-            x402::Ask::NanoTxn { .. } => "nanoTxn: sign a block, the gateway sends it ",
-            x402::Ask::NanoSignature { .. } => "nanoSignature: send it, sign its hash       ",
-            x402::Ask::NanoSession(_) => "nanoSession: send exactly this, show its hash",
+            x402::ProofRequest::NanoTxn { .. } => "nanoTxn: sign a block, the gateway sends it ",
+            x402::ProofRequest::NanoSignature { .. } => "nanoSignature: send it, sign its hash       ",
+            x402::ProofRequest::NanoSession(_) => "nanoSession: send exactly this, show its hash",
         };
         writeln!(out, "   {by}  {}  to {}", offer.amount.xno(), offer.pay_to)?;
     }
@@ -134,7 +134,7 @@ async fn replay(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     // Without the wallet, which would not show one payment twice.
     let key = stage.devnet.genesis_seed().key(0);
     let block = stage.devnet.send_block(&key, offer.pay_to, offer.amount)?;
-    let proof = encode_header(&offer.answer(&x402::Proof::NanoTxn { block }));
+    let proof = encode_header(&offer.answer(&x402::PaymentProof::NanoTxn { block }));
     for (status, says) in [
         (StatusCode::OK, "200: the payment is good for this request"),
         (StatusCode::PAYMENT_REQUIRED, "402 DUPLICATE_BLOCK_HASH: the payment was used already"),
@@ -181,7 +181,7 @@ async fn served(
     if let Some(payment) = &paid.payment {
         writeln!(out, "   paid {} with block {}", payment.amount.xno(), payment.hash)?;
         let receipt = SettlementResponse::from_header(text(step, &headers, "payment-response")?)?;
-        let settled = matches!(receipt.outcome, x402::Outcome::Settled { transaction, .. } if transaction == payment.hash);
+        let settled = matches!(receipt.outcome, x402::SettlementOutcome::Settled { transaction, .. } if transaction == payment.hash);
         same(step, "true".to_owned(), settled.to_string())?;
     } else {
         writeln!(out, "   the earlier payment covers it, nothing is paid")?;
@@ -208,8 +208,8 @@ fn get(stage: &Stage, path: &str) -> Result<Request, StoryError> {
     Ok(Request::new(Method::GET, url(stage, path)?))
 }
 
-fn bill(step: &'static str, headers: &HeaderMap) -> Result<Offers, StoryError> {
-    Ok(Offers::from_header(text(step, headers, "payment-required")?)?)
+fn bill(step: &'static str, headers: &HeaderMap) -> Result<NanoOffers, StoryError> {
+    Ok(NanoOffers::from_header(text(step, headers, "payment-required")?)?)
 }
 
 fn text(step: &'static str, headers: &HeaderMap, name: &'static str) -> Result<String, StoryError> {

@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
 use crate::nano::UnixSeconds;
-use crate::store::{Engine, Filter, PaymentRecord, PaymentState, Store};
+use crate::store::{Engine, Filter, PaymentJournal, PaymentRecord, PaymentState};
 
 /// Rows that are read at a time.
 pub(super) const PAGE: usize = 500;

@@ -66,6 +66,15 @@ pub(super) fn block_info_call(hash: BlockHash) -> RpcCall {
     RpcCall::new("block_info", [("json_block", "true".into()), ("hash", hash.to_string().into())])
 }
 
+/// A call for many blocks at once; the ones that the node does not have are left out.
+pub(super) fn blocks_info_call(hashes: &[BlockHash]) -> RpcCall {
+    let hashes: Vec<Value> = hashes.iter().map(|hash| hash.to_string().into()).collect();
+    RpcCall::new(
+        "blocks_info",
+        [("json_block", "true".into()), ("include_not_found", "true".into()), ("hashes", hashes.into())],
+    )
+}
+
 /// A node with its answer.
 type NodeAnswer<T> = (Arc<Node>, Result<Option<T>, TransportFault>);
 

@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use serde_json::Value;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::contents::check_contents;
-use super::reads::{RpcCall, block_info_call, sum_up};
+use super::reads::{block_info_call, blocks_info_call, sum_up};
 use super::transport::{Node, TransportFault};
 use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
@@ -280,15 +279,7 @@ impl Watcher {
         if !node.health.admit() {
             return false;
         }
-        let texts: Vec<Value> = batch.iter().map(|hash| hash.to_string().into()).collect();
-        let call = RpcCall::new(
-            "blocks_info",
-            [
-                ("json_block", "true".into()),
-                ("include_not_found", "true".into()),
-                ("hashes", Value::Array(texts)),
-            ],
-        );
+        let call = blocks_info_call(batch);
         let answer = match self.client.call(node, &call, answer::blocks_info).await {
             // Some public nodes allow only certain calls, and `blocks_info` may not be among them.
             Err(TransportFault::Refused(_)) => self.ask_singly(node, batch).await,

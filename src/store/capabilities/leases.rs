@@ -1,8 +1,8 @@
 //! The calls that move uses between this instance and the store: leasing, reporting, handing back.
 //!
-//! A use is taken from what is leased here; the store is asked only when that is used up or has
-//! lapsed. Leases are taken in chunks, renewed while anything is out, and handed back when idle.
-//! What was used is reported soon after, never waited for.
+//! A use is taken from the leased ones. The store is asked only when they are used up or have lapsed.
+//! Leases are taken in chunks, renewed while uses are out, and handed back when idle. Spent uses are
+//! reported soon after; no request waits for that.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -12,21 +12,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Store, StoreError};
+use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Meters, StoreError, StoreHealth};
 use super::meter::{BrokenAnswer, CachedCapability, Calls, Reports, Use, UseTally};
 use crate::clock::Clock;
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
 
-/// How long a lease lasts without being renewed, in seconds: for as long a crashed instance keeps
-/// what it had leased from the others.
+/// How long a lease lasts unless it is renewed, in seconds. For this time a crashed instance keeps its
+/// leased uses from the others.
 pub const LEASE_SECONDS: u64 = 10;
 /// Uses leased at once at most.
 const LARGEST_CHUNK: u32 = 256;
-/// How long uses wait to be reported together.
+/// How long spent uses wait, to be reported together.
 const REPORT_AFTER: Duration = Duration::from_millis(5);
-/// How often leases are looked over.
+/// How often all leases are checked.
 const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 /// Seconds after its last use at which a capability's leased uses go back to the store.
 const IDLE_SECONDS: u64 = 2;
@@ -37,7 +37,7 @@ pub enum NoUse {
     /// All are spent, or the capability was revoked.
     #[error("the capability is used up")]
     Exhausted,
-    /// All that are left are under way or leased by another instance; some may come back.
+    /// All that are left are under way or leased by another instance. Some may come back.
     #[error("the last uses are under way")]
     Busy,
     /// The upstream failed again and again; it may be asked again after this many seconds.
@@ -47,28 +47,29 @@ pub enum NoUse {
     Store(#[from] StoreError),
 }
 
-/// How many uses to lease of a capability that has `left`: half, so that another instance finds some
-/// and the tail is exact.
-pub(super) fn chunk(left: u32) -> u32 {
+/// How many uses to lease of a capability that has `left` uses: half, so that another instance finds some
+/// and the last uses are counted exactly.
+#[must_use]
+pub fn chunk(left: u32) -> u32 {
     left.div_euclid(2).clamp(1, LARGEST_CHUNK)
 }
 
-/// What one instance has leased, over the store `S`.
+/// The leases of one instance, over the store `S`.
 #[derive(Debug)]
 pub(super) struct Leases<S> {
     pub(super) store: Arc<S>,
     pub(super) clock: Clock,
     pub(super) holder: Holder,
-    /// Those with uses leased, reserved or unreported, and those about to be leased: kept whatever the
-    /// cache forgets, so that one instance never meters one capability twice.
+    /// The capabilities with uses leased, reserved or unreported, or about to be leased. They are kept even
+    /// if the cache drops them, so that one instance never meters one capability twice.
     out: Mutex<BTreeMap<CapabilityId, Arc<CachedCapability>>>,
     reports: Arc<Reports>,
     /// Numbers the lease calls of this holder.
     sequence: AtomicU64,
 }
 
-impl<S: Store> Leases<S> {
-    /// The leases of the instance `holder`: none.
+impl<S: Meters + StoreHealth> Leases<S> {
+    /// No leases yet, for the instance `holder`.
     pub(super) fn new(store: Arc<S>, clock: Clock, holder: Holder) -> Self {
         let sequence = AtomicU64::new(0);
         Self { store, clock, holder, out: Mutex::default(), reports: Arc::default(), sequence }
@@ -78,10 +79,7 @@ impl<S: Store> Leases<S> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one use. Asks the store only when what is leased is used up or has lapsed.
-    ///
-    /// # Errors
-    /// [`NoUse`].
+    /// [`Capabilities::reserve`](super::Capabilities::reserve).
     pub(super) async fn reserve(
         &self,
         held: &Arc<CachedCapability>,
@@ -100,18 +98,19 @@ impl<S: Store> Leases<S> {
             if Arc::ptr_eq(&out, &held) {
                 return self.lease(&held, unresolved, metering).await;
             }
-            // The cache forgot the capability and it was looked up anew while this one waited.
+            // While this request waited, the cache dropped the capability and another request loaded it
+            // again.
             drop(unresolved);
             held = out;
         }
     }
 
-    /// The one meter by which the capability's uses go out: this one, unless another does it already.
+    /// The one meter through which the capability's uses go out: this one, unless there is another.
     fn enlist(&self, held: &Arc<CachedCapability>) -> Arc<CachedCapability> {
         Arc::clone(self.out().entry(held.record().id).or_insert_with(|| Arc::clone(held)))
     }
 
-    /// Takes in what was leased with the grant, where all uses of the capability go out.
+    /// Adds the uses leased with the grant to the meter through which the capability's uses go out.
     pub(super) fn take_in_first(&self, held: &Arc<CachedCapability>, lease: Lease) -> Arc<CachedCapability> {
         let mut out = self.out();
         let held = Arc::clone(out.entry(held.record().id).or_insert_with(|| Arc::clone(held)));
@@ -119,12 +118,13 @@ impl<S: Store> Leases<S> {
         held
     }
 
-    /// The capability, where uses of it are out.
+    /// The capability, if uses of it are out.
     pub(super) fn find(&self, id: CapabilityId) -> Option<Arc<CachedCapability>> {
         self.out().get(&id).cloned()
     }
 
-    /// Takes one use of a capability whose calls are this caller's, leasing more as long as there are.
+    /// Takes one use. Leases more as long as there are some. The caller holds the turn for this
+    /// capability's calls.
     async fn lease(
         &self,
         held: &Arc<CachedCapability>,
@@ -147,8 +147,8 @@ impl<S: Store> Leases<S> {
             if meter.is_spent() {
                 return Err(NoUse::Exhausted);
             }
-            // What was leased is gone to others already: there may be more. One that was given back
-            // meanwhile is free at the next try.
+            // Other requests took the leased uses. There may be more, and a use that was given back
+            // meanwhile is free at the next attempt.
             if granted == 0 {
                 return Err(if meter.may_come_back() { NoUse::Busy } else { NoUse::Exhausted });
             }
@@ -163,15 +163,12 @@ impl<S: Store> Leases<S> {
         Use::taken(Arc::clone(held), Arc::clone(&self.reports), metering)
     }
 
-    /// Spends a use and returns when that is durable. It cannot be given back after that.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the use is spent here, and its report is tried again in the background.
+    /// [`Capabilities::commit_durably`](super::Capabilities::commit_durably).
     pub(super) async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
         taken.spend();
         let held = Arc::clone(taken.held());
         let mut unresolved = held.calls.lock().await;
-        // Another request's report may have taken this one along.
+        // Another request's report may have included this use.
         let reported = !held.meter().has_unreported() && unresolved.is_none();
         if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
     }
@@ -200,9 +197,8 @@ impl<S: Store> Leases<S> {
         BrokenAnswer::Committed
     }
 
-    /// One lease call: reports what was used, hands back what lapsed or, if `hand_back`, all that is
-    /// free, asks for `want`; gives how many it got. A call whose outcome stayed unknown is made again
-    /// first, word for word.
+    /// One lease call: reports spent uses, hands back lapsed ones (all free ones if `hand_back`), and asks
+    /// for `want`. Gives the number it got. A call whose outcome is unknown is repeated first, unchanged.
     async fn call(
         &self,
         held: &Arc<CachedCapability>,
@@ -212,8 +208,8 @@ impl<S: Store> Leases<S> {
     ) -> Result<u32, StoreError> {
         if let Some(request) = *unresolved {
             match self.complete(held, request).await {
-                // Nor was it when it was made first: the same call gets the same answer.
-                Err(StoreError::NotApplied(_)) => held.meter().take_back(account(&request)),
+                // It was not applied the first time either: the same call gets the same answer.
+                Err(StoreError::NotApplied(_)) => held.meter().take_back(tally(&request)),
                 outcome => drop(outcome?),
             }
             *unresolved = None;
@@ -225,8 +221,8 @@ impl<S: Store> Leases<S> {
             *unresolved = None;
         }
         if outcome.is_err() && unresolved.is_none() {
-            // Certainly without effect: what the request took out of the meter goes back in.
-            held.meter().take_back(account(&request));
+            // It had no effect: what the request took out of the meter goes back in.
+            held.meter().take_back(tally(&request));
         }
         outcome
     }
@@ -247,12 +243,11 @@ impl<S: Store> Leases<S> {
 
     async fn complete(&self, held: &Arc<CachedCapability>, request: LeaseRequest) -> Result<u32, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
-        held.meter().take_in(lease, account(&request));
+        held.meter().take_in(lease, tally(&request));
         Ok(lease.granted)
     }
 
-    /// Reports uses as they are spent, renews what is out and hands back what is idle, until
-    /// `shutdown` turns true; then reports and hands back everything once more.
+    /// [`Capabilities::run`](super::Capabilities::run).
     pub(super) async fn run(&self, mut shutdown: StopSignal) {
         let mut ticks = sync::interval(LOOK_OVER_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -274,7 +269,7 @@ impl<S: Store> Leases<S> {
     async fn report(&self) {
         fail::fail_point!("use-committed", |_| std::process::abort());
         let waiting = self.reports.take();
-        // All at once, so that the store commits them together.
+        // All at once, so that the store commits them in one group.
         let calls = waiting.iter().map(|held| self.settle_up(held, false));
         join_all(calls).await;
     }
@@ -286,7 +281,7 @@ impl<S: Store> Leases<S> {
             let meter = held.meter();
             let hand_back = hand_back_all || meter.is_idle(IDLE_SECONDS, now);
             let ageing = meter.is_ageing(LEASE_SECONDS.div_euclid(2), now);
-            // While a call is made or its outcome is not known, uses may be on their way here.
+            // While a call is under way or its outcome is unknown, it may bring uses.
             let calls = held.calls.try_lock();
             let unresolved = calls.as_ref().is_ok_and(|call| call.is_some());
             let due_anyway = meter.is_out() && (hand_back || ageing || meter.has_unreported());
@@ -301,12 +296,12 @@ impl<S: Store> Leases<S> {
     async fn settle_up(&self, held: &Arc<CachedCapability>, hand_back: bool) {
         let mut unresolved = held.calls.lock().await;
         if let Err(error) = self.call(held, &mut unresolved, 0, hand_back).await {
-            // The uses stay unreported and are reported again at the next look.
+            // The uses stay unreported. The next check reports them again.
             tracing::warn!(capability = %held.record().id, %error, "uses not reported");
         }
     }
 }
 
-const fn account(request: &LeaseRequest) -> UseTally {
+const fn tally(request: &LeaseRequest) -> UseTally {
     UseTally { used: request.used, returned: request.returned, broken: request.broken }
 }

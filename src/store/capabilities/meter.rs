@@ -1,7 +1,7 @@
-//! The meter of one capability in hand: which of its uses are leased here, taken, spent, reported.
+//! The meter of one cached capability: which of its uses are leased here, taken, spent, reported.
 //!
-//! Arithmetic under a lock that nobody awaits under. What is asked of the store, and when, is
-//! [`super::leases`]'.
+//! Arithmetic under a lock that is never held across an await. [`super::leases`] decides what to ask the
+//! store, and when.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 /// How often one use is given back because its answer broke off.
 const BREAKS_FORGIVEN: u32 = 2;
 
-/// A capability in hand.
+/// A capability in the cache, with its meter.
 #[derive(Debug)]
 pub struct CachedCapability {
     record: CapabilityRecord,
     intent: Intent,
     meter: Mutex<Meter>,
-    /// Lease calls go one after the other; what is in it is the call whose outcome is unknown.
+    /// Lease calls are made one after the other. Holds the call whose outcome is unknown.
     pub(super) calls: tokio::sync::Mutex<Option<LeaseRequest>>,
 }
 
@@ -31,7 +31,7 @@ pub struct CachedCapability {
 pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<LeaseRequest>>;
 
 impl CachedCapability {
-    /// A capability of which `lease` is in hand; its time is 0 where the store was not asked.
+    /// A capability of which `lease` was received. The lease's time is 0 if the store was not asked.
     pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
         let meter = Meter {
             available: lease.granted,
@@ -64,13 +64,13 @@ impl CachedCapability {
         &self.intent
     }
 
-    /// Uses left beside those under way, as far as is known here.
+    /// Uses left without those under way, as far as is known here.
     #[must_use]
     pub fn remaining(&self) -> u32 {
         self.meter().remaining()
     }
 
-    // A few additions; nobody awaits or panics while holding it.
+    // A few additions: no await and no panic while it is locked.
     pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,15 +99,15 @@ pub(super) struct Meter {
     unreported_breaks: u32,
     failures: Failures,
     revoked: bool,
-    /// Whether this capability waits in the list of those to be reported.
+    /// Whether this capability is in the list of those to report.
     queued: bool,
-    /// Whether the store has said what is left.
+    /// Whether the store has said how many are left.
     asked: bool,
-    /// Whether the uses that were leased with the grant are in it, or were.
+    /// Whether the uses leased with the grant were added.
     has_first: bool,
 }
 
-/// What a lease call takes out of the meter.
+/// The uses that a lease call takes out of the meter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UseTally {
     pub(super) used: u32,
@@ -116,23 +116,23 @@ pub(super) struct UseTally {
 }
 
 impl Meter {
-    /// Uses that are left beside those under way.
+    /// Uses left, without those under way.
     fn remaining(&self) -> u32 {
         let here = self.available.saturating_add(self.returning);
         here.saturating_add(self.stored).saturating_add(self.elsewhere)
     }
 
-    /// Whether nothing is left anywhere, and nothing can come back.
+    /// Whether no use is left anywhere and none can come back.
     pub(super) fn is_spent(&self) -> bool {
         self.revoked || (self.asked && self.remaining() == 0 && self.reserved == 0)
     }
 
-    /// Whether the store is owed something: uses, or word of them.
+    /// Whether the store must still get uses back or reported.
     pub(super) fn is_out(&self) -> bool {
         self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()
     }
 
-    /// Whether uses may come free that are not to be had at this moment.
+    /// Whether uses may become free that cannot be taken at this moment.
     pub(super) fn may_come_back(&self) -> bool {
         self.elsewhere > 0 || self.reserved > 0 || self.available > 0
     }
@@ -146,7 +146,7 @@ impl Meter {
         self.stored
     }
 
-    /// Whether uses lie here that nobody has taken one of for `seconds`.
+    /// Whether free uses are here and none was taken for `seconds`.
     pub(super) fn is_idle(&self, seconds: u64, now: UnixSeconds) -> bool {
         self.available > 0 && self.last_taken.plus(seconds) <= now
     }
@@ -160,8 +160,8 @@ impl Meter {
         self.revoked = true;
     }
 
-    /// Takes a use that is leased and free. A lease that has lapsed may be with another instance, but
-    /// while the store is away (`alone`) nobody can take it: what is in hand is served on.
+    /// Takes a leased and free use. Another instance may have leased the uses of a lapsed lease. But while
+    /// the store takes no writes (`alone`) no instance can, so these uses are served.
     pub(super) fn take(&mut self, now: UnixSeconds, alone: bool) -> bool {
         if self.revoked || (self.lapses_at <= now && !alone) {
             return false;
@@ -173,7 +173,7 @@ impl Meter {
         true
     }
 
-    /// Spends a use that was taken; whether its report is yet to be asked for.
+    /// Spends a taken use. True if the capability must be added to the list of those to report.
     fn spend(&mut self) -> bool {
         self.reserved = self.reserved.saturating_sub(1);
         self.unreported = self.unreported.saturating_add(1);
@@ -181,7 +181,7 @@ impl Meter {
         !std::mem::replace(&mut self.queued, true)
     }
 
-    /// Puts a use back that was taken.
+    /// Puts a taken use back.
     fn put_back(&mut self) {
         self.reserved = self.reserved.saturating_sub(1);
         self.available = self.available.saturating_add(1);
@@ -208,8 +208,8 @@ impl Meter {
         self.failures.pause(now)
     }
 
-    /// Draws up what is to be told to the store: all that was spent, and what lapsed or, if
-    /// `hand_back`, all that is free.
+    /// Takes out what a lease call reports: all spent uses, and all free ones if they lapsed or if
+    /// `hand_back`.
     pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> UseTally {
         self.queued = false;
         let returned =
@@ -220,17 +220,17 @@ impl Meter {
         UseTally { used: std::mem::take(&mut self.unreported), returned, broken }
     }
 
-    /// Takes an account back that certainly did not arrive.
-    pub(super) fn take_back(&mut self, account: UseTally) {
-        self.unreported = self.unreported.saturating_add(account.used);
-        self.available = self.available.saturating_add(account.returned);
-        self.returning = self.returning.saturating_sub(account.returned);
-        self.unreported_breaks = self.unreported_breaks.saturating_add(account.broken);
-        self.broken = self.broken.saturating_sub(account.broken);
+    /// Puts back a tally that the store did not apply.
+    pub(super) fn take_back(&mut self, tally: UseTally) {
+        self.unreported = self.unreported.saturating_add(tally.used);
+        self.available = self.available.saturating_add(tally.returned);
+        self.returning = self.returning.saturating_sub(tally.returned);
+        self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
+        self.broken = self.broken.saturating_sub(tally.broken);
     }
 
-    /// Takes in the uses that were leased with the grant, unless they are in already: a grant that is
-    /// repeated gets the same answer again.
+    /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
+    /// again.
     pub(super) fn take_in_first(&mut self, lease: Lease) {
         if self.has_first || lease.granted == 0 {
             return;
@@ -239,22 +239,22 @@ impl Meter {
         self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
     }
 
-    /// Takes in the store's answer to an account.
-    pub(super) fn take_in(&mut self, lease: Lease, account: UseTally) {
+    /// Adds the store's answer to a tally.
+    pub(super) fn take_in(&mut self, lease: Lease, tally: UseTally) {
         self.available = self.available.saturating_add(lease.granted);
-        self.returning = self.returning.saturating_sub(account.returned);
+        self.returning = self.returning.saturating_sub(tally.returned);
         self.stored = lease.remaining;
         self.elsewhere = lease.elsewhere;
         self.broken = lease.broken;
         self.lapses_at = lease.expires_at;
-        // What another instance revoked ends here with the first answer that says so.
+        // A revocation by another instance takes effect here with the first answer that shows it.
         self.revoked |= lease.revoked;
         self.asked = true;
     }
 }
 
-/// What is to be reported, and the bell for it. Apart from the rest so that a [`Use`] need not know
-/// the store.
+/// The capabilities with uses to report, and the bell for it. Separate, so that a [`Use`] does not depend
+/// on the store.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     waiting: Mutex<Vec<Arc<CachedCapability>>>,
@@ -272,7 +272,7 @@ impl Reports {
     }
 }
 
-/// One use of a capability, taken and not yet spent. Dropped, it goes back.
+/// One use of a capability, taken and not yet spent. If it is dropped, it goes back.
 #[derive(Debug)]
 #[must_use = "a use is committed or given back"]
 pub struct Use {

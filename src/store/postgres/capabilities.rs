@@ -1,24 +1,23 @@
-//! The operations on capabilities and their leases. A capability's row
-//! is locked while its uses change hands.
+//! The operations on capabilities and their leases. A capability's row is locked while its uses move.
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
-use super::payments::{Grantee, Value, query};
-use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS, Stored};
-use crate::nano::{BlockHash, UnixSeconds};
-use crate::store::encoding::stored;
-use crate::store::escrow::{Escrow, Share};
-use crate::store::{CapabilityId, CapabilityRecord, Intent, Lease, LeaseRequest, PaymentRecord};
+use super::query::{Value, apply, query};
+use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS};
+use crate::nano::UnixSeconds;
+use crate::store::encoding::{hashes_from, stored, stored_name};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
+use crate::store::{CapabilityId, CapabilityRecord, Grantee, Intent, Lease, LeaseRequest, PaymentRecord};
 
-/// The payment that bought the capability called `$1`, which is the beginning of the hashes from
-/// `$2` to `$3`.
+/// The payment that bought the capability with the id `$1`. `$2` and `$3` are the first and the last hash
+/// that begin with it.
 const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
         UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
         WHERE c.block BETWEEN $2::bytea AND $3::bytea AND b.name IS NULL)";
 
-/// The same for the id of an [`opening`]: nothing has it.
+/// No capability has the id of an [`opening`].
 pub(super) const FREE: &str = "AND NOT EXISTS (SELECT FROM capabilities WHERE name = $17::bytea)
         AND NOT EXISTS (SELECT FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
             WHERE c.block BETWEEN $18::bytea AND $19::bytea AND b.name IS NULL)";
@@ -33,7 +32,7 @@ pub(super) const OPEN: &str = ", bought AS (
         SELECT sequence, $23::bytea, 0, $24::bigint, 0, $25::bigint, $26::bigint, 0, $27::bigint FROM paid
     )";
 
-/// A capability that is made in one statement with its payment.
+/// A capability that one statement makes together with its payment.
 pub(super) struct Opening {
     pub(super) record: CapabilityRecord,
     pub(super) lease: Lease,
@@ -41,21 +40,22 @@ pub(super) struct Opening {
     pub(super) values: Vec<Value>,
 }
 
-/// What `intent` buys at `now`, and what its first holder has of it.
+/// The capability that `intent` buys at `now`, and the lease of its first holder.
 pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Opening {
-    let record = bought(intent, grantee.id, now);
-    let mut escrow = escrow(&record, (0, 0), Vec::new(), now);
-    let lease = escrow.grant(grantee.holder, grantee.want, grantee.ttl, now);
+    let record = CapabilityRecord::bought(intent, grantee.id, now);
+    let capability = StoredCapability { payment: 0, record, spent: 0, broken: 0 };
+    let lease = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now).answer;
+    let record = capability.record;
     let [id, first, last] = bounds(grantee.id);
     let values: Vec<Value> = vec![
         Box::new(id),
         Box::new(first),
         Box::new(last),
-        Box::new(name(grantee.id, intent.block)),
+        Box::new(stored_name(grantee.id, intent.block)),
         Box::new(i64::from(record.uses)),
         Box::new(stored(record.expires_at.0)),
         Box::new(grantee.holder.0.to_vec()),
-        // All that was granted is out.
+        // All that is granted is outstanding.
         Box::new(i64::from(lease.granted)),
         Box::new(i64::from(lease.granted)),
         Box::new(i64::from(lease.remaining)),
@@ -64,40 +64,28 @@ pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Op
     Opening { record, lease, values }
 }
 
-fn bought(intent: &Intent, id: CapabilityId, now: UnixSeconds) -> CapabilityRecord {
-    let grants = intent.terms.grants;
-    CapabilityRecord {
-        id,
-        block: intent.block,
-        route: intent.route.clone(),
-        uses: grants.requests.get(),
-        expires_at: now.plus(grants.seconds),
-        revoked: false,
-    }
-}
-
-/// The name that an id has to be kept under; none where the block's hash begins with it.
-fn name(id: CapabilityId, block: BlockHash) -> Option<Vec<u8>> {
-    (!block.0.starts_with(&id.0)).then(|| id.0.to_vec())
-}
-
 /// An id, and the first and the last hash that begin with it.
 fn bounds(id: CapabilityId) -> [Vec<u8>; 3] {
-    [id.0.to_vec(), [id.0, [0; 16]].concat(), [id.0, [0xff; 16]].concat()]
+    let [first, last] = hashes_from(id);
+    [id.0.to_vec(), first, last]
 }
 
 /// # Errors
-/// [`Fault::Unfit`], where `id` is the name of a capability.
+/// [`Fault::Unfit`] if a capability has this id.
 pub(super) async fn refuse_taken(client: &impl GenericClient, id: CapabilityId) -> Result<(), Fault> {
     match by_id(client, id, "").await? {
         Some(other) => {
-            Err(Fault::Unfit(format!("the id is that of what payment {} bought", other.record.block)))
+            Err(Fault::Unfit(format!("payment {} bought the capability of this id", other.record.block)))
         }
         None => Ok(()),
     }
 }
 
-async fn by_id(client: &impl GenericClient, id: CapabilityId, lock: &str) -> Result<Option<Stored>, Fault> {
+async fn by_id(
+    client: &impl GenericClient,
+    id: CapabilityId,
+    lock: &str,
+) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
         "SELECT {CAPABILITY_COLUMNS} FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
          WHERE k.payment IN {BY_ID} {lock}"
@@ -106,7 +94,7 @@ async fn by_id(client: &impl GenericClient, id: CapabilityId, lock: &str) -> Res
     query(client, &sql, &[&id, &first, &last]).await?.first().map(rows::capability).transpose()
 }
 
-/// `Store::capability`.
+/// `Meters::capability`.
 pub(super) async fn find(client: &Client, id: CapabilityId) -> Result<Option<CapabilityRecord>, Fault> {
     Ok(by_id(client, id, "").await?.map(|stored| stored.record))
 }
@@ -119,24 +107,22 @@ pub(super) async fn open(
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     refuse_taken(transaction, grantee.id).await?;
-    let record = bought(&payment.intent, grantee.id, now);
+    let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
     let sql = "INSERT INTO capabilities (payment, name, uses, expires_at) VALUES ($1, $2, $3, $4)";
     let values: [&(dyn ToSql + Sync); 4] = [
         &stored(payment.sequence),
-        &name(record.id, record.block),
+        &stored_name(record.id, record.block),
         &i64::from(record.uses),
         &stored(record.expires_at.0),
     ];
     query(transaction, sql, &values).await?;
-    let capability = Stored { payment: payment.sequence, record, spent: 0, broken: 0 };
-    let lease = change(transaction, &capability, Vec::new(), now, |escrow| {
-        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
-    })
-    .await?;
+    let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
+    let changes = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now);
+    let lease = write(transaction, capability.payment, changes).await?;
     Ok((capability.record, lease))
 }
 
-/// Leases uses of what `payment` bought to the holder of a repeated grant.
+/// Leases uses of what `payment` bought to the grantee of a repeated grant.
 pub(super) async fn join(
     transaction: &Transaction<'_>,
     payment: u64,
@@ -152,14 +138,12 @@ pub(super) async fn join(
         found.first().ok_or_else(|| Fault::Unavailable("a grant without its capability".to_owned()))?;
     let capability = rows::capability(found)?;
     let shares = shares(transaction, payment).await?;
-    let lease = change(transaction, &capability, shares, now, |escrow| {
-        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
-    })
-    .await?;
+    let changes = Escrow::new(&capability, shares, now).apply_grant(grantee, now);
+    let lease = write(transaction, payment, changes).await?;
     Ok((capability.record, lease))
 }
 
-/// `Store::lease`.
+/// `Meters::lease`.
 pub(super) async fn lease(
     client: &mut Client,
     request: LeaseRequest,
@@ -169,63 +153,36 @@ pub(super) async fn lease(
     let capability = by_id(&transaction, request.capability, "FOR UPDATE OF k")
         .await?
         .ok_or_else(|| Fault::Unfit("no such capability".to_owned()))?;
-    // After the lock, in a statement of its own: it must see what the last holder of the lock wrote.
+    // A statement of its own after the lock, so that it sees what the last holder of the lock wrote.
     let shares = shares(&transaction, capability.payment).await?;
-    let lease = change(&transaction, &capability, shares, now, |escrow| {
-        escrow.lease(&request, now).map_err(|misfit| Fault::Unfit(misfit.to_string()))
-    })
-    .await?;
+    let changes = Escrow::new(&capability, shares, now)
+        .apply_lease(&request, now)
+        .map_err(|misfit| Fault::Unfit(misfit.to_string()))?;
+    let lease = write(&transaction, capability.payment, changes).await?;
     transaction.commit().await.map_err(Fault::committing)?;
     Ok(lease)
 }
 
-/// `Store::revoke`.
+/// `Meters::revoke`.
 pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) -> Result<bool, Fault> {
     let sql =
         format!("UPDATE capabilities SET revoked_at = coalesce(revoked_at, $4) WHERE payment IN {BY_ID}");
-    let statement = client.prepare_cached(&sql).await.map_err(Fault::before_commit)?;
     let [id, first, last] = bounds(id);
     let values: [&(dyn ToSql + Sync); 4] = [&id, &first, &last, &stored(now.0)];
-    Ok(client.execute(&statement, &values).await.map_err(Fault::committing)? > 0)
+    Ok(apply(client, &sql, &values).await? > 0)
 }
 
-fn escrow(
-    record: &CapabilityRecord,
-    (spent, broken): (u32, u32),
-    shares: Vec<Share>,
-    now: UnixSeconds,
-) -> Escrow {
-    Escrow {
-        uses: record.uses,
-        spent,
-        broken,
-        open: !record.revoked && now < record.expires_at,
-        revoked: record.revoked,
-        shares,
-    }
-}
-
-/// Lets `call` change the capability's uses, of which `shares` are out, and writes what it changed.
-async fn change(
-    transaction: &Transaction<'_>,
-    capability: &Stored,
-    shares: Vec<Share>,
-    now: UnixSeconds,
-    call: impl FnOnce(&mut Escrow) -> Result<Lease, Fault>,
-) -> Result<Lease, Fault> {
-    let before = escrow(&capability.record, (capability.spent, capability.broken), shares, now);
-    let mut after = before.clone();
-    let answer = call(&mut after)?;
-    if (after.spent, after.broken) != (before.spent, before.broken) {
+/// Writes what a call changed, and gives its answer.
+async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) -> Result<Lease, Fault> {
+    if let Some(Counts { spent, broken }) = changes.counts {
         let sql = "UPDATE capabilities SET spent = $2, broken = $3 WHERE payment = $1";
-        let values: [&(dyn ToSql + Sync); 3] =
-            [&stored(capability.payment), &i64::from(after.spent), &i64::from(after.broken)];
+        let values: [&(dyn ToSql + Sync); 3] = [&stored(payment), &i64::from(spent), &i64::from(broken)];
         query(transaction, sql, &values).await?;
     }
-    for share in after.shares.iter().filter(|share| !before.shares.contains(share)) {
-        write_share(transaction, capability.payment, share).await?;
+    for share in &changes.shares {
+        write_share(transaction, payment, share).await?;
     }
-    Ok(answer)
+    Ok(changes.answer)
 }
 
 async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {

@@ -1,5 +1,5 @@
-//! How connections are made: where to, under which protection, with which bounds, and which servers
-//! are refused.
+//! How connections are made: to which server, with which protection and limits, and which servers are
+//! refused.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,18 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::outbound;
 
 use super::fault::text;
-use super::{PostgresFault, PostgresOptions};
+use super::options::{PostgresFault, PostgresOptions};
 
-/// How long a connection may take to be made, and a caller may wait for one to be free.
+/// How long it may take to make a connection, and how long a caller may wait for a free one.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// How long the server may work on one statement.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(5);
-/// How long a statement may wait for another's lock.
+/// How long a statement may wait for a lock.
 const LOCK_WITHIN: Duration = Duration::from_secs(3);
-/// Under which the statements hold, whatever the server, the database or the role has as its default:
-/// under a stricter one a statement that waited for a lock would look at what was there before.
+/// The isolation that the statements are made for, whatever the default of the server, the database or the
+/// role is. Under a stricter one a statement that waited for a lock would read old rows.
 const ISOLATION: &str = r"-c default_transaction_isolation=read\ committed";
-/// How long a server that has gone away may stay unnoticed.
+/// How long it may take to notice that a server is gone.
 const UNNOTICED: Duration = Duration::from_secs(10);
 
 /// Reads the address of a server: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with a socket's
@@ -39,7 +39,7 @@ const UNNOTICED: Duration = Duration::from_secs(10);
 /// unless the address says `sslmode=disable`.
 ///
 /// # Errors
-/// What is wrong with it; nothing that stands in it is repeated.
+/// What is wrong with it. No part of the address is repeated.
 pub fn server(address: &str) -> Result<Config, &'static str> {
     let scheme = ["postgres://", "postgresql://"].iter().any(|scheme| address.starts_with(scheme));
     let mut config: Config =
@@ -56,7 +56,7 @@ pub fn server(address: &str) -> Result<Config, &'static str> {
     Ok(config)
 }
 
-/// Whether what is said to the server stays on this machine.
+/// Whether the traffic to the server stays on this machine.
 fn is_near(config: &Config) -> bool {
     let near_host = |host: &Host| match host {
         Host::Tcp(name) => {
@@ -71,7 +71,7 @@ fn is_near(config: &Config) -> bool {
 /// The connections that `options` describe; none is made yet.
 ///
 /// # Errors
-/// [`PostgresFault`], where a file cannot be read.
+/// [`PostgresFault`] if a file cannot be read.
 pub(super) fn connections(options: &PostgresOptions) -> Result<Pool, PostgresFault> {
     let allow_unsafe = options.allow_unsafe;
     let check = Hook::async_fn(move |client: &mut ClientWrapper, _| {
@@ -84,7 +84,7 @@ pub(super) fn connections(options: &PostgresOptions) -> Result<Pool, PostgresFau
         .map_err(|error| PostgresFault::Unreachable(error.to_string()))
 }
 
-/// Whether a server answers that only repeats what another writes.
+/// Whether a standby answers.
 pub(super) async fn answers_as_standby(options: &PostgresOptions) -> bool {
     let Ok(manager) = manager(options, TargetSessionAttrs::Any) else { return false };
     let Ok(connections) = bounded(manager, options).build() else { return false };
@@ -130,8 +130,8 @@ fn manager(options: &PostgresOptions, servers: TargetSessionAttrs) -> Result<Man
     })
 }
 
-/// Whom to believe that a server is the one it says: the authorities in `ca_file`, or else those
-/// that browsers trust.
+/// The authorities to trust for the server's certificate: those in `ca_file`, or else those that browsers
+/// trust.
 fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, PostgresFault> {
     let roots = match ca_file {
         None => outbound::authorities(&[]).map_err(|error| PostgresFault::Unreachable(error.to_string()))?,

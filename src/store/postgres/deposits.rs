@@ -1,25 +1,26 @@
-//! The operations on what the pool was sent and on the blocks of its sweeps.
+//! The operations on deposits to the pool and on the blocks of sweeps.
 
 use deadpool_postgres::{Client, GenericClient};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
-use super::payments::query;
+use super::query::{apply, execute, query};
 use super::rows::{self, raw, unreadable};
 use crate::nano::{Account, BlockHash, UnixSeconds};
 use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
+use crate::store::encoding::{
+    action, action_code, in_sweep_state, most, start, stored, sweep_state, sweep_state_code,
+};
 
-/// `DepositJournal::note_deposits`. Instances that trim at once leave a few more or fewer for a moment.
+/// `DepositJournal::note_deposits`. Instances that trim at the same time leave a few more or fewer for a moment.
 pub(super) async fn note_deposits(
     client: &mut Client,
-    deposits: &[Deposit],
+    mut deposits: Vec<Deposit>,
     keep: u32,
     now: UnixSeconds,
 ) -> Result<Noted, Fault> {
-    let mut deposits: Vec<_> = deposits.iter().collect();
-    // In one order everywhere, so that two instances do not wait for each other.
+    // In the same order everywhere, so that two instances do not wait for each other.
     deposits.sort_by_key(|it| it.block);
     let blocks: Vec<&[u8]> = deposits.iter().map(|it| &it.block.0[..]).collect();
     let accounts: Vec<&[u8]> = deposits.iter().map(|it| &it.account.0[..]).collect();
@@ -45,28 +46,13 @@ async fn count(client: &impl GenericClient) -> Result<i64, Fault> {
     rows.first().map_or(Ok(0), |row| rows::get(row, 0))
 }
 
-/// Takes out what was claimed since, which the payments tell of, and then the smallest.
+/// Deletes the deposits that are claimed (the payments show them), and then the smallest.
 async fn trim(client: &impl GenericClient, keep: u32) -> Result<u64, Fault> {
     execute(client, "DELETE FROM deposits WHERE block IN (SELECT block FROM claims)", &[]).await?;
     let beyond = count(client).await?.saturating_sub(i64::from(keep)).max(0);
     let smallest = "DELETE FROM deposits WHERE block IN \
          (SELECT block FROM deposits ORDER BY amount, block LIMIT $1)";
     execute(client, smallest, &[&beyond]).await
-}
-
-async fn execute(
-    client: &impl GenericClient,
-    sql: &str,
-    values: &[&(dyn ToSql + Sync)],
-) -> Result<u64, Fault> {
-    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
-    client.execute(&statement, values).await.map_err(Fault::before_commit)
-}
-
-/// One statement that is a transaction of its own.
-async fn apply(client: &Client, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Fault> {
-    let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
-    client.execute(&statement, values).await.map_err(Fault::committing)
 }
 
 /// `DepositJournal::unclaimed`.
@@ -97,7 +83,7 @@ pub(super) async fn unclaimed(
 }
 
 /// `DepositJournal::plan_sweep`.
-pub(super) async fn plan_sweep(client: &Client, it: &SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
+pub(super) async fn plan_sweep(client: &Client, it: SweepBlock, now: UnixSeconds) -> Result<(), Fault> {
     let sql = "INSERT INTO sweeps (block, account, action, amount, previous, link, state, planned_at) \
          VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
     let values: [&(dyn ToSql + Sync); 8] = [
@@ -136,8 +122,7 @@ pub(super) async fn sweeps(
     after: Option<Mark>,
     limit: usize,
 ) -> Result<Vec<SweepRecord>, Fault> {
-    // Spelled out, so that the planned ones are found by their own index.
-    let condition = state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)));
+    let condition = in_sweep_state(state);
     let sql = format!(
         "SELECT block, account, action, amount::text, previous, link, state, planned_at, ended_at FROM sweeps \
          WHERE (planned_at, block) > ($1, $2::bytea) {condition} ORDER BY planned_at, block LIMIT $3"
@@ -164,13 +149,4 @@ fn sweep(row: &Row) -> Result<SweepRecord, Fault> {
         planned_at: UnixSeconds(rows::number(row, 7)?),
         ended_at: rows::get::<Option<i64>>(row, 8)?.map(|it| UnixSeconds(it.cast_unsigned())),
     })
-}
-
-/// The values a list starts after: before everything, where there is no mark.
-fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
-    after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))
-}
-
-fn most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

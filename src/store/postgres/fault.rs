@@ -1,30 +1,31 @@
-//! What a call on the server fails with, and what that means to the caller.
+//! Errors of a call to the server, and what they mean to the caller.
 
 use std::error::Error as _;
 
+use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::store::StoreError;
 
-/// Why a call came to nothing, or perhaps not.
+/// Why a call failed, and whether it was applied.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The arguments do not fit what is stored.
     Unfit(String),
-    /// Another call was quicker. Nothing was applied; the same call finds out what that means.
+    /// Another call was faster. Nothing was applied. The same call, repeated, finds the result of the other.
     Overtaken(String),
     /// The server cannot do it, and nothing was applied.
     Unavailable(String),
-    /// The server has no room for it, and nothing was applied.
+    /// The server's disk is full, and nothing was applied.
     Full(String),
     /// The connection was lost after the call was sent.
     Unknown(String),
 }
 
 impl Fault {
-    /// Of a statement that applies nothing by itself: one that reads, or one inside a transaction
-    /// whose commit was not sent.
+    /// The error of a statement that commits nothing: it reads, or it is inside a transaction whose commit
+    /// was not sent.
     pub(super) fn before_commit(error: Error) -> Self {
         match error.as_db_error() {
             Some(said) => Self::said(said),
@@ -32,7 +33,7 @@ impl Fault {
         }
     }
 
-    /// Of a statement that commits. Only the server's own word tells that it did not.
+    /// The error of a statement that commits. Only an answer of the server shows that it did not.
     pub(super) fn committing(error: Error) -> Self {
         match error.as_db_error() {
             Some(said) if !ends_connection(said) => Self::said(said),
@@ -51,7 +52,7 @@ impl Fault {
         if lost_race.contains(code) {
             return Self::Overtaken(said.message().to_owned());
         }
-        // 22: the values are at fault; 23: a constraint is.
+        // 22: wrong values. 23: a broken constraint.
         if code.code().starts_with("22") || code.code().starts_with("23") {
             return Self::Unfit(said.message().to_owned());
         }
@@ -71,14 +72,14 @@ impl Fault {
     }
 }
 
-/// Whether the server ended the connection with these words: it may have committed before.
+/// Whether the server ended the connection with this error: it may have committed before.
 fn ends_connection(said: &DbError) -> bool {
-    // `severity` is translated; the code is not. 57P: shut down or crashed; 08: the connection.
+    // `severity` is translated, the code is not. 57P: shut down or crashed. 08: the connection.
     let code = said.code().code();
     code.starts_with("57P") || code.starts_with("08") || matches!(said.severity(), "FATAL" | "PANIC")
 }
 
-/// An error with its causes, which alone say what happened. None of them holds a password.
+/// An error with its causes, which say what happened. None of them contains a password.
 pub(super) fn text(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -88,4 +89,14 @@ pub(super) fn text(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Why there is no connection.
+pub(super) fn unreachable(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => text(error),
+        PoolError::PostCreateHook(HookError::Message(why)) => why.to_string(),
+        PoolError::PostCreateHook(HookError::Backend(error)) => text(error),
+        PoolError::Timeout(_) | PoolError::Closed | PoolError::NoRuntimeSpecified => error.to_string(),
+    }
 }

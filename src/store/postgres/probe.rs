@@ -1,9 +1,9 @@
-//! Looks at the server again and again: an idle gateway must notice, too, before it sells something,
-//! that the server is gone, has no room, or forgets.
+//! Checks the server regularly: an idle gateway too must notice, before it sells, that the server is gone,
+//! has a full disk, or loses writes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool, PoolError, TimeoutType};
@@ -12,24 +12,40 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
-use super::fault::text;
-use super::{CALL_WITHIN, Replication, Vitals, payments, replication, unreachable};
+use super::fault::{text, unreachable};
+use super::journal;
+use super::replication::{self, Replication};
 use crate::store::free_space::FreeSpace;
 
-/// How often the server is asked whether it is there.
+/// How long one call may take on its connection.
+pub(super) const CALL_WITHIN: Duration = Duration::from_secs(10);
+/// How often the server is checked.
 const EVERY: Duration = Duration::from_secs(1);
-/// Every so many looks, at its standbys too.
+/// Its standbys are checked once in so many checks.
 const STANDBYS_EVERY: u64 = 60;
-/// The server's port where none is named.
+/// The server's port if none is named.
 const PORT: u16 = 5432;
 
-/// Looks until `stopped` turns true.
+/// What the calls and the probe share.
+#[derive(Debug)]
+pub(super) struct Vitals {
+    /// Whether the last write succeeded.
+    pub(super) writable: AtomicBool,
+    /// Whether a write found the disk full and no space was seen since. Other writes may still succeed.
+    pub(super) full: AtomicBool,
+    /// The latest time in the journal, as far as is known.
+    pub(super) newest: AtomicU64,
+    /// The free space on the server's disk, if that is on this machine.
+    pub(super) free_space: Option<FreeSpace>,
+}
+
+/// Checks until `stopped` turns true.
 pub(super) async fn serve(connections: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
     let (mut looks, mut standbys): (u64, _) = (0, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            // An error is the store's end.
+            // An error means that the store was dropped.
             _end = stopped.wait_for(|stop| *stop) => return,
         }
         if let Some(free_space) = &vitals.free_space {
@@ -62,11 +78,11 @@ pub(super) async fn serve(connections: Pool, vitals: Arc<Vitals>, mut stopped: w
     }
 }
 
-/// One look at the server, with a write that changes nothing that matters where `write`.
+/// One check of the server, with a write without meaning if `write`.
 async fn look(connections: &Pool, write: bool) -> Result<u64, String> {
     let mut client = match connections.get().await {
         Ok(client) => client,
-        // All are busy, which says nothing about the server.
+        // All connections are busy, which shows nothing about the server.
         Err(PoolError::Timeout(TimeoutType::Wait)) if !write => return Ok(0),
         Err(error) => return Err(unreachable(&error)),
     };
@@ -75,23 +91,23 @@ async fn look(connections: &Pool, write: bool) -> Result<u64, String> {
         let sql = "UPDATE probe SET writes = writes + 1";
         client.execute(sql, &[]).await.map_err(|error| text(&error))?;
     }
-    payments::newest(&client).await.map_err(|fault| fault.into_error().to_string())
+    journal::newest(&client).await.map_err(|fault| fault.into_error().to_string())
 }
 
-/// Has the server write a few hundred KiB beside the tables and throw them away: on a full disk an
-/// update may still find its place in a page, and a payment would not.
+/// Makes the server write a few hundred KiB beside the tables and undo it: on a full disk an update may
+/// still fit into an existing page, and a payment would not.
 async fn find_space(client: &mut Client) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let sql = "CREATE TABLE faregate_room AS SELECT generate_series(1, 10000)";
     match transaction.batch_execute(sql).await {
-        // A role that may fill the tables only is one to work with.
+        // A role that may only change rows is good enough.
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
         outcome => outcome?,
     }
     transaction.rollback().await
 }
 
-/// Says in the log how the standbys are kept, when that is not as it was.
+/// Logs the replication if it changed.
 async fn tell_of_standbys(connections: &Pool, last: &mut Option<Replication>) {
     let Ok(client) = connections.get().await else { return };
     let Ok(found) = replication::of(&client).await else { return };
@@ -105,19 +121,19 @@ async fn tell_of_standbys(connections: &Pool, last: &mut Option<Replication>) {
     *last = Some(found);
 }
 
-/// The room where the server keeps its data, where that can be seen: the server is behind a socket,
-/// says where its data are, and they lie on this machine as its own.
+/// The free space on the server's disk, if it can be seen: the server is behind a socket, says where its data
+/// are, and a directory of the same owner is there on this machine.
 ///
 /// A server that is reached by TCP may be anywhere, on loopback too.
 pub(super) async fn free_space(client: &Client, server: &Config) -> Option<FreeSpace> {
     let [Host::Unix(sockets)] = server.get_hosts() else { return None };
     let port = server.get_ports().first().copied().unwrap_or(PORT);
-    // Shown to roles that may read all settings.
+    // Only roles that may read all settings see it.
     let sql = "SELECT setting FROM pg_settings WHERE name = 'data_directory'";
     let row = client.query_opt(sql, &[]).await.ok().flatten()?;
     let data = PathBuf::from(row.try_get::<_, String>(0).ok()?);
     let socket = sockets.join(format!(".s.PGSQL.{port}"));
-    // In a container of its own it has a file system of its own: the path is there or not by chance.
+    // A server in a container has its own file system: the same path here is a coincidence.
     (owner(&socket)? == owner(&data)?).then(|| FreeSpace::new(data)).filter(|space| space.free().is_some())
 }
 

@@ -1,26 +1,26 @@
-//! Whether what the server acknowledges would outlive it: a standby that takes over knows what it was
-//! sent, and an asynchronous one may not have been sent the last payments.
+//! Whether acknowledged writes would survive the server: a standby that takes over knows only what it was
+//! sent, and an asynchronous one may lack the last payments.
 
 use std::fmt;
 
 use deadpool_postgres::Client;
 
 use super::fault::Fault;
-use super::payments::query;
+use super::query::query;
 use super::rows;
 
-/// How the standbys of a server are kept.
+/// The replication of a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Replication {
-    /// There is none that could take over.
+    /// There is no standby that could take over.
     None,
-    /// A commit waits for at least one of so many.
+    /// A commit waits for at least one of these.
     Synchronous { standbys: u32 },
-    /// So many are attached, and no commit waits for any.
+    /// These are attached, and no commit waits for any of them.
     Asynchronous { standbys: u32 },
-    /// Standbys are named to be waited for, and the commits of this role do not wait.
+    /// The server names standbys to wait for, but this role's commits do not wait.
     NotWaitedFor,
-    /// Standbys are named to be waited for (so), and none of them is there: no commit ends.
+    /// The server names these standbys to wait for, but none is attached: no commit ends.
     Missing { named: String },
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Replication {
 }
 
 impl Replication {
-    /// What is wrong with it and what to do; nothing where all is well.
+    /// What is wrong and what to do. `None` if all is well.
     #[must_use]
     pub fn caution(&self) -> Option<String> {
         match self {
@@ -61,9 +61,9 @@ impl Replication {
     }
 }
 
-/// How the standbys of the server are kept, as far as this role is shown.
+/// The replication of the server, as far as this role may see it.
 pub(super) async fn of(client: &Client) -> Result<Replication, Fault> {
-    // A base backup is taken through the same door; to a role that may not see them, states are null.
+    // A base backup uses the same view. For a role without the right to see them, states are null.
     let sql = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit'), \
          count(*), count(*) FILTER (WHERE sync_state IN ('sync', 'quorum') OR sync_state IS NULL) \
          FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'";

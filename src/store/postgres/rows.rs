@@ -7,10 +7,10 @@ use tokio_postgres::types::FromSql;
 
 use super::fault::Fault;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::{Identified, IdentifierKey, Nonce, RequestDigest};
+use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, state};
-use crate::store::escrow::Share;
+use crate::store::escrow::{Share, StoredCapability};
 use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, PaymentRecord};
 
 /// The columns of a payment, in the order of [`payment`].
@@ -25,15 +25,6 @@ pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substri
 /// The columns of a share, in the order of [`share`].
 pub(super) const SHARE_COLUMNS: &str =
     "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken";
-
-/// A capability's row: the record and what the record does not show.
-pub(super) struct Stored {
-    /// The payment's place in the journal.
-    pub(super) payment: u64,
-    pub(super) record: CapabilityRecord,
-    pub(super) spent: u32,
-    pub(super) broken: u32,
-}
 
 pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
     let signed = match get::<Option<&[u8]>>(row, 2)? {
@@ -64,15 +55,18 @@ pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
     })
 }
 
-fn identified(row: &Row) -> Result<Option<Identified>, Fault> {
+fn identified(row: &Row) -> Result<Option<IdentifiedRequest>, Fault> {
     if get::<Option<&[u8]>>(row, 16)?.is_none() {
         return Ok(None);
     }
-    Ok(Some(Identified { id: IdentifierKey(bytes(row, 16)?), request: RequestDigest(bytes(row, 17)?) }))
+    Ok(Some(IdentifiedRequest {
+        id: IdentifierKey(bytes(row, 16)?),
+        request: RequestDigest(bytes(row, 17)?),
+    }))
 }
 
-pub(super) fn capability(row: &Row) -> Result<Stored, Fault> {
-    Ok(Stored {
+pub(super) fn capability(row: &Row) -> Result<StoredCapability, Fault> {
+    Ok(StoredCapability {
         payment: number(row, 0)?,
         record: CapabilityRecord {
             id: CapabilityId(bytes(row, 1)?),
@@ -112,7 +106,7 @@ pub(super) fn bytes<const N: usize>(row: &Row, column: usize) -> Result<[u8; N],
     get::<&[u8]>(row, column)?.try_into().map_err(|_| unreadable(column))
 }
 
-/// A number of 64 bits, the sign among them.
+/// A number of 64 bits. It is stored as a signed one.
 pub(super) fn number(row: &Row, column: usize) -> Result<u64, Fault> {
     get::<i64>(row, column).map(i64::cast_unsigned)
 }

@@ -1,24 +1,24 @@
-//! The tables, and how those of an earlier version become those of this.
+//! The tables, and the steps from an earlier version to this one.
 //!
-//! They lie in the first schema of the connection's search path, which is to be the gateway's own.
+//! The tables are in the first schema of the connection's search path, which should be the gateway's own.
 
 use deadpool_postgres::Client;
 use tokio_postgres::GenericClient;
 
-use super::PostgresFault;
+use super::options::PostgresFault;
 
-/// Names the advisory locks that are Faregate's: "FARE".
+/// The first number of Faregate's advisory locks: "FARE".
 const LOCKS: i32 = 0x4641_5245;
 
-/// Step n takes the tables from version n to n + 1. A step that has been released is never edited:
-/// the next change is the next step.
+/// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
+/// step.
 const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
 
-/// Version 1; the same tables as in SQLite, for the same reasons.
+/// Version 1: the same tables as in SQLite, for the same reasons.
 ///
-/// Numbers of 32 bits without sign are `bigint`s. A number in `journal` is drawn under a shared
-/// advisory lock that is held until the commit, so that whoever takes the lock alone knows a number
-/// below which nothing is under way (`payments::scan`).
+/// Unsigned 32-bit numbers are `bigint`s. A number of `journal` is drawn under a shared advisory lock that
+/// is held until the commit. A caller that takes the lock exclusively then knows a number below which no
+/// payment is under way (`journal::scan`).
 const FIRST: &str = "
 CREATE SEQUENCE journal;
 
@@ -96,7 +96,7 @@ CREATE TRIGGER granted_is_final BEFORE UPDATE OF state ON payments
     FOR EACH ROW WHEN (old.state = 2) EXECUTE FUNCTION final();
 ";
 
-/// What the pool was sent and what was swept from it; the same tables as in SQLite.
+/// Deposits and sweeps, as in SQLite.
 const DEPOSITS: &str = "
 CREATE TABLE deposits (
     block   bytea PRIMARY KEY CHECK (length(block) = 32),
@@ -127,7 +127,7 @@ CREATE INDEX planned_sweeps ON sweeps (planned_at, block) WHERE state = 0;
 CREATE TRIGGER sweeps_are_kept BEFORE DELETE OR TRUNCATE ON sweeps EXECUTE FUNCTION kept();
 ";
 
-/// Ids that clients give to payments, and the answers that were bought under them; as in SQLite.
+/// Ids that clients give to payments, and the answers bought under them, as in SQLite.
 const IDENTIFIERS: &str = "
 ALTER TABLE payments
     ADD COLUMN identifier bytea CHECK (length(identifier) = 32),
@@ -147,7 +147,7 @@ CREATE TABLE answers (
 CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
 
-/// Ranges of address indexes were never handed out.
+/// No caller used ranges of address indexes.
 const NO_RANGES: &str = "DROP TABLE ranges";
 
 /// Answers that broke off since a use of the capability was last spent, and as last said to a holder.
@@ -161,15 +161,15 @@ pub(super) fn known() -> i32 {
     i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
 }
 
-/// Brings the tables to the version of this program, in one transaction. Instances that start at
-/// once take turns.
+/// Brings the tables to the version of this program, in one transaction. Instances that start at the same
+/// time take turns.
 ///
 /// # Errors
-/// [`PostgresFault::Newer`] for the tables of a newer program, [`PostgresFault::Foreign`] for a
-/// schema that is in use already.
+/// [`PostgresFault::Newer`] for the tables of a newer program, [`PostgresFault::Foreign`] for a schema with
+/// tables of another program.
 pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
     let transaction = client.transaction().await?;
-    // One turn in a whole database, whatever its schemas.
+    // One turn in the whole database, whatever the schema.
     transaction.execute("SELECT pg_advisory_xact_lock($1, 0)", &[&LOCKS]).await?;
     let found = version(&*transaction).await?;
     if found == 0 {
@@ -199,7 +199,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
     Ok(())
 }
 
-/// The version of the tables; 0 where there are none.
+/// The version of the tables. 0 if there are none.
 pub(super) async fn version(client: &impl GenericClient) -> Result<i32, PostgresFault> {
     let sql = "SELECT to_regclass('faregate_version') IS NOT NULL";
     let there: bool = client.query_one(sql, &[]).await?.try_get(0)?;

@@ -1,4 +1,4 @@
-//! Copies of the file, made beside a running gateway and verified before they get their name.
+//! Backups of the file, made while the gateway runs. Each is checked before it gets its name.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -7,8 +7,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
 
-use super::{OpenFault, connection, schema};
-use crate::store::inspection::{INVARIANTS, Inspection, broken};
+use super::open_error::OpenFault;
+use super::{connection, schema};
+use crate::store::inspection::{INVARIANTS, Inspection};
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -21,15 +22,15 @@ pub enum BackupError {
     Exists(PathBuf),
     #[error("{}: {fault}", path.display())]
     Copy { path: PathBuf, fault: OpenFault },
-    #[error("the copy is not sound and was thrown away: {0}")]
+    #[error("the copy is not sound and was deleted: {0}")]
     Unsound(String),
 }
 
-/// Copies the store at `from` to `to`, which must not exist: as it is at one moment, whoever writes
-/// meanwhile. Gives what the inspection of the copy found. Blocks.
+/// Copies the store at `from` to `to`, which must not exist. The copy is one snapshot, also if a process
+/// writes meanwhile. Gives the result of the copy's inspection. Blocks.
 ///
 /// # Errors
-/// [`BackupError`]; nothing lies at `to` then.
+/// [`BackupError`]. Then there is no file at `to`.
 pub fn backup_sqlite(from: &Path, to: &Path) -> Result<Inspection, BackupError> {
     if !from.exists() {
         return Err(BackupError::Missing(from.to_owned()));
@@ -42,7 +43,7 @@ pub fn backup_sqlite(from: &Path, to: &Path) -> Result<Inspection, BackupError> 
     let partial = PathBuf::from(name);
     let copied = copy(from, to, &partial);
     if copied.is_err() {
-        // What is left of it must not be taken for a backup.
+        // A part of it must not be mistaken for a backup.
         drop(fs::remove_file(&partial));
     }
     copied
@@ -61,10 +62,10 @@ fn copy(from: &Path, to: &Path, partial: &Path) -> Result<Inspection, BackupErro
     let mut copy = Connection::open(partial).map_err(|error| copy_fault(error.into()))?;
     {
         let backup = Backup::new(&source, &mut copy).map_err(|error| copy_fault(error.into()))?;
-        // In one step, which is one snapshot: a step after another would begin anew with each commit.
+        // One step is one snapshot. Several steps would start over with each commit.
         backup.step(-1).map_err(|error| copy_fault(error.into()))?;
     }
-    // One file, whatever the mode of the source.
+    // A single file, in whatever mode the source is.
     copy.pragma_update(None, "journal_mode", "DELETE").map_err(|error| copy_fault(error.into()))?;
     schema::inspect(&copy).map_err(copy_fault)?;
     let found = inspect(&copy).map_err(|error| copy_fault(error.into()))?;
@@ -81,23 +82,18 @@ fn copy(from: &Path, to: &Path, partial: &Path) -> Result<Inspection, BackupErro
     Ok(found)
 }
 
-/// How long to wait for a process that is writing.
+/// How long to wait for another process that is writing.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Faults named at most.
+/// At most this many faults are named.
 const FAULTS: u32 = 10;
 
-/// Looks through the whole file and at what must hold between its rows.
+/// Checks the whole file, and the rules between its rows.
 pub(super) fn inspect(db: &Connection) -> rusqlite::Result<Inspection> {
     let mut statement = db.prepare(&format!("PRAGMA integrity_check({FAULTS})"))?;
     let said = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-    let mut faults: Vec<String> = said.into_iter().filter(|it| it != "ok").collect();
-    for (rule, sql) in INVARIANTS {
-        let count: i64 = db.query_row(sql, [], |row| row.get(0))?;
-        if count > 0 {
-            faults.push(broken(rule, count));
-        }
-    }
-    let payments: i64 = db.query_row("SELECT count(*) FROM payments", [], |row| row.get(0))?;
-    Ok(Inspection { payments: payments.cast_unsigned(), faults })
+    let faults: Vec<String> = said.into_iter().filter(|it| it != "ok").collect();
+    let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let counts = INVARIANTS.iter().map(|(_, sql)| count(sql)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Inspection::of(count("SELECT count(*) FROM payments")?, faults, &counts))
 }

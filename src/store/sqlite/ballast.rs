@@ -1,5 +1,5 @@
-//! A file that only takes up room, given up when the disk is full so that what is under way can
-//! still be committed, and made again when there is room.
+//! A file that only takes up space. It is deleted when the disk is full, so that what is under way can
+//! still be committed, and made again when there is space.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -9,79 +9,79 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::connection;
 use crate::store::free_space::free_bytes;
 
-/// Bytes written at once.
+/// Bytes in one write.
 const PIECE: usize = 64 * 1024;
 
-/// The file, and whether it lies there.
+/// The file, and whether it exists.
 #[derive(Debug)]
 pub(super) struct Ballast {
     path: PathBuf,
-    /// Bytes; none is kept where it is 0.
+    /// Bytes. 0 means no ballast.
     size: u64,
-    lies_there: AtomicBool,
+    exists: AtomicBool,
 }
 
 impl Ballast {
-    /// The ballast of the store at `store`, made if there is room for it.
+    /// The ballast of the store at `store`. Made if there is space for it.
     pub(super) fn new(store: &Path, size: u64) -> Self {
         let mut name = store.as_os_str().to_owned();
         name.push("-ballast");
-        let ballast = Self { path: PathBuf::from(name), size, lies_there: AtomicBool::new(false) };
+        let ballast = Self { path: PathBuf::from(name), size, exists: AtomicBool::new(false) };
         ballast.restore();
         ballast
     }
 
-    /// Gives the room free; false where there was none to give.
+    /// Frees the space. False if there was no ballast.
     pub(super) fn release(&self) -> bool {
-        if !self.lies_there.swap(false, Ordering::Relaxed) {
+        if !self.exists.swap(false, Ordering::Relaxed) {
             return false;
         }
         match fs::remove_file(&self.path) {
             Ok(()) => {
                 tracing::error!(
                     ballast = %self.path.display(),
-                    "the disk is full: the ballast was given up to finish what is under way; make room"
+                    "the disk is full: the ballast was deleted to finish what is under way; free some space"
                 );
                 true
             }
-            // Another process on the same file was quicker; the room is free all the same.
+            // Another process on the same file deleted it. The space is free all the same.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => {
-                tracing::error!(%error, "the ballast cannot be given up");
+                tracing::error!(%error, "the ballast cannot be deleted");
                 false
             }
         }
     }
 
-    /// Makes the file where it is missing and leaves as much room again beside it.
+    /// Makes the file if it is missing and if as much space again is left beside it.
     pub(super) fn restore(&self) {
-        if self.size == 0 || self.lies_there.load(Ordering::Relaxed) {
+        if self.size == 0 || self.exists.load(Ordering::Relaxed) {
             return;
         }
         if fs::metadata(&self.path).is_ok_and(|found| found.len() == self.size) {
-            self.lies_there.store(true, Ordering::Relaxed);
+            self.exists.store(true, Ordering::Relaxed);
             return;
         }
         let free = free_bytes(&connection::directory(&self.path));
-        if free.is_some_and(|free| free < self.room_needed()) {
+        if free.is_some_and(|free| free < self.space_needed()) {
             return;
         }
         match self.write() {
-            Ok(()) => self.lies_there.store(true, Ordering::Relaxed),
+            Ok(()) => self.exists.store(true, Ordering::Relaxed),
             Err(error) => {
                 tracing::warn!(%error, ballast = %self.path.display(), "the ballast cannot be made");
-                // Half of it helps nobody.
+                // A part of it is of no use.
                 drop(fs::remove_file(&self.path));
             }
         }
     }
 
-    /// Bytes that must be free for the ballast to be made; nothing where it lies there.
+    /// Bytes that must be free for the ballast to be made. 0 if it exists.
     pub(super) fn missing(&self) -> u64 {
-        if self.lies_there.load(Ordering::Relaxed) { 0 } else { self.room_needed() }
+        if self.exists.load(Ordering::Relaxed) { 0 } else { self.space_needed() }
     }
 
-    const fn room_needed(&self) -> u64 {
+    const fn space_needed(&self) -> u64 {
         self.size.saturating_mul(2)
     }
 
@@ -91,7 +91,7 @@ impl Ballast {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&self.path)?;
-        // Not zeros: some file systems keep none of them.
+        // Not zeros: some file systems do not store them.
         let piece = [0xFA; PIECE];
         let mut left = self.size;
         while left > 0 {

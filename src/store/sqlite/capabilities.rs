@@ -3,29 +3,19 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::Fault;
-use super::payments::Grantee;
 use super::rows::number;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
-use crate::store::encoding::stored;
-use crate::store::escrow::{Escrow, Share};
-use crate::store::{CapabilityId, CapabilityRecord, Holder, Lease, LeaseRequest, PaymentRecord};
-
-/// A capability's row: the record and what the record does not show.
-struct Stored {
-    /// The payment's place in the journal.
-    payment: u64,
-    record: CapabilityRecord,
-    spent: u32,
-    broken: u32,
-}
+use crate::store::encoding::{hashes_from, stored, stored_name};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
+use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Lease, LeaseRequest, PaymentRecord};
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
      k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
-fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    Ok(Stored {
+fn stored_capability(row: &Row<'_>) -> rusqlite::Result<StoredCapability> {
+    Ok(StoredCapability {
         payment: number(row, 0)?,
         record: CapabilityRecord {
             id: CapabilityId(row.get(1)?),
@@ -40,18 +30,12 @@ fn stored_capability(row: &Row<'_>) -> rusqlite::Result<Stored> {
     })
 }
 
-/// The name that an id has to be kept under; none where the block's hash begins with it.
-fn name(id: CapabilityId, block: BlockHash) -> Option<[u8; 16]> {
-    (!block.0.starts_with(&id.0)).then_some(id.0)
-}
-
-fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<Stored>, Fault> {
+fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
         "{CAPABILITY} JOIN claims AS c ON c.sequence = k.payment \
          WHERE c.block BETWEEN ?1 AND ?2 AND k.name IS NULL"
     );
-    let (first, last) = ([id.0, [0; 16]].concat(), [id.0, [0xff; 16]].concat());
-    let begins = db.prepare_cached(&sql)?.query_row([first, last], stored_capability).optional()?;
+    let begins = db.prepare_cached(&sql)?.query_row(hashes_from(id), stored_capability).optional()?;
     if begins.is_some() {
         return Ok(begins);
     }
@@ -59,13 +43,12 @@ fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<Stored>, Fault> {
     Ok(db.prepare_cached(&sql)?.query_row([id.0], stored_capability).optional()?)
 }
 
-/// `Store::capability`.
+/// `Meters::capability`.
 pub(super) fn find(db: &Connection, id: CapabilityId) -> Result<Option<CapabilityRecord>, Fault> {
     Ok(by_id(db, id)?.map(|stored| stored.record))
 }
 
-/// Makes the capability that `payment` buys at `now`, and leases uses of it to the holder of the
-/// grant.
+/// Makes the capability that `payment` buys at `now`, and leases uses of it to the grantee.
 pub(super) fn open(
     db: &Connection,
     payment: &PaymentRecord,
@@ -73,32 +56,23 @@ pub(super) fn open(
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     if let Some(other) = by_id(db, grantee.id)? {
-        return Err(Fault::Unfit(format!("the id is that of what payment {} bought", other.record.block)));
+        return Err(Fault::Unfit(format!("payment {} bought the capability of this id", other.record.block)));
     }
-    let grants = payment.intent.terms.grants;
-    let record = CapabilityRecord {
-        id: grantee.id,
-        block: payment.intent.block,
-        route: payment.intent.route.clone(),
-        uses: grants.requests.get(),
-        expires_at: now.plus(grants.seconds),
-        revoked: false,
-    };
+    let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
     db.prepare_cached("INSERT INTO capabilities (payment, name, uses, expires_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![
             stored(payment.sequence),
-            name(record.id, record.block),
+            stored_name(record.id, record.block),
             record.uses,
             stored(record.expires_at.0)
         ])?;
-    let capability = Stored { payment: payment.sequence, record, spent: 0, broken: 0 };
-    let lease = change(db, &capability, Vec::new(), now, |escrow| {
-        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
-    })?;
+    let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
+    let changes = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now);
+    let lease = write(db, capability.payment, changes)?;
     Ok((capability.record, lease))
 }
 
-/// Leases uses of what `payment` bought to the holder of a repeated grant.
+/// Leases uses of what `payment` bought to the grantee of a repeated grant.
 pub(super) fn join(
     db: &Connection,
     payment: u64,
@@ -107,22 +81,21 @@ pub(super) fn join(
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     let sql = format!("{CAPABILITY} WHERE k.payment = ?1");
     let capability = db.prepare_cached(&sql)?.query_row([stored(payment)], stored_capability)?;
-    let lease = change(db, &capability, shares(db, payment)?, now, |escrow| {
-        Ok(escrow.grant(grantee.holder, grantee.want, grantee.ttl, now))
-    })?;
-    Ok((capability.record, lease))
+    let changes = Escrow::new(&capability, shares(db, payment)?, now).apply_grant(grantee, now);
+    Ok((capability.record, write(db, payment, changes)?))
 }
 
-/// `Store::lease`.
+/// `Meters::lease`.
 pub(super) fn lease(db: &Connection, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, Fault> {
     let capability =
         by_id(db, request.capability)?.ok_or_else(|| Fault::Unfit("no such capability".to_owned()))?;
-    change(db, &capability, shares(db, capability.payment)?, now, |escrow| {
-        escrow.lease(request, now).map_err(|misfit| Fault::Unfit(misfit.to_string()))
-    })
+    let changes = Escrow::new(&capability, shares(db, capability.payment)?, now)
+        .apply_lease(request, now)
+        .map_err(|misfit| Fault::Unfit(misfit.to_string()))?;
+    write(db, capability.payment, changes)
 }
 
-/// `Store::revoke`.
+/// `Meters::revoke`.
 pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Result<bool, Fault> {
     let Some(capability) = by_id(db, id)? else { return Ok(false) };
     db.prepare_cached("UPDATE capabilities SET revoked_at = coalesce(revoked_at, ?2) WHERE payment = ?1")?
@@ -130,32 +103,16 @@ pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Res
     Ok(true)
 }
 
-/// Lets `call` change the capability's uses, of which `shares` are out, and writes what it changed.
-fn change(
-    db: &Connection,
-    capability: &Stored,
-    shares: Vec<Share>,
-    now: UnixSeconds,
-    call: impl FnOnce(&mut Escrow) -> Result<Lease, Fault>,
-) -> Result<Lease, Fault> {
-    let before = Escrow {
-        uses: capability.record.uses,
-        spent: capability.spent,
-        broken: capability.broken,
-        open: !capability.record.revoked && now < capability.record.expires_at,
-        revoked: capability.record.revoked,
-        shares,
-    };
-    let mut after = before.clone();
-    let answer = call(&mut after)?;
-    if (after.spent, after.broken) != (before.spent, before.broken) {
+/// Writes what a call changed, and gives its answer.
+fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault> {
+    if let Some(Counts { spent, broken }) = changes.counts {
         db.prepare_cached("UPDATE capabilities SET spent = ?2, broken = ?3 WHERE payment = ?1")?
-            .execute(params![stored(capability.payment), after.spent, after.broken])?;
+            .execute(params![stored(payment), spent, broken])?;
     }
-    for share in after.shares.iter().filter(|share| !before.shares.contains(share)) {
-        write_share(db, capability.payment, share)?;
+    for share in &changes.shares {
+        write_share(db, payment, share)?;
     }
-    Ok(answer)
+    Ok(changes.answer)
 }
 
 fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {

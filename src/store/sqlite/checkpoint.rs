@@ -1,5 +1,5 @@
-//! The thread that keeps the write-ahead log short, off the path of the commits, and that has the
-//! writer try again while the disk refuses it.
+//! The thread that keeps the write-ahead log short, beside the commits. While the disk refuses writes, it
+//! makes the writer try again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use tokio::sync::mpsc::WeakSender;
 use super::connection::{self, Identity};
 use super::writer::{Command, TAKEN_AWAY, Vitals};
 
-/// How often the log's size is looked at.
+/// How often the log's size is checked.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A log longer than this many bytes is copied into the database, as far as nobody is in the way.
+/// A log of more bytes than this is copied into the database, as far as readers allow it.
 const CHECKPOINT_ABOVE: u64 = 4 << 20;
 
-/// A log longer than this many bytes is emptied by the writer between two commits: under steady
-/// load there is no other moment at which it could start over.
+/// A log of more bytes than this is emptied by the writer between two commits: under steady load it has no
+/// other moment to start over.
 const TRUNCATE_ABOVE: u64 = 256 << 20;
 
-/// While the disk refuses writes, every so many looks one is tried.
+/// While the disk refuses writes, one is tried every so many checks.
 const PROBE_EVERY: u32 = 10;
 
 /// The thread's own state.
 pub(super) struct Checkpointer {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
-    /// What lay at the path when it was opened.
+    /// The file at the path when it was opened.
     pub(super) identity: Option<Identity>,
     pub(super) wal: PathBuf,
     pub(super) writer: WeakSender<Command>,
     pub(super) vitals: Arc<Vitals>,
-    /// Nothing ever comes; it hangs up when the writer has ended.
+    /// Nothing is ever sent. It hangs up when the writer has ended.
     pub(super) writer_lives: Receiver<std::convert::Infallible>,
 }
 
@@ -67,7 +67,7 @@ impl Checkpointer {
                     failing = true;
                     tracing::warn!(%error, "the write-ahead log cannot be checkpointed");
                 }
-                // Said once; tried again at the next look.
+                // Logged once. The next check tries again.
                 Err(_) => {}
             }
         }
@@ -86,7 +86,7 @@ impl Checkpointer {
 
     fn ask(&self, command: Command) {
         if let Some(writer) = self.writer.upgrade() {
-            // A full queue has work that will tell as much as a probe would; the next look asks again.
+            // A full queue has work that shows as much as a probe would. The next check asks again.
             drop(writer.try_send(command));
         }
     }

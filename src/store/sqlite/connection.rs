@@ -1,4 +1,4 @@
-//! How the file is made, where it may lie, and how a connection to it is set up.
+//! How the file is made, where it may be, and how a connection to it is set up.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::OpenFault;
+use super::open_error::OpenFault;
 
 /// Page cache of a connection, in KiB.
 const CACHE_KIB: i32 = 65_536;
 
-/// Statements a connection keeps compiled; more than the program has.
+/// Statements that a connection keeps compiled: more than the program has.
 const STATEMENTS: usize = 64;
 
-/// The directory `path` lies in.
+/// The directory of `path`.
 pub(super) fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -23,11 +23,11 @@ pub(super) fn directory(path: &Path) -> PathBuf {
     }
 }
 
-/// Makes an empty file at `path`, readable by its owner only, where there is none. What SQLite puts
-/// beside it gets the same mode.
+/// Makes an empty file at `path`, readable by its owner only, if there is none. SQLite's other files get
+/// the same mode.
 ///
 /// # Errors
-/// [`OpenFault`] where there is no directory, it lies on a network, or no file can be made in it.
+/// [`OpenFault`] if there is no directory, it is on a network, or no file can be made in it.
 pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     let directory = directory(path);
     if !directory.is_dir() {
@@ -41,7 +41,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
-        // The name must survive a power cut as well as the contents do.
+        // The name must survive a power cut, as the contents do.
         Ok(file) => {
             file.sync_all()?;
             File::open(&directory)?.sync_all()?;
@@ -56,10 +56,10 @@ pub(super) fn prepare(path: &Path) -> Result<(), OpenFault> {
     Ok(())
 }
 
-/// A connection for writing: every commit is on the disk when it returns, and none of them waits
-/// for a checkpoint.
+/// A connection for writing. Each commit is on the disk when it returns, and none waits for a
+/// checkpoint.
 pub(super) fn writing(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
-    // Without `CREATE`: a database that has been taken away is a fault, not a new one.
+    // Without `CREATE`: a database that was removed is an error, not a new one.
     let connection = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -86,16 +86,16 @@ pub(super) fn reading(path: &Path, busy_timeout: Duration) -> rusqlite::Result<C
 /// Puts the file into write-ahead-log mode, which stays with it.
 ///
 /// # Errors
-/// [`OpenFault::NoWal`] where the file system cannot carry it.
+/// [`OpenFault::NoWal`] if the file system does not support it.
 pub(super) fn use_wal(connection: &Connection) -> Result<(), OpenFault> {
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode.eq_ignore_ascii_case("wal") { Ok(()) } else { Err(OpenFault::NoWal) }
 }
 
-/// Which file lies at a path, whatever its name: device and number on it.
+/// The identity of a file, whatever its name: the device and the number on it.
 pub(super) type Identity = (u64, u64);
 
-/// The file at `path`; nothing where there is none, or the system does not say.
+/// The file at `path`. `None` if there is none, or the system does not say.
 pub(super) fn identity(path: &Path) -> Option<Identity> {
     #[cfg(unix)]
     {
@@ -116,17 +116,17 @@ pub(super) fn wal_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The network file system `directory` is on, if it is one that can be told. The log's index is
-/// memory shared between processes, which no such file system carries.
+/// The network file system that `directory` is on, if it is a known one. The log's index is memory shared
+/// between processes, which these file systems do not support.
 #[cfg(target_os = "linux")]
 fn network_kind(directory: &Path) -> io::Result<Option<&'static str>> {
     let kind = rustix::fs::statfs(directory)?.f_type;
-    // The type's width differs between machines; the numbers are 32 bits.
+    // The width of the type differs between machines. The numbers are 32 bits.
     Ok(network_name(i128::from(kind) & 0xffff_ffff))
 }
 
 #[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "the same face on every system")]
+#[expect(clippy::unnecessary_wraps, reason = "the same signature on every system")]
 fn network_kind(_: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
 }
@@ -148,7 +148,7 @@ mod tests {
     use super::network_name;
 
     #[test]
-    fn network_file_systems_are_told_from_local_ones() {
+    fn network_file_systems_are_recognised() {
         assert_eq!(network_name(0x6969), Some("NFS"));
         assert_eq!(network_name(0xff53_4d42), Some("SMB"));
         assert_eq!(network_name(0xef53), None, "ext4");

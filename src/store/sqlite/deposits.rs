@@ -1,13 +1,15 @@
-//! The operations on what the pool was sent and on the blocks of its sweeps.
+//! The operations on deposits to the pool and on the blocks of sweeps.
 
-use rusqlite::types::{FromSqlError, Type};
+use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::fault::Fault;
-use super::rows::number;
+use super::rows::{number, unreadable};
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use crate::store::encoding::{action, action_code, stored, sweep_state, sweep_state_code};
+use crate::store::encoding::{
+    action, action_code, in_sweep_state, most, start, stored, sweep_state, sweep_state_code,
+};
 
 /// `DepositJournal::note_deposits`.
 pub(super) fn note_deposits(
@@ -40,7 +42,7 @@ fn count(db: &Connection) -> Result<i64, Fault> {
     Ok(db.prepare_cached("SELECT count(*) FROM deposits")?.query_row([], |row| row.get(0))?)
 }
 
-/// Takes out what was claimed since, which the payments tell of, and then the smallest.
+/// Deletes the deposits that are claimed (the payments show them), and then the smallest.
 fn trim(db: &Connection, keep: u32) -> Result<usize, Fault> {
     db.prepare_cached("DELETE FROM deposits WHERE block IN (SELECT block FROM claims)")?.execute([])?;
     let beyond = count(db)?.saturating_sub(i64::from(keep)).max(0);
@@ -122,8 +124,7 @@ pub(super) fn sweeps(
     after: Option<Mark>,
     limit: usize,
 ) -> Result<Vec<SweepRecord>, Fault> {
-    // Spelled out, so that the planned ones are found by their own index.
-    let condition = state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)));
+    let condition = in_sweep_state(state);
     let sql = format!(
         "SELECT block, account, action, amount, previous, link, state, planned_at, ended_at FROM sweeps \
          WHERE (planned_at, block) > (?1, ?2) {condition} ORDER BY planned_at, block LIMIT ?3"
@@ -135,34 +136,18 @@ pub(super) fn sweeps(
 }
 
 fn sweep(row: &Row<'_>) -> rusqlite::Result<SweepRecord> {
-    let unreadable = |column: usize, why: &'static str| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            Type::Integer,
-            Box::new(FromSqlError::Other(why.into())),
-        )
-    };
     let ended_at: Option<i64> = row.get(8)?;
     Ok(SweepRecord {
         block: SweepBlock {
             block: BlockHash(row.get(0)?),
             account: Account(row.get(1)?),
-            action: action(row.get(2)?).ok_or_else(|| unreadable(2, "not an action"))?,
+            action: action(row.get(2)?).ok_or_else(|| unreadable(2, Type::Integer, "not an action"))?,
             amount: Raw::from_be_bytes(row.get(3)?),
             previous: BlockHash(row.get(4)?),
             link: row.get(5)?,
         },
-        state: sweep_state(row.get(6)?).ok_or_else(|| unreadable(6, "not a state"))?,
+        state: sweep_state(row.get(6)?).ok_or_else(|| unreadable(6, Type::Integer, "not a state"))?,
         planned_at: UnixSeconds(number(row, 7)?),
         ended_at: ended_at.map(|it| UnixSeconds(it.cast_unsigned())),
     })
-}
-
-/// The values a list starts after: before everything, where there is no mark.
-fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
-    after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))
-}
-
-fn most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What an operation fails with, and what that means to the caller.
+//! Errors of an operation, and what they mean to the caller.
 
 use rusqlite::ErrorCode;
 
@@ -20,7 +20,7 @@ impl From<rusqlite::Error> for Fault {
 }
 
 impl Fault {
-    /// Whether there was no room on the disk.
+    /// Whether the disk was full.
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::Unfit(_) => false,
@@ -28,7 +28,7 @@ impl Fault {
         }
     }
 
-    /// The caller's view of a fault before the commit: it certainly had no effect.
+    /// The caller's view of an error before the commit: it had no effect.
     pub(super) fn before_commit(self) -> StoreError {
         match self {
             Self::Unfit(reason) => StoreError::NotApplied(reason),
@@ -38,12 +38,12 @@ impl Fault {
     }
 }
 
-/// Whether there was no room on the disk.
+/// Whether the disk was full.
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
-/// Whether the statement or its values are at fault, rather than the file or the machine.
+/// Whether the statement or its values are wrong, and not the file or the machine.
 fn is_unfit(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -59,9 +59,9 @@ fn is_unfit(error: &rusqlite::Error) -> bool {
 
 /// The caller's view of a commit that failed.
 ///
-/// Busy: nothing was begun. Full: the record that makes a transaction count is the last one
-/// written, so where any write was refused it is not in the log. After anything else (a failed
-/// fsync above all) it may be there, and a restart would find it.
+/// Busy: nothing was begun. Full: the record that makes a transaction valid is written last, so if any
+/// write was refused it is not in the log. After any other error (above all a failed fsync) it may be in
+/// the log, and a restart would find it.
 pub(super) fn of_commit(error: &rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DiskFull) => StoreError::Unavailable(error.to_string()),

@@ -1,18 +1,15 @@
-//! The threads that read, each on a connection of its own, so that no query waits for a commit and
-//! no caller's runtime is blocked.
+//! The reading threads, each with its own connection: no query waits for a commit, and no caller's
+//! runtime is blocked.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection;
 use super::fault::Fault;
 use crate::store::StoreError;
 
-/// What a reader is asked to do.
+/// A task for a reader.
 pub(super) enum Query {
     Ask(Box<dyn FnOnce(&Connection) + Send>),
     /// Answer what is queued, then end.
@@ -25,7 +22,7 @@ pub(super) struct Queries {
     queue: mpsc::Sender<Query>,
 }
 
-/// The queue's end that the readers share: whoever is idle holds the lock while it waits.
+/// The queue's end that the readers share. An idle reader holds the lock while it waits.
 type Waiting = Arc<Mutex<mpsc::Receiver<Query>>>;
 
 impl Queries {
@@ -35,14 +32,14 @@ impl Queries {
         (Self { queue }, Arc::new(Mutex::new(receiver)))
     }
 
-    /// Asks `query` of the newest committed state.
+    /// Runs `query` on the newest committed state.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (caller, answer) = oneshot::channel();
         let ask = Query::Ask(Box::new(move |db| {
-            // A caller who has gone wants no answer.
+            // A caller that has gone needs no answer.
             drop(caller.send(query(db).map_err(Fault::before_commit)));
         }));
         self.queue.try_send(ask).map_err(|error| match error {
@@ -51,13 +48,13 @@ impl Queries {
             }
             mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("the store is closed".to_owned()),
         })?;
-        // A query has no effect, so that not knowing its end is no unknown outcome.
+        // A query has no effect, so a lost answer is not an unknown outcome.
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the reader ended".to_owned())))
     }
 
     /// Ends the readers after everything that is queued.
     pub(super) async fn close(&self) {
-        // Refused only where the readers have ended already.
+        // Refused only if the readers have ended already.
         drop(self.queue.send(Query::Close).await);
     }
 }
@@ -79,9 +76,4 @@ pub(super) fn serve(connection: &Connection, waiting: &Waiting) {
             None => return,
         }
     }
-}
-
-/// A reader's connection.
-pub(super) fn open(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
-    connection::reading(path, busy_timeout)
 }

@@ -4,7 +4,7 @@ use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Row, ToSql};
 
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::{Identified, IdentifierKey, Nonce, RequestDigest};
+use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, RouteName, Terms};
 use crate::store::encoding::{decode_block, encode_block, state, state_code, stored};
 use crate::store::{Intent, PaymentRecord, PaymentState};
@@ -50,8 +50,8 @@ pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<PaymentRecord> {
 }
 
 /// An id with its request, of a payment that has one.
-fn identified(id: Option<[u8; 32]>, request: Option<[u8; 32]>) -> Option<Identified> {
-    Some(Identified { id: IdentifierKey(id?), request: RequestDigest(request?) })
+fn identified(id: Option<[u8; 32]>, request: Option<[u8; 32]>) -> Option<IdentifiedRequest> {
+    Some(IdentifiedRequest { id: IdentifierKey(id?), request: RequestDigest(request?) })
 }
 
 /// The number stored in column `index`.
@@ -59,7 +59,8 @@ pub(super) fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(index).map(i64::cast_unsigned)
 }
 
-fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
+/// The error for a value that is not what the schema says.
+pub(super) fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(FromSqlError::Other(reason.into())))
 }
 

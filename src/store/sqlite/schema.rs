@@ -1,30 +1,29 @@
-//! The tables, and how a file of an earlier version becomes one of this.
+//! The tables, and the steps from an earlier version of the file to this one.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::OpenFault;
+use super::open_error::OpenFault;
 
 /// Marks the file as Faregate's (`file` and SQLite's own tools show it): "FARE".
 const APPLICATION_ID: i32 = 0x4641_5245;
 
-/// Step n takes a file from `user_version` n to n + 1. A step that has been released is never
-/// edited: the next change is the next step.
+/// Step n takes a file from `user_version` n to n + 1. A released step is never edited: a change is a new
+/// step.
 const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
 
 /// Version 1.
 ///
-/// `claims` maps a block's hash to its place in the journal, or to nothing where the hash was marked
-/// as spent without a payment. `payments` is the journal; it only
-/// grows at its end, as do `capabilities` and `leases`, which are keyed by the same number, so that
-/// a commit dirties few pages. Random keys dirty one page a row, so that there is only one such
-/// table: a capability whose id is the first 16 bytes of its block's hash is found through
-/// `claims` and has no `name`. Any other id is kept as the name, at the price of a second random
-/// key (half the settlements a second, once there are millions of rows).
+/// `claims` maps a block's hash to its place in the journal, or to NULL if the hash was marked as spent
+/// without a payment. `payments` is the journal. It only grows at its end, as do `capabilities` and
+/// `leases`, which have the same number as their key, so that a commit changes few pages. A random key
+/// changes one page for each row, so only one table has one: a capability whose id is the first 16 bytes
+/// of its block's hash is found through `claims` and has no `name`. Any other id is stored as the name, a
+/// second random key. With millions of rows that halves the settlements per second.
 ///
-/// Amounts are 16 big-endian bytes, which sort as the amounts do; `payments_readable` shows them
-/// in decimal raw, computed exactly in plain SQL, so that any SQLite tool can read it. Times are
-/// Unix seconds. `signed` is the state block in the node's binary form: account, previous,
-/// representative, balance, link, signature, and the work where there is one.
+/// Amounts are 16 big-endian bytes, which sort as the amounts do. `payments_readable` shows them in
+/// decimal raw, computed exactly in plain SQL, for any SQLite tool. Times are Unix seconds. `signed` is the
+/// state block in the node's binary form: account, previous, representative, balance, link, signature, and
+/// the work if there is one.
 const FIRST: &str = "
 CREATE TABLE payments (
     sequence     INTEGER PRIMARY KEY,
@@ -125,10 +124,10 @@ SELECT
 FROM payments;
 ";
 
-/// What the pool was sent and what was swept from it. Whether a deposit is claimed, `claims` says.
+/// Deposits and sweeps. A deposit is claimed when its hash is in `claims`.
 ///
-/// Both are keyed by hashes, which a sale does not touch: a deposit is written only where no payment
-/// has claimed it, a sweep's block beside the sales.
+/// Both have hashes as keys, but no sale writes them: a deposit is written only if no payment has claimed
+/// it, and a sweep's block is no sale.
 const DEPOSITS: &str = "
 CREATE TABLE deposits (
     block   BLOB PRIMARY KEY CHECK (length(block) = 32),
@@ -160,12 +159,11 @@ CREATE TRIGGER sweeps_are_kept BEFORE DELETE ON sweeps
 BEGIN SELECT RAISE(ABORT, 'a block of a sweep is never deleted'); END;
 ";
 
-/// Ids that clients give to payments, and the answers that were bought under them.
+/// Ids that clients give to payments, and the answers bought under them.
 ///
-/// An id is a second random key, paid for by those payments only that have one: the index holds no
-/// other row. It is the constraint that makes two payments under one id impossible, and ids are taken
-/// out of it again after a time. `answers` grows at its end like the journal; a row without a body
-/// says that something was handed over.
+/// An id is a second random key, but only of the payments that have one: the index has no other rows. The
+/// index makes two payments under one id impossible. Ids are removed after a time. `answers` grows at its
+/// end, as the journal does. A row without a body says that an answer was delivered.
 const IDENTIFIERS: &str = "
 ALTER TABLE payments ADD COLUMN identifier BLOB CHECK (length(identifier) = 32);
 ALTER TABLE payments ADD COLUMN request BLOB CHECK (length(request) = 32);
@@ -184,7 +182,7 @@ CREATE TABLE answers (
 CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 ";
 
-/// Ranges of address indexes were never handed out.
+/// No caller used ranges of address indexes.
 const NO_RANGES: &str = "DROP TABLE ranges";
 
 /// Answers that broke off since a use of the capability was last spent, and as last said to a holder.
@@ -193,11 +191,11 @@ ALTER TABLE capabilities ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE leases ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// Looks whether the file is one this program may write to, and gives its version.
+/// Checks that this program may write to the file. Gives its version.
 ///
 /// # Errors
-/// [`OpenFault::Newer`] for the file of a newer program, [`OpenFault::Foreign`] for a database that
-/// is not Faregate's, or what SQLite says.
+/// [`OpenFault::Newer`] for the file of a newer program, [`OpenFault::Foreign`] for the database of another
+/// program, or SQLite's error.
 pub(super) fn inspect(connection: &Connection) -> Result<u32, OpenFault> {
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i32 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
@@ -222,7 +220,7 @@ fn known() -> u32 {
 /// Brings the file to the version of this program, in one transaction.
 ///
 /// # Errors
-/// As [`inspect`]: another process may have been here in between.
+/// As [`inspect`]: another process may have changed the file meanwhile.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenFault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = inspect(&transaction)?;

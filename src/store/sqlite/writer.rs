@@ -1,8 +1,8 @@
-//! The one thread that writes, and its group commit.
+//! The one writing thread, and its group commit.
 //!
-//! Callers queue; the thread takes all that waits, runs each operation in a savepoint of its own
-//! inside one transaction, commits once, and only then answers. So the price of the fsync is shared,
-//! and an operation that fails takes nobody down with it.
+//! Callers queue. The thread takes all that wait, runs each operation in its own savepoint inside one
+//! transaction, commits once, and only then answers. So operations share the cost of the fsync, and one
+//! that fails does not undo the others.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,16 +21,16 @@ use crate::store::free_space::FreeSpace;
 use crate::store::{StoreError, StoreEvent, StoreObserver};
 use crate::sync::mpsc;
 
-/// Operations in one commit, at most.
+/// Most operations in one commit.
 const BATCH: usize = 512;
 
-/// Why nothing is written any more.
-pub(super) const TAKEN_AWAY: &str = "the database file was taken away or exchanged while it was in use: put it \
-     back, or end the gateway, put the other in its place, and start it again";
+/// Why nothing more is written.
+pub(super) const TAKEN_AWAY: &str = "the database file was removed or replaced while it was in use: put it \
+     back, or stop the gateway, put the other file in its place, and start it again";
 
-/// What the threads of one store tell each other.
+/// What the threads of one store share.
 pub(super) struct Vitals {
-    /// Whether the last write went through.
+    /// Whether the last write succeeded.
     pub(super) writable: AtomicBool,
     /// Commits so far.
     pub(super) commits: AtomicU64,
@@ -47,47 +47,47 @@ impl fmt::Debug for Vitals {
     }
 }
 
-/// What the writer is asked to do.
+/// A task for the writer.
 pub(super) enum Command {
     Run(Operation),
-    /// Empty the log: it has outgrown its bound.
+    /// Empty the log: it is too long.
     Truncate,
-    /// Find out whether writing works again.
+    /// Find out whether writes succeed again.
     Probe,
     /// Finish what is queued, then end.
     Close,
 }
 
-/// An operation and its caller. It may be run more than once, in one transaction after another that
-/// came to nothing; it answers once.
+/// An operation and its caller. It may be run more than once, in another transaction after one that failed.
+/// It answers once.
 pub(super) type Operation = Box<dyn FnMut(Step<'_>) -> Condition + Send>;
 
-/// What an operation is to do next.
+/// The next step of an operation.
 pub(super) enum Step<'a> {
     /// Run, and keep the answer.
     Run(&'a Connection),
-    /// Answer the caller: what was kept, or else the error that ended the transaction.
+    /// Answer the caller: with the kept answer, or with the error that ended the transaction.
     Answer(Result<(), StoreError>),
 }
 
-/// What an operation says about the file and the transaction it ran in.
+/// What an operation shows about the file and its transaction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Condition {
     Sound,
-    /// The file could not be written; the operation left no trace.
+    /// The file could not be written. The operation left no trace.
     Unwritable,
-    /// There was no room for it; the operation left no trace.
+    /// The disk is full. The operation left no trace.
     Full,
-    /// The operation could not be undone alone: the transaction must go.
+    /// The operation could not be undone alone: the whole transaction must be undone.
     Broken,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 struct Attempt {
     outcome: Result<(), StoreError>,
     /// Whether every operation found the file sound.
     sound: bool,
-    /// Whether there was no room.
+    /// Whether the disk was full.
     full: bool,
     /// Whether anything was written.
     wrote: bool,
@@ -106,8 +106,8 @@ impl Queue {
         (Self { commands }, receiver)
     }
 
-    /// Runs `work` in the writer's next transaction and returns once that is durable. Work that was
-    /// queued is done even where nobody waits for it any more.
+    /// Runs `work` in the writer's next transaction and returns when that is durable. Queued work is done
+    /// even if its caller no longer waits.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Fn(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -125,7 +125,7 @@ impl Queue {
 
     /// Ends the writer after everything that is queued.
     pub(super) async fn close(&self) {
-        // Refused only where the writer has ended already.
+        // Refused only if the writer has ended already.
         drop(self.commands.send(Command::Close).await);
     }
 
@@ -157,7 +157,7 @@ fn operation<T: Send + 'static>(
                 None => Err(commit.err().unwrap_or_else(|| StoreError::Unavailable("not run".to_owned()))),
             };
             if let Some(caller) = caller.take() {
-                // A caller who has gone is not missed: what was done is done.
+                // The caller may have gone. What was done is done.
                 drop(caller.send(answer));
             }
             Condition::Sound
@@ -165,7 +165,7 @@ fn operation<T: Send + 'static>(
     })
 }
 
-/// Runs `work`, and undoes it where it fails.
+/// Runs `work`, and undoes it if it fails.
 fn in_savepoint<T>(
     db: &Connection,
     work: impl Fn(&Connection) -> Result<T, Fault>,
@@ -174,7 +174,7 @@ fn in_savepoint<T>(
     let full = result.as_ref().is_err_and(Fault::is_full);
     let closing = match &result {
         Ok(_) => statement(db, "RELEASE operation"),
-        // Some faults end the whole transaction; then there is no savepoint to go back to.
+        // Some errors end the whole transaction. Then there is no savepoint to go back to.
         Err(_) if db.is_autocommit() => {
             let condition = if full { Condition::Full } else { Condition::Broken };
             return (result.map_err(Fault::before_commit), condition);
@@ -197,11 +197,11 @@ fn statement(db: &Connection, sql: &str) -> rusqlite::Result<()> {
 /// The thread's own state.
 pub(super) struct Writer {
     pub(super) path: PathBuf,
-    /// What lay at the path when it was opened. Another file there, or none, is a restored backup or an
-    /// accident: what is written to the one in hand would be lost with it.
+    /// The file at the path when it was opened. If another file is there, or none, a backup was restored or
+    /// an accident happened: what is written to the open file would be lost.
     pub(super) identity: Option<Identity>,
     pub(super) busy_timeout: Duration,
-    /// Nothing after a fault that leaves the connection in doubt; the next batch opens another.
+    /// `None` after an error that leaves the connection in doubt. The next batch opens another one.
     pub(super) connection: Option<Connection>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) vitals: Arc<Vitals>,
@@ -233,8 +233,8 @@ impl Writer {
         }
     }
 
-    /// Runs the batch in one transaction and answers everybody in it. Where the disk is full, the
-    /// ballast is given up for a second try.
+    /// Runs the batch in one transaction and answers all its callers. If the disk is full, the ballast is
+    /// deleted for a second attempt.
     fn commit(&mut self, mut batch: Vec<Operation>) {
         let watch = Stopwatch::start();
         let mut attempt = self.attempt(&mut batch);
@@ -242,7 +242,7 @@ impl Writer {
             attempt = self.attempt(&mut batch);
             self.vitals.free_space.look();
         }
-        // A transaction that changed nothing says nothing about the disk.
+        // A transaction that changed nothing shows nothing about the disk.
         if attempt.outcome.is_err() || !attempt.sound {
             self.vitals.writable.store(false, Ordering::Relaxed);
         } else if attempt.wrote {
@@ -275,7 +275,9 @@ impl Writer {
             }
         }
         let outcome = if broken || full {
-            Err(StoreError::Unavailable("the transaction was undone with another's failure".to_owned()))
+            Err(StoreError::Unavailable(
+                "another operation failed and the whole transaction was undone".to_owned(),
+            ))
         } else {
             statement(connection, "COMMIT").map_err(|error| {
                 full |= is_full(&error);
@@ -305,13 +307,13 @@ impl Writer {
             Some(connection) => connection,
             None => connection::writing(&self.path, self.busy_timeout).map_err(unavailable)?,
         };
-        // Takes the lock at once, so that no operation finds itself refused half way. A connection
-        // that fails here is given up: the next batch opens another.
+        // Takes the lock at once, so that no operation is refused half way. A connection that fails here is
+        // closed, and the next batch opens another one.
         statement(&connection, "BEGIN IMMEDIATE").map_err(unavailable)?;
         Ok(self.connection.insert(connection))
     }
 
-    /// Undoes the transaction. A connection that cannot even do that is given up.
+    /// Undoes the transaction. A connection that cannot do that is closed.
     fn abandon(&mut self) {
         if let Some(connection) = self.connection.take()
             && (connection.is_autocommit() || statement(&connection, "ROLLBACK").is_ok())
@@ -320,8 +322,8 @@ impl Writer {
         }
     }
 
-    /// Writes the log into the database and empties it, unless a reader is in the way: then the next
-    /// attempt will do.
+    /// Copies the log into the database and empties it, unless a reader still needs it: then the next attempt
+    /// does.
     fn truncate(&mut self) {
         let Some(connection) = &self.connection else { return };
         let emptied = connection
@@ -334,7 +336,7 @@ impl Writer {
     }
 }
 
-/// A write that changes nothing that matters.
+/// A write without meaning.
 fn probe() -> Operation {
     let (caller, _) = oneshot::channel();
     operation(

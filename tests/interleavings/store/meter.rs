@@ -1,5 +1,5 @@
-//! Uses of one capability, taken, spent and given back by many at two instances, while each reports,
-//! renews and hands back: never more than were bought, and none is lost.
+//! Uses of one capability, taken, spent and given back by many requests at two instances, while each
+//! instance reports, renews and hands back: never more than were bought, and none is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +13,8 @@ use super::model::Model;
 use super::samples::{NOW, USES, hash, holder, id, sent};
 use super::settle::Settled;
 use super::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
+    CapabilityId, CapabilityRecord, Filter, Grant, Grantee, Health, Intent, Lease, LeaseRequest, Meters,
+    PaymentJournal, PaymentRecord, StoreError, StoreHealth,
 };
 use crate::clock::Clock;
 use crate::nano::{BlockHash, UnixSeconds};
@@ -34,33 +34,7 @@ struct Far {
     lossy: bool,
 }
 
-impl Store for Far {
-    async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
-        self.store.begin(intent, now).await
-    }
-
-    async fn advance(
-        &self,
-        block: BlockHash,
-        from: &[PaymentState],
-        to: PaymentState,
-        now: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        self.store.advance(block, from, to, now).await
-    }
-
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
-        self.store.grant(intent, id, holder, want, ttl, now).await
-    }
-
+impl PaymentJournal for Far {
     async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
         yield_now().await;
         self.store.payment(block).await
@@ -70,16 +44,14 @@ impl Store for Far {
         self.store.identified(id).await
     }
 
-    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.store.keep(block, answer, now).await
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
+        self.store.scan(after, filter, limit).await
     }
+}
 
-    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
-        self.store.kept(block).await
-    }
-
-    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
-        self.store.forget(what).await
+impl Meters for Far {
+    async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
+        self.store.grant(intent, grantee, now).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
@@ -103,15 +75,9 @@ impl Store for Far {
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
         self.store.revoke(id, now).await
     }
+}
 
-    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.store.mark_spent(block, now).await
-    }
-
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        self.store.scan(after, filter, limit).await
-    }
-
+impl StoreHealth for Far {
     fn is_writable(&self) -> bool {
         true
     }
@@ -121,7 +87,7 @@ impl Store for Far {
     }
 }
 
-/// What became of the requests.
+/// What happened to the requests.
 #[derive(Default)]
 struct Tally {
     spent: u32,
@@ -173,7 +139,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                     let out = tally.spent + tally.under_way;
                     assert!(out <= plan.bound(), "more uses are out than were bought");
                     let denied = tally.called_used_up > 0 && !plan.lapses();
-                    assert!(!denied, "a use was left when a request was told there was none");
+                    assert!(!denied, "a use was left when a request got none");
                 }
                 yield_now().await;
                 let dice = shuttle::rand::thread_rng().gen_range(0..5);
@@ -229,7 +195,13 @@ fn play(plan: Plan) {
             let own = holder(u8::try_from(instance).unwrap());
             let capabilities = Arc::new(Capabilities::new(far, clock, own, plan.cached));
             if instance == 0 {
-                let granted = store.grant(&intent, id(hash(1)), own, 2, LEASE_SECONDS, NOW).await;
+                let granted = store
+                    .grant(
+                        &intent,
+                        Grantee { id: id(hash(1)), holder: own, want: 2, ttl: LEASE_SECONDS },
+                        NOW,
+                    )
+                    .await;
                 let Ok(Grant::Granted { record, lease, .. }) = granted else { panic!("{granted:?}") };
                 drop(capabilities.admit(Settled(intent.clone(), record, lease)));
             }
@@ -257,7 +229,7 @@ fn play(plan: Plan) {
     });
 }
 
-/// What the store says when all is over, against what was done.
+/// Compares what the store says at the end with what was done.
 async fn compare(plan: Plan, store: &Model, tally: &Tally) {
     let look = LeaseRequest {
         capability: id(hash(1)),
@@ -280,7 +252,7 @@ async fn compare(plan: Plan, store: &Model, tally: &Tally) {
         assert_eq!((left.elsewhere, tally.spent + left.remaining), (0, USES), "reported and handed back");
     }
     if tally.called_used_up > 0 {
-        assert_eq!(tally.spent, USES, "a request was told there was no use left, and there was");
+        assert_eq!(tally.spent, USES, "a request got no use although one was left");
     }
 }
 
@@ -305,7 +277,7 @@ fn a_lease_that_lapses_gives_away_no_more_than_was_under_way() {
     crate::explore(|| play(Plan { instances: 2, lossy: true, passes: LEASE_SECONDS + 1, cached: 100 }));
 }
 
-/// Each request finds the capability anew, and all meter it as one.
+/// Each request loads the capability again, and all use one meter.
 #[test]
 fn a_cache_that_forgets_at_once_meters_nothing_twice() {
     crate::explore(|| play(Plan { instances: 1, lossy: false, passes: 0, cached: 0 }));
@@ -314,14 +286,20 @@ fn a_cache_that_forgets_at_once_meters_nothing_twice() {
 
 /// A token of one instance can come to another while that one is settling the same payment.
 #[test]
-fn uses_leased_with_the_grant_are_taken_in_once_whoever_looked_first() {
+fn uses_leased_with_the_grant_are_added_once() {
     crate::explore(|| {
         let store = Arc::new(Model::default());
         let far = Arc::new(Far { store: Arc::clone(&store), lossy: false });
         let own = Arc::new(Capabilities::new(far, Clock::from_fn(|| NOW), holder(1), 100));
         block_on(async {
             let intent = sent(hash(1), 1);
-            let grant = || store.grant(&intent, id(hash(1)), holder(1), 2, LEASE_SECONDS, NOW);
+            let grant = || {
+                store.grant(
+                    &intent,
+                    Grantee { id: id(hash(1)), holder: holder(1), want: 2, ttl: LEASE_SECONDS },
+                    NOW,
+                )
+            };
             let mut settled = Vec::new();
             for _ in 0..2 {
                 let Ok(Grant::Granted { record, lease, .. }) = grant().await else { panic!("taken") };

@@ -1,5 +1,5 @@
-//! The store's queue and its one writing thread, over a real file: who is answered has been written,
-//! who is refused has not, and an end comes after everything that was queued.
+//! The store's queue and its one writing thread, over a real file: an answered call is written, a refused
+//! one is not, and the end comes after everything that was queued.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use shuttle::future::{block_on, spawn};
 use shuttle::thread;
 use tempfile::TempDir;
 
+use super::StoreError;
 use super::free_space::FreeSpace;
-use super::{OpenFault, StoreError};
 
 #[expect(dead_code, reason = "what only a whole store needs")]
 #[path = "../../../src/store/sqlite/ballast.rs"]
@@ -22,6 +22,10 @@ mod ballast;
 mod connection;
 #[path = "../../../src/store/sqlite/fault.rs"]
 mod fault;
+/// As the program's own.
+mod open_error {
+    pub(super) use faregate::store::OpenFault;
+}
 #[expect(dead_code, reason = "what only a whole store needs")]
 #[path = "../../../src/store/sqlite/writer.rs"]
 mod writer;
@@ -57,7 +61,7 @@ fn vitals(folder: &Path, path: &Path) -> Arc<Vitals> {
 }
 
 #[test]
-fn who_is_answered_has_been_written_and_who_is_refused_has_not() {
+fn an_answered_call_is_written_and_a_refused_one_is_not() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("queue.db");
     connection::prepare(&path).unwrap();

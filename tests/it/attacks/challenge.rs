@@ -1,19 +1,19 @@
 //! Attacks on the challenge that the client echoes: what is under the MAC cannot be bent, and what
 //! is not decides nothing.
 
-use faregate::x402::{Offer, encode_header};
+use faregate::x402::{NanoOffer, encode_header};
 use serde_json::{Value, json};
 
 use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_payload};
 use crate::rig::{PLENTY, Plan, Rig, manual_clock};
 
 /// Good envelopes for the two offers of one bill, neither handed in yet.
-async fn envelopes(rig: &Rig, path: &str) -> [(Value, Offer); 2] {
+async fn envelopes(rig: &Rig, path: &str) -> [(Value, NanoOffer); 2] {
     let payer = rig.payer(1, PLENTY);
     let [offer, upfront] = rig.bill(path).await;
     let (_, block) = rig.txn(&payer, &offer);
     let sent = rig.devnet.send_block(&payer, upfront.pay_to, upfront.amount).unwrap();
-    let proof = faregate::x402::Proof::NanoSignature {
+    let proof = faregate::x402::PaymentProof::NanoSignature {
         block_hash: sent.hash(),
         account: payer.account(),
         signature: super::noms(&payer, sent.hash(), &upfront),

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw};
 use faregate::store::PaymentState;
-use faregate::x402::{Offer, Proof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use serde_json::{Value, json};
 
 use super::{
@@ -17,7 +17,7 @@ use crate::nano_session::{ONE, ROUTES, id, pay, plan, proof, send, session};
 use crate::rig::{PLENTY, Plan, Rig, error, signature};
 
 /// A session of the thief's own on the same address.
-async fn session_to(rig: &Rig, to: Account) -> Offer {
+async fn session_to(rig: &Rig, to: Account) -> NanoOffer {
     for _ in 0..400 {
         let offer = session(rig, ONE).await;
         if offer.pay_to == to {
@@ -130,9 +130,9 @@ async fn a_block_of_one_mechanism_is_shown_as_anothers() {
     refused_unasked(&rig, ONE, &proof(&offer, sent.hash()), "DUPLICATE_BLOCK_HASH").await;
     served(&rig, ONE, &proof(&offer, paid.hash())).await;
     // A payload of one with the entry of another.
-    let crossed = encode_header(&txn_offer.answer(&Proof::NanoSession { block_hash: paid.hash() }));
+    let crossed = encode_header(&txn_offer.answer(&PaymentProof::NanoSession { block_hash: paid.hash() }));
     refused_unasked(&rig, ONE, &crossed, "MALFORMED_PAYLOAD").await;
-    let crossed = encode_header(&offer.answer(&Proof::NanoTxn { block: paid }));
+    let crossed = encode_header(&offer.answer(&PaymentProof::NanoTxn { block: paid }));
     refused_unasked(&rig, ONE, &crossed, "MALFORMED_PAYLOAD").await;
     rig.end().await;
 }
@@ -188,7 +188,7 @@ async fn a_term_of_the_echoed_entry_is_bent() {
     let (rig, payer) = scene(plan()).await;
     let [txn_offer, offer] = rig.bill(ONE).await;
     let other = session(&rig, ONE).await;
-    let good = offer.answer(&Proof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
+    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
     let price = good["accepted"]["extra"]["nanoSession"]["resourceAmountRaw"].as_str().unwrap();
     let more: u128 = price.parse::<u128>().unwrap() + 1;
     let amount: u128 = offer.amount.get();
@@ -284,7 +284,7 @@ async fn look_ups_in_vain_are_counted() {
 async fn a_proof_comes_without_the_entry_or_with_too_much() {
     let (rig, payer) = scene(plan()).await;
     let offer = session(&rig, ONE).await;
-    let good = offer.answer(&Proof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
+    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
     let mut bare = good.clone();
     bare.as_object_mut().unwrap().remove("accepted");
     refused_unasked(&rig, ONE, &encode_header(&bare), "MALFORMED_PAYLOAD").await;

@@ -3,7 +3,7 @@
 use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, Seed, Signature, StateBlock};
 use faregate::store::PaymentState;
-use faregate::x402::{Offer, encode_header};
+use faregate::x402::{NanoOffer, encode_header};
 
 use super::{
     ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, noms, pending,
@@ -12,7 +12,7 @@ use super::{
 use crate::rig::{PLENTY, Plan, Rig, error, manual_clock, signature};
 
 /// A payment of `amount` to the offer's address, on the ledger.
-fn pay(rig: &Rig, key: &SecretKey, offer: &Offer, amount: Raw) -> StateBlock {
+fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock {
     let sent = rig.devnet.send_block(key, offer.pay_to, amount).unwrap();
     rig.devnet.process(sent).unwrap();
     sent
@@ -95,7 +95,7 @@ async fn a_spent_hash_is_spelled_in_upper_case() {
     served(&rig, QUOTE, &signature(&payer, &sent, &offer)).await;
     let again = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
     for offer in [&offer, &again] {
-        let proof = faregate::x402::Proof::NanoSignature {
+        let proof = faregate::x402::PaymentProof::NanoSignature {
             block_hash: sent.hash(),
             account: payer.account(),
             signature: noms(&payer, sent.hash(), offer),

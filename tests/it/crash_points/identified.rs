@@ -7,7 +7,7 @@ use faregate::nano::{Account, Representative, SecretKey, StateBlock};
 use faregate::payment::Mechanism;
 use faregate::store::PaymentState;
 use faregate::x402::payment_identifier::PaymentIdentifier;
-use faregate::x402::{Ask, Offer, Proof, encode_header};
+use faregate::x402::{NanoOffer, PaymentProof, ProofRequest, encode_header};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 
@@ -17,17 +17,17 @@ use crate::patience::within;
 const ID: &str = "crashed_0123456789";
 
 /// What shows `block`, by the offer's mechanism.
-pub(super) fn proof(key: &SecretKey, block: &StateBlock, offer: &Offer, id: &str) -> String {
+pub(super) fn proof(key: &SecretKey, block: &StateBlock, offer: &NanoOffer, id: &str) -> String {
     let id = PaymentIdentifier::parse(id).unwrap();
     let proof = match offer.ask {
-        Ask::NanoSignature { nonce } => {
+        ProofRequest::NanoSignature { nonce } => {
             let message =
                 format!("{}:{}:{}", block.hash().lower_hex(), hex::encode(nonce), offer.valid_before);
             let signature = key.sign(&faregate::nano::noms_digest(&message).unwrap());
-            Proof::NanoSignature { block_hash: block.hash(), account: key.account(), signature }
+            PaymentProof::NanoSignature { block_hash: block.hash(), account: key.account(), signature }
         }
-        Ask::NanoTxn { .. } => Proof::NanoTxn { block: *block },
-        Ask::NanoSession(_) => panic!("no session is asked for"),
+        ProofRequest::NanoTxn { .. } => PaymentProof::NanoTxn { block: *block },
+        ProofRequest::NanoSession(_) => panic!("no session is asked for"),
     };
     encode_header(&offer.answer_under(&proof, &id, false))
 }
@@ -100,8 +100,8 @@ async fn play(crash: Crash, forwarded: usize) {
     if crash.journal.is_none() {
         // The one payment is that of the proof that came first after the crash.
         let payload = faregate::x402::PaymentPayload::from_header(&second).unwrap();
-        if let faregate::x402::Presented::Payment(payment) = payload.presented
-            && let Proof::NanoTxn { block } = payment.proof
+        if let faregate::x402::Payload::Payment(payment) = payload.presented
+            && let PaymentProof::NanoTxn { block } = payment.proof
         {
             scene.block = block;
         }

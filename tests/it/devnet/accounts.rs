@@ -1,4 +1,4 @@
-//! Answers about accounts and blocks, in the formats of NODE appendix B.
+//! Answers about accounts and blocks, in the reference node's formats.
 
 use faregate::devnet::DevnetOptions;
 use faregate::nano::{BlockHash, Raw};
@@ -11,7 +11,7 @@ fn fields(answer: &Value) -> Vec<&str> {
     answer.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Send, open, receive, send, change: each answer that mentions them, from end to end.
+/// Send, open, change, send, receive, and each answer that mentions these blocks.
 #[tokio::test]
 async fn a_life_in_blocks() {
     let net = Net::start().await;

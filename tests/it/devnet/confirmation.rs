@@ -64,7 +64,7 @@ fn nothing_is_confirmed_before_what_it_stands_on() {
     assert!(!ledger.confirm_now(BlockHash::ZERO));
 }
 
-/// The block that was accepted is rolled back with all that stood on it, and the other confirmed.
+/// The block that was accepted first is rolled back with all blocks on it, and the other is confirmed.
 #[tokio::test]
 async fn a_fork_can_win() {
     let net = Net::start().await;
@@ -73,7 +73,7 @@ async fn a_fork_can_win() {
     let lost = net.next(&alice, 60, key(2).account().0);
     let won = block(&alice, lost.previous, 90, key(3).account().0);
     assert_eq!(net.ask(&process("send", &lost)).await, accepted(&lost));
-    // Two more stand on it: its receive, and a send from there.
+    // Two more blocks depend on it: its receive, and a send from there.
     let open = net.next(&key(2), 40, lost.hash().0);
     net.devnet.process(open).unwrap();
     let onward = net.next(&key(2), 1, key(4).account().0);
@@ -117,7 +117,7 @@ async fn what_is_confirmed_cannot_be_forked() {
     net.devnet.lattice().check_invariants().unwrap();
 }
 
-/// The first block of an account can lose too; what it received is receivable again.
+/// An account's first block can lose too; what it received is receivable again.
 #[tokio::test]
 async fn an_opening_block_can_lose() {
     let net = Net::start().await;

@@ -1,4 +1,4 @@
-//! The rows of NODE appendix A, column C++.
+//! The error texts of the C++ node, one row per case.
 
 use serde_json::{Value, json};
 
@@ -294,7 +294,7 @@ async fn gaps_are_kept_without_subtype() {
     assert_eq!(net.devnet.lattice().balance(key(5).account()).get(), 30);
 }
 
-/// For a key of small order anyone can sign; nodes take it, but never for the burn account.
+/// Anyone can sign for a key of small order. Nodes accept that, but never for the burn account.
 #[tokio::test]
 async fn keys_of_small_order() {
     let net = Net::start().await;
@@ -303,7 +303,7 @@ async fn keys_of_small_order() {
         identity[0] = 1;
         identity
     });
-    // R the identity, S zero: holds for the identity as key whatever the message.
+    // With R the identity and S zero, the signature holds for the identity as key and any message.
     let mut forged = [0; 64];
     forged[0] = 1;
     for (account, expected) in
@@ -332,7 +332,7 @@ async fn answers_to(net: &Net, blocks: Vec<StateBlock>) -> Vec<Value> {
     answers
 }
 
-/// `subtype` is judged against the account's balance; the key's holder does not matter to it.
+/// `subtype` is compared with the account's balance, before the signature is checked.
 #[tokio::test]
 async fn subtypes_of_a_first_block() {
     let net = Net::start().await;

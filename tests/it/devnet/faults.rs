@@ -1,4 +1,4 @@
-//! Each fault that can be ordered shows, as often as ordered, and where it was ordered only.
+//! Each fault happens as often as it was ordered, and only where it was ordered.
 
 use std::time::Duration;
 

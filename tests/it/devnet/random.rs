@@ -1,5 +1,4 @@
-//! Whatever is handed in, in whatever order: no raw is made or lost, and the order of confirmation
-//! holds.
+//! Random blocks in random order: no raw is made or lost, and the order of confirmation holds.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::{block, burn_link, key};
 
 const ACCOUNTS: u32 = 4;
 
-/// What a step does; indices and amounts are taken modulo what there is.
+/// One step; indices and amounts are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
     Send {
@@ -27,7 +26,7 @@ enum Step {
     Change {
         account: u32,
     },
-    /// A block that says something else about its balance than is so.
+    /// A block with a false balance.
     Cheat {
         account: u32,
         balance: u128,
@@ -134,7 +133,7 @@ fn out_of_order(ledger: &mut Lattice, from: u32, to: u32, now: Now) {
     }
 }
 
-/// Another block in the place of the account's last one, if that is not confirmed.
+/// Replaces the account's last block by another, if it is not confirmed.
 fn fork(ledger: &mut Lattice, account: u32, now: Now) {
     let Some(&entry) = ledger.entry(frontier(ledger, &holder(account))) else { return };
     let rival =

@@ -80,7 +80,7 @@ async fn validates_the_vectors() {
     }
 }
 
-/// A computation that nobody waits for any more does not keep the ledger from stopping.
+/// A computation whose client is gone does not delay the shutdown.
 #[tokio::test]
 async fn stopping_ends_computations() {
     let net = Net::with(DevnetOptions { thresholds: Thresholds::MAINNET, ..DevnetOptions::default() }).await;

@@ -1,4 +1,4 @@
-//! Requests that their author has to mend, and what they are told.
+//! Faulty requests, and the messages to their authors.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Who may call, with what, and how much of it.
+//! Who may call which endpoint, and with how large a body.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -63,7 +63,7 @@ async fn what_is_not_there_and_what_is_too_long() {
     desk.end().await;
 }
 
-/// The door stays open for others while a caller sends nothing, half of something, or rubbish.
+/// Others are served while one caller sends nothing, half a request, or nonsense.
 #[tokio::test]
 async fn rubbish_on_the_wire() {
     let desk = Desk::open(Plan::default()).await;

@@ -1,10 +1,10 @@
-//! Payments that are not good, one row a code, each asked of `/verify` and of `/settle`.
+//! Invalid payments, one row per code, each sent to `/verify` and `/settle`.
 
 use std::sync::atomic::Ordering;
 
 use faregate::devnet::{InjectedFault, Times};
 use faregate::nano::{BlockHash, Signature, Work};
-use faregate::x402::{Offer, Proof};
+use faregate::x402::{NanoOffer, PaymentProof};
 use serde_json::{Value, json};
 
 use super::{PRICE, REPORT, call, decoded, is_settled, scene};
@@ -14,7 +14,7 @@ use crate::rig::{PLENTY, Plan, manual_clock, signature};
 const DEAR: &str = "https://shop.example/everything";
 
 /// The payload of a claim with whatever the payer likes in it.
-fn claim(offer: &Offer, proof: Proof) -> Value {
+fn claim(offer: &NanoOffer, proof: PaymentProof) -> Value {
     offer.answer(&proof)
 }
 
@@ -23,7 +23,7 @@ async fn blocks_that_are_not_what_was_asked_for() {
     let (desk, key) = scene(Plan::default()).await;
     let bill = desk.bill(REPORT, PRICE).await;
     let ([offer, upfront], entry) = (&bill.offers, &bill.entries[0]);
-    let by = |block| call(entry, &offer.answer(&Proof::NanoTxn { block }));
+    let by = |block| call(entry, &offer.answer(&PaymentProof::NanoTxn { block }));
     let (previous, rest) = (frontier(&desk.rig, &key), less(balance(&desk.rig, &key), offer.amount));
     let good = block(&key, previous, rest, offer.pay_to.0);
 
@@ -40,7 +40,7 @@ async fn blocks_that_are_not_what_was_asked_for() {
     for short in [more(rest, ONE), less(rest, ONE)] {
         desk.refused(&by(block(&key, previous, short, offer.pay_to.0)), "INSUFFICIENT_AMOUNT").await;
     }
-    let crossed = call(entry, &upfront.answer(&Proof::NanoTxn { block: good }));
+    let crossed = call(entry, &upfront.answer(&PaymentProof::NanoTxn { block: good }));
     desk.refused(&crossed, "MALFORMED_PAYLOAD").await;
     assert!(is_settled(&desk.ok("/settle", &by(good)).await, &good), "the good one is none the worse");
     desk.end().await;
@@ -54,9 +54,12 @@ async fn claims_that_are_not_true() {
     let (offer, entry) = (&bill.offers[1], &bill.entries[1]);
     let (good, sent) = desk.signed(&key, &bill);
     let by = |account, signature| {
-        call(entry, &claim(offer, Proof::NanoSignature { block_hash: sent.hash(), account, signature }))
+        call(
+            entry,
+            &claim(offer, PaymentProof::NanoSignature { block_hash: sent.hash(), account, signature }),
+        )
     };
-    // The ledger is public: the thief knows the block, and has a challenge of his own for its address.
+    // The ledger is public: the thief knows the block, and has its own challenge for the same address.
     let his = noms(&thief, sent.hash(), offer);
     desk.refused(&by(thief.account(), his), "SENDER_MISMATCH").await;
     desk.refused(&by(key.account(), his), "INVALID_SIGNATURE").await;
@@ -74,8 +77,8 @@ async fn claims_that_are_not_true() {
     desk.end().await;
 }
 
-/// A block on the ledger under another challenge, by whoever: the thief's for a public `nanoTxn`
-/// block, the payer's own for a second delivery.
+/// A block of the ledger under another challenge: a thief's for a public `nanoTxn` block, or the payer's
+/// own for a second delivery.
 #[tokio::test]
 async fn a_block_that_has_paid_already() {
     let (desk, key) = scene(Plan::default()).await;
@@ -83,7 +86,7 @@ async fn a_block_that_has_paid_already() {
     let (txn, sent) = desk.txn(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &txn).await, &sent));
     let public = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
-    let stolen = call(&second.entries[0], &second.offers[0].answer(&Proof::NanoTxn { block: public }));
+    let stolen = call(&second.entries[0], &second.offers[0].answer(&PaymentProof::NanoTxn { block: public }));
     desk.refused(&stolen, "DUPLICATE_BLOCK_HASH").await;
     let (signed, sent) = desk.signed(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &signed).await, &sent));
@@ -99,17 +102,17 @@ async fn a_cheap_challenge_is_not_settled_for_a_dear_resource() {
     let (mut txn, block) = desk.txn(&key, &cheap);
     txn["paymentRequirements"] = dear.entries[0].clone();
     desk.refused(&txn, "WRONG_RESOURCE").await;
-    // Nor at the same price, nor with a route that the payer has written over.
+    // Nor at the same price, nor with a route that the payer has changed.
     txn["paymentRequirements"]["amount"] = cheap.entries[0]["amount"].clone();
     desk.refused(&txn, "WRONG_RESOURCE").await;
     let mut forged = txn.clone();
     forged["paymentPayload"]["accepted"]["extra"]["route"] = dear.entries[0]["extra"]["route"].clone();
     desk.refused(&forged, "CHALLENGE_UNKNOWN").await;
-    // The price has gone up since.
+    // The price went up in the meantime.
     txn["paymentRequirements"] = cheap.entries[0].clone();
     txn["paymentRequirements"]["amount"] = more(cheap.offers[0].amount, ONE).to_string().into();
     desk.refused(&txn, "INSUFFICIENT_AMOUNT").await;
-    // The server wants to be paid where the payment does not go.
+    // The server asks for a payment to another address.
     txn["paymentRequirements"] = cheap.entries[0].clone();
     txn["paymentRequirements"]["payTo"] = key.account().to_string().into();
     desk.refused(&txn, "WRONG_DESTINATION").await;

@@ -1,13 +1,13 @@
-//! The real program, ended at each of the points between a call of `/settle` and the record that it
-//! was answered, then started again on the same files: nobody pays for nothing, and nothing is
-//! delivered twice but what was being answered.
+//! The real program is killed at each point between a call of `/settle` and the record of its answer,
+//! then started again on the same files. No payment is lost, and only an answer that was under way is
+//! delivered twice.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::nano::{SecretKey, Seed, StateBlock};
-use faregate::x402::Proof;
+use faregate::x402::PaymentProof;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,15 +17,15 @@ use crate::patience::{soon, wait_for};
 use crate::program::{self, Program};
 use crate::rig::{PLENTY, signature};
 
-/// What a process says that ended itself at a failpoint.
+/// The exit status of a process that ended itself at a failpoint.
 const SIGABRT: i32 = 6;
 
-/// Calls the facilitator; nothing where it is not there or breaks off.
+/// Calls the facilitator; `None` if it cannot be reached or closes the connection.
 async fn post(http: &Client, url: &str, path: &str, body: &Value) -> Option<Value> {
     http.post(format!("{url}{path}")).json(body).send().await.ok()?.json().await.ok()
 }
 
-/// Calls until `wanted` says that this is the answer.
+/// Calls until `wanted` accepts the answer.
 async fn post_until(http: &Client, to: (&str, &str), body: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
     let (url, path) = to;
     wait_for(path, async || post(http, url, path, body).await.filter(|it| wanted(it))).await
@@ -39,13 +39,13 @@ fn paid(devnet: &Devnet, key: &SecretKey, bill: &Bill, by_signature: bool) -> (V
         devnet.process(block).unwrap();
         decoded(&signature(key, &block, offer))
     } else {
-        offer.answer(&Proof::NanoTxn { block })
+        offer.answer(&PaymentProof::NanoTxn { block })
     };
     (call(&bill.entries[which], &payload), block)
 }
 
-/// How often a payment is answered as settled, all in all, by a program that ends itself at `point`
-/// and is started again.
+/// How often in all a payment is answered as settled, by a program that ends itself at `point` and is
+/// started again.
 async fn deliveries(point: &str, by_signature: bool) -> u32 {
     let devnet = Devnet::start(DevnetOptions::default()).await.unwrap();
     let key = Seed::from_bytes([0x6c; 32]).key(1);
@@ -93,7 +93,7 @@ async fn before_its_answer_a_settlement_is_found_again_once() {
     assert_eq!(deliveries("payment-granted", true).await, 1);
 }
 
-/// Told and not recorded: the one delivery that a crash may give away.
+/// Answered and not recorded: the one delivery that a crash may repeat.
 #[tokio::test(flavor = "multi_thread")]
 async fn between_answer_and_record_the_crash_favours_the_payer_by_one() {
     assert_eq!(deliveries("settle-answered", false).await, 2);

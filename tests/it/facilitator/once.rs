@@ -1,4 +1,4 @@
-//! One payment, one delivery, and no answer lost on the way to it.
+//! One payment is delivered once, and no lost answer loses the payment.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -137,7 +137,7 @@ async fn what_was_pending_is_settled_after_a_crash() {
     desk.end().await;
 }
 
-/// What is bought of another server opens no route of the gateway, and the other way round.
+/// A payment for another server's resource does not open a route of the gateway, nor the other way round.
 #[tokio::test]
 async fn a_foreign_challenge_and_a_route_of_the_gateway() {
     let (desk, key) = scene(Plan::default()).await;

@@ -1,6 +1,6 @@
 //! Calls sold through a whole gateway: what a payment for one opens, and what it does not.
 
-use faregate::x402::{Ask, Proof, encode_header};
+use faregate::x402::{PaymentProof, ProofRequest, encode_header};
 use serde_json::{Value, json};
 
 use super::{LIMITS, ROUTES, method, offer, post, scene, tool};
@@ -55,7 +55,7 @@ async fn free_calls_pass_and_others_are_billed_at_their_price() {
     let signed = rig.http.post(format!("{}/signed", rig.url)).header("Content-Type", "application/json");
     let signed = signed.body(tool("search").to_string()).send().await.unwrap();
     let ways: Vec<_> = offers(&signed).offers.into_iter().map(|it| it.ask).collect();
-    assert!(matches!(ways.as_slice(), [Ask::NanoSignature { .. }]), "{ways:?}");
+    assert!(matches!(ways.as_slice(), [ProofRequest::NanoSignature { .. }]), "{ways:?}");
 
     let refused = post(&rig, tool("secret").to_string(), &[]).await;
     assert_eq!(refused.status(), 403);
@@ -109,7 +109,7 @@ async fn a_cheap_challenge_does_not_open_a_dear_call_before_anything_is_settled(
     assert!(rig.devnet.lattice().entry(hash).is_none(), "no money moved");
     // The entry bent to the dear call's name or price is none that was minted.
     let dear = offer(&rig, &tool("render-x")).await;
-    let good = cheap.answer(&Proof::NanoTxn { block });
+    let good = cheap.answer(&PaymentProof::NanoTxn { block });
     for (pointer, value) in [
         ("/accepted/extra/route", json!("tools#tool:render-*")),
         ("/accepted/amount", json!(dear.amount.to_string())),

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest as _};
 use faregate::nano::{BlockHash, SecretKey, noms_digest};
-use faregate::x402::{Offer, URL_BOUND, encode_header};
+use faregate::x402::{NanoOffer, URL_BOUND, encode_header};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -166,7 +166,7 @@ async fn revision_7s_signature_over_the_url_is_refused_by_its_name() {
         assert_eq!(receipt["errorMessage"], body["message"]);
         body["message"].as_str().unwrap().to_owned()
     };
-    let good = offer.answer(&faregate::x402::Proof::NanoSignature {
+    let good = offer.answer(&faregate::x402::PaymentProof::NanoSignature {
         block_hash: sent.hash(),
         account: key.account(),
         signature: key.sign(&[0; 32]),
@@ -213,7 +213,7 @@ async fn every_receipt_is_one_to_the_parser_of_x402_nano() {
     let rig = Rig::with(Plan { routes: routes.to_owned(), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
     let answer = rig.get("/all", &[]).await;
-    let [txn, upfront, session]: [Offer; 3] = crate::rig::offers(&answer).offers.try_into().unwrap();
+    let [txn, upfront, session]: [NanoOffer; 3] = crate::rig::offers(&answer).offers.try_into().unwrap();
     let (by_txn, block) = rig.txn(&key, &txn);
     let mut proofs = vec![(by_txn, block.hash())];
     let settled = async |proof: &str, block: BlockHash| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use faregate::clock::Stopwatch;
 use faregate::devnet::{DevnetOptions, InjectedFault, Times};
 use faregate::ledger::Ledger;
-use faregate::x402::{Proof, encode_header};
+use faregate::x402::{PaymentProof, encode_header};
 
 use crate::rig::{PLENTY, Plan, Rig, signature};
 
@@ -38,7 +38,7 @@ async fn measure(websocket: bool, by_signature: bool) {
         let proof = if by_signature {
             signature(&key, &block, offer)
         } else {
-            encode_header(&offer.answer(&Proof::NanoTxn { block }))
+            encode_header(&offer.answer(&PaymentProof::NanoTxn { block }))
         };
         let before = calls();
         let watch = Stopwatch::start();

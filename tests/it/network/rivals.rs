@@ -8,7 +8,7 @@ use faregate::ledger::node::{NodeClient, NodeEndpoint, NodeLedger};
 use faregate::nano::{BlockHash, Raw};
 use faregate::payment::{Intent, Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::{PaymentState, Store};
+use faregate::store::{Claims, PaymentJournal, PaymentState};
 use serde_json::json;
 
 use crate::rig::{PLENTY, Plan, Rig, error};

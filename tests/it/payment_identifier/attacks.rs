@@ -1,7 +1,7 @@
 //! Who has seen an id, and what it gets him: nothing.
 
-use faregate::store::Store;
-use faregate::x402::Proof;
+use faregate::store::PaymentJournal;
+use faregate::x402::PaymentProof;
 
 use super::{
     Answered, ID, OTHER_ID, PROOF, balance, proof_under_id, refused, sent_proof, signature_proof, start,
@@ -72,12 +72,13 @@ async fn public_blocks_of_the_payer_open_nothing() {
         let same_address =
             async || Some(rig.bill("/opt/x").await).filter(|[mine, _]| mine.pay_to == block.destination());
         let [mine, upfront] = wait_for("a challenge for the same address", same_address).await;
-        refused(&rig, "/opt/x", &proof_under_id(&mine, &Proof::NanoTxn { block }, ID), 409, CONFLICT).await;
+        refused(&rig, "/opt/x", &proof_under_id(&mine, &PaymentProof::NanoTxn { block }, ID), 409, CONFLICT)
+            .await;
         // Signed by the thief, it is not the payer's signature.
         let thief = faregate::nano::Seed::from_bytes([1; 32]).key(0);
         refused(&rig, "/opt/x", &signature_proof(&thief, &block, &upfront, ID), 409, CONFLICT).await;
         // In the payer's name, it is no signature.
-        let mut forged = upfront.answer(&Proof::NanoSignature {
+        let mut forged = upfront.answer(&PaymentProof::NanoSignature {
             block_hash: block.hash(),
             account: key.account(),
             signature: block.signature,
@@ -97,10 +98,10 @@ async fn a_proof_that_was_made_under_one_id_is_not_another_purchase_under_a_seco
     let key = rig.payer(1, PLENTY);
     let [offer, _] = rig.bill("/many/x").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let first = proof_under_id(&offer, &Proof::NanoTxn { block }, ID);
+    let first = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, ID);
     assert_eq!(rig.get("/many/x", &[(PROOF, &first)]).await.status(), 201);
     wait_until_kept(&rig, &block).await;
-    let second = proof_under_id(&offer, &Proof::NanoTxn { block }, OTHER_ID);
+    let second = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, OTHER_ID);
     refused(&rig, "/many/x", &second, 409, CONFLICT).await;
     rig.end().await;
 }
@@ -115,7 +116,7 @@ async fn an_unpayable_proof_takes_no_id() {
     refused(
         &rig,
         "/opt/x",
-        &proof_under_id(&offer, &Proof::NanoTxn { block: cheap }, ID),
+        &proof_under_id(&offer, &PaymentProof::NanoTxn { block: cheap }, ID),
         402,
         "INSUFFICIENT_AMOUNT",
     )

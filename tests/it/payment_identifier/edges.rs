@@ -1,8 +1,8 @@
 //! Where ids meet other things: clients that hang up in the middle of an answer, and headers that
 //! have no place for an id.
 
-use faregate::store::Store;
-use faregate::x402::Proof;
+use faregate::store::{Answers, PaymentJournal};
+use faregate::x402::PaymentProof;
 
 use super::{Answered, ID, PROOF, balance, proof_under_id, refused, rig_with, txn_proof, wait_until_kept};
 use crate::metrics::Uses;
@@ -34,7 +34,7 @@ async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_re
     assert!(rig.services.store().payment(block).await.unwrap().is_none(), "nothing is claimed");
     assert_eq!(rig.effects(), Effects { forwarded: 0, broadcast: 0 });
     // What was sent buys what it was sent for, shown in an envelope with an id.
-    let named = proof_under_id(&offer, &Proof::NanoSession { block_hash: block }, ID);
+    let named = proof_under_id(&offer, &PaymentProof::NanoSession { block_hash: block }, ID);
     assert_eq!(rig.ask_until_decided("/req/x", &named).await.status(), 201);
     // Where an id may come, the headers are as good as ever.
     let offer = nano_session::session(&rig, "/opt/x").await;
@@ -115,10 +115,10 @@ async fn an_answer_that_went_by_whole_to_a_client_that_was_gone_is_kept() {
 #[tokio::test]
 async fn who_stops_reading_an_answer_that_is_kept_has_spent_its_use() {
     const LARGE: usize = 60_000;
-    let (rig, mut upstream) = played(Plan { send_buffer: Some(16 * 1024), ..Plan::default() }).await;
+    let (rig, mut upstream) = played(Plan { send_buffer: Some(4096), ..Plan::default() }).await;
     let key = rig.payer(1, PLENTY);
     let (proof, block) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
-    let mut wire = Wire::open_narrow(&rig.url, 16 * 1024).await;
+    let mut wire = Wire::open_narrow(&rig.url, 4096).await;
     wire.ask("GET /raw/x", &[&format!("{PROOF}: {proof}")]).await;
     let mut call = upstream.call().await;
     call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;

@@ -8,10 +8,10 @@ use faregate::assemble;
 use faregate::clock::Clock;
 use faregate::listen;
 use faregate::nano::{Account, Raw, SecretKey, StateBlock, UnixSeconds};
-use faregate::payment::{Identified, IdentifierKey, Intent, Mechanism, Nonce, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Intent, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::{Begin, Forget, PaymentState, Store};
-use faregate::x402::Proof;
+use faregate::store::{Answers, Begin, Claims, Forget, PaymentJournal, PaymentState};
+use faregate::x402::PaymentProof;
 use futures_util::future::join_all;
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use super::{
     Answered, ID, OTHER_ID, PROOF, ROUTES, balance, counting, proof_under_id, refused, rig_with, sent_proof,
     start, txn_proof, wait_until_kept,
 };
-use crate::patience::soon;
+use crate::patience::{eventually, soon};
 use crate::rig::{Effects, Ending, PLENTY, Plan, Rig, manual_clock};
 use crate::scripted::Reply;
 
@@ -88,6 +88,49 @@ async fn a_proof_that_comes_late_is_not_asked_to_pay_for_what_is_bought() {
         assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, late)]).await).await, first.as_replayed());
     }
     refused(&rig, "/opt/x", &stranger, 402, "PAYMENT_EXPIRED").await;
+    rig.end().await;
+}
+
+/// The background task must forget an answer after `keep_answers` and the id after `keep`. If it forgets
+/// both at once, the id is free while the client may still retry, and the retry pays again.
+#[tokio::test]
+async fn the_background_task_forgets_an_id_later_than_its_answer() {
+    let (clock, seconds) = manual_clock();
+    let (routes, answer) = (ROUTES.to_owned(), Box::new(counting()));
+    let more = "payment_identifiers: { keep: 2h, keep_answers: 1h }\n".to_owned();
+    let mut rig = Rig::with(Plan { routes, more, clock, answer, ..Plan::default() }).await;
+    let key = rig.payer(1, PLENTY);
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    wait_until_kept(&rig, &block).await;
+    let id = IdentifierKey::of(ID);
+    // The task looks as soon as a gateway starts.
+    for (passed, answer_is_kept, id_is_held) in
+        [(3_599, true, true), (1, false, true), (3_599, false, true), (1, false, false)]
+    {
+        seconds.fetch_add(passed, Ordering::SeqCst);
+        rig = rig.restart(Ending::Orderly).await;
+        let state = async || {
+            let store = rig.services.store();
+            let answer = store.kept(block.hash()).await.unwrap();
+            let holder = store.identified(id).await.unwrap();
+            (answer.is_some_and(|it| it.body.is_some()), holder.is_some())
+        };
+        if passed > 1 {
+            // Nothing may change here. A wrong change gets time to show.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            assert_eq!(state().await, (answer_is_kept, id_is_held));
+        }
+        eventually("as the configuration says", async || state().await == (answer_is_kept, id_is_held)).await;
+        if answer_is_kept {
+            assert_eq!(
+                Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await,
+                first.as_replayed()
+            );
+        } else if id_is_held {
+            refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
+        }
+    }
     rig.end().await;
 }
 
@@ -196,7 +239,7 @@ async fn journalled(rig: &Rig, key: &SecretKey, salt: u8) -> StateBlock {
         amount: offer.amount,
         pay_to: offer.pay_to,
         valid_before: offer.valid_before,
-        identified: Some(Identified { id: IdentifierKey::of(ID), request }),
+        identified: Some(IdentifiedRequest { id: IdentifierKey::of(ID), request }),
     };
     let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
     assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
@@ -336,7 +379,7 @@ async fn a_head_and_an_empty_answer_are_given_again_as_they_were() {
     }
     let [offer, _] = rig.bill("/opt/h").await;
     let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
-    let proof = proof_under_id(&offer, &Proof::NanoTxn { block }, OTHER_ID);
+    let proof = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, OTHER_ID);
     for replayed in [false, true] {
         let url = format!("{}/opt/h", rig.url);
         let answer = rig.http.head(url).header(PROOF, &proof).send().await.unwrap();

@@ -95,7 +95,7 @@ async fn an_upstream_that_is_late_or_not_there_gives_the_use_back() {
         assert_eq!(header(&failed, "connection"), "close", "it is said before it is done");
         let receipt =
             faregate::x402::SettlementResponse::from_header(header(&failed, "payment-response")).unwrap();
-        assert!(matches!(receipt.outcome, faregate::x402::Outcome::Settled { .. }), "{receipt:?}");
+        assert!(matches!(receipt.outcome, faregate::x402::SettlementOutcome::Settled { .. }), "{receipt:?}");
         let (token, left) = capability(&failed);
         assert_eq!((left, error(failed).await.as_str()), (1, "upstream_failed"));
         // The one use is there at once for whoever tries again, as often as it takes.

@@ -7,7 +7,7 @@ use faregate::admission::{Admission, Ending, HeldUse};
 use faregate::cashier::{Presented, Verdict};
 use faregate::metrics::{Outcome, UseResult};
 use faregate::nano::StateBlock;
-use faregate::payment::Identified;
+use faregate::payment::IdentifiedRequest;
 use faregate::payment::challenge::Challenge;
 use faregate::routes::ChargeOn;
 use faregate::store::capabilities::CachedCapability;
@@ -36,7 +36,7 @@ fn on_a_gateway(scene: impl AsyncFnOnce(Scene)) {
 }
 
 impl Scene {
-    async fn present(&self, identified: Option<Identified>) -> Verdict {
+    async fn present(&self, identified: Option<IdentifiedRequest>) -> Verdict {
         loop {
             let presented: Presented = txn(&self.challenge, self.block);
             let verdict = ask(&self.instance, presented, identified).await;
@@ -47,7 +47,7 @@ impl Scene {
     }
 
     /// A request that holds the one use, and the capability that the use is of.
-    async fn admitted(&self, identified: Option<Identified>) -> (Admission, Arc<CachedCapability>) {
+    async fn admitted(&self, identified: Option<IdentifiedRequest>) -> (Admission, Arc<CachedCapability>) {
         let verdict = self.present(identified).await;
         let Verdict::Admit(admitted) = verdict else { panic!("{verdict:?}") };
         let capability = Arc::clone(admitted.taken.held());

@@ -10,11 +10,12 @@ use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
 use faregate::nano::{BlockHash, Threshold, UnixSeconds};
-use faregate::payment::pool::AddressPool;
+use faregate::payment::address_pool::AddressPool;
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism};
 use faregate::store::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
+    Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
+    Holder, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
+    StoreHealth,
 };
 use tokio::sync::watch;
 
@@ -67,6 +68,7 @@ impl Instance {
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: 64,
+                settlements_per_client: 64,
                 lookups_per_client,
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
@@ -139,7 +141,7 @@ impl Connection {
     }
 }
 
-impl Store for Connection {
+impl Claims for Connection {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
         self.call(async {
             if self.world.ablation == Ablation::ForgetIntents {
@@ -173,21 +175,32 @@ impl Store for Connection {
         self.call(self.world.store.advance(block, from, to, now)).await
     }
 
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
+    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.mark_spent(block, now)).await
+    }
+}
+
+impl PaymentJournal for Connection {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
+        self.call(async { Ok(self.as_shown(self.world.store.payment(block).await?)) }).await
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
+        self.call(self.world.store.identified(id)).await
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
+        self.call(self.world.store.scan(after, filter, limit)).await
+    }
+}
+
+impl Meters for Connection {
+    async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
         let confirmed = self.world.truth(intent.block) == Some(true);
         self.world.hold(confirmed, || format!("{} is granted and not confirmed", intent.block));
         self.call(async {
-            let ttl = if self.world.ablation == Ablation::LeaseForEver { 1_000_000 } else { ttl };
             let mut intent = self.as_journalled(intent);
-            let mut id = id;
+            let mut grantee = grantee;
             match self.world.ablation {
                 Ablation::UnboundRetry => {
                     if let Some(payment) = self.world.store.payment(intent.block).await? {
@@ -198,47 +211,22 @@ impl Store for Connection {
                     // Each grant a thing of its own: what a store without a spent set would do.
                     let mut hash = intent.block;
                     self.world.fill(&mut hash.0[16..]);
-                    self.world.fill(&mut id.0);
+                    self.world.fill(&mut grantee.id.0);
                     intent.block = hash;
                 }
+                Ablation::LeaseForEver => grantee.ttl = 1_000_000,
                 Ablation::Nothing
                 | Ablation::ForgetIntents
-                | Ablation::LeaseForEver
                 | Ablation::ForgetIds
                 | Ablation::ForgetBreaks
                 | Ablation::TrustBroadcast
                 | Ablation::TrustRivals => {}
             }
-            let granted = self.world.store.grant(&intent, id, holder, want, ttl, now).await;
+            let granted = self.world.store.grant(&intent, grantee, now).await;
             self.world.linger("grant").await;
             granted
         })
         .await
-    }
-
-    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
-        self.call(async { Ok(self.as_shown(self.world.store.payment(block).await?)) }).await
-    }
-
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
-        self.call(self.world.store.identified(id)).await
-    }
-
-    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.call(self.world.store.keep(block, answer, now)).await
-    }
-
-    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
-        self.call(async {
-            let kept = self.world.store.kept(block).await;
-            self.world.linger("kept").await;
-            kept
-        })
-        .await
-    }
-
-    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
-        self.call(self.world.store.forget(what)).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
@@ -267,15 +255,28 @@ impl Store for Connection {
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
         self.call(self.world.store.revoke(id, now)).await
     }
+}
 
-    async fn mark_spent(&self, block: BlockHash, now: UnixSeconds) -> Result<bool, StoreError> {
-        self.call(self.world.store.mark_spent(block, now)).await
+impl Answers for Connection {
+    async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
+        self.call(self.world.store.keep(block, answer, now)).await
     }
 
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        self.call(self.world.store.scan(after, filter, limit)).await
+    async fn kept(&self, block: BlockHash) -> Result<Option<Answer>, StoreError> {
+        self.call(async {
+            let kept = self.world.store.kept(block).await;
+            self.world.linger("kept").await;
+            kept
+        })
+        .await
     }
 
+    async fn forget(&self, what: Forget) -> Result<u32, StoreError> {
+        self.call(self.world.store.forget(what)).await
+    }
+}
+
+impl StoreHealth for Connection {
     fn is_writable(&self) -> bool {
         !self.world.store_is_down()
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use faregate::cashier::{Admitted, Ask, Bill, IdentifierRefusal, Presented, Verdict};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::{Metering, RouteName, Terms};
 use faregate::store::capabilities::BrokenAnswer;
-use faregate::store::{Answer as Kept, Store};
+use faregate::store::{Answer as Kept, PaymentJournal};
 
 use super::instance::Instance;
 use super::people::{self, CLIENT_TIMEOUT, Paid, Town, wares};
@@ -24,7 +24,7 @@ type Ware = (RouteName, Terms);
 #[derive(Default)]
 pub(super) struct Names {
     /// Everything that was ever asked for under an id; whoever listens knows it.
-    known: Vec<(Identified, Ware)>,
+    known: Vec<(IdentifiedRequest, Ware)>,
     /// Which payment an id bought with.
     bought: BTreeMap<IdentifierKey, BlockHash>,
     /// Every answer that was made for a payment under an id.
@@ -46,7 +46,7 @@ enum Told {
 /// A request under an id, as it is on the wire.
 struct Asked<'a> {
     ware: &'a Ware,
-    identified: Identified,
+    identified: IdentifiedRequest,
     who: Account,
     /// Whether the client waits for the end of the answer, and the network brings it.
     patient: bool,
@@ -181,7 +181,7 @@ struct Purchase<'a> {
     number: u64,
     /// How many ids somebody else took before him.
     taken: u64,
-    identified: Identified,
+    identified: IdentifiedRequest,
     proofs: Vec<Paid>,
     /// He was told of a block under another challenge: he goes back to any of his proofs, the first
     /// among them, as README says.
@@ -197,7 +197,7 @@ impl<'a> Purchase<'a> {
         number: u64,
     ) -> Self {
         let request = RequestDigest::of(&ware.0, "GET", "/", &[], b"");
-        let identified = Identified { id: IdentifierKey([0; 32]), request };
+        let identified = IdentifiedRequest { id: IdentifierKey([0; 32]), request };
         let (taken, proofs, goes_back) = (0, Vec::new(), false);
         let mut it = Self { town, key, mechanism, ware, number, taken, identified, proofs, goes_back };
         it.name();

@@ -174,13 +174,13 @@ pub(super) fn signed(
     key: &SecretKey,
 ) -> Presented {
     let digest = faregate::nano::noms_digest(&nano_signature::message(block, challenge)).unwrap();
-    let claim = nano_signature::Claim { block, account, signature: key.sign(&digest) };
+    let claim = nano_signature::SignatureEvidence { block, account, signature: key.sign(&digest) };
     let evidence = Evidence::Signature(claim);
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 
 fn told(challenge: &Challenge, block: BlockHash) -> Presented {
-    let evidence = Evidence::Session(nano_session::Claim { block, asked: Some(challenge.due()) });
+    let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: Some(challenge.due()) });
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 

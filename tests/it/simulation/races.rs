@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use faregate::cashier::{Ask, Client, Presented, Verdict, Wait};
 use faregate::nano::BlockHash;
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::Metering;
-use faregate::store::{Answer, PaymentState, Store};
+use faregate::store::{Answer, PaymentJournal, PaymentState};
 
 use super::instance::Instance;
 use super::people::{of, signed, txn, wares};
@@ -25,16 +25,16 @@ pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
     });
 }
 
-pub(super) fn under_an_id() -> Identified {
+pub(super) fn under_an_id() -> IdentifiedRequest {
     let (route, _) = &wares()[0];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
-    Identified { id: IdentifierKey::of("races-0123456789"), request }
+    IdentifiedRequest { id: IdentifierKey::of("races-0123456789"), request }
 }
 
 pub(super) async fn ask(
     instance: &Instance,
     presented: Presented,
-    identified: Option<Identified>,
+    identified: Option<IdentifiedRequest>,
 ) -> Verdict {
     let (route, terms) = wares()[0].clone();
     let ask =

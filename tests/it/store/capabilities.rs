@@ -1,21 +1,26 @@
-//! Capabilities in hand on two instances over one store.
+//! Cached capabilities at two instances over one store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use faregate::clock::Clock;
+use faregate::nano::UnixSeconds;
 use faregate::routes::Metering;
-use faregate::store::capabilities::{BrokenAnswer, CachedCapability, Capabilities, NoUse};
-use faregate::store::{LeaseRequest, Store};
+use faregate::store::capabilities::{
+    BrokenAnswer, CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use,
+};
+use faregate::store::{LeaseRequest, Meters};
 
 use super::model::Model;
-use super::samples::{NOW, USES, hash, holder, id, sent};
+use super::samples::{NOW, USES, grantee, hash, holder, id, sent};
 
 fn instance(store: &Arc<Model>, number: u8) -> Capabilities<Model> {
     Capabilities::new(Arc::clone(store), Clock::from_fn(|| NOW), holder(number), 100)
 }
 
 async fn bought(store: &Arc<Model>) {
-    store.grant(&sent(hash(1), 1), id(hash(1)), holder(9), 0, 30, NOW).await.unwrap();
+    store.grant(&sent(hash(1), 1), grantee(hash(1), 9, 0), NOW).await.unwrap();
 }
 
 async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
@@ -43,8 +48,15 @@ async fn answers_that_break_off_are_counted_in_the_store() {
     }
 }
 
-/// What the store has left and out, seen by a bystander.
-async fn left(store: &Model, sequence: u64) -> (u32, u32) {
+/// Where the uses of the capability are, for an instance that has none of them.
+#[derive(Debug, Eq, PartialEq)]
+struct InStore {
+    remaining: u32,
+    leased: u32,
+}
+
+/// Asks the store. `sequence` counts the calls.
+async fn look(store: &Model, sequence: u64) -> InStore {
     let request = LeaseRequest {
         capability: id(hash(1)),
         holder: holder(9),
@@ -56,7 +68,7 @@ async fn left(store: &Model, sequence: u64) -> (u32, u32) {
         ttl: 30,
     };
     let lease = store.lease(request, NOW).await.unwrap();
-    (lease.remaining, lease.elsewhere)
+    InStore { remaining: lease.remaining, leased: lease.elsewhere }
 }
 
 #[tokio::test]
@@ -87,9 +99,17 @@ async fn strict_metering_leases_one_use_and_records_it_at_once() {
     let held = found(&capabilities).await;
     for spent in 0..USES {
         let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
-        assert_eq!(left(&store, u64::from(spent) * 2 + 1).await, (USES - spent - 1, 1), "one is out");
+        assert_eq!(
+            look(&store, u64::from(spent) * 2 + 1).await,
+            InStore { remaining: USES - spent - 1, leased: 1 },
+            "one is out"
+        );
         capabilities.commit_durably(&mut taken).await.unwrap();
-        assert_eq!(left(&store, u64::from(spent) * 2 + 2).await, (USES - spent - 1, 0), "and spent");
+        assert_eq!(
+            look(&store, u64::from(spent) * 2 + 2).await,
+            InStore { remaining: USES - spent - 1, leased: 0 },
+            "and spent"
+        );
         // What the gateway does with it later changes nothing.
         taken.commit();
     }
@@ -106,6 +126,145 @@ async fn a_strict_use_that_is_recorded_is_not_given_back() {
     let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
     capabilities.commit_durably(&mut taken).await.unwrap();
     assert_eq!(capabilities.broke(taken).await, BrokenAnswer::Committed);
-    assert_eq!(left(&store, 1).await, (USES - 1, 0));
+    assert_eq!(look(&store, 1).await, InStore { remaining: USES - 1, leased: 0 });
     assert_eq!(held.remaining(), USES - 1);
+}
+
+/// What the clocks of all instances of a test show.
+#[derive(Clone)]
+struct Time(Arc<AtomicU64>);
+
+impl Time {
+    fn starts() -> Self {
+        Self(Arc::new(AtomicU64::new(NOW.0)))
+    }
+
+    /// Shows this many seconds after the start.
+    fn set(&self, seconds: u64) {
+        self.0.store(NOW.0 + seconds, Ordering::SeqCst);
+    }
+
+    fn instance(&self, store: &Arc<Model>, number: u8) -> Arc<Capabilities<Model>> {
+        let shown = Arc::clone(&self.0);
+        let clock = Clock::from_fn(move || UnixSeconds(shown.load(Ordering::SeqCst)));
+        Arc::new(Capabilities::new(Arc::clone(store), clock, holder(number), 100))
+    }
+}
+
+/// Takes uses until there are no more.
+async fn take_all(capabilities: &Capabilities<Model>) -> Vec<Use> {
+    let (cached, mut taken) = (found(capabilities).await, Vec::new());
+    while let Ok(one) = capabilities.reserve(&cached, Metering::Leased).await {
+        taken.push(one);
+    }
+    taken
+}
+
+fn commit_all(taken: Vec<Use>) -> u32 {
+    let count = u32::try_from(taken.len()).unwrap();
+    taken.into_iter().for_each(Use::commit);
+    count
+}
+
+/// Takes one use, so that half of the others are leased here, and spends it durably.
+async fn lease_half(capabilities: &Capabilities<Model>) -> u32 {
+    let cached = found(capabilities).await;
+    for _ in 0..2 {
+        let mut one = capabilities.reserve(&cached, Metering::Leased).await.unwrap();
+        capabilities.commit_durably(&mut one).await.unwrap();
+    }
+    2
+}
+
+/// At the second at which a lease lapses, another instance may have leased the same uses. If they were
+/// served here too, a client would get 15 uses of 10.
+#[tokio::test]
+async fn a_lease_is_not_served_at_the_second_at_which_it_lapses() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let time = Time::starts();
+    let (here, there) = (time.instance(&store, 1), time.instance(&store, 2));
+    let mut spent = lease_half(&here).await;
+    let leased_here = look(&store, 1).await.leased;
+    assert!(leased_here > 1, "uses lie here: {leased_here}");
+    time.set(LEASE_SECONDS);
+    spent += commit_all(take_all(&there).await);
+    spent += commit_all(take_all(&here).await);
+    assert_eq!(spent, USES);
+}
+
+/// One second earlier no other instance gets the uses, and they are served here.
+#[tokio::test]
+async fn a_lease_is_served_up_to_the_second_before_it_lapses() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let time = Time::starts();
+    let (here, there) = (time.instance(&store, 1), time.instance(&store, 2));
+    let mut spent = lease_half(&here).await;
+    let leased_here = look(&store, 1).await.leased;
+    time.set(LEASE_SECONDS - 1);
+    let elsewhere = commit_all(take_all(&there).await);
+    assert_eq!(elsewhere, USES - spent - leased_here);
+    spent += elsewhere + commit_all(take_all(&here).await);
+    assert_eq!(spent, USES);
+}
+
+/// Lets the background task of an instance check its leases, at the time that the clock shows.
+async fn look_over() {
+    tokio::time::sleep(Duration::from_millis(600)).await;
+}
+
+/// If a lease is renewed only at the second at which it lapses, another instance can get the use of a
+/// request that is still under way: 11 uses of 10.
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_before_it_lapses_while_a_request_is_under_way() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let time = Time::starts();
+    let (here, there) = (time.instance(&store, 1), time.instance(&store, 2));
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
+    let running = tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.run(shutdown).await }
+    });
+    let under_way = here.reserve(&found(&here).await, Metering::Leased).await.unwrap();
+    let mut spent = 0;
+    for second in 1..=3 * LEASE_SECONDS {
+        time.set(second);
+        // The other instance always asks first.
+        spent += commit_all(take_all(&there).await);
+        look_over().await;
+    }
+    assert_eq!(spent, USES - 1, "all but the one under way");
+    under_way.commit();
+    stop.send_replace(true);
+    running.await.unwrap();
+    assert_eq!(commit_all(take_all(&there).await), 0);
+}
+
+/// If idle uses stay leased here, another instance tells its clients to wait for them.
+#[tokio::test(start_paused = true)]
+async fn idle_uses_are_handed_back_after_two_seconds() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let time = Time::starts();
+    let here = time.instance(&store, 1);
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.run(shutdown).await }
+    });
+    let spent = lease_half(&here).await;
+    let leased_here = look(&store, 1).await.leased;
+    assert!(leased_here > 1, "uses lie here: {leased_here}");
+    time.set(1);
+    look_over().await;
+    assert_eq!(
+        look(&store, 2).await,
+        InStore { remaining: USES - spent - leased_here, leased: leased_here },
+        "not idle yet"
+    );
+    time.set(2);
+    look_over().await;
+    assert_eq!(look(&store, 3).await, InStore { remaining: USES - spent, leased: 0 });
 }

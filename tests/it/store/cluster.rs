@@ -1,5 +1,5 @@
-//! A PostgreSQL server for the tests: one private cluster a test run, in a temporary directory, on
-//! a Unix socket. It ends with the process that started it, however that ends.
+//! A PostgreSQL server for the tests: one private cluster for a test run, in a temporary directory, on a
+//! Unix socket. It ends with the process that started it, in whatever way that ends.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use faregate::store::{PostgresOptions, PostgresStore, postgres_server};
 use tokio_postgres::NoTls;
 
-/// Starts a cluster as whoever runs it, says where, and stops it when its input ends.
+/// Starts a cluster as the user who runs it, prints its place, and stops it when its input ends.
 const SCRIPT: &str = r#"
     set -e
     bin=$1
@@ -102,7 +102,7 @@ pub(crate) struct Database {
     pub(super) port: u16,
 }
 
-/// An empty schema; nothing where there is no server.
+/// An empty schema. `None` if there is no server.
 pub(crate) async fn database() -> Option<Database> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = tokio::task::spawn_blocking(cluster).await.unwrap()?;

@@ -1,5 +1,5 @@
-//! The contract of `Store`, a test a sentence. Each is a function of any store; the macro at the
-//! end runs them all over the model, SQLite and PostgreSQL.
+//! The contract of `Store`, one sentence for each test. Each test is a function of any store. The macro at
+//! the end runs all of them over the model, SQLite and PostgreSQL.
 
 mod identifiers;
 
@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Health, Intent, Lease, LeaseRequest, PaymentRecord,
-    PaymentState, Store, StoreError, Unsound,
+    Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Grantee, Health, Intent, Lease, LeaseRequest,
+    PaymentRecord, PaymentState, Store, StoreError, Unsound,
 };
 
 use self::identifiers::{
     a_failed_payment_gives_its_id_up, a_held_frontier_costs_nobody_his_id,
     a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
     a_parked_payment_has_its_id_back_where_the_next_failed, a_parked_payment_that_is_granted_has_its_id_back,
-    ids_and_answers_are_let_go_in_their_time_and_in_bites, of_many_payments_under_one_id_one_is_made,
-    of_two_payments_under_one_id_the_first_holds_it, the_first_answer_to_a_granted_payment_is_kept,
+    an_id_goes_on_along_one_frontier, ids_and_answers_are_let_go_in_their_time_and_in_bites,
+    of_many_payments_under_one_id_one_is_made, of_two_payments_under_one_id_the_first_holds_it,
+    the_first_answer_to_a_granted_payment_is_kept,
 };
-use super::samples::{GOOD_FOR, NOW, USES, hash, holder, id, sent, signed};
+use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent, signed};
 
 const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 
@@ -38,7 +39,7 @@ async fn granted(
     want: u32,
     ttl: u64,
 ) -> (CapabilityRecord, Lease, bool) {
-    match store.grant(intent, id(intent.block), holder(by), want, ttl, NOW).await.unwrap() {
+    match store.grant(intent, Grantee { ttl, ..grantee(intent.block, by, want) }, NOW).await.unwrap() {
         Grant::Granted { record, lease, fresh } => (record, lease, fresh),
         other @ (Grant::Taken | Grant::IdHeld(_)) => panic!("{other:?}"),
     }
@@ -147,6 +148,18 @@ async fn a_parked_intent_waits_while_another_holds_its_frontier<S: Store>(store:
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Parked);
 }
 
+async fn a_parked_intent_is_moved_back_to_a_free_frontier<S: Store>(store: Arc<S>) {
+    let intent = signed(hash(1), hash(100), 1);
+    begun(&*store, &intent).await;
+    store.advance(hash(1), &[PaymentState::Intent], PaymentState::Parked, NOW).await.unwrap();
+    let back = store.advance(hash(1), &[PaymentState::Parked], PaymentState::Intent, LATER).await;
+    assert_eq!(back, Ok(true));
+    let again = store.advance(hash(1), &[PaymentState::Intent], PaymentState::Intent, LATER).await;
+    assert_eq!(again, Ok(true), "it is no rival of itself");
+    let fork = signed(hash(2), hash(100), 2);
+    assert_eq!(store.begin(&fork, LATER).await, Ok(Begin::FrontierHeld(hash(1))));
+}
+
 async fn a_failed_intent_stays_failed_for_begin<S: Store>(store: Arc<S>) {
     let intent = signed(hash(1), hash(100), 1);
     begun(&*store, &intent).await;
@@ -215,9 +228,9 @@ async fn a_grant_leases_no_more_than_was_bought<S: Store>(store: Arc<S>) {
 async fn a_repeated_grant_gets_the_first_answer<S: Store>(store: Arc<S>) {
     let intent = sent(hash(1), 1);
     let (record, lease, _) = granted(&*store, &intent, 1, 4, 30).await;
-    let again = store.grant(&intent, id(hash(1)), holder(1), 4, 30, LATER).await.unwrap();
+    let again = store.grant(&intent, grantee(hash(1), 1, 4), LATER).await.unwrap();
     assert_eq!(again, Grant::Granted { record: record.clone(), lease, fresh: false });
-    let under_another_name = store.grant(&intent, id(hash(9)), holder(1), 4, 30, LATER).await.unwrap();
+    let under_another_name = store.grant(&intent, grantee(hash(9), 1, 4), LATER).await.unwrap();
     assert_eq!(under_another_name, Grant::Granted { record, lease, fresh: false }, "keys were rotated");
     assert_eq!(store.capability(id(hash(9))).await, Ok(None));
 }
@@ -242,7 +255,7 @@ async fn another_challenge_finds_the_hash_taken<S: Store>(store: Arc<S>) {
     begun(&*store, &signed(hash(1), hash(100), 1)).await;
     granted(&*store, &sent(hash(2), 1), 1, 1, 30).await;
     for thief in [signed(hash(1), hash(100), 2), sent(hash(1), 2), sent(hash(2), 2)] {
-        assert_eq!(store.grant(&thief, id(thief.block), holder(2), 1, 30, LATER).await, Ok(Grant::Taken));
+        assert_eq!(store.grant(&thief, grantee(thief.block, 2, 1), LATER).await, Ok(Grant::Taken));
     }
     assert_eq!(state_of(&*store, hash(1)).await, PaymentState::Intent);
     assert_eq!(store.capability(id(hash(1))).await, Ok(None));
@@ -263,7 +276,7 @@ async fn parked_and_failed_intents_are_granted_after_all<S: Store>(store: Arc<S>
 
 async fn one_id_names_one_capability<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 1, 30).await;
-    let second = store.grant(&sent(hash(2), 1), id(hash(1)), holder(1), 1, 30, NOW).await;
+    let second = store.grant(&sent(hash(2), 1), grantee(hash(1), 1, 1), NOW).await;
     assert!(is_unfit(&second), "{second:?}");
     assert_eq!(store.payment(hash(2)).await, Ok(None), "and the whole step is undone");
 }
@@ -382,7 +395,7 @@ async fn a_marked_hash_is_never_redeemed<S: Store>(store: Arc<S>) {
     assert_eq!(store.mark_spent(hash(1), LATER).await, Ok(false), "marked already");
     let intent = signed(hash(1), hash(100), 1);
     assert_eq!(store.begin(&intent, NOW).await, Ok(Begin::Spent));
-    assert_eq!(store.grant(&intent, id(hash(1)), holder(1), 1, 30, NOW).await, Ok(Grant::Taken));
+    assert_eq!(store.grant(&intent, grantee(hash(1), 1, 1), NOW).await, Ok(Grant::Taken));
     assert_eq!(store.payment(hash(1)).await, Ok(None), "the journal has no such payment");
     assert_eq!(store.capability(id(hash(1))).await, Ok(None));
     assert_eq!(store.scan(0, Filter::default(), 9).await, Ok(vec![]));
@@ -404,10 +417,7 @@ async fn of_a_mark_and_many_grants_one_has_the_hash<S: Store>(store: Arc<S>) {
             .map(|by| {
                 let store = Arc::clone(&store);
                 tokio::spawn(async move {
-                    store
-                        .grant(&sent(hash(number), 1), id(hash(number)), holder(by), 1, 30, NOW)
-                        .await
-                        .unwrap()
+                    store.grant(&sent(hash(number), 1), grantee(hash(number), by, 1), NOW).await.unwrap()
                 })
             })
             .collect();
@@ -457,7 +467,7 @@ async fn of_many_grants_of_one_hash_one_is_fresh<S: Store>(store: Arc<S>) {
             tokio::spawn(async move {
                 let challenge = number % 2;
                 let intent = sent(hash(1), challenge);
-                (challenge, store.grant(&intent, id(hash(1)), holder(number), 1, 30, NOW).await.unwrap())
+                (challenge, store.grant(&intent, grantee(hash(1), number, 1), NOW).await.unwrap())
             })
         })
         .collect();
@@ -502,7 +512,7 @@ async fn a_failing_call_takes_no_neighbour_with_it<S: Store>(store: Arc<S>) {
             tokio::spawn(async move {
                 // Every second one claims an id that is taken.
                 let name = if number % 2 == 0 { hash(number) } else { hash(1) };
-                store.grant(&sent(hash(number), 1), id(name), holder(1), 1, 30, NOW).await
+                store.grant(&sent(hash(number), 1), grantee(name, 1, 1), NOW).await
             })
         })
         .collect();
@@ -524,7 +534,7 @@ async fn a_clock_behind_the_journal_sells_nothing<S: Store>(store: Arc<S>) {
     assert_eq!(health(before(CLOCK_GRACE + 1)), Err(Unsound::ClockBehind));
     // An older entry moves nothing.
     let older = sent(hash(2), 1);
-    let answer = store.grant(&older, id(older.block), holder(1), 1, 30, before(3600)).await;
+    let answer = store.grant(&older, grantee(older.block, 1, 1), before(3600)).await;
     assert!(matches!(answer, Ok(Grant::Granted { fresh: true, .. })), "what is paid for is granted");
     assert_eq!(health(before(CLOCK_GRACE + 1)), Err(Unsound::ClockBehind));
 }
@@ -571,6 +581,7 @@ hold! {
     payments_without_a_block_share_no_frontier,
     a_parked_intent_lives_again_under_its_challenge,
     a_parked_intent_waits_while_another_holds_its_frontier,
+    a_parked_intent_is_moved_back_to_a_free_frontier,
     a_failed_intent_stays_failed_for_begin,
     advance_moves_only_from_where_the_caller_saw_it,
     nothing_but_a_grant_grants,
@@ -591,6 +602,7 @@ hold! {
     a_late_report_counts_as_far_as_uses_remain,
     an_expired_capability_takes_reports_only,
     a_revoked_capability_takes_reports_only,
+    broken_answers_are_counted_until_a_use_is_spent,
     a_repeated_report_tells_a_revocation_since,
     a_marked_hash_is_never_redeemed,
     of_a_mark_and_many_grants_one_has_the_hash,
@@ -601,6 +613,7 @@ hold! {
     of_two_payments_under_one_id_the_first_holds_it,
     a_failed_payment_gives_its_id_up,
     a_parked_payment_gives_its_id_to_one_on_its_frontier_only,
+    an_id_goes_on_along_one_frontier,
     a_parked_payment_has_its_id_back_where_the_next_failed,
     a_parked_payment_that_is_granted_has_its_id_back,
     a_held_frontier_costs_nobody_his_id,

@@ -13,7 +13,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use super::model::Model;
-use super::samples::{NOW, hash, holder, id, sent, signed};
+use super::samples::{NOW, grantee, hash, sent, signed};
 
 const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 const MANY: u32 = 1000;
@@ -42,7 +42,7 @@ async fn listed(store: &impl DepositJournal) -> Vec<SeenDeposit> {
 /// Grants a `nanoSignature` payment by block `number`.
 async fn grant(store: &impl Store, number: u8) {
     let intent = sent(hash(number), 1);
-    store.grant(&intent, id(intent.block), holder(1), 1, 30, NOW).await.unwrap();
+    store.grant(&intent, grantee(intent.block, 1, 1), NOW).await.unwrap();
 }
 
 async fn a_deposit_is_kept_to_the_last_bit<S: Store + DepositJournal>(store: Arc<S>) {

@@ -9,7 +9,7 @@ use faregate::config::Config;
 use faregate::listen;
 use faregate::nano::{BlockHash, SecretKey, Seed, UnixSeconds};
 use faregate::store::deposits::{Deposit, DepositJournal};
-use faregate::store::{BackupError, Filter, SqliteOptions, SqliteStore, Store, backup_sqlite};
+use faregate::store::{BackupError, Filter, PaymentJournal, SqliteOptions, SqliteStore, backup_sqlite};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -81,7 +81,7 @@ fn pool_keys(rig: &Rig) -> impl Fn(faregate::nano::Account) -> SecretKey + use<>
     let text = std::fs::read_to_string(rig.folder.path().join("pool.seed")).unwrap();
     let seed = Seed::from_bytes(hex::decode(text.trim()).unwrap().try_into().unwrap());
     move |account| {
-        use faregate::payment::{Mechanism, pool::seed_indexes};
+        use faregate::payment::{Mechanism, address_pool::seed_indexes};
         Mechanism::ALL
             .into_iter()
             .flat_map(|mechanism| seed_indexes(mechanism, 8))
@@ -194,12 +194,12 @@ async fn the_doctor_tells_what_is_sound_and_what_is_not() {
         let mut out = Vec::new();
         let args = doctor::DoctorArgs { config: file.clone(), json: true };
         let code = doctor::run(args, &mut out).await.unwrap();
-        let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!(format!("{code:?}").contains("(0)"), told["good"] == true, "{code:?}");
-        told
+        let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(format!("{code:?}").contains("(0)"), report["good"] == true, "{code:?}");
+        report
     };
-    let fault = |told: &serde_json::Value| {
-        let faults = told["checks"].as_array().unwrap().iter().filter(|it| it["good"] == false);
+    let fault = |report: &serde_json::Value| {
+        let faults = report["checks"].as_array().unwrap().iter().filter(|it| it["good"] == false);
         faults.map(|it| it["what"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let node = rig.devnet.rpc_url();

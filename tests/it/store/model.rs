@@ -1,5 +1,4 @@
-//! The store's contract as plainly as it can be written: everything in one place, every use a
-//! thing of its own. The oracle the engines are held against.
+//! The store's contract, written as simply as possible: everything in one place, each use on its own. The oracle that the engines are compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -10,8 +9,9 @@ use faregate::store::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use faregate::store::{
-    Answer, Begin, CapabilityId, CapabilityRecord, Filter, Forget, Grant, Health, Holder, Intent, Lease,
-    LeaseRequest, PaymentRecord, PaymentState, Store, StoreError,
+    Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
+    Holder, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
+    StoreHealth,
 };
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct Capability {
     uses: Vec<Use>,
     /// Answers that broke off since a use was last spent.
     broken: u32,
-    holders: BTreeMap<[u8; 16], Told>,
+    holders: BTreeMap<[u8; 16], LastAnswer>,
 }
 
 /// Where one use is.
@@ -46,9 +46,9 @@ enum Use {
     Spent,
 }
 
-/// What a holder was last told, and how many uses it let lapse.
+/// The last answer to a holder, and how many of its uses lapsed.
 #[derive(Clone, Copy)]
-struct Told {
+struct LastAnswer {
     sequence: u64,
     answer: Lease,
     late: u32,
@@ -159,12 +159,12 @@ impl Capability {
     }
 
     fn lapse(&mut self, now: UnixSeconds) {
-        for (holder, mut told) in self.holders.clone() {
-            if told.answer.expires_at <= now {
+        for (holder, mut last) in self.holders.clone() {
+            if last.answer.expires_at <= now {
                 while self.shift(Use::Out(Holder(holder)), Use::Free) {
-                    told.late += 1;
+                    last.late += 1;
                 }
-                self.holders.insert(holder, told);
+                self.holders.insert(holder, last);
             }
         }
     }
@@ -189,13 +189,13 @@ impl Capability {
 
     fn join(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == 0 => Lease { revoked: self.record.revoked, ..told.answer },
-            Some(told) => self.answer(holder, 0, told.answer.expires_at),
+            Some(last) if last.sequence == 0 => Lease { revoked: self.record.revoked, ..last.answer },
+            Some(last) => self.answer(holder, 0, last.answer.expires_at),
             None => {
                 self.lapse(now);
                 let granted = self.hand_out(holder, want, now);
                 let answer = self.answer(holder, granted, now.plus(ttl));
-                self.holders.insert(holder.0, Told { sequence: 0, answer, late: 0 });
+                self.holders.insert(holder.0, LastAnswer { sequence: 0, answer, late: 0 });
                 answer
             }
         }
@@ -204,15 +204,15 @@ impl Capability {
     fn lease(&mut self, request: &LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
         let holder = request.holder;
         match self.holders.get(&holder.0) {
-            Some(told) if told.sequence == request.sequence => {
-                return Ok(Lease { revoked: self.record.revoked, ..told.answer });
+            Some(last) if last.sequence == request.sequence => {
+                return Ok(Lease { revoked: self.record.revoked, ..last.answer });
             }
-            Some(told) if told.sequence > request.sequence => return unfit("an old call"),
+            Some(last) if last.sequence > request.sequence => return unfit("an old call"),
             None if request.sequence == 0 => return unfit("no number"),
             Some(_) | None => {}
         }
         self.lapse(now);
-        let mut late = self.holders.get(&holder.0).map_or(0, |told| told.late);
+        let mut late = self.holders.get(&holder.0).map_or(0, |last| last.late);
         let had = self.count(|it| it == Use::Out(holder)) + late;
         if u64::from(request.used) + u64::from(request.returned) > u64::from(had) {
             return unfit("more than it had");
@@ -239,12 +239,12 @@ impl Capability {
         self.broken += request.broken;
         let granted = self.hand_out(holder, request.want, now);
         let answer = self.answer(holder, granted, now.plus(request.ttl));
-        self.holders.insert(holder.0, Told { sequence: request.sequence, answer, late });
+        self.holders.insert(holder.0, LastAnswer { sequence: request.sequence, answer, late });
         Ok(answer)
     }
 }
 
-impl Store for Model {
+impl Claims for Model {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
         let mut state = self.0.lock().unwrap();
         if let Some(known) = state.find(intent.block).cloned() {
@@ -298,15 +298,32 @@ impl Store for Model {
         Ok(true)
     }
 
-    async fn grant(
-        &self,
-        intent: &Intent,
-        id: CapabilityId,
-        holder: Holder,
-        want: u32,
-        ttl: u64,
-        now: UnixSeconds,
-    ) -> Result<Grant, StoreError> {
+    async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        Ok(state.find(block).is_none() && state.marked.insert(block.0))
+    }
+}
+
+impl PaymentJournal for Model {
+    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
+        Ok(self.0.lock().unwrap().find(block).cloned())
+    }
+
+    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
+        let state = self.0.lock().unwrap();
+        Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
+    }
+
+    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let fits =
+            |it: &&PaymentRecord| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
+        Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
+    }
+}
+
+impl Meters for Model {
+    async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
         let mut state = self.0.lock().unwrap();
         let known = state.find(intent.block).cloned();
         if known.as_ref().is_some_and(|known| known.intent.challenge != intent.challenge) {
@@ -315,6 +332,7 @@ impl Store for Model {
         if state.marked.contains(&intent.block.0) {
             return Ok(Grant::Taken);
         }
+        let Grantee { id, holder, want, ttl } = grantee;
         let granted = known.as_ref().is_some_and(|known| known.state == PaymentState::Granted);
         if known.is_none()
             && let Some(holder) = state.id_held(intent)
@@ -358,15 +376,29 @@ impl Store for Model {
         Ok(Grant::Granted { record: capability.record.clone(), lease, fresh: !granted })
     }
 
-    async fn payment(&self, block: BlockHash) -> Result<Option<PaymentRecord>, StoreError> {
-        Ok(self.0.lock().unwrap().find(block).cloned())
+    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
+        Ok(self.0.lock().unwrap().capabilities.get(&id).map(|it| it.record.clone()))
     }
 
-    async fn identified(&self, id: IdentifierKey) -> Result<Option<PaymentRecord>, StoreError> {
-        let state = self.0.lock().unwrap();
-        Ok(state.journal.iter().find(|it| it.intent.identified.is_some_and(|it| it.id == id)).cloned())
+    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let Some(capability) = state.capabilities.get_mut(&request.capability) else {
+            return unfit("no such capability");
+        };
+        let mut changed = capability.clone();
+        let answer = changed.lease(&request, now)?;
+        *capability = changed;
+        Ok(answer)
     }
 
+    async fn revoke(&self, id: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let found = state.capabilities.get_mut(&id);
+        Ok(found.map(|capability| capability.record.revoked = true).is_some())
+    }
+}
+
+impl Answers for Model {
     async fn keep(&self, block: BlockHash, answer: &Answer, now: UnixSeconds) -> Result<bool, StoreError> {
         let mut state = self.0.lock().unwrap();
         let granted = state.find(block).is_some_and(|it| it.state == PaymentState::Granted);
@@ -411,40 +443,9 @@ impl Store for Model {
         }
         Ok((bodies.len() + ids.len()) as u32)
     }
+}
 
-    async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
-        Ok(self.0.lock().unwrap().capabilities.get(&id).map(|it| it.record.clone()))
-    }
-
-    async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        let Some(capability) = state.capabilities.get_mut(&request.capability) else {
-            return unfit("no such capability");
-        };
-        let mut changed = capability.clone();
-        let answer = changed.lease(&request, now)?;
-        *capability = changed;
-        Ok(answer)
-    }
-
-    async fn revoke(&self, id: CapabilityId, _: UnixSeconds) -> Result<bool, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        let found = state.capabilities.get_mut(&id);
-        Ok(found.map(|capability| capability.record.revoked = true).is_some())
-    }
-
-    async fn mark_spent(&self, block: BlockHash, _: UnixSeconds) -> Result<bool, StoreError> {
-        let mut state = self.0.lock().unwrap();
-        Ok(state.find(block).is_none() && state.marked.insert(block.0))
-    }
-
-    async fn scan(&self, after: u64, filter: Filter, limit: usize) -> Result<Vec<PaymentRecord>, StoreError> {
-        let state = self.0.lock().unwrap();
-        let fits =
-            |it: &&PaymentRecord| it.sequence > after && filter.state.is_none_or(|state| it.state == state);
-        Ok(state.journal.iter().filter(fits).take(limit).cloned().collect())
-    }
-
+impl StoreHealth for Model {
     fn is_writable(&self) -> bool {
         true
     }

@@ -1,5 +1,5 @@
-//! One proof at two instances at once, as a balancer brings it that tries again elsewhere: whoever
-//! comes too late to broadcast must not take the other's broadcast for a stranger's.
+//! One proof at two instances at the same time, as a load balancer sends it when it retries elsewhere. The
+//! instance that broadcasts second must not take the first broadcast for that of a stranger.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,6 +86,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
             lifetime: 120,
             wait: Duration::from_secs(10),
             pending_settlements: 10,
+            settlements_per_client: 10,
             lookups_per_client: 10,
             identifiers: IdentifierSettings { ids: 60, answers: 60, largest_answer: 1024 },
         },
@@ -105,7 +106,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
     let [offer, _] = rig.bill("/v1/search/nano").await;
     let (header, _) = rig.txn(&key, &offer);
     let payload = x402::PaymentPayload::from_header(&header).unwrap();
-    let x402::Presented::Payment(payment) = payload.presented else { panic!("a payment") };
+    let x402::Payload::Payment(payment) = payload.presented else { panic!("a payment") };
     let grants = Grants { requests: 5.try_into().unwrap(), seconds: 3600 };
     let ask = Ask {
         route: RouteName::new("search"),

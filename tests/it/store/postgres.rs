@@ -1,5 +1,5 @@
-//! What only a server can get wrong: settings that forget, tables of another version, a connection
-//! lost at the worst moment, a server that goes and comes back.
+//! Faults that only a server can have: settings that lose writes, tables of another version, a connection
+//! lost at the worst moment, a server that goes away and comes back.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, Filter, Grant, Health, LeaseRequest, PostgresFault, PostgresOptions, PostgresStore,
-    Replication, Store, StoreError, Unsound, postgres_server,
+    Begin, CLOCK_GRACE, Claims, Filter, Grant, Health, LeaseRequest, Meters, PaymentJournal, PostgresFault,
+    PostgresOptions, PostgresStore, Replication, StoreError, StoreHealth, Unsound, postgres_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::cluster::{Database, database};
-use super::samples::{NOW, USES, hash, holder, id, sent, set_back, signed};
+use super::samples::{NOW, USES, grantee, hash, holder, id, sent, set_back, signed};
 
 async fn grant(store: &PostgresStore, block: BlockHash) -> Result<Grant, StoreError> {
-    store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
+    store.grant(&sent(block, 1), grantee(block, 1, 1), NOW).await
 }
 
 fn through(database: &Database, socket: &Path) -> PostgresOptions {
@@ -144,7 +144,7 @@ async fn the_tables_keep_what_must_be_kept_and_show_exact_amounts() {
     let store = database.open().await;
     let mut intent = sent(hash(1), 1);
     intent.amount = faregate::nano::Raw::new(u128::MAX);
-    store.grant(&intent, id(hash(1)), holder(1), 1, 30, NOW).await.unwrap();
+    store.grant(&intent, grantee(hash(1), 1, 1), NOW).await.unwrap();
     store.close().await;
     assert_eq!(database.run("SELECT amount FROM payments").await, Some(u128::MAX.to_string()));
     let harms = [
@@ -340,7 +340,7 @@ async fn the_room_of_a_server_is_seen_through_its_socket_and_by_who_may() {
     options.free_space = u64::MAX;
     let store = PostgresStore::open(&options).await.unwrap();
     assert!(store.health().free_bytes.is_some(), "behind a socket, by a role that may read all settings");
-    assert_eq!(store.health().sells(NOW), Err(Unsound::NoRoom));
+    assert_eq!(store.health().sells(NOW), Err(Unsound::NoSpace));
     store.close().await;
     // A role of no rights beyond the tables; and a server that may be anywhere.
     let role = format!("plain_{}", database.schema);
@@ -377,7 +377,10 @@ async fn the_newest_entry_is_known_to_an_instance_that_starts_and_told_to_one_th
     assert_eq!(sells(&busy), Err(Unsound::ClockBehind));
     let late = database.open().await;
     assert_eq!(sells(&late), Err(Unsound::ClockBehind), "the server remembers");
-    crate::rig::eventually("told", || async { sells(&idle) == Err(Unsound::ClockBehind) }).await;
+    crate::rig::eventually("the idle instance knows the newest entry", || async {
+        sells(&idle) == Err(Unsound::ClockBehind)
+    })
+    .await;
     for store in [idle, busy, late] {
         store.close().await;
     }

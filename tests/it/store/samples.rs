@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 
 use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, Nonce, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::{CapabilityId, Holder, Intent};
+use faregate::store::{CapabilityId, Grantee, Holder, Intent};
 
 /// When the tests begin.
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -40,6 +40,11 @@ pub(crate) fn id(block: BlockHash) -> CapabilityId {
         id[15] = 0xcc;
     }
     CapabilityId(id)
+}
+
+/// The instance `by`, which gets up to `want` uses of what `block` buys, for 30 seconds.
+pub(crate) fn grantee(block: BlockHash, by: u8, want: u32) -> Grantee {
+    Grantee { id: id(block), holder: holder(by), want, ttl: 30 }
 }
 
 /// A `nanoTxn` payment on the frontier `previous`.
@@ -79,6 +84,6 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
 }
 
 /// The id of this number, for the request of this number.
-pub(crate) const fn under_id(id: u8, request: u8) -> Identified {
-    Identified { id: IdentifierKey([id; 32]), request: RequestDigest([request; 32]) }
+pub(crate) const fn under_id(id: u8, request: u8) -> IdentifiedRequest {
+    IdentifiedRequest { id: IdentifierKey([id; 32]), request: RequestDigest([request; 32]) }
 }

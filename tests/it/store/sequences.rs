@@ -6,14 +6,14 @@ use std::fmt::Debug;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Answer, Filter, Forget, Intent, LeaseRequest, PaymentState, PostgresOptions, PostgresStore,
-    SqliteOptions, SqliteStore, Store, StoreError, postgres_server,
+    Answer, Filter, Forget, Grantee, Intent, LeaseRequest, PaymentJournal, PaymentState, PostgresOptions,
+    PostgresStore, SqliteOptions, SqliteStore, Store, StoreError, postgres_server,
 };
 use proptest::prelude::*;
 
 use super::cluster::database;
 use super::model::Model;
-use super::samples::{NOW, hash, holder, id, sent, signed, under_id};
+use super::samples::{NOW, grantee, hash, holder, id, sent, signed, under_id};
 
 /// Payments there are: two on one frontier, one on another, one sent by its payer.
 const PAYMENTS: u8 = 4;
@@ -119,7 +119,7 @@ impl Teller {
             Call::Grant { payment, challenge, under, stranger, holder: by, want, ttl } => {
                 let named: BlockHash = if stranger { hash((payment + 1) % PAYMENTS) } else { hash(payment) };
                 let intent = intent(payment, challenge, under);
-                shown(store.grant(&intent, id(named), holder(by), want, ttl, now).await)
+                shown(store.grant(&intent, Grantee { ttl, ..grantee(named, by, want) }, now).await)
             }
             Call::Lease { payment, holder: by, ahead, used, returned, broken, want, ttl } => {
                 let last = self.numbers.get(&(payment, by)).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! A PostgreSQL server that belongs to one test, which may freeze it, kill it, or have it take over:
-//! its data lie where the test says, and it is reached by a socket only.
+//! A PostgreSQL server for one test, which may freeze it, kill it, or let it take over. The test chooses the
+//! directory of its data. It is reached by a socket only.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -38,7 +38,7 @@ fn owner() -> Option<(u32, u32)> {
 }
 
 impl Site {
-    /// A place for servers; nothing where none is installed.
+    /// A place for servers. `None` if none is installed.
     pub(crate) fn new() -> Option<Self> {
         let Some(bin) = cluster::binaries().filter(|_| owner().is_some()) else {
             cluster::skip("no server is installed; on Debian: apt-get install postgresql");

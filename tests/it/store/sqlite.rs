@@ -1,5 +1,5 @@
-//! What only the file on the disk can get wrong: reopening, two at once, a copy taken in the middle
-//! of writing, a full disk, a file of another version.
+//! Faults that only a file can have: reopening, two stores at once, a copy made while others write, a full
+//! disk, a file of another version.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use faregate::nano::{BlockHash, Raw, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, Filter, Grant, Health, OpenFault, SqliteOptions, SqliteStore, Store, StoreError,
-    Unsound, backup_sqlite,
+    Begin, CLOCK_GRACE, Claims, Filter, Grant, Health, Meters, OpenFault, PaymentJournal, SqliteOptions,
+    SqliteStore, StoreError, StoreHealth, Unsound, backup_sqlite,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::samples::{NOW, hash, holder, id, sent, set_back, signed};
+use super::samples::{NOW, grantee, hash, id, sent, set_back, signed};
 
 fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(path, SqliteOptions::default()).unwrap()
@@ -36,7 +36,7 @@ async fn asked<T>(mut call: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
 }
 
 async fn grant(store: &SqliteStore, block: BlockHash) -> Result<Grant, StoreError> {
-    store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
+    store.grant(&sent(block, 1), grantee(block, 1, 1), NOW).await
 }
 
 #[tokio::test]
@@ -334,7 +334,7 @@ async fn the_ballast_lets_what_is_under_way_be_finished() {
         assert!(done < 10_000, "the disk never fills");
     }
     assert!(done > 1, "the grant that found the disk full was made all the same");
-    assert_eq!(store.health().sells(NOW), Err(Unsound::NoRoom));
+    assert_eq!(store.health().sells(NOW), Err(Unsound::NoSpace));
     grant(&store, numbered(done)).await.unwrap();
 
     fs::remove_file(&filler).unwrap();
@@ -357,16 +357,10 @@ async fn a_file_that_is_exchanged_under_a_running_store_is_not_written_any_more(
     grant(&store, hash(1)).await.unwrap();
     fs::rename(&path, &away).unwrap();
     let refused = grant(&store, hash(2)).await;
-    assert!(
-        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("taken away")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("removed")), "{refused:?}");
     fs::copy(&other, &path).unwrap();
     let refused = grant(&store, hash(2)).await;
-    assert!(
-        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("exchanged")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("replaced")), "{refused:?}");
     assert!(!store.health().writable);
     fs::rename(&away, &path).unwrap();
     grant(&store, hash(2)).await.unwrap();
@@ -386,25 +380,25 @@ async fn nothing_is_sold_while_the_clock_is_behind_the_journal() {
     let store = open(&path);
     assert_eq!(store.health().sells(UnixSeconds(0)), Ok(()), "nothing is journalled yet");
     grant(&store, hash(1)).await.unwrap();
-    let told = |store: &SqliteStore| {
+    let sells = |store: &SqliteStore| {
         let health = Health { floor: 0, ..store.health() };
         [0, CLOCK_GRACE, CLOCK_GRACE + 1].map(|behind| health.sells(UnixSeconds(NOW.0 - behind)))
     };
-    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)]);
+    assert_eq!(sells(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)]);
     store.close().await;
     let store = open(&path);
-    assert_eq!(told(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
+    assert_eq!(sells(&store), [Ok(()), Ok(()), Err(Unsound::ClockBehind)], "the file remembers");
     let greedy = Health { floor: u64::MAX, ..store.health() };
-    assert_eq!(greedy.sells(NOW), Err(Unsound::NoRoom));
+    assert_eq!(greedy.sells(NOW), Err(Unsound::NoSpace));
     store.close().await;
     let right = UnixSeconds(NOW.0 - CLOCK_GRACE - 1);
     Connection::open(&path).unwrap().execute_batch(&set_back(right)).unwrap();
     let store = open(&path);
-    assert_eq!(told(&store), [Ok(()); 3], "the clock was ahead, and that is mended");
+    assert_eq!(sells(&store), [Ok(()); 3], "the clock was ahead, and that is mended");
     store.close().await;
 }
 
-/// The copy holds what was answered before it began, whoever writes meanwhile.
+/// The copy has everything that was answered before it began, whatever is written meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_is_taken_while_others_write() {
     let directory = TempDir::new().unwrap();

@@ -1,17 +1,17 @@
-//! Servers that stand by for another: which of them may take over without forgetting what a client
-//! was answered, and what is said of the others.
+//! Standby servers: which of them may take over without losing an acknowledged write, and what the doctor says
+//! about the others.
 
 use std::time::Duration;
 
 use faregate::cli::doctor;
-use faregate::store::{Grant, PostgresFault, PostgresStore, Replication, Store, StoreError};
+use faregate::store::{Grant, Meters, PostgresFault, PostgresStore, Replication, StoreError, StoreHealth};
 
-use super::samples::{NOW, hash, holder, id, sent};
+use super::samples::{NOW, grantee, hash, sent};
 use super::server::{Server, Site};
 
 async fn grant(store: &PostgresStore, number: u8) -> Result<Grant, StoreError> {
     let block = hash(number);
-    store.grant(&sent(block, 1), id(block), holder(1), 1, 30, NOW).await
+    store.grant(&sent(block, 1), grantee(block, 1, 1), NOW).await
 }
 
 /// Waits until the standbys are kept so.
@@ -38,9 +38,9 @@ async fn doctor_says(site: &Site, server: &Server) -> serde_json::Value {
     std::fs::write(&file, text).unwrap();
     let mut out = Vec::new();
     doctor::run(doctor::DoctorArgs { config: file, json: true }, &mut out).await.unwrap();
-    let told: serde_json::Value = serde_json::from_slice(&out).unwrap();
-    let check = told["checks"].as_array().unwrap().iter().find(|it| it["what"] == "standbys");
-    check.unwrap_or_else(|| panic!("{told}")).clone()
+    let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let check = report["checks"].as_array().unwrap().iter().find(|it| it["what"] == "standbys");
+    check.unwrap_or_else(|| panic!("{report}")).clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

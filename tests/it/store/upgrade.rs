@@ -1,23 +1,22 @@
-//! A store that an earlier version left, with what was paid in it, becomes one of this version and
-//! loses nothing. The captures were made by that version's program with two payments, of which one
-//! had spent three uses and one a single one.
+//! A store of an earlier version becomes one of this version and loses nothing. The captures were made by
+//! that version's program, with two payments: one had spent three uses, the other one use.
 
 use faregate::nano::{BlockHash, UnixSeconds};
-use faregate::payment::{Identified, IdentifierKey, Mechanism, RequestDigest};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::store::deposits::{Deposit, DepositJournal};
 use faregate::store::{
-    Begin, Engine, Filter, Grant, LeaseRequest, PaymentRecord, PaymentState, SqliteOptions, SqliteStore,
-    Store,
+    Begin, Claims, Engine, Filter, Grant, Grantee, LeaseRequest, Meters, PaymentJournal, PaymentRecord,
+    PaymentState, SqliteOptions, SqliteStore,
 };
 use rusqlite::Connection;
 
 use super::cluster::database;
-use super::samples::{hash, holder, id, sent, signed};
+use super::samples::{grantee, hash, holder, sent, signed};
 
 const SQLITE: &str = include_str!("../../captures/store/version-1.sqlite.sql");
 const POSTGRES: &str = include_str!("../../captures/store/version-1.postgres.sql");
 
-/// That what was there is there, and that what is not older than this version works beside it.
+/// All old rows are there, and what this version added works beside them.
 async fn has_kept_everything(store: &Engine) {
     let payments: Vec<PaymentRecord> = store.scan(0, Filter::default(), 10).await.unwrap();
     let found: Vec<_> = payments.iter().map(|it| (it.sequence, it.state, it.intent.mechanism)).collect();
@@ -40,7 +39,10 @@ async fn has_kept_everything(store: &Engine) {
             ttl: 30,
         };
         assert_eq!(store.lease(request, now).await.unwrap().granted, left);
-        let another = store.grant(&payment.intent, capability, holder(2), 0, 30, now).await.unwrap();
+        let another = store
+            .grant(&payment.intent, Grantee { id: capability, holder: holder(2), want: 0, ttl: 30 }, now)
+            .await
+            .unwrap();
         assert!(matches!(another, Grant::Granted { fresh: false, .. }), "{another:?}");
     }
     let deposit = |block| {
@@ -50,14 +52,14 @@ async fn has_kept_everything(store: &Engine) {
     let noted =
         store.note_deposits(&[deposit(payments[0].intent.block), deposit(hash(9))], 10, now).await.unwrap();
     assert_eq!(noted.fresh, 1, "what is paid is no deposit");
-    let identified = Identified { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
+    let identified = IdentifiedRequest { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
     let under = |block: BlockHash, previous| faregate::store::Intent {
         identified: Some(identified),
         ..signed(block, previous, 1)
     };
     assert!(matches!(store.begin(&under(hash(3), hash(4)), now).await.unwrap(), Begin::Fresh(_)));
     assert!(!matches!(store.begin(&under(hash(5), hash(6)), now).await.unwrap(), Begin::Fresh(_)));
-    let bought = store.grant(&sent(hash(7), 1), id(hash(7)), holder(1), 1, 30, now).await.unwrap();
+    let bought = store.grant(&sent(hash(7), 1), grantee(hash(7), 1, 1), now).await.unwrap();
     assert!(matches!(bought, Grant::Granted { fresh: true, .. }));
 }
 

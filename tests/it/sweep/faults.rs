@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::devnet::{DevnetOptions, InjectedFault, Lie, Times};
-use faregate::nano::Raw;
+use faregate::ledger::LedgerError;
+use faregate::nano::{Account, Raw, Representative};
 use faregate::sweeper::SweepError;
 
 use super::Pool;
@@ -147,10 +148,15 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     pool.devnet.receive_all(&faregate::nano::Seed::from_bytes(super::SEED).key(0)).unwrap();
     pool.fund(0, 500);
     let lower = || InjectedFault::Lie(Lie::Balance(Raw::new(1)));
+    let stranger = Representative(Account([0x66; 32]));
+    let swapped = InjectedFault::Lie(Lie::Representative(stranger));
+    pool.devnet.order("account_info", swapped, Times::Always);
     pool.devnet.order("account_info", lower(), Times::Always);
     pool.devnet.order("block_info", lower(), Times::Always);
-    let plan = pool.sweeper().plan(pool.place(0)).await.unwrap();
+    let keeping = pool.sweeper_with(|it| it.rules.representative = None);
+    let plan = keeping.plan(pool.place(0)).await.unwrap();
     assert_eq!((plan[0].before.get(), plan[1].amount.get()), (1_000_000, 1_000_500));
+    assert!(plan.iter().all(|step| step.block.representative != stranger));
 
     // Another block in place of the frontier shows by its hash, and nothing is published.
     let frontier = pool.devnet.lattice().frontier(pool.account(0)).unwrap();
@@ -162,11 +168,15 @@ async fn a_node_that_lies_about_a_balance_gets_no_block_that_loses_money() {
     assert!(matches!(swept.error, Some(SweepError::Ledger(_))), "{:?}", swept.error);
     assert_eq!(pool.devnet.faults().calls("process"), published);
 
-    // A false amount makes a block that the network refuses.
+    // Nor is anything published on a false amount.
     pool.devnet.faults().clear();
-    pool.devnet.order("receivable", InjectedFault::Lie(Lie::Amount(Raw::new(499))), Times::Always);
-    let swept = pool.sweeper().sweep_account(pool.place(0)).await;
-    assert!(matches!(swept.error, Some(SweepError::Refused { .. })), "{:?}", swept.error);
+    for amount in [1, 499, 501] {
+        pool.devnet.order("receivable", InjectedFault::Lie(Lie::Amount(Raw::new(amount))), Times::Always);
+        let swept = pool.sweeper().sweep_account(pool.place(0)).await;
+        assert!(matches!(swept.error, Some(SweepError::Ledger(LedgerError::NotBelieved(_)))), "{swept:?}");
+        assert_eq!(pool.devnet.faults().calls("process"), published);
+        pool.devnet.faults().clear();
+    }
     pool.assert_nothing_lost();
 
     pool.devnet.faults().clear();

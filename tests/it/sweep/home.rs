@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use faregate::devnet::{Devnet, DevnetOptions, THRESHOLDS};
 use faregate::nano::{Account, Raw, SecretKey, Seed};
 use faregate::payment::Mechanism;
-use faregate::payment::pool::seed_indexes;
+use faregate::payment::address_pool::seed_indexes;
 use tempfile::TempDir;
 
 /// A configuration file, its pool's seed, and a ledger.

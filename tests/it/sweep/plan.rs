@@ -1,7 +1,9 @@
 //! The plan, compared with a small model of an account.
 
-use faregate::nano::{Account, BlockHash, Raw, Representative};
-use faregate::sweep::{Action, Head, PoolAccount, ReceivableSend, Rules, Step, plan};
+use faregate::nano::{
+    Account, BlockHash, ProvenHead, ProvenSend, Raw, Representative, Signature, StateBlock,
+};
+use faregate::sweep::{Action, PoolAccount, Rules, Step, plan};
 use proptest::prelude::*;
 
 const ACCOUNT: Account = Account([1; 32]);
@@ -9,39 +11,46 @@ const ACCOUNT: Account = Account([1; 32]);
 /// Carries out one block and returns what the treasury got.
 fn carry_out(account: &mut PoolAccount, step: &Step) -> u128 {
     let head = account.head;
-    assert_eq!(step.block.previous, head.map_or(BlockHash::ZERO, |it| it.hash));
-    assert_eq!(step.before, head.map_or(Raw::ZERO, |it| it.balance));
+    assert_eq!(step.block.previous, head.hash());
+    assert_eq!(step.before, head.balance());
     let (before, after) = (step.before.get(), step.block.balance.get());
-    account.head = Some(Head {
-        hash: step.block.hash(),
-        balance: step.block.balance,
-        representative: step.block.representative,
-    });
+    account.head = ProvenHead::of_block(ACCOUNT, step.block.hash(), &step.block).unwrap();
     if step.action == Action::Send {
         assert_eq!((after, step.block.destination(), before), (0, super::TREASURY, step.amount.get()));
         return before;
     }
-    assert_eq!(step.action == Action::Open, head.is_none());
-    let slot = account.receivable.iter().position(|it| it.hash.0 == step.block.link).expect("it waits");
+    assert_eq!(step.action == Action::Open, !head.is_open());
+    let slot = account.receivable.iter().position(|it| it.hash().0 == step.block.link).expect("it waits");
     let received = account.receivable.swap_remove(slot);
-    assert_eq!((after - before, received.amount), (step.amount.get(), step.amount));
+    assert_eq!((after - before, received.amount()), (step.amount.get(), step.amount));
     0
 }
 
+fn block(account: Account, previous: BlockHash, balance: Raw, link: [u8; 32]) -> StateBlock {
+    let representative = Representative(Account([9; 32]));
+    StateBlock { account, previous, representative, balance, link, signature: Signature([0; 64]), work: None }
+}
+
+/// A head with this balance; `link` tells it from others.
+fn head(balance: u128, link: [u8; 32]) -> ProvenHead {
+    let newest = block(ACCOUNT, BlockHash([4; 32]), Raw::new(balance), link);
+    ProvenHead::of_block(ACCOUNT, newest.hash(), &newest).unwrap()
+}
+
+/// A send of this amount to the account; `link` tells it from others.
+fn send(link: [u8; 32], amount: Raw) -> ProvenSend {
+    let sender = Account([8; 32]);
+    let before = block(sender, BlockHash::ZERO, amount, link);
+    let send = block(sender, before.hash(), Raw::ZERO, ACCOUNT.0);
+    ProvenSend::of_blocks(send.hash(), &send, Some(&before)).unwrap()
+}
+
 fn accounts() -> impl Strategy<Value = PoolAccount> {
-    let head = proptest::option::of((0..=1_000_000_u128, any::<[u8; 32]>()));
+    let newest = proptest::option::of((0..=1_000_000_u128, any::<[u8; 32]>()));
     let receivable = proptest::collection::btree_map(any::<[u8; 32]>(), 1..=1_000_000_u128, 0..12);
-    (head, receivable).prop_map(|(head, receivable)| PoolAccount {
-        account: ACCOUNT,
-        head: head.map(|(balance, hash)| Head {
-            hash: BlockHash(hash),
-            balance: Raw::new(balance),
-            representative: Representative(Account([9; 32])),
-        }),
-        receivable: receivable
-            .into_iter()
-            .map(|(hash, amount)| ReceivableSend { hash: BlockHash(hash), amount: Raw::new(amount) })
-            .collect(),
+    (newest, receivable).prop_map(|(newest, receivable)| PoolAccount {
+        head: newest.map_or(ProvenHead::unopened(ACCOUNT), |(balance, link)| head(balance, link)),
+        receivable: receivable.into_iter().map(|(link, amount)| send(link, Raw::new(amount))).collect(),
     })
 }
 
@@ -80,9 +89,8 @@ proptest! {
 
 #[test]
 fn more_than_can_exist_is_not_planned() {
-    let receivable = |byte| ReceivableSend { hash: BlockHash([byte; 32]), amount: Raw::MAX };
-    let account =
-        PoolAccount { account: ACCOUNT, head: None, receivable: vec![receivable(1), receivable(2)] };
+    let receivable = vec![send([1; 32], Raw::MAX), send([2; 32], Raw::MAX)];
+    let account = PoolAccount { head: ProvenHead::unopened(ACCOUNT), receivable };
     let rules = Rules { treasury: super::TREASURY, minimum: Raw::ZERO, representative: None };
     assert!(plan(&account, &rules).is_err());
 }

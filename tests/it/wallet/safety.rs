@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::pending;
 use super::world::{
-    Books, EASY, PRICE, bill, by, every_way, get, node, processed, proof, proofs, selling, served,
+    Books, EASY, PRICE, bill, every_way, get, node, paying_by, processed, proof, proofs, selling, served,
     wallet_with,
 };
 use crate::scripted::{Reply, Scripted};
@@ -51,7 +51,7 @@ async fn a_payment_is_noted_before_anybody_gets_its_block() {
         })
         .await;
         let per_day = Some(DayLimit { max: Raw::new(PRICE), file: Some(file) });
-        let wallet = wallet_with(&node, WalletOptions { per_day, ..by(mechanism) });
+        let wallet = wallet_with(&node, WalletOptions { per_day, ..paying_by(mechanism) });
         wallet.request(get(&gateway, "/q")).await.unwrap();
         // A `nanoTxn` block goes to the gateway only, the others to the node first.
         let expected: &[usize] = if mechanism == Mechanism::NanoTxn { &[1] } else { &[1, 1] };
@@ -75,7 +75,7 @@ async fn a_pending_block_is_not_forgotten() {
         let options = WalletOptions {
             settle_wait: Duration::from_millis(60),
             confirm_wait: Duration::from_millis(300),
-            ..by(Mechanism::NanoTxn)
+            ..paying_by(Mechanism::NanoTxn)
         };
         let wallet = wallet_with(&node, options);
         let first = wallet.request(get(&gateway, "/q")).await.unwrap_err();
@@ -94,14 +94,14 @@ async fn no_block_is_built_on_an_unconfirmed_one() {
         let books = Books::with_balance(1000);
         books.lock().unwrap().unconfirmed = true;
         let (node, gateway) = (node(&books).await, selling(&books).await);
-        let options = WalletOptions { confirm_wait: Duration::from_millis(300), ..by(mechanism) };
+        let options = WalletOptions { confirm_wait: Duration::from_millis(300), ..paying_by(mechanism) };
         let error = wallet_with(&node, options).request(get(&gateway, "/q")).await.unwrap_err();
         assert!(matches!(error, WalletError::Unsettled { .. }), "{mechanism}: {error}");
         assert_eq!((processed(&node), proofs(&gateway)), (Vec::<StateBlock>::new(), Vec::<String>::new()));
     }
     let books = Books::with_balance(1000);
     let (node, gateway) = (node(&books).await, selling(&books).await);
-    let paid = wallet_with(&node, by(Mechanism::NanoTxn)).request(get(&gateway, "/q")).await.unwrap();
+    let paid = wallet_with(&node, paying_by(Mechanism::NanoTxn)).request(get(&gateway, "/q")).await.unwrap();
     assert!(paid.payment.unwrap().acknowledged, "once it is confirmed, it is built upon");
 }
 
@@ -119,7 +119,7 @@ async fn work_that_a_node_makes_impossible_is_not_begun() {
         })
         .await;
         let gateway = Scripted::start(|_| bill("", &every_way())).await;
-        let wallet = wallet_with(&node, by(Mechanism::NanoSignature));
+        let wallet = wallet_with(&node, paying_by(Mechanism::NanoSignature));
         let asked = wallet.request(get(&gateway, "/q"));
         let error = crate::patience::soon("an answer", asked).await.unwrap_err();
         assert!(matches!(error, WalletError::WorkTooHard { .. }), "{error}");

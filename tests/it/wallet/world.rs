@@ -1,4 +1,4 @@
-//! What a wallet pays in: a node with one account's books, gateways, and the bills they write.
+//! The surroundings of a wallet: a node that knows one account, gateways, and their bills.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -33,7 +33,7 @@ pub(crate) fn payee() -> Account {
     seed().key(77).account()
 }
 
-/// A ledger of one account, which confirms all that fits.
+/// A ledger of one account, which confirms every valid block at once.
 pub(crate) struct Books {
     blocks: BTreeMap<String, StateBlock>,
     pub(crate) frontier: Option<StateBlock>,
@@ -66,6 +66,39 @@ impl Books {
             books.add(unsigned.signed(&seed().key(0)));
         }
         Arc::new(Mutex::new(books))
+    }
+
+    /// Lets a send of `amount` raw to the payer wait, and returns it.
+    pub(crate) fn let_wait(&mut self, amount: u128) -> StateBlock {
+        self.let_wait_for(payer(), amount)
+    }
+
+    /// Lists a send of `amount` raw to `destination` as waiting for the payer.
+    pub(crate) fn let_wait_for(&mut self, destination: Account, amount: u128) -> StateBlock {
+        let sender = seed().key(78);
+        let unsigned = |previous, balance, link| StateBlock {
+            account: sender.account(),
+            previous,
+            representative: Representative(sender.account()),
+            balance: Raw::new(balance),
+            link,
+            signature: Signature([0; 64]),
+            work: None,
+        };
+        // Each has another predecessor, so that two sends of equal amounts are two blocks.
+        let link = [u8::try_from(self.blocks.len()).unwrap(); 32];
+        let before = unsigned(BlockHash::ZERO, 10_000, link).signed(&sender);
+        let send = unsigned(before.hash(), 10_000 - amount, destination.0).signed(&sender);
+        self.blocks.extend([before, send].map(|it| (it.hash().to_string(), it)));
+        self.receivable.insert(send.hash().to_string(), amount);
+        send
+    }
+
+    /// The hash of a block of another account.
+    pub(crate) fn foreign_block(&mut self) -> BlockHash {
+        let send = self.let_wait(1);
+        self.receivable.clear();
+        send.hash()
     }
 
     fn add(&mut self, block: StateBlock) {
@@ -147,6 +180,21 @@ pub(crate) async fn node(books: &Arc<Mutex<Books>>) -> Scripted {
     Scripted::start(move |seen| Reply::json(&books.lock().unwrap().answer(&seen.json()))).await
 }
 
+/// A node whose answers are changed by `lie`, which also sees the call.
+pub(crate) async fn node_that(
+    books: &Arc<Mutex<Books>>,
+    lie: impl Fn(&Value, &mut Value) + Send + Sync + 'static,
+) -> Scripted {
+    let books = Arc::clone(books);
+    Scripted::start(move |seen| {
+        let call = seen.json();
+        let mut answer = books.lock().unwrap().answer(&call);
+        lie(&call, &mut answer);
+        Reply::json(&answer)
+    })
+    .await
+}
+
 pub(crate) fn processed(node: &Scripted) -> Vec<StateBlock> {
     let sent = node.seen().into_iter().filter(|seen| seen.action() == "process");
     sent.map(|seen| serde_json::from_value(seen.json()["block"].clone()).unwrap()).collect()
@@ -166,7 +214,7 @@ pub(crate) fn wallet_with(node: &Scripted, options: WalletOptions) -> Wallet {
     Wallet::new(Vault::from_seed(seed()), 0, nodes, work, options).unwrap()
 }
 
-pub(crate) fn by(mechanism: Mechanism) -> WalletOptions {
+pub(crate) fn paying_by(mechanism: Mechanism) -> WalletOptions {
     WalletOptions { mechanism: Some(mechanism), ..WalletOptions::up_to(Raw::new(PRICE)) }
 }
 
@@ -246,7 +294,7 @@ pub(crate) async fn selling(books: &Arc<Mutex<Books>>) -> Scripted {
     .await
 }
 
-/// Writes the payer's seed where `faregate pay` reads it.
+/// Writes the payer's seed to a file for `faregate pay`.
 pub(crate) fn seed_file(directory: &std::path::Path) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = directory.join("payer.seed");
@@ -256,6 +304,6 @@ pub(crate) fn seed_file(directory: &std::path::Path) -> std::path::PathBuf {
 }
 
 /// The address of a path on a server.
-pub(crate) fn at(server: &Scripted, path: &str) -> Url {
+pub(crate) fn url_of(server: &Scripted, path: &str) -> Url {
     server.url.join(path).unwrap()
 }

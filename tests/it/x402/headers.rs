@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use faregate::x402::{
-    MAX_HEADER_BYTES, Malformed, Offers, PaymentPayload, PaymentRequired, SettlementResponse, Unreadable,
-    decode_header, encode_header,
+    MAX_HEADER_BYTES, Malformed, NanoOffers, PaymentPayload, PaymentRequired, SettlementResponse,
+    UnreadableHeader, decode_header, encode_header,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ proptest! {
     fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text in any::<String>()) {
         for value in [bytes.clone(), STANDARD.encode(&bytes).into_bytes(), STANDARD.encode(&text).into_bytes()] {
             drop((decode_header(&value), PaymentPayload::from_header(&value)));
-            drop((PaymentRequired::from_header(&value), Offers::from_header(&value)));
+            drop((PaymentRequired::from_header(&value), NanoOffers::from_header(&value)));
             drop(SettlementResponse::from_header(&value));
         }
     }
@@ -60,11 +60,11 @@ fn the_limit_is_a_limit_of_bytes_and_exact() {
     assert_eq!(most.len(), MAX_HEADER_BYTES);
     assert!(decode_header(&most).is_ok());
     let over = filled(MAX_HEADER_BYTES / 4 * 3 + 1);
-    assert_eq!(decode_header(&over), Err(Unreadable::TooLong(over.len())));
+    assert_eq!(decode_header(&over), Err(UnreadableHeader::TooLong(over.len())));
     // Refused by its length, before it is seen to be no base64.
     assert_eq!(
         decode_header("!".repeat(MAX_HEADER_BYTES + 1)),
-        Err(Unreadable::TooLong(MAX_HEADER_BYTES + 1))
+        Err(UnreadableHeader::TooLong(MAX_HEADER_BYTES + 1))
     );
 }
 
@@ -74,11 +74,11 @@ fn nesting_does_not_reach_the_stack() {
         let header = STANDARD.encode(bomb);
         assert!(header.len() <= MAX_HEADER_BYTES);
         assert!(
-            matches!(decode_header(&header), Err(Unreadable::Json(why)) if why.contains("recursion limit"))
+            matches!(decode_header(&header), Err(UnreadableHeader::Json(why)) if why.contains("recursion limit"))
         );
     }
     let closed = format!("{{\"a\":{}{}}}", "[".repeat(6_000), "]".repeat(6_000));
-    assert!(matches!(decode_header(STANDARD.encode(closed)), Err(Unreadable::Json(_))));
+    assert!(matches!(decode_header(STANDARD.encode(closed)), Err(UnreadableHeader::Json(_))));
     let shallow = format!("{{\"a\":{}{}}}", "[".repeat(100), "]".repeat(100));
     assert!(decode_header(STANDARD.encode(shallow)).is_ok());
 }
@@ -90,17 +90,20 @@ fn what_cannot_be_read_is_told_apart_from_what_is_refused() {
         Malformed::Unreadable(why) => why,
         Malformed::Refused(fault) => panic!("{value:?} was read: {fault}"),
     };
-    assert_eq!(unreadable(""), Unreadable::Empty);
-    assert_eq!(unreadable(" \t "), Unreadable::Empty);
+    assert_eq!(unreadable(""), UnreadableHeader::Empty);
+    assert_eq!(unreadable(" \t "), UnreadableHeader::Empty);
     // `{}` without its padding: read, and no payment.
     assert!(matches!(of("e30"), Malformed::Refused(_)));
     for bad in ["%%%%", "e30\n", "e-/w", "e===", "e", "é"] {
-        assert!(matches!(unreadable(bad), Unreadable::Base64(_)), "{bad:?}");
+        assert!(matches!(unreadable(bad), UnreadableHeader::Base64(_)), "{bad:?}");
     }
     for not_json in ["{", "{}{}", "{\"a\":1,}", "\u{0}", "nul"] {
-        assert!(matches!(unreadable(&STANDARD.encode(not_json)), Unreadable::Json(_)), "{not_json:?}");
+        assert!(matches!(unreadable(&STANDARD.encode(not_json)), UnreadableHeader::Json(_)), "{not_json:?}");
     }
-    assert!(matches!(unreadable(&STANDARD.encode([b'{', b'"', 0xff, b'"', b'}'])), Unreadable::Json(_)));
+    assert!(matches!(
+        unreadable(&STANDARD.encode([b'{', b'"', 0xff, b'"', b'}'])),
+        UnreadableHeader::Json(_)
+    ));
     for (json, what) in [
         ("null", "null"),
         ("[]", "an array"),
@@ -108,7 +111,7 @@ fn what_cannot_be_read_is_told_apart_from_what_is_refused() {
         ("\"x\"", "a string"),
         ("true", "a boolean"),
     ] {
-        assert_eq!(unreadable(&STANDARD.encode(json)), Unreadable::NotAnObject(what));
+        assert_eq!(unreadable(&STANDARD.encode(json)), UnreadableHeader::NotAnObject(what));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use faregate::nano::{Account, BlockHash, Signature, StateBlock};
 use faregate::x402::{
-    Ask, Credential, Fault, Offers, Payment, PaymentPayload, PaymentRequirements, Presented, Proof, Track,
+    Credential, FieldFault, NanoOffers, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
+    PresentedPayment, ProofRequest, Track,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -10,16 +11,16 @@ use serde_json::{Map, Value, json};
 use super::{any_json, any_object, challenge, entry, txn_entry};
 use crate::nano::block;
 
-fn of(accepted: PaymentRequirements, proof: Proof) -> PaymentPayload {
+fn of(accepted: PaymentRequirements, proof: PaymentProof) -> PaymentPayload {
     PaymentPayload {
         resource: None,
-        presented: Presented::Payment(Box::new(Payment { accepted, proof })),
+        presented: Payload::Payment(Box::new(PresentedPayment { accepted, proof })),
         extensions: Map::new(),
     }
 }
 
-fn signature_proof() -> Proof {
-    Proof::NanoSignature {
+fn signature_proof() -> PaymentProof {
+    PaymentProof::NanoSignature {
         block_hash: BlockHash([0xCD; 32]),
         account: Account([5; 32]),
         signature: Signature([0xEF; 64]),
@@ -43,10 +44,10 @@ fn some_block() -> StateBlock {
 }
 
 fn txn_payload() -> Value {
-    of(txn_entry(), Proof::NanoTxn { block: some_block() }).to_json()
+    of(txn_entry(), PaymentProof::NanoTxn { block: some_block() }).to_json()
 }
 
-fn fault(json: &Value) -> Fault {
+fn fault(json: &Value) -> FieldFault {
     PaymentPayload::read(json).expect_err(&json.to_string())
 }
 
@@ -70,15 +71,15 @@ fn with(json: &Value, pointer: &str, value: Value) -> Value {
 proptest! {
     #[test]
     fn payloads_read_back(block in block(), extensions in any_object(), token in ".{1,40}", hash in any::<[u8; 32]>()) {
-        let proof = Proof::NanoSignature {
+        let proof = PaymentProof::NanoSignature {
             block_hash: BlockHash(hash), account: block.account, signature: block.signature,
         };
         for mut written in [
-            of(txn_entry(), Proof::NanoTxn { block }),
+            of(txn_entry(), PaymentProof::NanoTxn { block }),
             of(entry(Track::NanoSignature), proof),
             PaymentPayload {
                 resource: Some(challenge().resource),
-                presented: Presented::Access { credential: Credential::new(token) },
+                presented: Payload::Access { credential: Credential::new(token) },
                 extensions: Map::new(),
             },
         ] {
@@ -140,19 +141,19 @@ fn a_missing_field_is_named() {
         ];
         for path in paths.into_iter().chain(common) {
             let fault = fault(&without(&whole, path));
-            assert_eq!(fault, Fault::NotEchoed { path: path.to_owned() }, "{fault}");
+            assert_eq!(fault, FieldFault::NotEchoed { path: path.to_owned() }, "{fault}");
             assert!(fault.to_string().contains("with its `extra`"), "{fault}");
             // The official schemas write absence as null too.
             let null = with(&whole, &format!("/{}", path.replace('.', "/")), Value::Null);
             assert_eq!(self::fault(&null), fault);
         }
         for path in ["x402Version", "payload"] {
-            assert_eq!(fault(&without(&whole, path)), Fault::Missing { path: path.to_owned() });
+            assert_eq!(fault(&without(&whole, path)), FieldFault::Missing { path: path.to_owned() });
         }
     }
     for field in ["blockHash", "account", "signature"] {
         let path = format!("payload.{field}");
-        assert_eq!(fault(&without(&signature_payload(), &path)), Fault::Missing { path });
+        assert_eq!(fault(&without(&signature_payload(), &path)), FieldFault::Missing { path });
     }
     for field in ["type", "account", "previous", "representative", "balance", "link", "signature"] {
         let message = fault(&without(&txn_payload(), &format!("payload.block.{field}"))).to_string();
@@ -171,22 +172,18 @@ fn an_entry_sent_back_without_its_extra_is_told_what_is_missing() {
 #[test]
 fn a_wrong_value_is_named_with_what_is_wrong() {
     for (pointer, value, message) in [
-        ("/x402Version", json!(1), "`x402Version` is 1, only version 2 is spoken"),
-        ("/x402Version", json!("2"), "`x402Version` is \"2\", only version 2 is spoken"),
-        ("/x402Version", json!(2.5), "`x402Version` is 2.5, only version 2 is spoken"),
+        ("/x402Version", json!(1), "`x402Version` is 1, only version 2 is supported"),
+        ("/x402Version", json!("2"), "`x402Version` is \"2\", only version 2 is supported"),
+        ("/x402Version", json!(2.5), "`x402Version` is 2.5, only version 2 is supported"),
         ("/accepted", json!([]), "`accepted` is an array, expected an object"),
-        (
-            "/accepted/scheme",
-            json!("upto"),
-            "`accepted.scheme` is \"upto\", only the scheme \"exact\" is taken",
-        ),
+        ("/accepted/scheme", json!("upto"), "`accepted.scheme` is \"upto\", only \"exact\" is supported"),
         (
             "/accepted/network",
             json!("nano:testnet"),
-            "`accepted.network` is \"nano:testnet\", only the network \"nano:mainnet\" is served",
+            "`accepted.network` is \"nano:testnet\", only \"nano:mainnet\" is supported",
         ),
-        ("/accepted/asset", json!("USDC"), "`accepted.asset` is \"USDC\", only the asset \"XNO\" is taken"),
-        ("/accepted/asset", json!({}), "`accepted.asset` is an object, only the asset \"XNO\" is taken"),
+        ("/accepted/asset", json!("USDC"), "`accepted.asset` is \"USDC\", only \"XNO\" is supported"),
+        ("/accepted/asset", json!({}), "`accepted.asset` is an object, only \"XNO\" is supported"),
         ("/accepted/amount", json!(100), "`accepted.amount` is a number, expected a string"),
         (
             "/accepted/maxTimeoutSeconds",
@@ -236,7 +233,7 @@ fn a_wrong_value_is_named_with_what_is_wrong() {
     }
     for amount in ["", "0100", "1e3", "-1", "1.0", "+1"] {
         let fault = fault(&with(&signature_payload(), "/accepted/amount", json!(amount)));
-        assert!(matches!(&fault, Fault::Value { path, .. } if path == "accepted.amount"), "{fault}");
+        assert!(matches!(&fault, FieldFault::Value { path, .. } if path == "accepted.amount"), "{fault}");
     }
     let number = fault(&with(&txn_payload(), "/payload/block/balance", json!(4))).to_string();
     assert!(number.starts_with("`payload.block`:") && number.contains("integer `4`"), "{number}");
@@ -250,32 +247,32 @@ fn faults_are_told_in_the_order_of_verification() {
         "accepted": { "scheme": "upto", "network": "eip155:1", "asset": "USDC", "amount": 1 },
         "payload": {},
     });
-    assert!(matches!(fault(&json), Fault::Version { .. }));
+    assert!(matches!(fault(&json), FieldFault::Version { .. }));
     json["x402Version"] = 2.into();
-    assert!(matches!(fault(&json), Fault::Scheme { .. }));
+    assert!(matches!(fault(&json), FieldFault::Scheme { .. }));
     json["accepted"]["scheme"] = "exact".into();
-    assert!(matches!(fault(&json), Fault::Network { .. }));
+    assert!(matches!(fault(&json), FieldFault::Network { .. }));
     json["accepted"]["network"] = "nano:mainnet".into();
-    assert!(matches!(fault(&json), Fault::Asset { .. }));
+    assert!(matches!(fault(&json), FieldFault::Asset { .. }));
     json["accepted"]["asset"] = "XNO".into();
-    assert_eq!(fault(&json), Fault::NoProof);
+    assert_eq!(fault(&json), FieldFault::NoProof);
     json["payload"] = signature_payload()["payload"].clone();
-    assert!(matches!(fault(&json), Fault::Type { path, .. } if path == "accepted.amount"));
+    assert!(matches!(fault(&json), FieldFault::Type { path, .. } if path == "accepted.amount"));
 }
 
 #[test]
 fn a_proof_answers_an_entry_of_its_own_mechanism() {
     let crossed = with(&txn_payload(), "/payload", signature_payload()["payload"].clone());
-    assert_eq!(fault(&crossed), Fault::TrackDisagrees { payload: "nanoSignature", accepted: "nanoTxn" });
+    assert_eq!(fault(&crossed), FieldFault::TrackDisagrees { payload: "nanoSignature", accepted: "nanoTxn" });
     let crossed = with(&signature_payload(), "/payload", txn_payload()["payload"].clone());
-    assert_eq!(fault(&crossed), Fault::TrackDisagrees { payload: "nanoTxn", accepted: "nanoSignature" });
+    assert_eq!(fault(&crossed), FieldFault::TrackDisagrees { payload: "nanoTxn", accepted: "nanoSignature" });
 }
 
 #[test]
 fn a_payload_of_no_known_shape_is_told_the_known_ones() {
     for payload in [json!({}), json!({ "hash": "ab" }), json!({ "mode": "settle" }), json!({ "mode": 1 })] {
         let fault = fault(&with(&txn_payload(), "/payload", payload));
-        assert_eq!(fault, Fault::NoProof);
+        assert_eq!(fault, FieldFault::NoProof);
         for word in ["block", "blockHash", "account", "signature", "proof", "access", "credential"] {
             assert!(fault.to_string().contains(word), "{fault}");
         }
@@ -285,8 +282,8 @@ fn a_payload_of_no_known_shape_is_told_the_known_ones() {
 #[test]
 fn a_block_may_come_without_work() {
     let json = without(&txn_payload(), "payload.block.work");
-    let Presented::Payment(payment) = PaymentPayload::read(&json).unwrap().presented else { panic!() };
-    assert_eq!(payment.proof, Proof::NanoTxn { block: StateBlock { work: None, ..some_block() } });
+    let Payload::Payment(payment) = PaymentPayload::read(&json).unwrap().presented else { panic!() };
+    assert_eq!(payment.proof, PaymentProof::NanoTxn { block: StateBlock { work: None, ..some_block() } });
 }
 
 #[test]
@@ -304,7 +301,7 @@ fn hexadecimal_of_either_case_and_the_old_prefix_are_one_proof() {
 fn a_capability_needs_no_entry_and_does_not_print() {
     let mut json = json!({ "x402Version": 2, "payload": { "mode": "access", "credential": "t0ken" } });
     let read = PaymentPayload::read(&json).unwrap();
-    assert!(matches!(&read.presented, Presented::Access { credential } if credential.expose() == "t0ken"));
+    assert!(matches!(&read.presented, Payload::Access { credential } if credential.expose() == "t0ken"));
     let shown = format!("{read:?}");
     assert!(shown.contains("****") && !shown.contains("t0ken"), "{shown}");
     // An official client sends the entry along, here one that is not even whole.
@@ -316,7 +313,7 @@ fn a_capability_needs_no_entry_and_does_not_print() {
     assert_eq!(fault(&json).to_string(), "`payload.credential` is an array, expected a string");
     assert_eq!(
         fault(&without(&json, "payload.credential")),
-        Fault::Missing { path: "payload.credential".to_owned() }
+        FieldFault::Missing { path: "payload.credential".to_owned() }
     );
 }
 
@@ -326,15 +323,16 @@ fn a_capability_needs_no_entry_and_does_not_print() {
 fn an_offer_is_answered_with_its_entry_unchanged() {
     let mut json = challenge().to_json();
     json["accepts"][0]["extra"]["somethingNew"] = json!([1, 2]);
-    let offers = Offers::read(&json).unwrap().offers;
-    assert!(matches!(offers[0].ask, Ask::NanoTxn { work: Some(_) }));
-    assert_eq!(offers[1].ask, Ask::NanoSignature { nonce: [0xAB; 32] });
-    for (index, proof) in [Proof::NanoTxn { block: some_block() }, signature_proof()].into_iter().enumerate()
+    let offers = NanoOffers::read(&json).unwrap().offers;
+    assert!(matches!(offers[0].ask, ProofRequest::NanoTxn { work: Some(_) }));
+    assert_eq!(offers[1].ask, ProofRequest::NanoSignature { nonce: [0xAB; 32] });
+    for (index, proof) in
+        [PaymentProof::NanoTxn { block: some_block() }, signature_proof()].into_iter().enumerate()
     {
         let answer = offers[index].answer(&proof);
         assert_eq!(answer["accepted"], json["accepts"][index]);
         assert_eq!(answer["resource"], json["resource"]);
-        let Presented::Payment(payment) = PaymentPayload::read(&answer).unwrap().presented else { panic!() };
-        assert_eq!(*payment, Payment { accepted: challenge().accepts[index].clone(), proof });
+        let Payload::Payment(payment) = PaymentPayload::read(&answer).unwrap().presented else { panic!() };
+        assert_eq!(*payment, PresentedPayment { accepted: challenge().accepts[index].clone(), proof });
     }
 }

@@ -1,7 +1,7 @@
 //! The receipt in `PAYMENT-RESPONSE`, as the official clients and x402.Nano's parser read it.
 
 use faregate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
-use faregate::x402::{Capability, Credential, Outcome, SettlementResponse, decode_header};
+use faregate::x402::{CapabilityNotice, Credential, SettlementOutcome, SettlementResponse, decode_header};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -10,11 +10,11 @@ use super::{any_json, any_object};
 fn settled() -> SettlementResponse {
     SettlementResponse {
         network: Network::Mainnet,
-        outcome: Outcome::Settled {
+        outcome: SettlementOutcome::Settled {
             transaction: BlockHash([0xAB; 32]),
             payer: Account([5; 32]),
             amount: Raw::new(7),
-            capability: Some(Capability {
+            capability: Some(CapabilityNotice {
                 token: Credential::new("t0ken".to_owned()),
                 remaining: 99,
                 expires: UnixSeconds(1_800_000_000),
@@ -27,7 +27,7 @@ fn settled() -> SettlementResponse {
 fn failed(transaction: Option<BlockHash>) -> SettlementResponse {
     SettlementResponse {
         network: Network::Mainnet,
-        outcome: Outcome::Failed {
+        outcome: SettlementOutcome::Failed {
             transaction,
             payer: None,
             reason: "settlement_pending".to_owned(),
@@ -94,7 +94,7 @@ proptest! {
         extensions.remove("capability");
         let failed = SettlementResponse {
             network: Network::Mainnet,
-            outcome: Outcome::Failed {
+            outcome: SettlementOutcome::Failed {
                 transaction: hash.map(BlockHash), payer: hash.map(Account), reason, message,
             },
             extensions: extensions.clone(),

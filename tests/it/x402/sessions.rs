@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 
 use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use faregate::routes::Grants;
 use faregate::x402::{
-    Ask, Fault, Grants, NoSession, Offers, PaymentPayload, PaymentRequirements, Presented, Proof, Session,
-    SessionTerms, TAG_MODULUS, Track, session_headers,
+    FieldFault, NanoOffers, NoSession, Payload, PaymentPayload, PaymentProof, PaymentRequirements,
+    ProofRequest, SessionId, SessionTerms, TAG_MODULUS, Track, session_headers,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ fn payload(entry: &Value, payload: Value) -> Value {
 #[test]
 fn an_entry_has_the_names_and_kinds_of_revisions_6_and_7() {
     let entry = session_entry();
-    let id = Session::of(&entry).unwrap().to_string();
+    let id = entry.session().unwrap().to_string();
     let expected = json!({
         "scheme": "exact", "network": "nano:mainnet", "asset": "XNO",
         "amount": "100000000012345678901234567", "payTo": entry.pay_to.to_string(), "maxTimeoutSeconds": 120,
@@ -48,7 +49,7 @@ fn an_entry_has_the_names_and_kinds_of_revisions_6_and_7() {
 #[test]
 fn the_headers_say_what_the_entry_says() {
     let entry = session_entry();
-    let id = Session::of(&entry).unwrap().to_string();
+    let id = entry.session().unwrap().to_string();
     let pay_to = entry.pay_to.to_string();
     let expected = [
         ("X-PAYMENT-ADDRESS", pay_to.as_str()),
@@ -62,19 +63,19 @@ fn the_headers_say_what_the_entry_says() {
     // Revision 5 wants a base amount that is a multiple of the modulus, as the price is.
     assert_eq!(headers[1].1.parse::<u128>().unwrap() % TAG_MODULUS, 0);
     assert!(session_headers(&super::entry(Track::NanoSignature)).is_none());
-    assert!(Session::of(&super::txn_entry()).is_none());
+    assert!(super::txn_entry().session().is_none());
 }
 
 #[test]
 fn an_identifier_is_told_from_other_texts_and_does_not_print() {
-    let session = Session::of(&session_entry()).unwrap();
+    let session = session_entry().session().unwrap();
     let text = session.to_string();
     assert_eq!(text.parse(), Ok(session));
     assert!(text.len() < 150 && text.bytes().all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it)));
-    assert_eq!(format!("{session:?}"), "Session(****)");
+    assert_eq!(format!("{session:?}"), "SessionId(****)");
     assert!(session.is_for("GET /v1/quote/{symbol}") && !session.is_for("GET /v1/quote/{symbol}/"));
     for other in ["", "uuid-1234", &text[1..], &format!("{text}AAAA"), &text.replace(&text[..2], "Ag")] {
-        assert_eq!(other.parse::<Session>(), Err(NoSession), "{other}");
+        assert_eq!(other.parse::<SessionId>(), Err(NoSession), "{other}");
     }
 }
 
@@ -83,9 +84,9 @@ fn a_proof_is_a_hash_with_the_entry() {
     let entry = session_entry();
     for hash in ["cd".repeat(32), "CD".repeat(32)] {
         let json = payload(&entry.to_json(), json!({ "proof": hash }));
-        let Presented::Payment(payment) = PaymentPayload::read(&json).unwrap().presented else { panic!() };
+        let Payload::Payment(payment) = PaymentPayload::read(&json).unwrap().presented else { panic!() };
         assert_eq!(payment.accepted, entry);
-        assert_eq!(payment.proof, Proof::NanoSession { block_hash: BlockHash([0xCD; 32]) });
+        assert_eq!(payment.proof, PaymentProof::NanoSession { block_hash: BlockHash([0xCD; 32]) });
         assert_eq!(payment.proof.to_json(), json!({ "proof": "cd".repeat(32) }));
     }
 }
@@ -97,7 +98,7 @@ fn what_does_not_fit_is_told() {
     let proof = json!({ "proof": "cd".repeat(32) });
     let mut bent = payload(&entry, proof.clone());
     bent["accepted"]["amount"] = "1".into();
-    let sum = "`accepted.amount`: it is not the sum of `resourceAmountRaw` and `tagAmountRaw`";
+    let sum = "`accepted.amount`: not the sum of `resourceAmountRaw` and `tagAmountRaw`";
     assert_eq!(fault(&bent).to_string(), sum);
     let mut bent = payload(&entry, proof.clone());
     bent["accepted"]["extra"]["nanoSession"]["id"] = "uuid-1234".into();
@@ -106,11 +107,11 @@ fn what_does_not_fit_is_told() {
     for (track, name) in [(Track::NanoTxn { work: None }, "nanoTxn"), (Track::NanoSignature, "nanoSignature")]
     {
         let crossed = payload(&super::entry(track).to_json(), proof.clone());
-        assert_eq!(fault(&crossed), Fault::TrackDisagrees { payload: "nanoSession", accepted: name });
+        assert_eq!(fault(&crossed), FieldFault::TrackDisagrees { payload: "nanoSession", accepted: name });
     }
     let signed = json!({ "proof": "cd".repeat(32), "signature": "ef".repeat(64) });
     let of_revision_7 = payload(&super::entry(Track::NanoSignature).to_json(), signed.clone());
-    assert_eq!(fault(&of_revision_7), Fault::UrlBound);
+    assert_eq!(fault(&of_revision_7), FieldFault::UrlBound);
     assert!(PaymentPayload::read(&payload(&entry, signed)).is_ok(), "a session's client that signs as well");
 }
 
@@ -118,7 +119,7 @@ fn what_does_not_fit_is_told() {
 fn the_entries_of_others_are_offers_where_they_add_up() {
     let read = |entry: &Value| {
         let bill = json!({ "x402Version": 2, "resource": { "url": "https://x" }, "accepts": [entry] });
-        Offers::read(&bill).unwrap()
+        NanoOffers::read(&bill).unwrap()
     };
     let mut entry = session_entry().to_json();
     entry["extra"] = json!({
@@ -126,7 +127,7 @@ fn the_entries_of_others_are_offers_where_they_add_up() {
         "nanoSession": { "id": "uuid-1234", "tag": 1, "resourceAmountRaw": TERMS.price, "tagAmountRaw": TERMS.tag_amount },
     });
     let offer = read(&entry).offers.remove(0);
-    assert_eq!((offer.ask, Some(offer.amount)), (Ask::NanoSession(TERMS), TERMS.amount()));
+    assert_eq!((offer.ask, Some(offer.amount)), (ProofRequest::NanoSession(TERMS), TERMS.amount()));
     entry["amount"] = "5".into();
     assert!(read(&entry).passed_over[0].to_string().contains("not the sum"));
 }
@@ -144,8 +145,8 @@ proptest! {
         written.extra.grants = Grants { requests: grants.0, seconds: grants.1 };
         (written.extra.route, written.extra.track) = (route, Track::NanoSession(terms));
         prop_assert_eq!(PaymentRequirements::read(&written.to_json()).unwrap(), written.clone());
-        let session = Session::of(&written).unwrap();
-        prop_assert_eq!(session.to_string().parse::<Session>(), Ok(session));
+        let session = written.session().unwrap();
+        prop_assert_eq!(session.to_string().parse::<SessionId>(), Ok(session));
         let [_, amount, tag, ..] = session_headers(&written).unwrap().map(|(_, value)| value.parse::<u128>());
         prop_assert_eq!(amount.unwrap() + tag.unwrap(), written.amount.get());
     }
@@ -155,7 +156,7 @@ proptest! {
         use base64::Engine as _;
         let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
         for text in [text, encoded] {
-            if let Ok(session) = text.parse::<Session>() {
+            if let Ok(session) = text.parse::<SessionId>() {
                 prop_assert_eq!(session.to_string(), text);
             }
         }

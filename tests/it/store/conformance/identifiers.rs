@@ -6,7 +6,7 @@ use faregate::nano::UnixSeconds;
 use faregate::store::{Answer, Begin, Forget, Grant, Intent, PaymentState, Store};
 
 use super::{begun, granted};
-use crate::store::samples::{NOW, hash, holder, id, sent, signed, under_id};
+use crate::store::samples::{NOW, grantee, hash, sent, signed, under_id};
 
 /// The payment under an id, for the request that all of these are made for.
 fn under(intent: Intent) -> Intent {
@@ -28,7 +28,7 @@ pub(super) async fn of_two_payments_under_one_id_the_first_holds_it<S: Store>(st
     let second = under(signed(hash(2), hash(101), 1));
     assert_eq!(store.begin(&second, NOW).await, Ok(Begin::IdHeld(hash(1))));
     let third = under(sent(hash(3), 1));
-    assert_eq!(store.grant(&third, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
+    assert_eq!(store.grant(&third, grantee(hash(3), 1, 1), NOW).await, Ok(Grant::IdHeld(hash(1))));
     assert_eq!(store.payment(hash(2)).await, Ok(None), "nothing of them is kept");
     assert_eq!(store.payment(hash(3)).await, Ok(None));
     granted(&*store, &first, 1, 1, 30).await;
@@ -52,9 +52,21 @@ pub(super) async fn a_parked_payment_gives_its_id_to_one_on_its_frontier_only<S:
     let elsewhere = under(signed(hash(2), hash(101), 1));
     assert_eq!(store.begin(&elsewhere, NOW).await, Ok(Begin::IdHeld(hash(1))), "both could be paid");
     let sent = under(sent(hash(3), 1));
-    assert_eq!(store.grant(&sent, id(hash(3)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
+    assert_eq!(store.grant(&sent, grantee(hash(3), 1, 1), NOW).await, Ok(Grant::IdHeld(hash(1))));
     begun(&*store, &under(signed(hash(4), hash(100), 1))).await;
     assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(4));
+}
+
+/// The ledger takes one of them at most, so the newest one may have the id.
+pub(super) async fn an_id_goes_on_along_one_frontier<S: Store>(store: Arc<S>) {
+    for number in 1..=3 {
+        begun(&*store, &under(signed(hash(number), hash(100), 1))).await;
+        assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(number));
+        let parked = store.advance(hash(number), &[PaymentState::Intent], PaymentState::Parked, NOW).await;
+        assert_eq!(parked, Ok(true));
+    }
+    granted(&*store, &under(signed(hash(1), hash(100), 1)), 1, 1, 30).await;
+    assert_eq!(store.identified(under_id(7, 1).id).await.unwrap().unwrap().intent.block, hash(1));
 }
 
 /// Parked, so that it gave its id to another on its frontier; and that other, which failed.
@@ -76,7 +88,7 @@ pub(super) async fn a_parked_payment_has_its_id_back_where_the_next_failed<S: St
         assert_eq!(store.begin(&third, NOW).await, Ok(Begin::IdHeld(hash(1))), "both could be paid");
     }
     let sent = under(sent(hash(4), 1));
-    assert_eq!(store.grant(&sent, id(hash(4)), holder(1), 1, 30, NOW).await, Ok(Grant::IdHeld(hash(1))));
+    assert_eq!(store.grant(&sent, grantee(hash(4), 1, 1), NOW).await, Ok(Grant::IdHeld(hash(1))));
     let holder = store.identified(under_id(7, 1).id).await.unwrap().unwrap();
     assert_eq!((holder.intent.block, holder.intent.identified), (hash(1), Some(under_id(7, 1))));
     assert_eq!(store.advance(hash(1), &[PaymentState::Parked], PaymentState::Failed, NOW).await, Ok(true));

@@ -1,8 +1,8 @@
-//! The addresses that are paid, cut into one set per mechanism.
+//! The addresses that receive payments, in one set per mechanism.
 //!
-//! Sets must not meet: a block that was sent on-chain to a `nanoSignature` address is public, and
-//! if its address could be a `nanoTxn` challenge's too, a stranger could hand it in as his own
-//! payment (PROTOCOL section 3).
+//! The sets must not overlap. A block that was sent on-chain to a `nanoSignature` address is public. If
+//! a `nanoTxn` challenge could have the same address, a stranger could present that block as its own
+//! payment ([protocol guide](crate::guide::protocol), "The challenge").
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,11 +10,11 @@ use std::ops::Range;
 use super::Mechanism;
 use crate::nano::Account;
 
-/// How many indexes of the seed each mechanism owns. The pool may grow and shrink inside them
-/// without any address changing sides.
+/// The number of seed indexes for each mechanism. Within them the pool can grow and shrink without
+/// moving an address to another mechanism.
 pub const INDEXES_PER_MECHANISM: u32 = 1 << 20;
 
-/// The seed indexes of a mechanism's first `size` addresses.
+/// The seed indexes of the first `size` addresses of a mechanism.
 #[must_use]
 pub fn seed_indexes(mechanism: Mechanism, size: u32) -> Range<u32> {
     let first: u32 = match mechanism {
@@ -34,7 +34,7 @@ pub struct AddressPool {
 }
 
 impl AddressPool {
-    /// A pool of these addresses. An address that stands in both lists is kept in the first only.
+    /// A pool of these addresses. An address that is in both lists is kept only in the first.
     #[must_use]
     pub fn new(nano_txn: Vec<Account>, nano_signature: Vec<Account>) -> Self {
         let first: BTreeSet<Account> = nano_txn.iter().copied().collect();
@@ -42,7 +42,7 @@ impl AddressPool {
         Self { nano_txn, nano_signature, nano_session: Vec::new() }
     }
 
-    /// The pool with these addresses for `nanoSession` as well, without those it has already.
+    /// The same pool with addresses for `nanoSession`, except those that it already has.
     #[must_use]
     pub fn with_sessions(mut self, nano_session: Vec<Account>) -> Self {
         let taken: BTreeSet<Account> = self.nano_txn.iter().chain(&self.nano_signature).copied().collect();
@@ -50,8 +50,8 @@ impl AddressPool {
         self
     }
 
-    /// A pool of a list of addresses: all for the one mechanism that is in use, or in turn for each,
-    /// so that a list that grows at its end moves no address.
+    /// A pool of a list of addresses. The mechanisms in use take addresses in turn, so that a list can
+    /// grow at its end without moving an address to another mechanism.
     #[must_use]
     pub fn of_list(addresses: &[Account], mechanisms: &[Mechanism]) -> Self {
         let used: Vec<Mechanism> = Mechanism::ALL.into_iter().filter(|it| mechanisms.contains(it)).collect();
@@ -63,7 +63,7 @@ impl AddressPool {
             .with_sessions(share(Mechanism::NanoSession))
     }
 
-    /// The mechanism's addresses.
+    /// The addresses of a mechanism.
     #[must_use]
     pub fn of(&self, mechanism: Mechanism) -> &[Account] {
         match mechanism {
@@ -73,7 +73,7 @@ impl AddressPool {
         }
     }
 
-    /// The address that `random` picks, or nothing where the mechanism has none.
+    /// The address that `random` selects; `None` if the mechanism has no address.
     #[must_use]
     pub fn pick(&self, mechanism: Mechanism, random: [u8; 8]) -> Option<Account> {
         let addresses = self.of(mechanism);

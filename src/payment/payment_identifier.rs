@@ -1,8 +1,9 @@
-//! What a client's payment identifier stands for: one payment, and one request.
+//! Payment identifiers: an id that a client chose stands for one payment and one request.
 //!
-//! The first payment under an id holds it; the id is kept as a hash, so that it has one length and
-//! the store does not show it. The request is kept as a digest: the same id with another request is
-//! a conflict (x402, `payment-identifier`; PROTOCOL section 7).
+//! The first payment with an id holds it. The id is stored as a hash, so that it has a fixed length
+//! and cannot be read in the store. The request is stored as a digest: the same id with another
+//! request is a conflict (x402, `payment-identifier`;
+//! [protocol guide](crate::guide::protocol), "Extensions and neighbours").
 
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest};
@@ -16,15 +17,15 @@ pub struct IdentifierKey(pub [u8; 32]);
 
 hex_text!(IdentifierKey, 32);
 
-/// The digest of a request, as far as it decides on the answer.
+/// The digest of those parts of a request that determine the answer.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct RequestDigest(pub [u8; 32]);
 
 hex_text!(RequestDigest, 32);
 
-/// An id and the request that it came with.
+/// An id, and the request that it came with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Identified {
+pub struct IdentifiedRequest {
     pub id: IdentifierKey,
     pub request: RequestDigest,
 }
@@ -45,13 +46,13 @@ impl IdentifierKey {
 
 impl RequestDigest {
     /// The digest of a request on `route`: its method, its canonical target with the query, the
-    /// values of the headers that say what it means (an empty one where it has none), its body.
+    /// values of the headers that change its meaning (empty if missing), and its body.
     #[must_use]
     pub fn of(route: &RouteName, method: &str, target: &str, headers: &[&[u8]], body: &[u8]) -> Self {
         let mut hash = Blake2b::<U32>::new();
         hash.update(REQUEST_DOMAIN);
         let mut part = |bytes: &[u8]| {
-            // With its length, so that no two lists of parts run into the same bytes.
+            // The length comes first, so that two different lists of parts never give the same bytes.
             hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(bytes);
         };

@@ -1,0 +1,128 @@
+//! Capabilities and their uses: what a payment is settled into, and who has leased how much of it.
+
+use std::future::Future;
+
+use super::StoreError;
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::payment::Intent;
+use crate::payment::capability::CapabilityId;
+use crate::routes::RouteName;
+
+/// A capability as it is stored. The token is not in it: it is computed from this and a key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CapabilityRecord {
+    pub id: CapabilityId,
+    pub block: BlockHash,
+    pub route: RouteName,
+    /// How many uses were bought.
+    pub uses: u32,
+    /// The first instant at which it is no longer good.
+    pub expires_at: UnixSeconds,
+    pub revoked: bool,
+}
+
+/// One instance of the gateway, for as long as it runs: random, never used again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Holder(pub [u8; 16]);
+
+/// The instance that a grant is made for, and what it gets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grantee {
+    /// The id of the capability, if the grant makes it.
+    pub id: CapabilityId,
+    pub holder: Holder,
+    /// Uses to lease at most.
+    pub want: u32,
+    /// Seconds until the lease lapses.
+    pub ttl: u64,
+}
+
+/// The result of [`Meters::grant`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Grant {
+    /// The payment is granted, by this call or by an earlier one under the same challenge.
+    Granted {
+        record: CapabilityRecord,
+        /// Uses leased to the caller in the same step.
+        lease: Lease,
+        /// Whether this call made the grant.
+        fresh: bool,
+    },
+    /// The hash was spent under another challenge, or is marked as spent.
+    Taken,
+    /// This payment holds the intent's id.
+    IdHeld(BlockHash),
+}
+
+/// Uses of one capability set aside for one instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lease {
+    /// Uses handed out by this call.
+    pub granted: u32,
+    /// Uses still in the store after it: neither spent nor leased to anyone.
+    pub remaining: u32,
+    /// Uses leased to other instances. They may come back.
+    pub elsewhere: u32,
+    /// Answers that broke off since a use was last spent, those of this call among them.
+    pub broken: u32,
+    /// When this holder's unreported uses go back to the capability.
+    pub expires_at: UnixSeconds,
+    /// Whether the capability is revoked at the time of the call, also of a repeated call.
+    pub revoked: bool,
+}
+
+/// One report and request of an instance about one capability.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LeaseRequest {
+    pub capability: CapabilityId,
+    pub holder: Holder,
+    /// Counts this holder's calls for this capability, from 1 ([`Meters::grant`] is number 0). A call
+    /// that repeats the last number changes nothing and gets the same numbers.
+    pub sequence: u64,
+    /// Uses spent since the last report, out of those leased.
+    pub used: u32,
+    /// Uses handed back unspent.
+    pub returned: u32,
+    /// Answers that broke off. They are counted after what was `used`, which sets the count to 0.
+    pub broken: u32,
+    /// Uses wanted.
+    pub want: u32,
+    /// Seconds until the lease lapses. Each call renews it.
+    pub ttl: u64,
+}
+
+/// Makes capabilities and counts their uses.
+pub trait Meters: Send + Sync + 'static {
+    /// In one step: claims the hash and the intent's id if nobody has (as
+    /// [`Claims::begin`](super::Claims::begin)), marks the payment granted, makes its capability
+    /// (uses and expiry from the terms and `now`), and leases uses of it to the grantee. A repeat under the same challenge gets the record of the first call. A parked or
+    /// failed intent under the same challenge is granted too: its block is on the ledger after all.
+    fn grant(
+        &self,
+        intent: &Intent,
+        grantee: Grantee,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<Grant, StoreError>> + Send;
+
+    /// The capability `id`, if any.
+    fn capability(
+        &self,
+        id: CapabilityId,
+    ) -> impl Future<Output = Result<Option<CapabilityRecord>, StoreError>> + Send;
+
+    /// Reports and requests uses. First, leases that lapsed at `now` or before go back to the
+    /// capability. An expired or revoked capability hands out nothing.
+    fn lease(
+        &self,
+        request: LeaseRequest,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<Lease, StoreError>> + Send;
+
+    /// Ends a capability. False if there is none. A holder of leased uses learns it from its next
+    /// [`Lease`].
+    fn revoke(
+        &self,
+        id: CapabilityId,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+}
