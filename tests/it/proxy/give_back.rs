@@ -229,7 +229,8 @@ async fn failures_in_a_row_are_rationed_in_time() {
     let key = rig.payer(1, PLENTY);
     let failed = rig.pay(&key, "/v1/search/x").await;
     let (token, bought) = capability(&failed);
-    let ask = || rig.get("/v1/search/x", &[("PAYMENT-CAPABILITY", token.as_str())]);
+    let credential = [("PAYMENT-CAPABILITY", token.as_str())];
+    let ask = || rig.get("/v1/search/x", &credential);
     for _ in 0..4 {
         assert_eq!(ask().await.status().as_u16(), 500);
     }
