@@ -248,8 +248,14 @@ impl Meters for Plenty {
     ) -> Result<Grant, StoreError> {
         let (block, expires_at, uses) = (intent.block, LATER, u32::MAX);
         let record = CapabilityRecord { id, block, route: route(), uses, expires_at, revoked: false };
-        let lease =
-            Lease { granted: 0, remaining: uses, elsewhere: 0, expires_at: UnixSeconds(0), revoked: false };
+        let lease = Lease {
+            granted: 0,
+            remaining: uses,
+            elsewhere: 0,
+            broken: 0,
+            expires_at: UnixSeconds(0),
+            revoked: false,
+        };
         Ok(Grant::Granted { record, lease, fresh: false })
     }
 
@@ -263,6 +269,7 @@ impl Meters for Plenty {
             granted: request.want,
             remaining: u32::MAX / 2,
             elsewhere: 0,
+            broken: 0,
             expires_at: LATER,
             revoked: false,
         })

@@ -43,6 +43,7 @@ impl Denied {
         match why {
             NoUse::Exhausted => exhausted,
             NoUse::Busy => Self::Wait(Wait::UsesOut),
+            NoUse::Failing(pause) => Self::Wait(Wait::UpstreamFailing(*pause)),
             NoUse::Store(error) => Self::no_store(error, "no use could be leased"),
         }
     }

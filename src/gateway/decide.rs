@@ -52,9 +52,9 @@ impl Decision {
             Self::Bill(billed) if billed.bill.refused.is_some() => Outcome::Refused,
             Self::Bill(_) => Outcome::Challenged,
             Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
-            Self::Wait(Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded) => {
-                Outcome::Unavailable
-            }
+            Self::Wait(
+                Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
+            ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) => Outcome::Refused,
             Self::Document(_) | Self::Preflight => Outcome::Free,

@@ -22,7 +22,7 @@ use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
 use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
 
 /// Seconds after which a request may be tried again.
-const RETRY_SECONDS: &str = "1";
+const RETRY_SECONDS: u64 = 1;
 
 /// Bytes of a target that a bill's `resource.url` repeats. A client decides how long its target is, and
 /// all response headers together stay under 8 KiB ([protocol guide](crate::guide::protocol), headers).
@@ -165,6 +165,11 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
             ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
         }
+        Wait::UpstreamFailing(_) => (
+            "upstream_failing",
+            "the upstream failed again and again: nothing was charged, send the capability again after \
+             Retry-After, do not pay again",
+        ),
         Wait::UsesOut => ("uses_under_way", "other requests hold the last uses of the capability: try again"),
         Wait::SameId => (
             "same_id_under_way",
@@ -181,9 +186,19 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
     };
     let block = match wait {
         Wait::Pending { block, .. } => Some(*block),
-        Wait::UsesOut | Wait::SameId | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => None,
+        Wait::UpstreamFailing(_)
+        | Wait::UsesOut
+        | Wait::SameId
+        | Wait::NoNode
+        | Wait::NoStore
+        | Wait::NoWork
+        | Wait::Overloaded => None,
     };
-    let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];
+    let after = match wait {
+        Wait::UpstreamFailing(pause) => pause.get(),
+        _ => RETRY_SECONDS,
+    };
+    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
     }

@@ -232,6 +232,7 @@ impl Meters for Connection {
                 Ablation::Nothing
                 | Ablation::ForgetIntents
                 | Ablation::ForgetIds
+                | Ablation::ForgetBreaks
                 | Ablation::TrustBroadcast
                 | Ablation::TrustRivals
                 | Ablation::LeakedChallenges
@@ -256,6 +257,9 @@ impl Meters for Connection {
             let mut asked = request;
             if self.world.ablation == Ablation::LeaseForEver {
                 asked.ttl = 1_000_000;
+            }
+            if self.world.ablation == Ablation::ForgetBreaks {
+                asked.broken = 0;
             }
             let lease = self.world.store.lease(asked, now).await?;
             if self.reported.lock().unwrap().insert(request.sequence) {

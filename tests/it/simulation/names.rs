@@ -11,7 +11,7 @@ use faregate::cashier::{Admitted, Ask, Bill, IdentifierRefusal, Presented, Verdi
 use faregate::nano::{Account, BlockHash, Raw, SecretKey};
 use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDigest};
 use faregate::routes::{Metering, RouteName, Terms};
-use faregate::store::capabilities::HangUp;
+use faregate::store::capabilities::BrokenAnswer;
 use faregate::store::{Answer as Kept, PaymentJournal};
 
 use super::instance::Instance;
@@ -114,14 +114,13 @@ impl Town {
             return Told::Again;
         }
         if world.fault(15) {
-            admitted.taken.give_back();
+            instance.till.capabilities().fail(admitted.taken);
             return Told::Again;
         }
         let unreported = Arc::clone(&instance.unreported);
         if !asked.patient && world.chance(50) {
             // He hung up before the end of the answer.
-            if admitted.taken.hang_up() == HangUp::Committed {
-                *unreported.lock().unwrap().entry(capability).or_default() += 1;
+            if self.break_off(instance, admitted).await == Some(BrokenAnswer::Committed) {
                 self.book.lock().unwrap().names.unkept.insert(id);
             }
             return Told::Again;

@@ -35,6 +35,8 @@ pub(super) enum Ablation {
     LeaseForEver,
     /// A payment does not hold the id that it was made under.
     ForgetIds,
+    /// Answers that broke off are not counted in the store.
+    ForgetBreaks,
     /// An unconfirmed block counts as confirmed.
     TrustBroadcast,
     /// A rival of a payment's block counts as confirmed while it is not.
