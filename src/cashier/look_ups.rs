@@ -126,7 +126,12 @@ impl LookUp {
             Err(Unsettled::Refused(..) | Unsettled::IdHeld) => true,
             Err(Unsettled::Wait(wait)) => match wait {
                 Wait::Pending { .. } | Wait::NoNode => self.asking,
-                Wait::UsesOut | Wait::SameId | Wait::NoStore | Wait::NoWork | Wait::Overloaded => false,
+                Wait::UsesOut
+                | Wait::SameId
+                | Wait::UpstreamFailing(_)
+                | Wait::NoStore
+                | Wait::NoWork
+                | Wait::Overloaded => false,
             },
         };
         if in_vain {

@@ -2,10 +2,10 @@
 //! shows only by waiting.
 
 use faregate::nano::{
-    Account, BlockHash, NetworkError, Network, Raw, Representative, SecretKey, Signature, StateBlock, UnixSeconds,
-    noms_digest,
+    Account, BlockHash, Network, NetworkError, Raw, Representative, SecretKey, Signature, StateBlock,
+    UnixSeconds, noms_digest,
 };
-use faregate::payment::address_pool::INDEXES_PER_MECHANISM;
+use faregate::payment::address_pool::{AddressPool, INDEXES_PER_MECHANISM};
 use faregate::payment::capability::{Capability, CapabilityId, Token};
 use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::nano_signature::{self, SignatureEvidence};
@@ -50,7 +50,7 @@ fn seen() -> Seen {
         pay_to: TREASURY,
         valid_before: UnixSeconds(1000),
     };
-    let challenge = Challenge::mint(&keys(), [9; 16], offer);
+    let challenge = Challenge::mint(&keys(), &AddressPool::new(Vec::new(), vec![TREASURY]), [9; 16], offer);
     let digest = noms_digest(&nano_signature::message(block.hash(), &challenge)).unwrap();
     let signature = SecretKey::from_bytes([3; 32]).sign(&digest);
     let evidence = SignatureEvidence { block: block.hash(), account: block.account, signature };

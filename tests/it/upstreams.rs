@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use faregate::listen::{self, Tls};
+use faregate::listen::{self, Door, Tls};
 use pingora::server::configuration::ServerConf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -119,7 +119,13 @@ impl House {
         let address = listener.local_addr().unwrap();
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), rig.services.gateway());
         let (stop, shutdown) = watch::channel(false);
-        let served = tokio::spawn(listen::serve_tls(listener, tls, Arc::new(proxy), shutdown));
+        let served = tokio::spawn(listen::serve_behind(
+            Door::default(),
+            listener,
+            Some(tls),
+            Arc::new(proxy),
+            shutdown,
+        ));
         let connector = http2::connector(made.cert.der().clone());
         let token = capability(&rig.pay(&rig.payer(1, PLENTY), "/cheap/bought").await).0;
         Self { rig, tls: address, connector, stop, served, token }
