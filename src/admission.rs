@@ -11,6 +11,7 @@
 //! between two of them: an answer is kept before its use is spent, and a use is given back before the
 //! client learns that its request failed ([money guide](crate::guide::money), crash points).
 
+mod event_stream;
 mod recorder;
 
 use bytes::Bytes;
@@ -21,7 +22,8 @@ use crate::ledger::Ledger;
 use crate::metrics::{Outcome, UseResult};
 use crate::routes::{ChargeOn, Metering};
 use crate::store::Store;
-use crate::store::capabilities::{Capabilities, HangUp, Use};
+use crate::store::capabilities::{BrokenAnswer, Capabilities, Use};
+use event_stream::EventStream;
 use recorder::Recorder;
 
 /// How an exchange ended.
@@ -54,10 +56,10 @@ enum Stage {
 /// It cannot be closed twice:
 ///
 /// ```compile_fail,E0382
-/// # use faregate::admission::{Ending, HeldUse};
-/// fn twice(held: HeldUse) {
-///     let _first = held.close(Ending::Failed);
-///     let _second = held.close(Ending::Failed);
+/// # use faregate::{admission::{Ending, HeldUse}, store::{Store, capabilities::Capabilities}};
+/// async fn twice<S: Store>(held: HeldUse, capabilities: &Capabilities<S>) {
+///     let _first = held.close(capabilities, Ending::Failed).await;
+///     let _second = held.close(capabilities, Ending::Failed).await;
 /// }
 /// ```
 ///
@@ -67,7 +69,7 @@ enum Stage {
 /// # use faregate::{admission::{Ending, HeldUse}, store::{Store, capabilities::Capabilities}};
 /// async fn both<S: Store>(held: HeldUse, capabilities: &Capabilities<S>) {
 ///     let _answering = held.answer(capabilities, http::StatusCode::OK, &http::HeaderMap::new()).await;
-///     let _closed = held.close(Ending::Failed);
+///     let _closed = held.close(capabilities, Ending::Failed).await;
 /// }
 /// ```
 ///
@@ -75,9 +77,9 @@ enum Stage {
 ///
 /// ```compile_fail
 /// # #![deny(unused_must_use)]
-/// # use faregate::admission::{Ending, HeldUse};
-/// fn silent(held: HeldUse) {
-///     held.close(Ending::Failed);
+/// # use faregate::{admission::{Ending, HeldUse}, store::{Store, capabilities::Capabilities}};
+/// async fn silent<S: Store>(held: HeldUse, capabilities: &Capabilities<S>) {
+///     held.close(capabilities, Ending::Failed).await;
 /// }
 /// ```
 #[derive(Debug)]
@@ -104,7 +106,7 @@ pub struct HeldUse {
 /// ```compile_fail,E0451
 /// # use faregate::{admission::AnsweringUse, cashier::Admitted};
 /// fn forge(admitted: Admitted) -> AnsweringUse {
-///     AnsweringUse { admitted, recorder: None }
+///     AnsweringUse { admitted, recorder: None, events: None }
 /// }
 /// ```
 ///
@@ -124,6 +126,8 @@ pub struct AnsweringUse {
     admitted: Admitted,
     /// Set if the answer is to be kept under the client's payment identifier.
     recorder: Option<Recorder>,
+    /// Set if the answer is a stream of events.
+    events: Option<EventStream>,
 }
 
 impl HeldUse {
@@ -146,17 +150,20 @@ impl HeldUse {
         }
         let largest = admitted.keeping.as_ref().map(|it| it.largest);
         let recorder = largest.map(|it| Recorder::begin(it, status, headers));
-        AnsweringUse { admitted, recorder }
+        AnsweringUse { admitted, recorder, events: EventStream::begin(headers) }
     }
 
     /// Closes a use without an answer that counts. It is given back, but to a client that hangs up
-    /// again and again.
+    /// again and again. The failure is counted.
     #[must_use]
-    pub fn close(self, ending: Ending) -> UseResult {
+    pub async fn close<S: Store>(self, capabilities: &Capabilities<S>, ending: Ending) -> UseResult {
         let Admitted { taken, keeping, .. } = self.admitted;
         let result = match ending {
-            Ending::ClientGone => hang_up(taken),
-            Ending::Whole | Ending::Failed => give_back(taken),
+            Ending::ClientGone => broke(capabilities, taken).await,
+            Ending::Whole | Ending::Failed => {
+                capabilities.fail(taken);
+                UseResult::GivenBack
+            }
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);
@@ -164,12 +171,28 @@ impl HeldUse {
     }
 }
 
+impl HeldUse {
+    /// Gives the use back because the upstream says that its answer is not charged for. That is no
+    /// failure.
+    fn excuse(self) -> UseResult {
+        let Admitted { taken, keeping, .. } = self.admitted;
+        taken.give_back();
+        drop(keeping);
+        UseResult::GivenBack
+    }
+}
+
 impl AnsweringUse {
     /// Keeps the answer if it is to be kept, then spends the use or gives it back. A kept answer is the
-    /// client's, however the connection ends.
+    /// client's, however the connection ends; so is a stream of events once it has one of them. Any other
+    /// answer that breaks off gives its use back at most twice before one is spent, whoever broke it.
     pub async fn close<L: Ledger, S: Store>(self, cashier: &Cashier<L, S>, mut ending: Ending) -> UseResult {
-        let Self { admitted, recorder } = self;
-        if let Some(answer) = recorder.and_then(|it| it.finish(ending == Ending::Whole)) {
+        let Self { admitted, recorder, events } = self;
+        let whole = ending == Ending::Whole;
+        if events.is_some_and(|it| it.has_event()) {
+            ending = Ending::Whole;
+        }
+        if let Some(answer) = recorder.and_then(|it| it.finish(whole)) {
             fail::fail_point!("answer-to-be-kept", |_| std::process::abort());
             if cashier.keep(&admitted, &answer).await {
                 ending = Ending::Whole;
@@ -178,8 +201,7 @@ impl AnsweringUse {
         let Admitted { taken, keeping, .. } = admitted;
         let result = match ending {
             Ending::Whole => commit(taken),
-            Ending::ClientGone => hang_up(taken),
-            Ending::Failed => give_back(taken),
+            Ending::ClientGone | Ending::Failed => broke(cashier.capabilities(), taken).await,
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);
@@ -193,15 +215,10 @@ fn commit(taken: Use) -> UseResult {
     UseResult::Committed
 }
 
-fn give_back(taken: Use) -> UseResult {
-    taken.give_back();
-    UseResult::GivenBack
-}
-
-fn hang_up(taken: Use) -> UseResult {
-    match taken.hang_up() {
-        HangUp::GivenBack => UseResult::GivenBack,
-        HangUp::Committed => UseResult::Committed,
+async fn broke<S: Store>(capabilities: &Capabilities<S>, taken: Use) -> UseResult {
+    match capabilities.broke(taken).await {
+        BrokenAnswer::GivenBack => UseResult::GivenBack,
+        BrokenAnswer::Committed => UseResult::Committed,
     }
 }
 
@@ -259,7 +276,14 @@ impl Admission {
             Stage::Held(held) if charged => {
                 (Stage::Answering(held.answer(cashier.capabilities(), status, headers).await), None)
             }
-            Stage::Held(held) => (Stage::Closed(Outcome::UpstreamFailed), Some(held.close(Ending::Failed))),
+            Stage::Held(held) => {
+                let result = if held.charge_on.charges(status.as_u16()) {
+                    held.excuse()
+                } else {
+                    held.close(cashier.capabilities(), Ending::Failed).await
+                };
+                (Stage::Closed(Outcome::UpstreamFailed), Some(result))
+            }
             Stage::Free => (Stage::FreeAnswering, None),
             later @ (Stage::FreeAnswering | Stage::Answering(_) | Stage::Closed(_)) => (later, None),
         };
@@ -269,8 +293,12 @@ impl Admission {
 
     /// A part of the answer's body passes; `end` says that it is the last.
     pub fn part(&mut self, part: Option<&Bytes>, end: bool) {
-        if let Stage::Answering(AnsweringUse { recorder: Some(recorder), .. }) = &mut self.0 {
+        let Stage::Answering(AnsweringUse { recorder, events, .. }) = &mut self.0 else { return };
+        if let Some(recorder) = recorder {
             recorder.part(part, end);
+        }
+        if let Some((events, part)) = events.as_mut().zip(part) {
+            events.part(part);
         }
     }
 
@@ -282,7 +310,7 @@ impl Admission {
         ending: Ending,
     ) -> Option<UseResult> {
         let result = match self.take() {
-            Stage::Held(held) => held.close(ending),
+            Stage::Held(held) => held.close(cashier.capabilities(), ending).await,
             Stage::Answering(answering) => answering.close(cashier, ending).await,
             Stage::Free if ending == Ending::Failed => {
                 self.0 = Stage::Closed(Outcome::UpstreamFailed);

@@ -3,8 +3,8 @@
 
 use super::flights::Unsettled;
 use super::{IdentifierRefusal, Wait};
-use crate::payment::Refusal;
 use crate::payment::challenge::Challenge;
+use crate::payment::{Mechanism, Particular, Refusal};
 use crate::store::StoreError;
 use crate::store::capabilities::NoUse;
 
@@ -27,11 +27,23 @@ impl Denied {
         Self::Refused { refusal, explanation: Some(explanation), late: None }
     }
 
+    /// A proof came after its challenge had expired.
+    pub(super) fn expired(challenge: Challenge) -> Self {
+        let refusal = Refusal::PaymentExpired;
+        match challenge.offer().mechanism {
+            Mechanism::NanoTxn | Mechanism::NanoSignature => {
+                Self::Refused { refusal, explanation: None, late: Some(Box::new(challenge)) }
+            }
+            Mechanism::NanoSession => Self::explained(refusal, Particular::SessionOver.to_string()),
+        }
+    }
+
     /// Why no use could be taken; `exhausted` if all are spent.
     pub(super) fn no_use(why: &NoUse, exhausted: Self) -> Self {
         match why {
             NoUse::Exhausted => exhausted,
             NoUse::Busy => Self::Wait(Wait::UsesOut),
+            NoUse::Failing(pause) => Self::Wait(Wait::UpstreamFailing(*pause)),
             NoUse::Store(error) => Self::no_store(error, "no use could be leased"),
         }
     }

@@ -1,5 +1,7 @@
 //! What the cashier is asked and what it answers. No HTTP.
 
+use std::num::NonZeroU64;
+
 use super::client::Client;
 use super::idempotency::{IdentifierRefusal, Keeping, Replay};
 use super::proof::Proof;
@@ -98,6 +100,8 @@ pub enum Wait {
     Pending { block: BlockHash, reason: PendingReason },
     /// Other requests or other instances hold the capability's last uses.
     UsesOut,
+    /// The upstream failed again and again for the capability. It may be asked again after so many seconds.
+    UpstreamFailing(NonZeroU64),
     /// A request under the same payment identifier is under way.
     SameId,
     /// No node is healthy: nothing is sold that could not be redeemed.

@@ -14,8 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::decide::{Billed, Decision};
-use super::tariff::CorsPolicy;
-use super::{Context, Forwarding, forward, idempotency};
+use super::{Context, Forwarding, forward, idempotency, preflight};
 use crate::cashier::{Bill, IdentifierRefusal, PendingReason, Wait};
 use crate::nano::{BlockHash, Network};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
@@ -23,7 +22,7 @@ use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
 use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
 
 /// Seconds after which a request may be tried again.
-const RETRY_SECONDS: &str = "1";
+const RETRY_SECONDS: u64 = 1;
 
 /// Bytes of a target that a bill's `resource.url` repeats. A client decides how long its target is, and
 /// all response headers together stay under 8 KiB ([protocol guide](crate::guide::protocol), headers).
@@ -56,7 +55,7 @@ pub(super) async fn respond(
             spare_connection(session, context);
             return document.send(session).await.map(|()| None);
         }
-        Decision::Preflight => return preflight(session, context).await.map(|()| None),
+        Decision::Preflight => return preflight::answer(session, context).await.map(|()| None),
         Decision::Bill(billed) => payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
@@ -166,6 +165,11 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
             ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
         }
+        Wait::UpstreamFailing(_) => (
+            "upstream_failing",
+            "the upstream failed again and again: nothing was charged, send the capability again after \
+             Retry-After, do not pay again",
+        ),
         Wait::UsesOut => ("uses_under_way", "other requests hold the last uses of the capability: try again"),
         Wait::SameId => (
             "same_id_under_way",
@@ -182,9 +186,19 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
     };
     let block = match wait {
         Wait::Pending { block, .. } => Some(*block),
-        Wait::UsesOut | Wait::SameId | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => None,
+        Wait::UpstreamFailing(_)
+        | Wait::UsesOut
+        | Wait::SameId
+        | Wait::NoNode
+        | Wait::NoStore
+        | Wait::NoWork
+        | Wait::Overloaded => None,
     };
-    let mut headers = vec![(RETRY_AFTER.as_str(), RETRY_SECONDS.to_owned())];
+    let after = match wait {
+        Wait::UpstreamFailing(pause) => pause.get(),
+        _ => RETRY_SECONDS,
+    };
+    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
     }
@@ -247,15 +261,6 @@ async fn linger(session: &mut Session) {
     };
     // Closed either way, whether in time or not.
     let _in_time = timeout(LINGER, drained).await.is_ok();
-}
-
-async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
-    let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
-    if let Some(cors) = &context.tariff.cors {
-        cors.expose(&mut response, context.origin.as_deref())?;
-        CorsPolicy::answer_preflight(&mut response, &session.req_header().headers)?;
-    }
-    write(session, response, None).await
 }
 
 /// Keeps the connection although the request's body was not read, if what is left of it is known and

@@ -6,6 +6,8 @@
 //! [`meter`] counts the uses of one capability. [`leases`] moves uses between the store and this instance.
 
 // Paths are written out because `tests/interleavings` compiles this file by its path too.
+#[path = "capabilities/failures.rs"]
+mod failures;
 #[path = "capabilities/leases.rs"]
 mod leases;
 #[path = "capabilities/meter.rs"]
@@ -26,7 +28,7 @@ use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
 pub use leases::{LEASE_SECONDS, NoUse, chunk};
-pub use meter::{CachedCapability, HangUp, Use};
+pub use meter::{BrokenAnswer, CachedCapability, Use};
 
 /// All cached capabilities, over the store `S`.
 #[derive(Debug)]
@@ -141,7 +143,28 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
     /// # Errors
     /// [`NoUse`].
     pub async fn reserve(&self, held: &Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
-        self.leases.reserve(held, metering).await
+        let taken = self.leases.reserve(held, metering).await?;
+        let pause = taken.held().meter().pause(self.leases.clock.now());
+        match pause {
+            None => Ok(taken),
+            Some(pause) => {
+                taken.give_back();
+                Err(NoUse::Failing(pause))
+            }
+        }
+    }
+
+    /// The upstream failed: gives the use back, and counts the failure. After five in a row the
+    /// capability's requests wait ([`NoUse::Failing`]).
+    pub fn fail(&self, taken: Use) {
+        taken.held().meter().fail(self.leases.clock.now());
+        taken.give_back();
+    }
+
+    /// The answer to a use broke off, or its client was gone before there was one. The use is given back
+    /// at most twice before one is spent, counted in the store.
+    pub async fn broke(&self, taken: Use) -> BrokenAnswer {
+        self.leases.broke(taken).await
     }
 
     /// Spends a use and returns when that is durable. Then it cannot be given back.

@@ -14,6 +14,8 @@ pub(super) struct StoredCapability {
     pub(super) record: CapabilityRecord,
     /// How many of its uses are gone.
     pub(super) spent: u32,
+    /// Answers that broke off since a use was last spent.
+    pub(super) broken: u32,
 }
 
 impl CapabilityRecord {
@@ -31,12 +33,21 @@ impl CapabilityRecord {
     }
 }
 
+/// What is counted of a capability.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Counts {
+    /// Uses that are gone.
+    pub(super) spent: u32,
+    /// Answers that broke off since a use was last spent.
+    pub(super) broken: u32,
+}
+
 /// The result of one call: its answer, and what to write.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Changes {
     pub(super) answer: Lease,
-    /// The new count of spent uses, if it changed.
-    pub(super) spent: Option<u32>,
+    /// The capability's new counts, if one changed.
+    pub(super) counts: Option<Counts>,
     /// The shares that changed.
     pub(super) shares: Vec<Share>,
 }
@@ -48,6 +59,8 @@ pub(super) struct Escrow {
     uses: u32,
     /// How many of them are gone.
     spent: u32,
+    /// Answers that broke off since a use was last spent.
+    broken: u32,
     /// Whether uses may be handed out: neither expired nor revoked.
     open: bool,
     revoked: bool,
@@ -87,6 +100,7 @@ impl Escrow {
         Self {
             uses: record.uses,
             spent: capability.spent,
+            broken: capability.broken,
             open: !record.revoked && now < record.expires_at,
             revoked: record.revoked,
             shares,
@@ -112,8 +126,8 @@ impl Escrow {
 
     fn changes(&self, mut after: Self, answer: Lease) -> Changes {
         after.shares.retain(|share| !self.shares.contains(share));
-        let spent = (after.spent != self.spent).then_some(after.spent);
-        Changes { answer, spent, shares: after.shares }
+        let [before, now] = [self, &after].map(|it| Counts { spent: it.spent, broken: it.broken });
+        Changes { answer, counts: (now != before).then_some(now), shares: after.shares }
     }
 
     /// Uses neither spent nor leased to anyone.
@@ -159,9 +173,12 @@ impl Escrow {
             .map_or_else(|| Share::new(request.holder), |place| self.shares.swap_remove(place));
         let late = own.report(request.used, request.returned)?;
         // Live uses first: they are spent whatever else is left of the capability.
+        let before = self.spent;
         self.spent = self.spent.saturating_add(request.used.saturating_sub(late));
         let free = self.remaining().saturating_sub(own.outstanding);
         self.spent = self.spent.saturating_add(late.min(free));
+        let broken = if self.spent > before { 0 } else { self.broken };
+        self.broken = broken.saturating_add(request.broken);
         Ok(self.hand_out(own, request.sequence, request.want, now.plus(request.ttl)))
     }
 
@@ -195,14 +212,27 @@ impl Escrow {
             .iter()
             .filter(|share| share.holder != own.holder)
             .fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
-        Lease { granted, remaining: self.remaining(), elsewhere, expires_at, revoked: self.revoked }
+        Lease {
+            granted,
+            remaining: self.remaining(),
+            elsewhere,
+            broken: self.broken,
+            expires_at,
+            revoked: self.revoked,
+        }
     }
 }
 
 impl Share {
     const fn new(holder: Holder) -> Self {
-        let answer =
-            Lease { granted: 0, remaining: 0, elsewhere: 0, expires_at: UnixSeconds(0), revoked: false };
+        let answer = Lease {
+            granted: 0,
+            remaining: 0,
+            elsewhere: 0,
+            broken: 0,
+            expires_at: UnixSeconds(0),
+            revoked: false,
+        };
         Self { holder, sequence: 0, outstanding: 0, late: 0, answer }
     }
 

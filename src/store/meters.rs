@@ -63,6 +63,8 @@ pub struct Lease {
     pub remaining: u32,
     /// Uses leased to other instances. They may come back.
     pub elsewhere: u32,
+    /// Answers that broke off since a use was last spent, those of this call among them.
+    pub broken: u32,
     /// When this holder's unreported uses go back to the capability.
     pub expires_at: UnixSeconds,
     /// Whether the capability is revoked at the time of the call, also of a repeated call.
@@ -81,6 +83,8 @@ pub struct LeaseRequest {
     pub used: u32,
     /// Uses handed back unspent.
     pub returned: u32,
+    /// Answers that broke off. They are counted after what was `used`, which sets the count to 0.
+    pub broken: u32,
     /// Uses wanted.
     pub want: u32,
     /// Seconds until the lease lapses. Each call renews it.

@@ -5,6 +5,7 @@
 //! reported soon after; no request waits for that.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Meters, StoreError, StoreHealth};
-use super::meter::{CachedCapability, Calls, Reports, Use, UseTally};
+use super::meter::{BrokenAnswer, CachedCapability, Calls, Reports, Use, UseTally};
 use crate::clock::Clock;
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
@@ -39,6 +40,9 @@ pub enum NoUse {
     /// All that are left are under way or leased by another instance. Some may come back.
     #[error("the last uses are under way")]
     Busy,
+    /// The upstream failed again and again; it may be asked again after this many seconds.
+    #[error("the upstream fails: it may be asked again after {0} s")]
+    Failing(NonZeroU64),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -169,6 +173,30 @@ impl<S: Meters + StoreHealth> Leases<S> {
         if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
     }
 
+    /// The answer to a use broke off, or its client was gone before there was one. The break is counted
+    /// in the store before the use is given back, so that it counts at every instance. While the store is
+    /// away, what is known here decides.
+    pub(super) async fn broke(&self, mut taken: Use) -> BrokenAnswer {
+        let held = Arc::clone(taken.held());
+        held.meter().fail(self.clock.now());
+        if taken.is_spent() {
+            return BrokenAnswer::Committed;
+        }
+        let mut unresolved = held.calls.lock().await;
+        held.meter().note_break();
+        if let Err(error) = self.call(&held, &mut unresolved, 0, false).await {
+            // It stays unreported and is reported again at the next look.
+            tracing::warn!(capability = %held.record().id, %error, "a broken answer was not counted in the store");
+        }
+        drop(unresolved);
+        let forgiven = held.meter().forgives();
+        if forgiven {
+            return BrokenAnswer::GivenBack;
+        }
+        taken.spend();
+        BrokenAnswer::Committed
+    }
+
     /// One lease call: reports spent uses, hands back lapsed ones (all free ones if `hand_back`), and asks
     /// for `want`. Gives the number it got. A call whose outcome is unknown is repeated first, unchanged.
     async fn call(
@@ -200,13 +228,14 @@ impl<S: Meters + StoreHealth> Leases<S> {
     }
 
     fn request(&self, held: &CachedCapability, want: u32, hand_back: bool) -> LeaseRequest {
-        let UseTally { used, returned } = held.meter().draw_up(hand_back, self.clock.now());
+        let UseTally { used, returned, broken } = held.meter().draw_up(hand_back, self.clock.now());
         LeaseRequest {
             capability: held.record().id,
             holder: self.holder,
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed).saturating_add(1),
             used,
             returned,
+            broken,
             want,
             ttl: LEASE_SECONDS,
         }
@@ -274,5 +303,5 @@ impl<S: Meters + StoreHealth> Leases<S> {
 }
 
 const fn tally(request: &LeaseRequest) -> UseTally {
-    UseTally { used: request.used, returned: request.returned }
+    UseTally { used: request.used, returned: request.returned, broken: request.broken }
 }

@@ -3,17 +3,19 @@
 //! Arithmetic under a lock that is never held across an await. [`super::leases`] decides what to ask the
 //! store, and when.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::super::{CapabilityRecord, Intent, Lease, LeaseRequest};
+use super::failures::Failures;
 use crate::nano::UnixSeconds;
 use crate::routes::Metering;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many times in a row a use is given back because the client left before it had its answer.
-const HANGUPS_FORGIVEN: u8 = 2;
+/// How often one use is given back because its answer broke off.
+const BREAKS_FORGIVEN: u32 = 2;
 
 /// A capability in the cache, with its meter.
 #[derive(Debug)]
@@ -40,7 +42,9 @@ impl CachedCapability {
             elsewhere: lease.elsewhere,
             lapses_at: lease.expires_at,
             last_taken: now,
-            hangups: 0,
+            broken: lease.broken,
+            unreported_breaks: 0,
+            failures: Failures::default(),
             revoked: record.revoked || lease.revoked,
             queued: false,
             asked: lease.expires_at > UnixSeconds(0),
@@ -89,8 +93,11 @@ pub(super) struct Meter {
     elsewhere: u32,
     lapses_at: UnixSeconds,
     last_taken: UnixSeconds,
-    /// Uses given back for hang-ups since the last spent one.
-    hangups: u8,
+    /// Answers that broke off since a use was last spent, as far as the store knows or is being asked.
+    broken: u32,
+    /// More of them, of which it was not told yet.
+    unreported_breaks: u32,
+    failures: Failures,
     revoked: bool,
     /// Whether this capability is in the list of those to report.
     queued: bool,
@@ -105,6 +112,7 @@ pub(super) struct Meter {
 pub(super) struct UseTally {
     pub(super) used: u32,
     pub(super) returned: u32,
+    pub(super) broken: u32,
 }
 
 impl Meter {
@@ -121,7 +129,7 @@ impl Meter {
 
     /// Whether the store must still get uses back or reported.
     pub(super) fn is_out(&self) -> bool {
-        self.available > 0 || self.returning > 0 || self.reserved > 0 || self.unreported > 0
+        self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()
     }
 
     /// Whether uses may become free that cannot be taken at this moment.
@@ -130,7 +138,7 @@ impl Meter {
     }
 
     pub(super) fn has_unreported(&self) -> bool {
-        self.unreported > 0
+        self.unreported > 0 || self.unreported_breaks > 0
     }
 
     /// Left in the store when it was last asked.
@@ -169,7 +177,7 @@ impl Meter {
     fn spend(&mut self) -> bool {
         self.reserved = self.reserved.saturating_sub(1);
         self.unreported = self.unreported.saturating_add(1);
-        self.hangups = 0;
+        (self.broken, self.unreported_breaks) = (0, 0);
         !std::mem::replace(&mut self.queued, true)
     }
 
@@ -179,13 +187,25 @@ impl Meter {
         self.available = self.available.saturating_add(1);
     }
 
-    /// Whether the use of one more client that hung up is given back. Counts it.
-    fn forgives(&mut self) -> bool {
-        let forgiven = self.hangups < HANGUPS_FORGIVEN;
-        if forgiven {
-            self.hangups = self.hangups.saturating_add(1);
-        }
-        forgiven
+    /// An answer broke off.
+    pub(super) fn note_break(&mut self) {
+        self.unreported_breaks = self.unreported_breaks.saturating_add(1);
+    }
+
+    /// Whether the use of the answer that broke off last is given back.
+    pub(super) fn forgives(&self) -> bool {
+        self.broken.saturating_add(self.unreported_breaks) <= BREAKS_FORGIVEN
+    }
+
+    /// The upstream failed at `now`, for a request of this capability.
+    pub(super) fn fail(&mut self, now: UnixSeconds) {
+        self.failures.fail(now);
+    }
+
+    /// How many seconds the capability waits before the upstream is asked again; `None` if this request
+    /// may ask it.
+    pub(super) fn pause(&mut self, now: UnixSeconds) -> Option<NonZeroU64> {
+        self.failures.pause(now)
     }
 
     /// Takes out what a lease call reports: all spent uses, and all free ones if they lapsed or if
@@ -195,7 +215,9 @@ impl Meter {
         let returned =
             if hand_back || self.lapses_at <= now { std::mem::take(&mut self.available) } else { 0 };
         self.returning = self.returning.saturating_add(returned);
-        UseTally { used: std::mem::take(&mut self.unreported), returned }
+        let broken = std::mem::take(&mut self.unreported_breaks);
+        self.broken = self.broken.saturating_add(broken);
+        UseTally { used: std::mem::take(&mut self.unreported), returned, broken }
     }
 
     /// Puts back a tally that the store did not apply.
@@ -203,6 +225,8 @@ impl Meter {
         self.unreported = self.unreported.saturating_add(tally.used);
         self.available = self.available.saturating_add(tally.returned);
         self.returning = self.returning.saturating_sub(tally.returned);
+        self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
+        self.broken = self.broken.saturating_sub(tally.broken);
     }
 
     /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
@@ -212,7 +236,7 @@ impl Meter {
             return;
         }
         self.has_first = true;
-        self.take_in(lease, UseTally { used: 0, returned: 0 });
+        self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
     }
 
     /// Adds the store's answer to a tally.
@@ -221,6 +245,7 @@ impl Meter {
         self.returning = self.returning.saturating_sub(tally.returned);
         self.stored = lease.remaining;
         self.elsewhere = lease.elsewhere;
+        self.broken = lease.broken;
         self.lapses_at = lease.expires_at;
         // A revocation by another instance takes effect here with the first answer that shows it.
         self.revoked |= lease.revoked;
@@ -257,11 +282,11 @@ pub struct Use {
     open: bool,
 }
 
-/// What happened to a use whose client left before it had its answer.
+/// What became of a use whose answer broke off, or whose client was gone before it had one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum HangUp {
+pub enum BrokenAnswer {
     GivenBack,
-    /// It was given back too often before: a client cannot read for free by hanging up.
+    /// Given back too often before: half an answer is no way to read for free.
     Committed,
 }
 
@@ -285,29 +310,21 @@ impl Use {
         self.metering
     }
 
-    /// Spends the use: the client has its answer.
+    /// Spends the use: the client has its answer, so the upstream's failures in a row are over.
     pub fn commit(mut self) {
+        self.held.meter().failures = Failures::default();
         self.spend();
     }
 
-    /// Gives the use back: the upstream failed, or never got the request.
+    /// Gives the use back without counting a failure: the upstream never saw the request, or says
+    /// itself that its answer is not charged for.
     pub fn give_back(self) {
         drop(self);
     }
 
-    /// Gives the use back because the client left before the answer was complete, at most
-    /// [`HANGUPS_FORGIVEN`] times between two spent uses.
-    pub fn hang_up(mut self) -> HangUp {
-        if !self.open {
-            return HangUp::Committed;
-        }
-        // The lock is released here.
-        let forgiven = self.held.meter().forgives();
-        if forgiven {
-            return HangUp::GivenBack;
-        }
-        self.spend();
-        HangUp::Committed
+    /// Whether it is spent already.
+    pub(super) const fn is_spent(&self) -> bool {
+        !self.open
     }
 
     pub(super) fn spend(&mut self) {

@@ -8,7 +8,7 @@ use super::query::{Value, apply, query};
 use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS};
 use crate::nano::UnixSeconds;
 use crate::store::encoding::{hashes_from, stored, stored_name};
-use crate::store::escrow::{Changes, Escrow, Share, StoredCapability};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{CapabilityId, CapabilityRecord, Grantee, Intent, Lease, LeaseRequest, PaymentRecord};
 
 /// The payment that bought the capability with the id `$1`. `$2` and `$3` are the first and the last hash
@@ -43,7 +43,7 @@ pub(super) struct Opening {
 /// The capability that `intent` buys at `now`, and the lease of its first holder.
 pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Opening {
     let record = CapabilityRecord::bought(intent, grantee.id, now);
-    let capability = StoredCapability { payment: 0, record, spent: 0 };
+    let capability = StoredCapability { payment: 0, record, spent: 0, broken: 0 };
     let lease = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now).answer;
     let record = capability.record;
     let [id, first, last] = bounds(grantee.id);
@@ -116,7 +116,7 @@ pub(super) async fn open(
         &stored(record.expires_at.0),
     ];
     query(transaction, sql, &values).await?;
-    let capability = StoredCapability { payment: payment.sequence, record, spent: 0 };
+    let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
     let changes = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now);
     let lease = write(transaction, capability.payment, changes).await?;
     Ok((capability.record, lease))
@@ -174,9 +174,10 @@ pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) 
 
 /// Writes what a call changed, and gives its answer.
 async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) -> Result<Lease, Fault> {
-    if let Some(spent) = changes.spent {
-        let sql = "UPDATE capabilities SET spent = $2 WHERE payment = $1";
-        query(transaction, sql, &[&stored(payment), &i64::from(spent)]).await?;
+    if let Some(Counts { spent, broken }) = changes.counts {
+        let sql = "UPDATE capabilities SET spent = $2, broken = $3 WHERE payment = $1";
+        let values: [&(dyn ToSql + Sync); 3] = [&stored(payment), &i64::from(spent), &i64::from(broken)];
+        query(transaction, sql, &values).await?;
     }
     for share in &changes.shares {
         write_share(transaction, payment, share).await?;
@@ -191,13 +192,14 @@ async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share
 
 async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share) -> Result<(), Fault> {
     let sql = format!(
-        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
          ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence, \
          outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted, \
-         remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at"
+         remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at, \
+         broken = excluded.broken"
     );
     let holder = &share.holder.0[..];
-    let values: [&(dyn ToSql + Sync); 9] = [
+    let values: [&(dyn ToSql + Sync); 10] = [
         &stored(payment),
         &holder,
         &stored(share.sequence),
@@ -207,6 +209,7 @@ async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share)
         &i64::from(share.answer.remaining),
         &i64::from(share.answer.elsewhere),
         &stored(share.answer.expires_at.0),
+        &i64::from(share.answer.broken),
     ];
     query(transaction, &sql, &values).await.map(drop)
 }

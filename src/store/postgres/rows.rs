@@ -20,11 +20,11 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
 
 /// The columns of a capability, in the order of [`capability`].
 pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
-     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent";
+     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken";
 
 /// The columns of a share, in the order of [`share`].
 pub(super) const SHARE_COLUMNS: &str =
-    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at";
+    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken";
 
 pub(super) fn payment(row: &Row) -> Result<PaymentRecord, Fault> {
     let signed = match get::<Option<&[u8]>>(row, 2)? {
@@ -77,6 +77,7 @@ pub(super) fn capability(row: &Row) -> Result<StoredCapability, Fault> {
             revoked: get(row, 6)?,
         },
         spent: small(row, 7)?,
+        broken: small(row, 8)?,
     })
 }
 
@@ -91,6 +92,7 @@ pub(super) fn share(row: &Row) -> Result<Share, Fault> {
             remaining: small(row, 5)?,
             elsewhere: small(row, 6)?,
             expires_at: UnixSeconds(number(row, 7)?),
+            broken: small(row, 8)?,
             revoked: false,
         },
     })

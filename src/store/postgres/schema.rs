@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 4] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES];
+const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///
@@ -149,6 +149,12 @@ CREATE INDEX answers_by_age ON answers (kept_at) WHERE body IS NOT NULL;
 
 /// No caller used ranges of address indexes.
 const NO_RANGES: &str = "DROP TABLE ranges";
+
+/// Answers that broke off since a use of the capability was last spent, and as last said to a holder.
+const BROKEN: &str = "
+ALTER TABLE capabilities ADD COLUMN broken bigint NOT NULL DEFAULT 0;
+ALTER TABLE leases ADD COLUMN broken bigint NOT NULL DEFAULT 0;
+";
 
 /// The version of this program.
 pub(super) fn known() -> i32 {

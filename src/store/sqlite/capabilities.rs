@@ -7,11 +7,11 @@ use super::rows::number;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 use crate::store::encoding::{hashes_from, stored, stored_name};
-use crate::store::escrow::{Changes, Escrow, Share, StoredCapability};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Lease, LeaseRequest, PaymentRecord};
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
-     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent \
+     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
 fn stored_capability(row: &Row<'_>) -> rusqlite::Result<StoredCapability> {
@@ -26,6 +26,7 @@ fn stored_capability(row: &Row<'_>) -> rusqlite::Result<StoredCapability> {
             revoked: row.get(6)?,
         },
         spent: row.get(7)?,
+        broken: row.get(8)?,
     })
 }
 
@@ -65,7 +66,7 @@ pub(super) fn open(
             record.uses,
             stored(record.expires_at.0)
         ])?;
-    let capability = StoredCapability { payment: payment.sequence, record, spent: 0 };
+    let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
     let changes = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now);
     let lease = write(db, capability.payment, changes)?;
     Ok((capability.record, lease))
@@ -104,9 +105,9 @@ pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Res
 
 /// Writes what a call changed, and gives its answer.
 fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault> {
-    if let Some(spent) = changes.spent {
-        db.prepare_cached("UPDATE capabilities SET spent = ?2 WHERE payment = ?1")?
-            .execute(params![stored(payment), spent])?;
+    if let Some(Counts { spent, broken }) = changes.counts {
+        db.prepare_cached("UPDATE capabilities SET spent = ?2, broken = ?3 WHERE payment = ?1")?
+            .execute(params![stored(payment), spent, broken])?;
     }
     for share in &changes.shares {
         write_share(db, payment, share)?;
@@ -116,7 +117,7 @@ fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault
 
 fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
     let mut statement = db.prepare_cached(
-        "SELECT holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at \
+        "SELECT holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken \
          FROM leases WHERE payment = ?1",
     )?;
     let found = statement.query_map([stored(payment)], |row| {
@@ -130,6 +131,7 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
                 remaining: row.get(5)?,
                 elsewhere: row.get(6)?,
                 expires_at: UnixSeconds(number(row, 7)?),
+                broken: row.get(8)?,
                 revoked: false,
             },
         })
@@ -140,8 +142,8 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
 fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO leases \
-         (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         stored(payment),
@@ -153,6 +155,7 @@ fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault
         share.answer.remaining,
         share.answer.elsewhere,
         stored(share.answer.expires_at.0),
+        share.answer.broken,
     ])?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use shuttle::future::{block_on, spawn, yield_now};
 use shuttle::rand::Rng;
 use tokio::sync::watch;
 
-use super::capabilities::{Capabilities, HangUp, LEASE_SECONDS, NoUse};
+use super::capabilities::{BrokenAnswer, Capabilities, LEASE_SECONDS, NoUse};
 use super::model::Model;
 use super::samples::{NOW, USES, hash, holder, id, sent};
 use super::settle::Settled;
@@ -156,8 +156,9 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                         taken.give_back();
                     }
                     1 => {
-                        let mut tally = counted(0);
-                        tally.spent += u32::from(taken.hang_up() == HangUp::Committed);
+                        drop(counted(0));
+                        let broken = capabilities.broke(taken).await;
+                        tally.lock().unwrap().spent += u32::from(broken == BrokenAnswer::Committed);
                     }
                     2 if metering == Metering::Strict => {
                         drop(counted(1));
@@ -174,7 +175,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                 tally.lock().unwrap().called_used_up += 1;
                 return;
             }
-            Err(NoUse::Busy | NoUse::Store(_)) => yield_now().await,
+            Err(NoUse::Busy | NoUse::Failing(_) | NoUse::Store(_)) => yield_now().await,
         }
     }
 }
@@ -236,6 +237,7 @@ async fn compare(plan: Plan, store: &Model, tally: &Tally) {
         sequence: 1,
         used: 0,
         returned: 0,
+        broken: 0,
         want: 0,
         ttl: LEASE_SECONDS,
     };

@@ -207,3 +207,76 @@ async fn a_use_is_not_spent_twice_by_requests_at_once() {
     assert_eq!((requests(&rig, "roomy", "paid"), requests(&rig, "roomy", "challenged")), (1, 1));
     rig.end().await;
 }
+
+/// Regression: five hundred failures in a row cost nothing, and each was asked of the upstream.
+#[tokio::test]
+async fn failures_in_a_row_are_rationed_in_time() {
+    let (clock, seconds) = crate::rig::manual_clock();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (count, state) = (std::sync::Arc::clone(&asked), std::sync::Arc::clone(&well));
+    let plan = Plan {
+        routes: ROOMY.to_owned(),
+        clock,
+        answer: Box::new(move |_| {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let well = state.load(std::sync::atomic::Ordering::SeqCst);
+            if well { Reply::text(200, "here") } else { Reply::text(500, "no") }
+        }),
+        ..Plan::default()
+    };
+    let rig = Rig::with(plan).await;
+    let key = rig.payer(1, PLENTY);
+    let failed = rig.pay(&key, "/v1/search/x").await;
+    let (token, bought) = capability(&failed);
+    let credential = [("PAYMENT-CAPABILITY", token.as_str())];
+    let ask = || rig.get("/v1/search/x", &credential);
+    for _ in 0..4 {
+        assert_eq!(ask().await.status().as_u16(), 500);
+    }
+    for pause in [1_u64, 2, 4, 8, 16, 32, 60, 60] {
+        let before = asked.load(std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..2 {
+            let refused = ask().await;
+            let head = (refused.status().as_u16(), header(&refused, "retry-after").to_owned());
+            assert_eq!(head, (503, pause.to_string()));
+            assert_eq!(error(refused).await, "upstream_failing");
+        }
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), before, "the upstream is left alone");
+        seconds.fetch_add(pause, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(ask().await.status().as_u16(), 500, "and asked once after the pause");
+    }
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(ask().await.status().as_u16(), 503);
+    seconds.fetch_add(60, std::sync::atomic::Ordering::SeqCst);
+    for spent in 1..=3 {
+        let served = ask().await;
+        assert_eq!(
+            (served.status().as_u16(), capability(&served).1),
+            (200, bought - spent),
+            "all is forgotten"
+        );
+    }
+    rig.end().await;
+}
+
+/// Regression: an answer that its upstream broke off gave its use back without end, and so did a stream
+/// of events, which is read as it comes.
+#[tokio::test]
+async fn an_answer_that_the_upstream_breaks_off_is_given_back_twice() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this";
+    let event = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 9\r\ndata: 1\n\n\r\n";
+    let (rig, mut upstream, token) = played("", "", "").await;
+    for (answer, committed, given_back) in
+        [(half, 1, 1), (half, 1, 2), (half, 2, 2), (half, 2, 3), (event, 3, 3), (event, 4, 3)]
+    {
+        let mut wire = Wire::open(&rig.url).await;
+        wire.ask("GET /raw/x", &[&format!("PAYMENT-CAPABILITY: {token}")]).await;
+        upstream.play(answer).await;
+        assert_eq!(wire.head().await.status, 200, "the answer had begun");
+        let _cut_off = wire.rest().await;
+        eventually("counted", || async { Uses::of(&rig, "raw") == Uses { committed, given_back } }).await;
+    }
+    rig.end().await;
+}

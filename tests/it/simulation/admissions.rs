@@ -131,6 +131,41 @@ fn an_admission_that_is_dropped_before_it_is_closed_gives_its_use_back() {
     });
 }
 
+/// Regression: an upstream that breaks its answer off, or a client that makes it do so, gave the use
+/// back as often as it liked.
+#[test]
+fn an_answer_that_breaks_off_again_and_again_spends_its_use() {
+    on_a_gateway(async |scene| {
+        let (failed, gone) = (Ending::Failed, Ending::ClientGone);
+        let (back, spent) = (UseResult::GivenBack, UseResult::Committed);
+        for (ending, expected) in [(failed, back), (gone, back), (failed, spent)] {
+            let (mut admission, _) = scene.admitted(None).await;
+            assert_eq!(scene.answer(&mut admission, StatusCode::OK).await, None);
+            assert_eq!(scene.close(&mut admission, ending).await, Some(expected));
+        }
+    });
+}
+
+/// Regression: one use read the beginning of a stream of events again and again.
+#[test]
+fn a_stream_of_events_is_spent_with_its_first_event() {
+    for (part, expected) in [
+        ("data: 1\n", UseResult::GivenBack),
+        (": ping\n\n", UseResult::GivenBack),
+        ("data: 1\n\n", UseResult::Committed),
+    ] {
+        on_a_gateway(async |scene| {
+            let (mut admission, _) = scene.admitted(None).await;
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", "text/event-stream".parse().unwrap());
+            let head = (StatusCode::OK, &headers);
+            assert_eq!(admission.answer(&scene.instance.till, true, head).await, None);
+            admission.part(Some(&Bytes::from_static(part.as_bytes())), false);
+            assert_eq!(scene.close(&mut admission, Ending::Failed).await, Some(expected));
+        });
+    }
+}
+
 #[test]
 fn a_client_that_hangs_up_again_and_again_spends_its_use() {
     on_a_gateway(async |scene| {

@@ -11,7 +11,7 @@ use faregate::payment::capability::CapabilityId;
 use faregate::payment::challenge::Challenge;
 use faregate::payment::{Mechanism, Refusal, nano_session, nano_signature};
 use faregate::routes::{Grants, RouteName, Terms};
-use faregate::store::capabilities::HangUp;
+use faregate::store::capabilities::BrokenAnswer;
 
 use super::instance::Instance;
 use super::names::Names;
@@ -35,6 +35,8 @@ pub(super) struct Book {
     pub(super) bought: BTreeMap<CapabilityId, i64>,
     /// Answers that a crash may have forgotten.
     pub(super) forgiven: BTreeMap<CapabilityId, i64>,
+    /// Answers that broke off and whose uses were given back, by payment.
+    pub(super) broken: BTreeMap<CapabilityId, i64>,
     pub(super) purchases: u64,
     pub(super) kills: u64,
     pub(super) names: Names,
@@ -101,20 +103,29 @@ impl Town {
             return Answer::Lost;
         }
         if self.world.fault(15) {
-            admitted.taken.give_back();
+            instance.till.capabilities().fail(admitted.taken);
             return Answer::Failed;
         }
         if !patient && self.world.chance(30) {
-            let hung_up = admitted.taken.hang_up();
-            if hung_up == HangUp::Committed {
-                *instance.unreported.lock().unwrap().entry(id).or_default() += 1;
-            }
+            self.break_off(instance, admitted).await;
             return Answer::Lost;
         }
         *self.book.lock().unwrap().served.entry(id).or_default() += 1;
         *instance.unreported.lock().unwrap().entry(id).or_default() += 1;
         admitted.taken.commit();
         Answer::Served
+    }
+
+    /// The answer breaks off. Returns what became of the use, if the gateway lives to say it.
+    pub(super) async fn break_off(&self, instance: &Instance, admitted: Admitted) -> Option<BrokenAnswer> {
+        let id = admitted.taken.held().record().id;
+        let broke = instance.till.capabilities().broke(admitted.taken);
+        let broken = tokio::time::timeout(CLIENT_TIMEOUT, broke).await.ok()?;
+        match broken {
+            BrokenAnswer::GivenBack => *self.book.lock().unwrap().broken.entry(id).or_default() += 1,
+            BrokenAnswer::Committed => *instance.unreported.lock().unwrap().entry(id).or_default() += 1,
+        }
+        Some(broken)
     }
 
     /// A challenge for `ware` by `mechanism`; asks until there is one.
@@ -351,6 +362,35 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
             town.world.hold(!got, || format!("the eavesdropper was served with {}", block.hash()));
             break;
         }
+    }
+}
+
+/// Pays for three uses and reads every answer but its end, as often as it is let.
+pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
+    let [_, ware] = wares();
+    let challenge = town.bill(&ware, Mechanism::NanoTxn).await;
+    let block = town.world.send(&key, challenge.offer().pay_to, challenge.due());
+    loop {
+        let instance = town.someone();
+        let ask = Ask {
+            route: ware.0.clone(),
+            terms: ware.1,
+            metering: faregate::routes::Metering::Leased,
+            presented: txn(&challenge, block),
+            identified: None,
+            client: None,
+            url: None,
+        };
+        town.world.present(block.hash(), challenge.nonce());
+        let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
+        if let Ok(Verdict::Admit(admitted)) = decided
+            && !instance.life.is_over()
+        {
+            let record = admitted.taken.held().record();
+            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses));
+            town.break_off(&instance, admitted).await;
+        }
+        tokio::time::sleep(Duration::from_millis(town.world.below(1_000))).await;
     }
 }
 

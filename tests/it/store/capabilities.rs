@@ -7,7 +7,9 @@ use std::time::Duration;
 use faregate::clock::Clock;
 use faregate::nano::UnixSeconds;
 use faregate::routes::Metering;
-use faregate::store::capabilities::{CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use};
+use faregate::store::capabilities::{
+    BrokenAnswer, CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use,
+};
 use faregate::store::{LeaseRequest, Meters};
 
 use super::model::Model;
@@ -25,6 +27,27 @@ async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
     capabilities.find(id(hash(1))).await.unwrap().unwrap()
 }
 
+/// Regression: hanging up was forgiven anew at each instance and after each restart.
+#[tokio::test]
+async fn answers_that_break_off_are_counted_in_the_store() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let (back, spent) = (BrokenAnswer::GivenBack, BrokenAnswer::Committed);
+    for (number, expected) in [(1, back), (2, back), (3, spent)] {
+        let here = instance(&store, number);
+        let held = found(&here).await;
+        let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+        assert_eq!(here.broke(taken).await, expected, "instance {number}");
+        if expected == spent {
+            // The next use has its own.
+            for expected in [back, back, spent] {
+                let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+                assert_eq!(here.broke(taken).await, expected);
+            }
+        }
+    }
+}
+
 /// Where the uses of the capability are, for an instance that has none of them.
 #[derive(Debug, Eq, PartialEq)]
 struct InStore {
@@ -40,6 +63,7 @@ async fn look(store: &Model, sequence: u64) -> InStore {
         sequence,
         used: 0,
         returned: 0,
+        broken: 0,
         want: 0,
         ttl: 30,
     };
@@ -101,7 +125,7 @@ async fn a_strict_use_that_is_recorded_is_not_given_back() {
     let held = found(&capabilities).await;
     let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
     capabilities.commit_durably(&mut taken).await.unwrap();
-    assert_eq!(taken.hang_up(), faregate::store::capabilities::HangUp::Committed);
+    assert_eq!(capabilities.broke(taken).await, BrokenAnswer::Committed);
     assert_eq!(look(&store, 1).await, InStore { remaining: USES - 1, leased: 0 });
     assert_eq!(held.remaining(), USES - 1);
 }

@@ -47,12 +47,21 @@ async fn granted(
 
 /// A report by holder `by` on what `block` bought.
 fn report(block: BlockHash, by: u8, sequence: u64, used: u32, returned: u32, want: u32) -> LeaseRequest {
-    LeaseRequest { capability: id(block), holder: holder(by), sequence, used, returned, want, ttl: 30 }
+    LeaseRequest {
+        capability: id(block),
+        holder: holder(by),
+        sequence,
+        used,
+        returned,
+        broken: 0,
+        want,
+        ttl: 30,
+    }
 }
 
 /// The answer about a capability that is not revoked.
 const fn lent(granted: u32, remaining: u32, elsewhere: u32, expires_at: UnixSeconds) -> Lease {
-    Lease { granted, remaining, elsewhere, expires_at, revoked: false }
+    Lease { granted, remaining, elsewhere, broken: 0, expires_at, revoked: false }
 }
 
 fn is_unfit<T>(answer: &Result<T, StoreError>) -> bool {
@@ -354,6 +363,21 @@ async fn a_revoked_capability_takes_reports_only<S: Store>(store: Arc<S>) {
     assert_eq!((joined.granted, joined.revoked, record.revoked), (0, true, true));
 }
 
+async fn broken_answers_are_counted_until_a_use_is_spent<S: Store>(store: Arc<S>) {
+    granted(&*store, &sent(hash(1), 1), 1, 3, 30).await;
+    let breaks =
+        |by, sequence, used, broken| LeaseRequest { broken, ..report(hash(1), by, sequence, used, 0, 1) };
+    let count = async |request| store.lease(request, LATER).await.unwrap().broken;
+    assert_eq!(count(breaks(1, 1, 0, 1)).await, 1);
+    assert_eq!(count(breaks(2, 1, 0, 1)).await, 2, "of all holders");
+    assert_eq!(count(breaks(1, 1, 0, 1)).await, 1, "a repeat gets the same answer");
+    assert_eq!(count(breaks(1, 2, 0, 0)).await, 2, "and counts nothing");
+    assert_eq!(count(breaks(1, 3, 1, 1)).await, 1, "what was used came before");
+    let (_, joined, _) = granted(&*store, &sent(hash(1), 1), 3, 1, 30).await;
+    assert_eq!(joined.broken, 1);
+    assert_eq!(count(breaks(2, 2, 1, 0)).await, 0);
+}
+
 async fn a_repeated_report_tells_a_revocation_since<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 4, 30).await;
     let request = report(hash(1), 1, 1, 1, 0, 2);
@@ -578,6 +602,7 @@ hold! {
     a_late_report_counts_as_far_as_uses_remain,
     an_expired_capability_takes_reports_only,
     a_revoked_capability_takes_reports_only,
+    broken_answers_are_counted_until_a_use_is_spent,
     a_repeated_report_tells_a_revocation_since,
     a_marked_hash_is_never_redeemed,
     of_a_mark_and_many_grants_one_has_the_hash,

@@ -33,6 +33,8 @@ struct State {
 struct Capability {
     record: CapabilityRecord,
     uses: Vec<Use>,
+    /// Answers that broke off since a use was last spent.
+    broken: u32,
     holders: BTreeMap<[u8; 16], LastAnswer>,
 }
 
@@ -172,6 +174,7 @@ impl Capability {
             granted,
             remaining: self.count(|it| it == Use::Free),
             elsewhere: self.count(|it| matches!(it, Use::Out(other) if other != holder)),
+            broken: self.broken,
             expires_at,
             revoked: self.record.revoked,
         }
@@ -214,6 +217,7 @@ impl Capability {
         if u64::from(request.used) + u64::from(request.returned) > u64::from(had) {
             return unfit("more than it had");
         }
+        let before = self.count(|it| it == Use::Spent);
         let mut spent_late = 0;
         for _ in 0..request.used {
             if !self.shift(Use::Out(holder), Use::Spent) {
@@ -229,6 +233,10 @@ impl Capability {
         for _ in 0..spent_late {
             self.shift(Use::Free, Use::Spent);
         }
+        if self.count(|it| it == Use::Spent) > before {
+            self.broken = 0;
+        }
+        self.broken += request.broken;
         let granted = self.hand_out(holder, request.want, now);
         let answer = self.answer(holder, granted, now.plus(request.ttl));
         self.holders.insert(holder.0, LastAnswer { sequence: request.sequence, answer, late });
@@ -361,7 +369,7 @@ impl Meters for Model {
                 revoked: false,
             };
             let uses = vec![Use::Free; uses as usize];
-            state.capabilities.insert(id, Capability { record, uses, holders: BTreeMap::new() });
+            state.capabilities.insert(id, Capability { record, uses, broken: 0, holders: BTreeMap::new() });
         }
         let capability = state.capabilities.values_mut().find(|it| it.record.block == intent.block).unwrap();
         let lease = capability.join(holder, want, ttl, now);

@@ -317,6 +317,7 @@ async fn no_more_is_lent_than_was_bought_whatever_the_servers_isolation() {
                 sequence: 1,
                 used: 0,
                 returned: 0,
+                broken: 0,
                 want: USES,
                 ttl: 30,
             };

@@ -26,7 +26,7 @@ enum Call {
     Begin { payment: u8, challenge: u8, under: Option<u8> },
     Advance { payment: u8, from: PaymentState, or_from: PaymentState, to: PaymentState },
     Grant { payment: u8, challenge: u8, under: Option<u8>, stranger: bool, holder: u8, want: u32, ttl: u64 },
-    Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, want: u32, ttl: u64 },
+    Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, broken: u32, want: u32, ttl: u64 },
     Identified { id: u8 },
     Keep { payment: u8, length: Option<usize> },
     Kept { payment: u8 },
@@ -78,9 +78,9 @@ fn call() -> impl Strategy<Value = Call> {
         ),
         10 => (
             payment.clone(), 0..HOLDERS, prop_oneof![1 => Just(0_u64), 6 => Just(1), 1 => Just(2)],
-            0..4_u32, 0..3_u32, 0..8_u32, 0..40_u64
-        ).prop_map(|(payment, holder, ahead, used, returned, want, ttl)| Call::Lease {
-            payment, holder, ahead, used, returned, want, ttl
+            0..4_u32, 0..3_u32, 0..3_u32, 0..8_u32, 0..40_u64
+        ).prop_map(|(payment, holder, ahead, used, returned, broken, want, ttl)| Call::Lease {
+            payment, holder, ahead, used, returned, broken, want, ttl
         }),
         2 => (0..IDS).prop_map(|id| Call::Identified { id }),
         2 => (payment.clone(), proptest::option::of(0..3_usize))
@@ -121,7 +121,7 @@ impl Teller {
                 let intent = intent(payment, challenge, under);
                 shown(store.grant(&intent, Grantee { ttl, ..grantee(named, by, want) }, now).await)
             }
-            Call::Lease { payment, holder: by, ahead, used, returned, want, ttl } => {
+            Call::Lease { payment, holder: by, ahead, used, returned, broken, want, ttl } => {
                 let last = self.numbers.get(&(payment, by)).copied().unwrap_or(0);
                 let request = LeaseRequest {
                     capability: id(hash(payment)),
@@ -129,6 +129,7 @@ impl Teller {
                     sequence: last + ahead,
                     used,
                     returned,
+                    broken,
                     want,
                     ttl,
                 };

@@ -34,6 +34,7 @@ async fn has_kept_everything(store: &Engine) {
             sequence: 1,
             used: 0,
             returned: 0,
+            broken: 0,
             want: 100,
             ttl: 30,
         };
