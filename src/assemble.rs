@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::cashier::{self, Cashier};
+use crate::cashier::{self, Cashier, Shares};
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
@@ -30,6 +30,7 @@ use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
+use crate::listen::{Door, DoorRules, TrustedProxies};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
 use crate::shutdown::{self, StopSignal};
@@ -89,6 +90,9 @@ pub struct Services {
     cashier: Cashier<NodeLedger, Engine>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
+    door: Door,
+    /// What each client has of unpaid requests under way.
+    unpaid: Shares,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     token: Option<BearerToken>,
@@ -151,7 +155,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
-    Ok(Services { cashier, tariff, metrics, ledger, store, token, fixed: config, stop, tasks })
+    let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Shares::default());
+    Ok(Services { cashier, tariff, metrics, door, unpaid, ledger, store, token, fixed: config, stop, tasks })
 }
 
 /// Opens the store; `observer` is called for each operation.
@@ -228,6 +233,17 @@ fn settings(config: &Config) -> cashier::Settings {
     }
 }
 
+/// What the listeners for clients ask of a connection.
+fn door_rules(config: &Config) -> DoorRules {
+    DoorRules {
+        per_client: config.limits.per_client.connections,
+        head_time: config.limits.head_time,
+        idle: config.limits.idle_connection,
+        proxies: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+    }
+}
+
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
 async fn tariff(config: &Config) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
@@ -250,9 +266,15 @@ async fn tariff(config: &Config) -> Tariff {
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
+            unpaid_per_client: config.limits.per_client.unpaid,
         },
+        proxies: config.listen.trusted_proxies.clone(),
         documents: Documents::of(config),
-        bodies: BodyBudget::new(config.limits.bodies, config.limits.body_time),
+        bodies: BodyBudget::new(
+            config.limits.bodies,
+            config.limits.per_client.bodies,
+            config.limits.body_time,
+        ),
         watched,
     }
 }
@@ -261,7 +283,21 @@ impl Services {
     /// The gateway, to serve on one listener or several.
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
-        Gateway::new(self.cashier.clone(), Arc::clone(&self.tariff), Arc::clone(&self.metrics))
+        let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
+        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone())
+    }
+
+    /// The door of the gateway's listeners.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// The door of the facilitator's listener. Its callers come without a proxy.
+    #[must_use]
+    pub fn facilitator_door(&self) -> Door {
+        let rules = DoorRules { proxies: TrustedProxies::default(), ..door_rules(&self.fixed) };
+        Door::for_clients(rules, Arc::clone(&self.metrics))
     }
 
     /// The operator's listener.
@@ -311,6 +347,7 @@ impl Services {
             held_back.push("routes[].mechanisms");
         }
         self.cashier.configure(settings(&config));
+        self.door.change(door_rules(&config));
         self.tariff.store(Arc::new(tariff(&config).await));
         self.metrics.configured();
         held_back

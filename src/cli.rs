@@ -11,6 +11,7 @@ pub mod manual;
 pub mod pay;
 pub mod payments;
 pub mod pool;
+mod process;
 pub mod recover;
 pub mod serve;
 pub mod sweep;
@@ -84,6 +85,10 @@ enum MainCommand {
 /// Runs the program with the process's arguments.
 #[must_use]
 pub fn run() -> ExitCode {
+    if let Err(error) = process::keep_memory_private() {
+        complain(&format!("core dumps cannot be switched off: {error}"));
+        return ExitCode::from(EX_SOFTWARE);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -122,8 +127,10 @@ fn dispatch(command: MainCommand) -> ExitCode {
 }
 
 /// Libraries that log whole requests below `info`, including proofs and capabilities.
-const KEPT_AT_INFO: [&str; 8] =
-    ["pingora", "pingora_core", "pingora_proxy", "h2", "hyper", "hyper_util", "reqwest", "rustls"];
+const KEPT_AT_INFO: [&str; 7] = ["pingora", "pingora_core", "h2", "hyper", "hyper_util", "reqwest", "rustls"];
+/// Logs an error for each client that hangs up in a head, as a flood does. The gateway itself logs how
+/// requests end.
+const SILENT: &str = "pingora_proxy=off";
 
 fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
     let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
@@ -131,6 +138,7 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         let directive = format!("{library}=info").parse().map_err(|error| format!("{library}: {error}"))?;
         filter = filter.add_directive(directive);
     }
+    filter = filter.add_directive(SILENT.parse().map_err(|error| format!("{SILENT}: {error}"))?);
     // Colours are for people: a file or a journal gets none.
     let coloured = io::stderr().is_terminal();
     let builder =

@@ -62,13 +62,16 @@ use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
 use crate::admission::{Admission, Ending};
-use crate::cashier::Cashier;
+use crate::cashier::{Cashier, Share, Shares};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
-use crate::metrics::{Metrics, Outcome, UseResult};
+use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::routes::{CanonicalTarget, RouteName};
 use crate::store::Store;
 
+use client::Caller;
+use decide::Decision;
+use rejection::Rejection;
 use tariff::Tariff;
 use upstream::{Chosen, Upstream};
 
@@ -85,6 +88,7 @@ pub struct Gateway<L, S> {
     cashier: Cashier<L, S>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
+    unpaid: Shares,
 }
 
 /// What is known about one request while it is under way.
@@ -97,6 +101,9 @@ pub struct Context {
     decided: Outcome,
     /// Set once it is forwarded.
     forwarding: Option<Forwarding>,
+    caller: Caller,
+    /// What counts it among its client's unpaid requests.
+    unpaid: Option<Share>,
     /// The memory of a body that was read before the decision.
     body: Option<body::BodyPermit>,
     /// The origin of the page that asks, if it is allowed.
@@ -128,10 +135,39 @@ impl Context {
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with.
+    /// any time: a request keeps the one it started with. `unpaid` counts each client's unpaid requests.
     #[must_use]
-    pub const fn new(cashier: Cashier<L, S>, tariff: Arc<ArcSwap<Tariff>>, metrics: Arc<Metrics>) -> Self {
-        Self { cashier, tariff, metrics }
+    pub const fn new(
+        cashier: Cashier<L, S>,
+        tariff: Arc<ArcSwap<Tariff>>,
+        metrics: Arc<Metrics>,
+        unpaid: Shares,
+    ) -> Self {
+        Self { cashier, tariff, metrics, unpaid }
+    }
+
+    /// Decides a request, unless its client has too many unpaid ones under way. A request with a valid
+    /// capability is never too many, and is not one of them.
+    async fn decide(&self, session: &mut Session, context: &mut Context) -> Decision {
+        let most = context.tariff.limits.unpaid_per_client;
+        let client = context.caller.client();
+        context.unpaid = client.and_then(|it| self.unpaid.take(it, 1, most));
+        let is_one_too_many = client.is_some() && context.unpaid.is_none();
+        let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
+        if !is_one_too_many || presented::has_token(session) {
+            let decided = decide::decide(&self.cashier, session, context).await;
+            let is_paid = matches!(&decided, Decision::Forward(it) if it.admission.admitted().is_some());
+            if is_paid {
+                context.unpaid = None;
+            }
+            if is_paid || !is_one_too_many {
+                decision = decided;
+            }
+        }
+        if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
+            self.metrics.limit_reached(*limit);
+        }
+        decision
     }
 
     /// Closes the request's admission, if it has one that is open.
@@ -164,6 +200,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             route: None,
             decided: Outcome::Free,
             forwarding: None,
+            caller: Caller::default(),
+            unpaid: None,
             body: None,
             origin: None,
         }
@@ -178,7 +216,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        let decision = decide::decide(&self.cashier, session, context).await;
+        context.caller = Caller::of(session, &context.tariff.proxies);
+        let decision = self.decide(session, context).await;
         context.decided = decision.outcome();
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
@@ -219,9 +258,24 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         match &context.forwarding {
-            Some(forwarding) => forward::request(session, request, forwarding, context.body.is_some()),
+            Some(forwarding) => {
+                forward::request(session, request, forwarding, &context.caller, context.body.is_some())
+            }
             None => not_admitted(),
         }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if end_of_stream && let Some(permit) = &mut context.body {
+            permit.release();
+        }
+        Ok(())
     }
 
     async fn response_filter(

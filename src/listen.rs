@@ -5,9 +5,13 @@
 //! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
 //! of these loops can run in one process.
 
+mod door;
+mod head;
 mod proxies;
+mod proxy_protocol;
 mod tls;
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -16,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::apps::ServerApp;
+use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream as TcpLayer;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -28,13 +32,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
+pub use door::{Door, DoorRules, MAX_CONNECTIONS};
 pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
 
-/// The most connections of one listener at the same time. One more is closed as soon as it is accepted;
-/// the others go on.
-pub const MAX_CONNECTIONS: usize = 16_384;
+use door::{Complaints, Entered};
+use head::{HeadSignal, HeadWatch, Timed};
 
 /// How long connections may go on after the shutdown signal.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -52,30 +57,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves `app` on `listener` until `shutdown` becomes true or its sender is gone. Then waits for the open
 /// connections, at most [`GRACE`], and closes the rest. Must run inside a tokio runtime; the connections
 /// run on it too, and end when this future is dropped.
-pub async fn serve<A: ServerApp + Send + Sync + 'static>(
+pub async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     app: Arc<A>,
     shutdown: StopSignal,
 ) {
-    accept(listener, None, app, shutdown).await;
+    serve_behind(Door::default(), listener, None, app, shutdown).await;
 }
 
-/// Like [`serve`], over TLS, with HTTP/2 if the client wants it.
-pub async fn serve_tls<A: ServerApp + Send + Sync + 'static>(
-    listener: TcpListener,
-    tls: Tls,
-    app: Arc<A>,
-    shutdown: StopSignal,
-) {
-    accept(listener, Some(tls), app, shutdown).await;
-}
-
-async fn accept<A: ServerApp + Send + Sync + 'static>(
+/// Like [`serve`], for connections that `door` lets in; with `tls` over TLS, and then with HTTP/2 if the
+/// client wants it.
+pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
+    door: Door,
     listener: TcpListener,
     tls: Option<Tls>,
     app: Arc<A>,
     shutdown: StopSignal,
 ) {
+    let (mut turned_away, mut failed) = (Complaints::default(), Complaints::default());
     let mut connections = JoinSet::new();
     let mut stop = shutdown.clone();
     loop {
@@ -84,15 +83,20 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
             () = shutdown::asked_for(&mut stop) => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
-                Ok((_, peer)) if connections.len() >= MAX_CONNECTIONS => {
-                    tracing::warn!(%peer, limit = MAX_CONNECTIONS, "connection closed: too many are open");
-                }
-                Ok((tcp, peer)) => {
-                    let (tls, app) = (tls.clone(), Arc::clone(&app));
-                    connections.spawn(connection(tcp, peer, tls, app, shutdown.clone()));
-                }
+                Ok((tcp, peer)) => match door.enter(&tcp, peer, connections.len()) {
+                    Ok(entered) => {
+                        let (door, tls, app) = (door.clone(), tls.clone(), Arc::clone(&app));
+                        connections.spawn(connection(tcp, entered, door, tls, app, shutdown.clone()));
+                    }
+                    Err(limit) => if let Some(others) = turned_away.due() {
+                        let limit = limit.as_str();
+                        tracing::warn!(%peer, limit, others, "connection closed: a limit is reached");
+                    }
+                },
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
+                    if let Some(others) = failed.due() {
+                        tracing::warn!(%error, others, "accept failed");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -100,7 +104,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
     }
     drop(listener);
     // Before the wait: this tells the app to end idle connections. Requests under way go on.
-    app.cleanup().await;
+    app.http_cleanup().await;
     let drained = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -122,9 +126,10 @@ fn report(ended: Result<(), JoinError>) {
 }
 
 /// Serves one connection as long as the app reuses it.
-async fn connection<A: ServerApp + Send + Sync + 'static>(
-    tcp: TcpStream,
-    peer: SocketAddr,
+async fn connection<A: HttpServerApp + Send + Sync + 'static>(
+    mut tcp: TcpStream,
+    mut entered: Entered,
+    door: Door,
     tls: Option<Tls>,
     app: Arc<A>,
     mut shutdown: StopSignal,
@@ -132,6 +137,8 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     if !begins(&tcp, &mut shutdown).await {
         return;
     }
+    let peer = entered.peer;
+    let Some(client) = client_of(&mut tcp, &mut entered, &door).await else { return };
     if let Err(error) = tcp.set_nodelay(true) {
         // The peer is gone already.
         tracing::debug!(%peer, %error, "connection lost before it was served");
@@ -139,22 +146,56 @@ async fn connection<A: ServerApp + Send + Sync + 'static>(
     }
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
-    let _known = digest.peer_addr.set(Some(PeerAddress::Inet(peer)));
+    let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
     let mut layer = TcpLayer::from(tcp);
     layer.set_socket_digest(digest);
-    let plain = Buffered::new(layer);
-    let mut next: Option<pingora::protocols::Stream> = match tls {
-        None => Some(Box::new(plain)),
-        Some(tls) => match tls.accept(plain).await {
-            Ok(secured) => Some(Box::new(secured)),
+    let head = Arc::new(HeadSignal::default());
+    let watch = HeadWatch::new(&head, entered.rules.head_time);
+    let stream: pingora::protocols::Stream = match tls {
+        None => Box::new(Buffered::new(layer, Some(watch))),
+        Some(tls) => match tls.accept(Buffered::new(layer, None), watch).await {
+            Ok(secured) => Box::new(secured),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS handshake");
-                None
+                return;
             }
         },
     };
-    while let Some(stream) = next {
-        next = app.process_new(stream, &shutdown).await;
+    let timed = Timed::new(app, &head, &entered.rules);
+    let served = async {
+        let mut next = Some(stream);
+        while let Some(stream) = next {
+            next = timed.process_new(stream, &shutdown).await;
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = head.late() => {
+            let limit = door.reached(ReachedLimit::HeadTime).as_str();
+            tracing::debug!(%peer, limit, "connection closed: a head took too long");
+        }
+    }
+}
+
+/// The client of a connection: its peer, or the one that a trusted proxy names; `None` if it may not come
+/// in.
+async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> Option<SocketAddr> {
+    let Entered { rules, peer, share, is_proxied } = entered;
+    if !*is_proxied {
+        return Some(*peer);
+    }
+    let named = tokio::time::timeout(rules.head_time, proxy_protocol::read(tcp, *peer));
+    let named = named.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut));
+    match named.flatten() {
+        Ok(client) if client == *peer => Some(client),
+        Ok(client) => {
+            *share = Some(door.share(client, rules).ok()?);
+            Some(client)
+        }
+        Err(error) => {
+            tracing::debug!(%peer, %error, "connection closed: no header of the PROXY protocol");
+            None
+        }
     }
 }
 
@@ -174,11 +215,15 @@ async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
 /// own listeners only. Reads are not buffered: the HTTP session has a buffer of its own, and an idle
 /// connection does not need a second one.
 #[derive(Debug)]
-struct Buffered(BufWriter<TcpLayer>);
+struct Buffered {
+    stream: BufWriter<TcpLayer>,
+    /// Over the heads, if no other layer reads them.
+    watch: Option<HeadWatch>,
+}
 
 impl Buffered {
-    fn new(layer: TcpLayer) -> Self {
-        Self(BufWriter::with_capacity(WRITE_BUFFER, layer))
+    fn new(layer: TcpLayer, watch: Option<HeadWatch>) -> Self {
+        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, layer), watch }
     }
 }
 
@@ -187,7 +232,7 @@ impl Drop for Buffered {
     /// peer that has stopped reading.
     fn drop(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
-        let _sent = Pin::new(&mut self.0).poll_flush(&mut context);
+        let _sent = Pin::new(&mut self.stream).poll_flush(&mut context);
     }
 }
 
@@ -196,45 +241,45 @@ impl AsyncRead for Buffered {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, watch } = &mut *self;
+        match watch {
+            Some(watch) => watch.read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf)),
+            None => Pin::new(stream).poll_read(cx, buf),
+        }
     }
 }
 
 impl AsyncWrite for Buffered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }
 
 #[async_trait]
 impl Shutdown for Buffered {
     async fn shutdown(&mut self) {
-        if let Err(error) = self.0.shutdown().await {
+        if let Err(error) = self.stream.shutdown().await {
             tracing::debug!(%error, "connection was gone before it was closed");
         }
     }
@@ -242,7 +287,7 @@ impl Shutdown for Buffered {
 
 impl UniqueID for Buffered {
     fn id(&self) -> UniqueIDType {
-        self.0.get_ref().id()
+        self.stream.get_ref().id()
     }
 }
 
@@ -250,41 +295,41 @@ impl Ssl for Buffered {}
 
 #[async_trait]
 impl Peek for Buffered {
-    async fn try_peek(&mut self, buf: &mut [u8]) -> std::io::Result<bool> {
-        self.0.get_mut().try_peek(buf).await
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.stream.get_mut().try_peek(buf).await
     }
 }
 
 impl GetTimingDigest for Buffered {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.0.get_ref().get_timing_digest()
+        self.stream.get_ref().get_timing_digest()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.0.get_ref().get_read_pending_time()
+        self.stream.get_ref().get_read_pending_time()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.0.get_ref().get_write_pending_time()
+        self.stream.get_ref().get_write_pending_time()
     }
 }
 
 impl GetProxyDigest for Buffered {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.0.get_ref().get_proxy_digest()
+        self.stream.get_ref().get_proxy_digest()
     }
 
     fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.0.get_mut().set_proxy_digest(digest);
+        self.stream.get_mut().set_proxy_digest(digest);
     }
 }
 
 impl GetSocketDigest for Buffered {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.0.get_ref().get_socket_digest()
+        self.stream.get_ref().get_socket_digest()
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.0.get_mut().set_socket_digest(digest);
+        self.stream.get_mut().set_socket_digest(digest);
     }
 }

@@ -19,6 +19,10 @@ use crate::payment::MacKey;
 /// The longest file that is read, in bytes. A secret's file has 64 digits and a line end.
 const MAX_FILE: u64 = 1024;
 
+/// The user who may let a group read a secret.
+#[cfg(unix)]
+const ROOT: u32 = 0;
+
 /// With fewer accounts than this, starting a thread takes longer than deriving them.
 const WORTH_THREADS: usize = 256;
 
@@ -225,7 +229,7 @@ fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, 
 fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
     let unreadable = |error| unreadable(path, error);
     let file = File::open(path).map_err(unreadable)?;
-    check_private(path, &file.metadata().map_err(unreadable)?)?;
+    check_metadata(path, &file.metadata().map_err(unreadable)?)?;
     // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(0)));
     file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
@@ -235,14 +239,25 @@ fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, V
     Ok(secret)
 }
 
-fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), VaultError> {
+/// Checks that the file of a secret is private: only its owner may use it. If that is root, its group may
+/// read it, as with secrets that Kubernetes mounts for a user.
+///
+/// # Errors
+/// [`VaultError`] if the file is missing, no plain file, or open to others.
+pub fn check_private(path: &Path) -> Result<(), VaultError> {
+    check_metadata(path, &fs::metadata(path).map_err(|error| unreadable(path, error))?)
+}
+
+fn check_metadata(path: &Path, metadata: &fs::Metadata) -> Result<(), VaultError> {
     if !metadata.is_file() {
         return Err(VaultError::NotAFile { path: path.to_owned() });
     }
     #[cfg(unix)]
     {
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
-        if mode & 0o077 != 0 {
+        let owner = std::os::unix::fs::MetadataExt::uid(metadata);
+        let others = if owner == ROOT { 0o037 } else { 0o077 };
+        if mode & others != 0 {
             return Err(VaultError::NotPrivate { path: path.to_owned(), mode });
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::failure::Failure;
+use super::process;
 use crate::assemble::{self, Services};
 use crate::clock::Clock;
 use crate::config::{Config, Faults};
@@ -98,6 +99,10 @@ pub async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
     let path = &args.config;
     let config = load(path)?;
+    match process::raise_descriptors() {
+        Ok(descriptors) => tracing::info!(descriptors, "file descriptors"),
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
+    }
     let bound = BoundListeners::bind(&config).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
     let services = assemble::assemble(config, Clock::system()).await?;
@@ -133,13 +138,16 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
     let proxy = Arc::new(pingora::proxy::http_proxy(&conf, services.gateway()));
     let at =
         |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+    let behind = |listener, tls| {
+        listen::serve_behind(services.door(), listener, tls, Arc::clone(&proxy), shutdown.clone())
+    };
     if let Some(listener) = bound.http {
         tracing::info!(address = at(&listener), "listening");
-        listeners.spawn(listen::serve(listener, Arc::clone(&proxy), shutdown.clone()));
+        listeners.spawn(behind(listener, None));
     }
     if let Some((listener, tls)) = bound.tls {
         tracing::info!(address = at(&listener), "listening, TLS");
-        listeners.spawn(listen::serve_tls(listener, tls, proxy, shutdown.clone()));
+        listeners.spawn(behind(listener, Some(tls)));
     }
     if let Some(listener) = bound.admin {
         tracing::info!(address = at(&listener), "listening, admin");
@@ -148,7 +156,8 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
     }
     if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
         tracing::info!(address = at(&listener), "listening, facilitator");
-        listeners.spawn(listen::serve(listener, Arc::new(facilitator), shutdown.clone()));
+        let (door, app) = (services.facilitator_door(), Arc::new(facilitator));
+        listeners.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
     }
     listeners
 }

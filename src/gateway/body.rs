@@ -2,7 +2,7 @@
 //!
 //! Pingora keeps what is read in its retry buffer and replays it to the upstream from there. For a body
 //! that does not fit it replays nothing and waits for ever, so no bound may be above [`MAX_BODY`]. All
-//! bodies in memory share one budget. A request beyond it is shed.
+//! bodies in memory share one budget, of which each client has a share. A request beyond it is shed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::rejection::Rejection;
+use crate::cashier::{Client, Share, Shares};
 use crate::config::MAX_BODY;
+use crate::metrics::ReachedLimit;
 
 /// The memory for all bodies that are held at one time.
 #[derive(Clone, Debug)]
 pub struct BodyBudget {
     bytes: Arc<Semaphore>,
+    shares: Shares,
+    per_client: usize,
     within: Duration,
 }
 
@@ -29,30 +33,45 @@ pub(super) struct Body {
     pub(super) permit: BodyPermit,
 }
 
-/// A body's share of the budget. Pingora holds the body as long as the request lasts: keep this as long.
-#[derive(Debug)]
+/// A body's part of the budget, until the body is forwarded or the request ends.
+#[derive(Debug, Default)]
 pub(super) struct BodyPermit {
-    _permit: Option<OwnedSemaphorePermit>,
+    bytes: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
+}
+
+impl BodyPermit {
+    /// Gives the part back: the body was forwarded. A copy of at most [`MAX_BODY`] stays with the request,
+    /// for another try, as with any other request.
+    pub(super) fn release(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl BodyBudget {
-    /// A budget of `bytes` in all. Each body has to arrive `within` this time.
+    /// A budget of `bytes` in all, and `per_client` for one client. Each body has to arrive `within` this
+    /// time.
     #[must_use]
-    pub fn new(bytes: u64, within: Duration) -> Self {
+    pub fn new(bytes: u64, per_client: usize, within: Duration) -> Self {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { bytes: Arc::new(Semaphore::new(bytes)), within }
+        Self { bytes: Arc::new(Semaphore::new(bytes)), shares: Shares::default(), per_client, within }
     }
 
-    /// Reads the whole body of a request, at most `bound` bytes and at most [`MAX_BODY`]. It is forwarded
+    /// Reads the whole body of a request by `client`, at most `bound` bytes and at most [`MAX_BODY`]. It is forwarded
     /// all the same.
-    pub(super) async fn read(&self, session: &mut Session, bound: usize) -> Result<Body, Rejection> {
+    pub(super) async fn read(
+        &self,
+        session: &mut Session,
+        client: Option<Client>,
+        bound: usize,
+    ) -> Result<Body, Rejection> {
         let bound = bound.min(MAX_BODY);
         let headers = &session.req_header().headers;
         // By its headers: asking the connection itself would fix how it is read, and no tunnel could
         // follow.
         let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         if !framed && session.as_http1().is_some() {
-            return Ok(Body { bytes: Vec::new(), permit: BodyPermit { _permit: None } });
+            return Ok(Body { bytes: Vec::new(), permit: BodyPermit::default() });
         }
         let declared = headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
@@ -63,31 +82,46 @@ impl BodyBudget {
             invite(session).await?;
         }
         session.as_downstream_mut().enable_retry_buffering();
-        match timeout(self.within, self.gather(session, bound)).await {
+        match timeout(self.within, self.gather(session, client, bound)).await {
             Ok(read) => read,
             Err(_) => Err(Rejection::BodyTooSlow),
         }
     }
 
-    async fn gather(&self, session: &mut Session, bound: usize) -> Result<Body, Rejection> {
+    async fn gather(
+        &self,
+        session: &mut Session,
+        client: Option<Client>,
+        bound: usize,
+    ) -> Result<Body, Rejection> {
         let mut bytes = Vec::new();
-        let mut held: Option<OwnedSemaphorePermit> = None;
+        let share = client.and_then(|it| self.shares.take(it, 0, self.per_client));
+        let mut permit = BodyPermit { bytes: None, share };
         let lost = |error: Box<Error>| Rejection::Lost(error.into_down());
         while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(lost)? {
             if bytes.len().saturating_add(part.len()) > bound {
                 return Err(Rejection::BodyTooLong(bound));
             }
             // Bytes that arrived, not those that were announced: announcing costs a client nothing.
-            let needed = u32::try_from(part.len()).unwrap_or(u32::MAX);
-            let permit =
-                Arc::clone(&self.bytes).try_acquire_many_owned(needed).map_err(|_| Rejection::NoRoom)?;
-            match &mut held {
-                Some(held) => held.merge(permit),
-                None => held = Some(permit),
-            }
+            self.widen(&mut permit, part.len()).map_err(Rejection::Overloaded)?;
             bytes.extend_from_slice(&part);
         }
-        Ok(Body { bytes, permit: BodyPermit { _permit: held } })
+        Ok(Body { bytes, permit })
+    }
+
+    /// Takes `more` bytes of the budget for a body.
+    fn widen(&self, permit: &mut BodyPermit, more: usize) -> Result<(), ReachedLimit> {
+        if permit.share.as_mut().is_some_and(|it| !it.grow(more, self.per_client)) {
+            return Err(ReachedLimit::ClientBodies);
+        }
+        let needed = u32::try_from(more).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.bytes).try_acquire_many_owned(needed);
+        let taken = taken.map_err(|_| ReachedLimit::Bodies)?;
+        match &mut permit.bytes {
+            Some(bytes) => bytes.merge(taken),
+            None => permit.bytes = Some(taken),
+        }
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn price(
     plain_json(headers)?;
     let claim = |name| header(headers, name).map(|it| it.map(|it| it.trim().to_owned()));
     let [method, name] = [claim("mcp-method")?, claim("mcp-name")?];
-    let body = context.tariff.bodies.read(session, prices.bound).await?;
+    let body = context.tariff.bodies.read(session, context.caller.client(), prices.bound).await?;
     context.body = Some(body.permit);
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     match prices.quote_claimed(&body.bytes, &claimed) {

@@ -13,9 +13,9 @@ use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::tariff::{Tariff, Unmatched};
-use super::{Context, Forwarding, client, target};
+use super::{Context, Forwarding, target};
 use crate::admission::{Admission, HeldUse};
-use crate::cashier::{Ask, Bill, Cashier, Client, IdentifierRefusal, Presented, Replay, Verdict, Wait};
+use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Presented, Replay, Verdict, Wait};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
 use crate::routes::{Access, CanonicalTarget, Found, Route, UpstreamName};
@@ -141,7 +141,7 @@ async fn sell<L: Ledger, S: Store>(
         metering: route.metering,
         presented,
         identified,
-        client: client::address(session).map(Client::at),
+        client: context.caller.client(),
         url,
     };
     Ok(match cashier.decide(ask).await {

@@ -7,8 +7,9 @@ use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderVal
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
+use super::client::{self, Caller};
 use super::tariff::extend_list;
-use super::{Context, Forwarding, client};
+use super::{Context, Forwarding};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
@@ -38,6 +39,7 @@ pub(super) fn request(
     session: &Session,
     request: &mut RequestHeader,
     forwarding: &Forwarding,
+    caller: &Caller,
     body_is_read: bool,
 ) -> Result<()> {
     let chosen = forwarding.chosen.as_ref();
@@ -55,20 +57,12 @@ pub(super) fn request(
             let _removed = request.remove_header(&name).is_some();
         }
     }
-    let received = session.req_header();
-    // In HTTP/2 it is part of the target.
-    let host = received.headers.get(HOST).and_then(|it| it.to_str().ok());
-    if let Some(host) = host.or_else(|| received.uri.authority().map(|it| it.as_str())) {
-        request.insert_header("X-Forwarded-Host", host)?;
+    for (name, value) in caller.statements(session.req_header()) {
+        request.insert_header(name, value)?;
     }
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
         request.insert_header(HOST, own)?;
     }
-    if let Some(address) = client::address(session) {
-        request.insert_header("X-Forwarded-For", address.to_string())?;
-    }
-    let secure = session.digest().is_some_and(|it| it.ssl_digest.is_some());
-    request.insert_header("X-Forwarded-Proto", if secure { "https" } else { "http" })?;
     if let Some(admitted) = forwarding.admission.admitted() {
         let intent = admitted.taken.held().intent();
         request.insert_header("X-Payment-Payer", intent.payer.to_string())?;
@@ -189,21 +183,11 @@ fn is_stopped_on_the_way_out(name: &str) -> bool {
 fn private(headers: &HeaderMap) -> HeaderValue {
     let mut kept = vec!["private"];
     let given = headers.get_all(CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
-    for directive in given.flat_map(directives) {
+    for directive in given.flat_map(|it| client::parts(it, ',')) {
         let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
         if !["public", "s-maxage", "private", "proxy-revalidate"].contains(&name.as_str()) {
             kept.push(directive);
         }
     }
     HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static("private"))
-}
-
-/// The parts between commas that are not in quotes.
-fn directives(value: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    let parts = value.split(move |character| {
-        quoted ^= character == '"';
-        character == ',' && !quoted
-    });
-    parts.map(str::trim).filter(|it| !it.is_empty())
 }

@@ -49,7 +49,7 @@ pub(super) async fn read(
     let body = match body {
         Some(body) => body,
         None => {
-            let body = context.tariff.bodies.read(session, MAX_BODY).await?;
+            let body = context.tariff.bodies.read(session, context.caller.client(), MAX_BODY).await?;
             context.body = Some(body.permit);
             body.bytes
         }

@@ -50,6 +50,17 @@ pub(super) fn read(
     Ok((presented, Map::new()))
 }
 
+/// Whether a capability came with a request, valid or not.
+pub(super) fn has_token(session: &Session) -> bool {
+    let headers = &session.req_header().headers;
+    let mut proofs = PROOF_HEADERS.iter().filter_map(|it| header(headers, it).ok().flatten());
+    let is_access = |it: String| {
+        let payload = PaymentPayload::from_header(&it);
+        matches!(payload, Ok(PaymentPayload { presented: x402::Payload::Access { .. }, .. }))
+    };
+    headers.contains_key(CAPABILITY_HEADER) || proofs.any(is_access)
+}
+
 /// The one value of a header, if it is there.
 pub(super) fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Rejection> {
     let mut values = headers.get_all(name).iter();

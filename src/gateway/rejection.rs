@@ -5,7 +5,7 @@ use pingora::prelude::{Error, Result};
 
 use super::respond::{Reply, come_again, plain};
 use crate::cashier::Wait;
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, ReachedLimit};
 use crate::routes::CallFault;
 use crate::x402::payment_identifier::BadIdentifier;
 
@@ -22,8 +22,8 @@ pub(super) enum Rejection {
     /// Its body is longer than this many bytes.
     BodyTooLong(usize),
     BodyTooSlow,
-    /// No memory is left for bodies.
-    NoRoom,
+    /// A limit is reached. The same request may come again.
+    Overloaded(ReachedLimit),
     /// The client is gone, or its framing is broken.
     Lost(Box<Error>),
     /// The route takes only payments with a payment identifier, and none came.
@@ -36,7 +36,7 @@ pub(super) enum Rejection {
 impl Rejection {
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::NoRoom => Outcome::Unavailable,
+            Self::Overloaded(_) => Outcome::Unavailable,
             Self::NoUpstream => Outcome::UpstreamFailed,
             Self::Unreadable(_)
             | Self::NotFound
@@ -66,7 +66,7 @@ impl Rejection {
             Self::BodyTooSlow => {
                 plain(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
             }
-            Self::NoRoom => come_again(&Wait::Overloaded),
+            Self::Overloaded(_) => come_again(&Wait::Overloaded),
             Self::Lost(error) => return Err(error),
             Self::NoIdentifier => plain(
                 StatusCode::BAD_REQUEST,

@@ -19,6 +19,7 @@ use super::body::BodyBudget;
 use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
+use crate::listen::TrustedProxies;
 use crate::routes::{PriceTable, UpstreamName};
 use crate::x402::WorkTerms;
 
@@ -39,6 +40,8 @@ pub struct Tariff {
     /// What a bill says about a block's work.
     pub work: WorkTerms,
     pub limits: EdgeLimits,
+    /// The proxies that are believed about their clients.
+    pub proxies: TrustedProxies,
     /// For the bodies that are read before the decision.
     pub bodies: BodyBudget,
     /// The upstreams are watched until this is dropped.
@@ -52,6 +55,8 @@ pub struct EdgeLimits {
     pub idle_connection: Duration,
     /// Bytes of an unneeded request body that are read to keep its connection.
     pub drained_body: u64,
+    /// Requests of one client at the same time that hold no paid use.
+    pub unpaid_per_client: usize,
 }
 
 /// Which web pages of other origins may read answers and pay.

@@ -26,6 +26,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Buffered;
+use super::head::HeadWatch;
+use crate::vault::{self, VaultError};
 
 /// How long a client may take for the handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,6 +37,8 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 pub enum TlsError {
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
+    #[error(transparent)]
+    Key(#[from] VaultError),
     #[error("the certificate and the key do not belong together: {0}")]
     Unfit(rustls::Error),
 }
@@ -68,11 +72,11 @@ impl Tls {
     }
 
     /// Makes the TLS handshake over `plain`.
-    pub(super) async fn accept(&self, plain: Buffered) -> io::Result<Secured> {
+    pub(super) async fn accept(&self, plain: Buffered, watch: HeadWatch) -> io::Result<Secured> {
         let accepted = TlsAcceptor::from(self.0.load_full()).accept(plain);
         let stream =
             tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        Ok(Secured::new(stream))
+        Ok(Secured::new(stream, watch))
     }
 }
 
@@ -88,6 +92,7 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     if chain.is_empty() {
         return Err(TlsError::File { path: certificate.to_owned(), why: "holds no certificate".to_owned() });
     }
+    vault::check_private(key)?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(fault(key))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -104,16 +109,17 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
 pub(super) struct Secured {
     stream: TlsStream<Buffered>,
     digest: Arc<SslDigest>,
+    watch: HeadWatch,
 }
 
 impl Secured {
-    fn new(stream: TlsStream<Buffered>) -> Self {
+    fn new(stream: TlsStream<Buffered>, watch: HeadWatch) -> Self {
         let session = stream.get_ref().1;
         let named = |text: Option<String>| text.unwrap_or_default();
         let cipher = named(session.negotiated_cipher_suite().map(|it| format!("{:?}", it.suite())));
         let version = named(session.protocol_version().map(|it| format!("{it:?}")));
         let digest = Arc::new(SslDigest::new(cipher, version, None, None, Vec::new()));
-        Self { stream, digest }
+        Self { stream, digest, watch }
     }
 
     fn plain(&self) -> &Buffered {
@@ -127,7 +133,8 @@ impl AsyncRead for Secured {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, watch, .. } = &mut *self;
+        watch.read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf))
     }
 }
 

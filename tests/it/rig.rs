@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) work: Option<String>,
     /// What stands under `nano.mechanisms`; the default where it is nothing.
     pub(crate) mechanisms: Option<&'static str>,
+    /// More of what stands under `listen`.
+    pub(crate) listen: Option<&'static str>,
     pub(crate) devnet: DevnetOptions,
     pub(crate) clock: Clock,
     /// Bytes that the gateway may have on their way to one client; `None` leaves it to the system.
@@ -57,6 +59,7 @@ impl Default for Plan {
             more: String::new(),
             work: None,
             mechanisms: None,
+            listen: None,
             devnet: DevnetOptions::default(),
             clock: Clock::system(),
             send_buffer: None,
@@ -119,6 +122,9 @@ impl Rig {
         if let Some(work) = plan.work {
             text = text.replacen(" }\nupstreams:", &format!(", optional: {work} }}\nupstreams:"), 1);
         }
+        if let Some(listen) = plan.listen {
+            text = text.replacen("listen: { ", &format!("listen: {{ {listen}, "), 1);
+        }
         if let Some(mechanisms) = plan.mechanisms {
             text = text.replacen("\nnano:\n", &format!("\nnano:\n  mechanisms: {mechanisms}\n"), 1);
         }
@@ -138,7 +144,8 @@ impl Rig {
         let services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
-        let served = tokio::spawn(listen::serve(listener, Arc::new(proxy), shutdown));
+        let served =
+            tokio::spawn(listen::serve_behind(services.door(), listener, None, Arc::new(proxy), shutdown));
         let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
     }

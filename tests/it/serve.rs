@@ -107,6 +107,12 @@ async fn run(arguments: &[&str]) -> Output {
     within(Duration::from_secs(60), "the command ends", ran).await.unwrap().unwrap()
 }
 
+/// Writes a file that only its owner may use, as a key has to be.
+pub(crate) fn write_private(path: &Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 fn said(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
@@ -115,7 +121,12 @@ impl Process {
     /// Starts `faregate serve` and returns once all its listeners are there.
     async fn start(config: &Path, listeners: usize, level: &str) -> Self {
         let config = config.to_str().unwrap();
-        let mut command = faregate(&["--log", level, "--log-format", "json", "serve", "--config", config]);
+        let command = faregate(&["--log", level, "--log-format", "json", "serve", "--config", config]);
+        Self::start_by(command, listeners).await
+    }
+
+    /// The same by a command.
+    async fn start_by(mut command: Command, listeners: usize) -> Self {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
@@ -311,7 +322,7 @@ async fn tls_speaks_both_versions_of_http() {
     let world = World::start().await;
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(world.folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    write_private(&world.folder.path().join("key.pem"), made.signing_key.serialize_pem());
     let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
     let routes = "  - { name: search, match: \"/v1/search/**\", upstream: kept, price: 1 raw, grants: { requests: 5, within: 1h } }\n  - { match: POST /mcp, upstream: api, mcp: { methods: { ping: free, tools/call: 1 raw } } }\n";
     let more = format!("  kept: {{ url: \"{}\", host_header: preserve }}\n", world.upstream.url);
@@ -370,7 +381,7 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
     let make = || {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
-        std::fs::write(world.folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        write_private(&world.folder.path().join("key.pem"), made.signing_key.serialize_pem());
         reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
     };
     let first = make();
@@ -387,7 +398,7 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
 
     // A certificate that does not go with its key is left alone, and the log says so.
     let second = make();
-    std::fs::write(world.folder.path().join("key.pem"), "no key").unwrap();
+    write_private(&world.folder.path().join("key.pem"), "no key");
     process.signal("-HUP");
     eventually("it says why not", || async { process.has_said("key.pem") }).await;
     assert_eq!(trusting(&first).get(&url).send().await.unwrap().status(), 200);
@@ -417,6 +428,59 @@ async fn connections_that_say_nothing_do_not_hold_the_end_up() {
     assert_eq!(client().get(process.admin("/healthz")).send().await.unwrap().status(), 200);
     process.signal("-TERM");
     assert_eq!(process.ended().await.code(), Some(0));
+}
+
+/// Before: at the limit the admin listener did not answer either, and each accept that failed was a line
+/// in the log, twenty a second.
+#[tokio::test]
+async fn at_the_limit_of_descriptors_the_operator_is_answered_and_the_log_stays_short() {
+    let world = World::start().await;
+    let config = world.write(LISTEN, "", ROUTES);
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_faregate");
+    command.args(["-c", "ulimit -S -n 100; ulimit -H -n 160; exec \"$0\" \"$@\"", program]);
+    command.args(["--log-format", "json", "serve", "--config", config.to_str().unwrap()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::start_by(command, 2).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.child.id())).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find(|it| it.starts_with(name)).unwrap();
+        line.trim_start_matches(name).split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(limit("Max open files"), ["160", "160"], "it takes all that it may have");
+    assert_eq!(limit("Max core file size"), ["0", "0"], "its memory goes to no disk");
+    let mut strangers = Vec::new();
+    for _ in 0..200 {
+        let mut stranger = tokio::net::TcpStream::connect(process.addresses["listening"]).await.unwrap();
+        // It may be closed already.
+        let _sent = tokio::io::AsyncWriteExt::write_all(&mut stranger, b"G").await.is_ok();
+        strangers.push(stranger);
+    }
+    assert_eq!(text(&client(), process.admin("/healthz")).await.0, 200);
+    let (_, metrics) = text(&client(), process.admin("/metrics")).await;
+    assert!(metrics.contains("faregate_limits_reached_total{limit=\"descriptors\"}"), "{metrics}");
+    let lines = process.log.lock().unwrap().len();
+    assert!(lines < 20, "{lines} lines for 200 connections");
+    drop(strangers);
+    let back = async || client().get(process.url("/free/x")).send().await.is_ok_and(|it| it.status() == 200);
+    eventually("the others are served again", back).await;
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_tls_key_that_others_can_read_is_refused() {
+    let world = World::start().await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (world.folder.path().join("cert.pem"), world.folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    write_private(&key, made.signing_key.serialize_pem());
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let config =
+        world.write("{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }", "", ROUTES);
+    let output = run(&["serve", "--config", config.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output.stderr));
+    assert!(said(&output.stderr).contains("run: chmod 600"));
 }
 
 #[tokio::test]

@@ -19,7 +19,11 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sync", &[], false),
     ("vault", &["entropy", "nano", "payment"], false),
     ("ledger", &["clock", "entropy", "nano", "outbound", "payment"], false),
-    ("store", &["clock", "nano", "outbound", "payment", "routes", "shutdown", "sweep", "sync"], false),
+    (
+        "store",
+        &["clock", "nano", "outbound", "payment", "routes", "shutdown", "sweep", "sync", "vault"],
+        false,
+    ),
     ("metrics", &["nano", "payment"], false),
     (
         "cashier",
@@ -72,6 +76,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "facilitator",
             "gateway",
             "ledger",
+            "listen",
             "metrics",
             "nano",
             "payment",

@@ -1,7 +1,7 @@
 //! Secrets in files: private, complete, never shown in an error.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use faregate::nano::{
@@ -34,13 +34,31 @@ fn a_private_file_with_a_seed_opens() {
 #[test]
 fn a_file_that_others_can_read_is_refused_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
-    for mode in [0o644, 0o640, 0o604, 0o620, 0o601] {
+    for mode in [0o644, 0o660, 0o604, 0o620, 0o601, 0o650] {
         let path = file(directory.path(), DIGITS, mode);
         let error = Vault::open(&path).unwrap_err();
         assert!(matches!(error, VaultError::NotPrivate { .. }), "{mode:o}: {error}");
         assert!(error.to_string().ends_with(&format!("chmod 600 {}", path.display())), "{error}");
         assert!(mac_key(&path).is_err(), "{mode:o}");
         assert!(bearer_token(&path).is_err(), "{mode:o}");
+    }
+}
+
+/// As Kubernetes mounts a secret for a user: owned by root, readable by the user's group.
+#[test]
+fn a_group_may_read_a_secret_only_if_root_owns_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for mode in [0o640, 0o440] {
+        let path = file(directory.path(), DIGITS, mode);
+        let is_root = fs::metadata(&path).unwrap().uid() == 0;
+        assert_eq!(Vault::open(&path).is_ok(), is_root, "{mode:o}");
+        // Only root can give a file away.
+        if is_root {
+            chown(&path, Some(65534), None).unwrap();
+            let error = Vault::open(&path).unwrap_err();
+            assert!(matches!(error, VaultError::NotPrivate { .. }), "{mode:o}: {error}");
+        }
+        fs::remove_file(path).unwrap();
     }
 }
 

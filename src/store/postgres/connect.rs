@@ -16,6 +16,7 @@ use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::outbound;
+use crate::vault::{self, VaultError};
 
 use super::fault::text;
 use super::options::{PostgresFault, PostgresOptions};
@@ -156,17 +157,14 @@ fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, PostgresFault> {
 /// The password in `path`, which only its owner may read.
 fn password(path: &Path) -> Result<String, PostgresFault> {
     let unusable = |why: String| PostgresFault::File { path: PathBuf::from(path), why };
-    #[cfg(unix)]
-    {
-        let metadata = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
-        let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(unusable(format!(
-                "others than its owner may use this file (mode {mode:04o}); do: chmod 600 {}",
-                path.display()
-            )));
-        }
-    }
+    let open = |error| match error {
+        VaultError::NotPrivate { mode, .. } => unusable(format!(
+            "users other than its owner may use this file (mode {mode:04o}); run: chmod 600 {}",
+            path.display()
+        )),
+        other => unusable(other.to_string()),
+    };
+    vault::check_private(path).map_err(open)?;
     let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {

@@ -61,6 +61,15 @@ impl Wire {
         Self(BufReader::new(stream))
     }
 
+    /// A connection from another address of the loopback, which is another client.
+    pub(crate) async fn open_from(address: &str, url: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let stream = socket.connect(url.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(BufReader::new(stream))
+    }
+
     /// A connection on which no more than these bytes wait to be read.
     pub(crate) async fn open_narrow(url: &str, receive_buffer: u32) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
@@ -71,6 +80,11 @@ impl Wire {
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Sends, if the gateway has not closed the connection.
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.0.write_all(bytes.as_ref()).await.is_ok()
     }
 
     /// Sends a request without a body: `line` is method and target, `headers` whole lines.

@@ -1,0 +1,194 @@
+//! The time for a request's whole head. Pingora bounds the time between two of its bytes only, so a
+//! client could send one byte a minute and hold its connection for hours.
+//!
+//! The stream that the app reads from watches for the end of the head, the first empty line, and tells
+//! the connection's task if it comes too late. The preface of HTTP/2 (RFC 9113, section 3.4) has an empty
+//! line too; after it, only the time without a request is bounded.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use super::door::DoorRules;
+use crate::shutdown::StopSignal;
+
+/// What a connection's task, its app and its stream know of the head that is read.
+#[derive(Debug, Default)]
+pub(super) struct HeadSignal {
+    is_awaited: AtomicBool,
+    late: Notify,
+}
+
+impl HeadSignal {
+    /// The next bytes begin a head.
+    fn expect(&self) {
+        self.is_awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns once a head took too long.
+    pub(super) async fn late(&self) {
+        self.late.notified().await;
+    }
+}
+
+/// Where in a head its bytes are.
+#[derive(Clone, Copy, Debug, Default)]
+enum Place {
+    /// Before the request line. Empty lines there are no end.
+    #[default]
+    Before,
+    Line,
+    LineEnd,
+    /// After the first half of an empty line's end.
+    Return,
+}
+
+impl Place {
+    /// The place after `byte`; `None` if the head ends with it.
+    const fn after(self, byte: u8) -> Option<Self> {
+        match (self, byte) {
+            (Self::Before, b'\r' | b'\n') => Some(Self::Before),
+            (Self::Line, b'\n') => Some(Self::LineEnd),
+            (Self::LineEnd, b'\r') => Some(Self::Return),
+            (Self::LineEnd | Self::Return, b'\n') => None,
+            (Self::Before | Self::Line | Self::LineEnd | Self::Return, _) => Some(Self::Line),
+        }
+    }
+}
+
+/// A stream's watch over the heads that come through it.
+#[derive(Debug)]
+pub(super) struct HeadWatch {
+    head: Arc<HeadSignal>,
+    within: Duration,
+    place: Place,
+    /// Runs from the first byte of a head to its last.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl HeadWatch {
+    pub(super) fn new(head: &Arc<HeadSignal>, within: Duration) -> Self {
+        head.expect();
+        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None }
+    }
+
+    /// Reads by `read`, unless a head is late. Then nothing is read any more, and the connection's task
+    /// is told.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        read: impl FnOnce(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<std::io::Result<()>>,
+    ) -> Poll<std::io::Result<()>> {
+        if !self.head.is_awaited.load(Ordering::Relaxed) {
+            return read(cx, buf);
+        }
+        if self.deadline.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready()) {
+            self.head.late.notify_one();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let outcome = read(cx, buf);
+        self.see(buf.filled().get(before..).unwrap_or_default());
+        outcome
+    }
+
+    fn see(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match self.place.after(*byte) {
+                Some(place) => self.place = place,
+                None => {
+                    self.head.is_awaited.store(false, Ordering::Relaxed);
+                    (self.place, self.deadline) = (Place::default(), None);
+                    return;
+                }
+            }
+        }
+        if !bytes.is_empty() && self.deadline.is_none() {
+            self.deadline = Some(Box::pin(tokio::time::sleep(self.within)));
+        }
+    }
+}
+
+/// The app of one connection: it says when a head begins, and how long HTTP/2 may be idle.
+#[derive(Debug)]
+pub(super) struct Timed<A> {
+    app: Arc<A>,
+    head: Arc<HeadSignal>,
+    options: HttpServerOptions,
+}
+
+impl<A: HttpServerApp> Timed<A> {
+    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>, rules: &DoorRules) -> Arc<Self> {
+        let mut options = app.server_options().cloned().unwrap_or_default();
+        options.h2_idle_timeout = Some(rules.idle);
+        Arc::new(Self { app, head: Arc::clone(head), options })
+    }
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &StopSignal,
+    ) -> Option<ReusedHttpStream> {
+        // A stream of HTTP/2 has its head already.
+        if session.as_http1().is_some() {
+            self.head.expect();
+        }
+        self.app.process_new_http(session, shutdown).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.app.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many bytes of `text` are a head; `None` if it has no end.
+    fn head(text: &[u8]) -> Option<usize> {
+        let mut place = Place::default();
+        for (index, byte) in text.iter().enumerate() {
+            match place.after(*byte) {
+                Some(next) => place = next,
+                None => return Some(index + 1),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_head_ends_with_the_first_empty_line_after_the_request_line() {
+        for (text, length) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", Some(27)),
+            ("GET / HTTP/1.1\nHost: a\n\nbody", Some(24)),
+            ("GET / HTTP/1.1\r\n\nbody", Some(17)),
+            ("GET / HTTP/1.1\n\r\nbody", Some(17)),
+            ("\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n", Some(24)),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(18)),
+            ("\r\n\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", None),
+            ("GET / HTTP/1.1\r\nX: \r\r\n", None),
+        ] {
+            assert_eq!(head(text.as_bytes()), length, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Strangers that take what is for all: each reaches a limit of its own, and the others go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use faregate::listen::{self, Tls};
+use pingora::server::configuration::ServerConf;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+
+use crate::metrics::sample;
+use crate::patience::{eventually, soon};
+use crate::proxy::wire::Wire;
+use crate::rig::{PLENTY, Plan, Rig, capability};
+use crate::scripted::{Reply, Seen};
+
+/// The loopback of the tests' other client.
+const OTHER: &str = "127.0.0.2";
+
+/// One free route whose upstream never answers, the usual ones, and an MCP endpoint.
+const ROUTES: &str = r#"
+  - { name: search, match: "/v1/search/**", upstream: api, price: 0.001 XNO, grants: { requests: 5, within: 1h } }
+  - { match: "/free/**", upstream: api, free: true }
+  - { match: "POST /mcp", upstream: api, mcp: { methods: { ping: free, hang: free, "tools/call": 1 raw } } }
+"#;
+
+/// A gateway with these limits, before an upstream that never answers what has `hang` in it.
+async fn scene(limits: &str) -> Rig {
+    let answer = |seen: &Seen| {
+        let hangs = seen.path.contains("hang") || String::from_utf8_lossy(&seen.body).contains("hang");
+        if hangs { Reply::Hang } else { Reply::text(200, "here") }
+    };
+    let (routes, more) = (ROUTES.to_owned(), format!("limits: {{ {limits} }}"));
+    Rig::with(Plan { routes, more, answer: Box::new(answer), ..Plan::default() }).await
+}
+
+fn reached(rig: &Rig, limit: &str) -> f64 {
+    sample(rig, &format!("limits_reached_total{{limit=\"{limit}\"}}"))
+}
+
+/// Asks for a free answer and gives its status.
+async fn ask(wire: &mut Wire) -> u16 {
+    wire.ask("GET /free/x", &[]).await;
+    wire.answer().await.status
+}
+
+/// Before: 16,384 connections with one byte each, and the next client was reset.
+#[tokio::test]
+async fn one_client_has_its_share_of_connections_and_the_others_go_on() {
+    let rig = scene("per_client: { connections: 3 }").await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut wire = Wire::open(&rig.url).await;
+        assert_eq!(ask(&mut wire).await, 200);
+        wire.send("G").await;
+        held.push(wire);
+    }
+    let mut more = Wire::open(&rig.url).await;
+    assert!(more.rest().await.is_empty(), "it is closed before it is read");
+    assert_eq!(reached(&rig, "per_client.connections"), 1.0);
+    assert_eq!(ask(&mut Wire::open_from(OTHER, &rig.url).await).await, 200);
+    held.clear();
+    let comes_in = async || {
+        let mut wire = Wire::open(&rig.url).await;
+        let sent = wire.try_send("GET /free/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        sent && wire.rest().await.starts_with(b"HTTP/1.1 200")
+    };
+    eventually("the share comes back", comes_in).await;
+    rig.end().await;
+}
+
+/// Before: a head that came a byte every 50 s was served after 350 s.
+#[tokio::test]
+async fn a_head_has_a_time_for_its_whole() {
+    let rig = scene("head_time: 300ms").await;
+    let mut wire = Wire::open(&rig.url).await;
+    // The second head on a connection as well as the first, and empty lines before it are no end.
+    assert_eq!(ask(&mut wire).await, 200);
+    let mut fresh = Wire::open(&rig.url).await;
+    for wire in [&mut wire, &mut fresh] {
+        wire.send("\r\n\r\nGET /free/x HTTP/1.1\r\n").await;
+        let dripped = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                if !wire.try_send("X-More: 1\r\n").await {
+                    return;
+                }
+            }
+        };
+        soon("the connection is closed", dripped).await;
+    }
+    eventually("both are counted", async || reached(&rig, "head_time") == 2.0).await;
+    // A body has its own time.
+    let mut wire = Wire::open(&rig.url).await;
+    wire.send("POST /free/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab").await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    wire.send("cd").await;
+    assert_eq!(wire.answer().await.status, 200);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(ask(&mut wire).await, 200, "nor is an idle connection a slow head");
+    rig.end().await;
+}
+
+/// Before: a connection over HTTP/2 was kept for ever.
+#[tokio::test]
+async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
+    let rig = scene("head_time: 300ms, idle_connection: 1s").await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (rig.folder.path().join("cert.pem"), rig.folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    crate::serve::write_private(&key, made.signing_key.serialize_pem());
+    let tls = Tls::load(&certificate, &key).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy =
+        Arc::new(pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), rig.services.gateway()));
+    let (stop, shutdown) = watch::channel(false);
+    let served =
+        tokio::spawn(listen::serve_behind(rig.services.door(), listener, Some(tls), proxy, shutdown));
+    let connect = async |protocol: &[u8]| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let plain = TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, plain)).await.unwrap()
+    };
+
+    let mut slow = connect(b"http/1.1").await;
+    slow.write_all(b"GET /free/x HTTP/1.1\r\n").await.unwrap();
+    let mut bytes = Vec::new();
+    let _reset = soon("the slow head ends", slow.read_to_end(&mut bytes)).await.is_err();
+    // A preface that is not whole is a slow head as well.
+    let mut slow = connect(b"h2").await;
+    slow.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    let _reset = soon("the slow preface ends", slow.read_to_end(&mut bytes)).await.is_err();
+    eventually("both are counted", async || reached(&rig, "head_time") == 2.0).await;
+
+    let mut idle = connect(b"h2").await;
+    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let _reset = soon("the idle connection ends", idle.read_to_end(&mut bytes)).await.is_err();
+    assert_eq!(reached(&rig, "head_time"), 2.0, "that was for idleness");
+    stop.send_replace(true);
+    soon("the listener ends", served).await.unwrap();
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones() {
+    let rig = scene("per_client: { unpaid: 2 }").await;
+    let (token, _) = capability(&rig.pay(&rig.payer(1, PLENTY), "/v1/search/a").await);
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        let mut wire = Wire::open(&rig.url).await;
+        wire.ask("GET /free/hang", &[]).await;
+        hanging.push(wire);
+    }
+    eventually("both are under way", async || rig.upstream.seen().len() == 3).await;
+    let forwarded = rig.upstream.seen().len();
+    for (target, header) in
+        [("/free/x", "X-A: 1"), ("/v1/search/a", "X-A: 1"), ("/free/x", "PAYMENT-CAPABILITY: bm9uZQ")]
+    {
+        let mut wire = Wire::open(&rig.url).await;
+        wire.ask(&format!("GET {target}"), &[header]).await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (503, Some("overloaded")), "{target}");
+        assert_eq!(answer.one("retry-after"), "1");
+    }
+    assert_eq!(rig.upstream.seen().len(), forwarded);
+    assert_eq!(reached(&rig, "per_client.unpaid"), 3.0);
+    let paid = rig.get("/v1/search/b", &[("PAYMENT-CAPABILITY", &token)]).await;
+    assert_eq!(paid.status(), 200);
+    assert_eq!(ask(&mut Wire::open_from(OTHER, &rig.url).await).await, 200);
+    hanging.clear();
+    eventually("the share comes back", async || rig.get("/free/x", &[]).await.status() == 200).await;
+    rig.end().await;
+}
+
+/// A call with a body of about this many bytes.
+fn call(method: &str, length: usize) -> String {
+    let padding = "x".repeat(length);
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\",\"params\":{{\"x\":\"{padding}\"}}}}")
+}
+
+fn head(length: usize) -> String {
+    format!(
+        "POST /mcp HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+/// Before: 1,024 stalled bodies made every `mcp` request of others 503.
+#[tokio::test]
+async fn stalled_bodies_of_one_client_leave_room_for_those_of_others() {
+    let rig = scene("bodies: 1 MiB, per_client: { bodies: 16 KiB }").await;
+    let body = call("ping", 10_000);
+    let mut stalled = Wire::open(&rig.url).await;
+    stalled.send(head(body.len()) + &body[..body.len() - 1]).await;
+    let send = async |mut wire: Wire| {
+        wire.send(head(body.len()) + &body).await;
+        wire.answer().await
+    };
+    let is_full = async || send(Wire::open(&rig.url).await).await.status == 503;
+    eventually("one more body is too many", is_full).await;
+    let answer = send(Wire::open(&rig.url).await).await;
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (503, Some("overloaded")));
+    assert!(reached(&rig, "per_client.bodies") >= 2.0);
+    assert_eq!(send(Wire::open_from(OTHER, &rig.url).await).await.status, 200);
+    stalled.send(&body[body.len() - 1..]).await;
+    assert_eq!(stalled.answer().await.status, 200);
+    assert_eq!(send(Wire::open(&rig.url).await).await.status, 200);
+    rig.end().await;
+}
+
+/// Before: the room of a body was held until its answer had ended.
+#[tokio::test]
+async fn the_room_of_a_body_is_free_once_it_was_forwarded() {
+    let rig = scene("bodies: 16 KiB").await;
+    let (slow, quick) = (call("hang", 10_000), call("ping", 10_000));
+    let mut hanging = Wire::open(&rig.url).await;
+    hanging.send(head(slow.len()) + &slow).await;
+    eventually("it was forwarded", async || rig.upstream.seen().len() == 1).await;
+    let mut wire = Wire::open(&rig.url).await;
+    wire.send(head(quick.len()) + &quick).await;
+    assert_eq!(wire.answer().await.status, 200);
+    drop(hanging);
+    rig.end().await;
+}
