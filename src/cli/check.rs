@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::failure::{EX_CONFIG, Failure};
 use super::words::{counted, granted};
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, Price, Route};
+use crate::routes::{Access, CallPrices, PreflightRule, Price, Route};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -128,6 +128,8 @@ pub(super) fn describe(route: &Route) -> Value {
         "free": route.access.is_free(),
         "price": priced,
         "charge_on": route.charge_on.as_str(),
+        "preflight": route.preflight.map(PreflightRule::as_str),
+        "body": route.body.as_str(),
         "case_sensitive": route.case_sensitive,
         "hidden": route.hidden,
     })
