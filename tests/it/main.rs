@@ -31,6 +31,7 @@ mod network;
 mod node;
 mod patience;
 mod pay;
+mod payment;
 mod payment_identifier;
 mod payments;
 mod power_cut;

@@ -1,5 +1,7 @@
 //! The price table: canonical requests, patterns, precedence, and that no spelling escapes a price.
 
+mod edges;
+
 use std::num::NonZeroU32;
 
 use faregate::nano::Raw;
