@@ -20,7 +20,7 @@ mod recovery;
 mod settlement;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -37,7 +37,7 @@ use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
-use crate::routes::{Metering, RouteName};
+use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
@@ -50,7 +50,7 @@ use lanes::Lanes;
 pub use client::{Client, Share, Shares};
 pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
-pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
+pub use verdict::{Admitted, Ask, Bill, How, Moved, PendingReason, Presented, Refused, Verdict, Wait};
 
 /// How long a settlement's own task waits for a confirmation. After that, the recovery in the
 /// background takes over.
@@ -59,6 +59,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOKUP_WINDOW: Duration = Duration::from_secs(60);
 /// Clients whose look-ups are counted at once. Beyond that, the oldest are forgotten.
 const LOOKUP_CLIENTS: u64 = 100_000;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    route: &'a RouteName,
+    standing: &'a Standing,
+    terms: Terms,
+    metering: Metering,
+}
 
 /// What can change while the gateway runs.
 #[derive(Clone, Debug)]
@@ -78,6 +87,8 @@ pub struct Settings {
     /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
+    /// The names that routes have or had.
+    pub routes: BTreeSet<RouteName>,
 }
 
 /// What a cashier is made of.
@@ -207,11 +218,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, metering, presented, identified, client, url } = ask;
+        let Ask { route, standing, terms, metering, presented, identified, client, url } = ask;
+        let wanted = Wanted { route: &route, standing: &standing, terms, metering };
+        let place = standing.place();
         let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return self.bill(&route, terms, None, None),
-            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Verdict::Admit),
+            Presented::Nothing => return self.bill(&route, terms, place, None, None),
+            Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
                 let explained = proof.explain(url);
@@ -219,9 +232,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let decided = match identified.zip(proof.payer()) {
                     Some((identified, payer)) => {
                         let under = Under { identified, payer, client };
-                        self.redeem_identified(*proof, &route, under, metering).await
+                        self.redeem_identified(*proof, wanted, under).await
                     }
-                    None => self.redeem(*proof, &route, metering, client).await.map(Verdict::Admit),
+                    None => self.redeem(*proof, wanted, client).await.map(Verdict::Admit),
                 };
                 decided.map_err(explained)
             }
@@ -231,25 +244,53 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         match decided {
             Ok(verdict) => verdict,
             Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
+            Err(Denied::Moved(moved)) => Verdict::Moved(moved),
             Err(Denied::Wait(wait)) => Verdict::Wait(wait),
             Err(Denied::Refused { refusal, explanation, late }) => {
                 let (mechanism, block) = payment.unzip();
                 self.0.metrics.refusal(refusal, mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
-                self.bill(&route, terms, late.as_deref(), Some(refused))
+                self.bill(&route, terms, place, late.as_deref(), Some(refused))
             }
         }
     }
 
     /// The hot path: a token, a cache hit, a use.
-    async fn unlock(&self, token: &str, route: &RouteName, metering: Metering) -> Result<Admitted, Denied> {
-        let claimed = capability::recognise(&self.0.keys, token, route, self.0.clock.now())?;
-        let found = self.0.capabilities.find(claimed.id).await;
+    async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
+        let Wanted { route, standing, terms, metering } = wanted;
+        let now = self.0.clock.now();
+        let recognised = standing
+            .names(route)
+            .map(|name| capability::recognise(&self.0.keys, token, &name, now))
+            .find(|it| !matches!(it, Err(Refusal::WrongResource)));
+        let (id, elsewhere) = match recognised {
+            Some(claimed) => (claimed?.id, false),
+            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        };
+        let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
-        let held = found.ok_or(Refusal::CapabilityUnknown)?;
+        let held =
+            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
+        let (record, intent) = (held.record(), held.intent());
+        let bought = Bought { route: &record.route, terms: intent.terms, place: intent.challenge.place() };
+        let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
+        let gone = elsewhere && !self.is_route(&record.route);
+        if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
+            let left = Some((held.remaining(), record.expires_at));
+            let route = record.route.clone();
+            return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
+        }
+        if elsewhere || dearer {
+            return Err(Refusal::WrongResource.into());
+        }
         let taken = self.take(&held, How::Unlocked, metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
+    }
+
+    /// Whether some route has this name or had it.
+    fn is_route(&self, name: &RouteName) -> bool {
+        self.0.settings.load().routes.contains(name.configured())
     }
 
     async fn take(
@@ -278,17 +319,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn redeem(
         &self,
         proof: Proof,
-        route: &RouteName,
-        metering: Metering,
+        wanted: Wanted<'_>,
         client: Option<Client>,
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
-        let (challenge, evidence) = self.admissible(proof, route, None).await?;
+        let (challenge, evidence) = self.admissible(proof, wanted, None).await?;
         let held = match self.in_hand(block, &challenge) {
             Some(held) => held,
             None => self.fly(evidence.check(challenge, self.0.work.terms())?, None, client).await?,
         };
-        let taken = self.take(&held, How::Paid, metering).await;
+        let taken = self.take(&held, How::Paid, wanted.metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
     }
 
@@ -297,12 +337,18 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn admissible(
         &self,
         proof: Proof,
-        route: &RouteName,
+        wanted: Wanted<'_>,
         identified: Option<IdentifiedRequest>,
     ) -> Result<(Challenge, Evidence), Denied> {
         let (mechanism, block) = (proof.offer.mechanism, proof.block());
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, nonce, offer)?;
+        let bearing = wanted.standing.bearing(wanted.route, wanted.terms, challenge.bought());
+        let dearer = bearing == Bearing::Dearer;
+        if dearer || (bearing == Bearing::Elsewhere && !self.is_route(&challenge.offer().route)) {
+            let route = challenge.offer().route.clone();
+            return Err(Denied::Moved(Box::new(Moved { route, dearer, block, left: None })));
+        }
         if challenge.has_expired(self.0.clock.now())
             && !self.was_in_time(&challenge, block).await?
             && !self.is_bought(identified).await?
@@ -315,7 +361,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 Mechanism::NanoSession => Denied::explained(refusal, Particular::SessionOver.to_string()),
             });
         }
-        if challenge.offer().route != *route {
+        if bearing == Bearing::Elsewhere {
             return Err(Refusal::WrongResource.into());
         }
         Ok((challenge, evidence))

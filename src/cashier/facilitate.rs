@@ -11,7 +11,7 @@ use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
 use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
-use crate::routes::{Grants, Metering, RouteName, Terms};
+use crate::routes::{Grants, Metering, Place, RouteName, Terms};
 use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
@@ -64,6 +64,7 @@ impl From<Denied> for Unpaid {
             Denied::Wait(wait) => Self::Wait(wait),
             // No payment identifier is read here.
             Denied::Identifier(_) => Self::Wait(Wait::SameId),
+            Denied::Moved(_) => Self::Refused(Refusal::WrongResource),
         }
     }
 }
@@ -91,7 +92,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
         let terms = Terms { amount: order.amount, grants };
         let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
-        let challenges = self.challenges(wanted, &order.route, terms, seconds, None)?;
+        let challenges = self.challenges(wanted, (&order.route, Place::default()), terms, seconds, None)?;
         Ok(challenges.iter().map(|it| it.requirements(seconds, self.0.work.terms())).collect())
     }
 

@@ -15,13 +15,13 @@ use std::time::Duration;
 use super::flights::{FlightKey, SettlementResult, Unsettled};
 use super::lanes::Lane;
 use super::proof::{Checked, Proof};
-use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait};
+use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait, Wanted};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
 use crate::payment::{IdentifiedRequest, IdentifierKey};
-use crate::routes::{Metering, RouteName};
+use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
 use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
@@ -88,13 +88,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     pub(super) async fn redeem_identified(
         &self,
         proof: Proof,
-        route: &RouteName,
+        wanted: Wanted<'_>,
         under: Under,
-        metering: Metering,
     ) -> Result<Verdict, Denied> {
         let Under { identified, payer, client } = under;
         let block = proof.block();
-        let (challenge, evidence) = self.admissible(proof, route, Some(identified)).await?;
+        let (challenge, evidence) = self.admissible(proof, wanted, Some(identified)).await?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let checked = evidence.check(challenge, self.0.work.terms())?;
         let wait = self.0.settings.load().wait;
@@ -115,7 +114,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settled @ (Ok(_) | Err(Unsettled::Wait(_))) => settled?,
             },
         };
-        self.serve(&held, identified, lane, metering).await
+        self.serve(&held, identified, lane, wanted.metering).await
     }
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,

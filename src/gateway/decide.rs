@@ -15,7 +15,7 @@ use super::rejection::Rejection;
 use super::tariff::{Tariff, Unmatched};
 use super::{Context, Forwarding, target};
 use crate::admission::{Admission, HeldUse};
-use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Presented, Replay, Verdict, Wait};
+use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Moved, Presented, Replay, Verdict, Wait};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
 use crate::routes::{Access, CanonicalTarget, Found, Route, UpstreamName};
@@ -30,6 +30,8 @@ pub(super) enum Decision {
     Wait(Wait),
     Replay(Box<Replay>),
     Conflict(IdentifierRefusal),
+    /// What was bought opens nothing any more.
+    Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
     /// Answer a cross-origin preflight.
@@ -57,7 +59,7 @@ impl Decision {
                 Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
             ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
-            Self::Conflict(_) => Outcome::Refused,
+            Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
             Self::Document(_) | Self::Preflight => Outcome::Free,
             Self::Reject(rejection) => rejection.outcome(),
         }
@@ -127,7 +129,7 @@ async fn sell<L: Ledger, S: Store>(
     sale: Sale,
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
-    let (presented, extensions) = presented::read(session, &sale.route)?;
+    let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
     let (mut identified, mut url) = (None, None);
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
@@ -137,6 +139,7 @@ async fn sell<L: Ledger, S: Store>(
     }
     let ask = Ask {
         route: sale.route,
+        standing: Arc::clone(&route.standing),
         terms: sale.terms,
         metering: route.metering,
         presented,
@@ -153,6 +156,7 @@ async fn sell<L: Ledger, S: Store>(
         Verdict::Wait(wait) => Decision::Wait(wait),
         Verdict::Replay(replay) => Decision::Replay(replay),
         Verdict::Conflict(refusal) => Decision::Conflict(refusal),
+        Verdict::Moved(moved) => Decision::Moved(moved),
     })
 }
 
