@@ -16,12 +16,14 @@ use faregate::nano::{
     Account, BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Threshold, UnixSeconds,
     Work, noms_digest,
 };
+use faregate::payment::address_pool::AddressPool;
 use faregate::payment::capability::{self, Capability, Token};
 use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
-    Access, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms, UpstreamName,
+    Access, BodyRule, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms,
+    UpstreamName,
 };
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
@@ -53,18 +55,20 @@ fn terms() -> Terms {
     Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 } }
 }
 
+fn pay_to() -> Account {
+    Seed::from_bytes([0x18; 32]).key(7).account()
+}
+
+fn pool() -> AddressPool {
+    AddressPool::new(vec![pay_to()], Vec::new())
+}
+
 fn offer(mechanism: Mechanism) -> Offer {
-    Offer {
-        mechanism,
-        route: route(),
-        terms: terms(),
-        pay_to: Seed::from_bytes([0x18; 32]).key(7).account(),
-        valid_before: NOW.plus(120),
-    }
+    Offer { mechanism, route: route(), terms: terms(), pay_to: pay_to(), valid_before: NOW.plus(120) }
 }
 
 fn mint(keys: &MacKeys, mechanism: Mechanism, random: u128) -> Challenge {
-    Challenge::mint(keys, random.to_le_bytes(), offer(mechanism))
+    Challenge::mint(keys, &pool(), random.to_le_bytes(), offer(mechanism))
 }
 
 fn requirements(challenge: &Challenge) -> PaymentRequirements {
@@ -88,13 +92,13 @@ fn block() -> StateBlock {
 
 /// A bill: minting its two challenges, and writing them as header and body of a 402.
 fn bill(c: &mut Criterion) {
-    let keys = keys();
+    let (keys, pool) = (keys(), pool());
     let mut random = 0_u128;
     // The address is derived at start, not for each challenge.
     let offers = Mechanism::DEFAULT.map(offer);
     let mut both = move || {
         random += 1;
-        offers.each_ref().map(|offer| Challenge::mint(&keys, random.to_le_bytes(), offer.clone()))
+        offers.each_ref().map(|offer| Challenge::mint(&keys, &pool, random.to_le_bytes(), offer.clone()))
     };
     let mut group = c.benchmark_group("challenge");
     group.bench_function("mint two", |b| b.iter(&mut both));
@@ -113,12 +117,12 @@ fn bill(c: &mut Criterion) {
             (required.to_header(), required.to_json().to_string())
         });
     });
-    let keys = self::keys();
+    let (keys, pool) = (self::keys(), self::pool());
     let minted = mint(&keys, Mechanism::NanoTxn, 1);
     group.bench_function("recognise", |b| {
         b.iter_batched(
             || offer(Mechanism::NanoTxn),
-            |offer| Challenge::recognise(&keys, minted.nonce(), offer).unwrap(),
+            |offer| Challenge::recognise(&keys, &pool, minted.nonce(), offer).unwrap(),
             BatchSize::SmallInput,
         );
     });
@@ -167,6 +171,8 @@ fn table(routes: u32) -> PriceTable {
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
         payment_identifier: None,
+        preflight: None,
+        body: BodyRule::default(),
         case_sensitive: false,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()

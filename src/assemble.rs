@@ -277,7 +277,8 @@ async fn tariff(config: &Config) -> Tariff {
         unmatched: config.unmatched.clone(),
         public_url: config.public_url.clone(),
         upstreams,
-        cors: config.cors.clone().map(|it| CorsPolicy(it.origins)),
+        cors: config.cors.clone().map(|it| CorsPolicy { origins: it.origins, credentials: it.credentials }),
+        preflight: config.preflight,
         challenge_lifetime: config.challenge.lifetime,
         work: nodes::work_terms(&config.nano),
         limits: EdgeLimits {

@@ -14,6 +14,7 @@ pub mod facilitate;
 mod flights;
 mod idempotency;
 mod lanes;
+mod look_ups;
 mod mint;
 mod proof;
 mod recovery;
@@ -22,7 +23,6 @@ mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,21 +31,23 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ReachedLimit};
 use crate::nano::{BlockHash, Threshold};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::Challenge;
-use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Particular, Refusal};
+use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
 use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
-use flights::{Flights, SettlementResult, Unsettled};
+use flights::{Flights, SettlementLimit, SettlementResult, Unsettled};
 use idempotency::Under;
 use lanes::Lanes;
+use look_ups::{LookUp, LookUps};
+use proof::Checked;
 
 pub use client::{Client, Share, Shares};
 pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
@@ -55,10 +57,6 @@ pub use verdict::{Admitted, Ask, Bill, How, Moved, PendingReason, Presented, Ref
 /// How long a settlement's own task waits for a confirmation. After that, the recovery in the
 /// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long look-ups of unknown blocks count against a client.
-const LOOKUP_WINDOW: Duration = Duration::from_secs(60);
-/// Clients whose look-ups are counted at once. Beyond that, the oldest are forgotten.
-const LOOKUP_CLIENTS: u64 = 100_000;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +65,13 @@ struct Wanted<'a> {
     standing: &'a Standing,
     terms: Terms,
     metering: Metering,
+}
+
+impl Wanted<'_> {
+    /// How what a challenge offers stands to it.
+    fn bearing(&self, challenge: &Challenge) -> Bearing {
+        self.standing.bearing(self.route, self.terms, challenge.bought())
+    }
 }
 
 /// What can change while the gateway runs.
@@ -84,7 +89,8 @@ pub struct Settings {
     pub pending_settlements: usize,
     /// Of these, those of one client.
     pub settlements_per_client: usize,
-    /// Look-ups of unknown blocks that one client may cause within [`LOOKUP_WINDOW`].
+    /// Look-ups in the store and at nodes that one client may cause in vain within a minute, and have under
+    /// way at once.
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
     /// The names that routes have or had.
@@ -151,7 +157,7 @@ struct Core<L, S> {
     capabilities: Capabilities<S>,
     flights: Flights,
     lanes: Lanes,
-    lookups: moka::sync::Cache<Client, Arc<AtomicU32>>,
+    look_ups: LookUps,
     runtime: tokio::runtime::Handle,
 }
 
@@ -161,8 +167,6 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Parts { keys, pool, work, ledger, store, clock, entropy, metrics, settings, holder, .. } = parts;
         let capabilities =
             Capabilities::new(Arc::clone(&store), clock.clone(), holder, parts.capabilities_cached);
-        let lookups =
-            moka::sync::Cache::builder().max_capacity(LOOKUP_CLIENTS).time_to_live(LOOKUP_WINDOW).build();
         Self(Arc::new(Core {
             keys,
             pool,
@@ -176,7 +180,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             capabilities,
             flights: Flights::default(),
             lanes: Lanes::default(),
-            lookups,
+            look_ups: LookUps::default(),
             runtime: parts.runtime,
         }))
     }
@@ -323,58 +327,76 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         client: Option<Client>,
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
-        let (challenge, evidence) = self.admissible(proof, wanted, None).await?;
-        let held = match self.in_hand(block, &challenge) {
+        let Proof { nonce, offer, evidence } = proof;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        self.refuse_moved(&challenge, block, wanted)?;
+        let opens = wanted.bearing(&challenge) == Bearing::Opens;
+        let held = match self.in_hand(block, &challenge).filter(|_| opens) {
             Some(held) => held,
-            None => self.fly(evidence.check(challenge, self.0.work.terms())?, None, client).await?,
+            None => {
+                let (checked, look_up) = self.admissible(challenge, evidence, wanted, None, client).await?;
+                self.fly(checked, None, client, look_up).await?
+            }
         };
         let taken = self.take(&held, How::Paid, wanted.metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
     }
 
-    /// A proof's evidence and the challenge it answers: made by this gateway, for this route, and in
-    /// time, unless what it asks for is bought already.
+    /// The proof, checked as far as arithmetic can: for this route, good, and in time, unless what it
+    /// asks for is bought already. To find that out for a late one takes a look-up, which comes with it.
     async fn admissible(
         &self,
-        proof: Proof,
+        challenge: Challenge,
+        evidence: Evidence,
         wanted: Wanted<'_>,
         identified: Option<IdentifiedRequest>,
-    ) -> Result<(Challenge, Evidence), Denied> {
-        let (mechanism, block) = (proof.offer.mechanism, proof.block());
-        let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, nonce, offer)?;
-        let bearing = wanted.standing.bearing(wanted.route, wanted.terms, challenge.bought());
+        client: Option<Client>,
+    ) -> Result<(Checked, Option<LookUp>), Denied> {
+        let (nonce, block) = (challenge.nonce(), evidence.block());
+        let check = |challenge: Challenge| {
+            if wanted.bearing(&challenge) != Bearing::Opens {
+                return Err(Refusal::WrongResource);
+            }
+            evidence.check(challenge, self.0.work.terms())
+        };
+        if !challenge.has_expired(self.0.clock.now()) {
+            return Ok((check(challenge)?, None));
+        }
+        let Ok(checked) = check(challenge.clone()) else { return Err(Denied::expired(challenge)) };
+        if self.0.flights.is_under_way(block, nonce) {
+            return Ok((checked, None));
+        }
+        let look_up = self.look_up(client).await?;
+        if self.was_in_time(nonce, block).await? || self.is_bought(identified).await? {
+            return Ok((checked, Some(look_up)));
+        }
+        look_up.was_in_vain();
+        Err(Denied::expired(challenge))
+    }
+
+    /// # Errors
+    /// [`Denied::Moved`] for a challenge whose route is gone, or whose name was moved to something dearer.
+    fn refuse_moved(
+        &self,
+        challenge: &Challenge,
+        block: BlockHash,
+        wanted: Wanted<'_>,
+    ) -> Result<(), Denied> {
+        let bearing = wanted.bearing(challenge);
+        let route = &challenge.offer().route;
         let dearer = bearing == Bearing::Dearer;
-        if dearer || (bearing == Bearing::Elsewhere && !self.is_route(&challenge.offer().route)) {
-            let route = challenge.offer().route.clone();
+        if dearer || (bearing == Bearing::Elsewhere && !self.is_route(route)) {
+            let route = route.clone();
             return Err(Denied::Moved(Box::new(Moved { route, dearer, block, left: None })));
         }
-        if challenge.has_expired(self.0.clock.now())
-            && !self.was_in_time(&challenge, block).await?
-            && !self.is_bought(identified).await?
-        {
-            let refusal = Refusal::PaymentExpired;
-            return Err(match mechanism {
-                Mechanism::NanoTxn | Mechanism::NanoSignature => {
-                    Denied::Refused { refusal, explanation: None, late: Some(Box::new(challenge)) }
-                }
-                Mechanism::NanoSession => Denied::explained(refusal, Particular::SessionOver.to_string()),
-            });
-        }
-        if bearing == Bearing::Elsewhere {
-            return Err(Refusal::WrongResource.into());
-        }
-        Ok((challenge, evidence))
+        Ok(())
     }
 
     /// Whether a proof of an expired challenge belongs to a payment that was taken up in time.
-    async fn was_in_time(&self, challenge: &Challenge, block: BlockHash) -> Result<bool, Denied> {
-        if self.0.flights.is_under_way(block, challenge.nonce()) {
-            return Ok(true);
-        }
+    async fn was_in_time(&self, nonce: Nonce, block: BlockHash) -> Result<bool, Denied> {
         let payment = self.0.store.payment(block).await;
         let payment = payment.map_err(|it| Denied::no_store(&it, "a late payment could not be looked up"))?;
-        Ok(payment.is_some_and(|it| it.intent.challenge == challenge.nonce()))
+        Ok(payment.is_some_and(|it| it.intent.challenge == nonce))
     }
 
     /// The capability that this very payment bought, if it is in the cache.
@@ -383,33 +405,47 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         (held.intent().challenge == challenge.nonce()).then_some(held)
     }
 
-    /// Settles a checked payment, or joins the settlement that is under way, and waits for it.
+    /// Settles a checked payment, or joins the settlement that is under way, and waits for it. To start one
+    /// takes a look-up.
     async fn fly(
         &self,
-        checked: proof::Checked,
+        checked: Checked,
         identified: Option<IdentifiedRequest>,
         client: Option<Client>,
+        look_up: Option<LookUp>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();
-        let lookups = client.filter(|_| checked.is_looked_up()).map(|it| self.lookups_of(it));
-        if lookups.as_ref().is_some_and(|it| it.load(Ordering::Relaxed) >= settings.lookups_per_client) {
-            return Err(Unsettled::Wait(Wait::Overloaded));
+        let key = checked.flight();
+        if let Some(settled) = self.0.flights.join(key, settings.wait).await {
+            return settled;
         }
+        let look_up = match look_up {
+            Some(look_up) => look_up,
+            None => self.look_up(client).await?,
+        };
+        let limit = SettlementLimit {
+            all: settings.pending_settlements,
+            client: client.map(|it| (it, settings.settlements_per_client)),
+        };
         let core = Arc::clone(&self.0);
-        let (limit, wait) = (settings.pending_settlements, settings.wait);
-        let (flights, key) = (&self.0.flights, checked.flight());
-        let settle = || core.settle(checked, identified, client);
-        let settled = flights.join_or_start(key, limit, wait, &self.0.runtime, settle).await;
-        if let Err(why) = &settled
-            && why.is_in_vain()
-            && let Some(lookups) = lookups
+        let settle = || core.settle(checked, identified, client, look_up);
+        let (flights, runtime) = (&self.0.flights, &self.0.runtime);
+        let settled = flights.join_or_start(key, limit, settings.wait, runtime, settle).await;
+        if matches!(settled, Err(Unsettled::Wait(Wait::Overloaded)))
+            && limit.client.is_some_and(|it| flights.has_its_share(it))
         {
-            lookups.fetch_add(1, Ordering::Relaxed);
+            self.0.metrics.limit_reached(ReachedLimit::ClientSettlements);
         }
         settled
     }
 
-    fn lookups_of(&self, client: Client) -> Arc<AtomicU32> {
-        self.0.lookups.get_with(client, Arc::default)
+    /// Reserves a look-up for `client`.
+    async fn look_up(&self, client: Option<Client>) -> Result<LookUp, Unsettled> {
+        let settings = self.0.settings.load_full();
+        let reserved = self.0.look_ups.reserve(client, settings.lookups_per_client, settings.wait).await;
+        if reserved.is_none() {
+            self.0.metrics.limit_reached(ReachedLimit::ClientLookups);
+        }
+        reserved.ok_or(Unsettled::Wait(Wait::Overloaded))
     }
 }

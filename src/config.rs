@@ -31,7 +31,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::payment::Mechanism;
-use crate::routes::{PriceTable, RouteName, UpstreamName};
+use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
 use mirror::ConfigFile;
 
@@ -75,6 +75,8 @@ pub struct Config {
     /// What is published about the prices.
     pub discovery: Discovery,
     pub cors: Option<CorsConfig>,
+    /// For the routes that have no rule of their own.
+    pub preflight: PreflightRule,
     pub payment_identifiers: PaymentIdentifiersConfig,
     pub limits: Limits,
     /// What works but is probably a mistake, in the order of the file's lines.
@@ -158,6 +160,9 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         unmatched,
         discovery: discovery::discovery(judge, file.discovery),
         cors: judge.optional(file.cors, listen::cors),
+        preflight: judge
+            .choice(file.preflight, PreflightRule::ALL, PreflightRule::as_str)
+            .map(Option::unwrap_or_default),
         payment_identifiers: judge
             .section(file.payment_identifiers)
             .and_then(|it| limits::payment_identifiers(judge, it)),

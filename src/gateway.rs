@@ -4,13 +4,16 @@
 //!
 //! From accept to log line, in the order in which it happens:
 //!
-//! 1. **Accept.** [`listen`](crate::listen) accepts the connection; Pingora parses the request.
+//! 1. **Accept.** [`listen`](crate::listen) accepts the connection if its [`Door`](crate::listen::Door) lets
+//!    it in; Pingora parses the request.
 //! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
 //!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
-//!    limits.
-//! 3. **Read**, [`decide::decide`]: the one canonical target ([`target::canonical`]); a published document
-//!    or a preflight is answered; the route is found. An MCP endpoint's body is read to learn what it
-//!    calls ([`calls::price`]). A free request goes on at step 7.
+//!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]), and counts the request among its
+//!    client's unpaid ones until it takes a use.
+//! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
+//!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
+//!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
+//!    ([`calls::price`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
 //! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
@@ -38,7 +41,9 @@ mod client;
 mod decide;
 pub mod discovery;
 mod forward;
+mod framing;
 mod idempotency;
+mod preflight;
 mod presented;
 mod rejection;
 mod respond;
@@ -106,6 +111,8 @@ pub struct Context {
     unpaid: Option<Share>,
     /// The memory of a body that was read before the decision.
     body: Option<body::BodyPermit>,
+    /// Whether the request has a body.
+    has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     origin: Option<String>,
 }
@@ -116,6 +123,9 @@ struct Forwarding {
     admission: Admission,
     upstream: Arc<Upstream>,
     target: CanonicalTarget,
+    has_body: bool,
+    /// A preflight that the upstream answers: no body goes either way.
+    is_preflight: bool,
     /// The server it goes to, once one is chosen.
     chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
@@ -203,6 +213,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             caller: Caller::default(),
             unpaid: None,
             body: None,
+            has_body: false,
             origin: None,
         }
     }
@@ -248,6 +259,25 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // Nothing was sent, so another address of the same upstream may be tried.
         let more = context.forwarding.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
         error.set_retry(more);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        connection_was_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error;
+        // An old connection may have been closed before the request arrived. Only what is safe to do twice
+        // is sent again (RFC 9110 section 9.2.1).
+        if session.req_header().method.is_safe() && !context.has_body {
+            error.retry.decide_reuse(connection_was_reused);
+        } else {
+            error.set_retry(false);
+        }
         error
     }
 
@@ -303,6 +333,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<Option<Duration>> {
         if let Some(forwarding) = context.forwarding.as_mut() {
+            if forwarding.is_preflight {
+                *body = None;
+            }
             forwarding.admission.part(body.as_ref(), end_of_stream);
         }
         Ok(None)
@@ -335,8 +368,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         self.metrics.request(route, outcome, took);
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
-        if let Some(error) = error {
-            tracing::info!(route, status, error = %error.etype().as_str(), source = error.esource().as_str(), "request failed");
+        let Some(error) = error else { return };
+        let (kind, source) = (error.etype().as_str(), error.esource());
+        // A client that pays for nothing must not be able to fill the log.
+        let is_paid = matches!(outcome, Outcome::Paid | Outcome::Unlocked);
+        if *source == ErrorSource::Downstream && !is_paid {
+            tracing::debug!(route, status, error = kind, source = source.as_str(), "request failed");
+        } else {
+            tracing::info!(route, status, error = kind, source = source.as_str(), "request failed");
         }
     }
 

@@ -1,32 +1,44 @@
 //! Faregate: a reverse proxy that puts a price on any HTTP API.
 //!
-//! The layers, a module each; a module names only those above it (`tests/it/tidy.rs` holds it).
+//! # The layers
 //!
-//! Pure, without clock, randomness, lock, socket or file:
-//! * [`nano`]: the currency. [`x402`]: the envelopes on the wire. [`routes`]: the price table.
-//!   [`payment`]: the rules, stage by stage. [`sweep`]: which blocks empty a pool account.
+//! Each module names only modules above it in this list. `tests/it/tidy.rs` checks it.
 //!
-//! Ports, where the outside world comes in:
-//! * [`clock`], [`entropy`], [`shutdown`], [`outbound`], [`sync`], [`vault`], [`ledger`], [`store`], [`metrics`].
+//! Pure modules, without clock, randomness, lock, socket or file:
+//! * [`nano`]: the currency: amounts, accounts, blocks, signatures, work.
+//! * [`routes`]: the price table: what a request costs.
+//! * [`x402`]: the JSON objects and headers of the x402 protocol.
+//! * [`payment`]: the rules for a payment, as types that follow one another.
+//! * [`sweep`]: which blocks bring the money of a pool account home.
 //!
-//! Drivers:
-//! * [`cashier`]: decides one request by the rules. [`admission`]: the use it holds, until its answer
-//!   ends. [`sweeper`]: brings the money home. [`reconcile`]: compares the journal with the ledger.
+//! Ports, which give access to the outside world:
+//! * [`clock`], [`entropy`], [`shutdown`], `outbound` and `sync`: time, randomness, the end of the
+//!   process, outgoing connections, synchronisation.
+//! * [`vault`]: keys and other secrets. [`ledger`]: the nodes of the Nano network.
+//! * [`store`]: the journal of payments and capabilities. [`metrics`]: what is counted.
 //!
-//! Edge:
-//! * [`listen`], [`config`], [`gateway`] (with the list of a request's path), [`facilitator`], [`admin`],
-//!   [`wallet`], [`devnet`], [`assemble`], [`cli`].
+//! Drivers, which apply the rules:
+//! * [`cashier`]: decides one request. [`admission`]: the use that an admitted request holds until its
+//!   answer ends.
+//! * [`sweeper`]: sends received money to the treasury. [`reconcile`]: compares the journal with the
+//!   ledger.
+//!
+//! The edge, where clients, operators and configuration come in:
+//! * [`listen`], [`config`], [`facilitator`], [`admin`], [`wallet`] and [`devnet`], a local ledger for
+//!   development.
+//! * [`gateway`]: the proxy itself. Its documentation lists all steps of the path of a request.
+//! * [`assemble`]: builds a gateway from its configuration. [`cli`]: the command line.
 //!
 //! The rules and their reasons are in the [`guide`].
 //!
-//! A program that only pays takes this crate with `default-features = false`: [`wallet`] and what it
-//! stands on, without Pingora and the stores.
+//! A program that only pays uses this crate with `default-features = false`: it gets [`wallet`] and the
+//! modules that it needs, without Pingora and the stores.
 
 pub mod guide;
 
 pub mod nano;
-pub mod x402;
 pub mod routes;
+pub mod x402;
 pub mod payment;
 pub mod sweep;
 

@@ -114,7 +114,7 @@ pub enum ReachedLimit {
     ClientUnpaid,
     /// Settlements under way, of one client.
     ClientSettlements,
-    /// Look-ups of blocks that no node knows, of one client.
+    /// Look-ups for proofs, of one client.
     ClientLookups,
     /// Memory for bodies.
     Bodies,

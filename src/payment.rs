@@ -86,7 +86,7 @@ serde_text!(Mechanism);
 /// The 32 bytes that identify a challenge: 16 random bytes and a MAC over the terms. On the wire they
 /// are `challenge` for `nanoTxn`, `nonce` for `nanoSignature` and a part of `nanoSession.id` for
 /// `nanoSession`. Whoever presents them received the challenge.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Nonce(pub [u8; 32]);
 
 impl Nonce {

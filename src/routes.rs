@@ -254,6 +254,52 @@ impl PaymentIdentifiers {
     }
 }
 
+/// Who answers the preflights of cross-origin requests.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum PreflightRule {
+    /// The gateway, by `cors`.
+    #[default]
+    Gateway,
+    /// The upstream. No body goes either way, and only the headers about access come back.
+    Upstream,
+}
+
+impl PreflightRule {
+    pub const ALL: [Self; 2] = [Self::Gateway, Self::Upstream];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// What happens to a request with a body whose method has none (GET, HEAD, DELETE, OPTIONS, TRACE).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum BodyRule {
+    /// 400.
+    #[default]
+    Refuse,
+    /// It is forwarded.
+    Allow,
+}
+
+impl BodyRule {
+    pub const ALL: [Self; 2] = [Self::Refuse, Self::Allow];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// One entry of the price table.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
@@ -273,6 +319,9 @@ pub struct Route {
     pub metering: Metering,
     /// `None` if the route does not offer ids and ignores them.
     pub payment_identifier: Option<PaymentIdentifiers>,
+    /// `None`: as the whole gateway.
+    pub preflight: Option<PreflightRule>,
+    pub body: BodyRule,
     /// Whether letter case and a trailing slash make a different path.
     pub case_sensitive: bool,
 }

@@ -1,6 +1,6 @@
 //! The pool's addresses.
 
-use super::reach::{reach, remember};
+use super::reach::{earlier_addresses, reach, remember};
 use crate::config::{Nano, PoolSource};
 use crate::nano::Account;
 use crate::payment::Mechanism;
@@ -41,8 +41,11 @@ pub fn address_pool(nano: &Nano) -> Result<AddressPool, PoolError> {
             };
             AddressPool::new(accounts(Mechanism::NanoTxn), accounts(Mechanism::NanoSignature))
                 .with_sessions(accounts(Mechanism::NanoSession))
+                .of_seed_with(vault.account(0))
         }
-        PoolSource::Addresses(addresses) => AddressPool::of_list(addresses, &nano.in_use),
+        PoolSource::Addresses { file, accounts } => {
+            AddressPool::of_list(accounts, &nano.in_use).once_with(earlier_addresses(file, accounts))
+        }
         PoolSource::Address(address) => AddressPool::of_list(&[*address], &nano.in_use),
     };
     match nano.in_use.iter().find(|it| pool.of(**it).is_empty()) {
@@ -62,7 +65,7 @@ pub fn pool_accounts(nano: &Nano) -> Result<Vec<Account>, VaultError> {
             let (vault, size) = (Vault::open(file)?, reach(file, *size));
             Mechanism::ALL.into_iter().flat_map(|it| vault.accounts(seed_indexes(it, size))).collect()
         }
-        PoolSource::Addresses(addresses) => addresses.clone(),
+        PoolSource::Addresses { accounts, .. } => accounts.clone(),
         PoolSource::Address(address) => vec![*address],
     })
 }

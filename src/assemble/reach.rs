@@ -3,15 +3,19 @@
 //!
 //! The number is in a file beside the seed, so that it is moved with the seed, whatever store is used.
 //! It is not secret. If the file is lost or cannot be written, the pool is as large as its
-//! configuration says.
+//! configuration says. Beside a list of addresses the file has those that were ever in the list, so that a
+//! payment to one that was taken out is still a payment into this pool.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// The number's file: `pool.seed.reach` for `pool.seed`.
-fn file_of(seed: &Path) -> PathBuf {
-    let mut name = seed.as_os_str().to_owned();
+use crate::nano::Account;
+
+/// What is remembered of the pool in `source`: `pool.seed.reach` for `pool.seed`.
+fn file_of(source: &Path) -> PathBuf {
+    let mut name = source.as_os_str().to_owned();
     name.push(".reach");
     PathBuf::from(name)
 }
@@ -50,7 +54,7 @@ pub(super) fn remember(seed: &Path, size: u32) {
         return;
     }
     let file = file_of(seed);
-    if let Err(error) = replace(&file, size) {
+    if let Err(error) = replace(&file, &format!("{size}\n")) {
         tracing::warn!(
             file = %file.display(), %error,
             "the pool's size cannot be remembered: never make the pool smaller"
@@ -58,13 +62,42 @@ pub(super) fn remember(seed: &Path, size: u32) {
     }
 }
 
+/// The addresses that the list in `file` had before and that are not among `accounts`; remembers those
+/// that are new.
+pub(super) fn earlier_addresses(file: &Path, accounts: &[Account]) -> BTreeSet<Account> {
+    let file = file_of(file);
+    let known: BTreeSet<Account> = match fs::read_to_string(&file) {
+        Ok(text) => text.lines().filter_map(|line| line.trim().parse().ok()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "the pool's earlier addresses cannot be read");
+            BTreeSet::new()
+        }
+    };
+    let mut all = known.clone();
+    all.extend(accounts);
+    if all.len() > known.len() {
+        let text: String = all.iter().map(|it| format!("{it}\n")).collect();
+        if let Err(error) = replace(&file, &text) {
+            tracing::warn!(
+                file = %file.display(), %error,
+                "the pool's addresses cannot be remembered: a payment to one that is taken out of the list is refused"
+            );
+        }
+    }
+    for account in accounts {
+        all.remove(account);
+    }
+    all
+}
+
 /// Writes the whole file or nothing.
-fn replace(file: &Path, size: u32) -> io::Result<()> {
+fn replace(file: &Path, text: &str) -> io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
     let mut written = File::create(&new)?;
-    writeln!(written, "{size}")?;
+    written.write_all(text.as_bytes())?;
     written.sync_all()?;
     fs::rename(new, file)
 }
@@ -88,6 +121,17 @@ mod tests {
         assert_eq!(reach(&seed, 3), 3);
         fs::write(file_of(&seed), "4000000000").unwrap();
         assert_eq!(reach(&seed, 3), crate::config::MAX_POOL);
+    }
+
+    #[test]
+    fn a_list_remembers_the_addresses_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pool.addresses");
+        let [a, b, c] = [1, 2, 3].map(|it| Account([it; 32]));
+        assert!(earlier_addresses(&file, &[a, b]).is_empty());
+        assert_eq!(earlier_addresses(&file, &[b, c]), BTreeSet::from([a]));
+        assert_eq!(earlier_addresses(&file, &[c]), BTreeSet::from([a, b]));
+        assert!(earlier_addresses(&folder.path().join("nowhere/list"), &[a]).is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use super::flights::Unsettled;
 use super::{IdentifierRefusal, Moved, Wait};
-use crate::payment::Refusal;
 use crate::payment::challenge::Challenge;
+use crate::payment::{Mechanism, Particular, Refusal};
 use crate::store::StoreError;
 use crate::store::capabilities::NoUse;
 
@@ -27,6 +27,17 @@ pub(super) enum Denied {
 impl Denied {
     pub(super) fn explained(refusal: Refusal, explanation: String) -> Self {
         Self::Refused { refusal, explanation: Some(explanation), late: None }
+    }
+
+    /// A proof came after its challenge had expired.
+    pub(super) fn expired(challenge: Challenge) -> Self {
+        let refusal = Refusal::PaymentExpired;
+        match challenge.offer().mechanism {
+            Mechanism::NanoTxn | Mechanism::NanoSignature => {
+                Self::Refused { refusal, explanation: None, late: Some(Box::new(challenge)) }
+            }
+            Mechanism::NanoSession => Self::explained(refusal, Particular::SessionOver.to_string()),
+        }
     }
 
     /// Why no use could be taken; `exhausted` if all are spent.

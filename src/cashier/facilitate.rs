@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use super::flights::Unsettled;
+use super::flights::{Frontier, Unsettled};
 use super::proof::Checked;
 use super::{Admitted, Cashier, Denied, PendingReason, Proof, Wait};
 use crate::ledger::{Ledger, LedgerError, Sighting};
@@ -133,7 +133,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// The challenge that a proof answers, if it is for what is demanded: this foreign resource, at no
     /// lower price.
     fn recognised(&self, proof: &Proof, demand: &Demand) -> Result<Challenge, Refusal> {
-        let challenge = Challenge::recognise(&self.0.keys, proof.nonce, proof.offer.clone())?;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, proof.nonce, proof.offer.clone())?;
         let offer = challenge.offer();
         if offer.route != demand.route || !offer.route.is_foreign() {
             return Err(Refusal::WrongResource);
@@ -151,16 +151,19 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn judge(&self, proof: Proof, demand: &Demand) -> Result<Account, Denied> {
         let block = proof.block();
         let challenge = self.recognised(&proof, demand)?;
-        if challenge.has_expired(self.0.clock.now()) && !self.was_in_time(&challenge, block).await? {
-            return Err(Refusal::PaymentExpired.into());
-        }
-        let nonce = challenge.nonce();
+        let (nonce, late) = (challenge.nonce(), challenge.has_expired(self.0.clock.now()));
+        // First what arithmetic can refuse: nobody is asked about it.
+        let checked = proof.evidence.check(challenge, self.0.work.terms());
+        let checked = checked.map_err(|it| if late { Refusal::PaymentExpired } else { it })?;
         let known = self.0.store.payment(block).await;
         let known = known.map_err(|it| Denied::no_store(&it, "a payment could not be looked up"))?;
-        if known.as_ref().is_some_and(|it| it.intent.challenge != nonce) {
+        let is_other = known.as_ref().map(|it| it.intent.challenge != nonce);
+        if late && is_other != Some(false) && !self.0.flights.is_under_way(block, nonce) {
+            return Err(Refusal::PaymentExpired.into());
+        }
+        if is_other == Some(true) {
             return Err(Refusal::DuplicateBlockHash.into());
         }
-        let checked = proof.evidence.check(challenge, self.0.work.terms())?;
         match (known, checked) {
             (Some(payment), _) => self.judge_known(payment).await,
             (None, Checked::Txn(checked)) => self.judge_txn(checked).await,
@@ -191,7 +194,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     async fn judge_txn(&self, checked: nano_txn::Checked) -> Result<Account, Denied> {
         let payer = checked.payer();
-        if self.0.flights.holds_frontier(checked.frontier(), checked.hash()) {
+        if self.0.flights.holds_frontier(Frontier::under(&checked), checked.hash()) {
             return Err(Refusal::DuplicateFrontier.into());
         }
         let facts = self.0.ledger.account_at(payer, checked.previous()).await.map_err(no_node)?;

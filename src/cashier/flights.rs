@@ -1,10 +1,15 @@
-//! The settlements under way: one for each block, and one for each frontier, because the ledger takes
-//! one of two blocks on it. The first proof starts a settlement; copies wait for its result.
+//! The settlements under way: one for each proof, and one for each frontier, because the ledger takes
+//! one of two blocks on it. The first copy of a proof starts a settlement; the others wait for its result.
+//!
+//! A settlement excludes only those who could prove the same right. Blocks are public, so it is named by
+//! the block and the challenge: a stranger who shows a payer's block under a challenge of its own has a
+//! settlement of its own, which ends without a grant. A frontier is named with its account, whose key
+//! signed the block: blocks that other keys sign on it do not meet it.
 //!
 //! The task belongs to no connection. A request that goes away, or has waited long enough, leaves it
 //! running.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +17,8 @@ use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::oneshot;
 
-use super::{PendingReason, Wait};
-use crate::nano::BlockHash;
+use super::{Client, PendingReason, Wait};
+use crate::nano::{Account, BlockHash};
 use crate::payment::{Nonce, Particular, Refusal};
 use crate::store::capabilities::CachedCapability;
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
@@ -38,21 +43,6 @@ impl Unsettled {
     pub(super) const fn pending(block: BlockHash) -> Self {
         Self::Wait(Wait::Pending { block, reason: PendingReason::Settlement })
     }
-
-    /// Whether a look-up counts against the client that caused it. Anyone can name a block of someone
-    /// else, so a block that does not fit counts like one that no node knows.
-    pub(super) const fn is_in_vain(&self) -> bool {
-        match self {
-            Self::Refused(refusal, particular) => {
-                matches!(refusal, Refusal::WrongDestination)
-                    || matches!(particular, Some(Particular::Amount { .. }))
-            }
-            Self::Wait(wait) => {
-                matches!(wait, Wait::Pending { reason: PendingReason::BlockNotFound, .. })
-            }
-            Self::IdHeld => false,
-        }
-    }
 }
 
 impl From<Refusal> for Unsettled {
@@ -65,13 +55,28 @@ impl From<Refusal> for Unsettled {
 /// simulation needs that to play again.
 type SharedResult = Shared<oneshot::Receiver<SettlementResult>>;
 
+/// A block of an account, on which the ledger takes one other of that account.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Frontier {
+    pub(super) account: Account,
+    pub(super) previous: BlockHash,
+}
+
 /// What a settlement excludes others from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlightKey {
     pub(super) block: BlockHash,
     pub(super) nonce: Nonce,
     /// What the block builds on, if the gateway broadcasts it.
-    pub(super) frontier: Option<BlockHash>,
+    pub(super) frontier: Option<Frontier>,
+}
+
+/// How many settlements may be under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SettlementLimit {
+    pub(super) all: usize,
+    /// Of these, those of the client that asks.
+    pub(super) client: Option<(Client, usize)>,
 }
 
 #[derive(Debug, Default)]
@@ -80,61 +85,111 @@ pub(super) struct Flights(Arc<Mutex<UnderWay>>);
 /// The settlements under way.
 #[derive(Debug, Default)]
 struct UnderWay {
-    blocks: BTreeMap<BlockHash, (Nonce, SharedResult)>,
-    frontiers: BTreeSet<BlockHash>,
+    proofs: BTreeMap<(BlockHash, Nonce), SharedResult>,
+    /// How many are under way for each client that has any.
+    clients: BTreeMap<Client, usize>,
+    /// Which block is settled on a frontier, and by how many holders.
+    frontiers: BTreeMap<Frontier, (BlockHash, usize)>,
 }
 
 /// Takes a settlement off the list when its task ends, however it ends.
 struct Entry {
     flights: Arc<Mutex<UnderWay>>,
     key: FlightKey,
+    client: Option<Client>,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut under_way = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.blocks.remove(&self.key.block);
-        if let Some(frontier) = self.key.frontier {
-            under_way.frontiers.remove(&frontier);
+        let mut under_way = locked(&self.flights);
+        under_way.proofs.remove(&(self.key.block, self.key.nonce));
+        if let Some(client) = self.client
+            && let Some(count) = under_way.clients.get_mut(&client)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                under_way.clients.remove(&client);
+            }
+        }
+    }
+}
+
+/// A frontier on which one block is settled. Dropped, it is free for another.
+#[must_use = "the frontier is free when this is dropped"]
+pub(super) struct HeldFrontier {
+    flights: Arc<Mutex<UnderWay>>,
+    frontier: Frontier,
+}
+
+impl Drop for HeldFrontier {
+    fn drop(&mut self) {
+        let mut under_way = locked(&self.flights);
+        if let Some((_, holders)) = under_way.frontiers.get_mut(&self.frontier) {
+            *holders = holders.saturating_sub(1);
+            if *holders == 0 {
+                under_way.frontiers.remove(&self.frontier);
+            }
         }
     }
 }
 
 /// What a request for a settlement meets.
 enum Joined {
-    /// It is under way, under this challenge.
-    UnderWay(Nonce, SharedResult),
+    UnderWay(SharedResult),
     FrontierHeld,
     Full,
 }
 
+// Insertions and removals only; no await while it is held.
+fn locked(flights: &Mutex<UnderWay>) -> MutexGuard<'_, UnderWay> {
+    flights.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Flights {
     pub(super) fn count(&self) -> usize {
-        self.lock().blocks.len()
+        locked(&self.0).proofs.len()
     }
 
     /// Whether `block` is being settled under `nonce`.
     pub(super) fn is_under_way(&self, block: BlockHash, nonce: Nonce) -> bool {
-        self.lock().blocks.get(&block).is_some_and(|(owner, _)| *owner == nonce)
+        locked(&self.0).proofs.contains_key(&(block, nonce))
     }
 
-    /// Whether another block than `block` that builds on `frontier` is being settled.
-    pub(super) fn holds_frontier(&self, frontier: BlockHash, block: BlockHash) -> bool {
-        let under_way = self.lock();
-        under_way.frontiers.contains(&frontier) && !under_way.blocks.contains_key(&block)
+    /// Whether another block than `block` is being settled on `frontier`.
+    pub(super) fn holds_frontier(&self, frontier: Frontier, block: BlockHash) -> bool {
+        locked(&self.0).holds_frontier(frontier, block)
     }
 
-    // Insertions and removals only; no await while it is held.
-    fn lock(&self) -> MutexGuard<'_, UnderWay> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether this client has its share of the settlements under way.
+    pub(super) fn has_its_share(&self, (client, share): (Client, usize)) -> bool {
+        locked(&self.0).clients.get(&client).is_some_and(|count| *count >= share)
     }
 
-    /// Waits, at most `wait`, for the settlement of a block. Starts it with `settle` on `runtime` unless
-    /// one is under way. At most `limit` are under way at once, and one on each frontier.
+    /// Holds `frontier` for `block`; `None` if another block is being settled on it. Only for a block that
+    /// its account has signed and that the journal does not have under another challenge: such a block is
+    /// public, and anybody can show it.
+    pub(super) fn hold_frontier(&self, frontier: Frontier, block: BlockHash) -> Option<HeldFrontier> {
+        let mut under_way = locked(&self.0);
+        if under_way.holds_frontier(frontier, block) {
+            return None;
+        }
+        let (_, holders) = under_way.frontiers.entry(frontier).or_insert((block, 0));
+        *holders = holders.saturating_add(1);
+        Some(HeldFrontier { flights: Arc::clone(&self.0), frontier })
+    }
+
+    /// Waits, at most `wait`, for the settlement of this proof; `None` if it is not under way.
+    pub(super) async fn join(&self, key: FlightKey, wait: Duration) -> Option<SettlementResult> {
+        let result = locked(&self.0).proofs.get(&(key.block, key.nonce))?.clone();
+        Some(result_of(key.block, result, wait).await)
+    }
+
+    /// Waits, at most `wait`, for the settlement of a proof. Starts it with `settle` on `runtime` unless it
+    /// is under way. It is not started beyond `limit`, or if another block is being settled on its frontier.
     pub(super) async fn join_or_start<F>(
         &self,
         key: FlightKey,
-        limit: usize,
+        limit: SettlementLimit,
         wait: Duration,
         runtime: &Handle,
         settle: impl FnOnce() -> F,
@@ -142,28 +197,21 @@ impl Flights {
     where
         F: Future<Output = SettlementResult> + Send + 'static,
     {
-        let pending = Err(Unsettled::pending(key.block));
-        let (owner, result) = match self.find_or_start(key, limit, runtime, settle) {
-            Joined::UnderWay(owner, result) => (owner, result),
-            Joined::FrontierHeld => return Err(Refusal::DuplicateFrontier.into()),
-            Joined::Full => return Err(Unsettled::Wait(Wait::Overloaded)),
-        };
-        if owner != key.nonce {
-            // The block is being redeemed under another challenge. How that ends is not for this client
-            // to see, and whether its own proof is good can only be said afterwards.
-            return pending;
-        }
-        match sync::timeout(wait, result).await {
-            Ok(Ok(settled)) => settled,
-            // The wait is over, or the task died. The journal knows how far it came.
-            Ok(Err(_)) | Err(_) => pending,
+        match self.find_or_start(key, limit, runtime, settle) {
+            Joined::UnderWay(result) => result_of(key.block, result, wait).await,
+            Joined::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
+            Joined::Full => Err(Unsettled::Wait(Wait::Overloaded)),
         }
     }
 
-    /// Starts `settle` unless the block or its frontier is under way or `limit` is reached. Does not
-    /// wait for it.
-    pub(super) fn start<F>(&self, key: FlightKey, limit: usize, runtime: &Handle, settle: impl FnOnce() -> F)
-    where
+    /// As [`Flights::join_or_start`], and does not wait for it.
+    pub(super) fn start<F>(
+        &self,
+        key: FlightKey,
+        limit: SettlementLimit,
+        runtime: &Handle,
+        settle: impl FnOnce() -> F,
+    ) where
         F: Future<Output = SettlementResult> + Send + 'static,
     {
         drop(self.find_or_start(key, limit, runtime, settle));
@@ -172,31 +220,34 @@ impl Flights {
     fn find_or_start<F>(
         &self,
         key: FlightKey,
-        limit: usize,
+        limit: SettlementLimit,
         runtime: &Handle,
         settle: impl FnOnce() -> F,
     ) -> Joined
     where
         F: Future<Output = SettlementResult> + Send + 'static,
     {
-        let FlightKey { block, nonce, frontier } = key;
-        let mut under_way = self.lock();
-        if let Some((owner, result)) = under_way.blocks.get(&block) {
-            return Joined::UnderWay(*owner, result.clone());
+        let mut under_way = locked(&self.0);
+        if let Some(result) = under_way.proofs.get(&(key.block, key.nonce)) {
+            return Joined::UnderWay(result.clone());
         }
-        if frontier.is_some_and(|it| under_way.frontiers.contains(&it)) {
+        if key.frontier.is_some_and(|it| under_way.holds_frontier(it, key.block)) {
             return Joined::FrontierHeld;
         }
-        if under_way.blocks.len() >= limit {
+        if !under_way.has_room(limit) {
             return Joined::Full;
         }
         let (sender, result) = oneshot::channel();
         let result = result.shared();
-        under_way.blocks.insert(block, (nonce, result.clone()));
-        under_way.frontiers.extend(frontier);
+        under_way.proofs.insert((key.block, key.nonce), result.clone());
+        let client = limit.client.map(|(client, _)| client);
+        if let Some(client) = client {
+            let count = under_way.clients.entry(client).or_default();
+            *count = count.saturating_add(1);
+        }
         // A runtime that ends drops the task at once, and with it the entry, which locks.
         drop(under_way);
-        let entry = Entry { flights: Arc::clone(&self.0), key };
+        let entry = Entry { flights: Arc::clone(&self.0), key, client };
         let settle = settle();
         runtime.spawn(async move {
             let settled = settle.await;
@@ -205,6 +256,26 @@ impl Flights {
             // If nobody waits for it, the journal has it.
             let _waited_for = sender.send(settled).is_ok();
         });
-        Joined::UnderWay(nonce, result)
+        Joined::UnderWay(result)
+    }
+}
+
+impl UnderWay {
+    fn holds_frontier(&self, frontier: Frontier, block: BlockHash) -> bool {
+        self.frontiers.get(&frontier).is_some_and(|(holder, _)| *holder != block)
+    }
+
+    fn has_room(&self, limit: SettlementLimit) -> bool {
+        let has_share = |(client, share)| self.clients.get(&client).is_none_or(|count| *count < share);
+        self.proofs.len() < limit.all && limit.client.is_none_or(has_share)
+    }
+}
+
+/// The result of a settlement of `block`, if it comes within `wait`.
+async fn result_of(block: BlockHash, result: SharedResult, wait: Duration) -> SettlementResult {
+    match sync::timeout(wait, result).await {
+        Ok(Ok(settled)) => settled,
+        // The wait is over, or the task died. The journal knows how far it came.
+        Ok(Err(_)) | Err(_) => Err(Unsettled::pending(block)),
     }
 }

@@ -12,14 +12,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, SettlementResult, Unsettled};
+use super::flights::{FlightKey, Frontier, SettlementLimit, SettlementResult, Unsettled};
 use super::lanes::Lane;
+use super::look_ups::LookUp;
 use super::proof::{Checked, Proof};
 use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait, Wanted};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
+use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
@@ -93,20 +95,28 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Verdict, Denied> {
         let Under { identified, payer, client } = under;
         let block = proof.block();
-        let (challenge, evidence) = self.admissible(proof, wanted, Some(identified)).await?;
+        let Proof { nonce, offer, evidence } = proof;
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        self.refuse_moved(&challenge, block, wanted)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
-        let checked = evidence.check(challenge, self.0.work.terms())?;
+        let (checked, look_up) =
+            self.admissible(challenge, evidence, wanted, Some(identified), client).await?;
         let wait = self.0.settings.load().wait;
         let lane = self.0.lanes.enter(identified.id, payer, wait).await;
         let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
+        let look_up = match look_up {
+            Some(look_up) => look_up,
+            None => self.look_up(client).await?,
+        };
         let held = match self.payment_under(identified.id).await? {
-            Some(first) => self.join(first, checked, under).await?,
-            None => match self.fly(checked.clone(), Some(identified), client).await {
+            Some(first) => self.join(first, checked, under, look_up).await?,
+            None => match self.fly(checked.clone(), Some(identified), client, Some(look_up)).await {
                 // Another instance may have been quicker.
                 Err(why @ (Unsettled::Refused(..) | Unsettled::IdHeld)) => {
                     match self.payment_under(identified.id).await? {
                         Some(first) if first.intent.block != block => {
-                            self.join(first, checked, under).await?
+                            let look_up = self.look_up(client).await?;
+                            self.join(first, checked, under, look_up).await?
                         }
                         Some(_) | None => return Err(why.into()),
                     }
@@ -135,23 +145,21 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         first: PaymentRecord,
         checked: Checked,
         under: Under,
+        mut look_up: LookUp,
     ) -> Result<Arc<CachedCapability>, Denied> {
         let Under { identified, payer, client } = under;
-        let conflict = Err(Denied::Identifier(IdentifierRefusal::Conflict));
-        if first.intent.payer != payer {
-            return conflict;
-        }
         let same_proof =
             first.intent.block == checked.hash() && first.intent.challenge == checked.challenge().nonce();
-        if !same_proof && !self.is_the_payers(&checked).await? {
-            return conflict;
-        }
-        if first.intent.identified != Some(identified) {
-            return conflict;
+        let is_the_payers =
+            first.intent.payer == payer && (same_proof || self.is_the_payers(&checked).await?);
+        if !is_the_payers || first.intent.identified != Some(identified) {
+            look_up.was_in_vain();
+            return Err(Denied::Identifier(IdentifierRefusal::Conflict));
         }
         if same_proof || first.state == PaymentState::Failed {
-            return Ok(self.fly(checked, Some(identified), client).await?);
+            return Ok(self.fly(checked, Some(identified), client, Some(look_up)).await?);
         }
+        look_up.bear_out();
         // From the cache: the store's copy would lack the uses that came with the grant while the grant's
         // answer is on its way here.
         if first.state == PaymentState::Granted
@@ -164,7 +172,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             // It came to nothing, as far as can be said. The store decides whether this payment may take
             // its place.
             Err(Unsettled::Refused(..) | Unsettled::IdHeld) => {
-                match self.fly(checked, Some(identified), client).await {
+                match self.fly(checked, Some(identified), client, Some(look_up)).await {
                     Err(Unsettled::IdHeld) => Err(Unsettled::pending(block).into()),
                     settled @ (Ok(_) | Err(Unsettled::Refused(..) | Unsettled::Wait(_))) => Ok(settled?),
                 }
@@ -199,10 +207,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let key = FlightKey {
             block: first.intent.block,
             nonce: first.intent.challenge,
-            frontier: first.intent.signed.map(|it| it.previous),
+            frontier: Frontier::of(&first.intent),
         };
         let core = Arc::clone(&self.0);
-        let (limit, wait) = (settings.pending_settlements, settings.wait);
+        let (limit, wait) =
+            (SettlementLimit { all: settings.pending_settlements, client: None }, settings.wait);
         self.0.flights.join_or_start(key, limit, wait, &self.0.runtime, || core.finish(first)).await
     }
 
@@ -307,7 +316,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             return self.resolve(payment).await;
         }
         let nonce = payment.intent.challenge;
-        self.take_up(payment, nonce, Stopwatch::start()).await
+        self.take_up(payment, nonce, None, Stopwatch::start()).await
     }
 }
 

@@ -77,7 +77,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
         Ok(pay_to.map(|pay_to| {
             let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
-            Challenge::mint(&self.0.keys, random, offer)
+            Challenge::mint(&self.0.keys, &self.0.pool, random, offer)
         }))
     }
 }

@@ -1,10 +1,10 @@
 //! A proof of payment as the client presents it, and the checks that need no ledger.
 
 use super::denied::Denied;
-use super::flights::FlightKey;
+use super::flights::{FlightKey, Frontier};
 use crate::nano::{Account, BlockHash, StateBlock};
 use crate::payment::challenge::{Challenge, Offer};
-use crate::payment::{Mechanism, Nonce, Particular, Refusal, nano_session, nano_signature, nano_txn};
+use crate::payment::{Intent, Mechanism, Nonce, Particular, Refusal, nano_session, nano_signature, nano_txn};
 use crate::routes::{RouteName, Terms};
 use crate::x402::{self, WorkTerms};
 
@@ -152,18 +152,10 @@ impl Checked {
     /// What its settlement excludes others from.
     pub(super) const fn flight(&self) -> FlightKey {
         let frontier = match self {
-            Self::Txn(checked) => Some(checked.frontier()),
+            Self::Txn(checked) => Some(Frontier::under(checked)),
             Self::Signature(_) | Self::Session(_) => None,
         };
         FlightKey { block: self.hash(), nonce: self.challenge().nonce(), frontier }
-    }
-
-    /// Whether its block is looked up by a hash that the client names.
-    pub(super) const fn is_looked_up(&self) -> bool {
-        match self {
-            Self::Txn(_) => false,
-            Self::Signature(_) | Self::Session(_) => true,
-        }
     }
 
     pub(super) const fn challenge(&self) -> &Challenge {
@@ -172,5 +164,17 @@ impl Checked {
             Self::Signature(checked) => checked.challenge(),
             Self::Session(checked) => checked.challenge(),
         }
+    }
+}
+
+impl Frontier {
+    /// What a checked block builds on. Its account has signed it.
+    pub(super) const fn under(checked: &nano_txn::Checked) -> Self {
+        Self { account: checked.payer(), previous: checked.previous() }
+    }
+
+    /// What a journalled block builds on.
+    pub(super) fn of(intent: &Intent) -> Option<Self> {
+        intent.signed.map(|it| Self { account: it.account, previous: it.previous })
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, SettlementResult, Unsettled};
+use super::flights::{FlightKey, Frontier, SettlementLimit, SettlementResult, Unsettled};
 use super::{Cashier, Core, PATIENCE};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
@@ -50,17 +50,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Starts the resolution of every payment that is in `state` and not under way.
     async fn recover_once(&self, state: PaymentState) -> Result<(), StoreError> {
-        let limit = self.0.settings.load().pending_settlements;
+        let limit = SettlementLimit { all: self.0.settings.load().pending_settlements, client: None };
         let mut after = 0;
         loop {
             let page = self.0.store.scan(after, Filter { state: Some(state) }, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.sequence;
             for payment in page {
-                let Intent { block, challenge: nonce, signed, .. } = &payment.intent;
+                let Intent { block, challenge: nonce, .. } = payment.intent;
                 // A parked payment holds no frontier.
-                let frontier = signed.filter(|_| state == PaymentState::Intent).map(|it| it.previous);
-                let key = FlightKey { block: *block, nonce: *nonce, frontier };
+                let frontier = Frontier::of(&payment.intent).filter(|_| state == PaymentState::Intent);
+                let key = FlightKey { block, nonce, frontier };
                 let core = Arc::clone(&self.0);
                 self.0.flights.start(key, limit, &self.0.runtime, || core.resolve(payment));
             }
@@ -72,6 +72,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// Compares a journalled payment with the ledger, and grants it once it is confirmed.
     pub(super) async fn resolve(self: Arc<Self>, payment: PaymentRecord) -> SettlementResult {
         let (watch, intent) = (Stopwatch::start(), payment.intent);
+        // It was journalled after the ledger had shown the frontier as its account's.
+        let frontier = Frontier::of(&intent).filter(|_| payment.state == PaymentState::Intent);
+        let _held = frontier.and_then(|it| self.flights.hold_frontier(it, intent.block));
         let pending = Err(Unsettled::pending(intent.block));
         let mut facts = match self.ledger.block(intent.block).await {
             Ok(Some(facts)) => facts,

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{SettlementResult, Unsettled};
+use super::flights::{Frontier, SettlementResult, Unsettled};
+use super::look_ups::LookUp;
 use super::proof::Checked;
 use super::{Client, Core, PATIENCE, PendingReason, Wait};
 use crate::clock::Stopwatch;
@@ -30,26 +31,29 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 impl<L: Ledger, S: Store> Core<L, S> {
     /// Settles a checked payment, made under a payment identifier or without one. Work that is made for
-    /// it counts against `client`. Runs to its end even if no request waits for it.
+    /// it counts against `client`, and `look_up` is given back unless it was in vain. Runs to its end even
+    /// if no request waits for it.
     pub(super) async fn settle(
         self: Arc<Self>,
         checked: Checked,
         identified: Option<IdentifiedRequest>,
         client: Option<Client>,
+        mut look_up: LookUp,
     ) -> SettlementResult {
         let (watch, mechanism) = (Stopwatch::start(), checked.challenge().offer().mechanism);
         let (block, nonce) = (checked.hash(), checked.challenge().nonce());
         let settled = match checked {
-            Checked::Txn(checked) => self.settle_txn(checked, identified, client, watch).await,
+            Checked::Txn(checked) => self.settle_txn(checked, identified, client, &mut look_up, watch).await,
             Checked::Signature(checked) => {
                 let judge = |facts| Ok(checked.judge(facts)?);
-                self.settle_sent((block, nonce), identified, judge, watch).await
+                self.settle_sent((block, nonce), identified, judge, &mut look_up, watch).await
             }
             Checked::Session(checked) => {
                 let judge = |facts| Ok(checked.judge(facts)?);
-                self.settle_sent((block, nonce), identified, judge, watch).await
+                self.settle_sent((block, nonce), identified, judge, &mut look_up, watch).await
             }
         };
+        look_up.ends_with(&settled);
         let duration_ms = watch.elapsed().as_millis();
         match &settled {
             Ok(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
@@ -73,28 +77,37 @@ impl<L: Ledger, S: Store> Core<L, S> {
         checked: nano_txn::Checked,
         identified: Option<IdentifiedRequest>,
         client: Option<Client>,
+        look_up: &mut LookUp,
         watch: Stopwatch,
     ) -> SettlementResult {
         let (hash, nonce) = (checked.hash(), checked.challenge().nonce());
         if let Some(payment) = self.journalled(hash).await? {
-            return self.take_up(payment, nonce, watch).await;
+            return self.take_up(payment, nonce, Some(look_up), watch).await;
         }
+        // Only the account's key can sign a block that is not in the journal. For all instances the claim
+        // holds the frontier, once the ledger has shown it as the account's.
+        let frontier = Frontier::under(&checked);
+        let _held = self.flights.hold_frontier(frontier, hash).ok_or(Refusal::DuplicateFrontier)?;
         let facts = self.ledger.account_at(checked.payer(), checked.previous()).await;
         let facts = facts.map_err(|it| no_node(&it, "the payer's account could not be looked up"))?;
-        let approved = match checked.judge(facts.as_ref()) {
-            Ok(Judged::Approved(approved)) => approved,
-            Ok(Judged::Workless(workless)) => self.work_for(workless, client).await?,
+        let judged = match checked.judge(facts.as_ref()) {
+            Ok(judged) => judged,
             // Unless another instance has taken up this very payment since the journal was asked: then its
             // broadcast is what moved the account.
             Err(refusal) => match self.journalled(hash).await? {
-                Some(payment) => return self.take_up(payment, nonce, watch).await,
+                Some(payment) => return self.take_up(payment, nonce, Some(look_up), watch).await,
                 None => return Err(refusal.into()),
             },
+        };
+        look_up.bear_out();
+        let approved = match judged {
+            Judged::Approved(approved) => approved,
+            Judged::Workless(workless) => self.work_for(workless, client).await?,
         };
         fail::fail_point!("payment-checked", |_| std::process::abort());
         match settle::claim(&*self.store, approved.under(identified), self.clock.now()).await? {
             Claim::Mine(claimed) => self.carry_out(*claimed, watch).await,
-            Claim::Existing(payment) => self.take_up(*payment, nonce, watch).await,
+            Claim::Existing(payment) => self.take_up(*payment, nonce, None, watch).await,
             Claim::FrontierHeld => Err(Refusal::DuplicateFrontier.into()),
             Claim::IdHeld => Err(Unsettled::IdHeld),
             Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
@@ -136,11 +149,15 @@ impl<L: Ledger, S: Store> Core<L, S> {
         &self,
         payment: PaymentRecord,
         nonce: Nonce,
+        look_up: Option<&mut LookUp>,
         watch: Stopwatch,
     ) -> SettlementResult {
         let block = payment.intent.block;
         if payment.intent.challenge != nonce {
-            return Err(Refusal::DuplicateBlockHash.into());
+            return Err(self.is_anothers(&payment));
+        }
+        if let Some(look_up) = look_up {
+            look_up.bear_out();
         }
         if payment.state == PaymentState::Granted {
             return self.find_granted(payment).await;
@@ -158,6 +175,16 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
+    /// Why a proof gets nothing for a block that was journalled under another challenge. While it is being
+    /// settled under that one, nothing is decided.
+    fn is_anothers(&self, payment: &PaymentRecord) -> Unsettled {
+        let Intent { block, challenge, .. } = payment.intent;
+        if payment.state != PaymentState::Granted && self.flights.is_under_way(block, challenge) {
+            return Unsettled::pending(block);
+        }
+        Refusal::DuplicateBlockHash.into()
+    }
+
     /// The capability of a granted payment, from the store.
     pub(super) async fn find_granted(&self, payment: PaymentRecord) -> SettlementResult {
         let block = payment.intent.block;
@@ -170,6 +197,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// `process` is repeated while the block is not seen: a node can drop a block it accepted.
     async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> SettlementResult {
         let pending = Err(Unsettled::pending(claimed.intent().block));
+        let frontier = Frontier::of(claimed.intent());
+        let _held = frontier.and_then(|it| self.flights.hold_frontier(it, claimed.intent().block));
         let Some(block) = claimed.intent().signed else {
             tracing::error!(block = %claimed.intent().block, "a claimed payment without its block");
             return pending;
@@ -298,12 +327,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
         (block, nonce): (BlockHash, Nonce),
         identified: Option<IdentifiedRequest>,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
+        look_up: &mut LookUp,
         watch: Stopwatch,
     ) -> SettlementResult {
         let identified = match self.journalled(block).await? {
-            Some(payment) if payment.intent.challenge != nonce => {
-                return Err(Refusal::DuplicateBlockHash.into());
-            }
+            Some(payment) if payment.intent.challenge != nonce => return Err(self.is_anothers(&payment)),
             Some(payment) if payment.state == PaymentState::Granted => {
                 return self.find_granted(payment).await;
             }
@@ -315,6 +343,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let facts = facts.map_err(|it| no_node(&it, "the payment's block could not be looked up"))?;
         let not_found = Unsettled::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound });
         let seen = judge(facts.ok_or(not_found)?)?.under(identified);
+        look_up.bear_out();
         let mut later = None;
         if !seen.is_confirmed() {
             fail::fail_point!("payment-checked", |_| std::process::abort());

@@ -13,7 +13,7 @@ use super::words::{counted, granted};
 use crate::assemble::{Stranded, stranded};
 use crate::clock::Clock;
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, Price, Route, RouteName};
+use crate::routes::{Access, CallPrices, PreflightRule, Price, Route, RouteName};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -163,6 +163,8 @@ pub(super) fn describe(route: &Route) -> Value {
         "free": route.access.is_free(),
         "price": priced,
         "charge_on": route.charge_on.as_str(),
+        "preflight": route.preflight.map(PreflightRule::as_str),
+        "body": route.body.as_str(),
         "case_sensitive": route.case_sensitive,
         "hidden": route.hidden,
     })

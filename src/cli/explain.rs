@@ -13,7 +13,9 @@ use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use super::words::granted;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
-use crate::routes::{AbsoluteTarget, Access, CallFault, CanonicalTarget, Quote, Route, UpstreamName};
+use crate::routes::{
+    AbsoluteTarget, Access, CallFault, CanonicalTarget, PreflightRule, Quote, Route, UpstreamName,
+};
 
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
@@ -153,6 +155,9 @@ impl Explanation<'_> {
             None => writeln!(out, "why       no other route covers it")?,
         }
         self.write_price(winner, out)?;
+        if self.method.eq_ignore_ascii_case("OPTIONS") {
+            writeln!(out, "preflight answered by the {}", self.who_answers_preflights(winner))?;
+        }
         self.write_destinations(&winner.upstream, out)?;
         for other in others {
             let why = winner.precedence_over(other);
@@ -186,6 +191,14 @@ impl Explanation<'_> {
         writeln!(out, "grants    {}", granted(grants))?;
         writeln!(out, "paid by   {}", self.mechanisms(route).join(", "))?;
         writeln!(out, "charged   {}", route.charge_on.as_str())
+    }
+
+    fn who_answers_preflights(&self, route: &Route) -> &'static str {
+        match route.preflight.unwrap_or(self.config.preflight) {
+            PreflightRule::Upstream => "upstream, without bodies",
+            PreflightRule::Gateway if self.config.table.has_price(self.target) => "gateway",
+            PreflightRule::Gateway => "upstream, or by the gateway if `cors` allows the origin",
+        }
     }
 
     /// How a payment for the route may be proven, in the order of the offers.

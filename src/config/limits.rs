@@ -66,7 +66,7 @@ pub struct PerClient {
     pub unpaid: usize,
     /// Payments that are being settled at one time.
     pub settlements: usize,
-    /// Look-ups of blocks that no node knows, per minute.
+    /// Look-ups for proofs in vain, per minute, and look-ups under way at one time.
     pub lookups: u32,
     /// Bytes of request bodies in memory at one time, of those that are read before the decision.
     pub bodies: usize,
@@ -74,7 +74,7 @@ pub struct PerClient {
 
 impl Default for PerClient {
     fn default() -> Self {
-        Self { connections: 1024, unpaid: 512, settlements: 128, lookups: 30, bodies: 8 * 1024 * 1024 }
+        Self { connections: 1024, unpaid: 512, settlements: 128, lookups: 20, bodies: 8 * 1024 * 1024 }
     }
 }
 

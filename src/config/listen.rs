@@ -84,6 +84,8 @@ pub struct FacilitatorConfig {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CorsConfig {
     pub origins: Origins,
+    /// Whether pages may send cookies and the like, and read the answers.
+    pub credentials: bool,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -203,10 +205,18 @@ pub(super) fn facilitator(judge: &mut Judge<'_>, file: FacilitatorFile) -> Judge
 
 pub(super) fn cors(judge: &mut Judge<'_>, file: CorsFile) -> Judged<CorsConfig> {
     let hint = "write `origins: any`, or a list such as `[https://app.example.com]`";
-    let place = file.origins.path.clone();
+    let (place, credentials_place) = (file.origins.path.clone(), file.credentials.path.clone());
+    let credentials = judge.flag(file.credentials, false)?;
     let value = judge.need(file.origins, hint)?;
     if value.as_str() == Some("any") {
-        return Ok(CorsConfig { origins: Origins::Any });
+        if credentials {
+            return Err(judge.fault(
+                &credentials_place,
+                "credentials for pages of any origin: each of them could act for its visitors",
+                "list the origins that are trusted, or remove `credentials`",
+            ));
+        }
+        return Ok(CorsConfig { origins: Origins::Any, credentials });
     }
     let Some(items) = value.as_sequence().filter(|it| !it.is_empty()) else {
         return Err(judge.fault(&place, "expected `any` or a list of origins", hint));
@@ -214,5 +224,5 @@ pub(super) fn cors(judge: &mut Judge<'_>, file: CorsFile) -> Judged<CorsConfig> 
     let hint = "write scheme and host, and a port if needed";
     let origin = |judge: &mut Judge<'_>, it| judge.need_text(it, hint, origin);
     let origins = judge.each(Piece::items(&place, items.clone()), "origin", |_, _| false, origin)?;
-    Ok(CorsConfig { origins: Origins::These(origins) })
+    Ok(CorsConfig { origins: Origins::These(origins), credentials })
 }

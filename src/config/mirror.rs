@@ -133,6 +133,7 @@ sections! {
         unmatched: Value,
         discovery: Value,
         cors: Value,
+        preflight: String,
         payment_identifiers: Value,
         limits: Value,
     }
@@ -237,6 +238,8 @@ sections! {
         charge_on: String,
         metering: String,
         payment_identifier: String,
+        preflight: String,
+        body: String,
         mechanisms: Vec<Value>,
         case_sensitive: bool,
         mcp: Value,
@@ -265,6 +268,7 @@ sections! {
     }
     "cors" => CorsFile {
         origins: Value,
+        credentials: bool,
     }
     "payment_identifiers" => PaymentIdentifiersFile {
         keep: String,

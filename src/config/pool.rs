@@ -12,8 +12,8 @@ use crate::nano::Account;
 pub enum PoolSource {
     /// `size` accounts for each mechanism, derived from the seed in `file`.
     Seed { file: PathBuf, size: u32 },
-    /// Accounts whose keys are elsewhere; none twice.
-    Addresses(Vec<Account>),
+    /// The accounts in `file`, whose keys are elsewhere; none twice.
+    Addresses { file: PathBuf, accounts: Vec<Account> },
     /// One account, for one mechanism.
     Address(Account),
 }
@@ -49,7 +49,8 @@ pub(super) fn pool(judge: &mut Judge<'_>, file: PoolFile, treasury: Option<Accou
     }
     let place = file.addresses_file.path.clone();
     if let Some(path) = judge.file(file.addresses_file)? {
-        return addresses(judge, &place, &path, treasury).map(PoolSource::Addresses);
+        let accounts = addresses(judge, &place, &path, treasury)?;
+        return Ok(PoolSource::Addresses { file: path, accounts });
     }
     let place = file.address.path.clone();
     if let Some(account) = account(judge, file.address)? {

@@ -11,8 +11,8 @@ use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstreams;
 use crate::routes::{
-    Access, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PriceTable, Route,
-    RouteName, Standing, TableFault, Terms, UpstreamName,
+    Access, BodyRule, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PreflightRule,
+    PriceTable, Route, RouteName, Standing, TableFault, Terms, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -164,6 +164,8 @@ fn route(
             .map(Option::unwrap_or_default),
         metering: judge.choice(file.metering, Metering::ALL, Metering::as_str).map(Option::unwrap_or_default),
         payment_identifier: judge.choice(identifiers, PaymentIdentifiers::ALL, PaymentIdentifiers::as_str),
+        preflight: judge.choice(file.preflight, PreflightRule::ALL, PreflightRule::as_str),
+        body: judge.choice(file.body, BodyRule::ALL, BodyRule::as_str).map(Option::unwrap_or_default),
         case_sensitive: judge.flag(file.case_sensitive, false),
     })?;
     if let Some(mechanisms) = mechanisms? {

@@ -65,7 +65,7 @@ pub fn can_sweep(nano: &Nano) -> Result<Account, (&'static str, &'static str)> {
             "there is no treasury to sweep to",
             "name an account of your own in `nano: { treasury: nano_… }`",
         )),
-        PoolSource::Addresses(_) | PoolSource::Address(_) => Err((
+        PoolSource::Addresses { .. } | PoolSource::Address(_) => Err((
             "this gateway holds no key of its pool: it cannot sweep",
             "sweep on the machine with the seed: `faregate sweep` with `pool: { seed_file: … }`",
         )),

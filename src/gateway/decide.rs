@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use http::Method;
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::header::ORIGIN;
 use pingora::prelude::Session;
 
 use super::calls::{self, Sale};
@@ -12,13 +11,13 @@ use super::discovery::Document;
 use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
-use super::tariff::{Tariff, Unmatched};
-use super::{Context, Forwarding, target};
+use super::tariff::Unmatched;
+use super::{Context, Forwarding, framing, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Moved, Presented, Replay, Verdict, Wait};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
-use crate::routes::{Access, CanonicalTarget, Found, Route, UpstreamName};
+use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route, UpstreamName};
 use crate::store::Store;
 
 /// What to do with a request.
@@ -85,39 +84,41 @@ async fn find_and_price<L: Ledger, S: Store>(
     let allowed = |origin: &String| tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin));
     let headers = &session.req_header().headers;
     context.origin = header(headers, ORIGIN.as_str()).ok().flatten().filter(allowed);
+    context.has_body = framing::check(session)?;
     let target = target::canonical(session).map_err(Rejection::Unreadable)?;
     let method = session.req_header().method.clone();
+    let is_undue = context.has_body && framing::takes_no_body(&method);
     if let Some(document) = tariff.documents.find(&method, &target) {
         context.route = Some(tariff.documents.label.clone());
-        return Ok(Decision::Document(document));
+        return if is_undue { Err(Rejection::UndueBody) } else { Ok(Decision::Document(document)) };
     }
-    let preflight = preflight_of(session);
-    if preflight.is_some() && context.origin.is_some() {
-        return Ok(Decision::Preflight);
-    }
-    // The upstream answers any other preflight, on the route of the request that it prepares.
+    let preflight = preflight::method_asked_for(session);
     let route = match tariff.table.find(preflight.as_deref().unwrap_or(method.as_str()), &target) {
-        Found::Route(route) => Arc::clone(route),
-        Found::Unmatched => {
-            return match &tariff.unmatched {
-                Unmatched::NotFound => Err(Rejection::NotFound),
-                Unmatched::Free(upstream) => forward(&tariff, upstream, target, Admission::free()),
-            };
-        }
+        Found::Route(route) => Some(Arc::clone(route)),
+        Found::Unmatched => None,
     };
-    context.route = Some(route.name.clone());
+    context.route = route.as_ref().map(|it| it.name.clone());
+    let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
+    if is_undue && !takes_any {
+        return Err(Rejection::UndueBody);
+    }
+    if preflight.is_some() {
+        return preflight::decide(context, route.as_ref(), target);
+    }
+    let Some(route) = route else {
+        return match &tariff.unmatched {
+            Unmatched::NotFound => Err(Rejection::NotFound),
+            Unmatched::Free(upstream) => forward(context, upstream, target, Admission::free(), false),
+        };
+    };
     let sale = match &route.access {
-        Access::Priced(terms) if preflight.is_none() => {
-            Some(Sale { route: route.name.clone(), terms: *terms, body: None })
-        }
-        Access::Calls(prices) if preflight.is_none() => {
-            calls::price(session, context, &route.name, prices).await?
-        }
-        Access::Priced(_) | Access::Calls(_) | Access::Free => None,
+        Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
+        Access::Calls(prices) => calls::price(session, context, &route.name, prices).await?,
+        Access::Free => None,
     };
     match sale {
         Some(sale) => sell(cashier, session, context, route, sale, target).await,
-        None => forward(&tariff, &route.upstream, target, Admission::free()),
+        None => forward(context, &route.upstream, target, Admission::free(), false),
     }
 }
 
@@ -150,7 +151,7 @@ async fn sell<L: Ledger, S: Store>(
     Ok(match cashier.decide(ask).await {
         Verdict::Admit(admitted) => {
             let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
-            return forward(&context.tariff, &route.upstream, target, admission);
+            return forward(context, &route.upstream, target, admission, false);
         }
         Verdict::Bill(bill) => Decision::Bill(Box::new(Billed { bill, route, target })),
         Verdict::Wait(wait) => Decision::Wait(wait),
@@ -160,22 +161,23 @@ async fn sell<L: Ledger, S: Store>(
     })
 }
 
-fn forward(
-    tariff: &Tariff,
+pub(super) fn forward(
+    context: &Context,
     upstream: &UpstreamName,
     target: CanonicalTarget,
     admission: Admission,
+    is_preflight: bool,
 ) -> Result<Decision, Rejection> {
-    let upstream = Arc::clone(tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    let has_body = context.has_body;
     let (chosen, tried) = (None, Vec::new());
-    Ok(Decision::Forward(Box::new(Forwarding { admission, upstream, target, chosen, tried })))
-}
-
-/// The method that a preflight asks for; `None` if the request is not a preflight.
-fn preflight_of(session: &Session) -> Option<String> {
-    let request = session.req_header();
-    if request.method != Method::OPTIONS || !request.headers.contains_key(ORIGIN) {
-        return None;
-    }
-    header(&request.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
+    Ok(Decision::Forward(Box::new(Forwarding {
+        admission,
+        upstream,
+        target,
+        has_body,
+        is_preflight,
+        chosen,
+        tried,
+    })))
 }

@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use http::HeaderName;
 use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
+use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::client::{self, Caller};
 use super::tariff::extend_list;
-use super::{Context, Forwarding};
+use super::{Context, Forwarding, preflight};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
@@ -45,17 +45,27 @@ pub(super) fn request(
     let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
     request.set_raw_path(format!("{base_path}{}", forwarding.target.as_str()).as_bytes())?;
-    if body_is_read {
-        // The client was told to go on before.
+    if body_is_read || !forwarding.has_body {
+        // The client was told to go on before, or there is nothing to go on with.
         let _removed = request.remove_header(&EXPECT).is_some();
     }
-    for name in stopped(&session.req_header().headers, is_stopped_on_the_way_in) {
+    let headers = &session.req_header().headers;
+    let aliases = headers.keys().filter(|name| is_other_spelling(name.as_str())).cloned();
+    for name in stopped(headers, is_stopped_on_the_way_in).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
-    if !asks_for_websocket(&session.req_header().headers) {
+    if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
         }
+    }
+    if forwarding.is_preflight {
+        preflight::request(request);
+    }
+    if forwarding.has_body || request.method == Method::HEAD {
+        // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
+        // meet the next client's request. Neither side uses the connection again.
+        request.insert_header(CONNECTION, "close")?;
     }
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
@@ -75,6 +85,9 @@ pub(super) fn request(
 
 /// Rewrites an answer for the client. Returns whether it is charged for.
 pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Result<bool> {
+    if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
+        return preflight::response(response).map(|()| false);
+    }
     let excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
     for name in stopped(&response.headers, is_stopped_on_the_way_out) {
@@ -170,6 +183,16 @@ fn is_stopped_on_the_way_in(name: &str) -> bool {
         "http2-settings",
     ];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
+}
+
+/// Other spellings of headers that say where the body ends or what it is. The gateway does not read them;
+/// a server that takes `_` for `-` may.
+fn is_other_spelling(name: &str) -> bool {
+    const STARTS: [&str; 2] = ["content-", "mcp-"];
+    const NAMES: [&str; 7] =
+        ["connection", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding"];
+    let plain = plainest(name);
+    plain != name && (STARTS.iter().any(|it| plain.starts_with(it)) || NAMES.contains(&&*plain))
 }
 
 /// Headers that only the gateway may send to a client.

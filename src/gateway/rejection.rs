@@ -15,6 +15,10 @@ pub(super) enum Rejection {
     /// It cannot be read, or two servers could read it in two ways.
     Unreadable(String),
     NotFound,
+    /// A body that its method has none of.
+    UndueBody,
+    /// `Expect` asks for something else than `100-continue`.
+    UnknownExpectation,
     /// A call that is not for sale.
     NotOffered(CallFault),
     /// Its body is of a kind that cannot be priced by what it calls.
@@ -40,6 +44,8 @@ impl Rejection {
             Self::NoUpstream => Outcome::UpstreamFailed,
             Self::Unreadable(_)
             | Self::NotFound
+            | Self::UndueBody
+            | Self::UnknownExpectation
             | Self::NotOffered(_)
             | Self::UnsupportedBody(_)
             | Self::BodyTooLong(_)
@@ -57,6 +63,16 @@ impl Rejection {
             Self::NotFound => {
                 plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
             }
+            Self::UndueBody => plain(
+                StatusCode::BAD_REQUEST,
+                "undue_body",
+                "GET, HEAD, DELETE, OPTIONS and TRACE have no body here: send the request without one",
+            ),
+            Self::UnknownExpectation => plain(
+                StatusCode::EXPECTATION_FAILED,
+                "unknown_expectation",
+                "the only expectation that is known is `Expect: 100-continue`",
+            ),
             Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", &fault.to_string()),
             Self::UnsupportedBody(why) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_body", why),
             Self::BodyTooLong(bound) => {

@@ -14,8 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::decide::{Billed, Decision};
-use super::tariff::CorsPolicy;
-use super::{Context, Forwarding, forward, idempotency};
+use super::{Context, Forwarding, forward, idempotency, preflight};
 use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Wait};
 use crate::nano::{BlockHash, Network};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
@@ -56,7 +55,7 @@ pub(super) async fn respond(
             spare_connection(session, context);
             return document.send(session).await.map(|()| None);
         }
-        Decision::Preflight => return preflight(session, context).await.map(|()| None),
+        Decision::Preflight => return preflight::answer(session, context).await.map(|()| None),
         Decision::Bill(billed) => payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
@@ -286,15 +285,6 @@ async fn linger(session: &mut Session) {
     };
     // Closed either way, whether in time or not.
     let _in_time = timeout(LINGER, drained).await.is_ok();
-}
-
-async fn preflight(session: &mut Session, context: &Context) -> Result<()> {
-    let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(8))?;
-    if let Some(cors) = &context.tariff.cors {
-        cors.expose(&mut response, context.origin.as_deref())?;
-        CorsPolicy::answer_preflight(&mut response, &session.req_header().headers)?;
-    }
-    write(session, response, None).await
 }
 
 /// Keeps the connection although the request's body was not read, if what is left of it is known and

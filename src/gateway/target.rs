@@ -1,7 +1,8 @@
 //! The request's target in its one canonical form, which is matched and forwarded.
 
 use http::Version;
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::HOST;
+use http::uri::Authority;
 use pingora::prelude::Session;
 
 use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical};
@@ -9,12 +10,9 @@ use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical};
 /// The canonical target of a request.
 ///
 /// # Errors
-/// What makes the target, its host or the framing of its body ambiguous.
+/// What makes the target or its host ambiguous.
 pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     let request = session.req_header();
-    if request.headers.contains_key(TRANSFER_ENCODING) && had_content_length(session) {
-        return Err("both Content-Length and Transfer-Encoding: the body's end is ambiguous".to_owned());
-    }
     if had_fragment(session) {
         return Err(NotCanonical::Fragment.to_string());
     }
@@ -27,6 +25,9 @@ pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
         [host] => Some(host.to_str().map_err(|_| "the Host header is not ASCII".to_owned())?.to_owned()),
         _ => return Err("more than one Host header".to_owned()),
     };
+    if host.as_deref().is_some_and(|it| !is_host(it)) {
+        return Err("the Host header is not a host, or a host and a port".to_owned());
+    }
     if host.is_none() && request.version == Version::HTTP_11 {
         return Err("the Host header is missing".to_owned());
     }
@@ -41,15 +42,14 @@ pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     CanonicalTarget::parse(target).map_err(|error| error.to_string())
 }
 
-/// Whether the request as received had a length too. Pingora drops it beside an encoding and goes on;
-/// another proxy before or behind may have used it.
-fn had_content_length(session: &Session) -> bool {
-    session.as_http1().is_some_and(|session| {
-        session.get_headers_raw_bytes().split(|&byte| byte == b'\n').any(|line| {
-            let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-            name.trim_ascii().eq_ignore_ascii_case(b"content-length")
-        })
-    })
+/// Whether a `Host` can be read in one way only (RFC 9110 section 7.2). It may be empty.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, port),
+        Some(_) | None => (text, ""),
+    };
+    let is_plain = !text.contains(['@', ',', ';']) && port.bytes().all(|it| it.is_ascii_digit());
+    text.is_empty() || (is_plain && !name.is_empty() && Authority::try_from(text).is_ok())
 }
 
 /// Whether the target as received had a fragment. Pingora cuts it off silently; a proxy before it may
@@ -57,7 +57,7 @@ fn had_content_length(session: &Session) -> bool {
 fn had_fragment(session: &Session) -> bool {
     session.as_http1().is_some_and(|session| {
         let line = session.get_headers_raw_bytes();
-        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let line = line.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
         line.iter().skip_while(|&&byte| byte != b' ').any(|&byte| byte == b'#')
     })
 }

@@ -20,7 +20,7 @@ use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
 use crate::listen::TrustedProxies;
-use crate::routes::{PriceTable, UpstreamName};
+use crate::routes::{PreflightRule, PriceTable, UpstreamName};
 use crate::x402::WorkTerms;
 
 pub use crate::config::Unmatched;
@@ -35,6 +35,8 @@ pub struct Tariff {
     /// What is published about the prices.
     pub documents: Documents,
     pub cors: Option<CorsPolicy>,
+    /// Who answers preflights, unless a route says otherwise.
+    pub preflight: PreflightRule,
     /// `maxTimeoutSeconds` of a bill, in seconds.
     pub challenge_lifetime: u64,
     /// What a bill says about a block's work.
@@ -61,7 +63,11 @@ pub struct EdgeLimits {
 
 /// Which web pages of other origins may read answers and pay.
 #[derive(Clone, Debug)]
-pub struct CorsPolicy(pub Origins);
+pub struct CorsPolicy {
+    pub origins: Origins,
+    /// Never together with [`Origins::Any`].
+    pub credentials: bool,
+}
 
 /// Response headers that a page must be able to read.
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
@@ -75,7 +81,7 @@ const PREFLIGHT_SECONDS: &str = "600";
 impl CorsPolicy {
     #[must_use]
     pub fn allows(&self, origin: &str) -> bool {
-        match &self.0 {
+        match &self.origins {
             Origins::Any => true,
             Origins::These(these) => these.iter().any(|it| it == origin),
         }
@@ -86,12 +92,15 @@ impl CorsPolicy {
     pub(super) fn expose(&self, response: &mut ResponseHeader, origin: Option<&str>) -> Result<()> {
         extend_list(response, VARY, "Origin")?;
         let Some(origin) = origin else { return Ok(()) };
-        if self.0 == Origins::Any {
+        if self.origins == Origins::Any {
             response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
             // Browsers refuse the two together.
             let _removed = response.remove_header(&ACCESS_CONTROL_ALLOW_CREDENTIALS);
         } else {
             response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
+            if self.credentials {
+                response.insert_header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")?;
+            }
         }
         extend_list(response, ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
     }

@@ -169,7 +169,7 @@ mod tests {
         for (index, byte) in text.iter().enumerate() {
             match place.after(*byte) {
                 Some(next) => place = next,
-                None => return Some(index + 1),
+                None => return Some(index.saturating_add(1)),
             }
         }
         None

@@ -31,6 +31,10 @@ pub struct AddressPool {
     nano_txn: Vec<Account>,
     nano_signature: Vec<Account>,
     nano_session: Vec<Account>,
+    /// An account that only the pool's seed makes; `None` without a seed.
+    seed: Option<Account>,
+    /// Addresses that were in the pool's list before and have been taken out of it.
+    earlier: BTreeSet<Account>,
 }
 
 impl AddressPool {
@@ -39,7 +43,21 @@ impl AddressPool {
     pub fn new(nano_txn: Vec<Account>, nano_signature: Vec<Account>) -> Self {
         let first: BTreeSet<Account> = nano_txn.iter().copied().collect();
         let nano_signature = nano_signature.into_iter().filter(|it| !first.contains(it)).collect();
-        Self { nano_txn, nano_signature, nano_session: Vec::new() }
+        Self { nano_txn, nano_signature, ..Self::default() }
+    }
+
+    /// The same pool, whose addresses all come from the seed that makes `account`.
+    #[must_use]
+    pub fn of_seed_with(mut self, account: Account) -> Self {
+        self.seed = Some(account);
+        self
+    }
+
+    /// The same pool, which also had `earlier` addresses.
+    #[must_use]
+    pub fn once_with(mut self, earlier: BTreeSet<Account>) -> Self {
+        self.earlier = earlier;
+        self
     }
 
     /// The same pool with addresses for `nanoSession`, except those that it already has.
@@ -71,6 +89,26 @@ impl AddressPool {
             Mechanism::NanoSignature => &self.nano_signature,
             Mechanism::NanoSession => &self.nano_session,
         }
+    }
+
+    /// What tells this deployment from others with the same key: the MAC of a challenge covers it. All
+    /// pools without a seed have the same; [`AddressPool::is_payee`] tells these apart.
+    #[must_use]
+    pub(super) fn deployment(&self) -> [u8; 32] {
+        self.seed.map_or([0; 32], |it| it.0)
+    }
+
+    /// Whether a challenge that was made for this deployment asked for a payment into this pool. What
+    /// a seed has billed is its own, however large the pool was. A list is compared with `pay_to`.
+    #[must_use]
+    pub(super) fn is_payee(&self, pay_to: Account) -> bool {
+        self.seed.is_some() || self.has(pay_to)
+    }
+
+    /// Whether the pool has the address, for any mechanism, or had it in its list.
+    #[must_use]
+    pub fn has(&self, account: Account) -> bool {
+        Mechanism::ALL.into_iter().any(|it| self.of(it).contains(&account)) || self.earlier.contains(&account)
     }
 
     /// The address that `random` selects; `None` if the mechanism has no address.

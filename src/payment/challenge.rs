@@ -4,6 +4,7 @@
 //! ([protocol guide](crate::guide::protocol), "The challenge"). If the MAC is right, some instance with
 //! the key once offered exactly these terms, even if the price table has changed since.
 
+use super::address_pool::AddressPool;
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, Network, Raw, UnixSeconds};
@@ -28,13 +29,19 @@ pub struct Challenge {
     offer: Offer,
 }
 
-const DOMAIN: &[u8; 16] = b"faregate challng";
+const DOMAIN: &[u8; 16] = b"faregate chall 2";
+/// Of challenges whose MAC does not cover the deployment. They are still recognised, and no longer made.
+const WITHOUT_DEPLOYMENT: &[u8; 16] = b"faregate challng";
 
 impl Challenge {
-    /// Makes a challenge for an offer. `random` must be new for each challenge.
+    /// Makes a challenge for an offer to be paid into `pool`. `random` must be new for each challenge.
     #[must_use]
-    pub fn mint(keys: &MacKeys, random: [u8; 16], offer: Offer) -> Self {
-        let mac = keys.mac(DOMAIN, |part| feed(part, &random, &offer));
+    pub fn mint(keys: &MacKeys, pool: &AddressPool, random: [u8; 16], offer: Offer) -> Self {
+        let deployment = pool.deployment();
+        let mac = keys.mac(DOMAIN, |part| {
+            part(&deployment);
+            feed(part, &random, &offer);
+        });
         let mut nonce = [0; 32];
         let (head, tail) = nonce.split_at_mut(16);
         head.copy_from_slice(&random);
@@ -42,17 +49,30 @@ impl Challenge {
         Self { nonce: Nonce(nonce), offer }
     }
 
-    /// Verifies a challenge that a client sent back.
+    /// Verifies a challenge that a client sent back: that it was made with one of `keys`, for exactly this
+    /// offer, and to be paid into `pool`.
     ///
     /// # Errors
-    /// [`Refusal::ChallengeUnknown`], if none of `keys` made this nonce for exactly this offer.
-    pub fn recognise(keys: &MacKeys, nonce: Nonce, offer: Offer) -> Result<Self, Refusal> {
+    /// [`Refusal::ChallengeUnknown`], also for the challenge of another deployment with the same key, whose
+    /// payments go elsewhere.
+    pub fn recognise(
+        keys: &MacKeys,
+        pool: &AddressPool,
+        nonce: Nonce,
+        offer: Offer,
+    ) -> Result<Self, Refusal> {
         let (random, mac) = nonce.0.split_at(16);
-        if keys.verify(DOMAIN, mac, |part| feed(part, random, &offer)) {
-            Ok(Self { nonce, offer })
+        let deployment = pool.deployment();
+        let of_deployment = keys.verify(DOMAIN, mac, |part| {
+            part(&deployment);
+            feed(part, random, &offer);
+        });
+        let is_ours = if of_deployment {
+            pool.is_payee(offer.pay_to)
         } else {
-            Err(Refusal::ChallengeUnknown)
-        }
+            keys.verify(WITHOUT_DEPLOYMENT, mac, |part| feed(part, random, &offer)) && pool.has(offer.pay_to)
+        };
+        if is_ours { Ok(Self { nonce, offer }) } else { Err(Refusal::ChallengeUnknown) }
     }
 
     #[must_use]
@@ -143,4 +163,64 @@ fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
     part(&terms.grants.seconds.to_be_bytes());
     part(&pay_to.0);
     part(&valid_before.0.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::payment::MacKey;
+    use crate::routes::Grants;
+
+    fn keys() -> MacKeys {
+        MacKeys::new(MacKey::from_bytes([3; 32]), None)
+    }
+
+    fn offer(pay_to: u8) -> Offer {
+        let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
+        Offer {
+            mechanism: Mechanism::NanoTxn,
+            route: RouteName::new("quote"),
+            terms: Terms { amount: Raw::new(5), grants },
+            pay_to: Account([pay_to; 32]),
+            valid_before: UnixSeconds(100),
+        }
+    }
+
+    fn list(addresses: &[u8]) -> AddressPool {
+        AddressPool::new(addresses.iter().map(|it| Account([*it; 32])).collect(), Vec::new())
+    }
+
+    fn is_known(pool: &AddressPool, challenge: &Challenge) -> bool {
+        Challenge::recognise(&keys(), pool, challenge.nonce, challenge.offer.clone()).is_ok()
+    }
+
+    #[test]
+    fn a_challenge_is_good_for_the_pool_that_it_pays_into() {
+        let seeded = |pool: AddressPool, seed: u8| pool.of_seed_with(Account([seed; 32]));
+        let mint = |pool: &AddressPool| Challenge::mint(&keys(), pool, [7; 16], offer(1));
+        let (one, other) = (seeded(list(&[1, 2]), 101), seeded(list(&[1, 2]), 102));
+        assert!(is_known(&one, &mint(&one)));
+        assert!(!is_known(&other, &mint(&one)), "another seed");
+        assert!(!is_known(&list(&[1, 2]), &mint(&one)), "no seed");
+        assert!(is_known(&seeded(list(&[2]), 101), &mint(&one)), "the same seed with a smaller pool");
+        assert!(is_known(&list(&[3, 1]), &mint(&list(&[1, 2]))), "a list that was changed");
+        assert!(!is_known(&list(&[2]), &mint(&list(&[1, 2]))), "a list without it");
+        let once = list(&[2]).once_with(BTreeSet::from([Account([1; 32])]));
+        assert!(is_known(&once, &mint(&list(&[1, 2]))), "a list that had it");
+    }
+
+    /// A payer who was billed before an upgrade and paid on-chain is not billed again after it.
+    #[test]
+    fn a_challenge_from_before_deployments_is_good_if_the_pool_has_its_address() {
+        let random = [7; 16];
+        let mac = keys().mac(WITHOUT_DEPLOYMENT, |part| feed(part, &random, &offer(1)));
+        let mut nonce = [7; 32];
+        nonce[16..].copy_from_slice(&mac);
+        let earlier = Challenge { nonce: Nonce(nonce), offer: offer(1) };
+        assert!(is_known(&list(&[1, 2]), &earlier));
+        assert!(is_known(&list(&[1, 2]).of_seed_with(Account([101; 32])), &earlier));
+        assert!(!is_known(&list(&[2]).of_seed_with(Account([101; 32])), &earlier), "another pool's");
+    }
 }

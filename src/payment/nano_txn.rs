@@ -72,19 +72,13 @@ impl Checked {
         &self.challenge
     }
 
-    /// The block that this one builds on: the ledger accepts only one block on it.
-    #[must_use]
-    pub const fn frontier(&self) -> BlockHash {
-        self.block.previous
-    }
-
     /// The account whose facts [`Checked::judge`] needs.
     #[must_use]
     pub const fn payer(&self) -> Account {
         self.block.account
     }
 
-    /// The block that this one builds on.
+    /// The block that this one builds on: the ledger accepts only one block on it.
     #[must_use]
     pub const fn previous(&self) -> BlockHash {
         self.block.previous

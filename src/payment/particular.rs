@@ -27,8 +27,8 @@ impl fmt::Display for Particular {
             ),
             Self::SessionOver => write!(
                 f,
-                "the session ended more than {GRACE} seconds ago and no other takes its block: ask the operator \
-                 about a block that was sent, which is kept as unclaimed, and pay anew"
+                "the session ended more than {GRACE} seconds ago and no other session accepts its block: ask the \
+                 operator about a block that was sent, which is kept as unclaimed; to buy, pay for a new session"
             ),
             Self::UrlBound => f.write_str(URL_BOUND),
         }

@@ -1,8 +1,8 @@
-//! What one call of an MCP server's endpoint costs: by JSON-RPC method and tool name, the calls of a
-//! batch added up.
+//! Prices of the calls of an MCP server: by JSON-RPC method and tool name, with the sum for a batch.
 //!
-//! Each line of the list is sold by itself: a payment for one opens the calls of that line and no
-//! others, as a payment for one route opens no other. What is on no line is never a free door.
+//! Each line of the list is sold separately: a payment for one line is valid only for its calls, just
+//! as a payment for one route is valid only there. A call that is on no line has the price `otherwise`,
+//! so that it is never free by accident.
 
 mod message;
 
@@ -18,23 +18,23 @@ use crate::nano::Raw;
 use message::{Call, calls};
 pub use message::{CallFault, MAX_BATCH, MAX_DEPTH};
 
-/// Bytes of what a payment names as bought beside its route, before it is shortened to a digest.
+/// The longest name of what a payment buys on a route, in bytes. A longer one becomes a digest.
 const MAX_PART: usize = 100;
 
 /// The price list of an MCP endpoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CallPrices {
-    /// Bytes of a request's body that are looked at; longer ones are refused.
+    /// The longest body of a request, in bytes. A longer one is refused.
     pub bound: usize,
-    /// What one payment buys of the line it pays for.
+    /// What one payment buys of its line.
     pub grants: Grants,
     pub methods: Lines,
     pub tools: Lines,
-    /// For what stands on no line.
+    /// The price of a call that is on no line.
     pub otherwise: Price,
 }
 
-/// What one line says.
+/// The price on one line.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Price {
     Free,
@@ -43,12 +43,12 @@ pub enum Price {
     Refused,
 }
 
-/// What one price is for.
+/// What a price is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Line<'a> {
     Method(&'a str),
     Tool(&'a str),
-    /// What is on no other line.
+    /// Every call that is on no line.
     Otherwise,
 }
 
@@ -62,12 +62,12 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Names with their prices. A name that ends in `*` stands for all that begin with what is before it;
-/// a whole name comes before those, a longer beginning before a shorter.
+/// Names with their prices. A name that ends in `*` covers every name that starts with the text before
+/// it. A full name comes before such a prefix, and a longer prefix before a shorter one.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Lines(BTreeMap<String, Price>);
 
-/// What the headers `Mcp-Method` and `Mcp-Name` say of the body, for servers that go by them.
+/// The headers `Mcp-Method` and `Mcp-Name`, which some servers read instead of the body.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ClaimedCall<'a> {
     pub method: Option<&'a str>,
@@ -82,37 +82,37 @@ impl ClaimedCall<'_> {
             Call::Method { name, .. } => (Some(name.as_str()), None),
         };
         let is_method = self.method.is_none() || self.method == method;
-        // Of another method it names what has no price of its own.
+        // For another method, the name is of something that has no price.
         let is_tool = self.name.is_none() || tool.is_none() || self.name == tool;
         if is_method && is_tool { Ok(()) } else { Err(CallFault::Claimed) }
     }
 }
 
-/// What a request's body costs.
+/// The price of the body of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Quote {
     Free,
     Costs {
-        /// Which lines are bought, whatever their order in the body.
+        /// The lines that are bought, independent of their order in the body.
         part: String,
         amount: Raw,
     },
 }
 
 impl CallPrices {
-    /// What the calls in `body` cost together.
+    /// The price of all calls in `body` together.
     ///
     /// # Errors
-    /// [`CallFault`], for a body that is no JSON-RPC, that two readers could read differently, or that
-    /// calls what is not offered.
+    /// [`CallFault`], for a body that is not JSON-RPC, that two parsers could read differently, or that
+    /// calls something that is not offered.
     pub fn quote(&self, body: &[u8]) -> Result<Quote, CallFault> {
         self.quote_claimed(body, &ClaimedCall::default())
     }
 
-    /// As [`CallPrices::quote`], of a body whose calls must be what is `claimed` of them.
+    /// Like [`CallPrices::quote`], for a body whose calls must agree with `claimed`.
     ///
     /// # Errors
-    /// [`CallFault`]; also where the body says otherwise.
+    /// [`CallFault`]; also if the body does not agree.
     pub fn quote_claimed(&self, body: &[u8], claimed: &ClaimedCall<'_>) -> Result<Quote, CallFault> {
         let mut parts = Vec::new();
         let mut sum = Raw::default();
@@ -135,14 +135,14 @@ impl CallPrices {
         Ok(Quote::Costs { part: shortened(parts.join("+")), amount: sum })
     }
 
-    /// Every price of the list with what it is for.
+    /// Every price of the list, with what it is for.
     pub fn lines(&self) -> impl Iterator<Item = (Line<'_>, Price)> {
         let methods = self.methods.0.iter().map(|(name, price)| (Line::Method(name), *price));
         let tools = self.tools.0.iter().map(|(name, price)| (Line::Tool(name), *price));
         methods.chain(tools).chain([(Line::Otherwise, self.otherwise)])
     }
 
-    /// The lowest and the highest price of a single call that is not refused; nothing where all are.
+    /// The lowest and the highest price of a single call; `None` if every call is refused.
     #[must_use]
     pub fn span(&self) -> Option<(Raw, Raw)> {
         let amounts = self.lines().filter_map(|(_, price)| match price {
@@ -171,14 +171,14 @@ impl CallPrices {
             return Ok((format!("method:{line}"), price));
         }
         if is_notification && method.starts_with(message::NOTIFICATIONS) {
-            // Part of a session's upkeep; by the protocol nothing is asked for and nothing answered.
+            // It keeps a session going: by the protocol it asks for nothing and has no answer.
             return Ok((String::new(), Price::Free));
         }
         Ok(("otherwise".to_owned(), self.otherwise))
     }
 }
 
-/// Keeps short what travels in each bill.
+/// Keeps the text short, since it is a part of every bill.
 fn shortened(part: String) -> String {
     if part.len() <= MAX_PART {
         return part;
@@ -188,7 +188,7 @@ fn shortened(part: String) -> String {
 }
 
 impl Lines {
-    /// The lines `prices`; names are for the caller to have judged.
+    /// The lines of `prices`. The caller has checked the names.
     #[must_use]
     pub const fn new(prices: BTreeMap<String, Price>) -> Self {
         Self(prices)
@@ -199,11 +199,11 @@ impl Lines {
         self.0.is_empty()
     }
 
-    /// The line that `name` falls under, as it is written, and what it says.
+    /// The line that covers `name`, as it is written, and its price.
     ///
     /// # Errors
-    /// [`CallFault::Spelling`], where only letter case keeps the name from a line: the server behind
-    /// may not mind it.
+    /// [`CallFault::Spelling`], if only the letter case differs from a line: the upstream may ignore
+    /// letter case.
     fn find(&self, name: &str) -> Result<Option<(&str, Price)>, CallFault> {
         if let Some((line, price)) = self.0.get_key_value(name) {
             return Ok(Some((line, *price)));
@@ -228,7 +228,7 @@ impl Lines {
             }
         }
         match near {
-            // A line that is nearer but for its letter case.
+            // A line that would be more specific if letter case did not count.
             Some(line) if found.is_none_or(|(best, _)| line.len() > best.len() || !line.ends_with('*')) => {
                 Err(CallFault::Spelling { given: name.to_owned(), listed: line.to_owned() })
             }

@@ -207,7 +207,7 @@ impl Pattern {
         match self.segments.get(position) {
             Some(Segment::Literal { .. }) => Rank::Literal,
             Some(Segment::Any) => Rank::Any,
-            None if self.open && position >= self.segments.len() => Rank::Open,
+            None if self.open => Rank::Open,
             None => Rank::End,
         }
     }

@@ -1,14 +1,13 @@
-//! The price table: routes indexed by their segments, and the order of precedence among them.
+//! The price table: an index of the routes by their segments, and the precedence among them.
 //!
-//! Of the routes that cover a request, the winner is the one
-//! 1. whose path is closest: segment by segment from the left, a literal beats `{name}` beats the
-//!    path's end beats `**`;
-//! 2. of equal paths, the case-sensitive one;
-//! 3. of these, the one that names the method.
+//! Of the routes that match a request, the winner is
+//! 1. the one with the most specific path: segment by segment from the left, a literal comes before
+//!    `{name}`, before the end of the path, before `**`;
+//! 2. among equal paths, the case-sensitive one;
+//! 3. among these, the one that names the method.
 //!
-//! Two routes that are equal in all three are a fault. So is a case-sensitive route beside one of
-//! the other kind (free, priced) wherever that would let the spelling of a path decide on its
-//! price.
+//! Two routes that are equal in all three are a fault. So is a free and a priced route that overlap, one
+//! of them case-sensitive, if the spelling of a path would then decide whether it is free.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -18,36 +17,36 @@ use std::sync::Arc;
 use super::pattern::Segment;
 use super::{Access, Bearing, Bought, CanonicalTarget, Route, RouteName, Terms};
 
-/// The routes, ready to be asked.
+/// The routes and their index.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PriceTable {
     routes: Vec<Arc<Route>>,
-    /// A tree over folded segments; the root comes first.
+    /// A tree over the segments in lower case; the root is first.
     nodes: Vec<Node>,
 }
 
-/// What comes after one prefix of segments. Routes and nodes by index.
+/// What follows one prefix of segments. Routes and nodes are given by index.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Node {
     literals: BTreeMap<String, usize>,
     any: Option<usize>,
     /// Routes whose pattern ends here, best first.
     ends: Vec<usize>,
-    /// Routes whose `**` stands here, best first.
+    /// Routes whose `**` is here, best first.
     opens: Vec<usize>,
 }
 
-/// What a look-up found.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
     Route(&'a Arc<Route>),
     Unmatched,
 }
 
-/// Why routes cannot stand beside each other. Numbers are positions in the list, from 0.
+/// Why two routes cannot be in one table. Numbers are positions in the list, from 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TableFault {
-    #[error("routes[{second}] claims the same requests as routes[{first}]")]
+    #[error("routes[{second}] matches the same requests as routes[{first}]")]
     Equal { first: usize, second: usize },
     #[error(
         "letter case or a trailing slash would decide between routes[{free}], which is free, and routes[{priced}], which is not"
@@ -63,7 +62,7 @@ impl PriceTable {
     /// Indexes the routes.
     ///
     /// # Errors
-    /// Every [`TableFault`] among them.
+    /// Every [`TableFault`] of the list.
     pub fn new(routes: Vec<Route>) -> Result<Self, Vec<TableFault>> {
         let routes = routes.into_iter().map(Arc::new).collect();
         let mut table = Self { routes, nodes: vec![Node::default()] };
@@ -72,7 +71,7 @@ impl PriceTable {
         }
         let Self { routes, nodes } = &mut table;
         for node in nodes {
-            // Stable: what is equal here is disjoint or a fault.
+            // The sort is stable: routes that are equal here share no request, or are a fault.
             let worse_first = |index: &usize| {
                 routes.get(*index).map(|it| (!it.case_sensitive, it.pattern.method().is_none()))
             };
@@ -91,12 +90,12 @@ impl PriceTable {
         if faults.is_empty() { Ok(table) } else { Err(faults) }
     }
 
-    /// Which route a request falls under. Allocates nothing; the time grows with the path's
-    /// segments and the logarithm of the routes.
+    /// The route of a request. It allocates no memory; the time grows with the number of segments and
+    /// the logarithm of the number of routes.
     #[must_use]
     pub fn find(&self, method: &str, target: &CanonicalTarget) -> Found<'_> {
         let mut found = Found::Unmatched;
-        let stopped = self.visit(method, target, &mut |route| {
+        let stopped = self.visit(Some(method), target, &mut |route| {
             found = Found::Route(route);
             ControlFlow::Break(())
         });
@@ -105,11 +104,11 @@ impl PriceTable {
         }
     }
 
-    /// Every route that covers a request, the winner first.
+    /// Every route that matches a request, the winner first.
     #[must_use]
     pub fn matches(&self, method: &str, target: &CanonicalTarget) -> Vec<&Arc<Route>> {
         let mut all = Vec::new();
-        match self.visit(method, target, &mut |route| {
+        match self.visit(Some(method), target, &mut |route| {
             all.push(route);
             ControlFlow::Continue(())
         }) {
@@ -117,7 +116,25 @@ impl PriceTable {
         }
     }
 
-    /// What a request falls under that has a path of `route` and a method that no route names.
+    /// Whether a request of some method for this path falls under a route with a price.
+    #[must_use]
+    pub fn has_price(&self, target: &CanonicalTarget) -> bool {
+        let sells = |method: &str| match self.find(method, target) {
+            Found::Route(route) => !route.access.is_free(),
+            Found::Unmatched => false,
+        };
+        let mut found = false;
+        let stopped = self.visit(None, target, &mut |route| {
+            // A route without a method decides for a method that no route names.
+            found |= !route.access.is_free() && sells(route.pattern.method().unwrap_or_default());
+            if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        match stopped {
+            ControlFlow::Break(()) | ControlFlow::Continue(()) => found,
+        }
+    }
+
+    /// The route of a request whose path is one of `route` and whose method no route names.
     #[must_use]
     pub fn find_other_method(&self, route: &Route) -> Found<'_> {
         route.pattern.sample().map_or(Found::Unmatched, |target| self.find("", &target))
@@ -173,9 +190,10 @@ impl PriceTable {
         }
     }
 
+    /// Shows `see` every route that covers the path, for a method or for any.
     fn visit<'t>(
         &'t self,
-        method: &str,
+        method: Option<&str>,
         target: &CanonicalTarget,
         see: &mut dyn FnMut(&'t Arc<Route>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
@@ -184,14 +202,14 @@ impl PriceTable {
         let path = path.strip_suffix('/').unwrap_or(path);
         let path = if path.is_empty() { None } else { Some(path) };
         self.descend(0, path, &mut |route| {
-            let covers = route.pattern.admits_method(method)
+            let covers = method.is_none_or(|it| route.pattern.admits_method(it))
                 && (!route.case_sensitive || route.pattern.is_exactly(target));
             if covers { see(route) } else { ControlFlow::Continue(()) }
         })
     }
 
-    /// Depth first, the closest first, so that what is seen first is the winner. As deep as the
-    /// deepest pattern at most.
+    /// Visits the matching routes, the most specific first, so that the first one is the winner. It
+    /// recurses at most as deep as the longest pattern.
     fn descend<'t>(
         &'t self,
         at: usize,
@@ -245,7 +263,7 @@ impl PriceTable {
         faults
     }
 
-    /// Routes that nothing tells apart.
+    /// Routes that match exactly the same requests.
     fn equals(&self) -> Vec<TableFault> {
         let mut faults = Vec::new();
         for node in &self.nodes {
@@ -263,8 +281,8 @@ impl PriceTable {
         faults
     }
 
-    /// Routes between which the spelling of a path would decide on its price, but for pairs that
-    /// are known to be at fault.
+    /// Pairs of a free and a priced route between which the spelling of a path would decide, except
+    /// those that `is_known` already reports.
     fn aliases(&self, is_known: &dyn Fn(usize, usize) -> bool) -> Vec<TableFault> {
         let mut faults = Vec::new();
         for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| route.case_sensitive) {
@@ -282,9 +300,8 @@ impl PriceTable {
         faults
     }
 
-    /// The first route that is `wanted` among those that cover some path which a pattern covers
-    /// too, whatever the letter case. The pattern is what is left of its segments, and whether `**`
-    /// follows them.
+    /// The first route that is `wanted` and that matches, in any letter case, some path of a pattern. The
+    /// pattern is given by its remaining segments, and by whether `**` follows them.
     fn overlapping(
         &self,
         at: usize,
@@ -313,8 +330,8 @@ impl PriceTable {
     }
 }
 
-/// Whether, between a case-sensitive route and one that overlaps with it, a path's spelling decides
-/// on its price. It does not where the other covers every spelling and wins in all of them.
+/// Whether the spelling of a path decides between a case-sensitive route and one that overlaps with
+/// it. It does not if the other route matches every spelling and always wins.
 fn spelling_decides(sensitive: &Route, other: &Route) -> bool {
     let wins_always =
         !other.case_sensitive && other.pattern.compare_paths(&sensitive.pattern) == Ordering::Greater;
@@ -323,8 +340,8 @@ fn spelling_decides(sensitive: &Route, other: &Route) -> bool {
         && sensitive.pattern.shares_method_with(&other.pattern)
 }
 
-/// What tells a case-sensitive route from another with the same folded segments; nothing for one
-/// that is not.
+/// What distinguishes a case-sensitive route from another with the same segments in lower case; `None`
+/// for a route that is not case-sensitive.
 fn exact_form(route: &Route) -> Option<(Vec<&str>, bool)> {
     fn literal(segment: &Segment) -> &str {
         match segment {

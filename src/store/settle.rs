@@ -47,7 +47,8 @@ pub enum Claim {
     Spent,
 }
 
-/// Journals an approved payment.
+/// Journals an approved payment. It was approved by what the ledger showed of its account, so the frontier
+/// that it holds is its own: a block that another key signed on it never comes this far.
 ///
 /// # Errors
 /// [`StoreError`]. The intent may not be durable, so its block must not be broadcast.

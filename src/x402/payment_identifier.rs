@@ -4,8 +4,6 @@
 //! [`payment::payment_identifier`](crate::payment::payment_identifier) says what an id stands for.
 //! Source: x402, `specs/extensions/payment_identifier.md`.
 
-use std::fmt;
-
 use serde_json::{Map, Value, json};
 
 /// The key of the extension in `PaymentRequired` and in `PaymentPayload`.
@@ -77,12 +75,6 @@ impl PaymentIdentifier {
             info.insert("id".to_owned(), self.0.as_str().into());
         }
         extension
-    }
-}
-
-impl fmt::Display for PaymentIdentifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

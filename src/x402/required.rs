@@ -1,6 +1,5 @@
 //! `PaymentRequired`, the content of a 402, and its entries, one of which a client sends back.
 
-use std::fmt;
 use std::num::NonZeroU32;
 
 use serde_json::{Map, Value, json};
@@ -117,18 +116,6 @@ impl Asset {
         match self {
             Self::Xno => "XNO",
         }
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Display for Asset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

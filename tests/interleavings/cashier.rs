@@ -1,65 +1,80 @@
-//! The settlements under way: one for each block, one for each frontier, and nobody waits in vain.
+//! The settlements under way: one for each proof, one block for each frontier, and nobody waits in vain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shuttle::future::{block_on, spawn, yield_now};
 
-use crate::nano::BlockHash;
+use crate::nano::{Account, BlockHash};
 use crate::payment::{Nonce, Refusal};
 use crate::sync::{Handle, Mutex};
 
-pub(crate) use faregate::cashier::{PendingReason, Wait};
+pub(crate) use faregate::cashier::{Client, PendingReason, Wait};
 
 #[expect(dead_code, reason = "the program's own, which uses all of it")]
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 
-use flights::{FlightKey, Flights, SettlementResult, Unsettled};
+use flights::{FlightKey, Flights, Frontier, SettlementLimit, SettlementResult, Unsettled};
 
 /// What a settlement touches: the blocks that are spent, and which settlements run.
 #[derive(Default)]
 struct Books {
     spent: BTreeSet<BlockHash>,
     settled: usize,
-    running: BTreeSet<BlockHash>,
-    frontiers: BTreeSet<BlockHash>,
+    running: BTreeSet<(BlockHash, Nonce)>,
+    /// Which block is settled on a frontier, and by how many.
+    frontiers: BTreeMap<Frontier, (BlockHash, usize)>,
 }
 
-/// A settlement that would go wrong if another of its block or frontier ran beside it. What it ends
-/// with stands for a grant.
-async fn settle(books: Arc<Mutex<Books>>, key: FlightKey) -> SettlementResult {
-    {
-        let mut books = books.lock().unwrap();
-        assert!(books.running.insert(key.block), "two settlements of one block");
-        assert!(key.frontier.is_none_or(|it| books.frontiers.insert(it)), "two on one frontier");
-    }
+/// A settlement that would go wrong if another of its proof, or of another block on its frontier, ran
+/// beside it. What it ends with stands for a grant.
+async fn settle(flights: Arc<Flights>, books: Arc<Mutex<Books>>, key: FlightKey) -> SettlementResult {
+    assert!(books.lock().unwrap().running.insert((key.block, key.nonce)), "two settlements of one proof");
+    // The ledger is asked.
     yield_now().await;
-    let is_new = !books.lock().unwrap().spent.contains(&key.block);
-    yield_now().await;
-    let mut books = books.lock().unwrap();
-    if is_new {
-        books.spent.insert(key.block);
-        books.settled += 1;
-    }
-    books.running.remove(&key.block);
-    if let Some(frontier) = key.frontier {
-        books.frontiers.remove(&frontier);
-    }
-    Err(Unsettled::Wait(Wait::Pending { block: key.block, reason: PendingReason::Settlement }))
+    let result = match key.frontier.map(|it| (it, flights.hold_frontier(it, key.block))) {
+        Some((_, None)) => Err(Refusal::DuplicateFrontier.into()),
+        held => {
+            let frontier = held.map(|(frontier, hold)| {
+                let mut books = books.lock().unwrap();
+                let (holder, count) = books.frontiers.entry(frontier).or_insert((key.block, 0));
+                assert_eq!(*holder, key.block, "two blocks on one frontier");
+                *count += 1;
+                (frontier, hold)
+            });
+            yield_now().await;
+            // The store claims a block once, whoever asks.
+            let is_new = books.lock().unwrap().spent.insert(key.block);
+            yield_now().await;
+            let mut books = books.lock().unwrap();
+            books.settled += usize::from(is_new);
+            if let Some((frontier, _held)) = frontier {
+                let left = books.frontiers.get_mut(&frontier).unwrap();
+                left.1 -= 1;
+                if left.1 == 0 {
+                    books.frontiers.remove(&frontier);
+                }
+            }
+            Err(Unsettled::Wait(Wait::Pending { block: key.block, reason: PendingReason::Settlement }))
+        }
+    };
+    books.lock().unwrap().running.remove(&(key.block, key.nonce));
+    result
 }
 
 fn key(block: u8, nonce: u8, frontier: u8) -> FlightKey {
-    FlightKey {
-        block: BlockHash([block; 32]),
-        nonce: Nonce([nonce; 32]),
-        frontier: Some(BlockHash([frontier; 32])),
-    }
+    let frontier = Frontier { account: Account([frontier; 32]), previous: BlockHash([frontier; 32]) };
+    FlightKey { block: BlockHash([block; 32]), nonce: Nonce([nonce; 32]), frontier: Some(frontier) }
+}
+
+fn client(last: u8) -> Client {
+    Client::at(std::net::IpAddr::from([192, 0, 2, last]))
 }
 
 #[test]
-fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
+fn one_settlement_of_a_proof_and_one_block_of_a_frontier_at_a_time() {
     crate::explore(|| {
         let (flights, books) = (Arc::new(Flights::default()), Arc::new(Mutex::new(Books::default())));
         // Copies of one proof, another challenge's, a rival on the frontier, and a block of its own.
@@ -70,8 +85,10 @@ fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
                 let (flights, books) = (Arc::clone(&flights), Arc::clone(&books));
                 spawn(async move {
                     let key = key(block, nonce, frontier);
-                    let start = || settle(books, key);
-                    let settled = flights.join_or_start(key, 2, Duration::ZERO, &Handle, start).await;
+                    // One client has a share of two, of the three for all.
+                    let limit = SettlementLimit { all: 3, client: Some((client(block % 2), 2)) };
+                    let start = || settle(Arc::clone(&flights), books, key);
+                    let settled = flights.join_or_start(key, limit, Duration::ZERO, &Handle, start).await;
                     let expected = match settled {
                         // Its own result, or not within its time.
                         Err(Unsettled::Wait(Wait::Pending { block, .. })) => block == key.block,
@@ -80,7 +97,7 @@ fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
                         Err(Unsettled::IdHeld) | Ok(_) => false,
                     };
                     assert!(expected, "another's result");
-                    assert!(flights.count() <= 2, "more than the limit");
+                    assert!(flights.count() <= 3, "more than the limit");
                 })
             })
             .collect();
@@ -96,7 +113,9 @@ fn one_settlement_of_a_block_and_of_a_frontier_at_a_time() {
             let again = key(1, 1, 9);
             assert!(!flights.is_under_way(again.block, again.nonce));
             let copy = Arc::clone(&books);
-            flights.start(again, 1, &Handle, || settle(copy, again));
+            let limit = SettlementLimit { all: 1, client: Some((client(1), 1)) };
+            let fleet = Arc::clone(&flights);
+            flights.start(again, limit, &Handle, || settle(fleet, copy, again));
             while flights.count() > 0 {
                 yield_now().await;
             }

@@ -3,13 +3,16 @@
 //! A row says what the attacker has, what he hands in and what he gets. The judges stand outside
 //! the gateway: the upstream's log, the ledger, and the calls that the node has counted.
 
+mod bodies;
 mod capability;
 mod challenge;
 mod concurrency;
 mod nano_session;
 mod nano_signature;
 mod nano_txn;
-mod paths;
+pub(crate) mod paths;
+mod preflights;
+mod strangers;
 
 use std::time::Duration;
 
@@ -179,7 +182,7 @@ pub(crate) fn more(amount: Raw, by: Raw) -> Raw {
 
 pub(crate) const ONE: Raw = Raw::new(1);
 
-/// What the journal says of a block; nothing where it has never heard of it.
+/// What the journal says of a block; `None` if it does not know it.
 pub(crate) async fn journal(rig: &Rig, block: BlockHash) -> Option<PaymentState> {
     rig.services.store().payment(block).await.unwrap().map(|it| it.state)
 }

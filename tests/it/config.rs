@@ -303,7 +303,8 @@ fn the_pool_can_be_a_file_of_addresses() {
     };
     let good = load(&format!("# ours\n{ADDRESS} # first\n\n{OTHER}\n"), "").unwrap();
     let expected = vec![ADDRESS.parse().unwrap(), OTHER.parse().unwrap()];
-    assert_eq!(good.nano.pool, PoolSource::Addresses(expected));
+    let pool = PoolSource::Addresses { file: dir.path().join("pool.txt"), accounts: expected };
+    assert_eq!(good.nano.pool, pool);
 
     let message = |addresses: &str, more: &str| load(addresses, more).unwrap_err().to_string();
     let xrb = ADDRESS.replace("nano_", "xrb_");

@@ -1,4 +1,4 @@
-//! The currency, held against vectors on which independent Nano libraries agree
+//! The currency, compared with vectors on which independent Nano libraries agree
 //! (`tests/vectors/nano.json`).
 
 pub(crate) mod properties;

@@ -1,4 +1,4 @@
-//! `faregate payments`: the journal printed, and held against the ledger, one planted fault a test.
+//! `faregate payments`: the journal printed, and compared with the ledger, one planted fault a test.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

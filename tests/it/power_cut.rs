@@ -80,7 +80,7 @@ impl Drop for Mounted {
     }
 }
 
-/// An empty ext4 in a file; nothing where the system cannot make one.
+/// An empty ext4 in a file; `None` if the system cannot make one.
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn make_image(path: &Path, bytes: u64, test: &str) -> bool {
     fs::File::create(path).unwrap().set_len(bytes).unwrap();

@@ -63,7 +63,7 @@ pub(crate) fn client() -> Client {
     http_client().build().unwrap()
 }
 
-/// Asks for `/thing`: the status, and of a 402 the bill; nothing where the connection broke.
+/// Asks for `/thing`: the status, and of a 402 the bill; `None` if the connection broke.
 pub(crate) async fn get(
     http: &Client,
     url: &str,

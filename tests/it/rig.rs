@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     /// YAML lines before `routes:`: more upstreams, then whatever else. `UPSTREAM` stands for the
     /// scripted upstream's URL.
     pub(crate) more: String,
-    /// What stands under `nano.work.optional`; nothing where clients bring their work.
+    /// What stands under `nano.work.optional`; `None` if clients bring their work.
     pub(crate) work: Option<String>,
     /// What stands under `nano.mechanisms`; the default where it is nothing.
     pub(crate) mechanisms: Option<&'static str>,

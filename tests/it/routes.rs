@@ -1,11 +1,14 @@
 //! The price table: canonical requests, patterns, precedence, and that no spelling escapes a price.
 
+mod edges;
+
 use std::num::NonZeroU32;
 
 use faregate::nano::Raw;
 use faregate::routes::{
-    AbsoluteTarget, Access, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY, Metering,
-    NotCanonical, Pattern, PatternError, PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
+    AbsoluteTarget, Access, BodyRule, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY,
+    Metering, NotCanonical, Pattern, PatternError, PriceTable, Route, RouteName, TableFault, Terms,
+    UpstreamName,
 };
 use proptest::prelude::*;
 
@@ -23,6 +26,8 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
         payment_identifier: None,
+        preflight: None,
+        body: BodyRule::default(),
         case_sensitive,
     }
 }

@@ -8,6 +8,7 @@ mod instance;
 mod names;
 mod people;
 mod races;
+mod strangers;
 mod world;
 
 use std::sync::{Arc, Mutex};

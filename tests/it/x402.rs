@@ -1,5 +1,6 @@
 //! The envelopes of x402: what other clients need of ours, and what is made of theirs.
 
+mod facilitate;
 mod headers;
 mod payloads;
 mod receipts;

@@ -1,39 +1,39 @@
-//! Reads a JSON-RPC body so that no other reader could see another call in it.
+//! Reads a JSON-RPC body, and refuses it if another parser could see a different call in it.
 //!
-//! Who prices a call and who carries it out read the same bytes with different parsers. Wherever those
-//! are known to disagree (a key that occurs twice or in another letter case, text that is not Unicode,
-//! a byte order mark, deep nesting, numbers out of range), the body is refused.
+//! The gateway prices a call and the upstream executes it, with different parsers for the same bytes. A
+//! body is refused if parsers are known to disagree on it: a key that occurs twice or in another letter
+//! case, text that is not Unicode, a byte order mark, deep nesting, numbers out of range.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-/// Messages of one batch.
+/// The most messages of one batch.
 pub const MAX_BATCH: usize = 100;
-/// How deep values may be nested within each other.
+/// How deep values may be nested.
 pub const MAX_DEPTH: usize = 64;
-/// Bytes of a method's or a tool's name.
+/// The longest name of a method or a tool, in bytes.
 const MAX_NAME: usize = 128;
 
-/// The method that names a tool.
+/// The method that calls a tool.
 pub(super) const TOOLS_CALL: &str = "tools/call";
-/// What the names of notifications begin with.
+/// The prefix of the names of notifications.
 pub(super) const NOTIFICATIONS: &str = "notifications/";
 
-/// The keys of a message that decide what it is.
+/// The keys that determine the kind of a message.
 const MESSAGE_KEYS: [&str; 6] = ["jsonrpc", "id", "method", "params", "result", "error"];
-/// The key of `params` that decides on a price.
+/// The key of `params` that determines the price.
 const PARAMS_KEYS: [&str; 1] = ["name"];
-/// Characters of what a client wrote that a message repeats.
+/// How many characters of a client's text an error message repeats.
 const SHOWN: usize = 40;
 
-/// Why a body has no price.
+/// Why no price can be given for a body.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CallFault {
     #[error("the body is not UTF-8")]
     NotUtf8,
-    #[error("the body is not JSON that everybody reads alike: {0}")]
+    #[error("the body is not JSON that every parser reads in the same way: {0}")]
     Json(String),
     #[error(
         "a message is an object with `jsonrpc`: \"2.0\" and a `method`, or an answer with `id` and one of \
@@ -42,46 +42,46 @@ pub enum CallFault {
     NotAMessage,
     #[error("a batch holds 1 to {MAX_BATCH} messages")]
     Batch,
-    #[error("the key {0:?} could be taken for `{1}`: write it exactly so, or leave it out")]
+    #[error("the key {0:?} could be read as `{1}`: write it exactly like that, or leave it out")]
     Key(String, &'static str),
-    #[error("`id` is a text or a number, or left out of a notification")]
+    #[error("`id` is a string or a number; a notification has none")]
     Id,
     #[error("`params` is an object")]
     Params,
-    #[error("`tools/call` names its tool in `params.name`, a text")]
+    #[error("`tools/call` names its tool in `params.name`, a string")]
     NoTool,
-    #[error("{0:?} is no name: 1 to {MAX_NAME} printable ASCII characters without a space")]
+    #[error("{0:?} is not a name: 1 to {MAX_NAME} printable ASCII characters without a space")]
     Name(String),
     #[error("{given:?} is not offered here; is {listed:?} meant? Letter case counts")]
     Spelling { given: String, listed: String },
     #[error("{0} is not offered here")]
     NotOffered(String),
-    #[error("Mcp-Method or Mcp-Name says another call than the body")]
+    #[error("Mcp-Method or Mcp-Name does not agree with the body")]
     Claimed,
-    #[error("the batch costs more than there is money")]
+    #[error("the price of the batch is over 2^128 - 1 raw")]
     Sum,
 }
 
 impl CallFault {
-    /// Whether the body was understood, and what it asks for is not sold.
+    /// Whether the body can be read but calls something that is not sold.
     #[must_use]
     pub const fn is_not_offered(&self) -> bool {
         matches!(self, Self::NotOffered(_) | Self::Spelling { .. })
     }
 }
 
-/// One message, as far as its price goes.
+/// The part of a message that determines its price.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Call {
-    /// The client's answer to a request of the server.
+    /// An answer of the client to a request of the server.
     Answer,
     Tool {
         name: String,
     },
-    /// Any method but the one that names a tool.
+    /// Any method except the one that calls a tool.
     Method {
         name: String,
-        /// It has no `id`: nothing is answered.
+        /// It has no `id`, so it has no answer.
         is_notification: bool,
     },
 }
@@ -96,7 +96,7 @@ impl Call {
     }
 }
 
-/// The calls of a body, in their order.
+/// The calls of a body, in order.
 pub(super) fn calls(body: &[u8]) -> Result<Vec<Call>, CallFault> {
     let text = std::str::from_utf8(body).map_err(|_| CallFault::NotUtf8)?;
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -146,7 +146,7 @@ fn call(message: &Json) -> Result<Call, CallFault> {
     Ok(Call::Method { name: method, is_notification: !has_id })
 }
 
-/// A name that nobody trims, folds or cuts off.
+/// A name that no parser trims, changes or cuts off.
 fn name(text: &str) -> Result<String, CallFault> {
     if text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(CallFault::Name(shown(text)));
@@ -158,7 +158,7 @@ fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// Refuses keys that a reader who does not mind letter case would take for one of `known`.
+/// Refuses keys that a parser that ignores letter case would read as one of `known`.
 fn unambiguous(object: &[(String, Json)], known: &[&'static str]) -> Result<(), CallFault> {
     for (key, _) in object {
         let folded = fold(key);
@@ -169,7 +169,7 @@ fn unambiguous(object: &[(String, Json)], known: &[&'static str]) -> Result<(), 
     Ok(())
 }
 
-/// As those readers fold who do: the Kelvin sign is a k, the long s an s.
+/// Folds as such parsers do: the Kelvin sign becomes a k, the long s an s.
 fn fold(key: &str) -> String {
     key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
@@ -178,7 +178,7 @@ fn get<'a>(object: &'a [(String, Json)], name: &str) -> Option<&'a Json> {
     object.iter().find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// A JSON value, as much of it as decides on prices.
+/// The parts of a JSON value that determine prices.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Json {
     Text(String),
@@ -190,7 +190,7 @@ enum Json {
     Other,
 }
 
-/// Reads a value at a depth, whole: each text is decoded, each key compared.
+/// Reads a whole value at a depth: every text is decoded and every key is compared.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,

@@ -1,11 +1,16 @@
 //! Attacks on the challenge that the client echoes: what is under the MAC cannot be bent, and what
 //! is not decides nothing.
 
+use faregate::assemble;
+use faregate::config::PoolSource;
+use faregate::nano::Seed;
 use faregate::x402::{NanoOffer, encode_header};
 use serde_json::{Value, json};
 
-use super::{PROOF, QUOTE, balance, refused_unasked, row_is_refused_unasked, scene, served, txn_payload};
-use crate::rig::{PLENTY, Plan, Rig, manual_clock};
+use super::{
+    PROOF, QUOTE, balance, bill_to, refused_unasked, row_is_refused_unasked, scene, served, txn_payload,
+};
+use crate::rig::{Ending, PLENTY, Plan, ROUTES, Rig, manual_clock, signature};
 
 /// Good envelopes for the two offers of one bill, neither handed in yet.
 async fn envelopes(rig: &Rig, path: &str) -> [(Value, NanoOffer); 2] {
@@ -154,5 +159,78 @@ async fn a_proof_comes_twice_or_under_two_names() {
     assert_eq!((rig.upstream.seen().len(), balance(&rig, &payer)), (0, PLENTY));
     let old = rig.get(QUOTE, &[("X-PAYMENT", &proof)]).await;
     assert_eq!(old.status(), 200);
+    rig.end().await;
+}
+
+/// A gateway with the challenge key of `other` and a seed of its own.
+async fn with_the_key_of(other: &Rig, routes: &str) -> Rig {
+    let key = other.folder.path().join("challenge.key");
+    let more = format!("challenge: {{ key_file: {} }}", key.display());
+    Rig::with(Plan { more, routes: routes.to_owned(), ..Plan::default() }).await
+}
+
+/// "Staging" bills 1 raw into its own pool, and "production" has the same key.
+#[tokio::test]
+async fn a_payment_into_the_pool_of_another_gateway_with_the_same_key() {
+    let staging = Rig::start().await;
+    let production = with_the_key_of(&staging, ROUTES).await;
+    let payer = production.payer(1, PLENTY);
+    let [offer, upfront] = staging.bill("/paid").await;
+    let (proof, sent) = production.txn(&payer, &offer);
+    refused_unasked(&production, "/paid", &proof, "CHALLENGE_UNKNOWN").await;
+    assert_eq!(
+        (production.effects().broadcast, balance(&production, &payer)),
+        (0, PLENTY),
+        "{}",
+        sent.hash()
+    );
+    let sent = production.devnet.send_block(&payer, upfront.pay_to, upfront.amount).unwrap();
+    production.devnet.process(sent).unwrap();
+    let proof = signature(&payer, &sent, &upfront);
+    refused_unasked(&production, "/paid", &proof, "CHALLENGE_UNKNOWN").await;
+    staging.end().await;
+    production.end().await;
+}
+
+/// An address of the pool of `rig` that is beyond its first two for `nanoSignature`, and a payment to it.
+async fn paid_at_the_end(rig: &Rig) -> String {
+    let payer = rig.payer(1, PLENTY);
+    let last = assemble::pool_accounts(&rig.config("", ROUTES).nano).unwrap()[8 + 7];
+    let offer = bill_to(rig, QUOTE, 1, last).await;
+    let sent = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
+    rig.devnet.process(sent).unwrap();
+    signature(&payer, &sent, &offer)
+}
+
+#[tokio::test]
+async fn a_payment_to_an_address_beyond_a_pool_that_was_made_smaller_is_served() {
+    let rig = Rig::start().await;
+    let proof = paid_at_the_end(&rig).await;
+    let mut smaller = rig.config("", ROUTES);
+    let PoolSource::Seed { size, .. } = &mut smaller.nano.pool else { panic!("no seed") };
+    *size = 2;
+    let rig = rig.restart_with(Ending::Orderly, smaller).await;
+    served(&rig, QUOTE, &proof).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_to_an_address_that_was_taken_out_of_the_list_is_served() {
+    let rig = Rig::start().await;
+    let mut listed = rig.config("", ROUTES);
+    let accounts: Vec<_> = (0..4).map(|it| Seed::from_bytes([0x44; 32]).key(it).account()).collect();
+    let file = rig.folder.path().join("pool.addresses");
+    listed.nano.pool = PoolSource::Addresses { file: file.clone(), accounts: accounts.clone() };
+    let mut shorter = listed.clone();
+    shorter.nano.pool = PoolSource::Addresses { file, accounts: accounts[2..].to_vec() };
+    let rig = rig.restart_with(Ending::Orderly, listed).await;
+    let payer = rig.payer(1, PLENTY);
+    // The second is the first of those for nanoSignature.
+    let offer = bill_to(&rig, QUOTE, 1, accounts[1]).await;
+    let sent = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
+    rig.devnet.process(sent).unwrap();
+    let proof = signature(&payer, &sent, &offer);
+    let rig = rig.restart_with(Ending::Orderly, shorter).await;
+    served(&rig, QUOTE, &proof).await;
     rig.end().await;
 }

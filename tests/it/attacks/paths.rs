@@ -66,7 +66,7 @@ fn statuses(answer: &str) -> Vec<u16> {
 /// A path as the most liberal of servers reads it: decoded until nothing is encoded, backslashes
 /// turned, parameters and what follows a NUL cut off, slashes collapsed, dots resolved, in lower
 /// case, without a slash at its end.
-fn liberally(path: &str) -> String {
+pub(crate) fn liberally(path: &str) -> String {
     let mut path = path.split(['?', '#']).next().unwrap().to_owned();
     if let Some((_, rest)) = path.split_once("://") {
         path = rest.split_once('/').map_or_else(|| "/".to_owned(), |(_, rest)| format!("/{rest}"));

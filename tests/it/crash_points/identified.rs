@@ -1,4 +1,4 @@
-//! The same under a client's id, with a client that signs anew after the crash: one payment is made,
+//! The same under a client's id, with a client that signs again after the crash: one payment is made,
 //! and one answer is the id's from the first whole one on.
 
 use std::time::Duration;
@@ -59,7 +59,7 @@ async fn served(scene: &Scene, proof: &str) -> Said {
 
 /// Another proof under the id: of `nanoTxn` another block on the payer's frontier, of
 /// `nanoSignature` another signature for what he sent.
-async fn anew(scene: &Scene, mechanism: Mechanism) -> String {
+async fn sign_again(scene: &Scene, mechanism: Mechanism) -> String {
     loop {
         let offer = offered(&scene.http, &scene.program, mechanism).await;
         if mechanism == Mechanism::NanoSignature {
@@ -76,7 +76,7 @@ async fn anew(scene: &Scene, mechanism: Mechanism) -> String {
     }
 }
 
-/// Plays one crash; after it the client shows a proof that it signed anew, then what it had shown
+/// Plays one crash; after it the client shows a proof that it signed again, then what it had shown
 /// before, then another. `forwarded` requests reach the upstream in all.
 async fn play(crash: Crash, forwarded: usize) {
     let (mut scene, child) = Scene::set(&crash, 0).await;
@@ -86,10 +86,10 @@ async fn play(crash: Crash, forwarded: usize) {
     if crash.confirms == Confirms::Afterwards {
         super::confirm(&scene).await;
     }
-    let second = anew(&scene, crash.mechanism).await;
+    let second = sign_again(&scene, crash.mechanism).await;
     let all = async {
         let (body, _) = served(&scene, &second).await;
-        let third = anew(&scene, crash.mechanism).await;
+        let third = sign_again(&scene, crash.mechanism).await;
         for again in [&scene.proof, &second, &third] {
             assert_eq!(served(&scene, again).await, (body.clone(), true), "{}: another answer", crash.at);
         }

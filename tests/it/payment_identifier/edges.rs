@@ -70,7 +70,7 @@ async fn who_hangs_up_in_the_middle_of_an_answer_gets_it_whole_without_another_p
     drop(call);
     let left = balance(&rig, &key);
     assert_eq!(rig.services.store().kept(block.hash()).await, Ok(None), "half an answer is none");
-    // He signs anew, as wrappers do; half an answer was not kept, so the upstream is asked again.
+    // The client signs again, as wrappers do; half an answer was not kept, so the upstream is asked again.
     let (second, _) = txn_proof(&rig, &key, "/raw/x", ID, 0).await;
     let whole = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";
     let shown = [(PROOF, second.as_str())];

@@ -353,9 +353,9 @@ async fn what_is_too_large_or_too_old_is_gone_and_costs_nothing() {
     // The id is free for another payment; what bought something once does not buy again.
     assert_eq!(forget(later).await, Ok(1));
     refused(&rig, "/opt/x", &proof, 410, "answer_not_kept").await;
-    let (anew, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let (second_proof, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
     assert_eq!(
-        Answered::read(rig.get("/opt/x", &[(PROOF, &anew)]).await).await.body,
+        Answered::read(rig.get("/opt/x", &[(PROOF, &second_proof)]).await).await.body,
         "answer 2 to GET /opt/x with 0 bytes"
     );
     rig.end().await;

@@ -32,13 +32,27 @@ pub(super) struct Instance {
     pub(super) unreported: Arc<Mutex<BTreeMap<CapabilityId, i64>>>,
 }
 
+/// What may be under way at a gateway, and be looked up in vain for one client.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) pending: usize,
+    pub(super) per_client: usize,
+    pub(super) lookups: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pending: 64, per_client: 64, lookups: 1000 }
+    }
+}
+
 impl Instance {
     pub(super) fn start(world: &Arc<World>, addresses: u32) -> Self {
-        Self::with_lookups(world, addresses, 1000)
+        Self::with_limits(world, addresses, Limits::default())
     }
 
-    /// As [`Instance::start`], for clients that may look for this many blocks in vain.
-    pub(super) fn with_lookups(world: &Arc<World>, addresses: u32, lookups_per_client: u32) -> Self {
+    /// As [`Instance::start`], within these limits.
+    pub(super) fn with_limits(world: &Arc<World>, addresses: u32, limits: Limits) -> Self {
         let life = Arc::new(Life::default());
         let unreported = Arc::default();
         let connection = Connection {
@@ -68,9 +82,9 @@ impl Instance {
                 routes: super::people::wares().map(|it| it.0).into_iter().collect(),
                 lifetime: 20,
                 wait: Duration::from_secs(3),
-                pending_settlements: 64,
-                settlements_per_client: 64,
-                lookups_per_client,
+                pending_settlements: limits.pending,
+                settlements_per_client: limits.per_client,
+                lookups_per_client: limits.lookups,
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
             holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
@@ -221,7 +235,11 @@ impl Meters for Connection {
                 | Ablation::ForgetIds
                 | Ablation::ForgetBreaks
                 | Ablation::TrustBroadcast
-                | Ablation::TrustRivals => {}
+                | Ablation::TrustRivals
+                | Ablation::LeakedChallenges
+                | Ablation::GullibleNodes
+                | Ablation::OneClient
+                | Ablation::NoShares => {}
             }
             let granted = self.world.store.grant(&intent, grantee, now).await;
             self.world.linger("grant").await;

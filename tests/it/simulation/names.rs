@@ -1,7 +1,7 @@
 //! Who gives ids to his payments, and who would like to have what was bought under them.
 //!
 //! The payer does what official wrappers do: after a lost answer, a 503 or a kill he shows the same
-//! proof again, an older one, or one that he signs anew, all under the id.
+//! proof again, an older one, or one that it signs again, all under the id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -221,13 +221,13 @@ impl<'a> Purchase<'a> {
         self.town.book.lock().unwrap().names.known.push((self.identified, self.ware.clone()));
     }
 
-    /// Asks until he is served; gives what else he bought. Nothing where an answer could not be kept:
+    /// Asks until he is served; gives what else he bought. `None` if an answer could not be kept:
     /// it is gone for good, or a use more was taken for another.
     async fn run(mut self) -> Option<String> {
         let mut impatience = 2;
-        let mut anew = true;
+        let mut sign_again = true;
         loop {
-            if anew {
+            if sign_again {
                 self.sign().await;
             }
             let Some(newest) = self.proofs.len().checked_sub(1) else { continue };
@@ -249,11 +249,11 @@ impl<'a> Purchase<'a> {
             let (ware, identified, who) = (self.ware, self.identified, self.key.account());
             match self.town.ask_under(&Asked { ware, identified, who, patient }, presented).await {
                 Told::Served(token) => return Some(token).filter(|_| !self.is_unkept()),
-                Told::Again => anew = self.world().chance(40),
+                Told::Again => sign_again = self.world().chance(40),
                 Told::Refused(bill) => {
                     let why = bill.refused.map(|it| it.refusal);
                     self.world().note(|| format!("under an id {hash} was refused: {why:?}"));
-                    anew = true;
+                    sign_again = true;
                 }
                 Told::Turned(IdentifierRefusal::Gone) => {
                     self.world()
@@ -262,7 +262,7 @@ impl<'a> Purchase<'a> {
                 }
                 Told::Turned(refusal) => {
                     self.turned(&paid, refusal).await;
-                    anew = true;
+                    sign_again = true;
                 }
             }
             tokio::time::sleep(Duration::from_millis(self.world().below(1_200))).await;

@@ -10,7 +10,7 @@ use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, RequestDige
 use faregate::routes::Metering;
 use faregate::store::{Answer, PaymentJournal, PaymentState};
 
-use super::instance::Instance;
+use super::instance::{Instance, Limits};
 use super::people::{of, signed, txn, wares};
 use super::world::{Ablation, World};
 
@@ -172,7 +172,7 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
 fn the_addresses_of_an_ipv6_network_are_one_client() {
     calmly(async |world| {
         let key = world.open(0);
-        let instance = Instance::with_lookups(&world, 64, 2);
+        let instance = Instance::with_limits(&world, 64, Limits { lookups: 2, ..Limits::default() });
         let (route, terms) = wares()[0].clone();
         let mut looked_for = 0;
         let mut is_turned_away = async |client: &str| {

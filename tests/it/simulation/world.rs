@@ -41,6 +41,14 @@ pub(super) enum Ablation {
     TrustBroadcast,
     /// A rival of a payment's block counts as confirmed while it is not.
     TrustRivals,
+    /// Strangers know the challenges of payers.
+    LeakedChallenges,
+    /// Nodes show whatever frontier a block claims for an account that they do not know.
+    GullibleNodes,
+    /// All clients have one address.
+    OneClient,
+    /// A client may take all settlements, and have anything looked up.
+    NoShares,
 }
 
 pub(super) struct World {
@@ -430,6 +438,20 @@ impl Ledger for Nodes {
             })
         })
         .await
+    }
+
+    async fn account_at(
+        &self,
+        account: Account,
+        previous: BlockHash,
+    ) -> Result<Option<AccountFacts>, LedgerError> {
+        let known = self.account(account).await?;
+        let gullible = (self.world.ablation == Ablation::GullibleNodes).then_some(AccountFacts {
+            frontier: previous,
+            confirmed_frontier: previous,
+            confirmed_balance: FUNDS,
+        });
+        Ok(known.or(gullible))
     }
 
     async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, LedgerError> {

@@ -56,9 +56,12 @@ async fn a_false_balance_or_representative_of_the_account_changes_nothing() {
     }
 }
 
+/// What a lying node changes in a block that it shows.
+type Falsify = fn(&mut StateBlock);
+
 #[tokio::test]
 async fn a_false_frontier_block_gets_nothing_signed() {
-    let change: [(&str, fn(&mut StateBlock)); 4] = [
+    let change: [(&str, Falsify); 4] = [
         ("the balance is understated", |block| block.balance = Raw::new(500)),
         ("the balance is overstated", |block| block.balance = Raw::new(5000)),
         ("the representative is another", |block| block.representative = Representative(STRANGER)),

@@ -1,0 +1,89 @@
+//! Whether a request's head can be read in one way only, and whether a body follows it.
+//!
+//! The gateway and an upstream that find the end of a request in different places are how one client's
+//! body becomes the next client's request. So whatever two servers are known to read differently is
+//! refused here (RFC 9112 sections 2, 5 and 6), before anything else is looked at.
+
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Version};
+use pingora::prelude::Session;
+
+use super::rejection::Rejection;
+
+/// Methods whose requests have no body, in capital letters. Many servers read none for them, and take it
+/// for the next request.
+const WITHOUT_BODY: [&str; 5] = ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"];
+
+/// Checks the framing. Returns whether the request has a body.
+///
+/// # Errors
+/// What makes the end of the head or of the body ambiguous, and an expectation that is not known.
+pub(super) fn check(session: &mut Session) -> Result<bool, Rejection> {
+    let ambiguous = |why: &str| Rejection::Unreadable(why.to_owned());
+    let request = session.req_header();
+    let headers = &request.headers;
+    let encoded = headers.contains_key(TRANSFER_ENCODING);
+    if let Some(http1) = session.as_http1() {
+        let head = http1.get_headers_raw_bytes();
+        if !ends_every_line(&head) {
+            return Err(ambiguous("a line of the head does not end with CR LF"));
+        }
+        // Pingora drops a length beside an encoding; another proxy may have used it.
+        if encoded && names(&head, &CONTENT_LENGTH) {
+            return Err(ambiguous("both Content-Length and Transfer-Encoding: the body's end is ambiguous"));
+        }
+    }
+    if encoded && (request.version != Version::HTTP_11 || !is_only(headers, &TRANSFER_ENCODING, b"chunked")) {
+        return Err(ambiguous("the only Transfer-Encoding is `chunked`, once, in HTTP/1.1"));
+    }
+    let length = length(headers).map_err(|()| ambiguous("Content-Length is not one decimal number"))?;
+    if headers.contains_key(EXPECT) && !is_only(headers, &EXPECT, b"100-continue") {
+        return Err(Rejection::UnknownExpectation);
+    }
+    let upgrades = headers.contains_key(UPGRADE);
+    // Not asked of an HTTP/1 connection itself: that would fix how it is read, and no tunnel could follow.
+    let has_body = match session.as_http1() {
+        Some(_) => encoded || length.is_some_and(|it| it > 0),
+        None => length != Some(0) && !session.is_body_empty(),
+    };
+    if upgrades && has_body {
+        return Err(ambiguous("a body before an upgrade: its end and the tunnel's beginning are ambiguous"));
+    }
+    Ok(has_body)
+}
+
+/// Whether no body belongs to a request of this method.
+pub(super) fn takes_no_body(method: &Method) -> bool {
+    WITHOUT_BODY.iter().any(|it| method.as_str().eq_ignore_ascii_case(it))
+}
+
+/// Whether every LF follows a CR and every CR is followed by an LF.
+fn ends_every_line(head: &[u8]) -> bool {
+    let pairs = head.windows(2).filter(|it| *it == b"\r\n").count();
+    let count = |wanted: u8| head.iter().filter(|&&it| it == wanted).count();
+    count(b'\r') == pairs && count(b'\n') == pairs
+}
+
+/// Whether the head as received has a field of that name.
+fn names(head: &[u8], name: &HeaderName) -> bool {
+    head.split(|&byte| byte == b'\n').any(|line| {
+        let field = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        field.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes())
+    })
+}
+
+/// Whether a header stands there once, with this value in any letter case.
+fn is_only(headers: &HeaderMap, name: &HeaderName, value: &[u8]) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let matches = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(value);
+    values.next().is_some_and(matches) && values.next().is_none()
+}
+
+/// The declared length of the body; `None` if none is declared.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|it| it.parse().ok());
+    if values.next().is_some() { Err(()) } else { length.map(Some).ok_or(()) }
+}
