@@ -49,7 +49,8 @@ fn is_host(text: &str) -> bool {
         Some(_) | None => (text, ""),
     };
     let is_plain = !text.contains(['@', ',', ';']) && port.bytes().all(|it| it.is_ascii_digit());
-    text.is_empty() || (is_plain && !name.is_empty() && Authority::try_from(text).is_ok())
+    let is_closed = name.starts_with('[') == name.ends_with(']');
+    text.is_empty() || (is_plain && is_closed && !name.is_empty() && Authority::try_from(text).is_ok())
 }
 
 /// Whether the target as received had a fragment. Pingora cuts it off silently; a proxy before it may
