@@ -86,7 +86,7 @@ fn named_by(peer: IpAddr, headers: &HeaderMap, proxies: &TrustedProxies) -> Resu
         client_of(peer, hops, proxies)
     });
     let forwarded = list(headers, &FORWARDED).map(|it| {
-        let hops: Vec<_> = parts(&it, ',').map(|it| forwarded_for(it)).collect();
+        let hops: Vec<_> = parts(&it, ',').map(forwarded_for).collect();
         client_of(peer, hops, proxies)
     });
     match (listed, forwarded) {

@@ -194,10 +194,7 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::NoWork
         | Wait::Overloaded => None,
     };
-    let after = match wait {
-        Wait::UpstreamFailing(pause) => pause.get(),
-        _ => RETRY_SECONDS,
-    };
+    let after = if let Wait::UpstreamFailing(pause) = wait { pause.get() } else { RETRY_SECONDS };
     let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));

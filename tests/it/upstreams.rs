@@ -301,7 +301,8 @@ async fn play_all(name: &str, upstream: &str, log: &Log) -> usize {
         cases.len(),
         failures.join("\n")
     );
-    println!("{name}: {} cases", cases.len());
+    #[expect(clippy::print_stdout, reason = "tests/upstreams/run shows the number")]
+    let () = println!("{name}: {} cases", cases.len());
     cases.len()
 }
 
@@ -343,6 +344,7 @@ async fn before_one_that_answers_first() {
 #[tokio::test]
 #[ignore = "tests/upstreams/run starts an upstream and calls this"]
 async fn before_a_real_one() {
+    #[expect(clippy::disallowed_methods, reason = "a script says what it has started")]
     let given = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
     let log = Log::File(PathBuf::from(given("UPSTREAM_LOG")));
     let _number = play_all(&given("UPSTREAM_NAME"), &given("UPSTREAM_URL"), &log).await;

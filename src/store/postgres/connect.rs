@@ -157,12 +157,12 @@ fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, PostgresFault> {
 /// The password in `path`, which only its owner may read.
 fn password(path: &Path) -> Result<String, PostgresFault> {
     let unusable = |why: String| PostgresFault::File { path: PathBuf::from(path), why };
-    let open = |error| match error {
-        VaultError::NotPrivate { mode, .. } => unusable(format!(
+    let open = |error| {
+        let VaultError::NotPrivate { mode, .. } = error else { return unusable(error.to_string()) };
+        unusable(format!(
             "users other than its owner may use this file (mode {mode:04o}); run: chmod 600 {}",
             path.display()
-        )),
-        other => unusable(other.to_string()),
+        ))
     };
     vault::check_private(path).map_err(open)?;
     let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;

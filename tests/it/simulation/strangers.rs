@@ -99,6 +99,7 @@ async fn payer(street: Arc<Street>, key: SecretKey, mechanism: Mechanism, client
                 }
             }
         }
+        #[expect(clippy::disallowed_methods, reason = "the test measures how long a payer waits")]
         let began = Instant::now();
         loop {
             let presented = match mechanism {
