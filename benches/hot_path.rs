@@ -161,6 +161,7 @@ fn proof(c: &mut Criterion) {
 fn table(routes: u32) -> PriceTable {
     let route = |number: u32| Route {
         name: RouteName::new(&format!("route {number}")),
+        standing: std::sync::Arc::default(),
         pattern: Pattern::parse(&format!("GET /v1/service-{number}/{{item}}/detail")).unwrap(),
         access: Access::Priced(terms()),
         upstream: UpstreamName::new("api"),

@@ -8,6 +8,7 @@ mod nodes;
 mod pool;
 mod reach;
 mod reload;
+mod stranded;
 mod sweeping;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ use deposit_watch::DepositWatch;
 
 pub use nodes::{endpoints, node_client};
 pub use pool::{PoolError, address_pool, pool_accounts};
+pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
 
 /// The gateway as it is run: over Nano nodes and the configured store.
@@ -95,6 +97,7 @@ pub struct Services {
     unpaid: Shares,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
+    clock: Clock,
     token: Option<BearerToken>,
     fixed: Config,
     stop: watch::Sender<bool>,
@@ -151,12 +154,25 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         clock: clock.clone(),
     };
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
-    let journal = SweepJournal::new(Arc::clone(&store), clock);
+    let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Shares::default());
-    Ok(Services { cashier, tariff, metrics, door, unpaid, ledger, store, token, fixed: config, stop, tasks })
+    Ok(Services {
+        cashier,
+        tariff,
+        metrics,
+        door,
+        unpaid,
+        ledger,
+        store,
+        clock,
+        token,
+        fixed: config,
+        stop,
+        tasks,
+    })
 }
 
 /// Opens the store; `observer` is called for each operation.
@@ -225,6 +241,7 @@ fn settings(config: &Config) -> cashier::Settings {
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
         settlements_per_client: config.limits.per_client.settlements,
         lookups_per_client: config.limits.per_client.lookups,
+        routes: config.table.names().cloned().collect(),
         identifiers: cashier::IdentifierSettings {
             ids: config.payment_identifiers.keep,
             answers: config.payment_identifiers.keep_answers,
@@ -351,7 +368,23 @@ impl Services {
         self.door.change(door_rules(&config));
         self.tariff.store(Arc::new(tariff(&config).await));
         self.metrics.configured();
+        self.report_stranded(&config).await;
         held_back
+    }
+
+    /// Logs and counts the grants that open no route of `config`.
+    async fn report_stranded(&self, config: &Config) {
+        match stranded(&self.store, &config.table, self.clock.now()).await {
+            Ok(all) => {
+                self.metrics.stranded(all.iter().fold(0, |sum, it| it.capabilities.saturating_add(sum)));
+                for one in all {
+                    tracing::warn!("{one}");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the grants that are out could not be compared with the routes")
+            }
+        }
     }
 
     /// Waits for settlements under way, ends the background tasks, reports the last uses and closes the

@@ -21,7 +21,7 @@ mod recovery;
 mod settlement;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
-use crate::routes::{Metering, RouteName};
+use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
@@ -52,11 +52,27 @@ use proof::Checked;
 pub use client::{Client, Share, Shares};
 pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
 pub use proof::{Evidence, Proof};
-pub use verdict::{Admitted, Ask, Bill, How, PendingReason, Presented, Refused, Verdict, Wait};
+pub use verdict::{Admitted, Ask, Bill, How, Moved, PendingReason, Presented, Refused, Verdict, Wait};
 
 /// How long a settlement's own task waits for a confirmation. After that, the recovery in the
 /// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    route: &'a RouteName,
+    standing: &'a Standing,
+    terms: Terms,
+    metering: Metering,
+}
+
+impl Wanted<'_> {
+    /// How what a challenge offers stands to it.
+    fn bearing(&self, challenge: &Challenge) -> Bearing {
+        self.standing.bearing(self.route, self.terms, challenge.bought())
+    }
+}
 
 /// What can change while the gateway runs.
 #[derive(Clone, Debug)]
@@ -77,6 +93,8 @@ pub struct Settings {
     /// way at once.
     pub lookups_per_client: u32,
     pub identifiers: IdentifierSettings,
+    /// The names that routes have or had.
+    pub routes: BTreeSet<RouteName>,
 }
 
 /// What a cashier is made of.
@@ -204,11 +222,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, terms, metering, presented, identified, client, url } = ask;
+        let Ask { route, standing, terms, metering, presented, identified, client, url } = ask;
+        let wanted = Wanted { route: &route, standing: &standing, terms, metering };
+        let place = standing.place();
         let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return self.bill(&route, terms, None, None),
-            Presented::Token(token) => self.unlock(&token, &route, metering).await.map(Verdict::Admit),
+            Presented::Nothing => return self.bill(&route, terms, place, None, None),
+            Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
                 let explained = proof.explain(url);
@@ -216,9 +236,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let decided = match identified.zip(proof.payer()) {
                     Some((identified, payer)) => {
                         let under = Under { identified, payer, client };
-                        self.redeem_identified(*proof, &route, under, metering).await
+                        self.redeem_identified(*proof, wanted, under).await
                     }
-                    None => self.redeem(*proof, &route, metering, client).await.map(Verdict::Admit),
+                    None => self.redeem(*proof, wanted, client).await.map(Verdict::Admit),
                 };
                 decided.map_err(explained)
             }
@@ -228,25 +248,53 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         match decided {
             Ok(verdict) => verdict,
             Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
+            Err(Denied::Moved(moved)) => Verdict::Moved(moved),
             Err(Denied::Wait(wait)) => Verdict::Wait(wait),
             Err(Denied::Refused { refusal, explanation, late }) => {
                 let (mechanism, block) = payment.unzip();
                 self.0.metrics.refusal(refusal, mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
-                self.bill(&route, terms, late.as_deref(), Some(refused))
+                self.bill(&route, terms, place, late.as_deref(), Some(refused))
             }
         }
     }
 
     /// The hot path: a token, a cache hit, a use.
-    async fn unlock(&self, token: &str, route: &RouteName, metering: Metering) -> Result<Admitted, Denied> {
-        let claimed = capability::recognise(&self.0.keys, token, route, self.0.clock.now())?;
-        let found = self.0.capabilities.find(claimed.id).await;
+    async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
+        let Wanted { route, standing, terms, metering } = wanted;
+        let now = self.0.clock.now();
+        let recognised = standing
+            .names(route)
+            .map(|name| capability::recognise(&self.0.keys, token, &name, now))
+            .find(|it| !matches!(it, Err(Refusal::WrongResource)));
+        let (id, elsewhere) = match recognised {
+            Some(claimed) => (claimed?.id, false),
+            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        };
+        let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
-        let held = found.ok_or(Refusal::CapabilityUnknown)?;
+        let held =
+            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
+        let (record, intent) = (held.record(), held.intent());
+        let bought = Bought { route: &record.route, terms: intent.terms, place: intent.challenge.place() };
+        let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
+        let gone = elsewhere && !self.is_route(&record.route);
+        if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
+            let left = Some((held.remaining(), record.expires_at));
+            let route = record.route.clone();
+            return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
+        }
+        if elsewhere || dearer {
+            return Err(Refusal::WrongResource.into());
+        }
         let taken = self.take(&held, How::Unlocked, metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
+    }
+
+    /// Whether some route has this name or had it.
+    fn is_route(&self, name: &RouteName) -> bool {
+        self.0.settings.load().routes.contains(name.configured())
     }
 
     async fn take(
@@ -275,21 +323,22 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     async fn redeem(
         &self,
         proof: Proof,
-        route: &RouteName,
-        metering: Metering,
+        wanted: Wanted<'_>,
         client: Option<Client>,
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
-        let held = match self.in_hand(block, &challenge).filter(|_| challenge.offer().route == *route) {
+        self.refuse_moved(&challenge, block, wanted)?;
+        let opens = wanted.bearing(&challenge) == Bearing::Opens;
+        let held = match self.in_hand(block, &challenge).filter(|_| opens) {
             Some(held) => held,
             None => {
-                let (checked, look_up) = self.admissible(challenge, evidence, route, None, client).await?;
+                let (checked, look_up) = self.admissible(challenge, evidence, wanted, None, client).await?;
                 self.fly(checked, None, client, look_up).await?
             }
         };
-        let taken = self.take(&held, How::Paid, metering).await;
+        let taken = self.take(&held, How::Paid, wanted.metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
     }
 
@@ -299,13 +348,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         challenge: Challenge,
         evidence: Evidence,
-        route: &RouteName,
+        wanted: Wanted<'_>,
         identified: Option<IdentifiedRequest>,
         client: Option<Client>,
     ) -> Result<(Checked, Option<LookUp>), Denied> {
         let (nonce, block) = (challenge.nonce(), evidence.block());
         let check = |challenge: Challenge| {
-            if challenge.offer().route != *route {
+            if wanted.bearing(&challenge) != Bearing::Opens {
                 return Err(Refusal::WrongResource);
             }
             evidence.check(challenge, self.0.work.terms())
@@ -323,6 +372,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         look_up.was_in_vain();
         Err(Denied::expired(challenge))
+    }
+
+    /// # Errors
+    /// [`Denied::Moved`] for a challenge whose route is gone, or whose name was moved to something dearer.
+    fn refuse_moved(
+        &self,
+        challenge: &Challenge,
+        block: BlockHash,
+        wanted: Wanted<'_>,
+    ) -> Result<(), Denied> {
+        let bearing = wanted.bearing(challenge);
+        let route = &challenge.offer().route;
+        let dearer = bearing == Bearing::Dearer;
+        if dearer || (bearing == Bearing::Elsewhere && !self.is_route(route)) {
+            let route = route.clone();
+            return Err(Denied::Moved(Box::new(Moved { route, dearer, block, left: None })));
+        }
+        Ok(())
     }
 
     /// Whether a proof of an expired challenge belongs to a payment that was taken up in time.

@@ -109,7 +109,7 @@ pub fn run() -> ExitCode {
 fn dispatch(command: MainCommand) -> ExitCode {
     let (mut out, mut err) = (io::stdout(), io::stderr());
     match command {
-        MainCommand::Check(args) => Failure::end(check::run(&args, &mut out)),
+        MainCommand::Check(args) => on_runtime(async { Failure::end(check::run(&args, &mut out).await) }),
         MainCommand::Explain(args) => Failure::end(explain::run(&args, &mut out)),
         MainCommand::Backup(args) => Failure::end(backup::run(&args, &mut out)),
         MainCommand::Pool(command) => Failure::end(pool::run(&command, &mut out)),

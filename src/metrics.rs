@@ -264,6 +264,8 @@ declare! {
     config_generation: IntGauge;
     /// Reloads refused because the file was wrong; the old configuration stayed.
     config_reload_failures_total: IntCounter;
+    /// Capabilities with uses left that open no route, as of the last reload.
+    stranded_capabilities: IntGauge;
     /// Sent to the pool and not received yet, in XNO, at the last look.
     pool_receivable_xno: Gauge;
     /// Sends to the pool that no payment claims, received or not, at the last look.
@@ -398,6 +400,11 @@ impl Metrics {
     /// Counts a configuration that was loaded; the first is generation 1.
     pub fn configured(&self) {
         self.config_generation.inc();
+    }
+
+    /// Shows how many capabilities open no route.
+    pub fn stranded(&self, capabilities: u64) {
+        self.stranded_capabilities.set(i64::try_from(capabilities).unwrap_or(i64::MAX));
     }
 
     /// Counts a reload that was refused.

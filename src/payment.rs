@@ -21,6 +21,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
+use crate::routes::Place;
 
 pub use intent::{Confirmed, Intent, Seen};
 pub use key::{MacKey, MacKeys};
@@ -87,6 +88,16 @@ serde_text!(Mechanism);
 /// `nanoSession`. Whoever presents them received the challenge.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Nonce(pub [u8; 32]);
+
+impl Nonce {
+    /// Where the route stood when the challenge was made: the gateway puts it behind twelve random bytes,
+    /// so that the journal keeps it.
+    #[must_use]
+    pub const fn place(self) -> Place {
+        let [_, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d, ..] = self.0;
+        Place([a, b, c, d])
+    }
+}
 
 hex_text!(Nonce, 32);
 serde_text!(Nonce);

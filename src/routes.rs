@@ -6,6 +6,7 @@
 mod calls;
 mod pattern;
 mod request;
+mod standing;
 mod table;
 
 use std::borrow::Borrow;
@@ -21,6 +22,7 @@ use crate::nano::Raw;
 pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
 pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
+pub use standing::{Bearing, Bought, Place, Standing};
 pub use table::{Found, PriceTable, TableFault};
 
 /// The name of a route: its configured `name`, or else its `match`. Challenges and capabilities are
@@ -68,6 +70,12 @@ impl RouteName {
     #[must_use]
     pub fn part(&self, part: &str) -> Self {
         Self(Arc::from(format!("{}{PART}{part}", self.configured())))
+    }
+
+    /// This name, with the part that `other` has.
+    #[must_use]
+    pub fn with_part_of(&self, other: &Self) -> Self {
+        other.0.split_once(PART).map_or_else(|| self.clone(), |(_, part)| self.part(part))
     }
 
     /// The name of the route in the configuration, without the part.
@@ -296,6 +304,8 @@ impl BodyRule {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
     pub name: RouteName,
+    /// Its former names, and where it stands.
+    pub standing: Arc<Standing>,
     pub pattern: Pattern,
     pub access: Access,
     pub upstream: UpstreamName,

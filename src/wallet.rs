@@ -242,6 +242,10 @@ impl Wallet {
                 Shown::Lost(error) => return Err(unreachable_origin(place.origin(), error)),
             };
             if response.status() != StatusCode::PAYMENT_REQUIRED {
+                // Its route is gone, unless the answer brings it along.
+                if let Some(gone) = token.filter(|_| response.status() == StatusCode::GONE) {
+                    self.held.forget(&gone);
+                }
                 let capability = self.held.note(place, route, response.headers());
                 let paid = Paid { response, payment: None, proof: None, capability };
                 return Ok(FirstAnswer::Answered(Box::new(paid)));

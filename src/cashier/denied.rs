@@ -2,7 +2,7 @@
 //! becomes this one, and [`Cashier::decide`](super::Cashier::decide) turns it into a verdict.
 
 use super::flights::Unsettled;
-use super::{IdentifierRefusal, Wait};
+use super::{IdentifierRefusal, Moved, Wait};
 use crate::payment::challenge::Challenge;
 use crate::payment::{Mechanism, Particular, Refusal};
 use crate::store::StoreError;
@@ -20,6 +20,8 @@ pub(super) enum Denied {
     },
     Wait(Wait),
     Identifier(IdentifierRefusal),
+    /// What it shows was bought, and opens nothing any more.
+    Moved(Box<Moved>),
 }
 
 impl Denied {

@@ -6,12 +6,12 @@ use std::num::NonZeroU32;
 
 use super::flights::{Frontier, Unsettled};
 use super::proof::Checked;
-use super::{Admitted, Cashier, Denied, PendingReason, Proof, Wait};
+use super::{Admitted, Cashier, Denied, PendingReason, Proof, Wait, Wanted};
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
 use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
-use crate::routes::{Grants, Metering, RouteName, Terms};
+use crate::routes::{Grants, Metering, Place, RouteName, Standing, Terms};
 use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
@@ -64,6 +64,7 @@ impl From<Denied> for Unpaid {
             Denied::Wait(wait) => Self::Wait(wait),
             // No payment identifier is read here.
             Denied::Identifier(_) => Self::Wait(Wait::SameId),
+            Denied::Moved(_) => Self::Refused(Refusal::WrongResource),
         }
     }
 }
@@ -91,7 +92,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
         let terms = Terms { amount: order.amount, grants };
         let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
-        let challenges = self.challenges(wanted, &order.route, terms, seconds, None)?;
+        let challenges = self.challenges(wanted, (&order.route, Place::default()), terms, seconds, None)?;
         Ok(challenges.iter().map(|it| it.requirements(seconds, self.0.work.terms())).collect())
     }
 
@@ -116,7 +117,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     pub async fn settle(&self, proof: Proof, demand: &Demand) -> Result<Admitted, Unpaid> {
         let mechanism = proof.offer.mechanism;
         let settled = match self.recognised(&proof, demand) {
-            Ok(_) => self.redeem(proof, &demand.route, Metering::Strict, None).await.map_err(Unpaid::from),
+            Ok(challenge) => {
+                let standing = Standing::default();
+                let (route, terms) = (&demand.route, challenge.offer().terms);
+                let wanted = Wanted { route, standing: &standing, terms, metering: Metering::Strict };
+                self.redeem(proof, wanted, None).await.map_err(Unpaid::from)
+            }
             Err(refusal) => Err(Unpaid::Refused(refusal)),
         };
         self.count(mechanism, &settled);

@@ -16,14 +16,14 @@ use super::flights::{FlightKey, Frontier, SettlementLimit, SettlementResult, Uns
 use super::lanes::Lane;
 use super::look_ups::LookUp;
 use super::proof::{Checked, Proof};
-use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait};
+use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait, Wanted};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::{CapabilityId, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
-use crate::routes::{Metering, RouteName};
+use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
 use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
@@ -90,17 +90,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     pub(super) async fn redeem_identified(
         &self,
         proof: Proof,
-        route: &RouteName,
+        wanted: Wanted<'_>,
         under: Under,
-        metering: Metering,
     ) -> Result<Verdict, Denied> {
         let Under { identified, payer, client } = under;
         let block = proof.block();
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        self.refuse_moved(&challenge, block, wanted)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let (checked, look_up) =
-            self.admissible(challenge, evidence, route, Some(identified), client).await?;
+            self.admissible(challenge, evidence, wanted, Some(identified), client).await?;
         let wait = self.0.settings.load().wait;
         let lane = self.0.lanes.enter(identified.id, payer, wait).await;
         let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
@@ -124,7 +124,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settled @ (Ok(_) | Err(Unsettled::Wait(_))) => settled?,
             },
         };
-        self.serve(&held, identified, lane, metering).await
+        self.serve(&held, identified, lane, wanted.metering).await
     }
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,

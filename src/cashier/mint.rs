@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::nano::UnixSeconds;
 use crate::payment::Mechanism;
 use crate::payment::challenge::{Challenge, Offer};
-use crate::routes::{RouteName, Terms};
+use crate::routes::{Place, RouteName, Terms};
 use crate::store::Store;
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
@@ -20,12 +20,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         route: &RouteName,
         terms: Terms,
+        place: Place,
         late: Option<&Challenge>,
         refused: Option<Refused>,
     ) -> Verdict {
         let settings = self.0.settings.load();
         let mechanisms = settings.by_route.get(route.configured()).unwrap_or(&settings.mechanisms);
-        match self.challenges(mechanisms.iter().copied(), route, terms, settings.lifetime, late) {
+        match self.challenges(mechanisms.iter().copied(), (route, place), terms, settings.lifetime, late) {
             Ok(challenges) => Verdict::Bill(Bill { challenges, refused }),
             Err(wait) => Verdict::Wait(wait),
         }
@@ -39,7 +40,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     pub(super) fn challenges(
         &self,
         mechanisms: impl Iterator<Item = Mechanism>,
-        route: &RouteName,
+        (route, place): (&RouteName, Place),
         terms: Terms,
         lifetime: u64,
         late: Option<&Challenge>,
@@ -47,7 +48,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.readiness()?;
         let valid_before = self.0.clock.now().plus(lifetime);
         let minted = mechanisms
-            .filter_map(|mechanism| self.mint(mechanism, route, terms, late, valid_before).transpose())
+            .filter_map(|mechanism| {
+                self.mint(mechanism, (route, place), terms, late, valid_before).transpose()
+            })
             .collect::<Result<_, NoEntropy>>()
             .map_err(|error| {
                 tracing::error!(%error, "no challenge can be made");
@@ -60,14 +63,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     fn mint(
         &self,
         mechanism: Mechanism,
-        route: &RouteName,
+        (route, place): (&RouteName, Place),
         terms: Terms,
         late: Option<&Challenge>,
         valid_before: UnixSeconds,
     ) -> Result<Option<Challenge>, NoEntropy> {
-        let random: [u8; 16] = self.0.entropy.bytes()?;
-        let [a, b, c, d, e, f, g, h, ..] = random;
-        let slot = foreign_slot(route).unwrap_or([a, b, c, d, e, f, g, h]);
+        let mut random: [u8; 16] = self.0.entropy.bytes()?;
+        let [a, b, c, d, e, f, g, h, .., p, q, r, s] = &mut random;
+        let eight = [*a, *b, *c, *d, *e, *f, *g, *h];
+        [*p, *q, *r, *s] = place.0;
+        let slot = foreign_slot(route).unwrap_or(eight);
         let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
         let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
         Ok(pay_to.map(|pay_to| {

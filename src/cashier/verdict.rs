@@ -1,21 +1,24 @@
 //! What the cashier is asked and what it answers. No HTTP.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use super::client::Client;
 use super::idempotency::{IdentifierRefusal, Keeping, Replay};
 use super::proof::Proof;
-use crate::nano::BlockHash;
+use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
-use crate::routes::{Metering, RouteName, Terms};
+use crate::routes::{Metering, RouteName, Standing, Terms};
 use crate::store::capabilities::Use;
 
 /// What the cashier needs to know about a request to a priced route.
 #[derive(Debug)]
 pub struct Ask {
     pub route: RouteName,
+    /// The former names of the route, and where it stands.
+    pub standing: Arc<Standing>,
     pub terms: Terms,
     pub metering: Metering,
     pub presented: Presented,
@@ -53,6 +56,8 @@ pub enum Verdict {
     Replay(Box<Replay>),
     /// Answer that the payment identifier leads to no answer. Nothing was settled.
     Conflict(IdentifierRefusal),
+    /// What was bought opens nothing any more.
+    Moved(Box<Moved>),
 }
 
 /// The right to be forwarded.
@@ -73,6 +78,20 @@ pub enum How {
     Paid,
     /// A capability.
     Unlocked,
+}
+
+/// What was bought on a route that is gone, or whose name was moved to something dearer. Whoever bought it
+/// is not billed for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Moved {
+    /// The name that it was bought under.
+    pub route: RouteName,
+    /// Whether a route has the name, at another path and for a higher price.
+    pub dearer: bool,
+    /// The payment's block.
+    pub block: BlockHash,
+    /// Uses left and when they end, of a capability.
+    pub left: Option<(u32, UnixSeconds)>,
 }
 
 /// A 402.

@@ -7,16 +7,22 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::failure::{EX_CONFIG, Failure};
+use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
+use super::payments::selection;
 use super::words::{counted, granted};
+use crate::assemble::{Stranded, stranded};
+use crate::clock::Clock;
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, PreflightRule, Price, Route};
+use crate::routes::{Access, CallPrices, PreflightRule, Price, Route, RouteName};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Also say which grants in the store would open no route; exit code 65 if there are some
+    #[arg(long)]
+    pub against_store: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -25,22 +31,50 @@ pub struct CheckArgs {
 /// Checks the file and prints its faults or its prices.
 ///
 /// # Errors
-/// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`].
-pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
+/// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`]; with `--against-store`
+/// those of the store.
+pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let config = load(&args.config, args.json, out)?;
+    let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
+    let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
     let file = args.config.display().to_string();
     if args.json {
         let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
-        let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes });
+        let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes,
+            "stranded": stranded.iter().map(describe_stranded).collect::<Vec<_>>() });
         writeln!(out, "{whole}")?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code);
     }
     for warning in &config.warnings {
         writeln!(out, "{}", warning.about(&file))?;
     }
     write_table(&config, out)?;
     writeln!(out, "{file} is good: {}", counted(config.table.routes().len(), "route"))?;
-    Ok(ExitCode::SUCCESS)
+    for one in &stranded {
+        writeln!(out, "{file}: {one}")?;
+    }
+    Ok(code)
+}
+
+/// The grants in the store that open no route of `config`; none if there is no store yet.
+async fn taken_away(config: &Config) -> Result<Vec<Stranded>, Failure> {
+    let store = match selection::open(config).await {
+        Ok(store) => store,
+        Err(Failure::NoJournal(_)) => return Ok(Vec::new()),
+        Err(other) => return Err(other),
+    };
+    let found = stranded(&store, &config.table, Clock::system().now()).await;
+    store.close().await;
+    Ok(found?)
+}
+
+fn describe_stranded(one: &Stranded) -> Value {
+    json!({
+        "route": one.route.as_str(),
+        "dearer": one.dearer,
+        "capabilities": one.capabilities,
+        "uses": one.uses,
+    })
 }
 
 /// Loads a configuration, or prints its faults.
@@ -123,6 +157,7 @@ pub(super) fn describe(route: &Route) -> Value {
     };
     json!({
         "name": route.name.as_str(),
+        "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
         "match": route.pattern.as_str(),
         "upstream": route.upstream.as_str(),
         "free": route.access.is_free(),

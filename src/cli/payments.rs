@@ -6,7 +6,7 @@
 mod books;
 mod deposits;
 mod print;
-mod selection;
+pub(super) mod selection;
 
 use std::collections::VecDeque;
 use std::io::Write;

@@ -227,6 +227,7 @@ sections! {
     "routes[]" => RouteFile {
         r#match: String,
         name: String,
+        formerly: Vec<Value>,
         upstream: String,
         price: String,
         free: bool,

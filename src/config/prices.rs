@@ -12,7 +12,7 @@ use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstreams;
 use crate::routes::{
     Access, BodyRule, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PreflightRule,
-    PriceTable, Route, RouteName, TableFault, Terms, UpstreamName,
+    PriceTable, Route, RouteName, Standing, TableFault, Terms, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -93,6 +93,14 @@ fn table_fault(judge: &mut Judge<'_>, fault: TableFault, places: &[String]) -> R
                 "give each route a `name` of its own",
             )
         }
+        TableFault::SameFormerName { first, second } => (
+            below(place(second), "formerly"),
+            format!(
+                "{} has or had one of these names: what was bought under it would open both",
+                other(first)
+            ),
+            "name here only what this route was called, and give no other route that name",
+        ),
         TableFault::Alias { free, priced } => {
             let (first, second) = (free.min(priced), free.max(priced));
             let (here, there) = if second == free { ("free", "priced") } else { ("priced", "free") };
@@ -127,6 +135,11 @@ fn route(
     let hint = "write an optional method and a path: `GET /v1/quote/{symbol}`, `/docs/**`";
     let pattern = judge.need_text(file.r#match, hint, Pattern::parse);
     let name = name(judge, &path, file.name, pattern.as_ref().map_err(|it| *it));
+    let formerly = formerly(judge, file.formerly);
+    let standing = pattern
+        .as_ref()
+        .map_err(|it| *it)
+        .and_then(|pattern| formerly.map(|it| Arc::new(Standing::new(pattern, it))));
     let access = access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp);
     if let Ok(Access::Free) = access {
         for path in priced_only.into_iter().flatten() {
@@ -139,6 +152,7 @@ fn route(
     let line = |it: Judged<Option<String>>| it.map(Option::unwrap_or_default);
     let route = all!(Route {
         name,
+        standing,
         pattern,
         access,
         upstream: named_upstream(judge, file.upstream, known),
@@ -160,6 +174,30 @@ fn route(
     Ok(route)
 }
 
+const NAME_HINT: &str = "at most 200 printable ASCII characters, without `#`";
+
+/// # Errors
+/// What is wrong with the name.
+fn read_name(text: &str) -> Result<RouteName, &'static str> {
+    let printable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    let fits = !text.is_empty() && text.len() <= MAX_NAME && text.trim() == text;
+    if !fits || !printable || text.contains(PART) {
+        return Err("a route cannot have this name");
+    }
+    let name = RouteName::new(text);
+    if name.is_foreign() { Err("such names are for what other servers sell") } else { Ok(name) }
+}
+
+/// The names that a route had.
+fn formerly(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Judged<Vec<RouteName>> {
+    if !piece.is_given() {
+        return Ok(Vec::new());
+    }
+    let items =
+        judge.items(piece, "no former name", "leave `formerly` out, or name what the route was called")?;
+    judge.each(items, "name", PartialEq::eq, |judge, it| judge.need_text(it, NAME_HINT, read_name))
+}
+
 /// The name of a route; without a `name` it is the `match`.
 fn name(
     judge: &mut Judge<'_>,
@@ -167,16 +205,7 @@ fn name(
     piece: Piece<String>,
     pattern: Judged<&Pattern>,
 ) -> Judged<RouteName> {
-    let hint = format!("at most {MAX_NAME} printable ASCII characters, without `{PART}`");
-    let given = judge.text(piece, &hint, |text| {
-        let printable = text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        let fits = !text.is_empty() && text.len() <= MAX_NAME && text.trim() == text;
-        if !fits || !printable || text.contains(PART) {
-            return Err("a route cannot have this name");
-        }
-        let name = RouteName::new(text);
-        if name.is_foreign() { Err("such names are for what other servers sell") } else { Ok(name) }
-    })?;
+    let given = judge.text(piece, NAME_HINT, read_name)?;
     if let Some(name) = given {
         return Ok(name);
     }

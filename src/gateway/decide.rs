@@ -14,7 +14,7 @@ use super::rejection::Rejection;
 use super::tariff::Unmatched;
 use super::{Context, Forwarding, framing, preflight, target};
 use crate::admission::{Admission, HeldUse};
-use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Presented, Replay, Verdict, Wait};
+use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Moved, Presented, Replay, Verdict, Wait};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
 use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route, UpstreamName};
@@ -29,6 +29,8 @@ pub(super) enum Decision {
     Wait(Wait),
     Replay(Box<Replay>),
     Conflict(IdentifierRefusal),
+    /// What was bought opens nothing any more.
+    Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
     /// Answer a cross-origin preflight.
@@ -56,7 +58,7 @@ impl Decision {
                 Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
             ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
-            Self::Conflict(_) => Outcome::Refused,
+            Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
             Self::Document(_) | Self::Preflight => Outcome::Free,
             Self::Reject(rejection) => rejection.outcome(),
         }
@@ -128,7 +130,7 @@ async fn sell<L: Ledger, S: Store>(
     sale: Sale,
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
-    let (presented, extensions) = presented::read(session, &sale.route)?;
+    let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
     let (mut identified, mut url) = (None, None);
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
@@ -138,6 +140,7 @@ async fn sell<L: Ledger, S: Store>(
     }
     let ask = Ask {
         route: sale.route,
+        standing: Arc::clone(&route.standing),
         terms: sale.terms,
         metering: route.metering,
         presented,
@@ -154,6 +157,7 @@ async fn sell<L: Ledger, S: Store>(
         Verdict::Wait(wait) => Decision::Wait(wait),
         Verdict::Replay(replay) => Decision::Replay(replay),
         Verdict::Conflict(refusal) => Decision::Conflict(refusal),
+        Verdict::Moved(moved) => Decision::Moved(moved),
     })
 }
 

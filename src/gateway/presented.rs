@@ -7,17 +7,18 @@ use serde_json::{Map, Value};
 use super::rejection::Rejection;
 use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
 use crate::cashier::{Presented, Proof};
-use crate::routes::RouteName;
+use crate::routes::{RouteName, Standing};
 use crate::x402::{self, PaymentPayload};
 
 /// The header with the proof. The second name is that of x402's first version.
 const PROOF_HEADERS: [&str; 2] = ["payment-signature", "x-payment"];
 const CAPABILITY_HEADER: &str = "payment-capability";
 
-/// What came with a request to `route`, and the extensions of its envelope.
+/// What came with a request to `route`, which may have had other names, and the extensions of its envelope.
 pub(super) fn read(
     session: &Session,
     route: &RouteName,
+    standing: &Standing,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
     let headers = &session.req_header().headers;
     for name in PROOF_HEADERS {
@@ -38,7 +39,8 @@ pub(super) fn read(
     }
     let presented = if let Some(block) = header(headers, BLOCK_HEADER)? {
         let id = header(headers, SESSION_HEADER)?;
-        session_headers::read(&block, id.as_deref(), route).unwrap_or_else(Presented::Malformed)
+        session_headers::read(&block, id.as_deref(), standing.names(route))
+            .unwrap_or_else(Presented::Malformed)
     } else {
         match header(headers, CAPABILITY_HEADER)? {
             Some(token) if token.len() > x402::MAX_HEADER_BYTES => {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::decide::{Billed, Decision};
 use super::{Context, Forwarding, forward, idempotency, preflight};
-use crate::cashier::{Bill, IdentifierRefusal, PendingReason, Wait};
+use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Wait};
 use crate::nano::{BlockHash, Network};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
@@ -59,6 +59,7 @@ pub(super) async fn respond(
         Decision::Bill(billed) => payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
+        Decision::Moved(moved) => gone(&moved),
         Decision::Reject(rejection) => rejection.reply()?,
     };
     send(session, context, answer).await.map(|()| None)
@@ -93,6 +94,29 @@ fn conflict(refusal: IdentifierRefusal) -> Reply {
         ),
     };
     plain(status, error, message)
+}
+
+/// Never a 402: who has paid is not asked to pay again for it.
+fn gone(moved: &Moved) -> Reply {
+    let Moved { route, dearer, block, left } = moved;
+    let why = if *dearer {
+        format!("{:?} now stands for something dearer than what was bought", route.configured())
+    } else {
+        format!("the route {:?} that was paid for is gone", route.configured())
+    };
+    let message = format!(
+        "{why}: nothing was charged, do not pay again for it; ask the operator to refund what is left, or \
+         to let it open the route that took its place; to buy what is sold here, send the request without it"
+    );
+    let (remaining, expires) = left.unzip();
+    let body = json!({
+        "error": "route_gone",
+        "message": message,
+        "transaction": block.lower_hex(),
+        "remaining": remaining,
+        "expires": expires,
+    });
+    Reply { status: StatusCode::GONE, headers: Vec::new(), body }
 }
 
 /// As much of a target as a bill has room for: without its query if it is too long, and then only the

@@ -9,12 +9,16 @@ use crate::x402::SessionId;
 pub(super) const BLOCK_HEADER: &str = "x-payment-block";
 pub(super) const SESSION_HEADER: &str = "x-payment-session";
 
-/// The proof in the two headers, for a request to `route`. A session without a block proves nothing
+/// The proof in the two headers, for a request to the route of these `names`. A session without a block proves nothing
 /// and is ignored.
 ///
 /// # Errors
 /// What is wrong with the headers.
-pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Result<Presented, String> {
+pub(super) fn read(
+    block: &str,
+    session: Option<&str>,
+    names: impl Iterator<Item = RouteName>,
+) -> Result<Presented, String> {
     let block: BlockHash =
         block.trim().parse().map_err(|error| format!("{BLOCK_HEADER}: a block's hash: {error}"))?;
     let session = session.ok_or_else(|| format!("{BLOCK_HEADER} without {SESSION_HEADER}: send both"))?;
@@ -22,8 +26,7 @@ pub(super) fn read(block: &str, session: Option<&str>, route: &RouteName) -> Res
     let Ok(session) = session.trim().parse::<SessionId>() else {
         return Ok(Presented::Refused(Refusal::ChallengeUnknown));
     };
-    Ok(match Proof::of_session(&session, block, route) {
-        Ok(proof) => Presented::Proof(Box::new(proof)),
-        Err(refusal) => Presented::Refused(refusal),
-    })
+    let mut proofs = names.filter_map(|route| Proof::of_session(&session, block, &route).ok());
+    let proof = proofs.next().map(|it| Presented::Proof(Box::new(it)));
+    Ok(proof.unwrap_or(Presented::Refused(Refusal::WrongResource)))
 }

@@ -127,6 +127,18 @@ pub fn recognise(
     Ok(Capability { id, route: route.clone(), uses, expires_at })
 }
 
+/// The id in a token that is not of the route it is presented on. It counts only if [`recognise`] has found
+/// the token to be real.
+#[must_use]
+pub fn id_in(presented: &str) -> Option<CapabilityId> {
+    let text = presented.split(';').next().unwrap_or_default().trim();
+    let mut bytes = [0; LENGTH];
+    URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    let mut fields = Fields(&bytes);
+    let [_version] = fields.take();
+    Some(CapabilityId(fields.take()))
+}
+
 /// The bytes of a token that are not read yet; their length was checked before.
 struct Fields<'a>(&'a [u8]);
 

@@ -8,7 +8,7 @@ use super::address_pool::AddressPool;
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, Network, Raw, UnixSeconds};
-use crate::routes::{RouteName, Terms};
+use crate::routes::{Bought, RouteName, Terms};
 use crate::x402;
 
 /// What a challenge offers: all that the MAC covers except the random bytes.
@@ -78,6 +78,12 @@ impl Challenge {
     #[must_use]
     pub const fn nonce(&self) -> Nonce {
         self.nonce
+    }
+
+    /// What it offers, for comparison with a route.
+    #[must_use]
+    pub const fn bought(&self) -> Bought<'_> {
+        Bought { route: &self.offer.route, terms: self.offer.terms, place: self.nonce.place() }
     }
 
     #[must_use]

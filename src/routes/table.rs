@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::pattern::Segment;
-use super::{CanonicalTarget, Route};
+use super::{Access, Bearing, Bought, CanonicalTarget, Route, RouteName, Terms};
 
 /// The routes and their index.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,6 +54,8 @@ pub enum TableFault {
     Alias { free: usize, priced: usize },
     #[error("routes[{first}] and routes[{second}] have the same name")]
     SameName { first: usize, second: usize },
+    #[error("routes[{second}] had the name that routes[{first}] has or had")]
+    SameFormerName { first: usize, second: usize },
 }
 
 impl PriceTable {
@@ -82,6 +84,7 @@ impl PriceTable {
         };
         let aliases = table.aliases(&is_known);
         let mut faults = table.same_names();
+        faults.extend(table.same_former_names());
         faults.extend(equals);
         faults.extend(aliases);
         if faults.is_empty() { Ok(table) } else { Err(faults) }
@@ -141,6 +144,31 @@ impl PriceTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// How what was bought stands to the route that has its name, now or formerly.
+    #[must_use]
+    pub fn bearing(&self, bought: Bought<'_>) -> Bearing {
+        let configured = bought.route.configured();
+        let named = |route: &&Arc<Route>| {
+            let former = route.standing.formerly().iter();
+            former.chain([&route.name]).any(|it| it.as_str() == configured)
+        };
+        let Some(route) = self.routes.iter().find(named) else { return Bearing::Elsewhere };
+        let now = match &route.access {
+            Access::Free => return Bearing::Opens,
+            Access::Priced(terms) => *terms,
+            Access::Calls(prices) => {
+                let amount = prices.span().map_or(bought.terms.amount, |(_, most)| most);
+                Terms { amount, grants: prices.grants }
+            }
+        };
+        route.standing.bearing(&route.name.with_part_of(bought.route), now, bought)
+    }
+
+    /// The names that the routes have or had.
+    pub fn names(&self) -> impl Iterator<Item = &RouteName> {
+        self.routes.iter().flat_map(|it| it.standing.formerly().iter().chain([&it.name]))
     }
 
     fn insert(&mut self, index: usize) {
@@ -213,6 +241,23 @@ impl PriceTable {
             let first = *names.entry(&route.name).or_insert(second);
             if first != second {
                 faults.push(TableFault::SameName { first, second });
+            }
+        }
+        faults
+    }
+
+    /// Former names that another route has or had: a grant would open both.
+    fn same_former_names(&self) -> Vec<TableFault> {
+        let mut names: BTreeMap<&RouteName, usize> = BTreeMap::new();
+        for (index, route) in self.routes.iter().enumerate() {
+            names.entry(&route.name).or_insert(index);
+        }
+        let mut faults = Vec::new();
+        for (second, route) in self.routes.iter().enumerate() {
+            for former in route.standing.formerly() {
+                if let Some(first) = names.insert(former, second) {
+                    faults.push(TableFault::SameFormerName { first, second });
+                }
             }
         }
         faults

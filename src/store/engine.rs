@@ -7,8 +7,9 @@ use super::deposits::{
 };
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
-    Inspection, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState,
-    PostgresStore, Replication, SqliteStore, StoreError, StoreEvent, StoreHealth, StoreObserver,
+    Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
+    PaymentState, PostgresStore, Replication, SqliteStore, StoreError, StoreEvent, StoreHealth,
+    StoreObserver,
 };
 use crate::clock::Stopwatch;
 use crate::nano::{BlockHash, UnixSeconds};
@@ -75,6 +76,14 @@ impl Engine {
     /// [`StoreError::Unavailable`] if it cannot be read.
     pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
         with_engine!(self, store => store.is_claimed(block).await)
+    }
+
+    /// The grants that have uses left at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if they cannot be read.
+    pub async fn outstanding(&self, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, StoreError> {
+        with_engine!(self, store => store.outstanding(now).await)
     }
 
     /// The replication of the server. `None` if the store is a file.

@@ -36,8 +36,8 @@ use super::deposits::{
 use super::free_space::FreeSpace;
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
-    Inspection, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
-    StoreHealth,
+    Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
+    PaymentState, StoreError, StoreHealth,
 };
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
@@ -103,6 +103,14 @@ impl PostgresStore {
     /// As [`Engine::is_claimed`](super::Engine::is_claimed).
     pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
         self.read(|client| Box::pin(journal::is_claimed(client, block))).await
+    }
+
+    /// As [`Engine::outstanding`](super::Engine::outstanding).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the server does not answer.
+    pub async fn outstanding(&self, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, StoreError> {
+        self.read(|client| Box::pin(capabilities::outstanding(client, now))).await
     }
 
     /// The replication of the server.

@@ -45,8 +45,8 @@ use super::deposits::{
 use super::free_space::FreeSpace;
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
-    Inspection, Intent, Lease, LeaseRequest, Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError,
-    StoreHealth, StoreObserver,
+    Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
+    PaymentState, StoreError, StoreHealth, StoreObserver,
 };
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
@@ -206,6 +206,14 @@ impl SqliteStore {
     /// As [`Engine::is_claimed`](super::Engine::is_claimed).
     pub async fn is_claimed(&self, block: BlockHash) -> Result<bool, StoreError> {
         self.readers.ask(move |db| journal::is_claimed(db, block)).await
+    }
+
+    /// As [`Engine::outstanding`](super::Engine::outstanding).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the file cannot be read.
+    pub async fn outstanding(&self, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, StoreError> {
+        self.readers.ask(move |db| capabilities::outstanding(db, now)).await
     }
 
     /// Finishes everything that is queued and closes the file. Later calls are refused.

@@ -24,7 +24,9 @@ fn json(text: &str) -> Value {
 
 fn checked(name: &str, json: bool) -> Printed {
     let mut out = Vec::new();
-    let outcome = check::run(&check::CheckArgs { config: shipped(name), json }, &mut out);
+    let args = check::CheckArgs { config: shipped(name), against_store: false, json };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let outcome = runtime.block_on(check::run(&args, &mut out));
     printed(out, outcome)
 }
 

@@ -38,6 +38,7 @@ mod power_cut;
 mod program;
 mod proxies;
 mod proxy;
+mod renamed;
 mod rig;
 mod routes;
 mod scripted;

@@ -237,6 +237,7 @@ fn nodes_and_store_are_shown_as_they_are() {
     );
     assert_moves(|it| it.store(false, None, true), &[("clock_behind_journal", 1.0)]);
     assert_moves(|it| it.configured(), &[("config_generation", 1.0)]);
+    assert_moves(|it| it.stranded(3), &[("stranded_capabilities", 3.0)]);
     assert_moves(|it| it.reload_failed(), &[("config_reload_failures_total", 1.0)]);
 }
 

@@ -16,6 +16,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
     let terms = Terms { amount: Raw::new(1), grants: Grants { requests: NonZeroU32::MIN, seconds: 60 } };
     Route {
         name: RouteName::new(&format!("{text} {case_sensitive}")),
+        standing: std::sync::Arc::default(),
         pattern: Pattern::parse(text).unwrap(),
         access: if free { Access::Free } else { Access::Priced(terms) },
         upstream: UpstreamName::new("api"),

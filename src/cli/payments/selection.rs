@@ -53,7 +53,7 @@ impl StateFilter {
 }
 
 /// The journal of a configuration. It is not created.
-pub(super) async fn open(config: &Config) -> Result<Engine, Failure> {
+pub(in crate::cli) async fn open(config: &Config) -> Result<Engine, Failure> {
     match &config.store {
         StoreLocation::Sqlite { path, .. } if !path.exists() => Err(Failure::NoJournal(path.clone())),
         StoreLocation::Sqlite { .. } | StoreLocation::Postgres(_) => {

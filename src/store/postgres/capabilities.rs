@@ -9,7 +9,9 @@ use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS};
 use crate::nano::UnixSeconds;
 use crate::store::encoding::{hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
-use crate::store::{CapabilityId, CapabilityRecord, Grantee, Intent, Lease, LeaseRequest, PaymentRecord};
+use crate::store::{
+    CapabilityId, CapabilityRecord, Grantee, Intent, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
+};
 
 /// The payment that bought the capability with the id `$1`. `$2` and `$3` are the first and the last hash
 /// that begin with it.
@@ -183,6 +185,16 @@ async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) ->
         write_share(transaction, payment, share).await?;
     }
     Ok(changes.answer)
+}
+
+/// As [`Engine::outstanding`](crate::store::Engine::outstanding).
+pub(super) async fn outstanding(client: &Client, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
+    let sql = "SELECT p.route, p.price::text, p.requests, max(p.seconds), substring(p.challenge FROM 13 FOR 4), \
+         count(*), sum(k.uses - k.spent)::bigint \
+         FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
+         WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND k.spent < k.uses GROUP BY 1, p.price, 3, 5";
+    let found = query(client, sql, &[&stored(now.0)]).await?;
+    found.iter().map(rows::outstanding).collect()
 }
 
 async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {

@@ -8,10 +8,10 @@ use tokio_postgres::types::FromSql;
 use super::fault::Fault;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
-use crate::routes::{Grants, RouteName, Terms};
+use crate::routes::{Grants, Place, RouteName, Terms};
 use crate::store::encoding::{decode_block, state};
 use crate::store::escrow::{Share, StoredCapability};
-use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, PaymentRecord};
+use crate::store::{CapabilityId, CapabilityRecord, Holder, Intent, Lease, OutstandingGrants, PaymentRecord};
 
 /// The columns of a payment, in the order of [`payment`].
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
@@ -95,6 +95,18 @@ pub(super) fn share(row: &Row) -> Result<Share, Fault> {
             broken: small(row, 8)?,
             revoked: false,
         },
+    })
+}
+
+/// A row of `capabilities::outstanding`.
+pub(super) fn outstanding(row: &Row) -> Result<OutstandingGrants, Fault> {
+    let requests = NonZeroU32::new(small(row, 2)?).ok_or_else(|| unreadable(2))?;
+    Ok(OutstandingGrants {
+        route: RouteName::new(get(row, 0)?),
+        terms: Terms { amount: raw(row, 1)?, grants: Grants { requests, seconds: number(row, 3)? } },
+        place: Place(bytes(row, 4)?),
+        capabilities: number(row, 5)?,
+        uses: number(row, 6)?,
     })
 }
 

@@ -1,14 +1,18 @@
 //! The operations on capabilities and their leases.
 
+use std::num::NonZeroU32;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::Fault;
 use super::rows::number;
-use crate::nano::{BlockHash, UnixSeconds};
-use crate::routes::RouteName;
+use crate::nano::{BlockHash, Raw, UnixSeconds};
+use crate::routes::{Grants, Place, RouteName, Terms};
 use crate::store::encoding::{hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
-use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Lease, LeaseRequest, PaymentRecord};
+use crate::store::{
+    CapabilityId, CapabilityRecord, Grantee, Holder, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
+};
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
      k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
@@ -113,6 +117,29 @@ fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault
         write_share(db, payment, share)?;
     }
     Ok(changes.answer)
+}
+
+/// As [`Engine::outstanding`](crate::store::Engine::outstanding).
+pub(super) fn outstanding(db: &Connection, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT p.route, p.price, p.requests, max(p.seconds), substr(p.challenge, 13, 4), count(*), \
+         sum(k.uses - k.spent) FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
+         WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND k.spent < k.uses GROUP BY 1, 2, 3, 5",
+    )?;
+    let found = statement.query_map([stored(now.0)], |row| {
+        let requests = NonZeroU32::new(row.get(2)?).unwrap_or(NonZeroU32::MIN);
+        Ok(OutstandingGrants {
+            route: RouteName::new(&row.get::<_, String>(0)?),
+            terms: Terms {
+                amount: Raw::from_be_bytes(row.get(1)?),
+                grants: Grants { requests, seconds: number(row, 3)? },
+            },
+            place: Place(row.get(4)?),
+            capabilities: number(row, 5)?,
+            uses: number(row, 6)?,
+        })
+    })?;
+    Ok(found.collect::<Result<_, _>>()?)
 }
 
 fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {

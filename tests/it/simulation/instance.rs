@@ -79,6 +79,7 @@ impl Instance {
             settings: Settings {
                 mechanisms: Mechanism::ALL.to_vec(),
                 by_route: BTreeMap::new(),
+                routes: super::people::wares().map(|it| it.0).into_iter().collect(),
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: limits.pending,

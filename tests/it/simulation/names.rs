@@ -57,6 +57,7 @@ impl Town {
         let instance = self.someone();
         let ask = Ask {
             route: asked.ware.0.clone(),
+            standing: Arc::default(),
             terms: asked.ware.1,
             metering: Metering::Leased,
             presented,
@@ -72,6 +73,7 @@ impl Town {
         match decided {
             Err(_) | Ok(Verdict::Wait(_)) => Told::Again,
             Ok(Verdict::Bill(bill)) => Told::Refused(bill),
+            Ok(Verdict::Moved(moved)) => panic!("no route is renamed: {moved:?}"),
             Ok(Verdict::Conflict(refusal)) => Told::Turned(refusal),
             Ok(Verdict::Replay(replay)) => {
                 let intent = replay.held.intent();
@@ -149,6 +151,7 @@ fn outcome<E>(decided: &Result<Verdict, E>) -> String {
         Err(_) => "no answer".to_owned(),
         Ok(Verdict::Wait(wait)) => format!("wait {wait:?}"),
         Ok(Verdict::Bill(bill)) => format!("bill {:?}", bill.refused.as_ref().map(|it| it.refusal)),
+        Ok(Verdict::Moved(moved)) => format!("{moved:?}"),
         Ok(Verdict::Conflict(refusal)) => format!("{refusal:?}"),
         Ok(Verdict::Replay(replay)) => format!("replay of {}", replay.held.intent().block),
         Ok(Verdict::Admit(admitted)) => format!("admitted by {}", admitted.taken.held().intent().block),

@@ -74,6 +74,7 @@ impl Town {
         let instance = self.someone();
         let ask = Ask {
             route: ware.0.clone(),
+            standing: Arc::default(),
             terms: ware.1,
             metering: faregate::routes::Metering::Leased,
             presented,
@@ -88,7 +89,9 @@ impl Town {
         match decided {
             Err(_) => Answer::Lost,
             Ok(Verdict::Wait(_)) => Answer::Wait,
-            Ok(Verdict::Replay(_) | Verdict::Conflict(_)) => panic!("nobody gives an id"),
+            Ok(Verdict::Replay(_) | Verdict::Conflict(_) | Verdict::Moved(_)) => {
+                panic!("nobody gives an id, and no route is renamed")
+            }
             Ok(Verdict::Bill(bill)) => Answer::Bill(bill),
             Ok(Verdict::Admit(admitted)) => self.forward(&instance, admitted, patient).await,
         }
@@ -374,6 +377,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
         let instance = town.someone();
         let ask = Ask {
             route: ware.0.clone(),
+            standing: Arc::default(),
             terms: ware.1,
             metering: faregate::routes::Metering::Leased,
             presented: txn(&challenge, block),

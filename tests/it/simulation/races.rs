@@ -37,8 +37,16 @@ pub(super) async fn ask(
     identified: Option<IdentifiedRequest>,
 ) -> Verdict {
     let (route, terms) = wares()[0].clone();
-    let ask =
-        Ask { route, terms, metering: Metering::Leased, presented, identified, client: None, url: None };
+    let ask = Ask {
+        route,
+        standing: Arc::default(),
+        terms,
+        metering: Metering::Leased,
+        presented,
+        identified,
+        client: None,
+        url: None,
+    };
     instance.till.decide(ask).await
 }
 
@@ -121,7 +129,16 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
             let metering = Metering::Leased;
             let (route, terms) = (route.clone(), terms);
             at.till
-                .decide(Ask { route, terms, metering, presented, identified: None, client: None, url: None })
+                .decide(Ask {
+                    route,
+                    standing: Arc::default(),
+                    terms,
+                    metering,
+                    presented,
+                    identified: None,
+                    client: None,
+                    url: None,
+                })
                 .await
         };
         let Verdict::Bill(bill) = asked(&here, Presented::Nothing).await else { panic!("no bill") };
@@ -167,7 +184,16 @@ fn the_addresses_of_an_ipv6_network_are_one_client() {
             let presented = signed(&challenge, BlockHash([looked_for; 32]), key.account(), &key);
             let (route, client) = (route.clone(), Some(Client::at(client.parse().unwrap())));
             let metering = Metering::Leased;
-            let ask = Ask { route, terms, metering, presented, identified: None, client, url: None };
+            let ask = Ask {
+                route,
+                standing: Arc::default(),
+                terms,
+                metering,
+                presented,
+                identified: None,
+                client,
+                url: None,
+            };
             let Verdict::Wait(wait) = instance.till.decide(ask).await else { panic!("decided") };
             wait == Wait::Overloaded
         };

@@ -60,8 +60,16 @@ impl Street {
         let (route, terms) = wares()[0].clone();
         let client = if self.world.ablation == Ablation::OneClient { at([192, 0, 2, 1]) } else { client };
         let metering = Metering::Leased;
-        let ask =
-            Ask { route, terms, metering, presented, identified: None, client: Some(client), url: None };
+        let ask = Ask {
+            route,
+            standing: Arc::default(),
+            terms,
+            metering,
+            presented,
+            identified: None,
+            client: Some(client),
+            url: None,
+        };
         self.gateway.till.decide(ask).await
     }
 
@@ -119,7 +127,7 @@ async fn payer(street: Arc<Street>, key: SecretKey, mechanism: Mechanism, client
                     return;
                 }
                 Verdict::Wait(_) => {}
-                other @ (Verdict::Replay(_) | Verdict::Conflict(_)) => {
+                other @ (Verdict::Replay(_) | Verdict::Conflict(_) | Verdict::Moved(_)) => {
                     panic!("nobody gives an id: {other:?}")
                 }
             }

@@ -83,6 +83,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
         settings: Settings {
             mechanisms: Mechanism::ALL.to_vec(),
             by_route: BTreeMap::new(),
+            routes: std::collections::BTreeSet::from([RouteName::new("search")]),
             lifetime: 120,
             wait: Duration::from_secs(10),
             pending_settlements: 10,
@@ -110,6 +111,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
     let grants = Grants { requests: 5.try_into().unwrap(), seconds: 3600 };
     let ask = Ask {
         route: RouteName::new("search"),
+        standing: Arc::default(),
         terms: Terms { amount: Raw::new(10_u128.pow(27)), grants },
         metering: Metering::Leased,
         presented: Presented::Proof(Box::new(Proof::from(*payment))),
