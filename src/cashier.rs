@@ -292,9 +292,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
     }
 
-    /// Whether some route has this name or had it.
+    /// Whether some route has this name or had it, or it names a resource of the facilitator's callers,
+    /// which no reload takes away.
     fn is_route(&self, name: &RouteName) -> bool {
-        self.0.settings.load().routes.contains(name.configured())
+        name.is_foreign() || self.0.settings.load().routes.contains(name.configured())
     }
 
     async fn take(
