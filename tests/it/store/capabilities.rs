@@ -27,7 +27,7 @@ async fn found(capabilities: &Capabilities<Model>) -> Arc<CachedCapability> {
     capabilities.find(id(hash(1))).await.unwrap().unwrap()
 }
 
-/// Regression: hanging up was forgiven anew at each instance and after each restart.
+/// Regression: hanging up was forgiven again at each instance and after each restart.
 #[tokio::test]
 async fn answers_that_break_off_are_counted_in_the_store() {
     let store = Arc::new(Model::default());
