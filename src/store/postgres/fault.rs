@@ -9,7 +9,7 @@ use crate::store::StoreError;
 
 /// Why a call failed, and whether it was applied.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::store) enum Fault {
     /// The arguments do not fit what is stored.
     Unfit(String),
     /// Another call was faster. Nothing was applied. The same call, repeated, finds the result of the other.
