@@ -17,8 +17,10 @@ mod lanes;
 mod look_ups;
 mod mint;
 mod proof;
+mod reasons;
 mod recovery;
 mod settlement;
+mod unsettled;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,16 +45,18 @@ use crate::store::{Holder, Store, Unsound};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
-use flights::{Flights, SettlementLimit, SettlementResult, Unsettled};
+use flights::{Flights, SettlementLimit};
 use idempotency::Under;
 use lanes::Lanes;
 use look_ups::{LookUp, LookUps};
 use proof::Checked;
+use unsettled::{SettlementResult, Unsettled};
 
 pub use client::{Client, Share, Shares};
-pub use idempotency::{IdentifierRefusal, IdentifierSettings, Keeping, Replay};
+pub use idempotency::IdentifierSettings;
 pub use proof::{Evidence, Proof};
-pub use verdict::{Admitted, Ask, Bill, How, Moved, PendingReason, Presented, Refused, Verdict, Wait};
+pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
+pub use verdict::{Admitted, Ask, Bill, How, Keeping, Presented, Refused, Replay, Verdict};
 
 /// How long a settlement's own task waits for a confirmation. After that, the recovery in the
 /// background takes over.

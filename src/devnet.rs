@@ -4,11 +4,14 @@
 //! own, so that nothing signed for it is valid on the main network. With the feature `devnet-faults`
 //! tests order faults from it; that is why the gateway needs no test hooks.
 
+mod answer;
 #[cfg(feature = "devnet-faults")]
 pub mod faults;
 pub mod lattice;
-mod rpc;
 mod node;
+#[cfg(feature = "devnet-faults")]
+mod order;
+mod rpc;
 mod serve;
 mod signature;
 mod socket;

@@ -38,7 +38,9 @@
 pub mod body;
 mod calls;
 mod client;
+mod context;
 mod decide;
+mod decision;
 pub mod discovery;
 mod forward;
 mod framing;
@@ -46,6 +48,7 @@ mod idempotency;
 mod preflight;
 mod presented;
 mod rejection;
+mod reply;
 mod respond;
 mod session_headers;
 mod target;
@@ -62,26 +65,22 @@ use http::StatusCode;
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
-use pingora::protocols::l4::socket::SocketAddr;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
-use crate::admission::{Admission, Ending};
-use crate::cashier::{Cashier, Share, Shares};
-use crate::clock::Stopwatch;
+use crate::admission::Ending;
+use crate::cashier::{Cashier, Shares};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
-use crate::routes::{CanonicalTarget, RouteName};
 use crate::store::Store;
 
 use client::Caller;
-use decide::Decision;
+use decision::Decision;
 use rejection::Rejection;
 use tariff::Tariff;
-use upstream::{Chosen, Upstream};
 
-/// The `route` label of requests that matched none.
-const NO_ROUTE: &str = "unmatched";
+pub use context::Context;
+
 /// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take to accept more of its answer.
@@ -94,53 +93,6 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     unpaid: Shares,
-}
-
-/// What is known about one request while it is under way.
-#[derive(Debug)]
-pub struct Context {
-    started: Stopwatch,
-    tariff: Arc<Tariff>,
-    route: Option<RouteName>,
-    /// How the request ends if it is not forwarded.
-    decided: Outcome,
-    /// Set once it is forwarded.
-    forwarding: Option<Forwarding>,
-    caller: Caller,
-    /// What counts it among its client's unpaid requests.
-    unpaid: Option<Share>,
-    /// The memory of a body that was read before the decision.
-    body: Option<body::BodyPermit>,
-    /// Whether the request has a body.
-    has_body: bool,
-    /// The origin of the page that asks, if it is allowed.
-    origin: Option<String>,
-}
-
-/// A request that goes to an upstream.
-#[derive(Debug)]
-struct Forwarding {
-    admission: Admission,
-    upstream: Arc<Upstream>,
-    target: CanonicalTarget,
-    has_body: bool,
-    /// A preflight that the upstream answers: no body goes either way.
-    is_preflight: bool,
-    /// The server it goes to, once one is chosen.
-    chosen: Option<Chosen>,
-    /// The addresses that were chosen so far.
-    tried: Vec<SocketAddr>,
-}
-
-impl Context {
-    /// How the request ended, for metrics and log.
-    fn outcome(&self) -> Outcome {
-        self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
-    }
-
-    fn route_label(&self) -> &str {
-        self.route.as_ref().map_or(NO_ROUTE, RouteName::as_str)
-    }
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
@@ -204,18 +156,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context {
-            started: Stopwatch::start(),
-            tariff: self.tariff.load_full(),
-            route: None,
-            decided: Outcome::Free,
-            forwarding: None,
-            caller: Caller::default(),
-            unpaid: None,
-            body: None,
-            has_body: false,
-            origin: None,
-        }
+        Context::new(self.tariff.load_full())
     }
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {

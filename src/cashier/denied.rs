@@ -1,8 +1,8 @@
 //! Why a request with a payment or a capability was not admitted. Every other reason in the cashier
 //! becomes this one, and [`Cashier::decide`](super::Cashier::decide) turns it into a verdict.
 
-use super::flights::Unsettled;
-use super::{IdentifierRefusal, Moved, Wait};
+use super::reasons::{IdentifierRefusal, Moved, Wait};
+use super::unsettled::Unsettled;
 use crate::payment::challenge::Challenge;
 use crate::payment::{Mechanism, Particular, Refusal};
 use crate::store::StoreError;

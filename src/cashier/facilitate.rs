@@ -4,9 +4,13 @@
 
 use std::num::NonZeroU32;
 
-use super::flights::{Frontier, Unsettled};
-use super::proof::Checked;
-use super::{Admitted, Cashier, Denied, PendingReason, Proof, Wait, Wanted};
+use super::denied::Denied;
+use super::flights::Frontier;
+use super::proof::{Checked, Proof};
+use super::reasons::{PendingReason, Wait};
+use super::unsettled::Unsettled;
+use super::verdict::Admitted;
+use super::{Cashier, Wanted};
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;

@@ -17,39 +17,12 @@ use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::oneshot;
 
-use super::{Client, PendingReason, Wait};
+use super::client::Client;
+use super::reasons::Wait;
+use super::unsettled::{SettlementResult, Unsettled};
 use crate::nano::{Account, BlockHash};
-use crate::payment::{Nonce, Particular, Refusal};
-use crate::store::capabilities::CachedCapability;
+use crate::payment::{Nonce, Refusal};
 use crate::sync::{self, Handle, Mutex, MutexGuard, PoisonError};
-
-/// How a settlement ended, for everyone who waited for it: with the capability that was bought, or
-/// without.
-pub(super) type SettlementResult = Result<Arc<CachedCapability>, Unsettled>;
-
-/// Why a settlement granted nothing.
-#[derive(Clone, Debug)]
-pub(super) enum Unsettled {
-    /// With what there is to explain beside the refusal's own advice.
-    Refused(Refusal, Option<Particular>),
-    /// Another payment holds the client's payment identifier.
-    IdHeld,
-    /// The same proof may come again.
-    Wait(Wait),
-}
-
-impl Unsettled {
-    /// The payment of `block` is known and not confirmed.
-    pub(super) const fn pending(block: BlockHash) -> Self {
-        Self::Wait(Wait::Pending { block, reason: PendingReason::Settlement })
-    }
-}
-
-impl From<Refusal> for Unsettled {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal, None)
-    }
-}
 
 /// A settlement's result, to wait for. It wakes the waiting in the order in which they came: a
 /// simulation needs that to play again.

@@ -12,15 +12,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, Frontier, SettlementLimit, SettlementResult, Unsettled};
+use super::client::Client;
+use super::denied::Denied;
+use super::flights::{FlightKey, Frontier, SettlementLimit};
 use super::lanes::Lane;
 use super::look_ups::LookUp;
 use super::proof::{Checked, Proof};
-use super::{Admitted, Cashier, Client, Core, Denied, How, Verdict, Wait, Wanted};
+use super::reasons::{IdentifierRefusal, Wait};
+use super::unsettled::{SettlementResult, Unsettled};
+use super::verdict::{Admitted, How, Keeping, Replay, Verdict};
+use super::{Cashier, Core, Wanted};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
-use crate::payment::capability::{CapabilityId, Token};
+use crate::payment::capability::CapabilityId;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::routes::Metering;
@@ -53,36 +58,6 @@ pub(super) struct Under {
     /// The account that claims to have paid.
     pub(super) payer: Account,
     pub(super) client: Option<Client>,
-}
-
-/// The right and the duty to keep the answer to a request that was admitted under an id. While it
-/// lives, no other request is served under the id.
-#[derive(Debug)]
-pub struct Keeping {
-    _lane: Lane,
-    /// Bytes of the largest body that is kept.
-    pub largest: usize,
-}
-
-/// A request that is answered from the store.
-#[derive(Debug)]
-pub struct Replay {
-    pub answer: Answer,
-    /// What the payment bought.
-    pub held: Arc<CachedCapability>,
-    pub token: Token,
-}
-
-/// Why a payment identifier leads to no answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum IdentifierRefusal {
-    /// It stands for another request, or for a payment that this proof does not belong to. Not every
-    /// client may know which of the two.
-    Conflict,
-    /// The payment of this proof was made under another id.
-    OtherId,
-    /// What was bought under it was delivered or has expired, and the answer is not kept.
-    Gone,
 }
 
 impl<L: Ledger, S: Store> Cashier<L, S> {

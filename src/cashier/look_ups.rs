@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::flights::{SettlementResult, Unsettled};
-use super::{Client, Wait};
+use super::client::Client;
+use super::reasons::Wait;
+use super::unsettled::{SettlementResult, Unsettled};
 use crate::sync::{self, Mutex, MutexGuard, PoisonError};
 
 /// How long look-ups in vain count against a client.

@@ -4,7 +4,9 @@
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 
-use super::{Bill, Cashier, Refused, Verdict, Wait};
+use super::Cashier;
+use super::reasons::Wait;
+use super::verdict::{Bill, Refused, Verdict};
 use crate::entropy::NoEntropy;
 use crate::ledger::Ledger;
 use crate::nano::UnixSeconds;

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{FlightKey, Frontier, SettlementLimit, SettlementResult, Unsettled};
+use super::flights::{FlightKey, Frontier, SettlementLimit};
+use super::unsettled::{SettlementResult, Unsettled};
 use super::{Cashier, Core, PATIENCE};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};

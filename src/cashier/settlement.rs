@@ -6,10 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::flights::{Frontier, SettlementResult, Unsettled};
+use super::client::Client;
+use super::flights::Frontier;
 use super::look_ups::LookUp;
 use super::proof::Checked;
-use super::{Client, Core, PATIENCE, PendingReason, Wait};
+use super::reasons::{PendingReason, Wait};
+use super::unsettled::{SettlementResult, Unsettled};
+use super::{Core, PATIENCE};
 use crate::clock::Stopwatch;
 use crate::ledger::work::NoWork;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};

@@ -1,17 +1,18 @@
 //! What the cashier is asked and what it answers. No HTTP.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::client::Client;
-use super::idempotency::{IdentifierRefusal, Keeping, Replay};
+use super::lanes::Lane;
 use super::proof::Proof;
-use crate::nano::{BlockHash, UnixSeconds};
+use super::reasons::{IdentifierRefusal, Moved, Wait};
+use crate::nano::BlockHash;
 use crate::payment::capability::Token;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Standing, Terms};
-use crate::store::capabilities::Use;
+use crate::store::Answer;
+use crate::store::capabilities::{CachedCapability, Use};
 
 /// What the cashier needs to know about a request to a priced route.
 #[derive(Debug)]
@@ -80,18 +81,22 @@ pub enum How {
     Unlocked,
 }
 
-/// What was bought on a route that is gone, or whose name was moved to something dearer. Whoever bought it
-/// is not billed for it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Moved {
-    /// The name that it was bought under.
-    pub route: RouteName,
-    /// Whether a route has the name, at another path and for a higher price.
-    pub dearer: bool,
-    /// The payment's block.
-    pub block: BlockHash,
-    /// Uses left and when they end, of a capability.
-    pub left: Option<(u32, UnixSeconds)>,
+/// The right and the duty to keep the answer to a request that was admitted under an id. While it
+/// lives, no other request is served under the id.
+#[derive(Debug)]
+pub struct Keeping {
+    pub(super) _lane: Lane,
+    /// Bytes of the largest body that is kept.
+    pub largest: usize,
+}
+
+/// A request that is answered from the store.
+#[derive(Debug)]
+pub struct Replay {
+    pub answer: Answer,
+    /// What the payment bought.
+    pub held: Arc<CachedCapability>,
+    pub token: Token,
 }
 
 /// A 402.
@@ -110,34 +115,4 @@ pub struct Refused {
     pub block: Option<BlockHash>,
     /// What is wrong and what to do, for the client's author.
     pub message: String,
-}
-
-/// Why a request has to come again.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wait {
-    /// The payment is known and not confirmed. The same proof is served once it is.
-    Pending { block: BlockHash, reason: PendingReason },
-    /// Other requests or other instances hold the capability's last uses.
-    UsesOut,
-    /// The upstream failed again and again for the capability. It may be asked again after so many seconds.
-    UpstreamFailing(NonZeroU64),
-    /// A request under the same payment identifier is under way.
-    SameId,
-    /// No node is healthy: nothing is sold that could not be redeemed.
-    NoNode,
-    /// The store takes no writes: nothing is sold that could not be recorded.
-    NoStore,
-    /// The block came without work, and the work server made none.
-    NoWork,
-    /// A limit is reached.
-    Overloaded,
-}
-
-/// What a pending payment waits for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PendingReason {
-    /// Its confirmation.
-    Settlement,
-    /// That any node sees its block.
-    BlockNotFound,
 }

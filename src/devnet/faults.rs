@@ -4,8 +4,7 @@
 //! apply to the same request, and each counts it once. Only the feature `devnet-faults` compiles
 //! this module: the shipped program has no fault to order.
 
-mod apply;
-mod control;
+mod fate;
 mod sockets;
 
 use std::collections::BTreeMap;
@@ -17,6 +16,7 @@ use tokio::sync::watch;
 use super::lattice::Lattice;
 use crate::nano::{Raw, Representative, StateBlock};
 
+pub(super) use fate::{Fate, Instead};
 pub(super) use sockets::SocketFaults;
 
 /// Stands for every action in [`super::Devnet::order`].
@@ -103,13 +103,6 @@ pub struct InjectedFaults {
     lifted: watch::Sender<u64>,
 }
 
-/// The faults of one request.
-struct Fate {
-    faults: Vec<InjectedFault>,
-    snapshot: Option<Arc<Lattice>>,
-    lifted: watch::Receiver<u64>,
-}
-
 impl Default for InjectedFaults {
     fn default() -> Self {
         Self { state: Mutex::default(), called: watch::Sender::new(0), lifted: watch::Sender::new(0) }
@@ -121,7 +114,7 @@ impl InjectedFaults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn order(&self, action: &str, fault: InjectedFault, times: Times, ledger: &Lattice) {
+    pub(super) fn order(&self, action: &str, fault: InjectedFault, times: Times, ledger: &Lattice) {
         let snapshot = matches!(fault, InjectedFault::Stale).then(|| Arc::new(ledger.clone()));
         self.state().orders.push(FaultOrder { action: action.to_owned(), fault, times, snapshot });
     }
@@ -155,7 +148,7 @@ impl InjectedFaults {
     }
 
     /// Counts the call and takes the faults that are ordered for it.
-    fn meet(&self, action: &str) -> Fate {
+    pub(super) fn meet(&self, action: &str) -> Fate {
         // Subscribed before the orders are read, so that an order lifted in between is noticed.
         let mut fate = Fate { faults: Vec::new(), snapshot: None, lifted: self.lifted.subscribe() };
         let mut state = self.state();

@@ -1,5 +1,8 @@
 //! The RPC over HTTP: one request per connection, like the reference node.
 
+#[cfg(feature = "devnet-faults")]
+mod faulty;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,9 +13,10 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use serde_json::Value;
 
+use super::answer::HttpAnswer;
 #[cfg(feature = "devnet-faults")]
 use super::faults::InjectedFaults;
-use super::rpc::{self, Cancel, RpcCall, RpcError, RpcReply, WorkJob};
+use super::rpc::{Cancel, RpcCall, RpcError, RpcReply, WorkJob};
 use super::world::World;
 use crate::shutdown;
 
@@ -22,24 +26,10 @@ const MAX_BODY: usize = 1 << 20;
 
 /// One node's RPC over a ledger that it shares with other nodes.
 pub(super) struct RpcService {
-    pub(super) world: Arc<World>,
+    world: Arc<World>,
     /// What tests have ordered for this node alone.
     #[cfg(feature = "devnet-faults")]
     pub(super) faults: InjectedFaults,
-}
-
-/// What goes back to the client.
-pub(super) struct HttpAnswer {
-    pub(super) status: u16,
-    pub(super) content_type: &'static str,
-    pub(super) body: String,
-}
-
-impl HttpAnswer {
-    /// A node answers everything with a 200, errors too.
-    pub(super) fn json(answer: &Value) -> Self {
-        Self { status: 200, content_type: "application/json", body: rpc::pretty(answer) }
-    }
 }
 
 impl RpcService {
@@ -68,7 +58,7 @@ impl RpcService {
     }
 
     /// Carries out a call on the ledger.
-    pub(super) async fn execute(&self, action: &str, call: &RpcCall) -> Value {
+    async fn execute(&self, action: &str, call: &RpcCall) -> Value {
         let reply = {
             let (mut ledger, now) = self.world.ledger();
             call.answer(action, &mut ledger, now)
@@ -77,7 +67,7 @@ impl RpcService {
     }
 
     /// The JSON of a reply, after computing the work that it asks for.
-    pub(super) async fn finish(&self, reply: Result<RpcReply, RpcError>) -> Value {
+    async fn finish(&self, reply: Result<RpcReply, RpcError>) -> Value {
         match reply {
             Ok(RpcReply::Now(answer)) => answer,
             Ok(RpcReply::Work(job)) => self.work(job).await,

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use pingora::prelude::Session;
 
-use super::Context;
+use super::context::Context;
 use super::presented::header;
 use super::rejection::Rejection;
 use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};

@@ -7,63 +7,18 @@ use http::header::ORIGIN;
 use pingora::prelude::Session;
 
 use super::calls::{self, Sale};
-use super::discovery::Document;
+use super::context::Context;
+use super::decision::{Billed, Decision, forward};
 use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::tariff::Unmatched;
-use super::{Context, Forwarding, framing, preflight, target};
+use super::{framing, preflight, target};
 use crate::admission::{Admission, HeldUse};
-use crate::cashier::{Ask, Bill, Cashier, IdentifierRefusal, Moved, Presented, Replay, Verdict, Wait};
+use crate::cashier::{Ask, Cashier, Presented, Verdict};
 use crate::ledger::Ledger;
-use crate::metrics::Outcome;
-use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route, UpstreamName};
+use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route};
 use crate::store::Store;
-
-/// What to do with a request.
-#[derive(Debug)]
-pub(super) enum Decision {
-    Forward(Box<Forwarding>),
-    /// Answer 402.
-    Bill(Box<Billed>),
-    Wait(Wait),
-    Replay(Box<Replay>),
-    Conflict(IdentifierRefusal),
-    /// What was bought opens nothing any more.
-    Moved(Box<Moved>),
-    /// Answer with what is published about the prices.
-    Document(Arc<Document>),
-    /// Answer a cross-origin preflight.
-    Preflight,
-    Reject(Rejection),
-}
-
-/// A bill, and what was asked for.
-#[derive(Debug)]
-pub(super) struct Billed {
-    pub(super) bill: Bill,
-    pub(super) route: Arc<Route>,
-    pub(super) target: CanonicalTarget,
-}
-
-impl Decision {
-    /// How the request ends if it is decided like this.
-    pub(super) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Forward(forwarding) => forwarding.admission.outcome(),
-            Self::Bill(billed) if billed.bill.refused.is_some() => Outcome::Refused,
-            Self::Bill(_) => Outcome::Challenged,
-            Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
-            Self::Wait(
-                Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
-            ) => Outcome::Unavailable,
-            Self::Replay(_) => Outcome::Replayed,
-            Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
-            Self::Document(_) | Self::Preflight => Outcome::Free,
-            Self::Reject(rejection) => rejection.outcome(),
-        }
-    }
-}
 
 /// Decides a request. Notes its route and origin in the context.
 pub(super) async fn decide<L: Ledger, S: Store>(
@@ -159,25 +114,4 @@ async fn sell<L: Ledger, S: Store>(
         Verdict::Conflict(refusal) => Decision::Conflict(refusal),
         Verdict::Moved(moved) => Decision::Moved(moved),
     })
-}
-
-pub(super) fn forward(
-    context: &Context,
-    upstream: &UpstreamName,
-    target: CanonicalTarget,
-    admission: Admission,
-    is_preflight: bool,
-) -> Result<Decision, Rejection> {
-    let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
-    let has_body = context.has_body;
-    let (chosen, tried) = (None, Vec::new());
-    Ok(Decision::Forward(Box::new(Forwarding {
-        admission,
-        upstream,
-        target,
-        has_body,
-        is_preflight,
-        chosen,
-        tried,
-    })))
 }

@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 
-use super::respond;
+use super::reply;
 use crate::config::Config;
 use crate::nano::Raw;
 use crate::payment::Mechanism;
@@ -128,7 +128,7 @@ impl Document {
             response.insert_header(CONTENT_TYPE, self.kind)?;
             response.insert_header(CONTENT_LENGTH, self.body.len())?;
         }
-        respond::write(session, response, (!is_known).then(|| self.body.clone())).await
+        reply::write(session, response, (!is_known).then(|| self.body.clone())).await
     }
 
     /// Whether a list of entity tags names this document (RFC 9110 section 13.1.2).

@@ -8,8 +8,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::client::{self, Caller};
+use super::context::{Context, Forwarding};
+use super::preflight;
 use super::tariff::extend_list;
-use super::{Context, Forwarding, preflight};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;

@@ -7,8 +7,9 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 use serde_json::{Map, Value};
 
+use super::context::Context;
 use super::rejection::Rejection;
-use super::{Context, forward, respond};
+use super::{forward, reply};
 use crate::cashier::{How, Replay};
 use crate::config::MAX_BODY;
 use crate::payment::{IdentifiedRequest, IdentifierKey, RequestDigest};
@@ -80,8 +81,8 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
     }
     let head = session.req_header().method == Method::HEAD;
     if head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        return respond::write(session, response, None).await;
+        return reply::write(session, response, None).await;
     }
     response.insert_header(CONTENT_LENGTH, body.len())?;
-    respond::write(session, response, Some(Bytes::from(body))).await
+    reply::write(session, response, Some(Bytes::from(body))).await
 }

@@ -15,11 +15,11 @@ use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
-use super::Context;
-use super::decide::{Decision, forward};
+use super::context::Context;
+use super::decision::{Decision, forward};
 use super::presented::header;
 use super::rejection::Rejection;
-use super::respond;
+use super::reply;
 use super::tariff::{CorsPolicy, Unmatched};
 use crate::admission::Admission;
 use crate::routes::{CanonicalTarget, PreflightRule, Route};
@@ -68,7 +68,7 @@ pub(super) async fn answer(session: &mut Session, context: &Context) -> Result<(
             CorsPolicy::answer_preflight(&mut response, &session.req_header().headers)?;
         }
     }
-    respond::write(session, response, None).await
+    reply::write(session, response, None).await
 }
 
 /// Removes what a preflight has no use for before it is forwarded.

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use pingora::prelude::{Error, Result};
 
-use super::respond::{Reply, come_again, plain};
+use super::reply::{Reply, come_again, plain};
 use crate::cashier::Wait;
 use crate::metrics::{Outcome, ReachedLimit};
 use crate::routes::CallFault;

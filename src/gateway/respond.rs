@@ -3,26 +3,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, RETRY_AFTER, TRANSFER_ENCODING, VARY,
-};
-use http::{Method, StatusCode};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING, VARY};
 use pingora::ErrorSource;
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
-use super::decide::{Billed, Decision};
-use super::{Context, Forwarding, forward, idempotency, preflight};
-use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Wait};
-use crate::nano::{BlockHash, Network};
+use super::context::{Context, Forwarding};
+use super::decision::{Billed, Decision};
+use super::reply::{Reply, come_again, failed, plain, write};
+use super::{forward, idempotency, preflight};
+use crate::cashier::{Bill, IdentifierRefusal, Moved};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
-use crate::x402::{self, PaymentRequired, Resource, SettlementResponse};
-
-/// Seconds after which a request may be tried again.
-const RETRY_SECONDS: u64 = 1;
+use crate::x402::{self, PaymentRequired, Resource};
 
 /// Bytes of a target that a bill's `resource.url` repeats. A client decides how long its target is, and
 /// all response headers together stay under 8 KiB ([protocol guide](crate::guide::protocol), headers).
@@ -32,13 +28,6 @@ const MAX_NAMED: usize = 1024;
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_IDLE: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
-
-/// An answer of the gateway's own.
-pub(super) struct Reply {
-    status: StatusCode,
-    headers: Vec<(&'static str, String)>,
-    body: Value,
-}
 
 /// Carries out a decision: returns where to forward the request, or answers it.
 pub(super) async fn respond(
@@ -168,70 +157,6 @@ fn payment_required(context: &Context, billed: Billed) -> Reply {
     Reply { status: StatusCode::PAYMENT_REQUIRED, headers, body }
 }
 
-/// The `PAYMENT-RESPONSE` to a payment that is not settled.
-fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
-    let outcome = x402::SettlementOutcome::Failed {
-        transaction: block,
-        payer: None,
-        reason: reason.to_owned(),
-        message: Some(message.to_owned()),
-    };
-    SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_header()
-}
-
-/// 503: the same request may come again, and no client is to pay again.
-pub(super) fn come_again(wait: &Wait) -> Reply {
-    let (reason, message) = match wait {
-        Wait::Pending { reason: PendingReason::Settlement, .. } => (
-            "settlement_pending",
-            "the payment is known and not confirmed yet: send the same proof again, do not pay again",
-        ),
-        Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
-            ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
-        }
-        Wait::UpstreamFailing(_) => (
-            "upstream_failing",
-            "the upstream failed again and again: nothing was charged, send the capability again after \
-             Retry-After, do not pay again",
-        ),
-        Wait::UsesOut => ("uses_under_way", "other requests hold the last uses of the capability: try again"),
-        Wait::SameId => (
-            "same_id_under_way",
-            "a request under the same id is under way: send the same again, do not pay again",
-        ),
-        Wait::NoNode => ("no_node", "no Nano node answers: nothing is sold until one does"),
-        Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can"),
-        Wait::NoWork => (
-            "no_work",
-            "the block came without work and the work server made none: send the same proof again, \
-             or the block with its work",
-        ),
-        Wait::Overloaded => ("overloaded", "too many requests are under way: try again"),
-    };
-    let block = match wait {
-        Wait::Pending { block, .. } => Some(*block),
-        Wait::UpstreamFailing(_)
-        | Wait::UsesOut
-        | Wait::SameId
-        | Wait::NoNode
-        | Wait::NoStore
-        | Wait::NoWork
-        | Wait::Overloaded => None,
-    };
-    let after = if let Wait::UpstreamFailing(pause) = wait { pause.get() } else { RETRY_SECONDS };
-    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
-    if block.is_some() {
-        headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
-    }
-    let transaction = block.map(|it| it.lower_hex());
-    let body = json!({ "error": reason, "message": message, "transaction": transaction });
-    Reply { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
-}
-
-pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
-    Reply { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
-}
-
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
     let Reply { status, headers, body } = answer;
     let body = Bytes::from(body.to_string());
@@ -250,17 +175,6 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     write(session, response, Some(body)).await?;
     linger(session).await;
     Ok(())
-}
-
-/// Writes a whole answer, to HEAD without its body: Pingora would send it over HTTP/2, and the client
-/// would reset the stream.
-pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
-    let body = body.filter(|_| session.req_header().method != Method::HEAD);
-    session.write_response_header(Box::new(head), body.is_none()).await?;
-    match body {
-        Some(body) => session.write_response_body(Some(body), true).await,
-        None => Ok(()),
-    }
 }
 
 /// Reads on for a while before the connection of a client that is still sending is closed. Closed at

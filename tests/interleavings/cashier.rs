@@ -10,13 +10,26 @@ use crate::nano::{Account, BlockHash};
 use crate::payment::{Nonce, Refusal};
 use crate::sync::{Handle, Mutex};
 
-pub(crate) use faregate::cashier::{Client, PendingReason, Wait};
+mod client {
+    pub(super) use faregate::cashier::Client;
+}
+
+mod reasons {
+    pub(super) use faregate::cashier::{PendingReason, Wait};
+}
+
+#[expect(dead_code, reason = "the program's own, which uses all of it")]
+#[path = "../../src/cashier/unsettled.rs"]
+mod unsettled;
 
 #[expect(dead_code, reason = "the program's own, which uses all of it")]
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 
-use flights::{FlightKey, Flights, Frontier, SettlementLimit, SettlementResult, Unsettled};
+use client::Client;
+use flights::{FlightKey, Flights, Frontier, SettlementLimit};
+use reasons::{PendingReason, Wait};
+use unsettled::{SettlementResult, Unsettled};
 
 /// What a settlement touches: the blocks that are spent, and which settlements run.
 #[derive(Default)]

@@ -1,5 +1,5 @@
 //! The documents: links lead somewhere, files that are named exist, configurations that are shown are valid, the
-//! program understands the commands, and every block of commands is run by a script.
+//! program understands the commands, every block of commands is run by a script, and every test that is named exists.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -235,6 +235,46 @@ fn the_prose_is_plain() {
         }
     }
     report(&faults);
+}
+
+/// Whether `text` has a test of this name: the attribute stands right above it, but for other attributes.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let begins = |line: &str| {
+        let line = line.strip_prefix("async ").unwrap_or(line);
+        line.strip_prefix("fn ").and_then(|it| it.strip_prefix(name)).is_some_and(|it| it.starts_with("()"))
+    };
+    let is_a_test = |at: usize| {
+        let attributes = lines[..at].iter().rev().take_while(|it| it.starts_with("#["));
+        attributes.into_iter().any(|it| it.starts_with("#[test]") || it.starts_with("#[tokio::test"))
+    };
+    lines.iter().enumerate().any(|(at, line)| begins(line) && is_a_test(at))
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let is_name = |it: &str| {
+        !it.is_empty() && it.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let (mut faults, mut count) = (Vec::new(), 0);
+    for document in Document::all() {
+        for span in document.code_spans() {
+            let parts: Vec<_> = span.split("::").collect();
+            let [first, folders @ .., name] = parts.as_slice() else { continue };
+            if !parts.iter().all(|it| is_name(it)) || *first == "crate" {
+                continue;
+            }
+            count += 1;
+            let file = [&[*first], folders].concat().join("/") + ".rs";
+            let text = std::fs::read_to_string(Path::new(ROOT).join("tests/it").join(&file));
+            if !text.is_ok_and(|it| has_test(&it, name)) {
+                faults
+                    .push(format!("{}: `{span}`: tests/it/{file} has no such test", document.path.display()));
+            }
+        }
+    }
+    report(&faults);
+    assert!(count >= 100, "only {count} tests are named: the table of attacks is missing");
 }
 
 /// A word of a command line as the program may be given it.

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+mod circles;
+
 /// The modules from the bottom up: what each may name beside itself, and whether it is pure.
 const LAYERS: &[(&str, &[&str], bool)] = &[
     ("guide", &[], true),

@@ -24,15 +24,15 @@ impl Default for SocketFaults {
 
 impl SocketFaults {
     /// Closes every open connection.
-    pub(super) fn drop_all(&self) {
+    pub(in crate::devnet) fn drop_all(&self) {
         self.dropped.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    pub(super) fn refuse(&self, refuse: bool) {
+    pub(in crate::devnet) fn refuse(&self, refuse: bool) {
         self.refusing.store(refuse, Ordering::SeqCst);
     }
 
-    pub(super) fn mute(&self, mute: bool) {
+    pub(in crate::devnet) fn mute(&self, mute: bool) {
         self.muted.store(mute, Ordering::SeqCst);
     }
 

@@ -19,7 +19,7 @@ fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock
 }
 
 #[tokio::test]
-async fn an_eavesdropper_claims_a_block_that_he_sees_on_the_ledger() {
+async fn an_eavesdropper_claims_a_block_that_it_sees_on_the_ledger() {
     let (rig, payer) = scene(Plan::default()).await;
     let thief = rig.payer(2, PLENTY);
     let [_, offer] = rig.bill(QUOTE).await;
@@ -46,7 +46,7 @@ async fn an_eavesdropper_claims_a_block_that_he_sees_on_the_ledger() {
 }
 
 #[tokio::test]
-async fn an_eavesdropper_presents_the_payers_signature_under_his_own_challenge() {
+async fn an_eavesdropper_presents_the_payers_signature_under_its_own_challenge() {
     let (rig, payer) = scene(Plan::default()).await;
     let [_, offer] = rig.bill(QUOTE).await;
     let sent = pay(&rig, &payer, &offer, offer.amount);

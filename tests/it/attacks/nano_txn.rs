@@ -463,7 +463,7 @@ async fn the_answer_to_process_is_lost() {
 }
 
 #[tokio::test]
-async fn a_node_makes_the_payer_richer_than_he_is() {
+async fn a_node_makes_the_payer_richer_than_it_is() {
     let (rig, payer) = scene(Plan::default()).await;
     let [offer, _] = rig.bill(QUOTE).await;
     // Moves one raw; by the balance that the node tells it moves the price.

@@ -1,50 +1,30 @@
-//! Applies the ordered faults to the answer of one RPC call.
+//! The faults that one RPC call meets, and what they do to its answer.
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::{Fate, InjectedFault, Lie};
+use super::{InjectedFault, Lie};
+use crate::devnet::answer::HttpAnswer;
 use crate::devnet::lattice::Lattice;
-use crate::devnet::rpc::{self, RpcCall};
-use crate::devnet::serve::{HttpAnswer, RpcService};
+use crate::devnet::rpc;
 
 /// What a fault answers without carrying out the call.
-enum Instead {
+pub(in crate::devnet) enum Instead {
     Answer(HttpAnswer),
     Close,
 }
 
-impl RpcService {
-    /// The answer to a call, with the faults that are ordered for it. `None` closes the connection.
-    pub(in crate::devnet) async fn respond(&self, action: &str, call: &RpcCall) -> Option<HttpAnswer> {
-        let mut fate = self.faults.meet(action);
-        let instead = fate.instead();
-        let answer =
-            if instead.is_none() { self.execute_as_of(action, call, &fate).await } else { Value::Null };
-        fate.wait().await;
-        match instead {
-            Some(Instead::Answer(answer)) => Some(answer),
-            Some(Instead::Close) => None,
-            None => fate.falsified(answer).map(|answer| HttpAnswer::json(&answer)),
-        }
-    }
-
-    /// Carries out a call: one that only reads, on the ledger as it was when a
-    /// [`InjectedFault::Stale`] was ordered.
-    async fn execute_as_of(&self, action: &str, call: &RpcCall, fate: &Fate) -> Value {
-        match &fate.snapshot {
-            // `telemetry` tells of the node's peers, which are not behind.
-            Some(snapshot) if rpc::only_reads(action) && action != "telemetry" => {
-                let now = self.world.ledger().1;
-                let reply = call.answer(action, &mut Lattice::clone(snapshot), now);
-                self.finish(reply).await
-            }
-            Some(_) | None => self.execute(action, call).await,
-        }
-    }
+/// The faults of one request.
+pub(in crate::devnet) struct Fate {
+    pub(super) faults: Vec<InjectedFault>,
+    pub(in crate::devnet) snapshot: Option<Arc<Lattice>>,
+    pub(super) lifted: watch::Receiver<u64>,
 }
 
 impl Fate {
-    fn instead(&self) -> Option<Instead> {
+    pub(in crate::devnet) fn instead(&self) -> Option<Instead> {
         self.faults.iter().find_map(|fault| match fault {
             InjectedFault::Refuse(text) => Some(Instead::Answer(HttpAnswer::json(&json!({ "error": text })))),
             InjectedFault::ServerError => Some(Instead::Answer(HttpAnswer {
@@ -62,7 +42,7 @@ impl Fate {
     }
 
     /// Waits as long as the ordered delays say, or until orders are lifted.
-    async fn wait(&mut self) {
+    pub(in crate::devnet) async fn wait(&mut self) {
         for fault in &self.faults {
             let lifted = self.lifted.changed();
             match fault {
@@ -83,7 +63,7 @@ impl Fate {
     }
 
     /// The answer with the ordered lies in it; `None` if it is to be lost.
-    fn falsified(&self, mut answer: Value) -> Option<Value> {
+    pub(in crate::devnet) fn falsified(&self, mut answer: Value) -> Option<Value> {
         for fault in &self.faults {
             match fault {
                 InjectedFault::Lie(lie) => falsify(&mut answer, lie),

@@ -1,8 +1,9 @@
 //! How a test orders faults: from a node, or from the first node of a ledger.
 
-use super::{ANY, InjectedFault, InjectedFaults, SocketFaults, Times};
-use crate::devnet::lattice::ForkError;
-use crate::devnet::{Devnet, DevnetNode};
+use super::Devnet;
+use super::faults::{ANY, InjectedFault, InjectedFaults, SocketFaults, Times};
+use super::lattice::ForkError;
+use super::node::DevnetNode;
 use crate::nano::{BlockHash, StateBlock};
 
 impl Devnet {

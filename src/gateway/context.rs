@@ -1,0 +1,81 @@
+//! What the gateway knows about one request, from its beginning to its log line.
+
+use std::sync::Arc;
+
+use pingora::protocols::l4::socket::SocketAddr;
+
+use super::body::BodyPermit;
+use super::client::Caller;
+use super::tariff::Tariff;
+use super::upstream::{Chosen, Upstream};
+use crate::admission::Admission;
+use crate::cashier::Share;
+use crate::clock::Stopwatch;
+use crate::metrics::Outcome;
+use crate::routes::{CanonicalTarget, RouteName};
+
+/// The `route` label of requests that matched none.
+const NO_ROUTE: &str = "unmatched";
+
+/// What is known about one request while it is under way.
+#[derive(Debug)]
+pub struct Context {
+    pub(super) started: Stopwatch,
+    pub(super) tariff: Arc<Tariff>,
+    pub(super) route: Option<RouteName>,
+    /// How the request ends if it is not forwarded.
+    pub(super) decided: Outcome,
+    /// Set once it is forwarded.
+    pub(super) forwarding: Option<Forwarding>,
+    pub(super) caller: Caller,
+    /// What counts it among its client's unpaid requests.
+    pub(super) unpaid: Option<Share>,
+    /// The memory of a body that was read before the decision.
+    pub(super) body: Option<BodyPermit>,
+    /// Whether the request has a body.
+    pub(super) has_body: bool,
+    /// The origin of the page that asks, if it is allowed.
+    pub(super) origin: Option<String>,
+}
+
+/// A request that goes to an upstream.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    pub(super) admission: Admission,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) target: CanonicalTarget,
+    pub(super) has_body: bool,
+    /// A preflight that the upstream answers: no body goes either way.
+    pub(super) is_preflight: bool,
+    /// The server it goes to, once one is chosen.
+    pub(super) chosen: Option<Chosen>,
+    /// The addresses that were chosen so far.
+    pub(super) tried: Vec<SocketAddr>,
+}
+
+impl Context {
+    /// A request that begins now, at the prices of `tariff`.
+    pub(super) fn new(tariff: Arc<Tariff>) -> Self {
+        Self {
+            started: Stopwatch::start(),
+            tariff,
+            route: None,
+            decided: Outcome::Free,
+            forwarding: None,
+            caller: Caller::default(),
+            unpaid: None,
+            body: None,
+            has_body: false,
+            origin: None,
+        }
+    }
+
+    /// How the request ended, for metrics and log.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
+    }
+
+    pub(super) fn route_label(&self) -> &str {
+        self.route.as_ref().map_or(NO_ROUTE, RouteName::as_str)
+    }
+}

@@ -1,0 +1,81 @@
+//! What is decided about a request, before any of it is carried out.
+
+use std::sync::Arc;
+
+use super::context::{Context, Forwarding};
+use super::discovery::Document;
+use super::rejection::Rejection;
+use crate::admission::Admission;
+use crate::cashier::{Bill, IdentifierRefusal, Moved, Replay, Wait};
+use crate::metrics::Outcome;
+use crate::routes::{CanonicalTarget, Route, UpstreamName};
+
+/// What to do with a request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Forward(Box<Forwarding>),
+    /// Answer 402.
+    Bill(Box<Billed>),
+    Wait(Wait),
+    Replay(Box<Replay>),
+    Conflict(IdentifierRefusal),
+    /// What was bought opens nothing any more.
+    Moved(Box<Moved>),
+    /// Answer with what is published about the prices.
+    Document(Arc<Document>),
+    /// Answer a cross-origin preflight.
+    Preflight,
+    Reject(Rejection),
+}
+
+/// A bill, and what was asked for.
+#[derive(Debug)]
+pub(super) struct Billed {
+    pub(super) bill: Bill,
+    pub(super) route: Arc<Route>,
+    pub(super) target: CanonicalTarget,
+}
+
+impl Decision {
+    /// How the request ends if it is decided like this.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Forward(forwarding) => forwarding.admission.outcome(),
+            Self::Bill(billed) if billed.bill.refused.is_some() => Outcome::Refused,
+            Self::Bill(_) => Outcome::Challenged,
+            Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
+            Self::Wait(
+                Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
+            ) => Outcome::Unavailable,
+            Self::Replay(_) => Outcome::Replayed,
+            Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
+            Self::Document(_) | Self::Preflight => Outcome::Free,
+            Self::Reject(rejection) => rejection.outcome(),
+        }
+    }
+}
+
+/// Forwards a request to the upstream of this name, with the right that `admission` is.
+///
+/// # Errors
+/// [`Rejection::NoUpstream`].
+pub(super) fn forward(
+    context: &Context,
+    upstream: &UpstreamName,
+    target: CanonicalTarget,
+    admission: Admission,
+    is_preflight: bool,
+) -> Result<Decision, Rejection> {
+    let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    let has_body = context.has_body;
+    let (chosen, tried) = (None, Vec::new());
+    Ok(Decision::Forward(Box::new(Forwarding {
+        admission,
+        upstream,
+        target,
+        has_body,
+        is_preflight,
+        chosen,
+        tried,
+    })))
+}

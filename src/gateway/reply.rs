@@ -1,0 +1,97 @@
+//! An answer of the gateway's own, and how an answer is written.
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::prelude::{Result, Session};
+use serde_json::{Map, Value, json};
+
+use crate::cashier::{PendingReason, Wait};
+use crate::nano::{BlockHash, Network};
+use crate::x402::{self, SettlementResponse};
+
+/// Seconds after which a request may be tried again.
+const RETRY_SECONDS: u64 = 1;
+
+/// An answer of the gateway's own.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Value,
+}
+
+/// The `PAYMENT-RESPONSE` to a payment that is not settled.
+pub(super) fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
+    let outcome = x402::SettlementOutcome::Failed {
+        transaction: block,
+        payer: None,
+        reason: reason.to_owned(),
+        message: Some(message.to_owned()),
+    };
+    SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_header()
+}
+
+/// 503: the same request may come again, and no client is to pay again.
+pub(super) fn come_again(wait: &Wait) -> Reply {
+    let (reason, message) = match wait {
+        Wait::Pending { reason: PendingReason::Settlement, .. } => (
+            "settlement_pending",
+            "the payment is known and not confirmed yet: send the same proof again, do not pay again",
+        ),
+        Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
+            ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
+        }
+        Wait::UpstreamFailing(_) => (
+            "upstream_failing",
+            "the upstream failed again and again: nothing was charged, send the capability again after \
+             Retry-After, do not pay again",
+        ),
+        Wait::UsesOut => ("uses_under_way", "other requests hold the last uses of the capability: try again"),
+        Wait::SameId => (
+            "same_id_under_way",
+            "a request under the same id is under way: send the same again, do not pay again",
+        ),
+        Wait::NoNode => ("no_node", "no Nano node answers: nothing is sold until one does"),
+        Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can"),
+        Wait::NoWork => (
+            "no_work",
+            "the block came without work and the work server made none: send the same proof again, \
+             or the block with its work",
+        ),
+        Wait::Overloaded => ("overloaded", "too many requests are under way: try again"),
+    };
+    let block = match wait {
+        Wait::Pending { block, .. } => Some(*block),
+        Wait::UpstreamFailing(_)
+        | Wait::UsesOut
+        | Wait::SameId
+        | Wait::NoNode
+        | Wait::NoStore
+        | Wait::NoWork
+        | Wait::Overloaded => None,
+    };
+    let after = if let Wait::UpstreamFailing(pause) = wait { pause.get() } else { RETRY_SECONDS };
+    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
+    if block.is_some() {
+        headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
+    }
+    let transaction = block.map(|it| it.lower_hex());
+    let body = json!({ "error": reason, "message": message, "transaction": transaction });
+    Reply { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
+}
+
+pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
+    Reply { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
+}
+
+/// Writes a whole answer, to HEAD without its body: Pingora would send it over HTTP/2, and the client
+/// would reset the stream.
+pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
+    let body = body.filter(|_| session.req_header().method != Method::HEAD);
+    session.write_response_header(Box::new(head), body.is_none()).await?;
+    match body {
+        Some(body) => session.write_response_body(Some(body), true).await,
+        None => Ok(()),
+    }
+}
