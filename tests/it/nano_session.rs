@@ -405,12 +405,12 @@ async fn the_wallet_pays_by_it() {
         |path| reqwest::Request::new(reqwest::Method::GET, format!("{}{path}", rig.url).parse().unwrap());
     let paid = wallet.request(get(MANY)).await.unwrap();
     assert_eq!(paid.response.status(), 200);
-    let payment = paid.payment.unwrap();
+    let payment = paid.payment().unwrap();
     assert!(payment.acknowledged);
     assert!(payment.amount > Raw::with_unit("0.0001 XNO").unwrap(), "the price and a tag");
     let again = wallet.request(get("/many/y")).await.unwrap();
     assert_eq!(again.response.status(), 200);
-    assert_eq!(again.payment, None, "it is paid for already");
+    assert_eq!(again.payment(), None, "it is paid for already");
     let error = wallet.request(get("/plain")).await.unwrap_err();
     assert!(error.to_string().contains("no nanoSession"), "{error}");
     rig.end().await;
