@@ -5,6 +5,8 @@
 //! from a WebSocket is a hint to ask at once; while a WebSocket is subscribed, polling is rare.
 
 mod awaited_block;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
