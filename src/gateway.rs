@@ -54,6 +54,9 @@ mod session_headers;
 mod target;
 pub mod tariff;
 pub mod upstream;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::sync::Arc;
 use std::time::Duration;
