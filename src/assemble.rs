@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::admin::Admin;
-use crate::cashier::{self, Cashier, Shares};
+use crate::cashier::{self, Cashier, ClientLimits};
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
@@ -29,9 +29,10 @@ use crate::gateway::Gateway;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
+use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeLedger, NodeSetupError};
-use crate::listen::{Door, DoorRules, TrustedProxies};
+use crate::listen::{self, Door, DoorRules};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
 use crate::shutdown::{self, StopSignal};
@@ -93,8 +94,8 @@ pub struct Services {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     door: Door,
-    /// What each client has of unpaid requests under way.
-    unpaid: Shares,
+    /// What unpaid requests take.
+    unpaid: Unpaid,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -158,7 +159,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
         tasks.spawn(sweep);
     }
-    let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Shares::default());
+    let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
         tariff,
@@ -233,14 +234,18 @@ fn mac_keys(config: &Config) -> Result<MacKeys, AssembleError> {
 }
 
 fn settings(config: &Config) -> cashier::Settings {
+    let per_caller = config.facilitator.as_ref().map(|it| it.per_caller).unwrap_or_default();
     cashier::Settings {
         mechanisms: config.nano.mechanisms.clone(),
         by_route: config.mechanisms.clone(),
         lifetime: config.challenge.lifetime,
         wait: config.settlement.wait,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
-        settlements_per_client: config.limits.per_client.settlements,
-        lookups_per_client: config.limits.per_client.lookups,
+        per_client: ClientLimits {
+            settlements: config.limits.per_client.settlements,
+            lookups: config.limits.per_client.lookups,
+        },
+        per_caller: ClientLimits { settlements: per_caller.settlements, lookups: per_caller.lookups },
         routes: config.table.names().cloned().collect(),
         identifiers: cashier::IdentifierSettings {
             ids: config.payment_identifiers.keep,
@@ -259,6 +264,13 @@ fn door_rules(config: &Config) -> DoorRules {
         proxies: config.listen.trusted_proxies.clone(),
         proxy_protocol: config.listen.proxy_protocol,
     }
+}
+
+/// How many free requests may be at upstreams if the file does not say it: an eighth of the file
+/// descriptors. Clients can take three quarters, and the rest is for what is paid, nodes and the operator.
+fn free_forwards() -> usize {
+    let eighth = listen::descriptors().map_or(u64::MAX, |all| all.div_euclid(8).max(1));
+    usize::try_from(eighth).unwrap_or(usize::MAX)
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
@@ -285,6 +297,9 @@ async fn tariff(config: &Config) -> Tariff {
             idle_connection: config.limits.idle_connection,
             drained_body: config.limits.drained_body,
             unpaid_per_client: config.limits.per_client.unpaid,
+            free_forwards_per_client: config.limits.per_client.free_forwards,
+            free_forwards: config.limits.free_forwards.unwrap_or_else(free_forwards),
+            bills_per_client: config.limits.per_client.bills,
         },
         proxies: config.listen.trusted_proxies.clone(),
         documents: Documents::of(config),
@@ -311,10 +326,10 @@ impl Services {
         self.door.clone()
     }
 
-    /// The door of the facilitator's listener. Its callers come without a proxy.
+    /// The door of the facilitator's listener. Its callers come without the PROXY protocol.
     #[must_use]
     pub fn facilitator_door(&self) -> Door {
-        let rules = DoorRules { proxies: TrustedProxies::default(), ..door_rules(&self.fixed) };
+        let rules = DoorRules { proxy_protocol: false, ..door_rules(&self.fixed) };
         Door::for_clients(rules, Arc::clone(&self.metrics))
     }
 
@@ -330,7 +345,8 @@ impl Services {
     #[must_use]
     pub fn facilitator(&self) -> Option<Facilitator<NodeLedger, Engine>> {
         self.fixed.facilitator.as_ref()?;
-        Some(Facilitator::new(self.cashier.clone(), Arc::clone(&self.metrics), self.token.clone()))
+        let proxies = self.fixed.listen.trusted_proxies.clone();
+        Some(Facilitator::new(self.cashier.clone(), Arc::clone(&self.metrics), self.token.clone(), proxies))
     }
 
     #[must_use]
@@ -361,6 +377,7 @@ impl Services {
         let mut config = config.clone();
         let mut held_back = reload::need_restart(&self.fixed, &config);
         config.nano = self.fixed.nano.clone();
+        config.facilitator = self.fixed.facilitator.clone();
         if reload::without_addresses(&mut config.mechanisms, &config.nano.in_use) {
             held_back.push("routes[].mechanisms");
         }

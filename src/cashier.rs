@@ -91,14 +91,27 @@ pub struct Settings {
     pub wait: Duration,
     /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
-    /// Of these, those of one client.
-    pub settlements_per_client: usize,
-    /// Look-ups in the store and at nodes that one client may cause in vain within a minute, and have under
-    /// way at once.
-    pub lookups_per_client: u32,
+    pub per_client: ClientLimits,
+    /// The same of one caller of the facilitator.
+    pub per_caller: ClientLimits,
     pub identifiers: IdentifierSettings,
     /// The names that routes have or had.
     pub routes: BTreeSet<RouteName>,
+}
+
+/// What one client may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClientLimits {
+    /// Settlements under way at once.
+    pub settlements: usize,
+    /// Look-ups in the store and at nodes in vain within a minute, and under way at once.
+    pub lookups: u32,
+}
+
+impl Settings {
+    const fn limits_of(&self, client: Client) -> ClientLimits {
+        if client.is_caller() { self.per_caller } else { self.per_client }
+    }
 }
 
 /// What a cashier is made of.
@@ -430,7 +443,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         };
         let limit = SettlementLimit {
             all: settings.pending_settlements,
-            client: client.map(|it| (it, settings.settlements_per_client)),
+            client: client.map(|it| (it, settings.limits_of(it).settlements)),
         };
         let core = Arc::clone(&self.0);
         let settle = || core.settle(checked, identified, client, look_up);
@@ -439,7 +452,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if matches!(settled, Err(Unsettled::Wait(Wait::Overloaded)))
             && limit.client.is_some_and(|it| flights.has_its_share(it))
         {
-            self.0.metrics.limit_reached(ReachedLimit::ClientSettlements);
+            let is_caller = client.is_some_and(Client::is_caller);
+            self.0.metrics.limit_reached(if is_caller {
+                ReachedLimit::CallerSettlements
+            } else {
+                ReachedLimit::ClientSettlements
+            });
         }
         settled
     }
@@ -447,9 +465,15 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Reserves a look-up for `client`.
     async fn look_up(&self, client: Option<Client>) -> Result<LookUp, Unsettled> {
         let settings = self.0.settings.load_full();
-        let reserved = self.0.look_ups.reserve(client, settings.lookups_per_client, settings.wait).await;
+        let limit = client.map_or(u32::MAX, |it| settings.limits_of(it).lookups);
+        let reserved = self.0.look_ups.reserve(client, limit, settings.wait).await;
         if reserved.is_none() {
-            self.0.metrics.limit_reached(ReachedLimit::ClientLookups);
+            let is_caller = client.is_some_and(Client::is_caller);
+            self.0.metrics.limit_reached(if is_caller {
+                ReachedLimit::CallerLookups
+            } else {
+                ReachedLimit::ClientLookups
+            });
         }
         reserved.ok_or(Unsettled::Wait(Wait::Overloaded))
     }

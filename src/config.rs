@@ -39,7 +39,7 @@ pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
-pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerClient, Settlement};
+pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
 pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
@@ -48,7 +48,7 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{HealthCheck, HostHeader, Redirects, UpstreamConfig, UpstreamUrl};
+pub use upstream::{AfterBody, HealthCheck, HostHeader, Redirects, UpstreamConfig, UpstreamUrl};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.

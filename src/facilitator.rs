@@ -23,8 +23,9 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 
 use crate::cashier::facilitate::{Order, Unpaid};
-use crate::cashier::{Cashier, Wait};
+use crate::cashier::{Cashier, Client, Wait};
 use crate::ledger::Ledger;
+use crate::listen::{TrustedProxies, forwarded};
 use crate::metrics::{Metrics, UseResult};
 use crate::store::Store;
 use crate::store::capabilities::Use;
@@ -77,6 +78,7 @@ pub struct Facilitator<L, S> {
     cashier: Cashier<L, S>,
     metrics: Arc<Metrics>,
     token: Option<BearerToken>,
+    proxies: TrustedProxies,
 }
 
 /// An answer, and the use of a settled payment that its delivery spends.
@@ -95,19 +97,27 @@ impl From<FacilitatorAnswer> for FacilitatorReply {
 struct Gone;
 
 impl<L: Ledger, S: Store> Facilitator<L, S> {
-    /// A facilitator that decides by `cashier`. With a `token`, callers must send it.
+    /// A facilitator that decides by `cashier`. With a `token`, callers must send it. `proxies` are believed
+    /// about the callers they speak for.
     #[must_use]
-    pub const fn new(cashier: Cashier<L, S>, metrics: Arc<Metrics>, token: Option<BearerToken>) -> Self {
-        Self { cashier, metrics, token }
+    pub const fn new(
+        cashier: Cashier<L, S>,
+        metrics: Arc<Metrics>,
+        token: Option<BearerToken>,
+        proxies: TrustedProxies,
+    ) -> Self {
+        Self { cashier, metrics, token, proxies }
     }
 
     async fn reply(&self, session: &mut ServerSession) -> std::result::Result<FacilitatorReply, Gone> {
-        let body = body(session).await?;
+        // Before the body: nothing is kept of a caller that may not call.
+        let is_admitted = self.admits(session);
+        let body = body(session, if is_admitted { MAX_BODY } else { 0 }).await?;
         let request = session.req_header();
         let endpoint = Endpoint::of_path(request.uri.path());
         let method = request.method.clone();
         let reply = match endpoint {
-            _ if !self.admits(session) => FacilitatorAnswer::unauthorized().into(),
+            _ if !is_admitted => FacilitatorAnswer::unauthorized().into(),
             None => FacilitatorAnswer::not_found().into(),
             Some(it) if it.method() != method => FacilitatorAnswer::wrong_method(&it.method()).into(),
             Some(it) => match body {
@@ -130,6 +140,16 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
             return false;
         };
         scheme.eq_ignore_ascii_case("bearer") && token.is(credential.trim())
+    }
+
+    /// What the limits for each caller count by; `None` if it does not connect by IP.
+    fn caller(&self, session: &ServerSession) -> Option<Client> {
+        let peer = session.client_addr().and_then(|it| it.as_inet()).map(|it| it.ip().to_canonical())?;
+        if !self.proxies.contains(peer) {
+            return Some(Client::calling(peer));
+        }
+        let named = forwarded::client_named(peer, &session.req_header().headers, &self.proxies);
+        Some(Client::calling(named.unwrap_or(peer)))
     }
 
     async fn serve(
@@ -187,8 +207,8 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
                 return Ok(FacilitatorAnswer::invalid(reason, &message, None));
             }
         };
-        let payer = proof.payer();
-        let verified = unless_gone(session, self.cashier.verify(proof, &demand)).await?;
+        let (payer, caller) = (proof.payer(), self.caller(session));
+        let verified = unless_gone(session, self.cashier.verify(proof, &demand, caller)).await?;
         Ok(match verified {
             Ok(payer) => FacilitatorAnswer::valid(payer),
             Err(unpaid) => FacilitatorAnswer::unpaid(answer::AnswerShape::Verify { payer }, &unpaid),
@@ -209,8 +229,8 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
                 return Ok(FacilitatorAnswer::unsettled(reason, &message, None, None).into());
             }
         };
-        let (block, payer) = (proof.block(), proof.payer());
-        let unpaid = match unless_gone(session, self.cashier.settle(proof, &demand)).await? {
+        let (block, payer, caller) = (proof.block(), proof.payer(), self.caller(session));
+        let unpaid = match unless_gone(session, self.cashier.settle(proof, &demand, caller)).await? {
             Ok(admitted) => {
                 let answer = FacilitatorAnswer::settled(admitted.taken.held().intent());
                 return Ok(FacilitatorReply { answer, spends: Some(admitted.taken) });
@@ -253,21 +273,22 @@ async fn unless_gone<T>(
     }
 }
 
-/// The request's body; `None` if it is longer than [`MAX_BODY`].
-async fn body(session: &mut ServerSession) -> std::result::Result<Option<Vec<u8>>, Gone> {
+/// The request's body; `None` if it is longer than `most` bytes. Then the rest is read up to [`DRAINED`]
+/// bytes and not kept.
+async fn body(session: &mut ServerSession, most: usize) -> std::result::Result<Option<Vec<u8>>, Gone> {
     if session.req_header().headers.contains_key(EXPECT) {
         session.write_continue_response().await.map_err(|_| Gone)?;
     }
     let (mut body, mut length) = (Vec::new(), 0_usize);
     while let Some(part) = session.read_request_body().await.map_err(|_| Gone)? {
         length = length.saturating_add(part.len());
-        if length <= MAX_BODY {
+        if length <= most {
             body.extend_from_slice(&part);
         } else if length > DRAINED {
             break;
         }
     }
-    Ok((length <= MAX_BODY).then_some(body))
+    Ok((length <= most).then_some(body))
 }
 
 async fn write(session: &mut ServerSession, answer: FacilitatorAnswer) -> Result<()> {

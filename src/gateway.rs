@@ -22,7 +22,8 @@
 //! 6. **Settle**, in a task that no connection can cancel: journal, broadcast, wait for the confirmation,
 //!    spend and grant in one durable step ([`store::settle`](crate::store::settle)).
 //! 7. **Admit**, [`Admission`]: the right to an upstream, free or with a use that is held.
-//! 8. **Respond**, [`respond::respond`]: a request without that right is answered and goes on at step 13.
+//! 8. **Respond**, [`respond::respond`]: a request without that right is answered, in its client's turn
+//!    ([`Unpaid`]), and goes on at step 13.
 //! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
 //!    connection fails.
 //! 10. **Forward**, [`forward::request`]: payment headers are removed, the gateway's own are added.
@@ -57,6 +58,7 @@ mod respond;
 mod session_headers;
 mod target;
 pub mod tariff;
+pub mod unpaid;
 pub mod upstream;
 mod upstream_bill;
 #[cfg(feature = "fuzzing")]
@@ -77,7 +79,7 @@ use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
 use crate::admission::{Charge, Ending};
-use crate::cashier::{Cashier, Shares};
+use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
@@ -85,7 +87,8 @@ use crate::store::Store;
 use client::Caller;
 use decision::Decision;
 use rejection::Rejection;
-use tariff::Tariff;
+use tariff::{EdgeLimits, Tariff};
+use unpaid::Unpaid;
 use upstream_bill::UpstreamBills;
 
 pub use context::Context;
@@ -101,29 +104,30 @@ pub struct Gateway<L, S> {
     cashier: Cashier<L, S>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
-    unpaid: Shares,
+    unpaid: Unpaid,
     upstream_bills: UpstreamBills,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts each client's unpaid requests.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take.
     #[must_use]
     pub const fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
-        unpaid: Shares,
+        unpaid: Unpaid,
     ) -> Self {
         Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new() }
     }
 
     /// Decides a request, unless its client has too many unpaid ones under way. A request with a valid
-    /// capability is never too many, and is not one of them.
+    /// capability is never too many, and is not one of them. An answer that sells nothing waits for its
+    /// client's turn.
     async fn decide(&self, session: &mut Session, context: &mut Context) -> Decision {
-        let most = context.tariff.limits.unpaid_per_client;
+        let limits = context.tariff.limits;
         let client = context.caller.client();
-        context.unpaid = client.and_then(|it| self.unpaid.take(it, 1, most));
+        context.unpaid = client.and_then(|it| self.unpaid.enter(it, &limits));
         let is_one_too_many = client.is_some() && context.unpaid.is_none();
         let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
         if !is_one_too_many || presented::has_token(session) {
@@ -136,10 +140,28 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
                 decision = decided;
             }
         }
+        if let Decision::Forward(it) = &decision
+            && it.admission.admitted().is_none()
+        {
+            match self.unpaid.forward(client, &limits) {
+                Ok(counted) => context.at_upstream = Some(counted),
+                Err(limit) => decision = Decision::Reject(Rejection::Overloaded(limit)),
+            }
+        }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
             self.metrics.limit_reached(*limit);
         }
-        decision
+        if decision.sells() { decision } else { self.in_turn(client, &limits, decision).await }
+    }
+
+    /// A decision that sells nothing, once it is its client's turn.
+    async fn in_turn(&self, client: Option<Client>, limits: &EdgeLimits, decision: Decision) -> Decision {
+        let Some(client) = client else { return decision };
+        let turn = self.unpaid.turn(client, limits).await;
+        if turn != Ok(false) {
+            self.metrics.limit_reached(ReachedLimit::ClientBills);
+        }
+        turn.map_or_else(|limit| Decision::Reject(Rejection::Overloaded(limit)), |_| decision)
     }
 
     /// Closes the request's admission, if it has one that is open.
@@ -326,6 +348,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        drop(context.at_upstream.take());
         // What was bought is the tunnel. How it ends is up to those who use it.
         self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;
         let (route, outcome, took) = (context.route_label(), context.outcome(), context.started.elapsed());

@@ -6,6 +6,7 @@
 //! of these loops can run in one process.
 
 mod door;
+pub mod forwarded;
 mod head;
 mod proxies;
 mod proxy_protocol;
@@ -37,7 +38,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
-pub use door::{Door, DoorRules, MAX_CONNECTIONS};
+pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
 pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
 

@@ -90,10 +90,20 @@ vocabulary! {
         HeadTime = "head_time",
         /// Requests without a paid use, of one client.
         ClientUnpaid = "per_client.unpaid",
+        /// Free requests at upstreams.
+        FreeForwards = "free_forwards",
+        /// Free requests at upstreams, of one client.
+        ClientFreeForwards = "per_client.free_forwards",
+        /// Answers a second that sell nothing, to one client. It counts those that had to wait.
+        ClientBills = "per_client.bills",
         /// Settlements under way, of one client.
         ClientSettlements = "per_client.settlements",
         /// Look-ups for proofs, of one client.
         ClientLookups = "per_client.lookups",
+        /// Settlements under way, of one caller of the facilitator.
+        CallerSettlements = "per_caller.settlements",
+        /// Look-ups for proofs, of one caller of the facilitator.
+        CallerLookups = "per_caller.lookups",
         /// Memory for bodies.
         Bodies = "bodies",
         /// Memory for bodies, of one client.

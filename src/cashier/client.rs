@@ -10,26 +10,43 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 /// One client: an IPv4 address, or the 64-bit network of an IPv6 address, which one host commonly
 /// owns as a whole.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Client(IpAddr);
+pub struct Client {
+    network: IpAddr,
+    is_caller: bool,
+}
 
 impl Client {
     /// The client that connects from `address`. An IPv4 address in IPv6 form, as a listener for both
     /// sees it, is the IPv4 address.
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+        let network = match address.to_canonical() {
             address @ IpAddr::V4(_) => address,
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
                 IpAddr::from([a, b, c, d, 0, 0, 0, 0])
             }
-        })
+        };
+        Self { network, is_caller: false }
+    }
+
+    /// The caller of the facilitator that connects from `address`. It speaks for many payers, and has
+    /// limits of its own.
+    #[must_use]
+    pub fn calling(address: IpAddr) -> Self {
+        Self { is_caller: true, ..Self::at(address) }
     }
 
     /// Its address; the first of its network for IPv6.
     #[must_use]
     pub const fn network(self) -> IpAddr {
-        self.0
+        self.network
+    }
+
+    /// Whether it is a caller of the facilitator.
+    #[must_use]
+    pub const fn is_caller(self) -> bool {
+        self.is_caller
     }
 }
 

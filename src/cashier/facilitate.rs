@@ -4,8 +4,10 @@
 
 use std::num::NonZeroU32;
 
+use super::client::Client;
 use super::denied::Denied;
 use super::flights::Frontier;
+use super::look_ups::LookUp;
 use super::proof::{Checked, Proof};
 use super::reasons::{PendingReason, Wait};
 use super::unsettled::Unsettled;
@@ -14,7 +16,7 @@ use super::{Cashier, Wanted};
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
-use crate::payment::{BlockFacts, Mechanism, Refusal, Seen, nano_txn};
+use crate::payment::{BlockFacts, Mechanism, Nonce, Refusal, Seen, nano_txn};
 use crate::routes::{Grants, Metering, Place, RouteName, Standing, Terms};
 use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
@@ -102,30 +104,40 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Whether [`Cashier::settle`] would take the payment, as far as can be known without taking it.
     /// Asks the store and the ledger, waits for the confirmation of a block that is on the ledger, and
-    /// changes nothing. Returns the payer.
+    /// changes nothing. That takes a look-up of the `caller`, if it counts. Returns the payer.
     ///
     /// # Errors
     /// [`Unpaid`].
-    pub async fn verify(&self, proof: Proof, demand: &Demand) -> Result<Account, Unpaid> {
+    pub async fn verify(
+        &self,
+        proof: Proof,
+        demand: &Demand,
+        caller: Option<Client>,
+    ) -> Result<Account, Unpaid> {
         let mechanism = proof.offer.mechanism;
-        let verified = self.judge(proof, demand).await.map_err(Unpaid::from);
+        let verified = self.judge(proof, demand, caller).await.map_err(Unpaid::from);
         self.count(mechanism, &verified);
         verified
     }
 
     /// Settles a payment and takes its one use, which is spent once it is committed. A settlement that
-    /// has begun goes on without the caller.
+    /// has begun goes on without the caller, and counts as the `caller`'s while it is under way.
     ///
     /// # Errors
     /// [`Unpaid`]; [`Refusal::DuplicateBlockHash`] also if the use is taken already.
-    pub async fn settle(&self, proof: Proof, demand: &Demand) -> Result<Admitted, Unpaid> {
+    pub async fn settle(
+        &self,
+        proof: Proof,
+        demand: &Demand,
+        caller: Option<Client>,
+    ) -> Result<Admitted, Unpaid> {
         let mechanism = proof.offer.mechanism;
         let settled = match self.recognised(&proof, demand) {
             Ok(challenge) => {
                 let standing = Standing::default();
                 let (route, terms) = (&demand.route, challenge.offer().terms);
                 let wanted = Wanted { route, standing: &standing, terms, metering: Metering::Strict };
-                self.redeem(proof, wanted, None).await.map_err(Unpaid::from)
+                self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),
         };
@@ -157,13 +169,35 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         Ok(challenge)
     }
 
-    async fn judge(&self, proof: Proof, demand: &Demand) -> Result<Account, Denied> {
+    async fn judge(&self, proof: Proof, demand: &Demand, caller: Option<Client>) -> Result<Account, Denied> {
         let block = proof.block();
         let challenge = self.recognised(&proof, demand)?;
         let (nonce, late) = (challenge.nonce(), challenge.has_expired(self.0.clock.now()));
         // First what arithmetic can refuse: nobody is asked about it.
         let checked = proof.evidence.check(challenge, self.0.work.terms());
         let checked = checked.map_err(|it| if late { Refusal::PaymentExpired } else { it })?;
+        let mut look_up = self.look_up(caller).await?;
+        let judged = self.look(block, (nonce, late), checked, &mut look_up).await;
+        let in_vain = match &judged {
+            Ok(_) => false,
+            Err(Denied::Wait(Wait::Pending { .. } | Wait::NoNode)) => look_up.is_asking(),
+            Err(Denied::Wait(_)) => false,
+            Err(Denied::Refused { .. } | Denied::Identifier(_) | Denied::Moved(_)) => true,
+        };
+        if in_vain {
+            look_up.was_in_vain();
+        }
+        judged
+    }
+
+    /// What the store and the ledger say about a checked payment, `late` or not.
+    async fn look(
+        &self,
+        block: BlockHash,
+        (nonce, late): (Nonce, bool),
+        checked: Checked,
+        look_up: &mut LookUp,
+    ) -> Result<Account, Denied> {
         let known = self.0.store.payment(block).await;
         let known = known.map_err(|it| Denied::no_store(&it, "a payment could not be looked up"))?;
         let is_other = known.as_ref().map(|it| it.intent.challenge != nonce);
@@ -177,10 +211,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             (Some(payment), _) => self.judge_known(payment).await,
             (None, Checked::Txn(checked)) => self.judge_txn(checked).await,
             (None, Checked::Signature(checked)) => {
-                self.judge_sent(block, |facts| Ok(checked.judge(facts)?)).await
+                self.judge_sent(block, |facts| Ok(checked.judge(facts)?), look_up).await
             }
             (None, Checked::Session(checked)) => {
-                self.judge_sent(block, |facts| Ok(checked.judge(facts)?)).await
+                self.judge_sent(block, |facts| Ok(checked.judge(facts)?), look_up).await
             }
         }
     }
@@ -215,11 +249,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         block: BlockHash,
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
+        look_up: &mut LookUp,
     ) -> Result<Account, Denied> {
         let Some(facts) = self.0.ledger.block(block).await.map_err(no_node)? else {
             return Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound }));
         };
         let seen = judge(facts)?;
+        look_up.bear_out();
         let payer = seen.intent().payer;
         let mut later = None;
         if !seen.is_confirmed() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::denied::Denied;
 use super::flights::{FlightKey, Frontier, SettlementLimit};
-use super::lanes::Lane;
+use super::lanes::{Lane, LaneKey};
 use super::look_ups::LookUp;
 use super::proof::{Checked, Proof};
 use super::reasons::{IdentifierRefusal, Wait};
@@ -76,22 +76,23 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let (checked, look_up) =
             self.admissible(challenge, evidence, wanted, Some(identified), client).await?;
+        // Before the lane is entered: what takes long for a proof that anybody could have made must not keep
+        // the payer's own waiting.
+        let is_payers = self.shows_payer(&checked, client, look_up).await?;
+        let unproven = (!is_payers).then(|| (block, checked.challenge().nonce()));
         let wait = self.0.settings.load().wait;
-        let lane = self.0.lanes.enter(identified.id, payer, wait).await;
+        let lane = self.0.lanes.enter(LaneKey { id: identified.id, payer, unproven }, wait).await;
         let lane = lane.ok_or(Denied::Wait(Wait::SameId))?;
-        let look_up = match look_up {
-            Some(look_up) => look_up,
-            None => self.look_up(client).await?,
-        };
+        let look_up = self.look_up(client).await?;
         let held = match self.payment_under(identified.id).await? {
-            Some(first) => self.join(first, checked, under, look_up).await?,
+            Some(first) => self.join(first, (checked, is_payers), under, look_up).await?,
             None => match self.fly(checked.clone(), Some(identified), client, Some(look_up)).await {
                 // Another instance may have been quicker.
                 Err(why @ (Unsettled::Refused(..) | Unsettled::IdHeld)) => {
                     match self.payment_under(identified.id).await? {
                         Some(first) if first.intent.block != block => {
                             let look_up = self.look_up(client).await?;
-                            self.join(first, checked, under, look_up).await?
+                            self.join(first, (checked, is_payers), under, look_up).await?
                         }
                         Some(_) | None => return Err(why.into()),
                     }
@@ -114,20 +115,20 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.0.store.identified(id).await.map_err(|error| no_store(&error))
     }
 
-    /// What the `first` payment under an id bought, for another proof under the same id.
+    /// What the `first` payment under an id bought, for another proof under the same id, which
+    /// [`Cashier::is_the_payers`] or not.
     async fn join(
         &self,
         first: PaymentRecord,
-        checked: Checked,
+        (checked, is_payers): (Checked, bool),
         under: Under,
         mut look_up: LookUp,
     ) -> Result<Arc<CachedCapability>, Denied> {
         let Under { identified, payer, client } = under;
         let same_proof =
             first.intent.block == checked.hash() && first.intent.challenge == checked.challenge().nonce();
-        let is_the_payers =
-            first.intent.payer == payer && (same_proof || self.is_the_payers(&checked).await?);
-        if !is_the_payers || first.intent.identified != Some(identified) {
+        let may_join = first.intent.payer == payer && (same_proof || is_payers);
+        if !may_join || first.intent.identified != Some(identified) {
             look_up.was_in_vain();
             return Err(Denied::Identifier(IdentifierRefusal::Conflict));
         }
@@ -154,6 +155,25 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             settled @ (Ok(_) | Err(Unsettled::Wait(_))) => Ok(settled?),
         }
+    }
+
+    /// As [`Cashier::is_the_payers`], with a look-up that is given back before the lane is entered: those
+    /// that wait in it hold none.
+    async fn shows_payer(
+        &self,
+        checked: &Checked,
+        client: Option<Client>,
+        look_up: Option<LookUp>,
+    ) -> Result<bool, Denied> {
+        let look_up = match look_up {
+            Some(look_up) => look_up,
+            None => self.look_up(client).await?,
+        };
+        let shown = self.is_the_payers(checked).await;
+        if shown.is_err() {
+            look_up.was_in_vain();
+        }
+        shown
     }
 
     /// Whether only the payer can have made this proof. A `nanoSignature` is over a challenge. A signed

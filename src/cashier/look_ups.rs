@@ -106,6 +106,11 @@ impl LookUp {
         }
     }
 
+    /// Whether nothing has borne the payment out yet.
+    pub(super) const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
     /// It led to nothing, and counts.
     pub(super) fn was_in_vain(self) {
         if let Some(allowance) = &self.allowance {

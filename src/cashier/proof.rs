@@ -31,27 +31,18 @@ impl Proof {
         self.evidence.block()
     }
 
-    /// The claim to have paid for `session` with `block`, on a request to `route`.
-    ///
-    /// # Errors
-    /// [`Refusal::WrongResource`], if the session is for another route.
-    pub fn of_session(
-        session: &x402::SessionId,
-        block: BlockHash,
-        route: &RouteName,
-    ) -> Result<Self, Refusal> {
-        if !session.is_for(route.as_str()) {
-            return Err(Refusal::WrongResource);
-        }
+    /// The claim to have paid for `session` with `block`. The session claims to be for `route`.
+    #[must_use]
+    pub const fn of_session(session: &x402::SessionId, block: BlockHash, route: RouteName) -> Self {
         let offer = Offer {
             mechanism: Mechanism::NanoSession,
-            route: route.clone(),
+            route,
             terms: Terms { amount: session.price, grants: session.grants },
             pay_to: session.pay_to,
             valid_before: session.valid_before,
         };
         let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: None });
-        Ok(Self { nonce: Nonce(session.nonce), offer, evidence })
+        Self { nonce: Nonce(session.nonce), offer, evidence }
     }
 
     /// The account that claims to have paid, if the proof names one. It is proven once the evidence is

@@ -134,7 +134,11 @@ fn load(path: &Path) -> Result<Config, Faults> {
 /// Serves every listener that is bound.
 fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> JoinSet<()> {
     let mut listeners = JoinSet::new();
-    let conf = Arc::new(ServerConf::default());
+    let mut conf = ServerConf::default();
+    // Idle connections to upstreams are among the descriptors that are kept from clients.
+    let most = listen::descriptors().and_then(|all| usize::try_from(all.div_euclid(16)).ok());
+    conf.upstream_keepalive_pool_size = conf.upstream_keepalive_pool_size.min(most.unwrap_or(usize::MAX));
+    let conf = Arc::new(conf);
     let proxy = Arc::new(pingora::proxy::http_proxy(&conf, services.gateway()));
     let at =
         |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::judge::{Judge, Judged, all};
-use super::mirror::{ChallengeFile, LimitsFile, PaymentIdentifiersFile, PerClientFile, SettlementFile};
+use super::mirror::{
+    ChallengeFile, LimitsFile, PaymentIdentifiersFile, PerCallerFile, PerClientFile, SettlementFile,
+};
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ChallengeConfig {
@@ -51,6 +53,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// Bytes of request bodies in memory at one time, of those that are read before the decision.
     pub bodies: u64,
+    /// Free requests at upstreams at one time. `None`: an eighth of the file descriptors.
+    pub free_forwards: Option<usize>,
     /// How long such a body may take to arrive.
     pub body_time: Duration,
     pub per_client: PerClient,
@@ -64,6 +68,10 @@ pub struct PerClient {
     pub connections: usize,
     /// Requests under way at one time that hold no paid use.
     pub unpaid: usize,
+    /// Of these, those at upstreams.
+    pub free_forwards: usize,
+    /// Answers a second that sell nothing; the next ones wait.
+    pub bills: u32,
     /// Payments that are being settled at one time.
     pub settlements: usize,
     /// Look-ups for proofs in vain, per minute, and look-ups under way at one time.
@@ -74,7 +82,30 @@ pub struct PerClient {
 
 impl Default for PerClient {
     fn default() -> Self {
-        Self { connections: 1024, unpaid: 512, settlements: 128, lookups: 20, bodies: 8 * 1024 * 1024 }
+        Self {
+            connections: 1024,
+            unpaid: 512,
+            free_forwards: 128,
+            bills: 500,
+            settlements: 128,
+            lookups: 20,
+            bodies: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// What one caller of the facilitator may take. It speaks for many payers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PerCaller {
+    /// Payments that are being settled at one time.
+    pub settlements: usize,
+    /// Look-ups for proofs in vain, per minute, and look-ups under way at one time.
+    pub lookups: u32,
+}
+
+impl Default for PerCaller {
+    fn default() -> Self {
+        Self { settlements: 512, lookups: 600 }
     }
 }
 
@@ -87,6 +118,7 @@ impl Default for Limits {
             idle_connection: Duration::from_secs(60),
             head_time: Duration::from_secs(10),
             bodies: 64 * 1024 * 1024,
+            free_forwards: None,
             body_time: Duration::from_secs(10),
             per_client: PerClient::default(),
         }
@@ -110,6 +142,7 @@ const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
 const MAX_BODIES: u64 = 1 << 40;
 const MAX_CAPABILITIES: u64 = 100_000_000;
 const MAX_PENDING: u32 = 1_000_000;
+/// Of look-ups a minute, and of bills a second.
 const MAX_LOOKUPS: u32 = 1_000_000;
 /// Of connections, requests or settlements of one client.
 const MAX_SHARE: usize = 1_000_000;
@@ -158,7 +191,7 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
     let default = Limits::default();
     let (second, milli) = (Duration::from_secs, Duration::from_millis);
     let (lookups_place, lookups) = (file.lookups_per_client.path.clone(), file.lookups_per_client);
-    let earlier = lookups.is_given();
+    let (earlier, says_forwards) = (lookups.is_given(), file.free_forwards.is_given());
     let lookups = judge.count(lookups, 1..=MAX_LOOKUPS, default.per_client.lookups);
     let per_client = judge.section(file.per_client).and_then(|it: PerClientFile| {
         if earlier && it.lookups.is_given() {
@@ -186,6 +219,9 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
         ),
         head_time: judge.duration(file.head_time, milli(100)..=second(600), default.head_time),
         bodies: judge.bytes(file.bodies, 0..=MAX_BODIES, default.bodies),
+        free_forwards: judge
+            .count(file.free_forwards, 1..=MAX_SHARE, MAX_SHARE)
+            .map(|it| says_forwards.then_some(it)),
         body_time: judge.duration(file.body_time, milli(100)..=second(600), default.body_time),
         per_client,
     })
@@ -198,10 +234,20 @@ fn per_client(judge: &mut Judge<'_>, file: PerClientFile, lookups: u32) -> Judge
     all!(PerClient {
         connections: judge.count(file.connections, 1..=MAX_SHARE, default.connections),
         unpaid: judge.count(file.unpaid, 1..=MAX_SHARE, default.unpaid),
+        free_forwards: judge.count(file.free_forwards, 1..=MAX_SHARE, default.free_forwards),
+        bills: judge.count(file.bills, 1..=MAX_LOOKUPS, default.bills),
         settlements: judge.count(file.settlements, 1..=MAX_SHARE, default.settlements),
         lookups: judge.count(file.lookups, 1..=MAX_LOOKUPS, lookups),
         bodies: judge
             .bytes(file.bodies, 0..=MAX_BODIES, bodies)
             .map(|it| usize::try_from(it).unwrap_or(usize::MAX)),
+    })
+}
+
+pub(super) fn per_caller(judge: &mut Judge<'_>, file: PerCallerFile) -> Judged<PerCaller> {
+    let default = PerCaller::default();
+    all!(PerCaller {
+        settlements: judge.count(file.settlements, 1..=MAX_SHARE, default.settlements),
+        lookups: judge.count(file.lookups, 1..=MAX_LOOKUPS, default.lookups),
     })
 }

@@ -9,6 +9,7 @@ use serde_yaml::Value;
 use url::Origin;
 
 use super::judge::{Judge, Judged, all};
+use super::limits::{self, PerCaller};
 use super::mirror::{AdminFile, CorsFile, FacilitatorFile, ListenFile, Piece, TlsFile};
 use super::web_address::{self, HTTP};
 use crate::listen::TrustedProxies;
@@ -78,6 +79,7 @@ pub struct FacilitatorConfig {
     /// The file of the token that callers must send; created if it is missing. `None`: anybody who
     /// can reach the address may call.
     pub token_file: Option<PathBuf>,
+    pub per_caller: PerCaller,
 }
 
 /// Cross-origin calls by web pages.
@@ -192,6 +194,7 @@ pub(super) fn facilitator(judge: &mut Judge<'_>, file: FacilitatorFile) -> Judge
     let facilitator = all!(FacilitatorConfig {
         address: socket(judge, file.listen),
         token_file: judge.file(file.token_file),
+        per_caller: judge.section(file.per_caller).and_then(|it| limits::per_caller(judge, it)),
     })?;
     if !is_guarded && !facilitator.address.ip().is_loopback() {
         return Err(judge.fault(

@@ -154,6 +154,11 @@ sections! {
     "facilitator" => FacilitatorFile {
         listen: String,
         token_file: String,
+        per_caller: Value,
+    }
+    "facilitator.per_caller" => PerCallerFile {
+        settlements: Count,
+        lookups: Count,
     }
     "nano" => NanoFile {
         nodes: Vec<Value>,
@@ -220,6 +225,7 @@ sections! {
         health: Value,
         host_header: String,
         redirects: String,
+        after_body: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
@@ -284,12 +290,15 @@ sections! {
         idle_connection: String,
         head_time: String,
         bodies: Value,
+        free_forwards: Count,
         body_time: String,
         per_client: Value,
     }
     "limits.per_client" => PerClientFile {
         connections: Count,
         unpaid: Count,
+        free_forwards: Count,
+        bills: Count,
         settlements: Count,
         lookups: Count,
         bodies: Value,

@@ -24,6 +24,7 @@ pub struct UpstreamConfig {
     pub health: Option<HealthCheck>,
     pub host_header: HostHeader,
     pub redirects: Redirects,
+    pub after_body: AfterBody,
 }
 
 /// One server.
@@ -66,6 +67,19 @@ vocabulary! {
         #[default]
         Rewrite = "rewrite",
         /// It stays as the upstream wrote it.
+        Keep = "keep",
+    }
+    fn as_str;
+}
+
+vocabulary! {
+    /// What becomes of the connection to the upstream after a request with a body.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum AfterBody {
+        /// It is closed: what a server left unread of the body would be the next client's request.
+        #[default]
+        Close = "close",
+        /// It is used again, for a server that reads every body to its end, whatever it answers.
         Keep = "keep",
     }
     fn as_str;
@@ -129,6 +143,9 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
         health: judge.optional(file.health, health),
+        after_body: judge
+            .choice(file.after_body, AfterBody::ALL, AfterBody::as_str)
+            .map(Option::unwrap_or_default),
         host_header: judge
             .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
             .map(Option::unwrap_or_default),

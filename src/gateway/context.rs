@@ -7,6 +7,7 @@ use pingora::protocols::l4::socket::SocketAddr;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::tariff::Tariff;
+use super::unpaid::AtUpstream;
 use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
@@ -30,6 +31,8 @@ pub struct Context {
     pub(super) caller: Caller,
     /// What counts it among its client's unpaid requests.
     pub(super) unpaid: Option<Share>,
+    /// What counts it among the free requests at upstreams.
+    pub(super) at_upstream: Option<AtUpstream>,
     /// The memory of a body that was read before the decision.
     pub(super) body: Option<BodyPermit>,
     /// Whether the request has a body.
@@ -66,6 +69,7 @@ impl Context {
             forwarding: None,
             caller: Caller::default(),
             unpaid: None,
+            at_upstream: None,
             body: None,
             has_body: false,
             origin: None,

@@ -37,6 +37,20 @@ pub(super) struct Billed {
 }
 
 impl Decision {
+    /// Whether the client gets something that it asked for and may have, paid or free.
+    pub(super) const fn sells(&self) -> bool {
+        match self {
+            Self::Forward(_) | Self::Replay(_) => true,
+            Self::Bill(_)
+            | Self::Wait(_)
+            | Self::Conflict(_)
+            | Self::Moved(_)
+            | Self::Document(_)
+            | Self::Preflight
+            | Self::Reject(_) => false,
+        }
+    }
+
     /// How the request ends if it is decided like this.
     pub(super) fn outcome(&self) -> Outcome {
         match self {

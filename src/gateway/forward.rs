@@ -10,12 +10,13 @@ use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
-use super::client::{self, Caller};
+use super::client::Caller;
 use super::context::{Context, Forwarding};
 use super::tariff::extend_list;
 use super::{preflight, redirect};
 use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
+use crate::listen::forwarded::parts;
 use crate::nano::Network;
 use crate::payment::capability::Token;
 use crate::store::capabilities::CachedCapability;
@@ -70,7 +71,8 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    if forwarding.has_body || request.method == Method::HEAD {
+    let is_open_end = forwarding.has_body && !forwarding.upstream.keeps_after_body();
+    if is_open_end || request.method == Method::HEAD {
         // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
         // meet the next client's request. Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
@@ -244,7 +246,7 @@ fn is_stopped_on_the_way_out(name: &str) -> bool {
 fn private(headers: &HeaderMap) -> HeaderValue {
     let mut kept = vec!["private"];
     let given = headers.get_all(CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
-    for directive in given.flat_map(|it| client::parts(it, ',')) {
+    for directive in given.flat_map(|it| parts(it, ',')) {
         let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
         if !["public", "s-maxage", "private", "proxy-revalidate"].contains(&name.as_str()) {
             kept.push(directive);

@@ -8,9 +8,8 @@ use http::HeaderMap;
 use pingora::http::RequestHeader;
 use pingora::prelude::Session;
 
-use super::client::named_by;
 use super::{framing, target};
-use crate::listen::TrustedProxies;
+use crate::listen::{TrustedProxies, forwarded};
 use crate::routes::CanonicalTarget;
 
 /// What is read of the head of a request.
@@ -47,5 +46,5 @@ pub fn read_head(bytes: &[u8]) -> Option<ReadHead> {
 /// The client that a proxy at `peer` names; `None` if its headers are not believed.
 #[must_use]
 pub fn client_named_by(peer: IpAddr, headers: &HeaderMap, proxies: &TrustedProxies) -> Option<IpAddr> {
-    named_by(peer, headers, proxies).ok()
+    forwarded::client_named(peer, headers, proxies).ok()
 }

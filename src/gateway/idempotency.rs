@@ -56,7 +56,7 @@ pub(super) async fn read(
     let value = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
     let meaning = MEANING.map(value);
     let method = request.method.as_str();
-    let request = RequestDigest::of(&route.name, method, target.as_str(), &meaning, &body);
+    let request = RequestDigest::of(method, target.as_str(), &meaning, &body);
     Ok(Some(IdentifiedRequest { id: IdentifierKey::of(id.as_str()), request }))
 }
 

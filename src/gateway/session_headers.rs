@@ -10,7 +10,8 @@ pub(super) const BLOCK_HEADER: &str = "x-payment-block";
 pub(super) const SESSION_HEADER: &str = "x-payment-session";
 
 /// The proof in the two headers, for a request to the route of these `names`. A session without a block proves nothing
-/// and is ignored.
+/// and is ignored. The route of the session need not be one of the names: what it opens is decided like that of any
+/// other proof.
 ///
 /// # Errors
 /// What is wrong with the headers.
@@ -26,7 +27,8 @@ pub(super) fn read(
     let Ok(session) = session.trim().parse::<SessionId>() else {
         return Ok(Presented::Refused(Refusal::ChallengeUnknown));
     };
-    let mut proofs = names.filter_map(|route| Proof::of_session(&session, block, &route).ok());
-    let proof = proofs.next().map(|it| Presented::Proof(Box::new(it)));
-    Ok(proof.unwrap_or(Presented::Refused(Refusal::WrongResource)))
+    Ok(match session.route(names) {
+        Some(route) => Presented::Proof(Box::new(Proof::of_session(&session, block, route))),
+        None => Presented::Refused(Refusal::WrongResource),
+    })
 }

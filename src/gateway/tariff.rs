@@ -59,6 +59,12 @@ pub struct EdgeLimits {
     pub drained_body: u64,
     /// Requests of one client at the same time that hold no paid use.
     pub unpaid_per_client: usize,
+    /// Of these, those at upstreams.
+    pub free_forwards_per_client: usize,
+    /// As before, of all clients together.
+    pub free_forwards: usize,
+    /// Answers a second to one client that sell nothing.
+    pub bills_per_client: u32,
 }
 
 /// Which web pages of other origins may read answers and pay.

@@ -12,7 +12,7 @@ use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora::protocols::l4::socket::SocketAddr;
 
-use crate::config::{self, HostHeader, UpstreamUrl};
+use crate::config::{self, AfterBody, HostHeader, UpstreamUrl};
 use crate::shutdown::{self, StopSignal};
 
 /// Addresses tried for one selection before all count as unhealthy.
@@ -100,6 +100,12 @@ impl Upstream {
     /// As it is configured.
     pub(super) const fn settings(&self) -> &config::UpstreamConfig {
         &self.settings
+    }
+
+    /// Whether the connection is used again after a request with a body.
+    #[must_use]
+    pub fn keeps_after_body(&self) -> bool {
+        self.settings.after_body == AfterBody::Keep
     }
 
     /// How many addresses there are to try.

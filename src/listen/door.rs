@@ -121,10 +121,16 @@ impl Door {
     }
 }
 
+/// How many file descriptors the process may have; `None` if there is no limit.
+#[must_use]
+pub fn descriptors() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Whether a connection took one of the last descriptors. The system always gives the lowest number that
 /// is free.
 fn is_scarce(tcp: &TcpStream) -> bool {
-    let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
+    let Some(limit) = descriptors() else { return false };
     let for_clients = limit.saturating_sub(limit / 4);
     u64::try_from(tcp.as_raw_fd()).is_ok_and(|number| number >= for_clients)
 }

@@ -9,7 +9,6 @@ use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest};
 
 use crate::nano::hex_text;
-use crate::routes::RouteName;
 
 /// The hash of an id that a client chose.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -31,7 +30,7 @@ pub struct IdentifiedRequest {
 }
 
 const ID_DOMAIN: &[u8] = b"faregate payment identifier 1";
-const REQUEST_DOMAIN: &[u8] = b"faregate identified request 1";
+const REQUEST_DOMAIN: &[u8] = b"faregate identified request 2";
 
 impl IdentifierKey {
     /// The hash of `id`.
@@ -45,10 +44,11 @@ impl IdentifierKey {
 }
 
 impl RequestDigest {
-    /// The digest of a request on `route`: its method, its canonical target with the query, the
-    /// values of the headers that change its meaning (empty if missing), and its body.
+    /// The digest of a request: its method, its canonical target with the query, the values of the
+    /// headers that change its meaning (empty if missing), and its body. Not the name of its route, which
+    /// may change.
     #[must_use]
-    pub fn of(route: &RouteName, method: &str, target: &str, headers: &[&[u8]], body: &[u8]) -> Self {
+    pub fn of(method: &str, target: &str, headers: &[&[u8]], body: &[u8]) -> Self {
         let mut hash = Blake2b::<U32>::new();
         hash.update(REQUEST_DOMAIN);
         let mut part = |bytes: &[u8]| {
@@ -56,7 +56,6 @@ impl RequestDigest {
             hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(bytes);
         };
-        part(route.as_str().as_bytes());
         part(method.as_bytes());
         part(target.as_bytes());
         headers.iter().for_each(|value| part(value));

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::FieldFault;
 use super::fields::Fields;
 use crate::nano::{Account, Raw, UnixSeconds};
-use crate::routes::Grants;
+use crate::routes::{Grants, RouteName};
 
 /// The default `TAG_MODULUS` of revision 5: its tags are lower, and its base amount is a multiple of
 /// it if the price is one.
@@ -36,7 +36,7 @@ pub struct SessionTerms {
 
 /// The content of the identifier of a session. Prints as `****`: together with the hash of a block,
 /// which is public, it is the proof.
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 pub struct SessionId {
     /// Random bytes and the MAC over the terms.
     pub nonce: [u8; 32],
@@ -45,7 +45,15 @@ pub struct SessionId {
     pub price: Raw,
     pub grants: Grants,
     pub valid_before: UnixSeconds,
-    route: [u8; 8],
+    route: ForRoute,
+}
+
+/// Which route a session claims to be for.
+#[derive(Clone, Eq, PartialEq)]
+enum ForRoute {
+    Named(RouteName),
+    /// As earlier versions wrote it: a digest, which can only be compared.
+    Digest([u8; 8]),
 }
 
 /// The text is not the identifier of a session.
@@ -53,9 +61,13 @@ pub struct SessionId {
 #[error("this is not the identifier of a session of this gateway")]
 pub struct NoSession;
 
-const VERSION: u8 = 1;
-/// Version, nonce, address, price, requests, seconds, expiry, route.
-const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8 + 8;
+/// The route is a digest of 8 bytes, or its name to the end.
+const DIGESTED: u8 = 1;
+const NAMED: u8 = 2;
+/// The most bytes of a route's name.
+const MAX_ROUTE: usize = 1024;
+/// Version, nonce, address, price, requests, seconds, expiry; then the route.
+const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8;
 
 impl SessionId {
     /// The identifier of a session on `route` with these terms.
@@ -67,13 +79,18 @@ impl SessionId {
         valid_before: UnixSeconds,
         route: &str,
     ) -> Self {
-        Self { nonce, pay_to, price, grants, valid_before, route: digest(route) }
+        let route = ForRoute::Named(RouteName::new(route));
+        Self { nonce, pay_to, price, grants, valid_before, route }
     }
 
-    /// Whether the session claims to be for this route.
+    /// The route that the session claims to be for. A session of an earlier version does not name it: then
+    /// it is one of `names`, or `None`.
     #[must_use]
-    pub fn is_for(&self, route: &str) -> bool {
-        self.route == digest(route)
+    pub fn route(&self, mut names: impl Iterator<Item = RouteName>) -> Option<RouteName> {
+        match &self.route {
+            ForRoute::Named(name) => Some(name.clone()),
+            ForRoute::Digest(digested) => names.find(|it| digest(it.as_str()) == *digested),
+        }
     }
 }
 
@@ -84,15 +101,19 @@ fn digest(route: &str) -> [u8; 8] {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(LENGTH);
-        bytes.push(VERSION);
+        let (version, route) = match &self.route {
+            ForRoute::Named(name) => (NAMED, name.as_str().as_bytes()),
+            ForRoute::Digest(digest) => (DIGESTED, digest.as_slice()),
+        };
+        let mut bytes = Vec::with_capacity(LENGTH.saturating_add(route.len()));
+        bytes.push(version);
         bytes.extend(self.nonce);
         bytes.extend(self.pay_to.0);
         bytes.extend(self.price.to_be_bytes());
         bytes.extend(self.grants.requests.get().to_be_bytes());
         bytes.extend(self.grants.seconds.to_be_bytes());
         bytes.extend(self.valid_before.0.to_be_bytes());
-        bytes.extend(self.route);
+        bytes.extend(route);
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
 }
@@ -107,11 +128,11 @@ impl FromStr for SessionId {
     type Err = NoSession;
 
     fn from_str(text: &str) -> Result<Self, NoSession> {
-        let mut bytes = [0; LENGTH];
+        let mut bytes = [0; LENGTH + MAX_ROUTE];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| NoSession)?;
         let mut rest = Rest(bytes.get(..length).unwrap_or_default());
         let [version] = rest.take()?;
-        let session = Self {
+        Ok(Self {
             nonce: rest.take()?,
             pay_to: Account(rest.take()?),
             price: Raw::from_be_bytes(rest.take()?),
@@ -120,9 +141,12 @@ impl FromStr for SessionId {
                 seconds: u64::from_be_bytes(rest.take()?),
             },
             valid_before: UnixSeconds(u64::from_be_bytes(rest.take()?)),
-            route: rest.take()?,
-        };
-        if version == VERSION { Ok(session) } else { Err(NoSession) }
+            route: match version {
+                NAMED => ForRoute::Named(RouteName::new(std::str::from_utf8(rest.0).map_err(|_| NoSession)?)),
+                DIGESTED => ForRoute::Digest(rest.0.try_into().map_err(|_| NoSession)?),
+                _ => return Err(NoSession),
+            },
+        })
     }
 }
 

@@ -1,6 +1,8 @@
 //! Strangers that take what is for all: each reaches a limit of its own, and the others go on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use faregate::listen::{self, Tls};
@@ -10,7 +12,9 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::metrics::sample;
 use crate::patience::{eventually, soon};
@@ -36,6 +40,50 @@ async fn scene(limits: &str) -> Rig {
     };
     let (routes, more) = (ROUTES.to_owned(), format!("limits: {{ {limits} }}"));
     Rig::with(Plan { routes, more, answer: Box::new(answer), ..Plan::default() }).await
+}
+
+/// A listener of a gateway's for TLS.
+struct Secured {
+    address: SocketAddr,
+    certificate: CertificateDer<'static>,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+}
+
+impl Secured {
+    async fn start(rig: &Rig) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (rig.folder.path().join("cert.pem"), rig.folder.path().join("key.pem"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        crate::serve::write_private(&key, made.signing_key.serialize_pem());
+        let tls = Tls::load(&certificate, &key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let proxy =
+            Arc::new(pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), rig.services.gateway()));
+        let (stop, shutdown) = watch::channel(false);
+        let served =
+            tokio::spawn(listen::serve_behind(rig.services.door(), listener, Some(tls), proxy, shutdown));
+        let certificate = CertificateDer::from(made.cert.der().to_vec());
+        Self { address, certificate, stop, served }
+    }
+
+    async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let plain = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, plain)).await.unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        soon("the listener ends", self.served).await.unwrap();
+    }
 }
 
 fn reached(rig: &Rig, limit: &str) -> f64 {
@@ -109,29 +157,8 @@ async fn a_head_has_a_time_for_its_whole() {
 #[tokio::test]
 async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
     let rig = scene("head_time: 300ms, idle_connection: 1s").await;
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (certificate, key) = (rig.folder.path().join("cert.pem"), rig.folder.path().join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    crate::serve::write_private(&key, made.signing_key.serialize_pem());
-    let tls = Tls::load(&certificate, &key).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let proxy =
-        Arc::new(pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), rig.services.gateway()));
-    let (stop, shutdown) = watch::channel(false);
-    let served =
-        tokio::spawn(listen::serve_behind(rig.services.door(), listener, Some(tls), proxy, shutdown));
-    let connect = async |protocol: &[u8]| {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let plain = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, plain)).await.unwrap()
-    };
+    let secured = Secured::start(&rig).await;
+    let connect = async |protocol: &[u8]| secured.connect(protocol).await;
 
     let mut slow = connect(b"http/1.1").await;
     slow.write_all(b"GET /free/x HTTP/1.1\r\n").await.unwrap();
@@ -147,8 +174,7 @@ async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
     idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let _reset = soon("the idle connection ends", idle.read_to_end(&mut bytes)).await.is_err();
     assert_eq!(reached(&rig, "head_time"), 2.0, "that was for idleness");
-    stop.send_replace(true);
-    soon("the listener ends", served).await.unwrap();
+    secured.end().await;
     rig.end().await;
 }
 
@@ -230,5 +256,87 @@ async fn the_room_of_a_body_is_free_once_it_was_forwarded() {
     wire.send(head(quick.len()) + &quick).await;
     assert_eq!(wire.answer().await.status, 200);
     drop(hanging);
+    rig.end().await;
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A GET of `path` on a stream of its own, its fields as HPACK writes them without tables.
+fn stream(number: u32, path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap();
+    let fields = [&b"\x82\x87\x04"[..], &[length], path.as_bytes(), b"\x01\x09localhost"].concat();
+    frame(1, 5, number, &fields)
+}
+
+/// Before: each of the streams of one connection took a connection to the upstream, among them those
+/// descriptors that are kept from clients.
+#[tokio::test]
+async fn free_requests_at_upstreams_are_bounded_for_each_client_and_for_all() {
+    let rig = scene("free_forwards: 3, per_client: { free_forwards: 2 }").await;
+    let (token, _) = capability(&rig.pay(&rig.payer(1, PLENTY), "/v1/search/a").await);
+    let before = rig.upstream.seen().len();
+    let secured = Secured::start(&rig).await;
+    let mut streams = secured.connect(b"h2").await;
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    streams.write_all(&begin).await.unwrap();
+    for number in 0..10 {
+        streams.write_all(&stream(2 * number + 1, "/free/hang")).await.unwrap();
+    }
+    eventually("the rest is turned away", async || reached(&rig, "per_client.free_forwards") == 8.0).await;
+    eventually("two are at the upstream", async || rig.upstream.seen().len() == before + 2).await;
+
+    let mut others = Wire::open_from(OTHER, &rig.url).await;
+    others.ask("GET /free/hang", &[]).await;
+    eventually("so is one of another client", async || rig.upstream.seen().len() == before + 3).await;
+    let mut more = Wire::open_from("127.0.0.3", &rig.url).await;
+    assert_eq!(ask(&mut more).await, 503, "three are at upstreams");
+    assert_eq!(reached(&rig, "free_forwards"), 1.0);
+    assert_eq!(rig.get("/v1/search/b", &[("PAYMENT-CAPABILITY", &token)]).await.status(), 200);
+    drop(streams);
+    eventually("the share comes back", async || ask(&mut more).await == 200).await;
+    drop(others);
+    secured.end().await;
+    rig.end().await;
+}
+
+/// Before: whoever asked fastest had the processor, and those who had paid waited behind it.
+#[tokio::test]
+async fn answers_that_sell_nothing_take_turns_and_what_is_paid_waits_for_nobody() {
+    let rig = scene("per_client: { bills: 2 }").await;
+    let (token, _) = capability(&rig.pay(&rig.payer(1, PLENTY), "/v1/search/a").await);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let (request, answered) =
+                (rig.http.get(format!("{}/v1/search/a", rig.url)), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let status = request.send().await.unwrap().status().as_u16();
+                answered.fetch_add(1, Ordering::SeqCst);
+                status
+            })
+        })
+        .collect();
+    eventually("they wait", async || {
+        reached(&rig, "per_client.bills") >= 1.0 || answered.load(Ordering::SeqCst) >= 3
+    })
+    .await;
+    assert_eq!(rig.get("/v1/search/b", &[("PAYMENT-CAPABILITY", &token)]).await.status(), 200);
+    assert_eq!(ask(&mut Wire::open_from(OTHER, &rig.url).await).await, 200);
+    let mut others = Wire::open_from(OTHER, &rig.url).await;
+    others.ask("GET /v1/search/a", &[]).await;
+    assert_eq!(others.answer().await.status, 402, "another client has turns of its own");
+    assert!(answered.load(Ordering::SeqCst) < 20, "they are waiting yet");
+    let mut statuses = Vec::new();
+    for one in asked {
+        statuses.push(soon("each is answered", one).await.unwrap());
+    }
+    let billed = statuses.iter().filter(|it| **it == 402).count();
+    let shed = statuses.iter().filter(|it| **it == 503).count();
+    // Two a second for five seconds, and up to three at once. The payment's own bill took one.
+    assert!((10..=14).contains(&billed) && billed + shed == 20, "{statuses:?}");
     rig.end().await;
 }

@@ -468,6 +468,44 @@ async fn at_the_limit_of_descriptors_the_operator_is_answered_and_the_log_stays_
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
+/// Before: what clients may not have of the descriptors, their free requests took for connections to upstreams.
+#[tokio::test]
+async fn free_requests_that_hang_leave_descriptors_to_the_operator() {
+    let hanging = Scripted::start(|_| Reply::Hang).await;
+    let world = World::start().await;
+    let more = format!("  hanging: {{ url: \"{}\" }}", hanging.url);
+    let routes = format!("{ROUTES}  - {{ match: \"/hang\", upstream: hanging, free: true }}\n");
+    let config = world.write(LISTEN, &more, &routes);
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_faregate");
+    command.args(["-c", "ulimit -n 320; exec \"$0\" \"$@\"", program]);
+    command.args(["--log-format", "json", "serve", "--config", config.to_str().unwrap()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process::start_by(command, 2).await;
+    let (proof_of, url) = (client(), process.url("/v1/search/x"));
+    let (token, _) = capability(&world.pay(&proof_of, &url).await);
+    let mut strangers = Vec::new();
+    for _ in 0..100 {
+        let mut stranger = tokio::net::TcpStream::connect(process.addresses["listening"]).await.unwrap();
+        let asked = b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n";
+        let _sent = tokio::io::AsyncWriteExt::write_all(&mut stranger, asked).await.is_ok();
+        strangers.push(stranger);
+    }
+    // An eighth of 320.
+    eventually("as many as may be are at the upstream", async || hanging.seen().len() == 40).await;
+    let reached = async || {
+        let metrics = text(&client(), process.admin("/metrics")).await.1;
+        metrics.contains("faregate_limits_reached_total{limit=\"free_forwards\"} 60")
+    };
+    eventually("the others are turned away, and the operator is told", reached).await;
+    let paid = client().get(&url).header("PAYMENT-CAPABILITY", &token).send().await.unwrap();
+    assert_eq!(paid.status(), 200);
+    assert_eq!(hanging.seen().len(), 40);
+    drop(strangers);
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_tls_key_that_others_can_read_is_refused() {
     let world = World::start().await;

@@ -3,6 +3,7 @@
 //! What it takes for a request is in its log, whether the gateway meant it as one or not. Its answer
 //! names the request, so that a client sees whose answer it got.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -47,6 +48,7 @@ impl Understood {
 pub(crate) struct Sloppy {
     pub(crate) url: String,
     log: Arc<Mutex<Vec<Understood>>>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -61,10 +63,12 @@ impl Sloppy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&log);
+        let (shared, connections) = (Arc::clone(&log), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
                 let log = Arc::clone(&shared);
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
@@ -72,7 +76,12 @@ impl Sloppy {
                 });
             }
         });
-        Self { url, log, task }
+        Self { url, log, connections, task }
+    }
+
+    /// How many connections it has accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// All requests so far, in the order in which they were understood.

@@ -13,8 +13,13 @@ const ROUTES: &str = r#"
 const UNDUE: [&str; 5] = ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"];
 
 async fn before(manner: Manner) -> (Rig, Sloppy) {
+    before_as(manner, "").await
+}
+
+/// As [`before`], with more in the upstream's section.
+async fn before_as(manner: Manner, terms: &str) -> (Rig, Sloppy) {
     let sloppy = Sloppy::start(manner).await;
-    let more = format!("  sloppy: {{ url: \"{}\" }}", sloppy.url);
+    let more = format!("  sloppy: {{ url: \"{}\"{terms} }}", sloppy.url);
     (Rig::with(Plan { more, routes: ROUTES.to_owned(), ..Plan::default() }).await, sloppy)
 }
 
@@ -79,6 +84,30 @@ async fn what_an_upstream_leaves_unread_meets_nobody() {
         }
     }
     rig.end().await;
+}
+
+/// The default costs a connection for each request with a body; an operator who knows the upstream need not
+/// pay that.
+#[tokio::test]
+async fn an_upstream_that_is_said_to_read_bodies_keeps_its_connections() {
+    for (terms, connections, said) in [("", 11, Some("close")), (", after_body: keep", 1, None)] {
+        let (rig, proper) = before_as(Manner::Proper, terms).await;
+        let mut wire = Wire::open(&rig.url).await;
+        for turn in 0..10 {
+            wire.send(format!("POST /free/{turn} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"))
+                .await;
+            assert_eq!(wire.answer().await.text(), format!("POST /free/{turn}"));
+        }
+        wire.ask("GET /free/last", &[]).await;
+        assert_eq!(wire.answer().await.text(), "GET /free/last");
+        assert_eq!(proper.connections(), connections, "{terms:?}");
+        let log = proper.log();
+        assert_eq!(
+            (log.len(), log[0].header("connection"), &log[0].body),
+            (11, said, &Some(b"body".to_vec()))
+        );
+        rig.end().await;
+    }
 }
 
 #[tokio::test]

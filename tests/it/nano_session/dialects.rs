@@ -272,3 +272,26 @@ async fn every_receipt_is_one_to_the_parser_of_x402_nano() {
     assert!(is_read_by_x402_nano(&receipt(&answer)));
     rig.end().await;
 }
+
+/// Regression: two headers on a route that was gone were answered with a bill, as if nothing had been paid.
+#[tokio::test]
+async fn two_headers_on_a_route_that_is_gone_are_no_bill() {
+    let rig = Rig::with(plan()).await;
+    let key = rig.payer(1, PLENTY);
+    let offer = session_offer(&rig, MANY).await;
+    let (block, session) = (pay_session(&rig, &key, &offer).to_string(), session_id(&offer));
+    let elsewhere = present_header_pair(&rig, ONE, &block, &session).await;
+    assert_refused(elsewhere, "WRONG_RESOURCE").await;
+    let renamed = ROUTES.replace("name: many\n", "name: other\n");
+    assert_ne!(renamed, ROUTES);
+    rig.services.reload(&rig.config("", &renamed)).await;
+    for path in [MANY, ONE] {
+        let gone = present_header_pair(&rig, path, &block, &session).await;
+        assert_eq!((gone.status().as_u16(), error(gone).await.as_str()), (410, "route_gone"), "{path}");
+    }
+    let named = ROUTES.replace("name: many\n", "name: other\n    formerly: [many]\n");
+    rig.services.reload(&rig.config("", &named)).await;
+    let served = present_header_pair(&rig, MANY, &block, &session).await;
+    assert_eq!((served.status().as_u16(), capability(&served).1), (200, 2));
+    rig.end().await;
+}

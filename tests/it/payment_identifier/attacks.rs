@@ -1,13 +1,14 @@
 //! Who has seen an id, and what it gets him: nothing.
 
+use faregate::devnet::{InjectedFault, Times};
 use faregate::store::PaymentJournal;
 use faregate::x402::PaymentProof;
 
 use super::{
-    Answered, ID, OTHER_ID, PROOF, balance, proof_under_id, refused, sent_proof, signature_proof, start,
-    txn_proof, wait_until_kept,
+    Answered, ID, OTHER_ID, PROOF, ROUTES, balance, counting, proof_under_id, refused, rig_with, sent_proof,
+    signature_proof, start, txn_proof, wait_until_kept,
 };
-use crate::patience::wait_for;
+use crate::patience::{eventually, soon, wait_for};
 use crate::rig::{Effects, PLENTY};
 
 const CONFLICT: &str = "payment_identifier_conflict";
@@ -50,6 +51,33 @@ async fn another_payer_gets_a_conflict_and_pays_nothing() {
     assert!(rig.services.store().payment(sent.hash()).await.unwrap().is_none(), "it can be redeemed yet");
     // The id is still its owner's.
     assert!(Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await.replayed);
+    rig.end().await;
+}
+
+/// Regression: whoever knew an id and showed a public block of its payer had the id's turn for as long as the
+/// look-ups for that block took, and the payer was told to come again.
+#[tokio::test]
+async fn a_stranger_with_a_public_block_of_the_payer_does_not_hold_the_ids_turn() {
+    let rig = rig_with(ROUTES, "settlement: { wait: 1s }", counting()).await;
+    let key = rig.payer(1, PLENTY);
+    let [strangers, _] = rig.bill("/opt/x").await;
+    // The payer has sent to that address before, by its own hand: the block is public and in no journal.
+    let public = rig.devnet.send_block(&key, strangers.pay_to, strangers.amount).unwrap();
+    rig.devnet.process(public).unwrap();
+    eventually("it is confirmed", async || rig.devnet.lattice().is_confirmed(public.hash())).await;
+    let shown = proof_under_id(&strangers, &PaymentProof::NanoTxn { block: public }, ID);
+    let asked = rig.devnet.faults().calls("account_info");
+    rig.devnet.order("account_info", InjectedFault::Hold, Times::ONCE);
+    let request = rig.http.get(format!("{}/opt/x", rig.url)).header(PROOF, &shown);
+    let stranger = tokio::spawn(async move { request.send().await.unwrap().status().as_u16() });
+    soon("the stranger is looked up", rig.devnet.faults().called("account_info", asked + 1)).await;
+
+    let (proof, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let answer = rig.get("/opt/x", &[(PROOF, &proof)]).await;
+    assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
+    rig.devnet.faults().clear();
+    assert!(matches!(stranger.await.unwrap(), 402 | 409 | 503));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
 

@@ -223,7 +223,7 @@ async fn an_answer_outlives_a_kill_and_is_given_by_another_instance() {
 async fn journalled(rig: &Rig, key: &SecretKey, salt: u8) -> StateBlock {
     let [offer, _] = rig.bill("/opt/x").await;
     let block = super::salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
-    let request = RequestDigest::of(&RouteName::new("opt"), "GET", "/opt/x", &[b"", b"", b""], b"");
+    let request = RequestDigest::of("GET", "/opt/x", &[b"", b"", b""], b"");
     let challenge: Nonce = offer.challenge().unwrap().parse().unwrap();
     let intent = Intent {
         block: block.hash(),
@@ -387,5 +387,25 @@ async fn a_head_and_an_empty_answer_are_given_again_as_they_were() {
         wait_until_kept(&rig, &block).await;
     }
     assert_eq!(rig.upstream.seen().len(), 2);
+    rig.end().await;
+}
+
+/// Regression: once its route had another name, a retry was a conflict, although the payment opened the route.
+#[tokio::test]
+async fn a_retry_gets_the_same_answer_after_its_route_was_renamed() {
+    let rig = start().await;
+    let key = rig.payer(1, PLENTY);
+    let (proof, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    wait_until_kept(&rig, &block).await;
+    let routes = ROUTES.replace("name: opt, match", "name: renamed, formerly: [opt], match");
+    rig.services.reload(&rig.config("", &routes)).await;
+    let again = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
+    assert_eq!((again.status, again.replayed, &again.body), (201, true, &first.body));
+    // Another proof under the id, made for the new name, is not settled either.
+    let (second, _) = txn_proof(&rig, &key, "/opt/x", ID, 1).await;
+    let again = Answered::read(rig.get("/opt/x", &[(PROOF, &second)]).await).await;
+    assert_eq!((again.replayed, &again.body), (true, &first.body));
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Cashier, IdentifierSettings, Parts, Settings, WorkRules};
+use faregate::cashier::{Cashier, ClientLimits, IdentifierSettings, Parts, Settings, WorkRules};
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
 use faregate::metrics::Metrics;
@@ -83,8 +83,8 @@ impl Instance {
                 lifetime: 20,
                 wait: Duration::from_secs(3),
                 pending_settlements: limits.pending,
-                settlements_per_client: limits.per_client,
-                lookups_per_client: limits.lookups,
+                per_client: ClientLimits { settlements: limits.per_client, lookups: limits.lookups },
+                per_caller: ClientLimits { settlements: limits.per_client, lookups: limits.lookups },
                 identifiers: IdentifierSettings { ids: 3600, answers: 60, largest_answer: 1024 },
             },
             holder: Holder(std::array::from_fn(|_| world.below(256) as u8)),
@@ -239,7 +239,8 @@ impl Meters for Connection {
                 | Ablation::LeakedChallenges
                 | Ablation::GullibleNodes
                 | Ablation::OneClient
-                | Ablation::NoShares => {}
+                | Ablation::NoShares
+                | Ablation::OpenDoor => {}
             }
             let granted = self.world.store.grant(&intent, grantee, now).await;
             self.world.linger("grant").await;

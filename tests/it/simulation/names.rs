@@ -199,7 +199,7 @@ impl<'a> Purchase<'a> {
         ware: &'a Ware,
         number: u64,
     ) -> Self {
-        let request = RequestDigest::of(&ware.0, "GET", "/", &[], b"");
+        let request = RequestDigest::of("GET", ware.0.as_str(), &[], b"");
         let identified = IdentifiedRequest { id: IdentifierKey([0; 32]), request };
         let (taken, proofs, goes_back) = (0, Vec::new(), false);
         let mut it = Self { town, key, mechanism, ware, number, taken, identified, proofs, goes_back };

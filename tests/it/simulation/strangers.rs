@@ -1,12 +1,17 @@
 //! Strangers who hold no right to anything and take what they can: they show payers' blocks under
-//! challenges and keys of their own, sign blocks on payers' frontiers with keys that they throw away, and
-//! spend look-ups and settlements. A payer whose payment is good is served soon, and never billed again.
+//! challenges and keys of their own, sign blocks on payers' frontiers with keys that they throw away,
+//! spend look-ups and settlements, and hold all connections that they get. Every request and every answer
+//! is on its way for a time of its own, so that the messages of all overtake one another. A payer whose
+//! payment is good is served soon, and never billed again.
+//!
+//! A connection is here what the door of a listener counts: a share of its client's, and one of all. What
+//! else a connection costs, over real sockets, is in `tests/it/floods.rs`.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use faregate::cashier::{Ask, Client, Presented, Refused, Verdict, Wait};
+use faregate::cashier::{Ask, Client, Presented, Refused, Share, Shares, Verdict, Wait};
 use faregate::nano::{BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Work};
 use faregate::payment::Mechanism;
 use faregate::payment::challenge::Challenge;
@@ -25,6 +30,11 @@ const SERVED_WITHIN: Duration = Duration::from_secs(5);
 /// The longest that the network takes to confirm a block.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(7);
 const PURCHASES: usize = 3;
+/// Connections of all clients, and of one.
+const CONNECTIONS: usize = 24;
+const CONNECTIONS_PER_CLIENT: usize = 6;
+/// The longest that a request or an answer is on its way, in milliseconds.
+const ON_ITS_WAY: u64 = 400;
 
 /// What strangers can see of a payment: its block, because the ledger is public. The challenge is known to
 /// the payer alone, except in [`Ablation::LeakedChallenges`].
@@ -33,9 +43,34 @@ struct Seen {
     challenge: Challenge,
 }
 
+/// The door of a listener: how many connections there are, and whose.
+#[derive(Default)]
+struct Door {
+    shares: Shares,
+    open: Arc<()>,
+}
+
+/// An open connection. Dropped, it is closed.
+struct Connected {
+    _share: Share,
+    _one_of_all: Arc<()>,
+}
+
+impl Door {
+    /// Opens a connection of `client`, unless it has its share or there are too many.
+    fn enter(&self, client: Client, per_client: usize) -> Option<Connected> {
+        if Arc::strong_count(&self.open) > CONNECTIONS {
+            return None;
+        }
+        let share = self.shares.take(client, 1, per_client)?;
+        Some(Connected { _share: share, _one_of_all: Arc::clone(&self.open) })
+    }
+}
+
 struct Street {
     world: Arc<World>,
     gateway: Instance,
+    door: Door,
     /// The payments under way.
     seen: Mutex<Vec<Seen>>,
     /// What honest payers build on.
@@ -53,10 +88,40 @@ impl Street {
             limits = Limits { per_client: limits.pending, lookups: u32::MAX, ..limits };
         }
         let gateway = Instance::with_limits(world, ADDRESSES, limits);
-        Self { world: Arc::clone(world), gateway, seen: Mutex::default(), frontiers: Mutex::default() }
+        let (door, seen, frontiers) = (Door::default(), Mutex::default(), Mutex::default());
+        Self { world: Arc::clone(world), gateway, door, seen, frontiers }
     }
 
+    fn connect(&self, client: Client) -> Option<Connected> {
+        let is_ablated = self.world.ablation == Ablation::OpenDoor;
+        self.door.enter(client, if is_ablated { CONNECTIONS } else { CONNECTIONS_PER_CLIENT })
+    }
+
+    /// Tries until the door lets it in.
+    async fn connected(&self, client: Client) -> Connected {
+        loop {
+            if let Some(connected) = self.connect(client) {
+                return connected;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A message is on its way. Each takes a time of its own, so that a later one may arrive first.
+    async fn on_its_way(&self) {
+        tokio::time::sleep(Duration::from_millis(self.world.below(ON_ITS_WAY))).await;
+    }
+
+    /// Asks on an open connection.
     async fn ask(&self, presented: Presented, client: Client) -> Verdict {
+        self.on_its_way().await;
+        let verdict = self.ask_nearby(presented, client).await;
+        self.on_its_way().await;
+        verdict
+    }
+
+    /// Asks on an open connection that takes no time.
+    async fn ask_nearby(&self, presented: Presented, client: Client) -> Verdict {
         let (route, terms) = wares()[0].clone();
         let client = if self.world.ablation == Ablation::OneClient { at([192, 0, 2, 1]) } else { client };
         let metering = Metering::Leased;
@@ -116,6 +181,12 @@ async fn payer(street: Arc<Street>, key: SecretKey, mechanism: Mechanism, client
                     signature_proof(&challenge, block.hash(), key.account(), &key)
                 }
             };
+            // A payer opens a connection each time: it has none that was open before the strangers came.
+            let connect = tokio::time::timeout(bound, street.connected(client)).await;
+            let Ok(_connected) = connect else {
+                world.hold(false, || format!("a payer by {mechanism} was not let in within {bound:?}"));
+                return;
+            };
             match street.ask(presented, client).await {
                 Verdict::Admit(admitted) => {
                     admitted.taken.commit();
@@ -152,6 +223,7 @@ async fn claimant(street: Arc<Street>, index: u8) {
         let client = at([198, 51, round, index]);
         tokio::time::sleep(Duration::from_millis(1 + street.world.below(100))).await;
         let Some((block, payers)) = street.pick() else { continue };
+        let Some(_connected) = street.connect(client) else { continue };
         let mut own = street.bill(Mechanism::NanoSignature, client).await;
         if street.world.ablation == Ablation::LeakedChallenges
             && payers.offer().mechanism == Mechanism::NanoSignature
@@ -179,6 +251,7 @@ async fn squatter(street: Arc<Street>, index: u8) {
         let client = at([203, 0, round, index]);
         tokio::time::sleep(Duration::from_millis(1 + street.world.below(100))).await;
         let Some(previous) = street.frontiers.lock().unwrap().last().copied() else { continue };
+        let Some(_connected) = street.connect(client) else { continue };
         let own = street.bill(Mechanism::NanoTxn, client).await;
         let key = Seed::from_bytes([round; 32]).key(1000 + u32::from(index));
         let unsigned = StateBlock {
@@ -194,15 +267,26 @@ async fn squatter(street: Arc<Street>, index: u8) {
     }
 }
 
-/// Has made-up hashes looked up, all from one address.
+/// Opens as many connections as one address gets, and holds them.
+async fn holder(street: Arc<Street>, index: u8) {
+    let mut held = Vec::new();
+    loop {
+        held.extend(street.connect(at([192, 0, 2, 100 + index])));
+        tokio::time::sleep(Duration::from_millis(1 + street.world.below(20))).await;
+    }
+}
+
+/// Has made-up hashes looked up, all from one address, over one connection and from nearby.
 async fn spender(street: Arc<Street>, index: u8) {
     let key = Seed::from_bytes([0x53; 32]).key(u32::from(index));
     let client = at([192, 0, 2, 99]);
+    let _connected = (index == 0).then(|| street.connect(client));
     loop {
         let own = street.bill(Mechanism::NanoSignature, client).await;
         for number in 0..50 {
             let made_up = BlockHash(std::array::from_fn(|_| index ^ number));
-            let verdict = street.ask(signature_proof(&own, made_up, key.account(), &key), client).await;
+            let verdict =
+                street.ask_nearby(signature_proof(&own, made_up, key.account(), &key), client).await;
             if matches!(verdict, Verdict::Wait(Wait::Overloaded)) {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -222,6 +306,9 @@ fn play(seed: u64, ablation: Ablation) -> Vec<String> {
         for index in 0..3 {
             strangers.push(tokio::spawn(claimant(Arc::clone(&street), index)));
             strangers.push(tokio::spawn(squatter(Arc::clone(&street), index)));
+        }
+        for index in 0..2 {
+            strangers.push(tokio::spawn(holder(Arc::clone(&street), index)));
         }
         for index in 0..24 {
             strangers.push(tokio::spawn(spender(Arc::clone(&street), index)));
@@ -276,4 +363,10 @@ fn without_clients_one_spends_the_look_ups_of_all() {
 #[test]
 fn without_shares_one_client_has_all_settlements() {
     is_missed(Ablation::NoShares, "not served within");
+}
+
+/// As if the door did not count whose the connections are.
+#[test]
+fn without_a_share_of_connections_strangers_keep_payers_out() {
+    is_missed(Ablation::OpenDoor, "not let in within");
 }

@@ -49,6 +49,8 @@ pub(super) enum Ablation {
     OneClient,
     /// A client may take all settlements, and have anything looked up.
     NoShares,
+    /// A client may take all connections.
+    OpenDoor,
 }
 
 pub(super) struct World {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use faregate::assemble::address_pool;
 use faregate::cashier::{
-    Ask, Cashier, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, WorkRules,
+    Ask, Cashier, ClientLimits, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, WorkRules,
 };
 use faregate::clock::Clock;
 use faregate::entropy::Entropy;
@@ -87,8 +87,8 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
             lifetime: 120,
             wait: Duration::from_secs(10),
             pending_settlements: 10,
-            settlements_per_client: 10,
-            lookups_per_client: 10,
+            per_client: ClientLimits { settlements: 10, lookups: 10 },
+            per_caller: ClientLimits { settlements: 10, lookups: 10 },
             identifiers: IdentifierSettings { ids: 60, answers: 60, largest_answer: 1024 },
         },
         holder: Holder([0xee; 16]),

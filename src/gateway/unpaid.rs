@@ -1,0 +1,162 @@
+//! What requests that hold no paid use may take: each client its share, and all together a part of what
+//! there is.
+//!
+//! A capability or a confirmed payment is the right to be served. Without one, a client has so many
+//! requests under way, so many of them at upstreams, and so many answers a second. Beyond the first two it
+//! is turned away; answers beyond the last wait for their turn. Waiting takes no processor time, so that
+//! those who have paid find it free ([security guide](crate::guide::security)).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::tariff::EdgeLimits;
+use crate::cashier::{Client, Share, Shares};
+use crate::clock::Stopwatch;
+use crate::metrics::ReachedLimit;
+use crate::sync::{Mutex, PoisonError};
+
+/// The longest that an answer waits for its turn.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Turns that a client did not take are saved for so long.
+const SAVED: Duration = Duration::from_secs(1);
+/// Clients whose turns are counted at once, and how long without an answer. Beyond, the oldest begin again.
+const CLIENTS: u64 = 100_000;
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// What is counted of unpaid requests. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Unpaid {
+    under_way: Shares,
+    at_upstreams: Shares,
+    all_at_upstreams: Arc<AtomicUsize>,
+    turns: Turns,
+}
+
+impl Default for Unpaid {
+    fn default() -> Self {
+        Self {
+            under_way: Shares::default(),
+            at_upstreams: Shares::default(),
+            all_at_upstreams: Arc::default(),
+            turns: Turns::new(),
+        }
+    }
+}
+
+/// A free request that is at an upstream, until this is dropped.
+#[derive(Debug)]
+pub(super) struct AtUpstream {
+    _share: Option<Share>,
+    all: Arc<AtomicUsize>,
+}
+
+impl Drop for AtUpstream {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Unpaid {
+    /// Counts a request among those of `client`; `None` if it has its share.
+    pub(super) fn enter(&self, client: Client, limits: &EdgeLimits) -> Option<Share> {
+        self.under_way.take(client, 1, limits.unpaid_per_client)
+    }
+
+    /// Counts a free request among those at upstreams.
+    ///
+    /// # Errors
+    /// The limit that it would exceed.
+    pub(super) fn forward(
+        &self,
+        client: Option<Client>,
+        limits: &EdgeLimits,
+    ) -> Result<AtUpstream, ReachedLimit> {
+        let take = |it| self.at_upstreams.take(it, 1, limits.free_forwards_per_client);
+        let share = client.map(|it| take(it).ok_or(ReachedLimit::ClientFreeForwards)).transpose()?;
+        let one_more = |count: usize| (count < limits.free_forwards).then(|| count.saturating_add(1));
+        let (set, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        let counted = self.all_at_upstreams.fetch_update(set, read, one_more);
+        counted.map_err(|_| ReachedLimit::FreeForwards)?;
+        Ok(AtUpstream { _share: share, all: Arc::clone(&self.all_at_upstreams) })
+    }
+
+    /// Waits until it is `client`'s turn for an answer that sells nothing. Gives whether it had to wait.
+    ///
+    /// # Errors
+    /// [`ReachedLimit::ClientBills`], after the longest wait, if its turn has not come.
+    pub(super) async fn turn(&self, client: Client, limits: &EdgeLimits) -> Result<bool, ReachedLimit> {
+        let wait = self.turns.take(client, limits.bills_per_client);
+        let pause = wait.unwrap_or(LONGEST_WAIT);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        if wait.is_some() { Ok(!pause.is_zero()) } else { Err(ReachedLimit::ClientBills) }
+    }
+}
+
+/// When each client's next turn is, counted from the start.
+#[derive(Clone, Debug)]
+struct Turns {
+    next: moka::sync::Cache<Client, Arc<Mutex<Duration>>>,
+    clock: Stopwatch,
+}
+
+impl Turns {
+    fn new() -> Self {
+        let next = moka::sync::Cache::builder().max_capacity(CLIENTS).time_to_idle(FORGOTTEN_AFTER).build();
+        Self { next, clock: Stopwatch::start() }
+    }
+
+    /// Takes the next turn of `client`, which has `per_second` of them; gives how long it is until then.
+    /// `None`, and nothing taken, beyond the longest wait.
+    fn take(&self, client: Client, per_second: u32) -> Option<Duration> {
+        self.take_at(self.clock.elapsed(), client, per_second)
+    }
+
+    fn take_at(&self, now: Duration, client: Client, per_second: u32) -> Option<Duration> {
+        let each = Duration::from_secs(1).checked_div(per_second)?;
+        let next = self.next.get_with(client, Arc::default);
+        let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = (*next).max(now.saturating_sub(SAVED));
+        let wait = turn.saturating_sub(now);
+        if wait > LONGEST_WAIT {
+            return None;
+        }
+        *next = turn.saturating_add(each);
+        Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(last: u8) -> Client {
+        Client::at(std::net::IpAddr::from([192, 0, 2, last]))
+    }
+
+    #[test]
+    fn a_client_has_its_turns_a_second_and_those_it_saved() {
+        let (turns, second) = (Turns::new(), Duration::from_secs(1));
+        let now = 10 * second;
+        let waits: Vec<_> = (0..30).filter_map(|_| turns.take_at(now, client(1), 10)).collect();
+        assert_eq!(waits.len(), 30);
+        assert!(waits[..11].iter().all(Duration::is_zero), "a second's worth was saved: {waits:?}");
+        assert_eq!(waits[11..14], [1, 2, 3].map(|it| it * second / 10));
+        assert_eq!(turns.take_at(now, client(2), 10), Some(Duration::ZERO), "another client has its own");
+        assert_eq!(turns.take_at(now + 2 * second, client(1), 10), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_the_longest_wait() {
+        let turns = Turns::new();
+        let waits: Vec<_> = (0..1000).map_while(|_| turns.take_at(SAVED, client(1), 10)).collect();
+        assert_eq!(waits.len(), 61, "ten saved, then ten a second for five seconds");
+        assert!(waits.iter().all(|it| *it <= LONGEST_WAIT));
+        assert_eq!(
+            turns.take_at(SAVED + Duration::from_secs(1), client(1), 10),
+            Some(Duration::from_secs(5))
+        );
+    }
+}
