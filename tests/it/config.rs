@@ -42,6 +42,16 @@ fn file(nano: &str, rest: &str) -> String {
 const NANO: &str = "{ nodes: [http://127.0.0.1:7076], pool: { seed_file: pool.seed } }";
 const ROUTES: &str = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }]";
 
+/// The line after the last one was named.
+#[test]
+fn a_file_that_is_cut_off_is_wrong_at_its_end() {
+    for text in ["sweep:\n  every: 10m\n  minimu", "sweep:\r\n  every: 10m\r\n  minimu"] {
+        let found = parse(text).unwrap_err();
+        let mark = found.faults[0].mark.unwrap();
+        assert_eq!((mark.line, mark.column), (3, 9), "{found}");
+    }
+}
+
 /// Each wrong name was compared with every right one, letter by letter: no end was seen for one long name.
 #[test]
 fn many_and_long_wrong_names_are_judged_in_linear_time() {
