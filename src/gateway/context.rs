@@ -47,6 +47,8 @@ pub(super) struct Forwarding {
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
+    /// Whether the answer's body is dropped.
+    pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
     pub(super) chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
