@@ -133,7 +133,7 @@ fn payment_required(context: &Context, billed: Billed) -> Reply {
     let required = PaymentRequired {
         error: Some(code.to_owned()),
         resource: Resource {
-            url: context.tariff.public_url.join(named(&target)),
+            url: context.public_url().join(named(&target)),
             description: Some(route.description.clone()).filter(|it| !it.is_empty()),
             mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
         },
@@ -165,6 +165,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     response.insert_header(CONTENT_LENGTH, body.len())?;
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
+    forward::vary_by_price(&mut response, context)?;
     for (name, value) in headers {
         response.insert_header(name, value)?;
     }
