@@ -209,12 +209,12 @@ vocabulary! {
     /// ([protocol guide](crate::guide::protocol), "Settlement").
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub enum ChargeOn {
-        /// An answer below 500: the upstream did not fail.
+        /// An answer below 500: the upstream did not fail. See [`ChargeOn::charges_redirects`].
         #[default]
         Below500 = "below_500",
         /// An answer below 400: the request succeeded.
         Below400 = "below_400",
-        /// Every answer.
+        /// Every answer, redirects too.
         Answered = "answered",
     }
     /// The name in the configuration.
@@ -228,6 +228,15 @@ impl ChargeOn {
         match self {
             Self::Below500 => status < 500,
             Self::Below400 => status < 400,
+            Self::Answered => true,
+        }
+    }
+
+    /// Whether an answer that only redirects to something with a price of its own consumes a use.
+    #[must_use]
+    pub const fn charges_redirects(self) -> bool {
+        match self {
+            Self::Below500 | Self::Below400 => false,
             Self::Answered => true,
         }
     }

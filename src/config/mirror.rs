@@ -219,6 +219,7 @@ sections! {
         connect_timeout: String,
         health: Value,
         host_header: String,
+        redirects: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,

@@ -23,6 +23,7 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     pub health: Option<HealthCheck>,
     pub host_header: HostHeader,
+    pub redirects: Redirects,
 }
 
 /// One server.
@@ -53,6 +54,19 @@ vocabulary! {
         Upstream = "upstream",
         /// What the client sent.
         Preserve = "preserve",
+    }
+    fn as_str;
+}
+
+vocabulary! {
+    /// What becomes of a redirect of the upstream to itself.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Redirects {
+        /// It leads to the gateway.
+        #[default]
+        Rewrite = "rewrite",
+        /// It stays as the upstream wrote it.
+        Keep = "keep",
     }
     fn as_str;
 }
@@ -117,6 +131,9 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         health: judge.optional(file.health, health),
         host_header: judge
             .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
+            .map(Option::unwrap_or_default),
+        redirects: judge
+            .choice(file.redirects, Redirects::ALL, Redirects::as_str)
             .map(Option::unwrap_or_default),
     })
 }

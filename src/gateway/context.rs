@@ -1,5 +1,6 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pingora::protocols::l4::socket::SocketAddr;
@@ -54,10 +55,20 @@ pub(super) struct Forwarding {
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
+    /// Whether the answer's body is dropped.
+    pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
     pub(super) chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
     pub(super) tried: Vec<SocketAddr>,
+}
+
+impl Forwarding {
+    /// What the upstream sees of the target, without its base path.
+    pub(super) fn seen(&self) -> Cow<'_, str> {
+        let whole = || Cow::Borrowed(self.target.as_str());
+        self.strip.as_ref().map_or_else(whole, |it| it.rest_of(&self.target))
+    }
 }
 
 impl Context {

@@ -87,7 +87,7 @@ pub(super) fn forward(
 ) -> Result<Decision, Rejection> {
     let upstream = Arc::clone(context.tariff.upstreams.get(to.upstream).ok_or(Rejection::NoUpstream)?);
     let has_body = context.has_body;
-    let (chosen, tried) = (None, Vec::new());
+    let (drops_body, chosen, tried) = (is_preflight, None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {
         admission,
         upstream,
@@ -95,6 +95,7 @@ pub(super) fn forward(
         strip: to.strip.cloned(),
         has_body,
         is_preflight,
+        drops_body,
         chosen,
         tried,
     })))

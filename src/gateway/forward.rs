@@ -2,15 +2,19 @@
 
 use std::borrow::Cow;
 
-use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
+    HeaderValue, TRANSFER_ENCODING, UPGRADE, VARY,
+};
 use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::client::{self, Caller};
 use super::context::{Context, Forwarding};
-use super::preflight;
 use super::tariff::extend_list;
+use super::{preflight, redirect};
+use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
@@ -20,6 +24,9 @@ use crate::x402::{self, Credential, SettlementResponse};
 
 /// With `no`, an upstream says that its answer is not to be charged for.
 const CHARGE: &str = "faregate-charge";
+
+/// Says that an answer was given before.
+pub(super) const REPLAYED: &str = "Idempotent-Replayed";
 
 /// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
@@ -46,9 +53,7 @@ pub(super) fn request(
 ) -> Result<()> {
     let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
-    let (target, strip) = (&forwarding.target, forwarding.strip.as_ref());
-    let seen = strip.map_or(Cow::Borrowed(target.as_str()), |it| it.rest_of(target));
-    request.set_raw_path(format!("{base_path}{seen}").as_bytes())?;
+    request.set_raw_path(format!("{base_path}{}", forwarding.seen()).as_bytes())?;
     if body_is_read || !forwarding.has_body {
         // The client was told to go on before, or there is nothing to go on with.
         let _removed = request.remove_header(&EXPECT).is_some();
@@ -74,7 +79,7 @@ pub(super) fn request(
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
     }
-    if let Some(strip) = strip {
+    if let Some(strip) = &forwarding.strip {
         request.insert_header("X-Forwarded-Prefix", strip.as_str())?;
     }
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
@@ -90,24 +95,32 @@ pub(super) fn request(
     Ok(())
 }
 
-/// Rewrites an answer for the client. Returns whether it is charged for.
-pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Result<bool> {
+/// Rewrites an answer to `request` for the client. Returns whether it is charged for.
+pub(super) fn response(
+    request: &RequestHeader,
+    response: &mut ResponseHeader,
+    context: &Context,
+) -> Result<Charge> {
     if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
-        return preflight::response(response).map(|()| false);
+        return preflight::response(response).map(|()| Charge::Excused);
     }
-    let excused =
+    let is_excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
-    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
-        let _removed = response.remove_header(&name).is_some();
-    }
+    interim(response);
+    redirect::rewrite(response, request, context)?;
     if let Some(cors) = &context.tariff.cors {
         cors.expose(response, context.origin.as_deref())?;
     }
     vary_by_price(response, context)?;
-    let Some(admission) = context.forwarding.as_ref().map(|it| &it.admission) else { return Ok(false) };
-    let Some(admitted) = admission.admitted() else { return Ok(false) };
-    let charged = admission.charges(response.status, excused);
-    for (name, value) in receipt_of(admitted, charged) {
+    let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
+    let Some(admitted) = admission.admitted() else { return Ok(Charge::Excused) };
+    let redirects = redirect::leads_to_a_price(response, target, context);
+    let charge = admission.judge(response.status, AnswerTraits { is_excused, redirects });
+    if charge == Charge::Redirected {
+        empty(response)?;
+    }
+    let _not_the_upstreams_to_say = response.remove_header(REPLAYED);
+    for (name, value) in receipt_of(admitted, charge == Charge::Taken) {
         response.insert_header(name, value)?;
     }
     let cache_control = private(&response.headers);
@@ -116,7 +129,29 @@ pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Resu
         let _removed = response.remove_header(name);
     }
     extend_list(response, VARY, VARIES_BY)?;
-    Ok(charged)
+    Ok(charge)
+}
+
+/// Removes from an answer, final or not, what only the gateway may say.
+pub(super) fn interim(response: &mut ResponseHeader) {
+    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
+        let _removed = response.remove_header(&name).is_some();
+    }
+}
+
+/// Removes from an answer's trailers what only the gateway may say.
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    for name in stopped(trailers, is_stopped_on_the_way_out) {
+        let _removed = trailers.remove(&name).is_some();
+    }
+}
+
+/// Announces an empty body, in place of one that is not charged for. The body is dropped as it comes.
+fn empty(response: &mut ResponseHeader) -> Result<()> {
+    for name in [TRANSFER_ENCODING, CONTENT_ENCODING, CONTENT_TYPE] {
+        let _removed = response.remove_header(&name);
+    }
+    response.insert_header(CONTENT_LENGTH, 0)
 }
 
 /// Names the headers on which the price of this URL depends: no cache may give the answer to a request that

@@ -97,6 +97,11 @@ impl Upstream {
         }
     }
 
+    /// As it is configured.
+    pub(super) const fn settings(&self) -> &config::UpstreamConfig {
+        &self.settings
+    }
+
     /// How many addresses there are to try.
     #[must_use]
     pub fn addresses(&self) -> usize {

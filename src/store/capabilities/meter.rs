@@ -16,6 +16,8 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often one use is given back because its answer broke off.
 const BREAKS_FORGIVEN: u32 = 2;
+/// How many redirects in a row are not charged for.
+const REDIRECTS_FORGIVEN: u32 = 5;
 
 /// A capability in the cache, with its meter.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl CachedCapability {
             broken: lease.broken,
             unreported_breaks: 0,
             failures: Failures::default(),
+            redirects: 0,
             revoked: record.revoked || lease.revoked,
             queued: false,
             asked: lease.expires_at > UnixSeconds(0),
@@ -98,6 +101,8 @@ pub(super) struct Meter {
     /// More of them, of which it was not told yet.
     unreported_breaks: u32,
     failures: Failures,
+    /// Redirects since a use was last spent that were not charged for.
+    redirects: u32,
     revoked: bool,
     /// Whether this capability is in the list of those to report.
     queued: bool,
@@ -178,6 +183,7 @@ impl Meter {
         self.reserved = self.reserved.saturating_sub(1);
         self.unreported = self.unreported.saturating_add(1);
         (self.broken, self.unreported_breaks) = (0, 0);
+        self.redirects = 0;
         !std::mem::replace(&mut self.queued, true)
     }
 
@@ -195,6 +201,16 @@ impl Meter {
     /// Whether the use of the answer that broke off last is given back.
     pub(super) fn forgives(&self) -> bool {
         self.broken.saturating_add(self.unreported_breaks) <= BREAKS_FORGIVEN
+    }
+
+    /// The upstream redirects the client. Returns whether that is not charged for.
+    fn forgives_redirect(&mut self) -> bool {
+        let forgives = self.redirects < REDIRECTS_FORGIVEN;
+        if forgives {
+            self.redirects = self.redirects.saturating_add(1);
+        }
+        self.failures = Failures::default();
+        forgives
     }
 
     /// The upstream failed at `now`, for a request of this capability.
@@ -320,6 +336,13 @@ impl Use {
     /// itself that its answer is not charged for.
     pub fn give_back(self) {
         drop(self);
+    }
+
+    /// The answer is a redirect to what is charged for in its turn. Returns whether the redirect itself is
+    /// not: that holds for five in a row, so that going round in a circle ends.
+    #[must_use]
+    pub fn forgives_redirect(&self) -> bool {
+        self.held.meter().forgives_redirect()
     }
 
     /// Whether it is spent already.
