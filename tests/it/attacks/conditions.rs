@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::proxy::wire::{Answer, Wire};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, offers};
-use crate::scripted::Reply;
+use crate::scripted::{Reply, Seen};
 
 /// Each dear thing has a free or cheaper neighbour with the same path.
 const ROUTES: &str = r#"
@@ -217,6 +217,27 @@ async fn the_upstream_sees_the_path_without_the_prefix_and_is_told_of_it() {
     )
     .await;
     assert_eq!((asked.status, rig.upstream.seen().pop().unwrap().path.as_str()), (200, "/v1"));
+    rig.end().await;
+}
+
+/// An upstream that does not know of the prefix, and one that heeds `X-Forwarded-Prefix`.
+#[tokio::test]
+async fn a_redirect_of_the_upstream_leads_below_the_prefix() {
+    let answer = Box::new(|seen: &Seen| Reply::text(302, "").with("Location", seen.header("x-to").unwrap()));
+    let routes = "\n  - { match: \"/llm/**\", strip: /llm, upstream: api, free: true }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer, ..Plan::default() }).await;
+    let upstream = rig.upstream.url.origin().ascii_serialization();
+    for (location, expected) in [
+        ("/v1/y?z".to_owned(), "/llm/v1/y?z".to_owned()),
+        ("/".to_owned(), "/llm/".to_owned()),
+        ("y".to_owned(), "/llm/v1/y".to_owned()),
+        ("/llm/v1".to_owned(), "/llm/v1".to_owned()),
+        (format!("{upstream}/v1"), format!("{}/llm/v1", rig.url)),
+        ("https://elsewhere.example/v1".to_owned(), "https://elsewhere.example/v1".to_owned()),
+    ] {
+        let answer = rig.get("/llm/v1/x", &[("X-To", &location)]).await;
+        assert_eq!(header(&answer, "location"), expected, "{location}");
+    }
     rig.end().await;
 }
 
