@@ -45,8 +45,8 @@ impl IdentifierKey {
 
 impl RequestDigest {
     /// The digest of a request: its method, its canonical target with the query, the values of the
-    /// headers that change its meaning (empty if missing), and its body. Not the name of its route, which
-    /// may change.
+    /// headers that change its meaning (empty if missing), its host if that decides the price, and its
+    /// body. Not the name of its route, which may change.
     #[must_use]
     pub fn of(method: &str, target: &str, headers: &[&[u8]], body: &[u8]) -> Self {
         let mut hash = Blake2b::<U32>::new();
