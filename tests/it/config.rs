@@ -42,7 +42,17 @@ fn file(nano: &str, rest: &str) -> String {
 const NANO: &str = "{ nodes: [http://127.0.0.1:7076], pool: { seed_file: pool.seed } }";
 const ROUTES: &str = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }]";
 
-/// Each wrong name was compared with every right one, letter by letter: no end was seen for one long name.
+/// The line after the last one was named.
+#[test]
+fn a_file_that_is_cut_off_is_wrong_at_its_end() {
+    for text in ["sweep:\n  every: 10m\n  minimu", "sweep:\r\n  every: 10m\r\n  minimu"] {
+        let found = parse(text).unwrap_err();
+        let mark = found.faults[0].mark.unwrap();
+        assert_eq!((mark.line, mark.column), (3, 9), "{found}");
+    }
+}
+
+/// Each wrong name was compared with every right one, letter by letter: the long one took seconds for each of them.
 #[test]
 fn many_and_long_wrong_names_are_judged_in_linear_time() {
     let (done, judged) = std::sync::mpsc::channel();
