@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use faregate::nano::Raw;
 use faregate::routes::{
-    Access, BodyRule, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY, Metering, Pattern,
-    PriceTable, Route, RouteName, Standing, Terms, UpstreamName,
+    Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Found, Grants, MAX_PATH, MAX_QUERY, Metering,
+    Pattern, PriceTable, RequestHead, Route, RouteName, Standing, Terms, UpstreamName,
 };
 
 /// The routes, the most specific first among those that match one path.
@@ -29,9 +29,11 @@ fn route(pattern: &str, case_sensitive: bool) -> Route {
     let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
     Route {
         name: RouteName::new(pattern.as_str()),
-        standing: Arc::new(Standing::new(&pattern, Vec::new())),
+        standing: Arc::new(Standing::new(&pattern, &Conditions::default(), Vec::new())),
         pattern,
+        conditions: Conditions::default(),
         access: Access::Priced(Terms { amount: Raw::new(1), grants }),
+        strip: None,
         upstream: UpstreamName::new("one"),
         description: String::new(),
         mime_type: String::new(),
@@ -108,13 +110,13 @@ fn check_by_url(target: &CanonicalTarget) {
 
 fn check_route(target: &CanonicalTarget, segments: &[Vec<u8>]) {
     for method in ["GET", "HEAD", "post", "DELETE"] {
-        let found = named(TABLE.find(method, target));
+        let found = named(TABLE.find(&RequestHead::new(method, target)));
         assert_eq!(found, expected(method, segments), "{method} {target}");
         // Any other spelling of the same path.
         let all: Vec<_> = segments.iter().map(|it| escaped_bytes(it)).collect();
         let other = CanonicalTarget::parse(&all.join("/"));
         let other = other.unwrap_or_else(|why| panic!("{all:?}: {why}"));
-        assert_eq!(named(TABLE.find(method, &other)), found);
+        assert_eq!(named(TABLE.find(&RequestHead::new(method, &other))), found);
         assert_eq!(decoded(other.path()), decoded(target.path()));
     }
 }
@@ -122,7 +124,7 @@ fn check_route(target: &CanonicalTarget, segments: &[Vec<u8>]) {
 fn named(found: Found<'_>) -> Option<String> {
     match found {
         Found::Route(route) => Some(route.name.as_str().to_owned()),
-        Found::Unmatched => None,
+        Found::Unmatched | Found::Unclear(_) => None,
     }
 }
 
