@@ -297,7 +297,8 @@ async fn free_requests_at_upstreams_are_bounded_for_each_client_and_for_all() {
     assert_eq!(reached(&rig, "free_forwards"), 1.0);
     assert_eq!(rig.get("/v1/search/b", &[("PAYMENT-CAPABILITY", &token)]).await.status(), 200);
     drop(streams);
-    eventually("the share comes back", async || ask(&mut more).await == 200).await;
+    let comes_in = async || ask(&mut Wire::open_from("127.0.0.3", &rig.url).await).await == 200;
+    eventually("the share comes back", comes_in).await;
     drop(others);
     secured.end().await;
     rig.end().await;
