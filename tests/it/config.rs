@@ -212,7 +212,8 @@ fn the_full_file_means_what_it_says() {
     assert_eq!(route.name.as_str(), "search");
     assert_eq!(config.upstreams.len(), 2);
     assert_eq!(config.cors.unwrap().origins, Origins::These(vec!["https://app.example.com".to_owned()]));
-    assert_eq!(config.limits, Limits::default());
+    // Without the key it depends on the descriptors that the process may have.
+    assert_eq!(config.limits, Limits { free_forwards: Some(8192), ..Limits::default() });
 }
 
 #[test]

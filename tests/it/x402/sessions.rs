@@ -78,7 +78,8 @@ fn an_identifier_is_told_from_other_texts_and_does_not_print() {
         Some(faregate::routes::RouteName::new("GET /v1/quote/{symbol}"))
     );
     let long = text.clone() + &"AAAA".repeat(400);
-    for other in ["", "uuid-1234", &text[1..], &text[..140], &long, &text.replace(&text[..2], "Aw")] {
+    // A name that is cut off is another route's, which the MAC does not cover.
+    for other in ["", "uuid-1234", &text[1..], &text[..120], &long, &text.replace(&text[..2], "Aw")] {
         assert_eq!(other.parse::<SessionId>(), Err(NoSession), "{other}");
     }
 }
