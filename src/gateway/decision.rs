@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
-    /// Answer a cross-origin preflight.
+    /// Answer an `OPTIONS` request: a cross-origin preflight, or one that is to go no further.
     Preflight,
     Reject(Rejection),
 }
@@ -68,7 +68,7 @@ pub(super) fn forward(
 ) -> Result<Decision, Rejection> {
     let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
     let has_body = context.has_body;
-    let (chosen, tried) = (None, Vec::new());
+    let (chosen, unreached) = (None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {
         admission,
         upstream,
@@ -76,6 +76,7 @@ pub(super) fn forward(
         has_body,
         is_preflight,
         chosen,
-        tried,
+        unreached,
+        is_repeated: false,
     })))
 }

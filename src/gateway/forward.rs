@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use http::HeaderName;
 use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
-use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
@@ -55,7 +55,8 @@ pub(super) fn request(
     for name in stopped(headers, is_stopped_on_the_way_in).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
-    if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
+    let upgrades = !forwarding.is_preflight && asks_for_websocket(&session.req_header().headers);
+    if !upgrades {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
         }
@@ -63,9 +64,8 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    if forwarding.has_body || request.method == Method::HEAD {
-        // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
-        // meet the next client's request. Neither side uses the connection again.
+    if forwarding.goes_alone(&request.method) && !upgrades {
+        // Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
     }
     for (name, value) in caller.statements(session.req_header()) {
@@ -84,6 +84,14 @@ pub(super) fn request(
     Ok(())
 }
 
+/// Rewrites an answer before the answer, as 103: the upstream says nothing in the gateway's name there
+/// either.
+pub(super) fn interim(response: &mut ResponseHeader) {
+    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
+        let _removed = response.remove_header(&name).is_some();
+    }
+}
+
 /// Rewrites an answer for the client. Returns whether it is charged for.
 pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Result<bool> {
     if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
@@ -91,9 +99,7 @@ pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Resu
     }
     let excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
-    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
-        let _removed = response.remove_header(&name).is_some();
-    }
+    interim(response);
     if let Some(cors) = &context.tariff.cors {
         cors.expose(response, context.origin.as_deref())?;
     }
@@ -163,7 +169,7 @@ fn plainest(name: &str) -> Cow<'_, str> {
 
 /// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel
 /// of HTTP/2 could ask for every path of the upstream without a bill.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()

@@ -48,6 +48,7 @@ mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
+mod translation;
 mod upstreams;
 mod vault;
 mod wallet;
