@@ -39,7 +39,7 @@ pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
         |it| it.message.as_str(),
     );
     let code = refused.as_ref().map_or("PAYMENT_REQUIRED", |it| it.refusal.code());
-    let public_url = &context.tariff.public_url;
+    let public_url = context.public_url();
     let required = PaymentRequired {
         error: Some(code.to_owned()),
         resource: Resource {
@@ -76,7 +76,8 @@ fn extensions(route: &Route) -> Map<String, Value> {
 /// Bytes that a bill's own headers may have in this answer.
 fn room(context: &Context) -> usize {
     let origin = context.origin.as_ref().map_or(0, |it| it.len().saturating_add(EXPOSING));
-    MAX_HEAD.saturating_sub(OTHERS).saturating_sub(origin)
+    let varies_by = context.varies_by.len().saturating_add(AROUND);
+    MAX_HEAD.saturating_sub(OTHERS).saturating_sub(origin).saturating_sub(varies_by)
 }
 
 /// The headers of a bill.

@@ -1,5 +1,6 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use pingora::protocols::l4::socket::SocketAddr;
@@ -11,8 +12,9 @@ use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
+use crate::config::PublicUrl;
 use crate::metrics::Outcome;
-use crate::routes::{CanonicalTarget, RouteName};
+use crate::routes::{CanonicalTarget, RouteName, Strip};
 
 /// The `route` label of requests that matched none.
 const NO_ROUTE: &str = "unmatched";
@@ -36,6 +38,10 @@ pub struct Context {
     pub(super) has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     pub(super) origin: Option<String>,
+    /// The host that is asked for, if the route is for some hosts only.
+    pub(super) host: Option<String>,
+    /// The request headers on which the price depends, as a list.
+    pub(super) varies_by: String,
 }
 
 /// A request that goes to an upstream.
@@ -44,6 +50,8 @@ pub(super) struct Forwarding {
     pub(super) admission: Admission,
     pub(super) upstream: Arc<Upstream>,
     pub(super) target: CanonicalTarget,
+    /// What the upstream does not see of the target.
+    pub(super) strip: Option<Strip>,
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
@@ -53,6 +61,14 @@ pub(super) struct Forwarding {
     pub(super) chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
     pub(super) tried: Vec<SocketAddr>,
+}
+
+impl Forwarding {
+    /// What the upstream sees of the target, without its base path.
+    pub(super) fn seen(&self) -> Cow<'_, str> {
+        let whole = || Cow::Borrowed(self.target.as_str());
+        self.strip.as_ref().map_or_else(whole, |it| it.rest_of(&self.target))
+    }
 }
 
 impl Context {
@@ -69,7 +85,15 @@ impl Context {
             body: None,
             has_body: false,
             origin: None,
+            host: None,
+            varies_by: String::new(),
         }
+    }
+
+    /// Where the client finds what it asks for: at the host that its route is for.
+    pub(super) fn public_url(&self) -> PublicUrl {
+        let public = &self.tariff.public_url;
+        self.host.as_deref().map_or_else(|| public.clone(), |host| public.at(host))
     }
 
     /// How the request ended, for metrics and log.

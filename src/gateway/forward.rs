@@ -18,6 +18,7 @@ use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
+use crate::routes::is_own_header;
 use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
@@ -52,14 +53,14 @@ pub(super) fn request(
 ) -> Result<()> {
     let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
-    request.set_raw_path(format!("{base_path}{}", forwarding.target.as_str()).as_bytes())?;
+    request.set_raw_path(format!("{base_path}{}", forwarding.seen()).as_bytes())?;
     if body_is_read || !forwarding.has_body {
         // The client was told to go on before, or there is nothing to go on with.
         let _removed = request.remove_header(&EXPECT).is_some();
     }
     let headers = &session.req_header().headers;
     let aliases = headers.keys().filter(|name| is_other_spelling(name.as_str())).cloned();
-    for name in stopped(headers, is_stopped_on_the_way_in).into_iter().chain(aliases) {
+    for name in stopped(headers, is_own_header).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
     if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
@@ -77,6 +78,9 @@ pub(super) fn request(
     }
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
+    }
+    if let Some(strip) = &forwarding.strip {
+        request.insert_header("X-Forwarded-Prefix", strip.as_str())?;
     }
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
         request.insert_header(HOST, own)?;
@@ -107,9 +111,10 @@ pub(super) fn response(
     if let Some(cors) = &context.tariff.cors {
         cors.expose(response, context.origin.as_deref())?;
     }
+    vary_by_price(response, context)?;
     let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
     let Some(admitted) = admission.admitted() else { return Ok(Charge::Excused) };
-    let redirects = redirect::leads_to_a_price(response, target, &context.tariff);
+    let redirects = redirect::leads_to_a_price(response, target, context);
     let charge = admission.judge(response.status, AnswerTraits { is_excused, redirects });
     if charge == Charge::Redirected {
         empty(response)?;
@@ -147,6 +152,12 @@ fn empty(response: &mut ResponseHeader) -> Result<()> {
         let _removed = response.remove_header(&name);
     }
     response.insert_header(CONTENT_LENGTH, 0)
+}
+
+/// Names the headers on which the price of this URL depends: no cache may give the answer to a request that
+/// costs something else.
+pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) -> Result<()> {
+    if context.varies_by.is_empty() { Ok(()) } else { extend_list(response, VARY, &context.varies_by) }
 }
 
 /// The receipt of an admitted request, whose answer is `charged` for or not.
@@ -204,23 +215,6 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()
-}
-
-/// Payment headers, old and new; those that the gateway itself adds; and those that some servers take
-/// for the request's address, path or method instead of what was matched and paid for.
-fn is_stopped_on_the_way_in(name: &str) -> bool {
-    const STARTS: [&str; 6] = ["payment-", "x-payment", "x-x402", "faregate-", "x-forwarded-", "x-original-"];
-    const NAMES: [&str; 8] = [
-        "payment",
-        "forwarded",
-        "x-real-ip",
-        "x-rewrite-url",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "http2-settings",
-    ];
-    STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
 /// Other spellings of headers that say where the body ends or what it is. The gateway does not read them;

@@ -6,6 +6,8 @@
 //! are written with, and its base path is taken off. What names another place stays as it is, and so does
 //! a path of the upstream that is not below its base path: it cannot be reached through the gateway.
 
+use std::borrow::Cow;
+
 use http::StatusCode;
 use http::header::{CONTENT_LOCATION, HOST, HeaderName, HeaderValue, LOCATION, REFRESH};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -13,9 +15,8 @@ use pingora::prelude::Result;
 use url::{Host, Url};
 
 use super::context::Context;
-use super::tariff::Tariff;
 use crate::config::{PublicUrl, Redirects, UpstreamUrl};
-use crate::routes::CanonicalTarget;
+use crate::routes::{CanonicalTarget, RequestHead, RequestHost, Strip};
 
 /// What a relative URL is resolved against. No host has this name (RFC 2606).
 const NOWHERE: &str = "http://upstream.invalid";
@@ -44,12 +45,13 @@ pub(super) fn rewrite(
     let host = request.headers.get(HOST).and_then(|it| it.to_str().ok());
     let statements = context.caller.statements(request);
     let told = statements.iter().filter(|(name, _)| name == "x-forwarded-host").map(|(_, it)| it.as_str());
-    let public = &context.tariff.public_url;
+    let public = &context.public_url();
     let map = PlaceMap {
         urls: &settings.urls,
         aliases: told.chain(host).chain([public.authority()]).filter_map(Place::of_authority).collect(),
         base_path: forwarding.chosen.as_ref().map_or("", |it| it.base_path.as_str()),
-        target: forwarding.target.as_str(),
+        target: &forwarding.seen(),
+        prefix: forwarding.strip.as_ref().map_or("", Strip::as_str),
         public,
     };
     for name in names {
@@ -87,17 +89,26 @@ fn rewrite_header(
 
 /// Whether an answer, as the client gets it, redirects to a path of this gateway that has a price. Then
 /// the request that follows is charged for.
-pub(super) fn leads_to_a_price(response: &ResponseHeader, asked: &CanonicalTarget, tariff: &Tariff) -> bool {
+pub(super) fn leads_to_a_price(
+    response: &ResponseHeader,
+    asked: &CanonicalTarget,
+    context: &Context,
+) -> bool {
     if !REDIRECTS.contains(&response.status) {
         return false;
     }
     let mut locations = response.headers.get_all(LOCATION).iter();
     let (Some(location), None) = (locations.next(), locations.next()) else { return false };
     let Ok(location) = std::str::from_utf8(location.as_bytes()) else { return false };
-    let Ok(here) = Url::parse(&tariff.public_url.join(asked.as_str())) else { return false };
+    let Ok(here) = Url::parse(&context.public_url().join(asked.as_str())) else { return false };
     let Ok(there) = here.join(location.trim()) else { return false };
     let target = CanonicalTarget::parse(&reference(there.path(), &there, false));
-    here.origin() == there.origin() && target.is_ok_and(|it| tariff.table.has_price(&it))
+    let host = there.host_str().and_then(RequestHost::read);
+    let has_price = |target: CanonicalTarget| {
+        let follows = RequestHead { host: host.as_ref(), ..RequestHead::new("GET", &target) };
+        context.tariff.table.has_price(&follows)
+    };
+    here.origin() == there.origin() && target.is_ok_and(has_price)
 }
 
 /// A host and a port.
@@ -137,8 +148,10 @@ struct PlaceMap<'a> {
     aliases: Vec<Place>,
     /// The base path of the server that answers.
     base_path: &'a str,
-    /// What was asked for, without the base path.
+    /// What was asked for, without the base path and the prefix.
     target: &'a str,
+    /// What the upstream does not see of the paths at the gateway.
+    prefix: &'a str,
     public: &'a PublicUrl,
 }
 
@@ -151,12 +164,20 @@ impl PlaceMap<'_> {
             return None;
         }
         if meant.origin() == asked.origin() {
-            // It names no host. Without a base path it means the same to the client.
-            let path = below(self.base_path, meant.path()).filter(|_| !self.base_path.is_empty())?;
-            return Some(reference(path, &meant, true));
+            // It names no host. Without a base path and a prefix it means the same to the client.
+            let is_other = !self.base_path.is_empty() || !self.prefix.is_empty();
+            let path = below(self.base_path, meant.path()).filter(|_| is_other)?;
+            return Some(reference(&self.prefixed(path), &meant, true));
         }
         let path = self.own_path(&meant)?;
-        Some(self.public.join(&reference(path, &meant, true)))
+        Some(self.public.join(&reference(&self.prefixed(path), &meant, true)))
+    }
+
+    /// The path at the gateway for one at the upstream. One that begins with the prefix is from an upstream
+    /// that heeds `X-Forwarded-Prefix`.
+    fn prefixed<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        let has_it = self.prefix.is_empty() || below(self.prefix, path).is_some();
+        if has_it { Cow::Borrowed(path) } else { Cow::Owned(format!("{}{path}", self.prefix)) }
     }
 
     /// The path at the gateway of a URL that names the upstream or the gateway.

@@ -103,6 +103,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     response.insert_header(CONTENT_LENGTH, body.len())?;
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
+    forward::vary_by_price(&mut response, context)?;
     for (name, value) in headers {
         response.insert_header(name, value)?;
     }

@@ -108,12 +108,6 @@ impl Upstream {
         self.balancer.backends().get_backend().len()
     }
 
-    /// Whether some address is known and healthy.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.balancer.select(b"", SELECT_TRIES).is_some()
-    }
-
     /// The next healthy address that is not among those `tried`, with this upstream's timeouts.
     #[must_use]
     pub fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
