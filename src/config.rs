@@ -8,6 +8,7 @@
 //! and its paragraph in `config/full.yaml`, which a test compares with `mirror`.
 
 mod calls;
+mod conditions;
 mod discovery;
 mod document;
 mod finding;
@@ -48,7 +49,7 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{HealthCheck, HostHeader, UpstreamConfig, UpstreamUrl};
+pub use upstream::{HealthCheck, HostHeader, Redirects, UpstreamConfig, UpstreamUrl};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.
@@ -141,6 +142,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
     if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
+        prices::warn_of_free_fallbacks(judge, table, unmatched);
         warn_of_unused(judge, known.keys(), table, unmatched);
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);

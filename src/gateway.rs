@@ -27,15 +27,19 @@
 //!    connection fails.
 //! 10. **Forward**, [`hop::request`] and [`forward::request`]: the request becomes one of the upstream's
 //!     version of HTTP, payment headers are removed, the gateway's own are added.
-//! 11. **Answer**, [`Gateway::response_filter`]: [`hop::answer`] makes it one of the client's version,
-//!     [`forward::response`] cleans it and adds the receipt; [`Admission::answer`] records the use under strict metering, or gives it back if the
-//!     answer is not charged for. [`Admission::part`] sees each part of the body.
+//! 11. **Answer**, [`Gateway::response_filter`]: [`hop::answer`] makes it one of the client's version; an
+//!     upstream's own bill fails ([`UpstreamBills::check`]);
+//!     [`forward::response`] cleans the answer, leads its redirects back to the gateway
+//!     ([`redirect::rewrite`]) and adds the receipt; [`Admission::answer`] records the use under strict
+//!     metering, or gives it back if the answer is not charged for. [`Admission::part`] sees each part of
+//!     the body.
 //! 12. **Fail**, [`Gateway::fail_to_proxy`], instead of or after step 11: the use is given back, then the
 //!     client is told.
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
 //!     and the one line in the log.
 
+mod bill;
 pub mod body;
 mod calls;
 mod client;
@@ -51,12 +55,17 @@ mod idempotency;
 mod preflight;
 mod presented;
 mod rejection;
+mod redirect;
 mod reply;
 mod respond;
 mod session_headers;
 mod target;
 pub mod tariff;
 pub mod upstream;
+mod upstream_bill;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,14 +73,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
-use crate::admission::Ending;
+use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Shares};
 use crate::ledger::Ledger;
 use crate::listen::Connection;
@@ -82,6 +91,7 @@ use client::Caller;
 use decision::Decision;
 use rejection::Rejection;
 use tariff::Tariff;
+use upstream_bill::UpstreamBills;
 
 pub use context::Context;
 
@@ -100,6 +110,7 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     unpaid: Shares,
+    upstream_bills: UpstreamBills,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
@@ -112,7 +123,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         metrics: Arc<Metrics>,
         unpaid: Shares,
     ) -> Self {
-        Self { cashier, tariff, metrics, unpaid }
+        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new() }
     }
 
     /// Decides a request, unless its client has too many unpaid ones under way. A request with a valid
@@ -294,10 +305,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             forward::interim(response);
             return Ok(());
         }
-        let charged = forward::response(response, context)?;
+        self.upstream_bills.check(response, context)?;
+        let charge = forward::response(session.req_header(), response, context)?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
+        forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
-        let result = forwarding.admission.answer(&self.cashier, charged, head).await;
+        let result = forwarding.admission.answer(&self.cashier, charge, head).await;
         self.count(context, result);
         Ok(())
     }
@@ -310,11 +323,21 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<Option<Duration>> {
         if let Some(forwarding) = context.forwarding.as_mut() {
-            if forwarding.is_preflight {
+            if forwarding.drops_body {
                 *body = None;
             }
             forwarding.admission.part(body.as_ref(), end_of_stream);
         }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        _: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        forward::trailers(trailers);
         Ok(None)
     }
 

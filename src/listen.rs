@@ -14,6 +14,9 @@ mod proxies;
 mod proxy_protocol;
 mod refusal;
 mod tls;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,18 +1,28 @@
 //! The price table: what a request costs, and what its payment buys.
 //!
 //! Pure. The path of a request is made canonical once (`request`). The same canonical form is matched
-//! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently.
+//! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently. A price
+//! may also depend on the host, the query and headers (`conditions`); a request that servers could read
+//! differently there has no price and is refused.
 
 mod calls;
+mod conditions;
+mod head;
+mod host;
+mod letter_case;
+mod own_headers;
 mod pattern;
+mod precedence;
 mod request;
 mod standing;
+mod strip;
 mod table;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -20,10 +30,19 @@ use blake2::{Blake2b, Digest};
 use crate::nano::Raw;
 
 pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
-pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
+pub use conditions::{
+    ConditionFault, Conditions, Doubt, HeaderCondition, MAX_CONDITION_NAME, MAX_CONDITION_VALUE,
+    MAX_CONDITIONS, Met, QueryCondition, Unclear,
+};
+pub use head::RequestHead;
+pub use host::{HostFault, HostPattern, MAX_HOST, RequestHost};
+pub use own_headers::is_own_header;
+pub use pattern::{MAX_METHODS, MAX_SEGMENTS, Part, Pattern, PatternError};
+pub use precedence::Precedence;
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use standing::{Bearing, Bought, Place, Standing};
-pub use table::{Found, PriceTable, TableFault};
+pub use strip::{Strip, StripFault};
+pub use table::{Candidate, Found, MAX_ALTERNATIVES, PriceTable, TableFault};
 
 /// The name of a route: its configured `name`, or else its `match`. Challenges and capabilities are
 /// bound to it, so they stay valid when the price table is reloaded.
@@ -140,6 +159,14 @@ pub struct Grants {
     pub seconds: u64,
 }
 
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = humantime::format_duration(Duration::from_secs(self.seconds));
+        let noun = if self.requests == NonZeroU32::MIN { "request" } else { "requests" };
+        write!(f, "{} {noun} within {within}", self.requests)
+    }
+}
+
 /// A price and what it buys.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms {
@@ -165,35 +192,36 @@ impl Access {
             Self::Priced(_) | Self::Calls(_) => false,
         }
     }
+
+    /// What one payment buys; `None` if there is none.
+    #[must_use]
+    pub fn grants(&self) -> Option<Grants> {
+        match self {
+            Self::Free => None,
+            Self::Priced(terms) => Some(terms.grants),
+            Self::Calls(prices) => Some(prices.grants),
+        }
+    }
 }
 
-/// Which answers of the upstream consume a use; every other answer gives it back
-/// ([protocol guide](crate::guide::protocol), "Settlement").
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum ChargeOn {
-    /// An answer below 500: the upstream did not fail.
-    #[default]
-    Below500,
-    /// An answer below 400: the request succeeded.
-    Below400,
-    /// Every answer.
-    Answered,
+vocabulary! {
+    /// Which answers of the upstream consume a use; every other answer gives it back
+    /// ([protocol guide](crate::guide::protocol), "Settlement").
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum ChargeOn {
+        /// An answer below 500: the upstream did not fail. See [`ChargeOn::charges_redirects`].
+        #[default]
+        Below500 = "below_500",
+        /// An answer below 400: the request succeeded.
+        Below400 = "below_400",
+        /// Every answer, redirects too.
+        Answered = "answered",
+    }
+    /// The name in the configuration.
+    pub fn as_str;
 }
 
 impl ChargeOn {
-    /// All rules.
-    pub const ALL: [Self; 3] = [Self::Below500, Self::Below400, Self::Answered];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Below500 => "below_500",
-            Self::Below400 => "below_400",
-            Self::Answered => "answered",
-        }
-    }
-
     /// Whether an answer with this status consumes the use that was reserved for it.
     #[must_use]
     pub const fn charges(self, status: u16) -> bool {
@@ -203,101 +231,73 @@ impl ChargeOn {
             Self::Answered => true,
         }
     }
-}
 
-/// When the uses of the capabilities of a route are recorded
-/// ([protocol guide](crate::guide::protocol), "Capability").
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Metering {
-    /// Leased in chunks and reported soon after, so that a request does not wait for the store.
-    #[default]
-    Leased,
-    /// Leased one by one and stored before the client has its answer. After a crash only the uses that
-    /// were under way can be served again.
-    Strict,
-}
-
-impl Metering {
-    /// Both, the default first.
-    pub const ALL: [Self; 2] = [Self::Leased, Self::Strict];
-
-    /// The name in the configuration.
+    /// Whether an answer that only redirects to something with a price of its own consumes a use.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn charges_redirects(self) -> bool {
         match self {
-            Self::Leased => "leased",
-            Self::Strict => "strict",
+            Self::Below500 | Self::Below400 => false,
+            Self::Answered => true,
         }
     }
 }
 
-/// Whether a payment has an id that the client chooses, which makes a retry idempotent (x402,
-/// `payment-identifier`).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum PaymentIdentifiers {
-    /// It may have one.
-    Optional,
-    /// A payment without one is refused.
-    Required,
-}
-
-impl PaymentIdentifiers {
-    pub const ALL: [Self; 2] = [Self::Optional, Self::Required];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Optional => "optional",
-            Self::Required => "required",
-        }
+vocabulary! {
+    /// When the uses of the capabilities of a route are recorded
+    /// ([protocol guide](crate::guide::protocol), "Capability").
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum Metering {
+        /// Leased in chunks and reported soon after, so that a request does not wait for the store.
+        #[default]
+        Leased = "leased",
+        /// Leased one by one and stored before the client has its answer. After a crash only the uses that
+        /// were under way can be served again.
+        Strict = "strict",
     }
-}
-
-/// Who answers the preflights of cross-origin requests.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum PreflightRule {
-    /// The gateway, by `cors`.
-    #[default]
-    Gateway,
-    /// The upstream. No body goes either way, and only the headers about access come back.
-    Upstream,
-}
-
-impl PreflightRule {
-    pub const ALL: [Self; 2] = [Self::Gateway, Self::Upstream];
-
     /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Upstream => "upstream",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// Whether a payment has an id that the client chooses, which makes a retry idempotent (x402,
+    /// `payment-identifier`).
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum PaymentIdentifiers {
+        /// It may have one.
+        Optional = "optional",
+        /// A payment without one is refused.
+        Required = "required",
     }
-}
-
-/// What happens to a request with a body whose method has none (GET, HEAD, DELETE, OPTIONS, TRACE).
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum BodyRule {
-    /// 400.
-    #[default]
-    Refuse,
-    /// It is forwarded.
-    Allow,
-}
-
-impl BodyRule {
-    pub const ALL: [Self; 2] = [Self::Refuse, Self::Allow];
-
     /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refuse => "refuse",
-            Self::Allow => "allow",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// Who answers the preflights of cross-origin requests.
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum PreflightRule {
+        /// The gateway, by `cors`.
+        #[default]
+        Gateway = "gateway",
+        /// The upstream. No body goes either way, and only the headers about access come back.
+        Upstream = "upstream",
     }
+    /// The name in the configuration.
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// What happens to a request with a body whose method has none (GET, HEAD, DELETE, OPTIONS, TRACE).
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum BodyRule {
+        /// 400.
+        #[default]
+        Refuse = "refuse",
+        /// It is forwarded.
+        Allow = "allow",
+    }
+    /// The name in the configuration.
+    pub fn as_str;
 }
 
 /// One entry of the price table.
@@ -307,8 +307,12 @@ pub struct Route {
     /// Its former names, and where it stands.
     pub standing: Arc<Standing>,
     pub pattern: Pattern,
+    /// What must be true of a request beside its method and path.
+    pub conditions: Conditions,
     pub access: Access,
     pub upstream: UpstreamName,
+    /// What the upstream does not see of a path.
+    pub strip: Option<Strip>,
     /// The description for the payer; may be empty.
     pub description: String,
     /// The media type of the answer; may be empty.
@@ -326,44 +330,10 @@ pub struct Route {
     pub case_sensitive: bool,
 }
 
-/// Why one of two matching routes comes before the other.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Precedence {
-    /// Segment `number`, counted from 1, is more specific.
-    Segment { number: usize, winner: String, loser: String },
-    /// The paths are equal and only the winner is case-sensitive.
-    CaseSensitive,
-    /// The paths are equal and only the winner names a method.
-    Method,
-}
-
-impl Route {
-    /// Why this route comes before `other`. Both match one request, and this one wins.
-    #[must_use]
-    pub fn precedence_over(&self, other: &Self) -> Precedence {
-        if let Some(position) = self.pattern.first_difference(&other.pattern) {
-            return Precedence::Segment {
-                number: position.saturating_add(1),
-                winner: self.pattern.shown(position).to_owned(),
-                loser: other.pattern.shown(position).to_owned(),
-            };
-        }
-        if self.case_sensitive && !other.case_sensitive {
-            Precedence::CaseSensitive
-        } else {
-            Precedence::Method
-        }
-    }
-}
-
-impl fmt::Display for Precedence {
+/// The method and path that a route matches, and its conditions in brackets: `GET /img (query size=large)`.
+impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Segment { number, winner, loser } => {
-                write!(f, "in segment {number}, `{winner}` is closer than `{loser}`")
-            }
-            Self::CaseSensitive => f.write_str("of equal paths, the case-sensitive one wins"),
-            Self::Method => f.write_str("of equal paths, the one that names the method wins"),
-        }
+        self.pattern.fmt(f)?;
+        if self.conditions.is_empty() { Ok(()) } else { write!(f, " ({})", self.conditions) }
     }
 }

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
-use super::words::{counted, granted};
+use super::words::counted;
 use crate::assemble::{Stranded, stranded};
 use crate::clock::Clock;
 use crate::config::{Config, Faults};
-use crate::routes::{Access, CallPrices, PreflightRule, Price, Route, RouteName};
+use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -101,10 +101,10 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
         .chain(config.table.routes().iter().map(|route| {
             let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
-                Access::Priced(terms) => (terms.amount.xno().to_string(), granted(terms.grants)),
-                Access::Calls(prices) => (span(prices), granted(prices.grants)),
+                Access::Priced(terms) => (terms.amount.xno().to_string(), terms.grants.to_string()),
+                Access::Calls(prices) => (span(prices), prices.grants.to_string()),
             };
-            [route.pattern.to_string(), price, grants, route.upstream.to_string()]
+            [route.to_string(), price, grants, route.upstream.to_string()]
         }))
         .collect();
     let mut widths = [0; 4];
@@ -130,13 +130,8 @@ fn span(prices: &CallPrices) -> String {
     }
 }
 
-/// One line of a price list of calls, in words.
-pub(super) fn line_price(price: Price) -> String {
-    match price {
-        Price::Free => "free".to_owned(),
-        Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
-        Price::Refused => "refused".to_owned(),
-    }
+fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
+    all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
 }
 
 /// A route as JSON.
@@ -144,7 +139,7 @@ pub(super) fn describe(route: &Route) -> Value {
     let priced = match &route.access {
         Access::Free => Value::Null,
         Access::Calls(prices) => json!({
-            "calls": prices.lines().map(|(line, price)| (line.to_string(), line_price(price).into())).collect::<Map<_, _>>(),
+            "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
             "requests": prices.grants.requests,
             "seconds": prices.grants.seconds,
         }),
@@ -159,7 +154,11 @@ pub(super) fn describe(route: &Route) -> Value {
         "name": route.name.as_str(),
         "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
         "match": route.pattern.as_str(),
+        "host": route.conditions.host().map(ToString::to_string),
+        "query": pairs(route.conditions.query().iter().map(|it| (it.name(), it.value()))),
+        "headers": pairs(route.conditions.headers().iter().map(|it| (it.name().as_str(), it.value()))),
         "upstream": route.upstream.as_str(),
+        "strip": route.strip.as_ref().map(Strip::as_str),
         "free": route.access.is_free(),
         "price": priced,
         "charge_on": route.charge_on.as_str(),

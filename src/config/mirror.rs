@@ -219,6 +219,7 @@ sections! {
         connect_timeout: String,
         health: Value,
         host_header: String,
+        redirects: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
@@ -226,9 +227,13 @@ sections! {
     }
     "routes[]" => RouteFile {
         r#match: String,
+        host: String,
+        query: Value,
+        headers: Value,
         name: String,
         formerly: Vec<Value>,
         upstream: String,
+        strip: String,
         price: String,
         free: bool,
         grants: Value,

@@ -23,6 +23,7 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     pub health: Option<HealthCheck>,
     pub host_header: HostHeader,
+    pub redirects: Redirects,
 }
 
 /// One server.
@@ -44,14 +45,30 @@ pub struct HealthCheck {
     pub every: Duration,
 }
 
-/// What the upstream sees as `Host`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum HostHeader {
-    /// The upstream's own host and port.
-    #[default]
-    Upstream,
-    /// What the client sent.
-    Preserve,
+vocabulary! {
+    /// What the upstream sees as `Host`.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum HostHeader {
+        /// The upstream's own host and port.
+        #[default]
+        Upstream = "upstream",
+        /// What the client sent.
+        Preserve = "preserve",
+    }
+    fn as_str;
+}
+
+vocabulary! {
+    /// What becomes of a redirect of the upstream to itself.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Redirects {
+        /// It leads to the gateway.
+        #[default]
+        Rewrite = "rewrite",
+        /// It stays as the upstream wrote it.
+        Keep = "keep",
+    }
+    fn as_str;
 }
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,15 +79,6 @@ const HEALTH_EVERY: Duration = Duration::from_secs(5);
 const MIN_HEALTH_EVERY: Duration = Duration::from_millis(100);
 
 const URL_HINT: &str = "write `http://HOST:PORT` or `https://HOST`";
-
-impl HostHeader {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Upstream => "upstream",
-            Self::Preserve => "preserve",
-        }
-    }
-}
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,13 +124,17 @@ pub(super) fn upstreams(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Up
 
 fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<UpstreamConfig> {
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
-    let hosts = [HostHeader::Upstream, HostHeader::Preserve];
     all!(UpstreamConfig {
         urls: urls(judge, path, file.url, file.urls),
         timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
         health: judge.optional(file.health, health),
-        host_header: judge.choice(file.host_header, hosts, HostHeader::as_str).map(Option::unwrap_or_default),
+        host_header: judge
+            .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
+            .map(Option::unwrap_or_default),
+        redirects: judge
+            .choice(file.redirects, Redirects::ALL, Redirects::as_str)
+            .map(Option::unwrap_or_default),
     })
 }
 

@@ -1,5 +1,6 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::Method;
@@ -12,8 +13,9 @@ use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
+use crate::config::PublicUrl;
 use crate::metrics::Outcome;
-use crate::routes::{CanonicalTarget, RouteName};
+use crate::routes::{CanonicalTarget, RouteName, Strip};
 
 /// The `route` label of requests that matched none.
 const NO_ROUTE: &str = "unmatched";
@@ -37,6 +39,10 @@ pub struct Context {
     pub(super) has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     pub(super) origin: Option<String>,
+    /// The host that is asked for, if the route is for some hosts only.
+    pub(super) host: Option<String>,
+    /// The request headers on which the price depends, as a list.
+    pub(super) varies_by: String,
 }
 
 /// A request that goes to an upstream.
@@ -45,9 +51,13 @@ pub(super) struct Forwarding {
     pub(super) admission: Admission,
     pub(super) upstream: Arc<Upstream>,
     pub(super) target: CanonicalTarget,
+    /// What the upstream does not see of the target.
+    pub(super) strip: Option<Strip>,
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
+    /// Whether the answer's body is dropped.
+    pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
     pub(super) chosen: Option<Chosen>,
     /// The addresses that could not be connected to.
@@ -67,6 +77,14 @@ impl Forwarding {
     }
 }
 
+impl Forwarding {
+    /// What the upstream sees of the target, without its base path.
+    pub(super) fn seen(&self) -> Cow<'_, str> {
+        let whole = || Cow::Borrowed(self.target.as_str());
+        self.strip.as_ref().map_or_else(whole, |it| it.rest_of(&self.target))
+    }
+}
+
 impl Context {
     /// A request that begins now, at the prices of `tariff`.
     pub(super) fn new(tariff: Arc<Tariff>) -> Self {
@@ -81,7 +99,15 @@ impl Context {
             body: None,
             has_body: false,
             origin: None,
+            host: None,
+            varies_by: String::new(),
         }
+    }
+
+    /// Where the client finds what it asks for: at the host that its route is for.
+    pub(super) fn public_url(&self) -> PublicUrl {
+        let public = &self.tariff.public_url;
+        self.host.as_deref().map_or_else(|| public.clone(), |host| public.at(host))
     }
 
     /// How the request ended, for metrics and log.

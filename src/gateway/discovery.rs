@@ -7,25 +7,23 @@ mod guide;
 mod manifest;
 mod openapi;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
 };
-use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 
 use super::reply;
-use crate::config::Config;
-use crate::nano::Raw;
+use crate::config::{Config, PublicUrl};
 use crate::payment::Mechanism;
-use crate::routes::{Access, CanonicalTarget, Found, Grants, Route, RouteName};
+use crate::routes::{CanonicalTarget, Found, HostPattern, PriceTable, RequestHead, Route, RouteName};
 
 /// The `route` label of requests for these documents.
 const LABEL: &str = "discovery";
@@ -41,6 +39,8 @@ const LLMS: &str = "/llms.txt";
 #[derive(Clone, Debug)]
 pub struct Documents {
     by_path: BTreeMap<&'static str, Arc<Document>>,
+    /// The paths that some route has letter for letter, under conditions.
+    contested: BTreeSet<&'static str>,
     pub(super) label: RouteName,
 }
 
@@ -85,28 +85,40 @@ impl Documents {
         if published.llms.is_some() {
             by_path.insert(LLMS, Document::new("text/plain; charset=utf-8", guide::write(&published)));
         }
-        Self { by_path, label: RouteName::new(LABEL) }
+        let contested = by_path.keys().copied().filter(|path| is_named(config, path, |_| true)).collect();
+        Self { by_path, contested, label: RouteName::new(LABEL) }
     }
 
     /// Whether a request is answered with one of them, whatever the price table says.
     #[must_use]
-    pub fn answer(&self, method: &str, target: &CanonicalTarget) -> bool {
-        Method::from_bytes(method.as_bytes()).is_ok_and(|method| self.find(&method, target).is_some())
+    pub fn answer(&self, request: &RequestHead<'_>, table: &PriceTable) -> bool {
+        self.find(request, table).is_some()
     }
 
     /// The document that a request asks for.
-    pub(super) fn find(&self, method: &Method, target: &CanonicalTarget) -> Option<Arc<Document>> {
-        let reads = *method == Method::GET || *method == Method::HEAD;
-        if reads { self.by_path.get(target.path()).map(Arc::clone) } else { None }
+    pub(super) fn find(&self, request: &RequestHead<'_>, table: &PriceTable) -> Option<Arc<Document>> {
+        let path = request.target.path();
+        let document = self.by_path.get(path).filter(|_| ["GET", "HEAD"].contains(&request.method))?;
+        let is_a_routes = self.contested.contains(path)
+            && match table.find(request) {
+                Found::Route(route) => route.pattern.is_one_path(),
+                Found::Unclear(_) => true,
+                Found::Unmatched => false,
+            };
+        (!is_a_routes).then(|| Arc::clone(document))
     }
 }
 
+/// Whether some route has a document's path letter for letter, whatever a request's other parts are.
 fn is_taken(config: &Config, path: &str) -> bool {
+    is_named(config, path, |route| route.conditions.is_empty())
+}
+
+/// Whether a route that is `wanted` has a path letter for letter.
+fn is_named(config: &Config, path: &str, wanted: impl Fn(&Route) -> bool) -> bool {
     let Ok(target) = CanonicalTarget::parse(path) else { return true };
-    match config.table.find("GET", &target) {
-        Found::Route(route) => route.pattern.is_one_path(),
-        Found::Unmatched => false,
-    }
+    let candidates = config.table.candidates(&RequestHead::new("GET", &target));
+    candidates.iter().any(|it| it.route.pattern.is_one_path() && wanted(it.route))
 }
 
 impl Document {
@@ -150,6 +162,21 @@ impl Published<'_> {
         self.config.table.routes().iter().map(AsRef::as_ref).filter(|route| !route.hidden)
     }
 
+    /// A route's path as a URL. For an open pattern it is the path before its `**`, which may be empty. If
+    /// the route is for one host, the URL is there.
+    fn url(&self, route: &Route) -> String {
+        let (segments, _) = route.pattern.template();
+        let path = segments.iter().fold(String::new(), |path, part| format!("{path}/{part}"))
+            + if segments.is_empty() { "/" } else { "" };
+        self.origin(route).join(&path)
+    }
+
+    /// Where a route is reached.
+    fn origin(&self, route: &Route) -> PublicUrl {
+        let public = &self.config.public_url;
+        route.conditions.host().and_then(HostPattern::one).map_or_else(|| public.clone(), |it| public.at(it))
+    }
+
     /// How a route can be paid for, in the order of its bills.
     fn mechanisms(&self, route: &Route) -> &[Mechanism] {
         self.config.mechanisms.get(&route.name).unwrap_or(&self.config.nano.mechanisms)
@@ -158,25 +185,4 @@ impl Published<'_> {
     fn priced(&self) -> impl Iterator<Item = &Route> {
         self.routes().filter(|route| !route.access.is_free())
     }
-}
-
-/// What one payment on a route buys.
-fn grants(route: &Route) -> Option<Grants> {
-    match &route.access {
-        Access::Free => None,
-        Access::Priced(terms) => Some(terms.grants),
-        Access::Calls(prices) => Some(prices.grants),
-    }
-}
-
-fn in_words(grants: Grants) -> String {
-    let requests = grants.requests.get();
-    let noun = if requests == 1 { "request" } else { "requests" };
-    format!("{requests} {noun} within {}", humantime::format_duration(Duration::from_secs(grants.seconds)))
-}
-
-/// An amount in XNO without the unit.
-fn decimal(amount: Raw) -> String {
-    let shown = amount.xno().to_string();
-    shown.split(' ').next().unwrap_or_default().to_owned()
 }

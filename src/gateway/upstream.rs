@@ -97,16 +97,15 @@ impl Upstream {
         }
     }
 
+    /// As it is configured.
+    pub(super) const fn settings(&self) -> &config::UpstreamConfig {
+        &self.settings
+    }
+
     /// How many addresses there are to try.
     #[must_use]
     pub fn addresses(&self) -> usize {
         self.balancer.backends().get_backend().len()
-    }
-
-    /// Whether some address is known and healthy.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.balancer.select(b"", SELECT_TRIES).is_some()
     }
 
     /// The next healthy address that is not among those `tried`, with this upstream's timeouts.

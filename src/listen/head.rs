@@ -103,7 +103,7 @@ impl HeadSignal {
 
 /// Where in a head its bytes are.
 #[derive(Clone, Copy, Debug, Default)]
-enum Place {
+pub(super) enum Place {
     /// Before the request line. Empty lines there are no end.
     #[default]
     Before,
@@ -115,7 +115,7 @@ enum Place {
 
 impl Place {
     /// The place after `byte`; `None` if the head ends with it.
-    const fn after(self, byte: u8) -> Option<Self> {
+    pub(super) const fn after(self, byte: u8) -> Option<Self> {
         match (self, byte) {
             (Self::Before, b'\r' | b'\n') => Some(Self::Before),
             (Self::Line, b'\n') => Some(Self::LineEnd),

@@ -23,6 +23,7 @@ mod facilitator;
 mod floods;
 mod kills;
 mod listen;
+mod logs;
 mod mcp;
 mod metrics;
 mod nano;

@@ -1,12 +1,17 @@
 //! `faregate pay`, from its arguments to its exit code.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::Parser;
 use faregate::cli::pay::{PayArgs, PayExit, run};
 use serde_json::Value;
 
 use crate::rig::{PLENTY, Plan, Rig};
-use crate::scripted::{Reply, Scripted, nobody};
-use crate::wallet::world::{Books, bill, entry, node, payer, seed, seed_file, selling, url_of};
+use crate::scripted::{Reply, Scripted, Seen, nobody};
+use crate::wallet::world::{
+    Books, bill, entry, node, payer, proof, seed, seed_file, selling, served, url_of,
+};
 
 #[derive(Parser)]
 struct Command {
@@ -195,4 +200,116 @@ async fn the_day_s_limit_is_kept_beside_the_seed() {
     arguments.push(nowhere.to_str().unwrap());
     assert_eq!(pay(&arguments).await.exit, PayExit::Configuration);
     assert_eq!(books.lock().unwrap().frontier.unwrap().balance.get(), 800);
+}
+
+/// Once the JSON of such an error said that nothing was paid, and the token was lost.
+#[tokio::test]
+async fn a_broken_answer_says_what_was_paid_and_how_to_use_it() {
+    let books = Books::with_balance(1000);
+    let node = node(&books).await;
+    let cutting = Scripted::start(|seen| match (proof(seen), seen.header("PAYMENT-CAPABILITY")) {
+        (Some(_), _) => served(2).cut(3),
+        (None, Some("tok")) => served(1),
+        (None, _) => bill("", &[entry("nanoTxn")]),
+    })
+    .await;
+    let url = url_of(&cutting, "/q");
+    let Outcome { exit, out, .. } = pay_at(&url, &node.url, &["--json"]).await;
+    let line: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(exit, PayExit::Unavailable);
+    assert_eq!(
+        (&line["payment"]["amount_raw"], &line["capability"]["token"]),
+        (&"100".into(), &"tok".into())
+    );
+    assert_eq!(cutting.seen()[1].header("PAYMENT-SIGNATURE"), line["proof"].as_str());
+    let Outcome { exit, err, .. } = pay_at(&url, &node.url, &[]).await;
+    assert_eq!(exit, PayExit::Unavailable);
+    let advice = "it is paid for, 2 requests left: send it again with -H 'PAYMENT-CAPABILITY: tok'";
+    assert!(err.contains(advice), "{err}");
+    let again = pay_at(&url, &node.url, &["-H", "PAYMENT-CAPABILITY: tok"]).await;
+    assert_eq!((again.exit, again.out.as_str()), (PayExit::Answered, "quote"), "{}", again.err);
+}
+
+#[tokio::test]
+async fn a_redirect_is_shown_or_followed() {
+    let books = Books::with_balance(1000);
+    let node = node(&books).await;
+    let moved = Scripted::start(|seen| match seen.path.as_str() {
+        "/old" => Reply::text(302, "").with("Location", "/new"),
+        _ => Reply::text(200, "here"),
+    })
+    .await;
+    let url = url_of(&moved, "/old");
+    let Outcome { exit, err, .. } = pay_at(&url, &node.url, &[]).await;
+    assert_eq!(exit, PayExit::Answered);
+    let target = url_of(&moved, "/new");
+    assert!(err.contains(&format!("it leads to {target}; with --follow it is followed")), "{err}");
+    let line: Value = serde_json::from_str(&pay_at(&url, &node.url, &["--json"]).await.out).unwrap();
+    assert_eq!(line["location"], target.as_str());
+    let followed = pay_at(&url, &node.url, &["--follow"]).await;
+    assert_eq!((followed.exit, followed.out.as_str()), (PayExit::Answered, "here"));
+}
+
+/// Regression: the upstream's own 402 was taken for a refusal of the payment, and the token was lost.
+#[tokio::test]
+async fn an_upstream_that_asks_for_money_itself_costs_nothing() {
+    let owes = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&owes);
+    let answer = move |_: &Seen| {
+        if state.load(Ordering::SeqCst) { Reply::text(402, "top up") } else { Reply::text(200, "here") }
+    };
+    let routes = "  - { match: \"/sold\", upstream: api, price: 0.001 XNO }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer: Box::new(answer), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let (url, node) = (format!("{}/sold", rig.url), rig.devnet.rpc_url().to_string());
+    let (url, node) = (url.parse().unwrap(), node.parse().unwrap());
+    let Outcome { exit, out, err } = pay_at(&url, &node, &["--max", "1 XNO", "--json"]).await;
+    assert_eq!(exit, PayExit::ErrorAnswer, "{out}{err}");
+    let line: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&line["status"], &line["capability"]["remaining"]), (&502.into(), &1.into()), "{out}");
+    assert_eq!(line["payment"]["acknowledged"], true);
+    assert!(line["body"].as_str().unwrap().contains("upstream_payment_required"), "{out}");
+    owes.store(false, Ordering::SeqCst);
+    let token = format!("PAYMENT-CAPABILITY: {}", line["capability"]["token"].as_str().unwrap());
+    let later = pay_at(&url, &node, &["-H", &token]).await;
+    assert_eq!((later.exit, later.out.as_str()), (PayExit::Answered, "here"), "{}", later.err);
+    rig.end().await;
+}
+
+/// What the gateway says in a body, an upstream can say as well. Clients go by the receipt.
+#[tokio::test]
+async fn an_upstreams_words_about_payments_are_not_taken_for_the_gateways() {
+    let answer = |seen: &Seen| {
+        let (status, error) = seen.path.trim_start_matches("/sold/").split_once('/').unwrap();
+        Reply::text(status.parse().unwrap(), &format!("{{\"error\":\"{error}\"}}")).with("Retry-After", "1")
+    };
+    let routes = "  - { match: \"/sold/**\", upstream: api, price: 1 raw }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer: Box::new(answer), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let node = rig.devnet.rpc_url().to_string().parse().unwrap();
+    for (status, error, left) in [
+        (503, "settlement_pending", 1),
+        (503, "no_node", 1),
+        (425, "BLOCK_NOT_FOUND", 0),
+        (409, "payment_identifier_conflict", 0),
+        (410, "route_gone", 0),
+    ] {
+        let before = rig.effects();
+        let url = format!("{}/sold/{status}/{error}", rig.url).parse().unwrap();
+        let Outcome { exit, out, err } = pay_at(&url, &node, &["--max", "1 XNO", "--json"]).await;
+        assert_eq!(exit, PayExit::ErrorAnswer, "{out}{err}");
+        let line: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&line["status"], &line["capability"]["remaining"]),
+            (&status.into(), &left.into()),
+            "{out}"
+        );
+        assert_eq!(line["payment"]["acknowledged"], true, "{out}");
+        let after = rig.effects();
+        let tried = (after.forwarded - before.forwarded, after.broadcast - before.broadcast);
+        assert_eq!(tried, (1, 1), "asked and paid for once: {error}");
+    }
+    rig.end().await;
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Published, grants, in_words};
+use super::Published;
 use crate::payment::Mechanism;
 use crate::routes::{Access, Line, Price, Route};
 
@@ -58,7 +58,7 @@ fn fill(published: &Published<'_>, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\n## Free\n")?;
     }
     for route in free {
-        writeln!(out, "- `{}`{}", route.pattern, described(route))?;
+        writeln!(out, "- {}{}", covered(route), described(route))?;
     }
     let more = [("OpenAPI", published.openapi.as_deref()), ("Contact", config.discovery.contact.as_deref())];
     if more.iter().any(|(_, it)| it.is_some()) {
@@ -87,27 +87,25 @@ const fn proof(mechanism: Mechanism) -> &'static str {
 }
 
 fn price(route: &Route, out: &mut String) -> std::fmt::Result {
-    let buys = grants(route).map(in_words).unwrap_or_default();
+    let buys = route.access.grants().map(|it| it.to_string()).unwrap_or_default();
     match &route.access {
         Access::Free => Ok(()),
         Access::Priced(terms) => {
             let amount = terms.amount;
             let price = format!("{} ({amount} raw) for {buys}", amount.xno());
-            writeln!(out, "- `{}`: {price}{}", route.pattern, described(route))
+            writeln!(out, "- {}: {price}{}", covered(route), described(route))
         }
         Access::Calls(prices) => {
             writeln!(
                 out,
-                "- `{}`, an MCP endpoint, by what is called; a payment buys {buys}{}",
-                route.pattern,
+                "- {}, an MCP endpoint, by what is called; a payment buys {buys}{}",
+                covered(route),
                 described(route)
             )?;
             for (line, price) in prices.lines() {
-                let price = match price {
-                    Price::Free => "free".to_owned(),
-                    Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
-                    Price::Refused => continue,
-                };
+                if price == Price::Refused {
+                    continue;
+                }
                 match line {
                     Line::Method(name) => writeln!(out, "  - method `{name}`: {price}")?,
                     Line::Tool(name) => writeln!(out, "  - tool `{name}`: {price}")?,
@@ -117,6 +115,12 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
             Ok(())
         }
     }
+}
+
+/// The requests of a route.
+fn covered(route: &Route) -> String {
+    let Route { pattern, conditions, .. } = route;
+    if conditions.is_empty() { format!("`{pattern}`") } else { format!("`{pattern}` with {conditions}") }
 }
 
 fn described(route: &Route) -> String {
