@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use http::HeaderName;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
     HeaderValue, TRANSFER_ENCODING, UPGRADE, VARY,
 };
-use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
@@ -64,7 +64,8 @@ pub(super) fn request(
     for name in stopped(headers, is_own_header).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
-    if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
+    let upgrades = !forwarding.is_preflight && asks_for_websocket(&session.req_header().headers);
+    if !upgrades {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
         }
@@ -72,10 +73,8 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    let is_open_end = forwarding.has_body && !forwarding.upstream.keeps_after_body();
-    if is_open_end || request.method == Method::HEAD {
-        // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
-        // meet the next client's request. Neither side uses the connection again.
+    if forwarding.goes_alone(&request.method) && !upgrades {
+        // Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
     }
     for (name, value) in caller.statements(session.req_header()) {
@@ -213,7 +212,7 @@ fn plainest(name: &str) -> Cow<'_, str> {
 
 /// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel
 /// of HTTP/2 could ask for every path of the upstream without a bill.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()

@@ -98,9 +98,8 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         if lease.granted == 0 {
             return held;
         }
-        // Another request may have looked it up since the grant: the store gave it the same answer, so its
-        // meter has these uses.
-        self.leases.enlist(&held)
+        // Another request may have looked it up since the grant.
+        self.leases.take_in_first(&held, lease)
     }
 
     fn insert(&self, held: CachedCapability) -> Arc<CachedCapability> {

@@ -49,6 +49,7 @@ mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
+mod translation;
 mod upstreams;
 mod vault;
 mod wallet;

@@ -276,3 +276,40 @@ async fn an_upstream_that_asks_for_money_itself_costs_nothing() {
     assert_eq!((later.exit, later.out.as_str()), (PayExit::Answered, "here"), "{}", later.err);
     rig.end().await;
 }
+
+/// What the gateway says in a body, an upstream can say as well. Clients go by the receipt.
+#[tokio::test]
+async fn an_upstreams_words_about_payments_are_not_taken_for_the_gateways() {
+    let answer = |seen: &Seen| {
+        let (status, error) = seen.path.trim_start_matches("/sold/").split_once('/').unwrap();
+        Reply::text(status.parse().unwrap(), &format!("{{\"error\":\"{error}\"}}")).with("Retry-After", "1")
+    };
+    let routes = "  - { match: \"/sold/**\", upstream: api, price: 1 raw }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer: Box::new(answer), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let node = rig.devnet.rpc_url().to_string().parse().unwrap();
+    for (status, error, left) in [
+        (503, "settlement_pending", 1),
+        (503, "no_node", 1),
+        (425, "BLOCK_NOT_FOUND", 0),
+        (409, "payment_identifier_conflict", 0),
+        (410, "route_gone", 0),
+    ] {
+        let before = rig.effects();
+        let url = format!("{}/sold/{status}/{error}", rig.url).parse().unwrap();
+        let Outcome { exit, out, err } = pay_at(&url, &node, &["--max", "1 XNO", "--json"]).await;
+        assert_eq!(exit, PayExit::ErrorAnswer, "{out}{err}");
+        let line: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&line["status"], &line["capability"]["remaining"]),
+            (&status.into(), &left.into()),
+            "{out}"
+        );
+        assert_eq!(line["payment"]["acknowledged"], true, "{out}");
+        let after = rig.effects();
+        let tried = (after.forwarded - before.forwarded, after.broadcast - before.broadcast);
+        assert_eq!(tried, (1, 1), "asked and paid for once: {error}");
+    }
+    rig.end().await;
+}

@@ -25,6 +25,12 @@ pub(crate) enum Manner {
     ClosesEarly,
     /// It answers as soon as it has the head, and reads the body after that.
     AnswersFirst,
+    /// It closes a connection as its second request arrives, and does not look at that.
+    ClosesOnReuse,
+    /// The same with a reset.
+    ResetsOnReuse,
+    /// It reads a request and closes.
+    NeverAnswers,
 }
 
 /// A request as this server understood it.
@@ -49,6 +55,7 @@ pub(crate) struct Sloppy {
     pub(crate) url: String,
     log: Arc<Mutex<Vec<Understood>>>,
     connections: Arc<AtomicUsize>,
+    dropped: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -63,25 +70,47 @@ impl Sloppy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (shared, connections) = (Arc::clone(&log), Arc::new(AtomicUsize::new(0)));
-        let counted = Arc::clone(&connections);
+        let shared = Arc::clone(&log);
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&dropped);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
-                counted.fetch_add(1, Ordering::SeqCst);
-                let log = Arc::clone(&shared);
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (log, dropped) = (Arc::clone(&shared), Arc::clone(&counted));
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
-                    while converse(&mut stream, manner, &log).await.is_some() {}
+                    let drops = [Manner::ClosesOnReuse, Manner::ResetsOnReuse].contains(&manner);
+                    while converse(&mut stream, manner, &log).await.is_some() {
+                        // The first bytes of the next request.
+                        if drops && stream.fill_buf().await.is_ok_and(|it| !it.is_empty()) {
+                            dropped.fetch_add(1, Ordering::SeqCst);
+                            if manner == Manner::ResetsOnReuse {
+                                stream.get_ref().set_zero_linger().unwrap();
+                            } else {
+                                // What is left unread would make a reset of the close.
+                                let unread = stream.buffer().len();
+                                stream.consume(unread);
+                            }
+                            return;
+                        }
+                    }
                 });
             }
         });
-        Self { url, log, connections, task }
+        Self { url, log, connections, dropped, task }
     }
 
     /// How many connections it has accepted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Requests that met a connection as it was closed.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::SeqCst)
     }
 
     /// All requests so far, in the order in which they were understood.
@@ -118,6 +147,9 @@ async fn converse(
     let text = format!("{} {}", request.method, request.path);
     let without = request.method == "HEAD" && manner != Manner::AnswersHeadWithBody;
     log.lock().unwrap().push(request.clone());
+    if manner == Manner::NeverAnswers {
+        return None;
+    }
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
     stream.write_all(head.as_bytes()).await.ok()?;
     if !without {

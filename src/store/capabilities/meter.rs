@@ -91,6 +91,8 @@ pub(super) struct Meter {
     queued: bool,
     /// Whether the store has said how many are left.
     asked: bool,
+    /// Whether the uses leased with the grant were added.
+    has_first: bool,
 }
 
 /// The uses that a lease call takes out of the meter.
@@ -120,6 +122,7 @@ impl Meter {
             revoked: revoked || lease.revoked,
             queued: false,
             asked: lease.expires_at > UnixSeconds(0),
+            has_first: lease.granted > 0,
         }
     }
 
@@ -245,6 +248,16 @@ impl Meter {
         self.returning = self.returning.saturating_sub(tally.returned);
         self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
         self.broken = self.broken.saturating_sub(tally.broken);
+    }
+
+    /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
+    /// again.
+    pub(super) fn take_in_first(&mut self, lease: Lease) {
+        if self.has_first || lease.granted == 0 {
+            return;
+        }
+        self.has_first = true;
+        self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
     }
 
     /// Adds the store's answer to a tally.

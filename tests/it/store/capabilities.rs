@@ -270,7 +270,7 @@ async fn idle_uses_are_handed_back_after_two_seconds() {
     assert_eq!(look(&store, 3).await, InStore { remaining: USES - spent, leased: 0 });
 }
 
-/// Regression: uses that came with the grant could stay out until they lapsed.
+/// Uses that came with the grant do not stay out until they lapse.
 #[tokio::test(start_paused = true)]
 async fn uses_leased_with_the_grant_are_handed_back_too() {
     let store = Arc::new(Model::default());
