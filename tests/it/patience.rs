@@ -50,8 +50,16 @@ pub(crate) fn http_client() -> ClientBuilder {
 /// and the attacks on paths wait for silence; all others wait by the helpers above.
 #[test]
 fn every_other_test_waits_by_these_helpers() {
-    let own =
-        ["patience.rs", "simulation.rs", "people.rs", "names.rs", "paths.rs", "upstreams.rs", "http2.rs"];
+    let own = [
+        "patience.rs",
+        "simulation.rs",
+        "people.rs",
+        "names.rs",
+        "strangers.rs",
+        "paths.rs",
+        "upstreams.rs",
+        "http2.rs",
+    ];
     let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it"))];
     let mut looked_at = 0;
     while let Some(folder) = folders.pop() {
