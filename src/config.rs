@@ -48,7 +48,9 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{HealthCheck, HostHeader, UpstreamConfig, UpstreamUrl};
+pub use upstream::{
+    ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, UpstreamConfig, UpstreamUrl,
+};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.

@@ -55,6 +55,7 @@ mod target;
 pub mod tariff;
 pub mod upstream;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ use http::StatusCode;
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
+use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
@@ -193,14 +195,32 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     fn fail_to_connect(
         &self,
         _: &mut Session,
-        _: &HttpPeer,
+        peer: &HttpPeer,
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Some(forwarding) = &context.forwarding {
+            forwarding.upstream.failed(peer.address(), &error);
+        }
         // Nothing was sent, so another address of the same upstream may be tried.
         let more = context.forwarding.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
         error.set_retry(more);
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        _: RawFd,
+        _: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let Some(forwarding) = context.forwarding.as_ref().filter(|_| !reused) {
+            forwarding.upstream.connected(peer.address());
+        }
+        Ok(())
     }
 
     fn error_while_proxy(
@@ -310,13 +330,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
         let Some(error) = error else { return };
-        let (kind, source) = (error.etype().as_str(), error.esource());
+        let (kind, source, cause) = (error.etype().as_str(), error.esource(), upstream::cause(error));
         // A client that pays for nothing must not be able to fill the log.
         let is_paid = matches!(outcome, Outcome::Paid | Outcome::Unlocked);
         if *source == ErrorSource::Downstream && !is_paid {
             tracing::debug!(route, status, error = kind, source = source.as_str(), "request failed");
         } else {
-            tracing::info!(route, status, error = kind, source = source.as_str(), "request failed");
+            tracing::info!(route, status, error = kind, source = source.as_str(), cause, "request failed");
         }
     }
 

@@ -130,6 +130,7 @@ impl LookUp {
                 Wait::UsesOut
                 | Wait::SameId
                 | Wait::UpstreamFailing(_)
+                | Wait::UpstreamDown(_)
                 | Wait::NoStore
                 | Wait::NoWork
                 | Wait::Overloaded => false,

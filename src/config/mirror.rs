@@ -219,10 +219,16 @@ sections! {
         connect_timeout: String,
         health: Value,
         host_header: String,
+        ca_file: String,
+        certificate: String,
+        key: String,
+        server_name: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
         every: String,
+        failures: Count,
+        back_off: String,
     }
     "routes[]" => RouteFile {
         r#match: String,

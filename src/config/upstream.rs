@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_yaml::Value;
 
 use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{HealthFile, Piece, UpstreamFile};
+use super::nodes;
 use super::web_address::{self, HTTP};
 use crate::routes::{CanonicalTarget, UpstreamName};
 
@@ -21,8 +24,21 @@ pub struct UpstreamConfig {
     pub timeout: Duration,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    pub health: Option<HealthCheck>,
+    pub health: HealthRules,
     pub host_header: HostHeader,
+    /// Certificate authorities that vouch for its servers, in place of the system's. Empty: the system's.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// What the gateway shows its servers.
+    pub identity: Option<ClientIdentity>,
+    /// The name that its servers' certificates are for, if it is not the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// The PEM files of a client's certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientIdentity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One server.
@@ -34,6 +50,17 @@ pub struct UpstreamUrl {
     pub port: u16,
     /// The prefix of each path; canonical, without a slash at its end, so empty if there is none.
     pub base_path: String,
+}
+
+/// How it is found out whether a server works.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthRules {
+    /// `None`: it is not asked.
+    pub check: Option<HealthCheck>,
+    /// So many connections to an address that fail one after another, and it counts as down. 0: never.
+    pub failures: u32,
+    /// After this time the gateway connects to such an address itself, then after twice the time.
+    pub back_off: Duration,
 }
 
 /// How a server is asked whether it works.
@@ -60,6 +87,12 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 const MIN_HEALTH_EVERY: Duration = Duration::from_millis(100);
+const FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 1000;
+const BACK_OFF: Duration = Duration::from_secs(1);
+const MIN_BACK_OFF: Duration = Duration::from_millis(10);
+/// The longest time between two connections that the gateway tries to an address that is down.
+pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
 const URL_HINT: &str = "write `http://HOST:PORT` or `https://HOST`";
 
@@ -117,13 +150,49 @@ pub(super) fn upstreams(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Up
 fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<UpstreamConfig> {
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
     let hosts = [HostHeader::Upstream, HostHeader::Preserve];
+    let urls = urls(judge, path, file.url, file.urls);
+    let given = [&file.ca_file, &file.certificate, &file.server_name].into_iter().find(|it| it.is_given());
+    if let (Some(piece), Ok(urls)) = (given, &urls)
+        && !urls.iter().any(|it| it.tls)
+    {
+        judge.fault(
+            &piece.path,
+            "no server of this upstream is asked over TLS",
+            "write `https://` in its URL",
+        );
+    }
     all!(UpstreamConfig {
-        urls: urls(judge, path, file.url, file.urls),
+        urls,
         timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
-        health: judge.optional(file.health, health),
+        health: judge.section(file.health).and_then(|it| health(judge, it)),
         host_header: judge.choice(file.host_header, hosts, HostHeader::as_str).map(Option::unwrap_or_default),
+        authorities: nodes::authorities(judge, file.ca_file),
+        identity: identity(judge, path, file.certificate, file.key),
+        server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
     })
+}
+
+fn identity(
+    judge: &mut Judge<'_>,
+    path: &str,
+    certificate: Piece<String>,
+    key: Piece<String>,
+) -> Judged<Option<ClientIdentity>> {
+    let both = certificate.is_given() == key.is_given();
+    let (certificate, key) = (judge.file(certificate), judge.file(key));
+    if !both {
+        let message = "a client certificate needs both `certificate` and `key`";
+        return Err(judge.fault(path, message, "name the PEM files of both"));
+    }
+    Ok(certificate?.zip(key?).map(|(certificate, key)| ClientIdentity { certificate, key }))
+}
+
+fn server_name(text: &str) -> Result<String, &'static str> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("not a name that a certificate can be for"),
+    }
 }
 
 fn urls(
@@ -162,11 +231,18 @@ fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     })
 }
 
-fn health(judge: &mut Judge<'_>, file: HealthFile) -> Judged<HealthCheck> {
+fn health(judge: &mut Judge<'_>, file: HealthFile) -> Judged<HealthRules> {
     let hint = "write `health: { path: /healthz, every: 5s }`";
-    let path = judge.need_text(file.path, hint, CanonicalTarget::parse);
-    all!(HealthCheck {
-        path: path.map(|it| it.as_str().to_owned()),
-        every: judge.duration(file.every, MIN_HEALTH_EVERY..=MAX_TIMEOUT, HEALTH_EVERY),
+    let idle = file.every.given_path().filter(|_| !file.path.is_given());
+    let path = judge.text(file.path, hint, CanonicalTarget::parse);
+    let every = judge.duration(file.every, MIN_HEALTH_EVERY..=MAX_TIMEOUT, HEALTH_EVERY);
+    if let Some(every) = idle {
+        return Err(judge.fault(&every, "there is no `path` to ask for", hint));
+    }
+    let check = path.and_then(|path| Ok((path, every?)));
+    all!(HealthRules {
+        check: check.map(|(path, every)| path.map(|it| HealthCheck { path: it.as_str().to_owned(), every })),
+        failures: judge.count(file.failures, 0..=MAX_FAILURES, FAILURES),
+        back_off: judge.duration(file.back_off, MIN_BACK_OFF..=MAX_BACK_OFF, BACK_OFF),
     })
 }

@@ -45,7 +45,12 @@ impl Decision {
             Self::Bill(_) => Outcome::Challenged,
             Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
             Self::Wait(
-                Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
+                Wait::UpstreamDown(_)
+                | Wait::UpstreamFailing(_)
+                | Wait::NoNode
+                | Wait::NoStore
+                | Wait::NoWork
+                | Wait::Overloaded,
             ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
@@ -55,7 +60,8 @@ impl Decision {
     }
 }
 
-/// Forwards a request to the upstream of this name, with the right that `admission` is.
+/// Forwards a request to the upstream of this name, with the right that `admission` is. A request that
+/// holds no use waits while the upstream is down.
 ///
 /// # Errors
 /// [`Rejection::NoUpstream`].
@@ -67,6 +73,11 @@ pub(super) fn forward(
     is_preflight: bool,
 ) -> Result<Decision, Rejection> {
     let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    if admission.admitted().is_none()
+        && let Some(pause) = upstream.down()
+    {
+        return Ok(Decision::Wait(Wait::UpstreamDown(pause)));
+    }
     let has_body = context.has_body;
     let (chosen, tried) = (None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {

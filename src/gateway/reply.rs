@@ -42,6 +42,10 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
             ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
         }
+        Wait::UpstreamDown(_) => (
+            "upstream_down",
+            "the upstream cannot be reached: nothing was charged, send the same request again after Retry-After",
+        ),
         Wait::UpstreamFailing(_) => (
             "upstream_failing",
             "the upstream failed again and again: nothing was charged, send the capability again after \
@@ -63,7 +67,8 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
     };
     let block = match wait {
         Wait::Pending { block, .. } => Some(*block),
-        Wait::UpstreamFailing(_)
+        Wait::UpstreamDown(_)
+        | Wait::UpstreamFailing(_)
         | Wait::UsesOut
         | Wait::SameId
         | Wait::NoNode
@@ -71,7 +76,16 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::NoWork
         | Wait::Overloaded => None,
     };
-    let after = if let Wait::UpstreamFailing(pause) = wait { pause.get() } else { RETRY_SECONDS };
+    let after = match wait {
+        Wait::UpstreamDown(pause) | Wait::UpstreamFailing(pause) => pause.get(),
+        Wait::Pending { .. }
+        | Wait::UsesOut
+        | Wait::SameId
+        | Wait::NoNode
+        | Wait::NoStore
+        | Wait::NoWork
+        | Wait::Overloaded => RETRY_SECONDS,
+    };
     let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));

@@ -48,6 +48,8 @@ mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
+mod upstream_down;
+mod upstream_tls;
 mod upstreams;
 mod vault;
 mod wallet;

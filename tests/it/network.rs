@@ -370,13 +370,13 @@ async fn a_node_that_refuses_batches_is_asked_block_by_block() {
 }
 
 /// Collects everything that the thread that made it logs, until it is dropped.
-struct Logs {
+pub(crate) struct Logs {
     text: Arc<Mutex<Vec<u8>>>,
     _while_kept: tracing::subscriber::DefaultGuard,
 }
 
 impl Logs {
-    fn keep() -> Self {
+    pub(crate) fn keep() -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&text);
         let subscriber = tracing_subscriber::fmt()
@@ -386,7 +386,7 @@ impl Logs {
         Self { text, _while_kept: tracing::subscriber::set_default(subscriber) }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
     }
 }

@@ -68,7 +68,7 @@ async fn the_pair_outlives_a_restart_and_the_price_it_was_made_for() {
     let block = pay(&rig, &key, &offer);
     let rig = rig.restart(crate::rig::Ending::Abrupt).await;
     let dearer = ROUTES.replace("0.0001 XNO, mechanisms", "5 XNO, mechanisms");
-    let held_back = rig.services.reload(&rig.config("", &dearer)).await;
+    let held_back = rig.services.reload(&rig.config("", &dearer)).await.unwrap();
     assert_eq!(held_back, ["listen"], "the rig's own new port");
     assert!(session(&rig, ONE).await.amount > offer.amount);
     assert_eq!(show_headers(&rig, ONE, &block.to_string(), &id(&offer)).await.status(), 200);

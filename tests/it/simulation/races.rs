@@ -45,6 +45,7 @@ pub(super) async fn ask(
         presented,
         identified,
         client: None,
+        down: None,
         url: None,
     };
     instance.till.decide(ask).await
@@ -137,6 +138,7 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
                     presented,
                     identified: None,
                     client: None,
+                    down: None,
                     url: None,
                 })
                 .await
@@ -192,6 +194,7 @@ fn the_addresses_of_an_ipv6_network_are_one_client() {
                 presented,
                 identified: None,
                 client,
+                down: None,
                 url: None,
             };
             let Verdict::Wait(wait) = instance.till.decide(ask).await else { panic!("decided") };
