@@ -41,29 +41,20 @@ const DRAINED: usize = 1024 * 1024;
 /// How long each part of a request may take to arrive, and an answer to leave.
 const PART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An endpoint, which is also the `endpoint` label of metrics.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Endpoint {
-    Verify,
-    Settle,
-    Supported,
-    Requirements,
-    Accepts,
+vocabulary! {
+    /// An endpoint, which is also the `endpoint` label of metrics.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    enum Endpoint {
+        Verify = "verify",
+        Settle = "settle",
+        Supported = "supported",
+        Requirements = "requirements",
+        Accepts = "accepts",
+    }
+    fn as_str;
 }
 
 impl Endpoint {
-    const ALL: [Self; 5] = [Self::Verify, Self::Settle, Self::Supported, Self::Requirements, Self::Accepts];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Verify => "verify",
-            Self::Settle => "settle",
-            Self::Supported => "supported",
-            Self::Requirements => "requirements",
-            Self::Accepts => "accepts",
-        }
-    }
-
     const fn method(self) -> Method {
         match self {
             Self::Supported => Method::GET,

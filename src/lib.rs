@@ -4,6 +4,8 @@
 //!
 //! Each module names only modules above it in this list. `tests/it/tidy.rs` checks it.
 //!
+//! `vocabulary` is a macro for all of them.
+//!
 //! Pure modules, without clock, randomness, lock, socket or file:
 //! * [`nano`]: the currency: amounts, accounts, blocks, signatures, work.
 //! * [`routes`]: the price table: what a request costs.
@@ -33,6 +35,9 @@
 //!
 //! A program that only pays uses this crate with `default-features = false`: it gets [`wallet`] and the
 //! modules that it needs, without Pingora and the stores.
+
+#[macro_use]
+mod vocabulary;
 
 pub mod guide;
 

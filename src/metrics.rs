@@ -13,131 +13,94 @@ use prometheus::{
 use crate::nano::Raw;
 use crate::payment::{Mechanism, Refusal};
 
-/// How a request ended, for `requests_total` and `request_duration_seconds`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Outcome {
-    /// Served on a free route.
-    Free,
-    /// Answered 402; it carried no payment.
-    Challenged,
-    /// Served with the payment that it carried.
-    Paid,
-    /// Served with a capability.
-    Unlocked,
-    /// Repeated under a payment identifier and answered from the store.
-    Replayed,
-    /// A payment or capability was refused, or the request could not be read.
-    Refused,
-    /// The payment is not confirmed yet.
-    Pending,
-    /// No node or no store was healthy, or a limit was reached.
-    Unavailable,
-    /// The upstream gave no answer that counts; the use was given back.
-    UpstreamFailed,
-}
-
-impl Outcome {
-    /// The `outcome` label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::Challenged => "challenged",
-            Self::Paid => "paid",
-            Self::Unlocked => "unlocked",
-            Self::Replayed => "replayed",
-            Self::Refused => "refused",
-            Self::Pending => "pending",
-            Self::Unavailable => "unavailable",
-            Self::UpstreamFailed => "upstream_failed",
-        }
+vocabulary! {
+    /// How a request ended, for `requests_total` and `request_duration_seconds`.
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum Outcome {
+        /// Served on a free route.
+        Free = "free",
+        /// Answered 402; it carried no payment.
+        Challenged = "challenged",
+        /// Served with the payment that it carried.
+        Paid = "paid",
+        /// Served with a capability.
+        Unlocked = "unlocked",
+        /// Repeated under a payment identifier and answered from the store.
+        Replayed = "replayed",
+        /// A payment or capability was refused, or the request could not be read.
+        Refused = "refused",
+        /// The payment is not confirmed yet.
+        Pending = "pending",
+        /// No node or no store was healthy, or a limit was reached.
+        Unavailable = "unavailable",
+        /// The upstream gave no answer that counts; the use was given back.
+        UpstreamFailed = "upstream_failed",
     }
-}
-
-/// How a call to the facilitator ended, for `facilitator_requests_total`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum FacilitatorOutcome {
-    /// The supported kinds of payment were listed.
-    Told,
-    /// Challenges were minted.
-    Minted,
-    /// The payment is valid.
-    Valid,
-    /// The payment is settled.
-    Settled,
-    /// The payment is not valid, or it could not be read.
-    Refused,
-    /// The payment is not confirmed yet; the call must be repeated.
-    Pending,
-    /// No node or no store was healthy, or a limit was reached.
-    Unavailable,
-    /// The call itself is wrong, or it carried no token.
-    Faulty,
-}
-
-impl FacilitatorOutcome {
     /// The `outcome` label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Told => "told",
-            Self::Minted => "minted",
-            Self::Valid => "valid",
-            Self::Settled => "settled",
-            Self::Refused => "refused",
-            Self::Pending => "pending",
-            Self::Unavailable => "unavailable",
-            Self::Faulty => "faulty",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// How a call to the facilitator ended, for `facilitator_requests_total`.
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum FacilitatorOutcome {
+        /// The supported kinds of payment were listed.
+        Told = "told",
+        /// Challenges were minted.
+        Minted = "minted",
+        /// The payment is valid.
+        Valid = "valid",
+        /// The payment is settled.
+        Settled = "settled",
+        /// The payment is not valid, or it could not be read.
+        Refused = "refused",
+        /// The payment is not confirmed yet; the call must be repeated.
+        Pending = "pending",
+        /// No node or no store was healthy, or a limit was reached.
+        Unavailable = "unavailable",
+        /// The call itself is wrong, or it carried no token.
+        Faulty = "faulty",
     }
+    /// The `outcome` label.
+    pub fn as_str;
 }
 
-/// What became of a use, for `capability_uses_total`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum UseResult {
-    Committed,
-    GivenBack,
+vocabulary! {
+    /// What became of a use, for `capability_uses_total`.
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum UseResult {
+        Committed = "committed",
+        GivenBack = "given_back",
+    }
+    /// The `result` label.
+    pub fn as_str;
 }
 
-/// A limit that a client can reach, for `limits_reached_total`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum ReachedLimit {
-    /// Connections of one listener.
-    Connections,
-    /// File descriptors of the process.
-    Descriptors,
-    /// Connections of one client.
-    ClientConnections,
-    /// The time for a request's head.
-    HeadTime,
-    /// Requests without a paid use, of one client.
-    ClientUnpaid,
-    /// Settlements under way, of one client.
-    ClientSettlements,
-    /// Look-ups for proofs, of one client.
-    ClientLookups,
-    /// Memory for bodies.
-    Bodies,
-    /// Memory for bodies, of one client.
-    ClientBodies,
-}
-
-impl ReachedLimit {
+vocabulary! {
+    /// A limit that a client can reach, for `limits_reached_total`.
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum ReachedLimit {
+        /// Connections of one listener.
+        Connections = "connections",
+        /// File descriptors of the process.
+        Descriptors = "descriptors",
+        /// Connections of one client.
+        ClientConnections = "per_client.connections",
+        /// The time for a request's head.
+        HeadTime = "head_time",
+        /// Requests without a paid use, of one client.
+        ClientUnpaid = "per_client.unpaid",
+        /// Settlements under way, of one client.
+        ClientSettlements = "per_client.settlements",
+        /// Look-ups for proofs, of one client.
+        ClientLookups = "per_client.lookups",
+        /// Memory for bodies.
+        Bodies = "bodies",
+        /// Memory for bodies, of one client.
+        ClientBodies = "per_client.bodies",
+    }
     /// The `limit` label: the key of the configuration, if it has one.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Descriptors => "descriptors",
-            Self::ClientConnections => "per_client.connections",
-            Self::HeadTime => "head_time",
-            Self::ClientUnpaid => "per_client.unpaid",
-            Self::ClientSettlements => "per_client.settlements",
-            Self::ClientLookups => "per_client.lookups",
-            Self::Bodies => "bodies",
-            Self::ClientBodies => "per_client.bodies",
-        }
-    }
+    pub fn as_str;
 }
 
 /// A metric as the documentation lists it.
@@ -331,11 +294,7 @@ impl Metrics {
 
     /// Counts one use of a capability for `route`.
     pub fn capability_use(&self, route: &str, result: UseResult) {
-        let result = match result {
-            UseResult::Committed => "committed",
-            UseResult::GivenBack => "given_back",
-        };
-        self.capability_uses_total.with_label_values(&[route, result]).inc();
+        self.capability_uses_total.with_label_values(&[route, result.as_str()]).inc();
     }
 
     /// Shows how many capabilities are in the cache, and how many were removed so far because it was full.
@@ -465,5 +424,5 @@ impl Metrics {
 
 /// The amount in XNO as a floating-point number: for metrics only, never for money.
 fn xno(amount: Raw) -> f64 {
-    amount.xno().to_string().trim_end_matches(" XNO").parse().unwrap_or(0.0)
+    amount.xno().number().parse().unwrap_or(0.0)
 }

@@ -1,5 +1,6 @@
-//! Calls that this program makes: who is trusted over TLS, and the HTTP client.
+//! Calls that this program makes: who is trusted over TLS, the HTTP client, and why a call failed.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
@@ -38,4 +39,16 @@ pub(crate) fn http(own: &[CertificateDer<'static>]) -> Result<reqwest::ClientBui
     let mut config = tls(authorities(own)?)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(reqwest::Client::builder().tls_backend_preconfigured(config))
+}
+
+/// An error with its causes, which many errors do not show themselves.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

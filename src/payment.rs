@@ -29,34 +29,26 @@ pub use particular::Particular;
 pub use payment_identifier::{IdentifiedRequest, IdentifierKey, RequestDigest};
 pub use refusal::Refusal;
 
-/// How a client proves that it paid (x402.Nano, and NanoSession before it).
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Mechanism {
-    /// Track A: the client signs a send and the gateway broadcasts it.
-    NanoTxn,
-    /// Track B: the client sends by itself, then signs the hash of the block together with the challenge.
-    NanoSignature,
-    /// NanoSession, revisions 5 to 7: the client sends a tagged amount, then presents the hash of the
-    /// block with its session.
-    NanoSession,
+vocabulary! {
+    /// How a client proves that it paid (x402.Nano, and NanoSession before it).
+    #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+    pub enum Mechanism {
+        /// Track A: the client signs a send and the gateway broadcasts it.
+        NanoTxn = "nanoTxn",
+        /// Track B: the client sends by itself, then signs the hash of the block together with the challenge.
+        NanoSignature = "nanoSignature",
+        /// NanoSession, revisions 5 to 7: the client sends a tagged amount, then presents the hash of the
+        /// block with its session.
+        NanoSession = "nanoSession",
+    }
+    /// The name on the wire, in the configuration and in metrics.
+    pub fn as_str;
 }
 
 impl Mechanism {
-    pub const ALL: [Self; 3] = [Self::NanoTxn, Self::NanoSignature, Self::NanoSession];
-
     /// What a 402 offers by default, in this order: many clients take the first entry, and most
     /// support only signed blocks. `nanoSession` is offered only if it is configured.
     pub const DEFAULT: [Self; 2] = [Self::NanoTxn, Self::NanoSignature];
-
-    /// The name on the wire, in the configuration and in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NanoTxn => "nanoTxn",
-            Self::NanoSignature => "nanoSignature",
-            Self::NanoSession => "nanoSession",
-        }
-    }
 }
 
 impl fmt::Display for Mechanism {

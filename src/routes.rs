@@ -13,6 +13,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -140,6 +141,14 @@ pub struct Grants {
     pub seconds: u64,
 }
 
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let within = humantime::format_duration(Duration::from_secs(self.seconds));
+        let noun = if self.requests == NonZeroU32::MIN { "request" } else { "requests" };
+        write!(f, "{} {noun} within {within}", self.requests)
+    }
+}
+
 /// A price and what it buys.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms {
@@ -165,35 +174,36 @@ impl Access {
             Self::Priced(_) | Self::Calls(_) => false,
         }
     }
+
+    /// What one payment buys; `None` if there is none.
+    #[must_use]
+    pub fn grants(&self) -> Option<Grants> {
+        match self {
+            Self::Free => None,
+            Self::Priced(terms) => Some(terms.grants),
+            Self::Calls(prices) => Some(prices.grants),
+        }
+    }
 }
 
-/// Which answers of the upstream consume a use; every other answer gives it back
-/// ([protocol guide](crate::guide::protocol), "Settlement").
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum ChargeOn {
-    /// An answer below 500: the upstream did not fail.
-    #[default]
-    Below500,
-    /// An answer below 400: the request succeeded.
-    Below400,
-    /// Every answer.
-    Answered,
+vocabulary! {
+    /// Which answers of the upstream consume a use; every other answer gives it back
+    /// ([protocol guide](crate::guide::protocol), "Settlement").
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum ChargeOn {
+        /// An answer below 500: the upstream did not fail.
+        #[default]
+        Below500 = "below_500",
+        /// An answer below 400: the request succeeded.
+        Below400 = "below_400",
+        /// Every answer.
+        Answered = "answered",
+    }
+    /// The name in the configuration.
+    pub fn as_str;
 }
 
 impl ChargeOn {
-    /// All rules.
-    pub const ALL: [Self; 3] = [Self::Below500, Self::Below400, Self::Answered];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Below500 => "below_500",
-            Self::Below400 => "below_400",
-            Self::Answered => "answered",
-        }
-    }
-
     /// Whether an answer with this status consumes the use that was reserved for it.
     #[must_use]
     pub const fn charges(self, status: u16) -> bool {
@@ -205,99 +215,62 @@ impl ChargeOn {
     }
 }
 
-/// When the uses of the capabilities of a route are recorded
-/// ([protocol guide](crate::guide::protocol), "Capability").
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Metering {
-    /// Leased in chunks and reported soon after, so that a request does not wait for the store.
-    #[default]
-    Leased,
-    /// Leased one by one and stored before the client has its answer. After a crash only the uses that
-    /// were under way can be served again.
-    Strict,
-}
-
-impl Metering {
-    /// Both, the default first.
-    pub const ALL: [Self; 2] = [Self::Leased, Self::Strict];
-
-    /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Leased => "leased",
-            Self::Strict => "strict",
-        }
+vocabulary! {
+    /// When the uses of the capabilities of a route are recorded
+    /// ([protocol guide](crate::guide::protocol), "Capability").
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum Metering {
+        /// Leased in chunks and reported soon after, so that a request does not wait for the store.
+        #[default]
+        Leased = "leased",
+        /// Leased one by one and stored before the client has its answer. After a crash only the uses that
+        /// were under way can be served again.
+        Strict = "strict",
     }
-}
-
-/// Whether a payment has an id that the client chooses, which makes a retry idempotent (x402,
-/// `payment-identifier`).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum PaymentIdentifiers {
-    /// It may have one.
-    Optional,
-    /// A payment without one is refused.
-    Required,
-}
-
-impl PaymentIdentifiers {
-    pub const ALL: [Self; 2] = [Self::Optional, Self::Required];
-
     /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Optional => "optional",
-            Self::Required => "required",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// Whether a payment has an id that the client chooses, which makes a retry idempotent (x402,
+    /// `payment-identifier`).
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum PaymentIdentifiers {
+        /// It may have one.
+        Optional = "optional",
+        /// A payment without one is refused.
+        Required = "required",
     }
-}
-
-/// Who answers the preflights of cross-origin requests.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum PreflightRule {
-    /// The gateway, by `cors`.
-    #[default]
-    Gateway,
-    /// The upstream. No body goes either way, and only the headers about access come back.
-    Upstream,
-}
-
-impl PreflightRule {
-    pub const ALL: [Self; 2] = [Self::Gateway, Self::Upstream];
-
     /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Upstream => "upstream",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// Who answers the preflights of cross-origin requests.
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum PreflightRule {
+        /// The gateway, by `cors`.
+        #[default]
+        Gateway = "gateway",
+        /// The upstream. No body goes either way, and only the headers about access come back.
+        Upstream = "upstream",
     }
-}
-
-/// What happens to a request with a body whose method has none (GET, HEAD, DELETE, OPTIONS, TRACE).
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum BodyRule {
-    /// 400.
-    #[default]
-    Refuse,
-    /// It is forwarded.
-    Allow,
-}
-
-impl BodyRule {
-    pub const ALL: [Self; 2] = [Self::Refuse, Self::Allow];
-
     /// The name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Refuse => "refuse",
-            Self::Allow => "allow",
-        }
+    pub fn as_str;
+}
+
+vocabulary! {
+    /// What happens to a request with a body whose method has none (GET, HEAD, DELETE, OPTIONS, TRACE).
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum BodyRule {
+        /// 400.
+        #[default]
+        Refuse = "refuse",
+        /// It is forwarded.
+        Allow = "allow",
     }
+    /// The name in the configuration.
+    pub fn as_str;
 }
 
 /// One entry of the price table.

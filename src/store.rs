@@ -16,6 +16,7 @@
 mod answers;
 pub mod capabilities;
 mod claim_rules;
+mod columns;
 pub mod deposits;
 mod encoding;
 mod engine;

@@ -29,26 +29,18 @@ pub struct Rules {
     pub representative: Option<Representative>,
 }
 
-/// What a block of a plan does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Action {
-    /// Receives with the account's first block.
-    Open,
-    Receive,
-    /// Sends all there is to the treasury.
-    Send,
-}
-
-impl Action {
-    /// The name shown to people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Receive => "receive",
-            Self::Send => "send",
-        }
+vocabulary! {
+    /// What a block of a plan does.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Action {
+        /// Receives with the account's first block.
+        Open = "open",
+        Receive = "receive",
+        /// Sends all there is to the treasury.
+        Send = "send",
     }
+    /// The name shown to people.
+    pub fn as_str;
 }
 
 /// One block of a plan.

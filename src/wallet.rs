@@ -13,11 +13,13 @@
 //! };
 //! let wallet = Wallet::open("payer.seed".as_ref(), ["http://127.0.0.1:7076"], options)?;
 //!
-//! let paid = wallet.get("https://api.example.com/v1/quote/XNO").send().await?;
-//! if let Some(payment) = paid.payment {
+//! let mut paid = wallet.get("https://api.example.com/v1/quote/XNO").send().await?;
+//! if let Some(payment) = paid.payment() {
 //!     println!("{} for {}", payment.amount.xno(), payment.hash);
 //! }
-//! println!("{}", paid.response.text().await?);
+//! // An error says what was paid and bought before the answer broke off.
+//! let answer = paid.bytes(1024 * 1024).await?;
+//! println!("{}", String::from_utf8_lossy(&answer));
 //! # Ok(())
 //! # }
 //! ```
@@ -33,6 +35,7 @@ mod draft;
 mod held;
 mod offer;
 mod outcome;
+mod redirect;
 
 use std::path::Path;
 use std::time::Duration;
@@ -53,7 +56,8 @@ pub use allowance::{AllowanceError, DayLimit};
 pub use draft::Draft;
 pub use held::Capability;
 pub use offer::OfferError;
-pub use outcome::{Paid, Payment, Proof, WalletError, WalletSetupError};
+pub use outcome::{Paid, Payment, Proof, SoFar, WalletError, WalletSetupError};
+pub use redirect::Redirect;
 
 use allowance::Allowance;
 use chain::PayerChain;
@@ -66,6 +70,9 @@ const MAX_THRESHOLD: Threshold = Threshold(0xffff_ffff_0000_0000);
 
 /// How often one block is signed again after its challenge expired.
 const MAX_RESIGNS: u32 = 3;
+
+/// The most redirects that one request follows.
+const MAX_REDIRECTS: u32 = 10;
 
 /// The pause before a paid request is sent again, after its answer was lost.
 const LOST_PAUSE: Duration = Duration::from_secs(1);
@@ -94,6 +101,9 @@ pub struct WalletOptions {
     pub confirm_wait: Duration,
     /// How long to show the same proof again while the gateway says "not yet".
     pub settle_wait: Duration,
+    /// Whether redirects are followed within one origin. Nothing is sent to another origin, and one
+    /// request pays once, however many redirects it takes.
+    pub follow: bool,
 }
 
 impl WalletOptions {
@@ -107,6 +117,7 @@ impl WalletOptions {
             thresholds: None,
             confirm_wait: Duration::from_secs(30),
             settle_wait: Duration::from_secs(120),
+            follow: false,
         }
     }
 }
@@ -196,15 +207,40 @@ impl Wallet {
     }
 
     /// Sends `request` and pays for it if the answer is a bill. A capability from an earlier payment is
-    /// used first. Redirects are not followed.
+    /// used first. Redirects are followed only with [`WalletOptions::follow`].
     ///
     /// # Errors
-    /// [`WalletError`]. If it holds a [`Proof`], money may have moved: do not just repeat the request,
-    /// it would be paid for again.
+    /// [`WalletError`]. If [`WalletError::proof`] gives one, money may have moved: do not just repeat the
+    /// request, it would be paid for again.
     pub async fn request(&self, request: Request) -> Result<Paid, WalletError> {
-        let place = RequestTarget::of(&request);
-        let mut bill = match self.ask(&request, &place).await? {
+        let mut request = request;
+        let mut so_far = SoFar::default();
+        let mut hops = 0_u32;
+        loop {
+            let next = |paid: &Paid| redirect::next(&request, &paid.response).filter(|_| self.options.follow);
+            let mut paid = match self.request_once(&request, so_far.proof.is_none()).await {
+                Ok(paid) => paid,
+                Err(error) if so_far.proof.is_none() => return Err(error),
+                Err(error) => return Err(WalletError::AfterRedirect { error: Box::new(error), so_far }),
+            };
+            paid.proof = paid.proof.or(so_far.proof);
+            match next(&paid) {
+                Some(following) if hops < MAX_REDIRECTS => request = following,
+                Some(_) | None => return Ok(paid),
+            }
+            so_far = SoFar { proof: paid.proof, capability: paid.capability.or(so_far.capability) };
+            hops = hops.saturating_add(1);
+        }
+    }
+
+    /// One request without redirects. It is paid for only if it `may_pay`.
+    async fn request_once(&self, request: &Request, may_pay: bool) -> Result<Paid, WalletError> {
+        let place = RequestTarget::of(request);
+        let mut bill = match self.ask(request, &place).await? {
             FirstAnswer::Answered(paid) => return Ok(*paid),
+            FirstAnswer::Billed(_) if !may_pay => {
+                return Err(WalletError::BilledAgain { to: request.url().path().to_owned() });
+            }
             FirstAnswer::Billed(bill) => bill,
         };
         self.choose(&bill)?;
@@ -213,7 +249,7 @@ impl Wallet {
             Err(_another_payment) => {
                 let turn = self.turn.lock().await;
                 // The other payment may have bought this too, and the bill may have expired.
-                match self.ask(&request, &place).await? {
+                match self.ask(request, &place).await? {
                     FirstAnswer::Answered(paid) => return Ok(*paid),
                     FirstAnswer::Billed(fresh) => bill = fresh,
                 }
@@ -224,7 +260,7 @@ impl Wallet {
         if let Some(allowance) = &self.allowance {
             allowance.allows(entry.amount()).await?;
         }
-        self.pay(&request, &place, entry, turn).await
+        self.pay(request, &place, entry, turn).await
     }
 
     /// Sends a request with the capability that fits it, if any. A bill names its route, so a capability
@@ -247,7 +283,7 @@ impl Wallet {
                     self.held.forget(&gone);
                 }
                 let capability = self.held.note(place, route, response.headers());
-                let paid = Paid { response, payment: None, proof: None, capability };
+                let paid = Paid { response, proof: None, capability };
                 return Ok(FirstAnswer::Answered(Box::new(paid)));
             }
             let bill = offer::bill(response.headers())
@@ -284,6 +320,8 @@ impl Wallet {
         mut turn: MutexGuard<'_, Option<StateBlock>>,
     ) -> Result<Paid, WalletError> {
         let block = self.chain.send(turn.as_ref(), entry).await?;
+        // Before anybody gets the block: what cannot be proven must not be paid.
+        let proof = self.proof(entry, &block).map_err(WalletError::Unwritable)?;
         if let Some(allowance) = &self.allowance {
             allowance.note(entry.amount(), block.hash()).await?;
         }
@@ -291,17 +329,19 @@ impl Wallet {
         tracing::info!(block = %block.hash(), %amount_raw, %mechanism, "a payment is signed");
         match entry.mechanism {
             Mechanism::NanoSignature | Mechanism::NanoSession => {
-                self.chain.publish_send(&block).await?;
+                if let Err(error) = self.chain.publish_send(&block).await {
+                    return Err(WalletError::NotSent { proof: Box::new(proof), error });
+                }
                 *turn = Some(block);
                 drop(turn);
-                self.redeem(request, place, entry, &block).await
+                self.redeem(request, place, entry, &block, proof).await
             }
             Mechanism::NanoTxn => {
-                let redeemed = self.redeem(request, place, entry, &block).await;
+                let redeemed = self.redeem(request, place, entry, &block, proof).await;
                 // After a refusal the next payment may build on the same predecessor: at most one of the
                 // two can be confirmed. Otherwise it waits until the node shows this block.
                 let may_be_out = match &redeemed {
-                    Ok(paid) => paid.payment.is_some_and(|payment| payment.acknowledged),
+                    Ok(paid) => paid.payment().is_some_and(|payment| payment.acknowledged),
                     Err(error) => {
                         matches!(error, WalletError::Pending { .. } | WalletError::AnswerLost { .. })
                     }
@@ -319,43 +359,34 @@ impl Wallet {
         place: &RequestTarget,
         entry: &PayableEntry,
         block: &StateBlock,
+        proof: Proof,
     ) -> Result<Paid, WalletError> {
-        let mut payment = Payment {
-            mechanism: entry.mechanism,
-            amount: entry.amount(),
-            account: block.account,
-            pay_to: entry.pay_to(),
-            hash: block.hash(),
-            acknowledged: false,
-        };
-        let mut entry = entry.clone();
+        let (mut entry, mut proof) = (entry.clone(), Box::new(proof));
         let mut resigns = 0_u32;
         loop {
-            let signature = match entry.mechanism {
-                Mechanism::NanoTxn | Mechanism::NanoSession => None,
-                Mechanism::NanoSignature => Some(self.signature(&entry, payment.hash)?),
+            let header = Some((SIGNATURE, proof.header().clone()));
+            let response = match self.show(request, header, self.options.settle_wait).await {
+                Ok(Shown::Answered(response)) => response,
+                Ok(Shown::NotYet { waited }) => return Err(WalletError::Pending { proof, waited }),
+                Ok(Shown::Lost(error)) => return Err(WalletError::AnswerLost { proof, error }),
+                Err(error) => return Err(WalletError::AnswerLost { proof, error: error.to_string() }),
             };
-            let header = offer::proof(&entry, block, signature).map_err(WalletError::Unwritable)?;
-            let proof = Box::new(Proof { payment, header: header.clone() });
-            let response =
-                match self.show(request, Some((SIGNATURE, header)), self.options.settle_wait).await? {
-                    Shown::Answered(response) => response,
-                    Shown::NotYet { waited } => return Err(WalletError::Pending { proof, waited }),
-                    Shown::Lost(error) => return Err(WalletError::AnswerLost { proof, error }),
-                };
             if response.status() != StatusCode::PAYMENT_REQUIRED {
-                payment.acknowledged = offer::acknowledged(response.headers());
+                proof.payment.acknowledged = offer::acknowledged(response.headers());
                 let capability = self.held.note(place, entry.route(), response.headers());
-                let proof = (!payment.acknowledged).then_some(proof);
-                return Ok(Paid { response, payment: Some(payment), proof, capability });
+                return Ok(Paid { response, proof: Some(proof), capability });
             }
             let reason = offer::reason(response.headers());
             let expired = reason.as_deref() == Some(Refusal::PaymentExpired.code());
-            let fresh = offer::bill(response.headers()).ok().and_then(|bill| bill.renewal_of(&entry));
-            match fresh {
-                // The block was sent in time and shown too late: it is signed again, not paid again.
-                Some(fresh) if expired && resigns < MAX_RESIGNS => entry = fresh,
-                Some(_) | None => {
+            // The block was sent in time and shown too late: it is signed again, not paid again.
+            let renewed = offer::bill(response.headers())
+                .ok()
+                .filter(|_| expired && resigns < MAX_RESIGNS)
+                .and_then(|bill| bill.renewal_of(&entry))
+                .and_then(|fresh| Some((self.proof(&fresh, block).ok()?, fresh)));
+            match renewed {
+                Some((signed_again, fresh)) => (*proof, entry) = (signed_again, fresh),
+                None => {
                     let reason = reason.unwrap_or_else(|| "without a reason".to_owned());
                     return Err(WalletError::Refused { reason, proof });
                 }
@@ -364,9 +395,27 @@ impl Wallet {
         }
     }
 
-    fn signature(&self, entry: &PayableEntry, hash: BlockHash) -> Result<Signature, WalletError> {
+    /// What proves that `block` pays by `entry`.
+    fn proof(&self, entry: &PayableEntry, block: &StateBlock) -> Result<Proof, OfferError> {
+        let hash = block.hash();
+        let signature = match entry.mechanism {
+            Mechanism::NanoTxn | Mechanism::NanoSession => None,
+            Mechanism::NanoSignature => Some(self.signature(entry, hash)?),
+        };
+        let payment = Payment {
+            mechanism: entry.mechanism,
+            amount: entry.amount(),
+            account: block.account,
+            pay_to: entry.pay_to(),
+            hash,
+            acknowledged: false,
+        };
+        Ok(Proof { payment, header: offer::proof(entry, block, signature)? })
+    }
+
+    fn signature(&self, entry: &PayableEntry, hash: BlockHash) -> Result<Signature, OfferError> {
         let signed = entry.message(hash).and_then(|message| self.chain.sign_message(&message));
-        signed.ok_or(WalletError::Unwritable(OfferError::TooLong))
+        signed.ok_or(OfferError::TooLong)
     }
 
     /// Sends a copy of `request` with one more header. Repeats it while the gateway says "not yet", and

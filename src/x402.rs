@@ -39,6 +39,31 @@ pub const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// twice that.
 pub const MAX_RESPONSE_HEADERS_BYTES: usize = 8 * 1024;
 
+/// Reads a type by its `read_fields`: from a header, or from JSON.
+macro_rules! readable {
+    ($name:ident) => {
+        impl $name {
+            /// Reads the value of its header.
+            ///
+            /// # Errors
+            /// [`Malformed`](super::Malformed): not readable (400), or readable but refused (402).
+            pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, super::Malformed> {
+                let object = super::decode_header(value)?;
+                Ok(Self::read_fields(&super::fields::Fields::of(&object))?)
+            }
+
+            /// Reads its JSON form.
+            ///
+            /// # Errors
+            /// [`FieldFault`](super::FieldFault), the first one found.
+            pub fn read(json: &serde_json::Value) -> Result<Self, super::FieldFault> {
+                Self::read_fields(&super::fields::Fields::of_value(json, "")?)
+            }
+        }
+    };
+}
+use readable;
+
 /// Implements serde for a type through its `to_json` and `read`, so that its JSON form and its error
 /// messages are written once.
 macro_rules! serde_json_form {

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
-use super::words::{counted, granted};
+use super::words::counted;
 use crate::assemble::{Stranded, UpstreamTlsError, stranded, upstreams_tls};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults};
-use crate::routes::{Access, CallPrices, PreflightRule, Price, Route, RouteName};
+use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -113,8 +113,8 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
         .chain(config.table.routes().iter().map(|route| {
             let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
-                Access::Priced(terms) => (terms.amount.xno().to_string(), granted(terms.grants)),
-                Access::Calls(prices) => (span(prices), granted(prices.grants)),
+                Access::Priced(terms) => (terms.amount.xno().to_string(), terms.grants.to_string()),
+                Access::Calls(prices) => (span(prices), prices.grants.to_string()),
             };
             [route.pattern.to_string(), price, grants, route.upstream.to_string()]
         }))
@@ -142,21 +142,12 @@ fn span(prices: &CallPrices) -> String {
     }
 }
 
-/// One line of a price list of calls, in words.
-pub(super) fn line_price(price: Price) -> String {
-    match price {
-        Price::Free => "free".to_owned(),
-        Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
-        Price::Refused => "refused".to_owned(),
-    }
-}
-
 /// A route as JSON.
 pub(super) fn describe(route: &Route) -> Value {
     let priced = match &route.access {
         Access::Free => Value::Null,
         Access::Calls(prices) => json!({
-            "calls": prices.lines().map(|(line, price)| (line.to_string(), line_price(price).into())).collect::<Map<_, _>>(),
+            "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
             "requests": prices.grants.requests,
             "seconds": prices.grants.seconds,
         }),

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::check::{describe, line_price, load};
+use super::check::{describe, load};
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
-use super::words::granted;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{
@@ -175,9 +174,9 @@ impl Explanation<'_> {
             }
             Access::Calls(prices) => {
                 match self.data.map(|data| prices.quote(data.as_bytes())) {
-                    None => prices.lines().try_for_each(|(line, price)| {
-                        writeln!(out, "call      {line}: {}", line_price(price))
-                    })?,
+                    None => prices
+                        .lines()
+                        .try_for_each(|(line, price)| writeln!(out, "call      {line}: {price}"))?,
                     Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
                     Some(Ok(Quote::Costs { part, amount })) => {
                         writeln!(out, "costs     {} ({amount} raw)", amount.xno())?;
@@ -188,7 +187,7 @@ impl Explanation<'_> {
                 prices.grants
             }
         };
-        writeln!(out, "grants    {}", granted(grants))?;
+        writeln!(out, "grants    {grants}")?;
         writeln!(out, "paid by   {}", self.mechanisms(route).join(", "))?;
         writeln!(out, "charged   {}", route.charge_on.as_str())
     }

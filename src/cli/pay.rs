@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reqwest::{Request, Response, Url};
+use reqwest::{Request, Url};
 use serde_json::{Value, json};
 
 use super::words::counted;
@@ -23,8 +23,8 @@ use crate::nano::{AmountError, Raw};
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
 use crate::wallet::{
-    AllowanceError, DayLimit, NODE_TIMEOUT, Paid, Payment, Proof, Wallet, WalletError, WalletOptions,
-    WalletSetupError,
+    AllowanceError, Capability, DayLimit, NODE_TIMEOUT, Paid, Payment, Redirect, Wallet, WalletError,
+    WalletOptions, WalletSetupError,
 };
 
 /// How long a work server may take for one block.
@@ -76,6 +76,9 @@ pub struct PayArgs {
     /// How many times to send it; requests that are paid for already are used first
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
+    /// Follow redirects within the URL's origin, and pay once at most
+    #[arg(long)]
+    pub follow: bool,
     /// Print one JSON object for each request, with the capability's token, which is as good as money
     #[arg(long)]
     pub json: bool,
@@ -153,10 +156,6 @@ enum PayError {
     Setup(#[from] WalletSetupError),
     #[error(transparent)]
     Wallet(#[from] WalletError),
-    #[error("the answer broke off: {0}")]
-    BrokenOff(String),
-    #[error("the answer has more than {MAX_JSON_ANSWER} bytes; without --json it is streamed")]
-    TooLong,
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
 }
@@ -175,7 +174,8 @@ pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Wri
                 writeln!(out, "{}", failed(&error)).and_then(|()| out.flush())
             } else {
                 let advice = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
-                writeln!(err, "faregate: {error}{advice}")
+                let bought = capability_of(&error).map(|it| format!("\n  {}", send_again(it)));
+                writeln!(err, "faregate: {error}{advice}{}", bought.unwrap_or_default())
             };
             // If even that fails, the exit code has to say it.
             if report.is_err() { PayExit::Output } else { exit }
@@ -191,16 +191,18 @@ async fn pay(
     let wallet = wallet(args)?;
     let mut exit = PayExit::Answered;
     for _ in 0..args.repeat {
-        let paid = wallet.request(request(args)?).await?;
+        let mut paid = wallet.request(request(args)?).await?;
         let status = paid.response.status();
         if args.json {
-            let line = as_json(&wallet, paid).await?;
+            let line = as_json(&wallet, &mut paid).await?;
             writeln!(out, "{line}")?;
         } else {
             for line in summary(&paid) {
                 writeln!(err, "{line}")?;
             }
-            stream(paid.response, out).await?;
+            while let Some(chunk) = paid.chunk().await? {
+                out.write_all(&chunk)?;
+            }
         }
         exit = if status.is_client_error() || status.is_server_error() { PayExit::ErrorAnswer } else { exit };
     }
@@ -221,7 +223,8 @@ fn wallet(args: &PayArgs) -> Result<Wallet, PayError> {
         work = work.observed_by(progress_bar());
     }
     let per_day = args.max_per_day.map(|max| DayLimit { max, file: Some(spent_file(args)) });
-    let options = WalletOptions { mechanism: args.mechanism, per_day, ..WalletOptions::up_to(args.max) };
+    let (mechanism, follow) = (args.mechanism, args.follow);
+    let options = WalletOptions { mechanism, per_day, follow, ..WalletOptions::up_to(args.max) };
     Ok(Wallet::new(vault, args.index, nodes, work, options)?)
 }
 
@@ -264,21 +267,10 @@ fn progress_bar() -> WorkObserver {
     })
 }
 
-async fn stream(mut response: Response, out: &mut (dyn Write + Send)) -> Result<(), PayError> {
-    while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
-        out.write_all(&chunk)?;
-    }
-    Ok(())
-}
-
-fn broken_off(error: reqwest::Error) -> PayError {
-    PayError::BrokenOff(error.without_url().to_string())
-}
-
 /// What the request cost and what is left, in lines.
 fn summary(paid: &Paid) -> Vec<String> {
     let mut lines = Vec::new();
-    match &paid.payment {
+    match paid.payment() {
         Some(Payment { mechanism, amount, account, hash, acknowledged, .. }) => {
             lines.push(format!("paid {} by {mechanism} from {account}, block {hash}", amount.xno()));
             if !acknowledged {
@@ -288,7 +280,7 @@ fn summary(paid: &Paid) -> Vec<String> {
         None if paid.capability.is_some() => lines.push("paid for already".to_owned()),
         None => {}
     }
-    if let Some(remaining) = paid.capability.and_then(|capability| capability.remaining) {
+    if let Some(remaining) = paid.capability.as_ref().and_then(|it| it.remaining) {
         let verb = if remaining == 1 { "is" } else { "are" };
         lines.push(format!("{} {verb} paid for", counted(remaining, "more request")));
     }
@@ -297,31 +289,33 @@ fn summary(paid: &Paid) -> Vec<String> {
     } else if !paid.response.status().is_success() {
         lines.push(format!("status {}", paid.response.status()));
     }
+    if let Some(Redirect { to, is_same_origin }) = Redirect::of(&paid.response) {
+        let how =
+            if is_same_origin { "with --follow it is followed" } else { "nothing is sent to another origin" };
+        lines.push(format!("it leads to {to}; {how}"));
+    }
     lines
 }
 
-async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
-    let Paid { mut response, payment, proof, capability } = paid;
-    let mut body = Vec::new();
-    let token = token(&response);
-    while let Some(chunk) = response.chunk().await.map_err(broken_off)? {
-        if body.len().saturating_add(chunk.len()) > MAX_JSON_ANSWER {
-            return Err(PayError::TooLong);
-        }
-        body.extend_from_slice(&chunk);
-    }
+/// How what was bought can be used by hand.
+fn send_again(capability: &Capability) -> String {
+    let left = capability.remaining.map_or(String::new(), |it| format!(", {} left", counted(it, "request")));
+    format!("it is paid for{left}: send it again with -H 'PAYMENT-CAPABILITY: {}'", capability.token())
+}
+
+async fn as_json(wallet: &Wallet, paid: &mut Paid) -> Result<Value, PayError> {
+    let body = paid.bytes(MAX_JSON_ANSWER).await?;
     let mut line = json!({
-        "status": response.status().as_u16(),
+        "status": paid.response.status().as_u16(),
         "account": wallet.account(),
-        "payment": payment.as_ref().map(payment_json),
-        "proof": proof.as_ref().and_then(|proof| proof.header().to_str().ok()),
-        "capability": capability.map(|capability| json!({
-            "token": token,
-            "remaining": capability.remaining,
-            "expires": capability.expires_at.map(|at| at.0),
-        })),
+        "payment": paid.payment().as_ref().map(payment_json),
+        "proof": paid.proof.as_ref().and_then(|proof| proof.header().to_str().ok()),
+        "capability": paid.capability.as_ref().map(capability_json),
     });
     if let Some(fields) = line.as_object_mut() {
+        if let Some(Redirect { to, .. }) = Redirect::of(&paid.response) {
+            fields.insert("location".to_owned(), to.as_str().into());
+        }
         // Bytes that are not text cannot be in JSON as they are.
         match String::from_utf8(body) {
             Ok(text) => fields.insert("body".to_owned(), text.into()),
@@ -331,10 +325,13 @@ async fn as_json(wallet: &Wallet, paid: Paid) -> Result<Value, PayError> {
     Ok(line)
 }
 
-/// The capability's token, for programs that send further requests. Whoever has it can use it up.
-fn token(response: &Response) -> Option<String> {
-    let value = response.headers().get("payment-capability")?.to_str().ok()?;
-    Some(value.split(';').next().unwrap_or_default().trim().to_owned())
+/// With the token, for programs that send further requests. Whoever has it can use it up.
+fn capability_json(capability: &Capability) -> Value {
+    json!({
+        "token": capability.token(),
+        "remaining": capability.remaining,
+        "expires": capability.expires_at.map(|at| at.0),
+    })
 }
 
 fn payment_json(payment: &Payment) -> Value {
@@ -349,45 +346,29 @@ fn payment_json(payment: &Payment) -> Value {
     })
 }
 
-/// An error as one JSON object; with the proof if money may have moved.
+/// An error as one JSON object: with what was paid and bought before it.
 fn failed(error: &PayError) -> Value {
-    let proof = match error {
-        PayError::Wallet(error) => proof_in(error),
-        PayError::Seed(_)
-        | PayError::Node(_)
-        | PayError::Setup(_)
-        | PayError::Address(_)
-        | PayError::BrokenOff(_)
-        | PayError::TooLong
-        | PayError::Output(_) => None,
-    };
+    let proof = wallet_error(error).and_then(WalletError::proof);
     json!({
         "error": error.to_string(),
         "payment": proof.map(|proof| payment_json(&proof.payment)),
         "proof": proof.and_then(|proof| proof.header().to_str().ok()),
+        "capability": capability_of(error).map(capability_json),
     })
 }
 
-fn proof_in(error: &WalletError) -> Option<&Proof> {
+fn capability_of(error: &PayError) -> Option<&Capability> {
+    wallet_error(error).and_then(WalletError::capability)
+}
+
+const fn wallet_error(error: &PayError) -> Option<&WalletError> {
     match error {
-        WalletError::Refused { proof, .. }
-        | WalletError::Pending { proof, .. }
-        | WalletError::AnswerLost { proof, .. } => Some(proof),
-        WalletError::NoRequest(_)
-        | WalletError::DayLimit(_)
-        | WalletError::BodyNotRepeatable
-        | WalletError::Unreachable { .. }
-        | WalletError::NotAGateway { .. }
-        | WalletError::NothingPayable(_)
-        | WalletError::TooExpensive { .. }
-        | WalletError::WorkTooHard { .. }
-        | WalletError::NoFunds { .. }
-        | WalletError::Ledger(_)
-        | WalletError::Unsettled { .. }
-        | WalletError::NotReceived { .. }
-        | WalletError::Work(_)
-        | WalletError::NotSent { .. }
-        | WalletError::Unwritable(_) => None,
+        PayError::Wallet(error) => Some(error),
+        PayError::Seed(_)
+        | PayError::Node(_)
+        | PayError::Setup(_)
+        | PayError::Address(_)
+        | PayError::Output(_) => None,
     }
 }
 
@@ -395,8 +376,8 @@ fn proof_in(error: &WalletError) -> Option<&Proof> {
 fn judged(error: &PayError) -> (PayExit, Option<&'static str>) {
     match error {
         PayError::Seed(_) => (PayExit::Configuration, None),
-        PayError::Node(_) | PayError::Address(_) | PayError::TooLong => (PayExit::Usage, None),
-        PayError::BrokenOff(_) | PayError::Setup(_) => (PayExit::Unavailable, None),
+        PayError::Node(_) | PayError::Address(_) => (PayExit::Usage, None),
+        PayError::Setup(_) => (PayExit::Unavailable, None),
         PayError::Output(_) => (PayExit::Output, None),
         PayError::Wallet(error) => judged_wallet(error),
     }
@@ -429,13 +410,21 @@ fn judged_wallet(error: &WalletError) -> (PayExit, Option<&'static str>) {
         WalletError::Unsettled { .. } | WalletError::NotReceived { .. } => {
             (PayExit::Pending, Some("nothing was paid for this request; try again when it is confirmed"))
         }
-        WalletError::NotSent { .. } | WalletError::Work(_) => (PayExit::Unavailable, None),
+        WalletError::Work(_) => (PayExit::Unavailable, Some("nothing was paid")),
+        WalletError::NotSent { .. } => (
+            PayExit::Unavailable,
+            Some("nothing was paid as far as the nodes know; look the block up before you pay again"),
+        ),
         WalletError::Pending { .. } | WalletError::AnswerLost { .. } => {
             (PayExit::Pending, Some("do not pay again: run with --json to get the proof, which stays valid"))
         }
-        WalletError::Refused { .. } => (PayExit::NotPayable, None),
+        WalletError::Refused { .. } => (PayExit::NotPayable, Some("a payment was signed; look its block up")),
+        WalletError::AnswerBroken { .. } => (PayExit::Unavailable, None),
+        WalletError::AnswerTooLong { .. } => (PayExit::Usage, Some("without --json it is streamed")),
+        WalletError::BilledAgain { .. } => (PayExit::TooExpensive, Some("request that URL by itself")),
+        WalletError::AfterRedirect { error, .. } => judged_wallet(error),
         WalletError::BodyNotRepeatable | WalletError::NoRequest(_) | WalletError::Unwritable(_) => {
-            (PayExit::Usage, None)
+            (PayExit::Usage, Some("nothing was paid"))
         }
     }
 }

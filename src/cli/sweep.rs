@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
-use super::words::{counted, xno};
+use super::words::counted;
 use crate::assemble::{node_client, open_store, sweeper};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -174,7 +174,7 @@ fn as_json(round: &SweepRound) -> Value {
             "index": it.place.index,
             "received_raw": it.received,
             "sent_raw": it.sent,
-            "sent_xno": xno(it.sent),
+            "sent_xno": it.sent.xno().number(),
             "blocks": it.blocks.iter().map(describe).collect::<Vec<_>>(),
             "error": it.error.as_ref().map(ToString::to_string),
         })
@@ -182,7 +182,7 @@ fn as_json(round: &SweepRound) -> Value {
     json!({
         "accounts": round.accounts.iter().map(account).collect::<Vec<_>>(),
         "sent_raw": round.sent(),
-        "sent_xno": xno(round.sent()),
+        "sent_xno": round.sent().xno().number(),
         "blocks": round.blocks(),
         "failed": round.failed().count(),
     })
@@ -193,7 +193,7 @@ fn describe(step: &Step) -> Value {
         "action": step.action.as_str(),
         "hash": step.block.hash(),
         "amount_raw": step.amount,
-        "amount_xno": xno(step.amount),
+        "amount_xno": step.amount.xno().number(),
     })
 }
 
@@ -217,7 +217,7 @@ async fn dry_run(sweeper: &Sweeper, json: bool, out: &mut (dyn Write + Send)) ->
             })
         };
         let accounts: Vec<_> = planned.iter().map(account).collect();
-        let whole = json!({ "dry_run": true, "accounts": accounts, "would_send_raw": total, "would_send_xno": xno(total) });
+        let whole = json!({ "dry_run": true, "accounts": accounts, "would_send_raw": total, "would_send_xno": total.xno().number() });
         writeln!(out, "{whole}")?;
     } else {
         for (place, plan) in &planned {

@@ -1,10 +1,6 @@
-//! Numbers, amounts and grants in words.
+//! Numbers in words.
 
 use std::fmt;
-use std::time::Duration;
-
-use crate::nano::Raw;
-use crate::routes::Grants;
 
 /// `1 route`, `2 routes`, `2 addresses`.
 pub(super) fn counted<N: TryInto<u64> + fmt::Display>(count: N, noun: &str) -> String {
@@ -14,17 +10,6 @@ pub(super) fn counted<N: TryInto<u64> + fmt::Display>(count: N, noun: &str) -> S
         (_, true) => text + "es",
         (_, false) => text + "s",
     }
-}
-
-/// An amount in XNO, the number without its unit.
-pub(super) fn xno(amount: Raw) -> String {
-    amount.xno().to_string().trim_end_matches(" XNO").to_owned()
-}
-
-/// What a payment buys, in words.
-pub(super) fn granted(grants: Grants) -> String {
-    let within = humantime::format_duration(Duration::from_secs(grants.seconds));
-    format!("{} within {within}", counted(grants.requests.get(), "request"))
 }
 
 #[cfg(test)]

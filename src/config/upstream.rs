@@ -71,14 +71,17 @@ pub struct HealthCheck {
     pub every: Duration,
 }
 
-/// What the upstream sees as `Host`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum HostHeader {
-    /// The upstream's own host and port.
-    #[default]
-    Upstream,
-    /// What the client sent.
-    Preserve,
+vocabulary! {
+    /// What the upstream sees as `Host`.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum HostHeader {
+        /// The upstream's own host and port.
+        #[default]
+        Upstream = "upstream",
+        /// What the client sent.
+        Preserve = "preserve",
+    }
+    fn as_str;
 }
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,15 +98,6 @@ const MIN_BACK_OFF: Duration = Duration::from_millis(10);
 pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
 const URL_HINT: &str = "write `http://HOST:PORT` or `https://HOST`";
-
-impl HostHeader {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Upstream => "upstream",
-            Self::Preserve => "preserve",
-        }
-    }
-}
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,7 +143,6 @@ pub(super) fn upstreams(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Up
 
 fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<UpstreamConfig> {
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
-    let hosts = [HostHeader::Upstream, HostHeader::Preserve];
     let urls = urls(judge, path, file.url, file.urls);
     let given = [&file.ca_file, &file.certificate, &file.server_name].into_iter().find(|it| it.is_given());
     if let (Some(piece), Ok(urls)) = (given, &urls)
@@ -166,7 +159,9 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
         health: judge.section(file.health).and_then(|it| health(judge, it)),
-        host_header: judge.choice(file.host_header, hosts, HostHeader::as_str).map(Option::unwrap_or_default),
+        host_header: judge
+            .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
+            .map(Option::unwrap_or_default),
         authorities: nodes::authorities(judge, file.ca_file),
         identity: identity(judge, path, file.certificate, file.key),
         server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),

@@ -37,24 +37,16 @@ pub struct Now {
     pub elapsed: Duration,
 }
 
-/// What a block does to its account's balance. An account's first block is a receive.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum BlockKind {
-    Send,
-    Receive,
-    Change,
-}
-
-impl BlockKind {
-    /// The `subtype` in a node's answers.
-    #[must_use]
-    pub const fn subtype(self) -> &'static str {
-        match self {
-            Self::Send => "send",
-            Self::Receive => "receive",
-            Self::Change => "change",
-        }
+vocabulary! {
+    /// What a block does to its account's balance. An account's first block is a receive.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum BlockKind {
+        Send = "send",
+        Receive = "receive",
+        Change = "change",
     }
+    /// The `subtype` in a node's answers.
+    pub fn subtype;
 }
 
 /// A block on the ledger, and what the ledger knows about it.

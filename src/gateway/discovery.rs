@@ -9,7 +9,6 @@ mod openapi;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -23,9 +22,8 @@ use pingora::prelude::{Result, Session};
 
 use super::reply;
 use crate::config::Config;
-use crate::nano::Raw;
 use crate::payment::Mechanism;
-use crate::routes::{Access, CanonicalTarget, Found, Grants, Route, RouteName};
+use crate::routes::{CanonicalTarget, Found, Route, RouteName};
 
 /// The `route` label of requests for these documents.
 const LABEL: &str = "discovery";
@@ -158,25 +156,4 @@ impl Published<'_> {
     fn priced(&self) -> impl Iterator<Item = &Route> {
         self.routes().filter(|route| !route.access.is_free())
     }
-}
-
-/// What one payment on a route buys.
-fn grants(route: &Route) -> Option<Grants> {
-    match &route.access {
-        Access::Free => None,
-        Access::Priced(terms) => Some(terms.grants),
-        Access::Calls(prices) => Some(prices.grants),
-    }
-}
-
-fn in_words(grants: Grants) -> String {
-    let requests = grants.requests.get();
-    let noun = if requests == 1 { "request" } else { "requests" };
-    format!("{requests} {noun} within {}", humantime::format_duration(Duration::from_secs(grants.seconds)))
-}
-
-/// An amount in XNO without the unit.
-fn decimal(amount: Raw) -> String {
-    let shown = amount.xno().to_string();
-    shown.split(' ').next().unwrap_or_default().to_owned()
 }

@@ -88,23 +88,16 @@ pub struct NodeStatus {
     pub trusted: bool,
 }
 
-/// The `subtype` field of `process`. It is always sent: without it a node keeps a block that it
-/// refuses and may apply it later (see the [nodes guide](crate::guide::nodes)).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Subtype {
-    Send,
-    Receive,
-    Open,
-}
-
-impl Subtype {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Send => "send",
-            Self::Receive => "receive",
-            Self::Open => "open",
-        }
+vocabulary! {
+    /// The `subtype` field of `process`. It is always sent: without it a node keeps a block that it
+    /// refuses and may apply it later (see the [nodes guide](crate::guide::nodes)).
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Subtype {
+        Send = "send",
+        Receive = "receive",
+        Open = "open",
     }
+    fn as_str;
 }
 
 /// Why `process` succeeded on no node. Only `block_info` shows what became of the block.

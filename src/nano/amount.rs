@@ -163,11 +163,19 @@ serde_text!(Raw);
 #[derive(Clone, Copy, Debug)]
 pub struct Xno(Raw);
 
-impl fmt::Display for Xno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Xno {
+    /// The number without its unit.
+    #[must_use]
+    pub fn number(self) -> String {
         let digits = format!("{:0>width$}", self.0.0, width = XNO_DECIMALS.saturating_add(1));
         let (whole, fraction) = digits.split_at(digits.len().saturating_sub(XNO_DECIMALS));
         let fraction = fraction.trim_end_matches('0');
-        if fraction.is_empty() { write!(f, "{whole} XNO") } else { write!(f, "{whole}.{fraction} XNO") }
+        if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") }
+    }
+}
+
+impl fmt::Display for Xno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} XNO", self.number())
     }
 }

@@ -8,6 +8,27 @@ use blake2::{Blake2b, Digest};
 
 use super::{HexError, hex_bytes, serde_text};
 
+/// The text form of a number of 64 bits: 16 hexadecimal digits, big-endian.
+macro_rules! hex_number {
+    ($name:ident) => {
+        impl FromStr for $name {
+            type Err = HexError;
+
+            fn from_str(text: &str) -> Result<Self, HexError> {
+                hex_bytes(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        serde_text!($name);
+    };
+}
+
 /// A work nonce. Its text form is 16 hexadecimal digits, big-endian.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Work(pub u64);
@@ -30,41 +51,13 @@ impl Work {
     }
 }
 
-impl FromStr for Work {
-    type Err = HexError;
-
-    fn from_str(text: &str) -> Result<Self, HexError> {
-        hex_bytes(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
-    }
-}
-
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-serde_text!(Work);
+hex_number!(Work);
 
 /// The lowest [`Work::value`] that is accepted. Its text form is 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Threshold(pub u64);
 
-impl FromStr for Threshold {
-    type Err = HexError;
-
-    fn from_str(text: &str) -> Result<Self, HexError> {
-        hex_bytes(text).map(|bytes| Self(u64::from_be_bytes(bytes)))
-    }
-}
-
-impl fmt::Display for Threshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-serde_text!(Threshold);
+hex_number!(Threshold);
 
 /// The thresholds of a network, by kind of block.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -2,89 +2,38 @@
 
 use std::fmt;
 
-/// The codes of x402.Nano's tracks A and B, and some that close gaps in them, marked **(ours)**. They
-/// are written only here. A refusal is answered with 402 and the code in `error`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Refusal {
-    BlockNotFound,
-    BroadcastFailed,
-    /// **(ours)** All uses are spent.
-    CapabilityExhausted,
-    CapabilityExpired,
-    CapabilityUnknown,
-    /// **(ours)** This gateway did not mint the entry that was sent back.
-    ChallengeUnknown,
-    ConfirmationTimeout,
-    DuplicateBlockHash,
-    DuplicateFrontier,
-    FrontierChanged,
-    InsufficientAmount,
-    InvalidSignature,
-    InvalidWork,
-    MalformedPayload,
-    PaymentExpired,
-    SenderMismatch,
-    StaleFrontier,
-    UnconfirmedBlock,
-    WrongBlockType,
-    WrongDestination,
-    /// **(ours)** The payment is for another route than the requested one.
-    WrongResource,
-}
-
-impl Refusal {
-    /// Every refusal, so that a test can check that none is missing.
-    pub const ALL: [Self; 21] = [
-        Self::BlockNotFound,
-        Self::BroadcastFailed,
-        Self::CapabilityExhausted,
-        Self::CapabilityExpired,
-        Self::CapabilityUnknown,
-        Self::ChallengeUnknown,
-        Self::ConfirmationTimeout,
-        Self::DuplicateBlockHash,
-        Self::DuplicateFrontier,
-        Self::FrontierChanged,
-        Self::InsufficientAmount,
-        Self::InvalidSignature,
-        Self::InvalidWork,
-        Self::MalformedPayload,
-        Self::PaymentExpired,
-        Self::SenderMismatch,
-        Self::StaleFrontier,
-        Self::UnconfirmedBlock,
-        Self::WrongBlockType,
-        Self::WrongDestination,
-        Self::WrongResource,
-    ];
-
-    /// The code on the wire and the `reason` label of metrics.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::BlockNotFound => "BLOCK_NOT_FOUND",
-            Self::BroadcastFailed => "BROADCAST_FAILED",
-            Self::CapabilityExhausted => "CAPABILITY_EXHAUSTED",
-            Self::CapabilityExpired => "CAPABILITY_EXPIRED",
-            Self::CapabilityUnknown => "CAPABILITY_UNKNOWN",
-            Self::ChallengeUnknown => "CHALLENGE_UNKNOWN",
-            Self::ConfirmationTimeout => "CONFIRMATION_TIMEOUT",
-            Self::DuplicateBlockHash => "DUPLICATE_BLOCK_HASH",
-            Self::DuplicateFrontier => "DUPLICATE_FRONTIER",
-            Self::FrontierChanged => "FRONTIER_CHANGED",
-            Self::InsufficientAmount => "INSUFFICIENT_AMOUNT",
-            Self::InvalidSignature => "INVALID_SIGNATURE",
-            Self::InvalidWork => "INVALID_WORK",
-            Self::MalformedPayload => "MALFORMED_PAYLOAD",
-            Self::PaymentExpired => "PAYMENT_EXPIRED",
-            Self::SenderMismatch => "SENDER_MISMATCH",
-            Self::StaleFrontier => "STALE_FRONTIER",
-            Self::UnconfirmedBlock => "UNCONFIRMED_BLOCK",
-            Self::WrongBlockType => "WRONG_BLOCK_TYPE",
-            Self::WrongDestination => "WRONG_DESTINATION",
-            Self::WrongResource => "WRONG_RESOURCE",
-        }
+vocabulary! {
+    /// The codes of x402.Nano's tracks A and B, and some that close gaps in them, marked **(ours)**. They
+    /// are written only here. A refusal is answered with 402 and the code in `error`.
+    #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+    pub enum Refusal {
+        BlockNotFound = "BLOCK_NOT_FOUND",
+        BroadcastFailed = "BROADCAST_FAILED",
+        /// **(ours)** All uses are spent.
+        CapabilityExhausted = "CAPABILITY_EXHAUSTED",
+        CapabilityExpired = "CAPABILITY_EXPIRED",
+        CapabilityUnknown = "CAPABILITY_UNKNOWN",
+        /// **(ours)** This gateway did not mint the entry that was sent back.
+        ChallengeUnknown = "CHALLENGE_UNKNOWN",
+        ConfirmationTimeout = "CONFIRMATION_TIMEOUT",
+        DuplicateBlockHash = "DUPLICATE_BLOCK_HASH",
+        DuplicateFrontier = "DUPLICATE_FRONTIER",
+        FrontierChanged = "FRONTIER_CHANGED",
+        InsufficientAmount = "INSUFFICIENT_AMOUNT",
+        InvalidSignature = "INVALID_SIGNATURE",
+        InvalidWork = "INVALID_WORK",
+        MalformedPayload = "MALFORMED_PAYLOAD",
+        PaymentExpired = "PAYMENT_EXPIRED",
+        SenderMismatch = "SENDER_MISMATCH",
+        StaleFrontier = "STALE_FRONTIER",
+        UnconfirmedBlock = "UNCONFIRMED_BLOCK",
+        WrongBlockType = "WRONG_BLOCK_TYPE",
+        WrongDestination = "WRONG_DESTINATION",
+        /// **(ours)** The payment is for another route than the requested one.
+        WrongResource = "WRONG_RESOURCE",
     }
+    /// The code on the wire and the `reason` label of metrics.
+    pub fn code;
 }
 
 impl Refusal {

@@ -43,6 +43,16 @@ pub enum Price {
     Refused,
 }
 
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Free => f.write_str("free"),
+            Self::Costs(amount) => write!(f, "{} ({amount} raw)", amount.xno()),
+            Self::Refused => f.write_str("refused"),
+        }
+    }
+}
+
 /// What a price is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Line<'a> {

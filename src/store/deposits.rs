@@ -78,14 +78,18 @@ impl SweepBlock {
     }
 }
 
-/// The state of a sweep's block.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SweepState {
-    /// Journalled before it is published. Only the ledger shows whether it was.
-    Planned,
-    Confirmed,
-    /// Another block is confirmed in its place.
-    Superseded,
+vocabulary! {
+    /// The state of a sweep's block.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum SweepState {
+        /// Journalled before it is published. Only the ledger shows whether it was.
+        Planned = "planned",
+        Confirmed = "confirmed",
+        /// Another block is confirmed in its place.
+        Superseded = "superseded",
+    }
+    /// The name for people and programs.
+    pub fn as_str;
 }
 
 /// A sweep's block in the journal.

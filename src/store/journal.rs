@@ -6,18 +6,22 @@ use super::StoreError;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, Intent};
 
-/// How far a payment has come.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PaymentState {
-    /// Journalled before the broadcast. It holds its frontier: no other live intent may build on it.
-    Intent,
-    /// An intent that no node knew when last asked. Anyone may still publish its block, so it is never
-    /// closed by time. It holds no frontier.
-    Parked,
-    /// The hash is spent and the capability is made.
-    Granted,
-    /// The block is not on the ledger and never will be: another block is confirmed in its place.
-    Failed,
+vocabulary! {
+    /// How far a payment has come.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum PaymentState {
+        /// Journalled before the broadcast. It holds its frontier: no other live intent may build on it.
+        Intent = "intent",
+        /// An intent that no node knew when last asked. Anyone may still publish its block, so it is never
+        /// closed by time. It holds no frontier.
+        Parked = "parked",
+        /// The hash is spent and the capability is made.
+        Granted = "granted",
+        /// The block is not on the ledger and never will be: another block is confirmed in its place.
+        Failed = "failed",
+    }
+    /// The name for people and programs.
+    pub fn as_str;
 }
 
 /// A row of the journal.

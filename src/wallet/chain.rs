@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use super::offer::PayableEntry;
 use super::{MAX_THRESHOLD, WalletError, WalletOptions};
-use crate::ledger::node::{NodeClient, NodeLedger, Receivable, Subtype};
+use crate::ledger::node::{NodeClient, NodeLedger, ProcessError, Receivable, Subtype};
 use crate::ledger::work::WorkSource;
 use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{
@@ -94,7 +94,10 @@ impl PayerChain {
 
     /// Publishes a send and waits for its confirmation. Also returns if the block is out and not
     /// confirmed yet: the gateway waits for the rest.
-    pub(super) async fn publish_send(&self, block: &StateBlock) -> Result<(), WalletError> {
+    ///
+    /// # Errors
+    /// No node accepted it, and none knows it.
+    pub(super) async fn publish_send(&self, block: &StateBlock) -> Result<(), ProcessError> {
         let hash = block.hash();
         let published = self.ledger.client().process(block, Subtype::Send).await;
         let seen = self.ledger.await_confirmation(hash, self.confirm_wait).await;
@@ -102,7 +105,7 @@ impl PayerChain {
             // An error of `process` does not mean that the block is not out
             // ([nodes guide](crate::guide::nodes)). That no node knows it is the best proof there is.
             // Without an answer the gateway's node decides.
-            (Err(error), Ok(Sighting::Unknown)) => Err(WalletError::NotSent { hash, error }),
+            (Err(error), Ok(Sighting::Unknown)) => Err(error),
             (Ok(()), _) | (Err(_), Err(_) | Ok(Sighting::Confirmed(_) | Sighting::Unconfirmed(_))) => Ok(()),
         }
     }

@@ -34,11 +34,22 @@ impl RequestTarget {
     }
 }
 
-/// What is left of a capability, according to the gateway.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// A capability and what is left of it, according to the gateway.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Capability {
+    /// Whoever has it can use up what is left.
+    token: HeaderValue,
     pub remaining: Option<u64>,
     pub expires_at: Option<UnixSeconds>,
+}
+
+impl Capability {
+    /// The value of `PAYMENT-CAPABILITY` in further requests. It is as good as money.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        // It was made of text.
+        self.token.to_str().unwrap_or_default()
+    }
 }
 
 struct HeldCapability {
@@ -92,11 +103,12 @@ impl HeldCapabilities {
         route: Option<String>,
         headers: &HeaderMap,
     ) -> Option<Capability> {
-        let (token, capability) = read(headers)?;
+        let capability = read(headers)?;
         if capability.remaining == Some(0) {
-            self.forget(&token);
+            self.forget(&capability.token);
             return Some(capability);
         }
+        let token = capability.token.clone();
         let mut list = self.list();
         let known = list.iter().find(|held| held.token == token).and_then(|held| held.route.clone());
         list.retain(|held| held.place != *place);
@@ -109,13 +121,13 @@ impl HeldCapabilities {
 }
 
 /// `<token>; remaining=<uses>; expires=<Unix seconds>`.
-fn read(headers: &HeaderMap) -> Option<(HeaderValue, Capability)> {
+fn read(headers: &HeaderMap) -> Option<Capability> {
     let text = headers.get(super::CAPABILITY)?.to_str().ok()?;
     let mut parts = text.split(';').map(str::trim);
     let token = parts.next().filter(|token| !token.is_empty())?;
     let mut token = HeaderValue::from_str(token).ok()?;
     token.set_sensitive(true);
-    let mut capability = Capability::default();
+    let mut capability = Capability { token, remaining: None, expires_at: None };
     for (name, value) in parts.filter_map(|part| part.split_once('=')) {
         match name {
             "remaining" => capability.remaining = value.parse().ok(),
@@ -123,7 +135,7 @@ fn read(headers: &HeaderMap) -> Option<(HeaderValue, Capability)> {
             _ => {}
         }
     }
-    Some((token, capability))
+    Some(capability)
 }
 
 #[cfg(test)]
@@ -142,7 +154,8 @@ mod tests {
     fn a_capability_is_kept_for_its_place_and_route_until_it_is_used_up() {
         let held = HeldCapabilities::default();
         let left = held.note(&place("/x"), Some("r".to_owned()), &headers("T; remaining=2; expires=77"));
-        assert_eq!(left, Some(Capability { remaining: Some(2), expires_at: Some(UnixSeconds(77)) }));
+        let token = HeaderValue::from_static("T");
+        assert_eq!(left, Some(Capability { token, remaining: Some(2), expires_at: Some(UnixSeconds(77)) }));
         assert_eq!(held.for_place(&place("/x")).unwrap(), "T");
         assert!(held.for_place(&place("/y")).is_none());
         assert_eq!(held.for_route(&place("/y"), "r").unwrap(), "T");

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use reqwest::Response;
 
-use super::MAX_THRESHOLD;
 use super::allowance::AllowanceError;
 use super::held::Capability;
 use super::offer::OfferError;
+use super::{MAX_THRESHOLD, cause};
 use crate::ledger::LedgerError;
 use crate::ledger::node::{NodeSetupError, ProcessError};
 use crate::ledger::work::WorkError;
@@ -37,13 +38,65 @@ pub struct Payment {
 #[derive(Debug)]
 pub struct Paid {
     pub response: Response,
-    /// `None` if the request was free, or a capability paid for it.
-    pub payment: Option<Payment>,
-    /// The payment's proof, if the gateway did not say that it accepted the payment: money may have
-    /// moved.
+    /// What was paid. `None` if the request was free, or a capability paid for it.
     pub proof: Option<Box<Proof>>,
     /// What is left of the capability that was bought or used.
     pub capability: Option<Capability>,
+}
+
+impl Paid {
+    /// The payment that was made for this request.
+    #[must_use]
+    pub fn payment(&self) -> Option<Payment> {
+        self.proof.as_ref().map(|proof| proof.payment)
+    }
+
+    /// The next part of the answer's body; `None` at its end.
+    ///
+    /// # Errors
+    /// [`WalletError::AnswerBroken`], which holds what was paid and bought.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, WalletError> {
+        let next = self.response.chunk().await;
+        next.map_err(|error| WalletError::AnswerBroken { error: cause(error), so_far: self.so_far() })
+    }
+
+    /// The whole body, up to `max` bytes.
+    ///
+    /// # Errors
+    /// [`WalletError::AnswerBroken`] and [`WalletError::AnswerTooLong`].
+    pub async fn bytes(&mut self, max: usize) -> Result<Vec<u8>, WalletError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len().saturating_add(chunk.len()) > max {
+                return Err(WalletError::AnswerTooLong { max, so_far: self.so_far() });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn so_far(&self) -> SoFar {
+        SoFar { proof: self.proof.clone(), capability: self.capability.clone() }
+    }
+}
+
+/// What a request had cost and bought when it failed.
+#[derive(Clone, Debug, Default)]
+pub struct SoFar {
+    /// What was paid; `None` if nothing was.
+    pub proof: Option<Box<Proof>>,
+    /// What is left of the capability that was bought or used. With its token the request can be sent
+    /// again without another payment.
+    pub capability: Option<Capability>,
+}
+
+impl fmt::Display for SoFar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.proof {
+            Some(proof) => write!(f, "paid: {proof}"),
+            None => f.write_str("nothing was paid"),
+        }
+    }
 }
 
 /// A payment and the header that proves it to a gateway. Keep it if an error holds one: it is what the
@@ -75,7 +128,8 @@ impl fmt::Display for Proof {
     }
 }
 
-/// Why a request was not answered. After the variants with a [`Proof`], money may have moved.
+/// Why a request was not answered, or not to its end. [`WalletError::proof`] says what was paid before,
+/// and [`WalletError::capability`] what that bought.
 #[derive(Debug, thiserror::Error)]
 pub enum WalletError {
     #[error("this is not a valid request: {0}")]
@@ -107,8 +161,8 @@ pub enum WalletError {
     NotReceived { hash: BlockHash, error: ProcessError },
     #[error("no work: {0}")]
     Work(#[from] WorkError),
-    #[error("the network did not accept block {hash}, and no node knows it: {error}")]
-    NotSent { hash: BlockHash, error: ProcessError },
+    #[error("the network did not accept a payment ({proof}), and no node knows it: {error}")]
+    NotSent { proof: Box<Proof>, error: ProcessError },
     #[error("the proof cannot be written: {0}")]
     Unwritable(OfferError),
     #[error("the gateway refused a payment ({proof}): {reason}")]
@@ -117,6 +171,76 @@ pub enum WalletError {
     Pending { proof: Box<Proof>, waited: Duration },
     #[error("the answer to a paid request was lost ({proof}): {error}")]
     AnswerLost { proof: Box<Proof>, error: String },
+    #[error("the answer broke off: {error} ({so_far})")]
+    AnswerBroken { error: String, so_far: SoFar },
+    #[error("the answer has more than {max} bytes ({so_far})")]
+    AnswerTooLong { max: usize, so_far: SoFar },
+    #[error("the redirect to {to} leads to a price of its own, and one payment was made already")]
+    BilledAgain { to: String },
+    #[error("after a redirect: {error} ({so_far})")]
+    AfterRedirect { error: Box<WalletError>, so_far: SoFar },
+}
+
+impl WalletError {
+    /// The payment after which this happened: money may have moved, so the request must not just be
+    /// repeated. `None`: nothing was paid for this request.
+    #[must_use]
+    pub fn proof(&self) -> Option<&Proof> {
+        match self {
+            Self::NotSent { proof, .. }
+            | Self::Refused { proof, .. }
+            | Self::Pending { proof, .. }
+            | Self::AnswerLost { proof, .. } => Some(proof),
+            Self::AnswerBroken { so_far, .. }
+            | Self::AnswerTooLong { so_far, .. }
+            | Self::AfterRedirect { so_far, .. } => so_far.proof.as_deref(),
+            Self::NoRequest(_)
+            | Self::DayLimit(_)
+            | Self::BodyNotRepeatable
+            | Self::Unreachable { .. }
+            | Self::NotAGateway { .. }
+            | Self::NothingPayable(_)
+            | Self::TooExpensive { .. }
+            | Self::WorkTooHard { .. }
+            | Self::NoFunds { .. }
+            | Self::Ledger(_)
+            | Self::Unsettled { .. }
+            | Self::NotReceived { .. }
+            | Self::Work(_)
+            | Self::BilledAgain { .. }
+            | Self::Unwritable(_) => None,
+        }
+    }
+
+    /// The capability that was bought or used before this happened. With its token, in
+    /// `PAYMENT-CAPABILITY`, the request can be sent again without another payment.
+    #[must_use]
+    pub const fn capability(&self) -> Option<&Capability> {
+        match self {
+            Self::AnswerBroken { so_far, .. }
+            | Self::AnswerTooLong { so_far, .. }
+            | Self::AfterRedirect { so_far, .. } => so_far.capability.as_ref(),
+            Self::NotSent { .. }
+            | Self::Refused { .. }
+            | Self::Pending { .. }
+            | Self::AnswerLost { .. }
+            | Self::NoRequest(_)
+            | Self::DayLimit(_)
+            | Self::BodyNotRepeatable
+            | Self::Unreachable { .. }
+            | Self::NotAGateway { .. }
+            | Self::NothingPayable(_)
+            | Self::TooExpensive { .. }
+            | Self::WorkTooHard { .. }
+            | Self::NoFunds { .. }
+            | Self::Ledger(_)
+            | Self::Unsettled { .. }
+            | Self::NotReceived { .. }
+            | Self::Work(_)
+            | Self::BilledAgain { .. }
+            | Self::Unwritable(_) => None,
+        }
+    }
 }
 
 /// Why a wallet cannot be opened.

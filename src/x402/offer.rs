@@ -10,7 +10,7 @@ use super::fields::Fields;
 use super::payment_identifier::{PAYMENT_IDENTIFIER, PaymentIdentifier};
 use super::required::check_currency;
 use super::session::SessionTerms;
-use super::{FieldFault, Malformed, PaymentProof, Track, WorkTerms, X402_VERSION, decode_header};
+use super::{FieldFault, PaymentProof, Track, WorkTerms, X402_VERSION, readable};
 use crate::nano::{Account, Raw, UnixSeconds};
 
 /// The entries of a 402 that can be paid in XNO.
@@ -52,23 +52,6 @@ pub enum ProofRequest {
 }
 
 impl NanoOffers {
-    /// Reads the value of a `PAYMENT-REQUIRED` header.
-    ///
-    /// # Errors
-    /// [`Malformed`], if it is not a `PaymentRequired` of version 2. An entry that cannot be paid is
-    /// not an error; it is listed in `passed_over`.
-    pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
-        Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
-    }
-
-    /// Reads the body of a 402.
-    ///
-    /// # Errors
-    /// [`FieldFault`], as in [`NanoOffers::from_header`].
-    pub fn read(json: &Value) -> Result<Self, FieldFault> {
-        Self::read_fields(&Fields::of_value(json, "")?)
-    }
-
     fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         fields.version()?;
         let resource = fields.optional("resource");
@@ -156,3 +139,5 @@ impl NanoOffer {
         extra.get("challenge").or_else(|| extra.get("nonce"))?.as_str()
     }
 }
+
+readable!(NanoOffers);

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::required::check_currency;
 use super::{
-    FieldFault, Malformed, PaymentRequirements, Resource, Track, X402_VERSION, decode_header, encode_header,
-    serde_json_form,
+    FieldFault, PaymentRequirements, Resource, Track, X402_VERSION, encode_header, readable, serde_json_form,
 };
 use crate::nano::{Account, BlockHash, Signature, StateBlock};
 
@@ -103,23 +102,8 @@ impl PaymentProof {
 }
 
 impl PaymentPayload {
-    /// Reads the value of a `PAYMENT-SIGNATURE` header.
-    ///
-    /// # Errors
-    /// [`Malformed`]: not readable (400), or readable but refused (402).
-    pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
-        Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
-    }
-
-    /// Reads the JSON form, which a facilitator receives.
-    ///
-    /// # Errors
-    /// [`FieldFault`]: the first one in the order version, scheme, network, asset, shape of `payload`,
-    /// the rest of `accepted` ([protocol guide](crate::guide::protocol), "Verification").
-    pub fn read(json: &Value) -> Result<Self, FieldFault> {
-        Self::read_fields(&Fields::of_value(json, "")?)
-    }
-
+    /// A fault is the first one in the order version, scheme, network, asset, shape of `payload`, the
+    /// rest of `accepted` ([protocol guide](crate::guide::protocol), "Verification").
     fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         fields.version()?;
         let accepted = fields.optional_object("accepted")?.map(Fields::echoed);
@@ -226,4 +210,5 @@ fn agree(proof: &PaymentProof, accepted: &PaymentRequirements) -> Result<(), Fie
     if payload == accepted { Ok(()) } else { Err(FieldFault::TrackDisagrees { payload, accepted }) }
 }
 
+readable!(PaymentPayload);
 serde_json_form!(PaymentPayload);

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
 use super::session::{SessionId, SessionTerms};
-use super::{FieldFault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
+use super::{FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
 use crate::routes::Grants;
 
 /// The content of the header `PAYMENT-REQUIRED` and of the body of a 402
-/// ([protocol guide](crate::guide::protocol), "The challenge").
+/// ([protocol guide](crate::guide::protocol), "The challenge"), as this gateway writes it. A client that
+/// also pays other servers reads [`super::NanoOffers`] instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaymentRequired {
     /// Why the answer is a 402: a sentence, or the code of a refusal.
@@ -46,18 +47,24 @@ pub struct PaymentRequirements {
     pub extra: Extra,
 }
 
-/// `exact`, the only supported scheme.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Scheme {
-    #[default]
-    Exact,
+vocabulary! {
+    /// `exact`, the only supported scheme.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Scheme {
+        #[default]
+        Exact = "exact",
+    }
+    pub fn as_str;
 }
 
-/// `XNO`, the only supported asset.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Asset {
-    #[default]
-    Xno,
+vocabulary! {
+    /// `XNO`, the only supported asset.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Asset {
+        #[default]
+        Xno = "XNO",
+    }
+    pub fn as_str;
 }
 
 /// The rest of an entry: what the gateway needs to check the entry later without any stored state,
@@ -92,31 +99,16 @@ pub struct WorkTerms {
     pub threshold: Threshold,
 }
 
-/// Who supplies the work.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum WorkPolicy {
-    /// The client.
-    Required,
-    /// The client, or else the gateway.
-    Optional,
-}
-
-impl Scheme {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-        }
+vocabulary! {
+    /// Who supplies the work.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum WorkPolicy {
+        /// The client.
+        Required = "required",
+        /// The client, or else the gateway.
+        Optional = "optional",
     }
-}
-
-impl Asset {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Xno => "XNO",
-        }
-    }
+    pub fn as_str;
 }
 
 impl Track {
@@ -132,16 +124,6 @@ impl Track {
             Self::NanoTxn { .. } => Self::NANO_TXN,
             Self::NanoSignature => Self::NANO_SIGNATURE,
             Self::NanoSession(_) => Self::NANO_SESSION,
-        }
-    }
-}
-
-impl WorkPolicy {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Required => "required",
-            Self::Optional => "optional",
         }
     }
 }
@@ -183,23 +165,6 @@ impl PaymentRequired {
     #[must_use]
     pub fn to_header(&self) -> String {
         encode_header(&self.to_json())
-    }
-
-    /// Reads what a Faregate gateway wrote. A client that also pays other servers reads
-    /// [`super::NanoOffers`] instead.
-    ///
-    /// # Errors
-    /// [`FieldFault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, FieldFault> {
-        Self::read_fields(&Fields::of_value(json, "")?)
-    }
-
-    /// Reads the value of a `PAYMENT-REQUIRED` header.
-    ///
-    /// # Errors
-    /// [`Malformed`].
-    pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
-        Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
     }
 
     fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
@@ -372,5 +337,6 @@ fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {
     Ok(Grants { requests, seconds: fields.integer("seconds")? })
 }
 
+readable!(PaymentRequired);
 serde_json_form!(PaymentRequired);
 serde_json_form!(PaymentRequirements);

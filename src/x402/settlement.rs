@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
-use super::{Credential, FieldFault, Malformed, X402_VERSION, decode_header, encode_header, serde_json_form};
+use super::{Credential, FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
 use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
 
-/// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement").
+/// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement"). A receipt that cannot
+/// be read does not say whether the payment succeeded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SettlementResponse {
     pub network: Network,
@@ -100,22 +101,7 @@ impl SettlementResponse {
         encode_header(&self.to_json())
     }
 
-    /// Reads the value of a `PAYMENT-RESPONSE` header.
-    ///
-    /// # Errors
-    /// [`Malformed`]. A receipt that cannot be read does not say whether the payment succeeded.
-    pub fn from_header(value: impl AsRef<[u8]>) -> Result<Self, Malformed> {
-        Ok(Self::read_fields(&Fields::of(&decode_header(value)?))?)
-    }
-
-    /// Reads a receipt. `x402Version` may be missing, since the official type does not have it.
-    ///
-    /// # Errors
-    /// [`FieldFault`], the first one found.
-    pub fn read(json: &Value) -> Result<Self, FieldFault> {
-        Self::read_fields(&Fields::of_value(json, "")?)
-    }
-
+    /// `x402Version` may be missing, since the official type does not have it.
     fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         if fields.optional("x402Version").is_some() {
             fields.version()?;
@@ -164,4 +150,5 @@ impl CapabilityNotice {
     }
 }
 
+readable!(SettlementResponse);
 serde_json_form!(SettlementResponse);

@@ -75,9 +75,9 @@ struct Scene {
 }
 
 impl Scene {
-    /// Starts everything and gets as far as a proof in the payer's hand. `hangs` requests reach the
+    /// Starts everything and gets as far as a proof in the payer's hand. `unanswered` requests reach the
     /// upstream and are not answered by it.
-    async fn set(crash: &Crash, hangs: usize) -> (Self, Child) {
+    async fn set(crash: &Crash, unanswered: usize) -> (Self, Child) {
         let confirm_after = if crash.confirms == Confirms::AtOnce { Duration::ZERO } else { NEVER };
         let devnet =
             Devnet::start(DevnetOptions { confirm_after, ..DevnetOptions::default() }).await.unwrap();
@@ -86,7 +86,7 @@ impl Scene {
         for hash in devnet.receive_all(&key).unwrap() {
             assert!(devnet.confirm_now(hash));
         }
-        let left = Arc::new(AtomicUsize::new(hangs));
+        let left = Arc::new(AtomicUsize::new(unanswered));
         let served = AtomicUsize::new(0);
         let upstream = Scripted::start(move |_| {
             let hangs = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1)).is_ok();
@@ -124,7 +124,7 @@ impl Scene {
     }
 
     /// What is durable, while the program does not run.
-    async fn check(&self, crash: &Crash) {
+    async fn check_what_is_durable(&self, crash: &Crash) {
         let store = self.open();
         let state = store.payment(self.block.hash()).await.unwrap().map(|it| it.state);
         assert_eq!(state, crash.journal, "{}: the journal", crash.at);
@@ -151,7 +151,7 @@ impl Scene {
     }
 
     /// Journal, ledger and payer say the same: one payment, granted, to the raw.
-    async fn compare(self, crash: &Crash) {
+    async fn compare_books(self, crash: &Crash) {
         let store = self.open();
         let journal = store.scan(0, Filter::default(), 10).await.unwrap();
         let [payment] = &journal[..] else { panic!("{}: {journal:?}", crash.at) };
@@ -195,7 +195,7 @@ async fn provoke(scene: &Scene, mut child: Child) -> u32 {
 async fn play(crash: Crash, found: impl AsyncFnOnce(&Scene)) {
     let (scene, child) = Scene::set(&crash, 0).await;
     let served = provoke(&scene, child).await;
-    scene.check(&crash).await;
+    scene.check_what_is_durable(&crash).await;
     let child = scene.program.start(None);
     if crash.confirms == Confirms::Afterwards {
         confirm(&scene).await;
@@ -211,7 +211,7 @@ async fn finish(scene: Scene, child: Child, crash: &Crash, before: u32) {
     let promised = USES - crash.lost..=USES - crash.lost + crash.forgiven;
     assert!(promised.contains(&served), "{}: {USES} bought, {served} served", crash.at);
     program::end(child).await;
-    scene.compare(crash).await;
+    scene.compare_books(crash).await;
 }
 
 /// Confirms the payment's block, once the ledger has it.
@@ -232,26 +232,41 @@ async fn by_recovery(scene: &Scene) {
     store.close().await;
 }
 
-fn txn(at: &'static str, journal: Option<PaymentState>, published: bool) -> Crash {
-    let confirms = Confirms::AtOnce;
-    let mechanism = Mechanism::NanoTxn;
-    Crash { at, mechanism, confirms, journal, published, forgiven: 0, metering: "leased", lost: 0, id: None }
-}
+/// A payment by a signed block, which has left no trace before the crash.
+const BY_TXN: Crash = Crash {
+    at: "",
+    mechanism: Mechanism::NanoTxn,
+    confirms: Confirms::AtOnce,
+    journal: None,
+    published: false,
+    forgiven: 0,
+    metering: "leased",
+    lost: 0,
+    id: None,
+};
 
-fn signed(at: &'static str, journal: Option<PaymentState>) -> Crash {
-    Crash { mechanism: Mechanism::NanoSignature, ..txn(at, journal, true) }
+/// A payment that the client has sent itself: its block is on the ledger before the proof comes.
+const BY_SIGNATURE: Crash = Crash { mechanism: Mechanism::NanoSignature, published: true, ..BY_TXN };
+
+/// A crash after the grant, for each mechanism.
+fn after_the_grant(at: &'static str) -> [Crash; 2] {
+    let granted = Some(PaymentState::Granted);
+    [
+        Crash { at, journal: granted, published: true, ..BY_TXN },
+        Crash { at, journal: granted, ..BY_SIGNATURE },
+    ]
 }
 
 // The crash points of the money guide (`src/guide/money.md`): after the checks.
 
 #[tokio::test]
 async fn before_the_intent_nothing_has_moved() {
-    play(txn("payment-checked", None, false), by_retry).await;
+    play(Crash { at: "payment-checked", ..BY_TXN }, by_retry).await;
 }
 
 #[tokio::test]
 async fn a_sent_block_is_redeemed_although_its_first_proof_left_no_trace() {
-    let crash = Crash { confirms: Confirms::Afterwards, ..signed("payment-checked", None) };
+    let crash = Crash { at: "payment-checked", confirms: Confirms::Afterwards, ..BY_SIGNATURE };
     play(crash, by_retry).await;
 }
 
@@ -259,13 +274,14 @@ async fn a_sent_block_is_redeemed_although_its_first_proof_left_no_trace() {
 
 #[tokio::test]
 async fn an_intent_that_was_not_broadcast_is_carried_out_for_the_client_who_comes_again() {
-    play(txn("payment-claimed", Some(PaymentState::Intent), false), by_retry).await;
+    play(Crash { at: "payment-claimed", journal: Some(PaymentState::Intent), ..BY_TXN }, by_retry).await;
 }
 
 #[tokio::test]
 async fn a_noted_payment_is_granted_once_it_is_confirmed() {
     let confirms = Confirms::Afterwards;
-    let crash = Crash { confirms, ..signed("payment-claimed", Some(PaymentState::Intent)) };
+    let crash =
+        Crash { at: "payment-claimed", journal: Some(PaymentState::Intent), confirms, ..BY_SIGNATURE };
     play(crash, by_recovery).await;
 }
 
@@ -273,13 +289,23 @@ async fn a_noted_payment_is_granted_once_it_is_confirmed() {
 
 #[tokio::test]
 async fn a_broadcast_without_an_answer_is_found_by_the_client_who_comes_again() {
-    play(txn("payment-broadcast", Some(PaymentState::Intent), true), by_retry).await;
+    play(
+        Crash { at: "payment-broadcast", journal: Some(PaymentState::Intent), published: true, ..BY_TXN },
+        by_retry,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_broadcast_without_an_answer_is_found_without_the_client() {
     let confirms = Confirms::Afterwards;
-    let crash = Crash { confirms, ..txn("payment-broadcast", Some(PaymentState::Intent), true) };
+    let crash = Crash {
+        at: "payment-broadcast",
+        journal: Some(PaymentState::Intent),
+        published: true,
+        confirms,
+        ..BY_TXN
+    };
     play(crash, by_recovery).await;
 }
 
@@ -287,12 +313,16 @@ async fn a_broadcast_without_an_answer_is_found_without_the_client() {
 
 #[tokio::test]
 async fn a_confirmed_payment_is_granted_at_the_next_start() {
-    play(txn("payment-confirmed", Some(PaymentState::Intent), true), by_recovery).await;
+    play(
+        Crash { at: "payment-confirmed", journal: Some(PaymentState::Intent), published: true, ..BY_TXN },
+        by_recovery,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_confirmed_payment_is_granted_to_the_client_who_comes_again() {
-    play(signed("payment-confirmed", None), by_retry).await;
+    play(Crash { at: "payment-confirmed", ..BY_SIGNATURE }, by_retry).await;
 }
 
 // After the grant, a use and its answer. What the crashed program had leased comes back when its lease lapses, so these wait
@@ -300,29 +330,23 @@ async fn a_confirmed_payment_is_granted_to_the_client_who_comes_again() {
 
 #[tokio::test]
 async fn a_crash_after_the_grant_costs_the_payer_nothing_and_gives_away_what_was_in_flight() {
-    let granted = Some(PaymentState::Granted);
-    let crashes = [
-        txn("payment-granted", granted, true),
-        signed("payment-granted", granted),
-        txn("use-held", granted, true),
-        signed("use-held", granted),
-    ];
+    let crashes = ["payment-granted", "use-held"].into_iter().flat_map(after_the_grant);
     let in_flight = ["use-answered", "use-committed"].into_iter().flat_map(|at| {
         // Row 7: the client may have the answer, the store does not know.
-        [txn(at, granted, true), signed(at, granted)].map(|it| Crash { forgiven: 1, ..it })
+        after_the_grant(at).map(|it| Crash { forgiven: 1, ..it })
     });
     // Counted strictly, the two generals decide the other way: what was under way is served again
     // only where it was not counted, and never both.
-    let strictly = [("use-to-be-recorded", 0), ("use-recorded", 1)].into_iter().flat_map(|(at, lost)| {
-        [txn(at, granted, true), signed(at, granted)].map(|it| Crash { metering: "strict", lost, ..it })
-    });
-    let plays = crashes.into_iter().chain(in_flight).chain(strictly).map(|it| play(it, by_retry));
+    let strictly = [("use-to-be-recorded", 0), ("use-recorded", 1)]
+        .into_iter()
+        .flat_map(|(at, lost)| after_the_grant(at).map(|it| Crash { metering: "strict", lost, ..it }));
+    let plays = crashes.chain(in_flight).chain(strictly).map(|it| play(it, by_retry));
     tokio::join!(join_all(plays), while_the_upstream_works());
 }
 
 /// Row 6, with SIGKILL: the upstream has the request, and may have done what it asks for.
 async fn while_the_upstream_works() {
-    let crash = Crash { forgiven: 0, ..txn("nowhere", Some(PaymentState::Granted), true) };
+    let crash = Crash { at: "nowhere", journal: Some(PaymentState::Granted), published: true, ..BY_TXN };
     let (scene, mut child) = Scene::set(&crash, 1).await;
     let request = program::get(&scene.http, &scene.program.url, Some(&scene.proof));
     let reached = async {
@@ -331,7 +355,7 @@ async fn while_the_upstream_works() {
     };
     let (answer, ()) = tokio::join!(request, reached);
     assert!(answer.is_none(), "{answer:?}");
-    scene.check(&crash).await;
+    scene.check_what_is_durable(&crash).await;
     let child = scene.program.start(None);
     finish(scene, child, &crash, 0).await;
 }

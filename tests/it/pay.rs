@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use crate::rig::{PLENTY, Plan, Rig};
 use crate::scripted::{Reply, Scripted, nobody};
-use crate::wallet::world::{Books, bill, entry, node, payer, seed, seed_file, selling, url_of};
+use crate::wallet::world::{
+    Books, bill, entry, node, payer, proof, seed, seed_file, selling, served, url_of,
+};
 
 #[derive(Parser)]
 struct Command {
@@ -195,4 +197,52 @@ async fn the_day_s_limit_is_kept_beside_the_seed() {
     arguments.push(nowhere.to_str().unwrap());
     assert_eq!(pay(&arguments).await.exit, PayExit::Configuration);
     assert_eq!(books.lock().unwrap().frontier.unwrap().balance.get(), 800);
+}
+
+/// Once the JSON of such an error said that nothing was paid, and the token was lost.
+#[tokio::test]
+async fn a_broken_answer_says_what_was_paid_and_how_to_use_it() {
+    let books = Books::with_balance(1000);
+    let node = node(&books).await;
+    let cutting = Scripted::start(|seen| match (proof(seen), seen.header("PAYMENT-CAPABILITY")) {
+        (Some(_), _) => served(2).cut(3),
+        (None, Some("tok")) => served(1),
+        (None, _) => bill("", &[entry("nanoTxn")]),
+    })
+    .await;
+    let url = url_of(&cutting, "/q");
+    let Outcome { exit, out, .. } = pay_at(&url, &node.url, &["--json"]).await;
+    let line: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(exit, PayExit::Unavailable);
+    assert_eq!(
+        (&line["payment"]["amount_raw"], &line["capability"]["token"]),
+        (&"100".into(), &"tok".into())
+    );
+    assert_eq!(cutting.seen()[1].header("PAYMENT-SIGNATURE"), line["proof"].as_str());
+    let Outcome { exit, err, .. } = pay_at(&url, &node.url, &[]).await;
+    assert_eq!(exit, PayExit::Unavailable);
+    let advice = "it is paid for, 2 requests left: send it again with -H 'PAYMENT-CAPABILITY: tok'";
+    assert!(err.contains(advice), "{err}");
+    let again = pay_at(&url, &node.url, &["-H", "PAYMENT-CAPABILITY: tok"]).await;
+    assert_eq!((again.exit, again.out.as_str()), (PayExit::Answered, "quote"), "{}", again.err);
+}
+
+#[tokio::test]
+async fn a_redirect_is_shown_or_followed() {
+    let books = Books::with_balance(1000);
+    let node = node(&books).await;
+    let moved = Scripted::start(|seen| match seen.path.as_str() {
+        "/old" => Reply::text(302, "").with("Location", "/new"),
+        _ => Reply::text(200, "here"),
+    })
+    .await;
+    let url = url_of(&moved, "/old");
+    let Outcome { exit, err, .. } = pay_at(&url, &node.url, &[]).await;
+    assert_eq!(exit, PayExit::Answered);
+    let target = url_of(&moved, "/new");
+    assert!(err.contains(&format!("it leads to {target}; with --follow it is followed")), "{err}");
+    let line: Value = serde_json::from_str(&pay_at(&url, &node.url, &["--json"]).await.out).unwrap();
+    assert_eq!(line["location"], target.as_str());
+    let followed = pay_at(&url, &node.url, &["--follow"]).await;
+    assert_eq!((followed.exit, followed.out.as_str()), (PayExit::Answered, "here"));
 }

@@ -45,6 +45,11 @@ pub(crate) enum Reply {
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
+    /// A whole head, and then the connection is closed before the last `missing` bytes of the body.
+    Cut {
+        whole: Box<Reply>,
+        missing: usize,
+    },
     /// No answer, the connection stays open.
     Hang,
     /// The connection is closed without an answer.
@@ -65,6 +70,10 @@ impl Reply {
             headers.push((name.to_owned(), value.to_owned()));
         }
         self
+    }
+
+    pub(crate) fn cut(self, missing: usize) -> Self {
+        Self::Cut { whole: Box::new(self), missing }
     }
 }
 
@@ -182,8 +191,12 @@ pub(crate) async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>>
 }
 
 async fn write(stream: &mut BufReader<TcpStream>, reply: Reply) {
+    let (reply, missing) = match reply {
+        Reply::Cut { whole, missing } => (*whole, missing),
+        whole @ (Reply::Http { .. } | Reply::Hang | Reply::Drop) => (whole, 0),
+    };
     match reply {
-        Reply::Drop => {}
+        Reply::Drop | Reply::Cut { .. } => {}
         Reply::Hang => std::future::pending().await,
         Reply::Http { status, headers, body } => {
             let mut head =
@@ -192,9 +205,10 @@ async fn write(stream: &mut BufReader<TcpStream>, reply: Reply) {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
             head.push_str("\r\n");
+            let sent = &body[..body.len() - missing];
             // Whoever hangs up early, as a client with a limit does, has its reasons.
             let _hung_up =
-                stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(&body).await.is_err();
+                stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(sent).await.is_err();
             let _closed = stream.shutdown().await;
         }
     }

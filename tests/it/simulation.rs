@@ -40,6 +40,13 @@ struct Played {
     trace: String,
 }
 
+/// What all schedules of a run did.
+#[derive(Default)]
+struct Totals {
+    purchases: u64,
+    kills: u64,
+}
+
 fn play(seed: u64, ablation: Ablation) -> Played {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -127,7 +134,7 @@ fn no_payment_is_lost_doubled_or_billed_again() {
     let seeds = number("SIMULATION_SEEDS").unwrap_or(SEEDS);
     let next = std::sync::atomic::AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let totals = Mutex::new((0, 0));
+    let totals = Mutex::new(Totals::default());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -144,13 +151,13 @@ fn no_payment_is_lost_doubled_or_billed_again() {
                         played.trace
                     );
                     let mut totals = totals.lock().unwrap();
-                    totals.0 += played.purchases;
-                    totals.1 += played.kills;
+                    totals.purchases += played.purchases;
+                    totals.kills += played.kills;
                 }
             });
         }
     });
-    let (purchases, kills) = *totals.lock().unwrap();
+    let Totals { purchases, kills } = totals.into_inner().unwrap();
     #[expect(clippy::print_stdout, reason = "the figures of a longer run")]
     let () = println!("{seeds} schedules, {purchases} purchases, {kills} kills, 0 violations");
     assert!(purchases > 2 * seeds, "hardly anything was bought: {purchases}");
@@ -203,7 +210,7 @@ fn without_a_count_in_the_store_half_answers_are_free() {
     is_missed(Ablation::ForgetBreaks, "broken answers");
 }
 
-/// An unconfirmed rival made a refused broadcast final, and a thousand schedules did not notice: the
+/// Regression: an unconfirmed rival made a refused broadcast final, and a thousand schedules did not notice: the
 /// payer paid again although its first block won the election later. There were no such rivals then.
 #[test]
 fn without_a_confirmed_rival_a_refusal_that_is_final_robs_payers() {

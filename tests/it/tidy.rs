@@ -8,6 +8,7 @@ mod circles;
 
 /// The modules from the bottom up: what each may name beside itself, and whether it is pure.
 const LAYERS: &[(&str, &[&str], bool)] = &[
+    ("vocabulary", &[], true),
     ("guide", &[], true),
     ("nano", &[], true),
     ("routes", &["nano"], true),

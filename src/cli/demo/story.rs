@@ -157,7 +157,7 @@ async fn upstream_fails(stage: &Stage, out: &mut impl Write) -> Result<(), Story
     let wallet = wallet(stage, None)?;
     let failed = wallet.request(get(stage, "/v1/flaky")?).await?;
     expect(step, StatusCode::INTERNAL_SERVER_ERROR, failed.response.status())?;
-    let payment = failed.payment.ok_or(StoryError::Missing { step, what: "the payment" })?;
+    let payment = failed.payment().ok_or(StoryError::Missing { step, what: "the payment" })?;
     let left = remaining(&text(step, failed.response.headers(), "payment-capability")?);
     same(step, "1".to_owned(), left)?;
     writeln!(out, "   paid {} with block {}", payment.amount.xno(), payment.hash)?;
@@ -176,9 +176,9 @@ async fn served(
     costs: bool,
 ) -> Result<HeaderMap, StoryError> {
     expect(step, StatusCode::OK, paid.response.status())?;
-    same(step, costs.to_string(), paid.payment.is_some().to_string())?;
+    same(step, costs.to_string(), paid.payment().is_some().to_string())?;
     let headers = paid.response.headers().clone();
-    if let Some(payment) = &paid.payment {
+    if let Some(payment) = paid.payment() {
         writeln!(out, "   paid {} with block {}", payment.amount.xno(), payment.hash)?;
         let receipt = SettlementResponse::from_header(text(step, &headers, "payment-response")?)?;
         let settled = matches!(receipt.outcome, x402::SettlementOutcome::Settled { transaction, .. } if transaction == payment.hash);

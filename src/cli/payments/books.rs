@@ -11,7 +11,7 @@ use super::print;
 use super::selection::open;
 use crate::assemble::{node_client, pool_accounts};
 use crate::cli::failure::Failure;
-use crate::cli::words::{counted, xno};
+use crate::cli::words::counted;
 use crate::config::Config;
 use crate::ledger::node::NodeLedger;
 use crate::nano::{Account, BlockHash, Raw};
@@ -59,7 +59,7 @@ pub(super) async fn reconcile(
             "agrees": agrees,
             "payments": outcome.payments,
             "revenue_raw": outcome.revenue,
-            "revenue_xno": xno(outcome.revenue),
+            "revenue_xno": outcome.revenue.xno().number(),
             "arrivals": outcome.arrivals,
             "discrepancies": discrepancies,
         });
@@ -145,7 +145,7 @@ fn arrival(it: &Arrival) -> Value {
     json!({
         "block": it.send,
         "amount_raw": it.amount,
-        "amount_xno": xno(it.amount),
+        "amount_xno": it.amount.xno().number(),
         "sender": it.sender,
         "account": it.account,
         "received": it.received,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::print::{Format, Printer, Row, time};
 use super::selection::{JournalArgs, PAGE, Selection};
 use crate::cli::failure::Failure;
-use crate::cli::words::{counted, xno};
+use crate::cli::words::counted;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::store::Engine;
 use crate::store::deposits::{DepositJournal, SeenDeposit, SweepRecord, SweepState};
@@ -22,7 +22,7 @@ impl Row for SeenDeposit {
         vec![
             "unclaimed".into(),
             time(self.seen_at).into(),
-            xno(deposit.amount).into(),
+            deposit.amount.xno().number().into(),
             deposit.amount.to_string().into(),
             deposit.block.to_string().into(),
             deposit.sender.map(|it| it.to_string()).into(),
@@ -62,11 +62,11 @@ impl Row for SweepRecord {
         let block = &self.block;
         let sends = block.action == Action::Send;
         vec![
-            state(self.state).into(),
+            self.state.as_str().into(),
             time(self.planned_at).into(),
             self.ended_at.map(time).into(),
             block.action.as_str().into(),
-            xno(block.amount).into(),
+            block.amount.xno().number().into(),
             block.amount.to_string().into(),
             block.block.to_string().into(),
             block.account.to_string().into(),
@@ -80,20 +80,12 @@ impl Row for SweepRecord {
         format!(
             "{:<20}  {:<10}  {:<7}  {:>19}  {}  {}",
             time(self.planned_at),
-            state(self.state),
+            self.state.as_str(),
             block.action.as_str(),
             block.amount.xno().to_string(),
             block.block,
             block.account
         )
-    }
-}
-
-const fn state(state: SweepState) -> &'static str {
-    match state {
-        SweepState::Planned => "planned",
-        SweepState::Confirmed => "confirmed",
-        SweepState::Superseded => "superseded",
     }
 }
 

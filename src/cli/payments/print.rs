@@ -7,9 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use crate::cli::words::xno;
 use crate::nano::UnixSeconds;
-use crate::store::{PaymentRecord, PaymentState};
+use crate::store::PaymentRecord;
 
 /// The last second that is printed as a date.
 const LAST_DATE: u64 = 253_402_300_799;
@@ -98,15 +97,6 @@ pub(super) fn time(at: UnixSeconds) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-const fn state(state: PaymentState) -> &'static str {
-    match state {
-        PaymentState::Intent => "intent",
-        PaymentState::Parked => "parked",
-        PaymentState::Granted => "granted",
-        PaymentState::Failed => "failed",
-    }
-}
-
 impl Row for PaymentRecord {
     const COLUMNS: &'static [&'static str] = &[
         "sequence",
@@ -132,10 +122,10 @@ impl Row for PaymentRecord {
             self.sequence.into(),
             time(self.created_at).into(),
             time(self.updated_at).into(),
-            state(self.state).into(),
+            self.state.as_str().into(),
             intent.mechanism.as_str().into(),
             intent.route.as_str().into(),
-            xno(intent.amount).into(),
+            intent.amount.xno().number().into(),
             intent.amount.to_string().into(),
             intent.terms.amount.to_string().into(),
             intent.block.to_string().into(),
@@ -152,7 +142,7 @@ impl Row for PaymentRecord {
         format!(
             "{:<20}  {:<7}  {:<13}  {:>18}  {}  {}",
             time(self.created_at),
-            state(self.state),
+            self.state.as_str(),
             intent.mechanism.as_str(),
             intent.amount.xno().to_string(),
             intent.block,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::assemble::open_store;
@@ -23,32 +24,25 @@ pub(super) struct JournalArgs {
     pub(super) config: PathBuf,
     /// Only payments in this state
     #[arg(long, value_enum)]
-    pub(super) state: Option<StateFilter>,
+    pub(super) state: Option<PaymentState>,
     /// Only payments that began since: `24h`, `2026-01-31` or `2026-01-31T12:00:00Z` (UTC)
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum StateFilter {
-    /// In the journal, on its way to the ledger
-    Intent,
-    /// No node knew its block at the last look
-    Parked,
-    /// Paid and redeemed
-    Granted,
-    /// Another block was confirmed in its place
-    Failed,
-}
+impl ValueEnum for PaymentState {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
 
-impl StateFilter {
-    const fn state(self) -> PaymentState {
-        match self {
-            Self::Intent => PaymentState::Intent,
-            Self::Parked => PaymentState::Parked,
-            Self::Granted => PaymentState::Granted,
-            Self::Failed => PaymentState::Failed,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let meaning = match self {
+            Self::Intent => "In the journal, on its way to the ledger",
+            Self::Parked => "No node knew its block at the last look",
+            Self::Granted => "Paid and redeemed",
+            Self::Failed => "Another block was confirmed in its place",
+        };
+        Some(PossibleValue::new(self.as_str()).help(meaning))
     }
 }
 
@@ -75,7 +69,7 @@ impl Selection {
         let since =
             args.since.as_deref().map_or(Ok(UnixSeconds(0)), |it| since(it, Clock::system().now()))?;
         let store = open(&Config::load(&args.config)?).await?;
-        let filter = Filter { state: args.state.map(StateFilter::state) };
+        let filter = Filter { state: args.state };
         Ok(Self { store, filter, since, after: 0 })
     }
 

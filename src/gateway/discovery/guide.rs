@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Published, grants, in_words};
+use super::Published;
 use crate::payment::Mechanism;
 use crate::routes::{Access, Line, Price, Route};
 
@@ -87,7 +87,7 @@ const fn proof(mechanism: Mechanism) -> &'static str {
 }
 
 fn price(route: &Route, out: &mut String) -> std::fmt::Result {
-    let buys = grants(route).map(in_words).unwrap_or_default();
+    let buys = route.access.grants().map(|it| it.to_string()).unwrap_or_default();
     match &route.access {
         Access::Free => Ok(()),
         Access::Priced(terms) => {
@@ -103,11 +103,9 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
                 described(route)
             )?;
             for (line, price) in prices.lines() {
-                let price = match price {
-                    Price::Free => "free".to_owned(),
-                    Price::Costs(amount) => format!("{} ({amount} raw)", amount.xno()),
-                    Price::Refused => continue,
-                };
+                if price == Price::Refused {
+                    continue;
+                }
                 match line {
                     Line::Method(name) => writeln!(out, "  - method `{name}`: {price}")?,
                     Line::Tool(name) => writeln!(out, "  - tool `{name}`: {price}")?,

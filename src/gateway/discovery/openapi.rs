@@ -11,7 +11,7 @@ use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use serde_json::{Map, Value, json};
 
-use super::{Published, decimal, grants, in_words};
+use super::Published;
 use crate::nano::{Network, Raw};
 use crate::routes::{Access, CallPrices, Line, Price, Route};
 use crate::x402::{Asset, Scheme};
@@ -77,7 +77,7 @@ fn operation(published: &Published<'_>, route: &Route, method: &str) -> Value {
 }
 
 fn description(route: &Route) -> String {
-    let buys = grants(route).map(in_words).unwrap_or_default();
+    let buys = route.access.grants().map(|it| it.to_string()).unwrap_or_default();
     let price = match &route.access {
         Access::Free => "Free.".to_owned(),
         Access::Priced(terms) => {
@@ -89,12 +89,8 @@ fn description(route: &Route) -> String {
 }
 
 fn calls(prices: &CallPrices, buys: &str) -> String {
-    let on_offer = prices.lines().filter_map(|(line, price)| match price {
-        Price::Free => Some(format!("{line}: free")),
-        Price::Costs(amount) => Some(format!("{line}: {} ({amount} raw)", amount.xno())),
-        Price::Refused => None,
-    });
-    let lines: Vec<_> = on_offer.collect();
+    let on_offer = prices.lines().filter(|(_, price)| *price != Price::Refused);
+    let lines: Vec<_> = on_offer.map(|(line, price)| format!("{line}: {price}")).collect();
     format!(
         "An MCP endpoint, priced by what is called; a payment buys {buys}, and a batch costs the sum. {}.",
         lines.join("; ")
@@ -116,13 +112,13 @@ fn payment_info(published: &Published<'_>, route: &Route) -> Value {
     let (price, amount) = match &route.access {
         Access::Free => return Value::Null,
         Access::Priced(terms) => (
-            json!({ "mode": "fixed", "currency": Asset::Xno.as_str(), "amount": decimal(terms.amount) }),
+            json!({ "mode": "fixed", "currency": Asset::Xno.as_str(), "amount": terms.amount.xno().number() }),
             Some(terms.amount),
         ),
         Access::Calls(prices) => {
             let (least, most) = prices.span().unwrap_or_default();
             let currency = Asset::Xno.as_str();
-            let (min, max) = (decimal(least), decimal(most));
+            let (min, max) = (least.xno().number(), most.xno().number());
             (json!({ "mode": "dynamic", "currency": currency, "min": min, "max": max }), None)
         }
     };
@@ -139,7 +135,7 @@ fn x402(published: &Published<'_>, route: &Route, amount: Option<Raw>) -> Value 
         "route": route.name.as_str(),
     });
     let Some(fields) = terms.as_object_mut() else { return terms };
-    if let Some(grants) = grants(route) {
+    if let Some(grants) = route.access.grants() {
         let grants = json!({ "requests": grants.requests, "seconds": grants.seconds });
         fields.insert("grants".to_owned(), grants);
     }

@@ -18,27 +18,19 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// The longest time for which a trial without an outcome keeps other calls out.
 const TRIAL: Duration = Duration::from_secs(10);
 
-/// The state of a node's breaker.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum BreakerState {
-    /// The node is called.
-    Closed,
-    /// One call is let through as a trial.
-    HalfOpen,
-    /// The node is not called.
-    Open,
-}
-
-impl BreakerState {
-    /// The name shown to operators.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half-open",
-            Self::Open => "open",
-        }
+vocabulary! {
+    /// The state of a node's breaker.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum BreakerState {
+        /// The node is called.
+        Closed = "closed",
+        /// One call is let through as a trial.
+        HalfOpen = "half-open",
+        /// The node is not called.
+        Open = "open",
     }
+    /// The name shown to operators.
+    pub fn as_str;
 }
 
 #[derive(Clone, Copy, Debug)]

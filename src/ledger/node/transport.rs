@@ -1,6 +1,5 @@
 //! One exchange with one node: HTTP, its limits, and the node's health.
 
-use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -174,7 +173,7 @@ impl Node {
             .redirect(reqwest::redirect::Policy::none())
             // Only the configuration decides who is asked about money, not the environment.
             .no_proxy();
-        let http = http.build().map_err(|error| NodeSetupError::Tls(chain(&error)))?;
+        let http = http.build().map_err(|error| NodeSetupError::Tls(outbound::chain(&error)))?;
         let provider = provider(&endpoint.url);
         Ok(Self { endpoint, label, provider, http, health: NodeHealth::new() })
     }
@@ -278,20 +277,8 @@ fn lost(error: reqwest::Error) -> TransportFault {
     if error.is_timeout() {
         TransportFault::TimedOut
     } else {
-        TransportFault::Unreachable(chain(&error.without_url()))
+        TransportFault::Unreachable(outbound::chain(&error.without_url()))
     }
-}
-
-/// An error with its causes; reqwest's own text does not include them.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

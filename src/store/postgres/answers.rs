@@ -1,14 +1,14 @@
 //! The operations on kept answers.
 
 use deadpool_postgres::Client;
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
 use super::query::{apply, query};
 use super::rows;
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::store::encoding::{decode_headers, encode_headers, state_code, stored};
+use crate::store::columns;
+use crate::store::encoding::{encode_headers, state_code, stored};
 use crate::store::{Answer, Forget, PaymentState};
 
 /// `Answers::keep`.
@@ -38,16 +38,7 @@ pub(super) async fn keep(
 pub(super) async fn kept(client: &Client, block: BlockHash) -> Result<Option<Answer>, Fault> {
     let sql = "SELECT a.status, a.headers, a.body FROM claims AS c JOIN answers AS a ON a.payment = c.sequence \
          WHERE c.block = $1";
-    query(client, sql, &[&&block.0[..]]).await?.first().map(answer).transpose()
-}
-
-fn answer(row: &Row) -> Result<Answer, Fault> {
-    let unreadable = |what| Fault::Unavailable(format!("the {what} of a kept answer cannot be read"));
-    Ok(Answer {
-        status: u16::try_from(rows::small(row, 0)?).map_err(|_| unreadable("status"))?,
-        headers: decode_headers(rows::get(row, 1)?).ok_or_else(|| unreadable("headers"))?,
-        body: rows::get(row, 2)?,
-    })
+    query(client, sql, &[&&block.0[..]]).await?.first().map(columns::answer).transpose()
 }
 
 /// `Answers::forget`. Skips rows that another instance is changing.

@@ -5,8 +5,9 @@ use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
 use super::query::{Value, apply, query};
-use super::rows::{self, CAPABILITY_COLUMNS, SHARE_COLUMNS};
+use super::rows::CAPABILITY_COLUMNS;
 use crate::nano::UnixSeconds;
+use crate::store::columns::{self, SHARE_COLUMNS};
 use crate::store::encoding::{hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{
@@ -93,7 +94,7 @@ async fn by_id(
          WHERE k.payment IN {BY_ID} {lock}"
     );
     let [id, first, last] = bounds(id);
-    query(client, &sql, &[&id, &first, &last]).await?.first().map(rows::capability).transpose()
+    query(client, &sql, &[&id, &first, &last]).await?.first().map(columns::capability).transpose()
 }
 
 /// `Meters::capability`.
@@ -138,7 +139,7 @@ pub(super) async fn join(
     let found = query(transaction, &sql, &[&stored(payment)]).await?;
     let found =
         found.first().ok_or_else(|| Fault::Unavailable("a grant without its capability".to_owned()))?;
-    let capability = rows::capability(found)?;
+    let capability = columns::capability(found)?;
     let shares = shares(transaction, payment).await?;
     let changes = Escrow::new(&capability, shares, now).apply_grant(grantee, now);
     let lease = write(transaction, payment, changes).await?;
@@ -194,12 +195,12 @@ pub(super) async fn outstanding(client: &Client, now: UnixSeconds) -> Result<Vec
          FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
          WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND k.spent < k.uses GROUP BY 1, p.price, 3, 5";
     let found = query(client, sql, &[&stored(now.0)]).await?;
-    found.iter().map(rows::outstanding).collect()
+    found.iter().map(columns::outstanding).collect()
 }
 
 async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {
     let sql = format!("SELECT {SHARE_COLUMNS} FROM leases WHERE payment = $1");
-    query(transaction, &sql, &[&stored(payment)]).await?.iter().map(rows::share).collect()
+    query(transaction, &sql, &[&stored(payment)]).await?.iter().map(columns::share).collect()
 }
 
 async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share) -> Result<(), Fault> {

@@ -18,7 +18,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::outbound;
 use crate::vault::{self, VaultError};
 
-use super::fault::text;
 use super::options::{PostgresFault, PostgresOptions};
 
 /// How long it may take to make a connection, and how long a caller may wait for a free one.
@@ -176,8 +175,11 @@ fn password(path: &Path) -> Result<String, PostgresFault> {
 async fn refuse_unsafe(client: &ClientWrapper) -> Result<(), HookError> {
     let sql = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
          current_setting('synchronous_commit')";
-    let row = client.query_one(sql, &[]).await.map_err(|error| HookError::message(text(&error)))?;
-    let read = |column| row.try_get::<_, String>(column).map_err(|error| HookError::message(text(&error)));
+    let row =
+        client.query_one(sql, &[]).await.map_err(|error| HookError::message(outbound::chain(&error)))?;
+    let read = |column| {
+        row.try_get::<_, String>(column).map_err(|error| HookError::message(outbound::chain(&error)))
+    };
     let settings = [("fsync", read(0)?), ("full_page_writes", read(1)?), ("synchronous_commit", read(2)?)];
     let off: Vec<_> = settings.iter().filter(|(_, value)| value == "off").map(|(name, _)| *name).collect();
     if off.is_empty() {

@@ -1,17 +1,15 @@
 //! The operations on deposits to the pool and on the blocks of sweeps.
 
 use deadpool_postgres::{Client, GenericClient};
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
 use super::query::{apply, execute, query};
-use super::rows::{self, raw, unreadable};
-use crate::nano::{Account, BlockHash, UnixSeconds};
+use super::rows;
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::store::columns;
 use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use crate::store::encoding::{
-    action, action_code, in_sweep_state, most, start, stored, sweep_state, sweep_state_code,
-};
+use crate::store::encoding::{action_code, in_sweep_state, most, start, stored, sweep_state_code};
 
 /// `DepositJournal::note_deposits`. Instances that trim at the same time leave a few more or fewer for a moment.
 pub(super) async fn note_deposits(
@@ -66,20 +64,7 @@ pub(super) async fn unclaimed(
          AND NOT EXISTS (SELECT FROM claims AS c WHERE c.block = d.block) \
          ORDER BY d.seen_at, d.block LIMIT $3";
     let (at, block) = start(after);
-    let deposit = |row: &Row| {
-        let sender = match rows::get::<Option<&[u8]>>(row, 3)? {
-            None => None,
-            Some(bytes) => Some(Account(bytes.try_into().map_err(|_| unreadable(3))?)),
-        };
-        let deposit = Deposit {
-            block: BlockHash(rows::bytes(row, 1)?),
-            account: Account(rows::bytes(row, 2)?),
-            sender,
-            amount: raw(row, 4)?,
-        };
-        Ok(SeenDeposit { seen_at: UnixSeconds(rows::number(row, 0)?), deposit })
-    };
-    query(client, sql, &[&at, &block, &most(limit)]).await?.iter().map(deposit).collect()
+    query(client, sql, &[&at, &block, &most(limit)]).await?.iter().map(columns::deposit).collect()
 }
 
 /// `DepositJournal::plan_sweep`.
@@ -124,29 +109,10 @@ pub(super) async fn sweeps(
 ) -> Result<Vec<SweepRecord>, Fault> {
     let condition = in_sweep_state(state);
     let sql = format!(
-        "SELECT block, account, action, amount::text, previous, link, state, planned_at, ended_at FROM sweeps \
+        "SELECT block, account, action::bigint, amount::text, previous, link, state::bigint, planned_at, ended_at \
+         FROM sweeps \
          WHERE (planned_at, block) > ($1, $2::bytea) {condition} ORDER BY planned_at, block LIMIT $3"
     );
     let (at, block) = start(after);
-    query(client, &sql, &[&at, &block, &most(limit)]).await?.iter().map(sweep).collect()
-}
-
-fn sweep(row: &Row) -> Result<SweepRecord, Fault> {
-    let code = |column| {
-        let code: i16 = rows::get(row, column)?;
-        u8::try_from(code).map_err(|_| unreadable(column))
-    };
-    Ok(SweepRecord {
-        block: SweepBlock {
-            block: BlockHash(rows::bytes(row, 0)?),
-            account: Account(rows::bytes(row, 1)?),
-            action: action(code(2)?).ok_or_else(|| unreadable(2))?,
-            amount: raw(row, 3)?,
-            previous: BlockHash(rows::bytes(row, 4)?),
-            link: rows::bytes(row, 5)?,
-        },
-        state: sweep_state(code(6)?).ok_or_else(|| unreadable(6))?,
-        planned_at: UnixSeconds(rows::number(row, 7)?),
-        ended_at: rows::get::<Option<i64>>(row, 8)?.map(|it| UnixSeconds(it.cast_unsigned())),
-    })
+    query(client, &sql, &[&at, &block, &most(limit)]).await?.iter().map(columns::sweep).collect()
 }

@@ -1,16 +1,15 @@
 //! Errors of a call to the server, and what they mean to the caller.
 
-use std::error::Error as _;
-
 use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::outbound::chain;
 use crate::store::StoreError;
 
 /// Why a call failed, and whether it was applied.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::store) enum Fault {
     /// The arguments do not fit what is stored.
     Unfit(String),
     /// Another call was faster. Nothing was applied. The same call, repeated, finds the result of the other.
@@ -29,7 +28,7 @@ impl Fault {
     pub(super) fn before_commit(error: Error) -> Self {
         match error.as_db_error() {
             Some(said) => Self::said(said),
-            None => Self::Unavailable(text(&error)),
+            None => Self::Unavailable(chain(&error)),
         }
     }
 
@@ -37,7 +36,7 @@ impl Fault {
     pub(super) fn committing(error: Error) -> Self {
         match error.as_db_error() {
             Some(said) if !ends_connection(said) => Self::said(said),
-            Some(_) | None => Self::Unknown(text(&error)),
+            Some(_) | None => Self::Unknown(chain(&error)),
         }
     }
 
@@ -79,24 +78,12 @@ fn ends_connection(said: &DbError) -> bool {
     code.starts_with("57P") || code.starts_with("08") || matches!(said.severity(), "FATAL" | "PANIC")
 }
 
-/// An error with its causes, which say what happened. None of them contains a password.
-pub(super) fn text(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Why there is no connection.
 pub(super) fn unreachable(error: &PoolError) -> String {
     match error {
-        PoolError::Backend(error) => text(error),
+        PoolError::Backend(error) => chain(error),
         PoolError::PostCreateHook(HookError::Message(why)) => why.to_string(),
-        PoolError::PostCreateHook(HookError::Backend(error)) => text(error),
+        PoolError::PostCreateHook(HookError::Backend(error)) => chain(error),
         PoolError::Timeout(_) | PoolError::Closed | PoolError::NoRuntimeSpecified => error.to_string(),
     }
 }

@@ -2,6 +2,7 @@
 //! [`claim_rules`](crate::store::claim_rules) decide.
 
 use deadpool_postgres::{Client, GenericClient, Transaction};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
@@ -10,6 +11,7 @@ use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, RequestDigest};
 use crate::store::claim_rules::{Borrower, HashClaim, Heir, IdChange};
+use crate::store::columns::{self, Columns};
 use crate::store::encoding::{encode_block, in_state, most, state_code, stored};
 use crate::store::inspection::{INVARIANTS, Inspection};
 use crate::store::{Filter, Intent, PaymentRecord, PaymentState};
@@ -74,7 +76,7 @@ pub(super) async fn find(client: &Client, block: BlockHash) -> Result<Option<Pay
         "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
          WHERE c.block = $1"
     );
-    query(client, &sql, &[&&block.0[..]]).await?.first().map(rows::payment).transpose()
+    query(client, &sql, &[&&block.0[..]]).await?.first().map(columns::payment).transpose()
 }
 
 /// `PaymentJournal::scan`. Stops before the first place at which a payment may still be added, so that a
@@ -103,13 +105,13 @@ pub(super) async fn scan(
         "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > $1 AND p.sequence <= $2 {condition} \
          ORDER BY p.sequence LIMIT $3"
     );
-    query(client, &sql, &[&after, &until, &most(limit)]).await?.iter().map(rows::payment).collect()
+    query(client, &sql, &[&after, &until, &most(limit)]).await?.iter().map(columns::payment).collect()
 }
 
 /// The time of the newest entry of the journal. 0 if it is empty.
 pub(super) async fn newest(client: &Client) -> Result<u64, Fault> {
     let sql = "SELECT greatest(created_at, updated_at) FROM payments ORDER BY sequence DESC LIMIT 1";
-    query(client, sql, &[]).await?.first().map_or(Ok(0), |row| rows::number(row, 0))
+    query(client, sql, &[]).await?.first().map_or(Ok(0), |row| row.number(0))
 }
 
 /// Counts the rows that break an invariant.
@@ -132,7 +134,7 @@ pub(super) async fn hash_claim(transaction: &Transaction<'_>, block: BlockHash) 
     let Some(sequence) = rows::get::<Option<i64>>(claim, 0)? else { return Ok(HashClaim::Marked) };
     let sql = format!("SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence = $1 FOR UPDATE");
     match query(transaction, &sql, &[&sequence]).await?.first() {
-        Some(row) => Ok(HashClaim::Payment(Box::new(rows::payment(row)?))),
+        Some(row) => Ok(HashClaim::Payment(Box::new(columns::payment(row)?))),
         None => Err(Fault::Unavailable(format!("payment {sequence} of a claim is missing"))),
     }
 }
@@ -155,7 +157,7 @@ pub(super) async fn frontier_holder(
 ) -> Result<Option<BlockHash>, Fault> {
     let sql = "SELECT block FROM payments WHERE previous = $1 AND state = 0";
     let found = query(transaction, sql, &[&&frontier.0[..]]).await?;
-    found.first().map(|row| rows::bytes(row, 0).map(BlockHash)).transpose()
+    found.first().map(|row| row.bytes(0).map(BlockHash)).transpose()
 }
 
 /// The payment that holds `id`. `lock` is `FOR UPDATE` or empty.
@@ -165,7 +167,7 @@ pub(super) async fn id_holder(
     lock: &str,
 ) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!("SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.identifier = $1 {lock}");
-    query(client, &sql, &[&&id.0[..]]).await?.first().map(rows::payment).transpose()
+    query(client, &sql, &[&&id.0[..]]).await?.first().map(columns::payment).transpose()
 }
 
 /// The payment that [`claim_rules::heir`](crate::store::claim_rules::heir) describes.
@@ -177,7 +179,7 @@ pub(super) async fn heir(
     let sql = "SELECT sequence, block FROM payments WHERE state IN (0, 1) AND previous = $1 \
                AND identifier IS NULL AND request = $2 ORDER BY sequence LIMIT 1 FOR UPDATE";
     let found = query(transaction, sql, &[&&previous.0[..], &&request.0[..]]).await?;
-    let read = |row| Ok(Heir { sequence: rows::number(row, 0)?, block: BlockHash(rows::bytes(row, 1)?) });
+    let read = |row: &Row| Ok(Heir { sequence: row.number(0)?, block: BlockHash(row.bytes(1)?) });
     found.first().map(read).transpose()
 }
 
@@ -191,8 +193,7 @@ pub(super) async fn borrower(
                AND own.identifier IS NULL AND own.request = p.request AND p.state <> 2 AND p.previous = $1 \
                AND p.identifier IS NOT NULL AND p.sequence <> own.sequence ORDER BY p.sequence LIMIT 1 FOR UPDATE OF p";
     let found = query(transaction, sql, &[&&previous.0[..], &stored(sequence)]).await?;
-    let read =
-        |row| Ok(Borrower { sequence: rows::number(row, 0)?, id: IdentifierKey(rows::bytes(row, 1)?) });
+    let read = |row: &Row| Ok(Borrower { sequence: row.number(0)?, id: IdentifierKey(row.bytes(1)?) });
     found.first().map(read).transpose()
 }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::fault::text;
+use crate::outbound::chain;
 
 /// The server of a store, and the settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,6 +65,6 @@ pub enum PostgresFault {
     Foreign,
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
-    #[error("the tables cannot be made: {}", text(.0))]
+    #[error("the tables cannot be made: {}", chain(.0))]
     Schema(#[from] tokio_postgres::Error),
 }

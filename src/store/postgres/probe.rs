@@ -12,9 +12,10 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
-use super::fault::{text, unreachable};
+use super::fault::unreachable;
 use super::journal;
 use super::replication::{self, Replication};
+use crate::outbound::chain;
 use crate::store::free_space::FreeSpace;
 
 /// How long one call may take on its connection.
@@ -87,9 +88,9 @@ async fn look(connections: &Pool, write: bool) -> Result<u64, String> {
         Err(error) => return Err(unreachable(&error)),
     };
     if write {
-        find_space(&mut client).await.map_err(|error| text(&error))?;
+        find_space(&mut client).await.map_err(|error| chain(&error))?;
         let sql = "UPDATE probe SET writes = writes + 1";
-        client.execute(sql, &[]).await.map_err(|error| text(&error))?;
+        client.execute(sql, &[]).await.map_err(|error| chain(&error))?;
     }
     journal::newest(&client).await.map_err(|fault| fault.into_error().to_string())
 }

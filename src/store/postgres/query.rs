@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
-use super::rows;
+use crate::store::columns::Columns;
 
 /// A value of a statement.
 pub(super) type Value = Box<dyn ToSql + Send + Sync>;
@@ -46,7 +46,7 @@ pub(super) async fn apply_numbered(
     let statement = client.prepare_cached(sql).await.map_err(Fault::before_commit)?;
     let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(as_parameter).collect();
     let row = client.query_opt(&statement, &values).await.map_err(Fault::committing)?;
-    row.map(|row| rows::number(&row, 0)).transpose()
+    row.map(|row| row.number(0)).transpose()
 }
 
 fn as_parameter(value: &Value) -> &(dyn ToSql + Sync) {

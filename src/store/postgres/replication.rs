@@ -8,6 +8,7 @@ use deadpool_postgres::Client;
 use super::fault::Fault;
 use super::query::query;
 use super::rows;
+use crate::store::columns::Columns;
 
 /// The replication of a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,7 +71,7 @@ pub(super) async fn of(client: &Client) -> Result<Replication, Fault> {
     let found = query(client, sql, &[]).await?;
     let row = found.first().ok_or_else(|| Fault::Unavailable("no word of standbys".to_owned()))?;
     let (named, commits) = (rows::get::<String>(row, 0)?, rows::get::<&str>(row, 1)?);
-    let (standbys, waited_for) = (rows::small(row, 2)?, rows::small(row, 3)?);
+    let (standbys, waited_for): (u32, u32) = (row.small(2)?, row.small(3)?);
     let waits = !matches!(commits, "local" | "off");
     Ok(match (named.is_empty(), waits) {
         (true, _) if standbys == 0 => Replication::None,

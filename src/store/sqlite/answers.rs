@@ -1,13 +1,12 @@
 //! The operations on kept answers.
 
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::Fault;
 use super::journal;
-use super::rows::unreadable;
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::store::encoding::{decode_headers, encode_headers, state_code, stored};
+use crate::store::columns;
+use crate::store::encoding::{encode_headers, state_code, stored};
 use crate::store::{Answer, Forget, PaymentState};
 
 /// `Answers::keep`.
@@ -42,12 +41,7 @@ pub(super) fn kept(db: &Connection, block: BlockHash) -> Result<Option<Answer>, 
         "SELECT a.status, a.headers, a.body FROM claims AS c JOIN answers AS a ON a.payment = c.sequence \
          WHERE c.block = ?1",
     )?;
-    let read = |row: &rusqlite::Row<'_>| {
-        let headers = decode_headers(&row.get::<_, Vec<u8>>(1)?)
-            .ok_or_else(|| unreadable(1, Type::Blob, "not headers"))?;
-        Ok(Answer { status: row.get(0)?, headers, body: row.get(2)? })
-    };
-    Ok(statement.query_row([block.0], read).optional()?)
+    Ok(statement.query_row([block.0], |row| columns::answer(row)).optional()?)
 }
 
 /// `Answers::forget`.

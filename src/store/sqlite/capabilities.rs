@@ -1,50 +1,32 @@
 //! The operations on capabilities and their leases.
 
-use std::num::NonZeroU32;
-
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::Fault;
-use super::rows::number;
-use crate::nano::{BlockHash, Raw, UnixSeconds};
-use crate::routes::{Grants, Place, RouteName, Terms};
+use crate::nano::UnixSeconds;
+use crate::store::columns::{self, SHARE_COLUMNS};
 use crate::store::encoding::{hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{
-    CapabilityId, CapabilityRecord, Grantee, Holder, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
+    CapabilityId, CapabilityRecord, Grantee, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
 };
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
      k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
-fn stored_capability(row: &Row<'_>) -> rusqlite::Result<StoredCapability> {
-    Ok(StoredCapability {
-        payment: number(row, 0)?,
-        record: CapabilityRecord {
-            id: CapabilityId(row.get(1)?),
-            block: BlockHash(row.get(2)?),
-            route: RouteName::new(&row.get::<_, String>(3)?),
-            uses: row.get(4)?,
-            expires_at: UnixSeconds(number(row, 5)?),
-            revoked: row.get(6)?,
-        },
-        spent: row.get(7)?,
-        broken: row.get(8)?,
-    })
-}
-
 fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
         "{CAPABILITY} JOIN claims AS c ON c.sequence = k.payment \
          WHERE c.block BETWEEN ?1 AND ?2 AND k.name IS NULL"
     );
-    let begins = db.prepare_cached(&sql)?.query_row(hashes_from(id), stored_capability).optional()?;
+    let begins =
+        db.prepare_cached(&sql)?.query_row(hashes_from(id), |row| columns::capability(row)).optional()?;
     if begins.is_some() {
         return Ok(begins);
     }
     let sql = format!("{CAPABILITY} WHERE k.name = ?1");
-    Ok(db.prepare_cached(&sql)?.query_row([id.0], stored_capability).optional()?)
+    Ok(db.prepare_cached(&sql)?.query_row([id.0], |row| columns::capability(row)).optional()?)
 }
 
 /// `Meters::capability`.
@@ -84,7 +66,7 @@ pub(super) fn join(
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     let sql = format!("{CAPABILITY} WHERE k.payment = ?1");
-    let capability = db.prepare_cached(&sql)?.query_row([stored(payment)], stored_capability)?;
+    let capability = db.prepare_cached(&sql)?.query_row([stored(payment)], |row| columns::capability(row))?;
     let changes = Escrow::new(&capability, shares(db, payment)?, now).apply_grant(grantee, now);
     Ok((capability.record, write(db, payment, changes)?))
 }
@@ -126,53 +108,23 @@ pub(super) fn outstanding(db: &Connection, now: UnixSeconds) -> Result<Vec<Outst
          sum(k.uses - k.spent) FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
          WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND k.spent < k.uses GROUP BY 1, 2, 3, 5",
     )?;
-    let found = statement.query_map([stored(now.0)], |row| {
-        let requests = NonZeroU32::new(row.get(2)?).unwrap_or(NonZeroU32::MIN);
-        Ok(OutstandingGrants {
-            route: RouteName::new(&row.get::<_, String>(0)?),
-            terms: Terms {
-                amount: Raw::from_be_bytes(row.get(1)?),
-                grants: Grants { requests, seconds: number(row, 3)? },
-            },
-            place: Place(row.get(4)?),
-            capabilities: number(row, 5)?,
-            uses: number(row, 6)?,
-        })
-    })?;
+    let found = statement.query_map([stored(now.0)], |row| columns::outstanding(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }
 
 fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
-    let mut statement = db.prepare_cached(
-        "SELECT holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken \
-         FROM leases WHERE payment = ?1",
-    )?;
-    let found = statement.query_map([stored(payment)], |row| {
-        Ok(Share {
-            holder: Holder(row.get(0)?),
-            sequence: number(row, 1)?,
-            outstanding: row.get(2)?,
-            late: row.get(3)?,
-            answer: Lease {
-                granted: row.get(4)?,
-                remaining: row.get(5)?,
-                elsewhere: row.get(6)?,
-                expires_at: UnixSeconds(number(row, 7)?),
-                broken: row.get(8)?,
-                revoked: false,
-            },
-        })
-    })?;
+    let sql = format!("SELECT {SHARE_COLUMNS} FROM leases WHERE payment = ?1");
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_map([stored(payment)], |row| columns::share(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }
 
 fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault> {
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO leases \
-         (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
+    let sql = format!(
+        "INSERT OR REPLACE INTO leases (payment, {SHARE_COLUMNS}) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+    );
+    db.prepare_cached(&sql)?.execute(params![
         stored(payment),
         share.holder.0,
         stored(share.sequence),

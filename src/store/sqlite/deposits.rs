@@ -1,15 +1,12 @@
 //! The operations on deposits to the pool and on the blocks of sweeps.
 
-use rusqlite::types::Type;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::fault::Fault;
-use super::rows::{number, unreadable};
-use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use crate::nano::{BlockHash, UnixSeconds};
+use crate::store::columns;
 use crate::store::deposits::{Deposit, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState};
-use crate::store::encoding::{
-    action, action_code, in_sweep_state, most, start, stored, sweep_state, sweep_state_code,
-};
+use crate::store::encoding::{action_code, in_sweep_state, most, start, stored, sweep_state_code};
 
 /// `DepositJournal::note_deposits`.
 pub(super) fn note_deposits(
@@ -68,15 +65,7 @@ pub(super) fn unclaimed(
          ORDER BY d.seen_at, d.block LIMIT ?3",
     )?;
     let (at, block) = start(after);
-    let found = statement.query_map(params![at, block, most(limit)], |row| {
-        let deposit = Deposit {
-            block: BlockHash(row.get(1)?),
-            account: Account(row.get(2)?),
-            sender: row.get::<_, Option<[u8; 32]>>(3)?.map(Account),
-            amount: Raw::from_be_bytes(row.get(4)?),
-        };
-        Ok(SeenDeposit { seen_at: UnixSeconds(number(row, 0)?), deposit })
-    })?;
+    let found = statement.query_map(params![at, block, most(limit)], |row| columns::deposit(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }
 
@@ -131,23 +120,6 @@ pub(super) fn sweeps(
     );
     let (at, block) = start(after);
     let mut statement = db.prepare_cached(&sql)?;
-    let found = statement.query_map(params![at, block, most(limit)], sweep)?;
+    let found = statement.query_map(params![at, block, most(limit)], |row| columns::sweep(row))?;
     Ok(found.collect::<Result<_, _>>()?)
-}
-
-fn sweep(row: &Row<'_>) -> rusqlite::Result<SweepRecord> {
-    let ended_at: Option<i64> = row.get(8)?;
-    Ok(SweepRecord {
-        block: SweepBlock {
-            block: BlockHash(row.get(0)?),
-            account: Account(row.get(1)?),
-            action: action(row.get(2)?).ok_or_else(|| unreadable(2, Type::Integer, "not an action"))?,
-            amount: Raw::from_be_bytes(row.get(3)?),
-            previous: BlockHash(row.get(4)?),
-            link: row.get(5)?,
-        },
-        state: sweep_state(row.get(6)?).ok_or_else(|| unreadable(6, Type::Integer, "not a state"))?,
-        planned_at: UnixSeconds(number(row, 7)?),
-        ended_at: ended_at.map(|it| UnixSeconds(it.cast_unsigned())),
-    })
 }

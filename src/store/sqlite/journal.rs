@@ -9,13 +9,14 @@ use super::rows::{self, INSERT, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, RequestDigest};
 use crate::store::claim_rules::{Borrower, HashClaim, Heir, IdChange};
+use crate::store::columns::{self, Columns};
 use crate::store::encoding::{in_state, most, state_code, stored};
 use crate::store::{Filter, Intent, PaymentRecord, PaymentState};
 
 /// The time of the newest entry of the journal. 0 if it is empty.
 pub(super) fn newest(db: &Connection) -> rusqlite::Result<u64> {
     let sql = "SELECT max(created_at, updated_at) FROM payments ORDER BY sequence DESC LIMIT 1";
-    db.query_row(sql, [], |row| rows::number(row, 0)).optional().map(Option::unwrap_or_default)
+    db.query_row(sql, [], |row| row.number(0)).optional().map(Option::unwrap_or_default)
 }
 
 /// `Claims::mark_spent`.
@@ -45,7 +46,7 @@ pub(super) fn find(db: &Connection, block: BlockHash) -> Result<Option<PaymentRe
         "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
          WHERE c.block = ?1"
     );
-    Ok(db.prepare_cached(&sql)?.query_row([block.0], rows::payment).optional()?)
+    Ok(db.prepare_cached(&sql)?.query_row([block.0], |row| columns::payment(row)).optional()?)
 }
 
 /// `PaymentJournal::scan`.
@@ -63,7 +64,7 @@ pub(super) fn scan(
          ORDER BY p.sequence LIMIT ?2"
     );
     let mut statement = db.prepare_cached(&sql)?;
-    let found = statement.query_map(params![after, most(limit)], rows::payment)?;
+    let found = statement.query_map(params![after, most(limit)], |row| columns::payment(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }
 
@@ -108,7 +109,7 @@ pub(super) fn frontier_holder(db: &Connection, frontier: BlockHash) -> Result<Op
 /// `PaymentJournal::identified`.
 pub(super) fn id_holder(db: &Connection, id: IdentifierKey) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!("SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.identifier = ?1");
-    Ok(db.prepare_cached(&sql)?.query_row([id.0], rows::payment).optional()?)
+    Ok(db.prepare_cached(&sql)?.query_row([id.0], |row| columns::payment(row)).optional()?)
 }
 
 /// The payment that [`claim_rules::heir`](crate::store::claim_rules::heir) describes.
@@ -122,7 +123,7 @@ pub(super) fn heir(
          AND identifier IS NULL AND request = ?2 ORDER BY sequence LIMIT 1",
     )?;
     let read =
-        |row: &rusqlite::Row<'_>| Ok(Heir { sequence: rows::number(row, 0)?, block: BlockHash(row.get(1)?) });
+        |row: &rusqlite::Row<'_>| Ok(Heir { sequence: row.number(0)?, block: BlockHash(row.bytes(1)?) });
     Ok(statement.query_row([previous.0, request.0], read).optional()?)
 }
 
@@ -137,9 +138,8 @@ pub(super) fn borrower(
          AND own.identifier IS NULL AND own.request = p.request AND p.state <> 2 AND p.previous = ?1 \
          AND p.identifier IS NOT NULL AND p.sequence <> own.sequence ORDER BY p.sequence LIMIT 1",
     )?;
-    let read = |row: &rusqlite::Row<'_>| {
-        Ok(Borrower { sequence: rows::number(row, 0)?, id: IdentifierKey(row.get(1)?) })
-    };
+    let read =
+        |row: &rusqlite::Row<'_>| Ok(Borrower { sequence: row.number(0)?, id: IdentifierKey(row.bytes(1)?) });
     Ok(statement.query_row(params![previous.0, stored(sequence)], read).optional()?)
 }
 

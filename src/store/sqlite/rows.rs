@@ -1,67 +1,46 @@
-//! How payments are written as rows, and read back.
+//! How payments are written as rows, and how one column of a row is read.
 
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Row, ToSql};
 
-use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
-use crate::routes::{Grants, RouteName, Terms};
-use crate::store::encoding::{decode_block, encode_block, state, state_code, stored};
-use crate::store::{Intent, PaymentRecord, PaymentState};
+use crate::nano::{Raw, UnixSeconds};
+use crate::store::columns::Columns;
+use crate::store::encoding::{encode_block, state_code, stored};
+use crate::store::{Intent, PaymentState};
 
-/// The columns of a payment, in the order of [`payment`].
+/// The columns of a payment, in the order of [`columns::payment`](crate::store::columns::payment).
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
      p.price, p.requests, p.seconds, p.payer, p.amount, p.pay_to, p.valid_before, p.state, p.created_at, \
      p.updated_at, p.identifier, p.request";
 
-/// Reads a row of [`PAYMENT_COLUMNS`].
-pub(super) fn payment(row: &Row<'_>) -> rusqlite::Result<PaymentRecord> {
-    let signed: Option<Vec<u8>> = row.get(2)?;
-    let signed = match signed {
-        None => None,
-        Some(bytes) => {
-            Some(decode_block(&bytes).ok_or_else(|| unreadable(2, Type::Blob, "not a state block"))?)
-        }
-    };
-    let mechanism: String = row.get(3)?;
-    let intent = Intent {
-        block: BlockHash(row.get(1)?),
-        signed,
-        mechanism: mechanism.parse().map_err(|_| unreadable(3, Type::Text, "not a mechanism"))?,
-        challenge: Nonce(row.get(4)?),
-        route: RouteName::new(&row.get::<_, String>(5)?),
-        terms: Terms {
-            amount: Raw::from_be_bytes(row.get(6)?),
-            grants: Grants { requests: row.get(7)?, seconds: number(row, 8)? },
-        },
-        payer: Account(row.get(9)?),
-        amount: Raw::from_be_bytes(row.get(10)?),
-        pay_to: Account(row.get(11)?),
-        valid_before: UnixSeconds(number(row, 12)?),
-        identified: identified(row.get(16)?, row.get(17)?),
-    };
-    Ok(PaymentRecord {
-        sequence: number(row, 0)?,
-        intent,
-        state: state(row.get(13)?).ok_or_else(|| unreadable(13, Type::Integer, "not a state"))?,
-        created_at: UnixSeconds(number(row, 14)?),
-        updated_at: UnixSeconds(number(row, 15)?),
-    })
-}
+impl Columns for Row<'_> {
+    type Fault = rusqlite::Error;
 
-/// An id with its request, of a payment that has one.
-fn identified(id: Option<[u8; 32]>, request: Option<[u8; 32]>) -> Option<IdentifiedRequest> {
-    Some(IdentifiedRequest { id: IdentifierKey(id?), request: RequestDigest(request?) })
-}
+    fn blob(&self, column: usize) -> rusqlite::Result<Option<&[u8]>> {
+        self.get_ref(column)?.as_blob_or_null().map_err(|_| self.unreadable(column))
+    }
 
-/// The number stored in column `index`.
-pub(super) fn number(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(index).map(i64::cast_unsigned)
-}
+    fn text(&self, column: usize) -> rusqlite::Result<&str> {
+        self.get_ref(column)?.as_str().map_err(|_| self.unreadable(column))
+    }
 
-/// The error for a value that is not what the schema says.
-pub(super) fn unreadable(column: usize, kind: Type, reason: &'static str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(FromSqlError::Other(reason.into())))
+    fn integer(&self, column: usize) -> rusqlite::Result<Option<i64>> {
+        self.get(column)
+    }
+
+    fn flag(&self, column: usize) -> rusqlite::Result<bool> {
+        self.get(column)
+    }
+
+    fn raw(&self, column: usize) -> rusqlite::Result<Raw> {
+        self.bytes(column).map(Raw::from_be_bytes)
+    }
+
+    fn unreadable(&self, column: usize) -> rusqlite::Error {
+        let kind = self.get_ref(column).map_or(Type::Null, |it| it.data_type());
+        let why = FromSqlError::Other("not what the schema says".into());
+        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(why))
+    }
 }
 
 /// Gives an insert of `intent` its values, in the order of [`INSERT`].

@@ -13,13 +13,15 @@ use super::{
     Footprint, PROOF, balance, block, frontier, journal, less, pending, received, refused, refused_unasked,
     scene, served, txn_proof, unhurried,
 };
-use crate::nano_session::{ONE, ROUTES, id, pay, plan, proof, send, session};
+use crate::nano_session::{
+    ONE, ROUTES, pay_session, plan, send_to_session, session_id, session_offer, session_proof,
+};
 use crate::rig::{PLENTY, Plan, Rig, error, signature};
 
 /// A session of the thief's own on the same address.
 async fn session_to(rig: &Rig, to: Account) -> NanoOffer {
     for _ in 0..400 {
-        let offer = session(rig, ONE).await;
+        let offer = session_offer(rig, ONE).await;
         if offer.pay_to == to {
             return offer;
         }
@@ -30,33 +32,33 @@ async fn session_to(rig: &Rig, to: Account) -> NanoOffer {
 #[tokio::test]
 async fn a_stolen_hash_with_another_session_is_refused() {
     let (rig, payer) = scene(plan()).await;
-    let offer = session(&rig, ONE).await;
-    let paid = pay(&rig, &payer, &offer);
+    let offer = session_offer(&rig, ONE).await;
+    let paid = pay_session(&rig, &payer, &offer);
     let own = session_to(&rig, offer.pay_to).await;
     assert_ne!(own.amount, offer.amount);
-    refused(&rig, ONE, &proof(&own, paid), "INSUFFICIENT_AMOUNT").await;
-    let headers = [("X-PAYMENT-BLOCK", paid.to_string()), ("X-PAYMENT-SESSION", id(&own))];
+    refused(&rig, ONE, &session_proof(&own, paid), "INSUFFICIENT_AMOUNT").await;
+    let headers = [("X-PAYMENT-BLOCK", paid.to_string()), ("X-PAYMENT-SESSION", session_id(&own))];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
     assert_eq!(error(rig.get(ONE, &headers).await).await, "INSUFFICIENT_AMOUNT");
     assert_eq!(journal(&rig, paid).await, None, "the thief has not touched it");
-    served(&rig, ONE, &proof(&offer, paid)).await;
+    served(&rig, ONE, &session_proof(&offer, paid)).await;
     // Nor after: the hash is spent, whoever asks.
-    refused_unasked(&rig, ONE, &proof(&own, paid), "DUPLICATE_BLOCK_HASH").await;
+    refused_unasked(&rig, ONE, &session_proof(&own, paid), "DUPLICATE_BLOCK_HASH").await;
     rig.end().await;
 }
 
 #[tokio::test]
 async fn a_thief_who_is_first_does_not_hold_up_the_payer() {
     let (rig, payer) = scene(Plan { routes: ROUTES.to_owned(), ..unhurried() }).await;
-    let offer = session(&rig, ONE).await;
-    let paid = pay(&rig, &payer, &offer);
+    let offer = session_offer(&rig, ONE).await;
+    let paid = pay_session(&rig, &payer, &offer);
     let own = session_to(&rig, offer.pay_to).await;
-    refused(&rig, ONE, &proof(&own, paid), "INSUFFICIENT_AMOUNT").await;
-    pending(&rig, ONE, &proof(&offer, paid), "settlement_pending").await;
+    refused(&rig, ONE, &session_proof(&own, paid), "INSUFFICIENT_AMOUNT").await;
+    pending(&rig, ONE, &session_proof(&offer, paid), "settlement_pending").await;
     assert_eq!(journal(&rig, paid).await, Some(PaymentState::Intent), "noted, and not spent yet");
-    refused_unasked_or_pending(&rig, &proof(&own, paid)).await;
+    refused_unasked_or_pending(&rig, &session_proof(&own, paid)).await;
     assert!(rig.devnet.confirm_now(paid));
-    assert_eq!(rig.ask_until_decided(ONE, &proof(&offer, paid)).await.status(), 200);
+    assert_eq!(rig.ask_until_decided(ONE, &session_proof(&offer, paid)).await.status(), 200);
     rig.end().await;
 }
 
@@ -71,8 +73,8 @@ async fn refused_unasked_or_pending(rig: &Rig, proof: &str) {
 #[tokio::test]
 async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() {
     let (rig, payer) = scene(Plan { routes: ROUTES.to_owned(), ..unhurried() }).await;
-    let offer = session(&rig, ONE).await;
-    let proof = proof(&offer, pay(&rig, &payer, &offer));
+    let offer = session_offer(&rig, ONE).await;
+    let proof = session_proof(&offer, pay_session(&rig, &payer, &offer));
     for _ in 0..2 {
         pending(&rig, ONE, &proof, "settlement_pending").await;
     }
@@ -86,11 +88,11 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
 #[tokio::test]
 async fn an_unconfirmed_payment_is_taken_back_by_a_fork() {
     let (rig, payer) = scene(Plan { routes: ROUTES.to_owned(), ..unhurried() }).await;
-    let offer = session(&rig, ONE).await;
+    let offer = session_offer(&rig, ONE).await;
     let sent = rig.devnet.send_block(&payer, offer.pay_to, offer.amount).unwrap();
     let rival = rig.devnet.send_block(&payer, payer.account(), offer.amount).unwrap();
     rig.devnet.process(sent).unwrap();
-    let proof = proof(&offer, sent.hash());
+    let proof = session_proof(&offer, sent.hash());
     pending(&rig, ONE, &proof, "settlement_pending").await;
     rig.devnet.fork(rival).unwrap();
     for _ in 0..3 {
@@ -107,7 +109,7 @@ async fn the_block_pays_somebody_else() {
     for to in [payer.account(), rig.devnet.genesis_account(), txn.pay_to, Account::BURN] {
         let elsewhere = rig.devnet.send_block(&payer, to, offer.amount).unwrap();
         rig.devnet.process(elsewhere).unwrap();
-        refused(&rig, ONE, &proof(&offer, elsewhere.hash()), "WRONG_DESTINATION").await;
+        refused(&rig, ONE, &session_proof(&offer, elsewhere.hash()), "WRONG_DESTINATION").await;
     }
     rig.end().await;
 }
@@ -123,12 +125,12 @@ async fn a_block_of_one_mechanism_is_shown_as_anothers() {
     refused_unasked(&rig, ONE, &txn_proof(&txn_offer, paid), "WRONG_DESTINATION").await;
     refused(&rig, "/plain", &signature(&payer, &paid, &upfront), "WRONG_DESTINATION").await;
     // The others' blocks in a session.
-    let signed_for = send(&rig, &payer, &upfront, upfront.amount).hash();
-    refused(&rig, ONE, &proof(&offer, signed_for), "WRONG_DESTINATION").await;
+    let signed_for = send_to_session(&rig, &payer, &upfront, upfront.amount).hash();
+    refused(&rig, ONE, &session_proof(&offer, signed_for), "WRONG_DESTINATION").await;
     let (by_txn, sent) = rig.txn(&payer, &txn_offer);
     served(&rig, ONE, &by_txn).await;
-    refused_unasked(&rig, ONE, &proof(&offer, sent.hash()), "DUPLICATE_BLOCK_HASH").await;
-    served(&rig, ONE, &proof(&offer, paid.hash())).await;
+    refused_unasked(&rig, ONE, &session_proof(&offer, sent.hash()), "DUPLICATE_BLOCK_HASH").await;
+    served(&rig, ONE, &session_proof(&offer, paid.hash())).await;
     // A payload of one with the entry of another.
     let crossed = encode_header(&txn_offer.answer(&PaymentProof::NanoSession { block_hash: paid.hash() }));
     refused_unasked(&rig, ONE, &crossed, "MALFORMED_PAYLOAD").await;
@@ -140,14 +142,14 @@ async fn a_block_of_one_mechanism_is_shown_as_anothers() {
 #[tokio::test]
 async fn a_receive_a_change_or_an_open_block_is_claimed() {
     let (rig, payer) = scene(plan()).await;
-    let offer = session(&rig, ONE).await;
+    let offer = session_offer(&rig, ONE).await;
     let opened = frontier(&rig, &payer);
     rig.devnet.fund(payer.account(), offer.amount).unwrap();
     let [received] = rig.devnet.receive_all(&payer).unwrap().try_into().unwrap();
     let changed = block(&payer, frontier(&rig, &payer), balance(&rig, &payer), [0; 32]);
     rig.devnet.process(changed).unwrap();
     for other in [opened, received, changed.hash()] {
-        refused(&rig, ONE, &proof(&offer, other), "WRONG_BLOCK_TYPE").await;
+        refused(&rig, ONE, &session_proof(&offer, other), "WRONG_BLOCK_TYPE").await;
     }
     rig.end().await;
 }
@@ -155,9 +157,9 @@ async fn a_receive_a_change_or_an_open_block_is_claimed() {
 #[tokio::test]
 async fn a_node_lies_about_amount_balance_and_contents() {
     let (rig, payer) = scene(plan()).await;
-    let offer = session(&rig, ONE).await;
-    let little = send(&rig, &payer, &offer, less(offer.amount, super::ONE));
-    let proof_of_little = proof(&offer, little.hash());
+    let offer = session_offer(&rig, ONE).await;
+    let little = send_to_session(&rig, &payer, &offer, less(offer.amount, super::ONE));
+    let proof_of_little = session_proof(&offer, little.hash());
     rig.devnet.order("block_info", InjectedFault::Lie(Lie::Amount(offer.amount)), Times::Always);
     refused(&rig, ONE, &proof_of_little, "INSUFFICIENT_AMOUNT").await;
     rig.devnet.faults().clear();
@@ -166,17 +168,17 @@ async fn a_node_lies_about_amount_balance_and_contents() {
     rig.devnet.order("block_info", InjectedFault::Lie(Lie::Contents(Box::new(enough))), Times::Always);
     pending(&rig, ONE, &proof_of_little, "no_node").await;
     rig.devnet.faults().clear();
-    served(&rig, ONE, &proof(&offer, enough.hash())).await;
+    served(&rig, ONE, &session_proof(&offer, enough.hash())).await;
     rig.end().await;
 }
 
 #[tokio::test]
 async fn a_session_of_a_cheap_route_is_shown_at_a_dear_one() {
     let (rig, payer) = scene(plan()).await;
-    let cheap = session(&rig, "/alone").await;
-    let paid = pay(&rig, &payer, &cheap);
-    refused_unasked(&rig, ONE, &proof(&cheap, paid), "WRONG_RESOURCE").await;
-    let headers = [("X-PAYMENT-BLOCK", paid.to_string()), ("X-PAYMENT-SESSION", id(&cheap))];
+    let cheap = session_offer(&rig, "/alone").await;
+    let paid = pay_session(&rig, &payer, &cheap);
+    refused_unasked(&rig, ONE, &session_proof(&cheap, paid), "WRONG_RESOURCE").await;
+    let headers = [("X-PAYMENT-BLOCK", paid.to_string()), ("X-PAYMENT-SESSION", session_id(&cheap))];
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
     assert_eq!(error(rig.get(ONE, &headers).await).await, "WRONG_RESOURCE");
     assert_eq!(rig.get("/alone", &headers).await.status(), 200);
@@ -187,8 +189,8 @@ async fn a_session_of_a_cheap_route_is_shown_at_a_dear_one() {
 async fn a_term_of_the_echoed_entry_is_bent() {
     let (rig, payer) = scene(plan()).await;
     let [txn_offer, offer] = rig.bill(ONE).await;
-    let other = session(&rig, ONE).await;
-    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
+    let other = session_offer(&rig, ONE).await;
+    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay_session(&rig, &payer, &offer) });
     let price = good["accepted"]["extra"]["nanoSession"]["resourceAmountRaw"].as_str().unwrap();
     let more: u128 = price.parse::<u128>().unwrap() + 1;
     let amount: u128 = offer.amount.get();
@@ -203,7 +205,7 @@ async fn a_term_of_the_echoed_entry_is_bent() {
         ("/accepted/extra/mechanism", "nanoSignature".into(), "MALFORMED_PAYLOAD"),
         ("/accepted/extra/nanoSession", Value::Null, "MALFORMED_PAYLOAD"),
         ("/accepted/extra/nanoSession/id", "uuid-1234".into(), "MALFORMED_PAYLOAD"),
-        ("/accepted/extra/nanoSession/id", id(&other).into(), "CHALLENGE_UNKNOWN"),
+        ("/accepted/extra/nanoSession/id", session_id(&other).into(), "CHALLENGE_UNKNOWN"),
         ("/accepted/extra/nanoSession/tagAmountRaw", "0".into(), "MALFORMED_PAYLOAD"),
         ("/payload/proof", "xyz".into(), "MALFORMED_PAYLOAD"),
     ];
@@ -230,8 +232,9 @@ async fn a_term_of_the_echoed_entry_is_bent() {
     refused_unasked(&rig, ONE, &encode_header(&bent), "CHALLENGE_UNKNOWN").await;
     // Another mechanism's challenge, dressed as a session: its MAC is over the mechanism too.
     let mut dressed = good.clone();
-    let name = hex::decode(crate::nano_session::entry(&txn_offer)["extra"]["challenge"].as_str().unwrap());
-    let mut session = URL_SAFE_NO_PAD.decode(id(&offer)).unwrap();
+    let name =
+        hex::decode(crate::nano_session::accepted_entry(&txn_offer)["extra"]["challenge"].as_str().unwrap());
+    let mut session = URL_SAFE_NO_PAD.decode(session_id(&offer)).unwrap();
     session[1..33].copy_from_slice(&name.unwrap());
     dressed["accepted"]["extra"]["nanoSession"]["id"] = URL_SAFE_NO_PAD.encode(&session).into();
     dressed["accepted"]["payTo"] = txn_offer.pay_to.to_string().into();
@@ -243,9 +246,9 @@ async fn a_term_of_the_echoed_entry_is_bent() {
 #[tokio::test]
 async fn a_byte_of_the_session_header_is_bent() {
     let (rig, payer) = scene(plan()).await;
-    let offer = session(&rig, ONE).await;
-    let paid = pay(&rig, &payer, &offer).to_string();
-    let good = URL_SAFE_NO_PAD.decode(id(&offer)).unwrap();
+    let offer = session_offer(&rig, ONE).await;
+    let paid = pay_session(&rig, &payer, &offer).to_string();
+    let good = URL_SAFE_NO_PAD.decode(session_id(&offer)).unwrap();
     let before = Footprint::of(&rig);
     for at in 0..good.len() {
         let mut bent = good.clone();
@@ -266,16 +269,16 @@ async fn look_ups_in_vain_are_counted() {
     let more = "limits: { lookups_per_client: 3 }".to_owned();
     let (rig, payer) = scene(Plan { more, ..plan() }).await;
     let thief = rig.payer(2, PLENTY);
-    let offer = session(&rig, ONE).await;
-    let others = pay(&rig, &payer, &offer);
+    let offer = session_offer(&rig, ONE).await;
+    let others = pay_session(&rig, &payer, &offer);
     let own = session_to(&rig, offer.pay_to).await;
     let elsewhere = rig.devnet.send_block(&thief, thief.account(), own.amount).unwrap();
     rig.devnet.process(elsewhere).unwrap();
-    pending(&rig, ONE, &proof(&own, BlockHash([9; 32])), "BLOCK_NOT_FOUND").await;
-    refused(&rig, ONE, &proof(&own, others), "INSUFFICIENT_AMOUNT").await;
-    refused(&rig, ONE, &proof(&own, elsewhere.hash()), "WRONG_DESTINATION").await;
+    pending(&rig, ONE, &session_proof(&own, BlockHash([9; 32])), "BLOCK_NOT_FOUND").await;
+    refused(&rig, ONE, &session_proof(&own, others), "INSUFFICIENT_AMOUNT").await;
+    refused(&rig, ONE, &session_proof(&own, elsewhere.hash()), "WRONG_DESTINATION").await;
     let asked = rig.devnet.faults().calls("block_info");
-    pending(&rig, ONE, &proof(&own, others), "overloaded").await;
+    pending(&rig, ONE, &session_proof(&own, others), "overloaded").await;
     assert_eq!(rig.devnet.faults().calls("block_info"), asked);
     rig.end().await;
 }
@@ -283,8 +286,8 @@ async fn look_ups_in_vain_are_counted() {
 #[tokio::test]
 async fn a_proof_comes_without_the_entry_or_with_too_much() {
     let (rig, payer) = scene(plan()).await;
-    let offer = session(&rig, ONE).await;
-    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay(&rig, &payer, &offer) });
+    let offer = session_offer(&rig, ONE).await;
+    let good = offer.answer(&PaymentProof::NanoSession { block_hash: pay_session(&rig, &payer, &offer) });
     let mut bare = good.clone();
     bare.as_object_mut().unwrap().remove("accepted");
     refused_unasked(&rig, ONE, &encode_header(&bare), "MALFORMED_PAYLOAD").await;

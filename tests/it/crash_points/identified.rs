@@ -11,7 +11,9 @@ use faregate::x402::{NanoOffer, PaymentProof, ProofRequest, encode_header};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 
-use super::{Confirms, Crash, Scene, offered, pause, program, provoke, signed, txn};
+use super::{
+    BY_SIGNATURE, BY_TXN, Confirms, Crash, Scene, after_the_grant, offered, pause, program, provoke,
+};
 use crate::patience::within;
 
 const ID: &str = "crashed_0123456789";
@@ -37,18 +39,23 @@ fn named(crash: Crash) -> Crash {
     Crash { id: Some(ID), ..crash }
 }
 
-/// A whole answer: what it says, and whether it was given before.
-type Said = (String, bool);
+/// A whole answer.
+#[derive(Debug, Eq, PartialEq)]
+struct WholeAnswer {
+    body: String,
+    /// Whether it was given before.
+    replayed: bool,
+}
 
 /// Shows the proof while the program says "not yet". Any other answer than the one that was bought
 /// would be a second bill.
-async fn served(scene: &Scene, proof: &str) -> Said {
+async fn answer_to(scene: &Scene, proof: &str) -> WholeAnswer {
     loop {
         let request = scene.http.get(format!("{}/thing", scene.program.url));
         if let Ok(answer) = request.header("PAYMENT-SIGNATURE", proof).send().await {
             let replayed = answer.headers().contains_key("idempotent-replayed");
             match answer.status() {
-                StatusCode::OK => return (answer.text().await.unwrap(), replayed),
+                StatusCode::OK => return WholeAnswer { body: answer.text().await.unwrap(), replayed },
                 StatusCode::SERVICE_UNAVAILABLE => {}
                 status => panic!("{status}: {:?}", answer.text().await),
             }
@@ -81,17 +88,18 @@ async fn sign_again(scene: &Scene, mechanism: Mechanism) -> String {
 async fn play(crash: Crash, forwarded: usize) {
     let (mut scene, child) = Scene::set(&crash, 0).await;
     provoke(&scene, child).await;
-    scene.check(&crash).await;
+    scene.check_what_is_durable(&crash).await;
     let child = scene.program.start(None);
     if crash.confirms == Confirms::Afterwards {
         super::confirm(&scene).await;
     }
     let second = sign_again(&scene, crash.mechanism).await;
     let all = async {
-        let (body, _) = served(&scene, &second).await;
+        let WholeAnswer { body, .. } = answer_to(&scene, &second).await;
         let third = sign_again(&scene, crash.mechanism).await;
         for again in [&scene.proof, &second, &third] {
-            assert_eq!(served(&scene, again).await, (body.clone(), true), "{}: another answer", crash.at);
+            let the_same = WholeAnswer { body: body.clone(), replayed: true };
+            assert_eq!(answer_to(&scene, again).await, the_same, "{}: another answer", crash.at);
         }
     };
     within(Duration::from_secs(40), &format!("{}: an answer to every proof", crash.at), all).await;
@@ -106,28 +114,27 @@ async fn play(crash: Crash, forwarded: usize) {
             scene.block = block;
         }
     }
-    scene.compare(&crash).await;
+    scene.compare_books(&crash).await;
 }
 
 #[tokio::test]
 async fn under_an_id_a_crash_before_the_grant_leaves_one_payment() {
     let (intent, afterwards) = (Some(PaymentState::Intent), Confirms::Afterwards);
     let crashes = [
-        txn("payment-checked", None, false),
-        txn("payment-claimed", intent, false),
-        txn("payment-broadcast", intent, true),
-        Crash { confirms: afterwards, ..txn("payment-broadcast", intent, true) },
-        txn("payment-confirmed", intent, true),
-        Crash { confirms: afterwards, ..signed("payment-checked", None) },
-        Crash { confirms: afterwards, ..signed("payment-claimed", intent) },
-        signed("payment-confirmed", None),
+        Crash { at: "payment-checked", ..BY_TXN },
+        Crash { at: "payment-claimed", journal: intent, ..BY_TXN },
+        Crash { at: "payment-broadcast", journal: intent, published: true, ..BY_TXN },
+        Crash { at: "payment-broadcast", journal: intent, published: true, confirms: afterwards, ..BY_TXN },
+        Crash { at: "payment-confirmed", journal: intent, published: true, ..BY_TXN },
+        Crash { at: "payment-checked", confirms: afterwards, ..BY_SIGNATURE },
+        Crash { at: "payment-claimed", journal: intent, confirms: afterwards, ..BY_SIGNATURE },
+        Crash { at: "payment-confirmed", ..BY_SIGNATURE },
     ];
     join_all(crashes.into_iter().map(|it| play(named(it), 1))).await;
 }
 
 #[tokio::test]
 async fn under_an_id_a_crash_after_the_grant_leaves_one_answer() {
-    let granted = Some(PaymentState::Granted);
     // What is kept is given again; what the crash came before is asked for again.
     let points = [
         ("payment-granted", 1),
@@ -136,8 +143,8 @@ async fn under_an_id_a_crash_after_the_grant_leaves_one_answer() {
         ("use-answered", 1),
         ("use-committed", 1),
     ];
-    let plays = points.into_iter().flat_map(|(at, forwarded)| {
-        [txn(at, granted, true), signed(at, granted)].map(|it| play(named(it), forwarded))
-    });
+    let plays = points
+        .into_iter()
+        .flat_map(|(at, forwarded)| after_the_grant(at).map(|it| play(named(it), forwarded)));
     join_all(plays).await;
 }

@@ -10,23 +10,40 @@ use faregate::x402::{NanoOffer, URL_BOUND, encode_header};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use super::{MANY, ONE, ROUTES, entry, id, is_refused, offered, pay, plan, proof, session, show};
+use super::{
+    MANY, ONE, ROUTES, accepted_entry, assert_refused, pay_session, plan, present, session_id, session_in,
+    session_offer, session_proof,
+};
 use crate::proxy::wire::Wire;
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, signature};
 
-const TOLD: [&str; 5] =
+/// The headers of a bill that offers a session.
+const SESSION_HEADERS: [&str; 5] =
     ["x-payment-address", "x-payment-amount", "x-payment-tag", "x-payment-session", "x-payment-expires"];
 
-/// What the bill's headers say, as a client of revision 5 reads them: address, amount, session.
-fn told(answer: &Response) -> (String, u128, String) {
-    let amount: u128 = header(answer, "x-payment-amount").parse().unwrap();
-    let tag: u128 = header(answer, "x-payment-tag").parse().unwrap();
-    assert!(tag < 10_000_000, "revision 5's TAG_MODULUS");
-    let session = header(answer, "x-payment-session").to_owned();
-    (header(answer, "x-payment-address").to_owned(), amount + tag, session)
+/// A bill's headers, as a client of revision 5 reads them.
+struct SessionHeaders {
+    address: String,
+    /// In raw, with the tag.
+    amount: u128,
+    session: String,
 }
 
-async fn show_headers(rig: &Rig, path: &str, block: &str, session: &str) -> Response {
+impl SessionHeaders {
+    fn read(answer: &Response) -> Self {
+        let amount: u128 = header(answer, "x-payment-amount").parse().unwrap();
+        let tag: u128 = header(answer, "x-payment-tag").parse().unwrap();
+        assert!(tag < 10_000_000, "revision 5's TAG_MODULUS");
+        Self {
+            address: header(answer, "x-payment-address").to_owned(),
+            amount: amount + tag,
+            session: header(answer, "x-payment-session").to_owned(),
+        }
+    }
+}
+
+/// Sends a request with the header pair of revision 5.
+async fn present_header_pair(rig: &Rig, path: &str, block: &str, session: &str) -> Response {
     rig.get(path, &[("X-PAYMENT-BLOCK", block), ("X-PAYMENT-SESSION", session)]).await
 }
 
@@ -36,24 +53,32 @@ async fn a_client_of_revision_5_pays_with_headers_alone() {
     let key = rig.payer(1, PLENTY);
     for lower in [false, true] {
         let bill = rig.get(MANY, &[]).await;
-        let (address, amount, session) = told(&bill);
-        let offer = offered(&bill);
-        assert_eq!((address, amount), (offer.pay_to.to_string(), offer.amount.get()));
-        assert_eq!(session, id(&offer));
-        assert_eq!(header(&bill, "x-payment-expires"), entry(&offer)["extra"]["nanoSession"]["expiresAt"]);
-        let block = pay(&rig, &key, &offer);
+        let SessionHeaders { address, amount, session } = SessionHeaders::read(&bill);
+        let offer = session_in(&bill);
+        assert_eq!(address, offer.pay_to.to_string());
+        assert_eq!(amount, offer.amount.get());
+        assert_eq!(session, session_id(&offer));
+        assert_eq!(
+            header(&bill, "x-payment-expires"),
+            accepted_entry(&offer)["extra"]["nanoSession"]["expiresAt"]
+        );
+        let block = pay_session(&rig, &key, &offer);
         let hash = if lower { block.lower_hex() } else { block.to_string() };
-        let answer = show_headers(&rig, MANY, &hash, &session).await;
-        assert_eq!((answer.status().as_u16(), capability(&answer).1), (200, 2));
+        let answer = present_header_pair(&rig, MANY, &hash, &session).await;
+        assert_eq!(answer.status(), 200);
+        let (_, remaining) = capability(&answer);
+        assert_eq!(remaining, 2);
         // One payment, however it is shown.
-        assert_eq!(show(&rig, MANY, &proof(&offer, block)).await.status(), 200);
-        assert_eq!(show_headers(&rig, MANY, &hash, &session).await.status(), 200);
-        is_refused(show(&rig, MANY, &proof(&offer, block)).await, "DUPLICATE_BLOCK_HASH").await;
-        is_refused(show_headers(&rig, MANY, &hash, &session).await, "DUPLICATE_BLOCK_HASH").await;
+        assert_eq!(present(&rig, MANY, &session_proof(&offer, block)).await.status(), 200);
+        assert_eq!(present_header_pair(&rig, MANY, &hash, &session).await.status(), 200);
+        assert_refused(present(&rig, MANY, &session_proof(&offer, block)).await, "DUPLICATE_BLOCK_HASH")
+            .await;
+        assert_refused(present_header_pair(&rig, MANY, &hash, &session).await, "DUPLICATE_BLOCK_HASH").await;
     }
     assert_eq!(rig.upstream.seen().len(), 6);
     for seen in rig.upstream.seen() {
-        for name in TOLD.iter().filter(|it| **it != "x-payment-amount").chain(&["x-payment-block"]) {
+        for name in SESSION_HEADERS.iter().filter(|it| **it != "x-payment-amount").chain(&["x-payment-block"])
+        {
             assert_eq!(seen.header(name), None, "{name} went to the upstream");
         }
     }
@@ -64,14 +89,14 @@ async fn a_client_of_revision_5_pays_with_headers_alone() {
 async fn the_pair_outlives_a_restart_and_the_price_it_was_made_for() {
     let rig = Rig::with(plan()).await;
     let key = rig.payer(1, PLENTY);
-    let offer = session(&rig, ONE).await;
-    let block = pay(&rig, &key, &offer);
+    let offer = session_offer(&rig, ONE).await;
+    let block = pay_session(&rig, &key, &offer);
     let rig = rig.restart(crate::rig::Ending::Abrupt).await;
     let dearer = ROUTES.replace("0.0001 XNO, mechanisms", "5 XNO, mechanisms");
     let held_back = rig.services.reload(&rig.config("", &dearer)).await.unwrap();
     assert_eq!(held_back, ["listen"], "the rig's own new port");
-    assert!(session(&rig, ONE).await.amount > offer.amount);
-    assert_eq!(show_headers(&rig, ONE, &block.to_string(), &id(&offer)).await.status(), 200);
+    assert!(session_offer(&rig, ONE).await.amount > offer.amount);
+    assert_eq!(present_header_pair(&rig, ONE, &block.to_string(), &session_id(&offer)).await.status(), 200);
     rig.end().await;
 }
 
@@ -79,8 +104,8 @@ async fn the_pair_outlives_a_restart_and_the_price_it_was_made_for() {
 async fn half_a_pair_and_a_spoiled_one_are_told_what_they_are() {
     let rig = Rig::with(plan()).await;
     let key = rig.payer(1, PLENTY);
-    let offer = session(&rig, ONE).await;
-    let (block, id) = (pay(&rig, &key, &offer).to_string(), id(&offer));
+    let offer = session_offer(&rig, ONE).await;
+    let (block, id) = (pay_session(&rig, &key, &offer).to_string(), session_id(&offer));
     let message = async |headers: &[(&str, &str)], code: &str| {
         let body: Value = rig.get(ONE, headers).await.json().await.unwrap();
         assert_eq!(body["error"], code, "{headers:?}");
@@ -99,7 +124,7 @@ async fn half_a_pair_and_a_spoiled_one_are_told_what_they_are() {
     let twice =
         [("X-PAYMENT-BLOCK", block.as_str()), ("X-PAYMENT-BLOCK", &block), ("X-PAYMENT-SESSION", &id)];
     message(&twice, "bad_request").await;
-    assert_eq!(show_headers(&rig, ONE, &block, &id).await.status(), 200);
+    assert_eq!(present_header_pair(&rig, ONE, &block, &id).await.status(), 200);
     rig.end().await;
 }
 
@@ -109,7 +134,7 @@ async fn a_page_of_another_origin_may_read_and_send_them() {
     let rig = Rig::with(Plan { more, ..plan() }).await;
     let answer = rig.get(ONE, &[("Origin", "https://app.example.com")]).await;
     let exposed = header(&answer, "access-control-expose-headers").to_lowercase();
-    assert!(TOLD.iter().all(|name| exposed.contains(name)), "{exposed}");
+    assert!(SESSION_HEADERS.iter().all(|name| exposed.contains(name)), "{exposed}");
     let preflight = rig.http.request(reqwest::Method::OPTIONS, format!("{}{ONE}", rig.url));
     let preflight =
         preflight.header("Origin", "https://app.example.com").header("Access-Control-Request-Method", "GET");
@@ -157,7 +182,7 @@ async fn revision_7s_signature_over_the_url_is_refused_by_its_name() {
     let sent = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
     rig.devnet.process(sent).unwrap();
     let url = format!("{}/plain", rig.url);
-    let told = async |json: Value, code: &str| {
+    let refusal = async |json: Value, code: &str| {
         let answer = rig.get("/plain", &[("PAYMENT-SIGNATURE", &encode_header(&json))]).await;
         assert_eq!(answer.status(), 402);
         let receipt = receipt(&answer);
@@ -176,20 +201,20 @@ async fn revision_7s_signature_over_the_url_is_refused_by_its_name() {
             // In its own shape, and in that of Track B.
             let mut json = good.clone();
             json["payload"] = json!({ "proof": hash, "signature": signature.lower_hex() });
-            assert!(told(json.clone(), "MALFORMED_PAYLOAD").await.contains(URL_BOUND));
+            assert!(refusal(json.clone(), "MALFORMED_PAYLOAD").await.contains(URL_BOUND));
             // With an entry as that revision had them, it is told the same.
             json["accepted"]["extra"] = json!({ "nanoSignature": { "url": url } });
-            assert!(told(json, "MALFORMED_PAYLOAD").await.contains(URL_BOUND));
+            assert!(refusal(json, "MALFORMED_PAYLOAD").await.contains(URL_BOUND));
             let mut json = good.clone();
             json["payload"]["signature"] = signature.lower_hex().into();
-            assert_eq!(told(json, "INVALID_SIGNATURE").await, URL_BOUND);
+            assert_eq!(refusal(json, "INVALID_SIGNATURE").await, URL_BOUND);
         }
     }
     // Any other wrong signature is one.
     let [elsewhere, _] = url_bound(&key, &sent.hash().to_string(), "https://other.example.com/plain");
     let mut json = good.clone();
     json["payload"]["signature"] = elsewhere.lower_hex().into();
-    assert_eq!(told(json, "INVALID_SIGNATURE").await, "the signature does not hold for the account");
+    assert_eq!(refusal(json, "INVALID_SIGNATURE").await, "the signature does not hold for the account");
     assert_eq!(rig.upstream.seen().len(), 0);
     let answer = rig.get("/plain", &[("PAYMENT-SIGNATURE", &signature(&key, &sent, &offer))]).await;
     assert_eq!(answer.status(), 200, "the money is still there");
@@ -217,7 +242,7 @@ async fn every_receipt_is_one_to_the_parser_of_x402_nano() {
     let (by_txn, block) = rig.txn(&key, &txn);
     let mut proofs = vec![(by_txn, block.hash())];
     let settled = async |proof: &str, block: BlockHash| {
-        let answer = show(&rig, "/all", proof).await;
+        let answer = present(&rig, "/all", proof).await;
         assert_eq!(answer.status(), 200, "{:?}", answer.text().await);
         let receipt = receipt(&answer);
         assert!(is_read_by_x402_nano(&receipt), "{receipt}");
@@ -230,19 +255,19 @@ async fn every_receipt_is_one_to_the_parser_of_x402_nano() {
     rig.devnet.process(sent).unwrap();
     proofs.push((signature(&key, &sent, &upfront), sent.hash()));
     settled(&proofs[1].0, sent.hash()).await;
-    let block = pay(&rig, &key, &session);
-    proofs.push((proof(&session, block), block));
+    let block = pay_session(&rig, &key, &session);
+    proofs.push((session_proof(&session, block), block));
     settled(&proofs[2].0, block).await;
     // A refusal and a payment under way have one too.
     for (proof, _) in &proofs {
-        let answer = show(&rig, "/all", proof).await;
+        let answer = present(&rig, "/all", proof).await;
         let receipt = receipt(&answer);
         assert!(is_read_by_x402_nano(&receipt) && receipt["success"] == false, "{receipt}");
         assert_eq!(error(answer).await, "DUPLICATE_BLOCK_HASH");
     }
     let answer = rig.get("/all", &[]).await;
-    let unsent = proof(&offered(&answer), BlockHash([7; 32]));
-    let answer = show(&rig, "/all", &unsent).await;
+    let unsent = session_proof(&session_in(&answer), BlockHash([7; 32]));
+    let answer = present(&rig, "/all", &unsent).await;
     assert_eq!(answer.status(), 503);
     assert!(is_read_by_x402_nano(&receipt(&answer)));
     rig.end().await;

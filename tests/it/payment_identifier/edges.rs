@@ -20,16 +20,16 @@ const SESSIONS: &str = r#"
 async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_required() {
     let rig = rig_with(SESSIONS, "", super::counting()).await;
     let key = rig.payer(1, PLENTY);
-    let offer = nano_session::session(&rig, "/req/x").await;
-    let block = nano_session::pay(&rig, &key, &offer);
-    let (hash, session) = (block.to_string(), nano_session::id(&offer));
+    let offer = nano_session::session_offer(&rig, "/req/x").await;
+    let block = nano_session::pay_session(&rig, &key, &offer);
+    let (hash, session) = (block.to_string(), nano_session::session_id(&offer));
     let headers = [("X-PAYMENT-BLOCK", hash.as_str()), ("X-PAYMENT-SESSION", &session)];
     for _ in 0..2 {
         let answer = rig.get("/req/x", &headers).await;
         assert_eq!(answer.status(), 400);
         assert_eq!(crate::rig::error(answer).await, "payment_identifier_required");
     }
-    let bare = nano_session::proof(&offer, block);
+    let bare = nano_session::session_proof(&offer, block);
     refused(&rig, "/req/x", &bare, 400, "payment_identifier_required").await;
     assert!(rig.services.store().payment(block).await.unwrap().is_none(), "nothing is claimed");
     assert_eq!(rig.effects(), Effects { forwarded: 0, broadcast: 0 });
@@ -37,8 +37,9 @@ async fn the_two_headers_of_a_session_name_no_id_and_are_refused_where_one_is_re
     let named = proof_under_id(&offer, &PaymentProof::NanoSession { block_hash: block }, ID);
     assert_eq!(rig.ask_until_decided("/req/x", &named).await.status(), 201);
     // Where an id may come, the headers are as good as ever.
-    let offer = nano_session::session(&rig, "/opt/x").await;
-    let (hash, session) = (nano_session::pay(&rig, &key, &offer).to_string(), nano_session::id(&offer));
+    let offer = nano_session::session_offer(&rig, "/opt/x").await;
+    let (hash, session) =
+        (nano_session::pay_session(&rig, &key, &offer).to_string(), nano_session::session_id(&offer));
     let headers = [("X-PAYMENT-BLOCK", hash.as_str()), ("X-PAYMENT-SESSION", &session)];
     assert_eq!(rig.get("/opt/x", &headers).await.status(), 201);
     rig.end().await;

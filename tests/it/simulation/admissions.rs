@@ -14,7 +14,7 @@ use faregate::store::capabilities::CachedCapability;
 use http::{HeaderMap, StatusCode};
 
 use super::instance::Instance;
-use super::people::txn;
+use super::people::txn_proof;
 use super::races::{ask, calmly, challenge, under_an_id};
 
 /// One gateway, and a payment for one use of it.
@@ -38,7 +38,7 @@ fn on_a_gateway(scene: impl AsyncFnOnce(Scene)) {
 impl Scene {
     async fn present(&self, identified: Option<IdentifiedRequest>) -> Verdict {
         loop {
-            let presented: Presented = txn(&self.challenge, self.block);
+            let presented: Presented = txn_proof(&self.challenge, self.block);
             let verdict = ask(&self.instance, presented, identified).await;
             if !matches!(verdict, Verdict::Wait(_)) {
                 return verdict;

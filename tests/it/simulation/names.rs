@@ -237,9 +237,9 @@ impl<'a> Purchase<'a> {
             let paid = self.proofs[newest.saturating_sub(back)].clone();
             let hash = paid.block.hash();
             let presented = match self.mechanism {
-                Mechanism::NanoTxn => people::txn(&paid.challenge, paid.block),
+                Mechanism::NanoTxn => people::txn_proof(&paid.challenge, paid.block),
                 Mechanism::NanoSignature | Mechanism::NanoSession => {
-                    people::signed(&paid.challenge, hash, self.key.account(), self.key)
+                    people::signature_proof(&paid.challenge, hash, self.key.account(), self.key)
                 }
             };
             self.world().present(hash, paid.challenge.nonce());
@@ -345,7 +345,7 @@ pub(super) async fn thief(town: Arc<Town>, key: SecretKey) {
                 if !own.insert(block.hash()) {
                     continue;
                 }
-                let told = town.ask_under(&asked, people::txn(&challenge, block)).await;
+                let told = town.ask_under(&asked, people::txn_proof(&challenge, block)).await;
                 let taken = matches!(told, Told::Turned(_)) && town.world.truth(block.hash()).is_some();
                 town.world.hold(!taken, || format!("{} was turned away and broadcast", block.hash()));
             }
@@ -356,10 +356,10 @@ pub(super) async fn thief(town: Arc<Town>, key: SecretKey) {
                     continue;
                 }
                 let presented = match mechanism {
-                    Mechanism::NanoTxn => people::txn(&challenge, *block),
+                    Mechanism::NanoTxn => people::txn_proof(&challenge, *block),
                     Mechanism::NanoSignature | Mechanism::NanoSession => {
                         let account = if way == 2 { block.account } else { who };
-                        people::signed(&challenge, block.hash(), account, &key)
+                        people::signature_proof(&challenge, block.hash(), account, &key)
                     }
                 };
                 town.world.present(block.hash(), challenge.nonce());

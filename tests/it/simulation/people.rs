@@ -136,7 +136,7 @@ impl Town {
     pub(super) async fn bill(&self, ware: &(RouteName, Terms), mechanism: Mechanism) -> Challenge {
         loop {
             if let Answer::Bill(bill) = self.ask(ware, Presented::Nothing, true).await
-                && let Some(challenge) = of(&bill, mechanism)
+                && let Some(challenge) = challenge_by(&bill, mechanism)
             {
                 return challenge;
             }
@@ -162,16 +162,19 @@ impl Town {
     }
 }
 
-pub(super) fn of(bill: &Bill, mechanism: Mechanism) -> Option<Challenge> {
+/// The challenge of a bill for this mechanism.
+pub(super) fn challenge_by(bill: &Bill, mechanism: Mechanism) -> Option<Challenge> {
     bill.challenges.iter().find(|it| it.offer().mechanism == mechanism).cloned()
 }
 
-pub(super) fn txn(challenge: &Challenge, block: StateBlock) -> Presented {
+/// The proof by `nanoTxn`: the signed block.
+pub(super) fn txn_proof(challenge: &Challenge, block: StateBlock) -> Presented {
     let evidence = Evidence::Txn(block);
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 
-pub(super) fn signed(
+/// The proof by `nanoSignature`: a signature over the block and the challenge.
+pub(super) fn signature_proof(
     challenge: &Challenge,
     block: BlockHash,
     account: Account,
@@ -183,7 +186,8 @@ pub(super) fn signed(
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
 
-fn told(challenge: &Challenge, block: BlockHash) -> Presented {
+/// The proof by `nanoSession` of `block`.
+fn session_proof(challenge: &Challenge, block: BlockHash) -> Presented {
     let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: Some(challenge.due()) });
     Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
 }
@@ -247,9 +251,9 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
         };
         let hash = paid.block.hash();
         let presented = match mechanism {
-            Mechanism::NanoTxn => txn(&paid.challenge, paid.block),
-            Mechanism::NanoSignature => signed(&paid.challenge, hash, key.account(), key),
-            Mechanism::NanoSession => told(&paid.challenge, hash),
+            Mechanism::NanoTxn => txn_proof(&paid.challenge, paid.block),
+            Mechanism::NanoSignature => signature_proof(&paid.challenge, hash, key.account(), key),
+            Mechanism::NanoSession => session_proof(&paid.challenge, hash),
         };
         world.present(hash, paid.challenge.nonce());
         let patient = impatience == 0 || !world.chance(10);
@@ -300,7 +304,7 @@ fn refused(world: &World, signed_for: &mut Vec<Paid>, paid: &Paid, bill: &Bill, 
     let (hash, mechanism) = (paid.block.hash(), paid.challenge.offer().mechanism);
     match (mechanism, refusal) {
         (Mechanism::NanoSignature, Some(Refusal::PaymentExpired)) => {
-            let fresh = of(bill, mechanism).expect("a fresh challenge");
+            let fresh = challenge_by(bill, mechanism).expect("a fresh challenge");
             let same = fresh.offer().pay_to == paid.challenge.offer().pay_to;
             world.hold(same, || format!("{hash} came late and was given another address"));
             signed_for.push(Paid { challenge: fresh, block: paid.block, given_up: false, claimed: false });
@@ -355,10 +359,14 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
                 continue;
             }
             let presented = match (mechanism, town.world.below(2)) {
-                (Mechanism::NanoTxn, _) => txn(&challenge, block),
-                (Mechanism::NanoSignature, 0) => signed(&challenge, block.hash(), block.account, &key),
-                (Mechanism::NanoSignature, _) => signed(&challenge, block.hash(), key.account(), &key),
-                (Mechanism::NanoSession, _) => told(&challenge, block.hash()),
+                (Mechanism::NanoTxn, _) => txn_proof(&challenge, block),
+                (Mechanism::NanoSignature, 0) => {
+                    signature_proof(&challenge, block.hash(), block.account, &key)
+                }
+                (Mechanism::NanoSignature, _) => {
+                    signature_proof(&challenge, block.hash(), key.account(), &key)
+                }
+                (Mechanism::NanoSession, _) => session_proof(&challenge, block.hash()),
             };
             town.world.present(block.hash(), challenge.nonce());
             let answer = town.ask(ware, presented, true).await;
@@ -381,7 +389,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
             standing: Arc::default(),
             terms: ware.1,
             metering: faregate::routes::Metering::Leased,
-            presented: txn(&challenge, block),
+            presented: txn_proof(&challenge, block),
             identified: None,
             client: None,
             down: None,
@@ -435,9 +443,11 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                     challenge
                 };
                 let presented = match challenge.offer().mechanism {
-                    Mechanism::NanoTxn => txn(&challenge, block),
-                    Mechanism::NanoSignature => signed(&challenge, block.hash(), key.account(), &key),
-                    Mechanism::NanoSession => told(&challenge, block.hash()),
+                    Mechanism::NanoTxn => txn_proof(&challenge, block),
+                    Mechanism::NanoSignature => {
+                        signature_proof(&challenge, block.hash(), key.account(), &key)
+                    }
+                    Mechanism::NanoSession => session_proof(&challenge, block.hash()),
                 };
                 for _ in 0..3 {
                     let again = match &presented {

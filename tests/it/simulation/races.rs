@@ -1,5 +1,4 @@
-//! Moments that chance seldom finds, set up on purpose. In each a payer was told that what he bought is
-//! used up, and he had not had it yet.
+//! Moments that chance seldom finds, set up on purpose. What went wrong in each is said above it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,12 @@ use faregate::routes::Metering;
 use faregate::store::{Answer, PaymentJournal, PaymentState};
 
 use super::instance::{Instance, Limits};
-use super::people::{of, signed, txn, wares};
+use super::people::{challenge_by, signature_proof, txn_proof, wares};
 use super::world::{Ablation, World};
+
+/// The places of the two wares in [`wares`]: one use for a payment, and three.
+const CHEAP: usize = 0;
+const DEAR: usize = 1;
 
 /// Runs `scene` in a world where nothing goes wrong, on the simulation's clock.
 pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
@@ -26,29 +29,34 @@ pub(super) fn calmly(scene: impl AsyncFnOnce(Arc<World>)) {
 }
 
 pub(super) fn under_an_id() -> IdentifiedRequest {
-    let (route, _) = &wares()[0];
+    let (route, _) = &wares()[CHEAP];
     let request = RequestDigest::of(route, "GET", "/", &[], b"");
     IdentifiedRequest { id: IdentifierKey::of("races-0123456789"), request }
 }
 
-pub(super) async fn ask(
-    instance: &Instance,
-    presented: Presented,
-    identified: Option<IdentifiedRequest>,
-) -> Verdict {
-    let (route, terms) = wares()[0].clone();
-    let ask = Ask {
+/// A request for the ware of this number that shows `presented`.
+fn request_for(ware: usize, presented: Presented) -> Ask {
+    let (route, terms) = wares()[ware].clone();
+    Ask {
         route,
         standing: Arc::default(),
         terms,
         metering: Metering::Leased,
         presented,
-        identified,
+        identified: None,
         client: None,
         down: None,
         url: None,
-    };
-    instance.till.decide(ask).await
+    }
+}
+
+/// What a request for the cheap ware is answered.
+pub(super) async fn ask(
+    instance: &Instance,
+    presented: Presented,
+    identified: Option<IdentifiedRequest>,
+) -> Verdict {
+    instance.till.decide(Ask { identified, ..request_for(CHEAP, presented) }).await
 }
 
 /// What a client that tries again while it is told to wait is answered in the end.
@@ -65,9 +73,11 @@ async fn insist(instance: &Instance, presented: impl Fn() -> Presented) -> Verdi
 
 pub(super) async fn challenge(instance: &Instance) -> faregate::payment::challenge::Challenge {
     let Verdict::Bill(bill) = ask(instance, Presented::Nothing, None).await else { panic!("no bill") };
-    of(&bill, Mechanism::NanoTxn).unwrap()
+    challenge_by(&bill, Mechanism::NanoTxn).unwrap()
 }
 
+/// Regression: a retry with another proof looked the grant up in the store while the uses that came with
+/// it were on their way. The payer was told that the answer was gone, and never had one.
 #[test]
 fn another_proof_waits_for_the_uses_that_come_with_the_grant() {
     calmly(async |world| {
@@ -76,7 +86,7 @@ fn another_proof_waits_for_the_uses_that_come_with_the_grant() {
         world.slow_down("grant", Duration::from_secs(20));
         let first = challenge(&instance).await;
         let block = world.send(&key, first.offer().pay_to, first.due());
-        let pending = ask(&instance, txn(&first, block), Some(under_an_id())).await;
+        let pending = ask(&instance, txn_proof(&first, block), Some(under_an_id())).await;
         assert!(matches!(pending, Verdict::Wait(_)), "{pending:?}");
         loop {
             let payment = world.store.payment(block.hash()).await.unwrap().unwrap();
@@ -88,13 +98,15 @@ fn another_proof_waits_for_the_uses_that_come_with_the_grant() {
         // The store has granted, its answer is not here: whoever looks finds a payment without uses.
         let second = challenge(&instance).await;
         let other = world.send(&key, second.offer().pay_to, second.due());
-        let served = insist(&instance, || txn(&second, other)).await;
+        let served = insist(&instance, || txn_proof(&second, other)).await;
         let Verdict::Admit(admitted) = served else { panic!("{served:?}") };
         assert_eq!(admitted.taken.held().intent().block, block.hash());
         assert_eq!(world.truth(other.hash()), None, "it was not broadcast");
     });
 }
 
+/// Regression: a retry at a second instance found no kept answer, and then no use, because the first
+/// instance answered in between. The payer was told that the answer was gone.
 #[test]
 fn what_another_instance_answers_meanwhile_is_given_again() {
     calmly(async |world| {
@@ -102,11 +114,11 @@ fn what_another_instance_answers_meanwhile_is_given_again() {
         let (here, there) = (Instance::start(&world, 64), Instance::start(&world, 64));
         let first = challenge(&here).await;
         let block = world.send(&key, first.offer().pay_to, first.due());
-        let served = insist(&here, || txn(&first, block)).await;
+        let served = insist(&here, || txn_proof(&first, block)).await;
         let Verdict::Admit(admitted) = served else { panic!("{served:?}") };
         // The other instance is told that no answer is kept. Then one is, and the use is spent.
         world.slow_down("kept", Duration::from_secs(2));
-        let asked = ask(&there, txn(&first, block), Some(under_an_id()));
+        let asked = ask(&there, txn_proof(&first, block), Some(under_an_id()));
         let answered = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let answer = Answer { status: 200, headers: Vec::new(), body: Some(b"once".to_vec()) };
@@ -119,41 +131,26 @@ fn what_another_instance_answers_meanwhile_is_given_again() {
     });
 }
 
+/// Regression: the answer of the store that granted was lost, and the uses that it had leased with the
+/// grant were nobody's until their lease lapsed. A token for them was told that all are used up.
 #[test]
 fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
     calmly(async |world| {
         let key = world.open(0);
         let (here, there) = (Instance::start(&world, 64), Instance::start(&world, 64));
         world.slow_down("grant", Duration::from_secs(3600));
-        let (route, terms) = wares()[1].clone();
-        let asked = async |at: &Instance, presented: Presented| {
-            let metering = Metering::Leased;
-            let (route, terms) = (route.clone(), terms);
-            at.till
-                .decide(Ask {
-                    route,
-                    standing: Arc::default(),
-                    terms,
-                    metering,
-                    presented,
-                    identified: None,
-                    client: None,
-                    down: None,
-                    url: None,
-                })
-                .await
-        };
+        let asked = async |at: &Instance, presented| at.till.decide(request_for(DEAR, presented)).await;
         let Verdict::Bill(bill) = asked(&here, Presented::Nothing).await else { panic!("no bill") };
-        let first = of(&bill, Mechanism::NanoTxn).unwrap();
+        let first = challenge_by(&bill, Mechanism::NanoTxn).unwrap();
         let block = world.send(&key, first.offer().pay_to, first.due());
-        let pending = asked(&here, txn(&first, block)).await;
+        let pending = asked(&here, txn_proof(&first, block)).await;
         assert!(matches!(pending, Verdict::Wait(_)), "{pending:?}");
         while world.store.payment(block.hash()).await.unwrap().unwrap().state != PaymentState::Granted {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         world.slow_down("grant", Duration::ZERO);
         // The other instance has one use and gives a token; the rest is used where it was granted.
-        let Verdict::Admit(admitted) = asked(&there, txn(&first, block)).await else {
+        let Verdict::Admit(admitted) = asked(&there, txn_proof(&first, block)).await else {
             panic!("not admitted")
         };
         let token = admitted.token.expose().to_owned();
@@ -168,35 +165,23 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
     });
 }
 
-/// Each address of an IPv6 network had limits of its own, and no test noticed: one host owns 2^64 of
+/// Regression: each address of an IPv6 network had limits of its own, and no test noticed: one host owns 2^64 of
 /// them.
 #[test]
 fn the_addresses_of_an_ipv6_network_are_one_client() {
     calmly(async |world| {
         let key = world.open(0);
         let instance = Instance::with_limits(&world, 64, Limits { lookups: 2, ..Limits::default() });
-        let (route, terms) = wares()[0].clone();
         let mut looked_for = 0;
         let mut is_turned_away = async |client: &str| {
             let Verdict::Bill(bill) = ask(&instance, Presented::Nothing, None).await else {
                 panic!("no bill")
             };
-            let challenge = of(&bill, Mechanism::NanoSignature).unwrap();
+            let challenge = challenge_by(&bill, Mechanism::NanoSignature).unwrap();
             looked_for += 1;
-            let presented = signed(&challenge, BlockHash([looked_for; 32]), key.account(), &key);
-            let (route, client) = (route.clone(), Some(Client::at(client.parse().unwrap())));
-            let metering = Metering::Leased;
-            let ask = Ask {
-                route,
-                standing: Arc::default(),
-                terms,
-                metering,
-                presented,
-                identified: None,
-                client,
-                down: None,
-                url: None,
-            };
+            let presented = signature_proof(&challenge, BlockHash([looked_for; 32]), key.account(), &key);
+            let client = Some(Client::at(client.parse().unwrap()));
+            let ask = Ask { client, ..request_for(CHEAP, presented) };
             let Verdict::Wait(wait) = instance.till.decide(ask).await else { panic!("decided") };
             wait == Wait::Overloaded
         };

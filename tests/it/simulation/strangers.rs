@@ -14,7 +14,7 @@ use faregate::routes::Metering;
 use tokio::time::Instant;
 
 use super::instance::{Instance, Limits};
-use super::people::{of, signed, txn, wares};
+use super::people::{challenge_by, signature_proof, txn_proof, wares};
 use super::world::{Ablation, FUNDS, World};
 
 /// Seeds of an ordinary test run.
@@ -77,7 +77,7 @@ impl Street {
     async fn bill(&self, mechanism: Mechanism, client: Client) -> Challenge {
         let verdict = self.ask(Presented::Nothing, client).await;
         let Verdict::Bill(bill) = verdict else { panic!("no bill: {verdict:?}") };
-        of(&bill, mechanism).unwrap()
+        challenge_by(&bill, mechanism).unwrap()
     }
 
     /// One of the payments under way, if there is one.
@@ -112,9 +112,9 @@ async fn payer(street: Arc<Street>, key: SecretKey, mechanism: Mechanism, client
         let began = Instant::now();
         loop {
             let presented = match mechanism {
-                Mechanism::NanoTxn => txn(&challenge, block),
+                Mechanism::NanoTxn => txn_proof(&challenge, block),
                 Mechanism::NanoSignature | Mechanism::NanoSession => {
-                    signed(&challenge, block.hash(), key.account(), &key)
+                    signature_proof(&challenge, block.hash(), key.account(), &key)
                 }
             };
             match street.ask(presented, client).await {
@@ -162,9 +162,9 @@ async fn claimant(street: Arc<Street>, index: u8) {
         let replayed = street.world.chance(30);
         let presented = if replayed && street.world.truth(block.hash()).is_some() {
             // A block that the gateway has broadcast is public too.
-            txn(&street.bill(Mechanism::NanoTxn, client).await, block)
+            txn_proof(&street.bill(Mechanism::NanoTxn, client).await, block)
         } else {
-            signed(&own, block.hash(), key.account(), &key)
+            signature_proof(&own, block.hash(), key.account(), &key)
         };
         let verdict = street.ask(presented, client).await;
         let got = matches!(verdict, Verdict::Admit(_));
@@ -191,7 +191,7 @@ async fn squatter(street: Arc<Street>, index: u8) {
             signature: Signature([0; 64]),
             work: Some(Work(0)),
         };
-        let _verdict = street.ask(txn(&own, unsigned.signed(&key)), client).await;
+        let _verdict = street.ask(txn_proof(&own, unsigned.signed(&key)), client).await;
     }
 }
 
@@ -203,7 +203,7 @@ async fn spender(street: Arc<Street>, index: u8) {
         let own = street.bill(Mechanism::NanoSignature, client).await;
         for number in 0..50 {
             let made_up = BlockHash(std::array::from_fn(|_| index ^ number));
-            let verdict = street.ask(signed(&own, made_up, key.account(), &key), client).await;
+            let verdict = street.ask(signature_proof(&own, made_up, key.account(), &key), client).await;
             if matches!(verdict, Verdict::Wait(Wait::Overloaded)) {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }

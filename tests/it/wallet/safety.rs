@@ -102,7 +102,7 @@ async fn no_block_is_built_on_an_unconfirmed_one() {
     let books = Books::with_balance(1000);
     let (node, gateway) = (node(&books).await, selling(&books).await);
     let paid = wallet_with(&node, paying_by(Mechanism::NanoTxn)).request(get(&gateway, "/q")).await.unwrap();
-    assert!(paid.payment.unwrap().acknowledged, "once it is confirmed, it is built upon");
+    assert!(paid.payment().unwrap().acknowledged, "once it is confirmed, it is built upon");
 }
 
 /// With a node's impossible threshold the wallet would compute work for ever.

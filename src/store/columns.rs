@@ -1,0 +1,173 @@
+//! How rows are read, once for all engines. An engine says only how it reads one column.
+
+use std::num::NonZeroU32;
+
+use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
+use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
+use crate::routes::{Grants, Place, RouteName, Terms};
+use crate::store::deposits::{Deposit, SeenDeposit, SweepBlock, SweepRecord};
+use crate::store::encoding::{action, decode_block, decode_headers, state, sweep_state};
+use crate::store::escrow::{Share, StoredCapability};
+use crate::store::{
+    Answer, CapabilityId, CapabilityRecord, Holder, Intent, Lease, OutstandingGrants, PaymentRecord,
+};
+
+/// One row, whose columns count from 0.
+pub(super) trait Columns {
+    type Fault;
+
+    /// Bytes; `None` if there are none.
+    fn blob(&self, column: usize) -> Result<Option<&[u8]>, Self::Fault>;
+    fn text(&self, column: usize) -> Result<&str, Self::Fault>;
+    /// A number as it is stored; `None` if there is none.
+    fn integer(&self, column: usize) -> Result<Option<i64>, Self::Fault>;
+    fn flag(&self, column: usize) -> Result<bool, Self::Fault>;
+    fn raw(&self, column: usize) -> Result<Raw, Self::Fault>;
+    /// The fault of a value that is not what the schema says.
+    fn unreadable(&self, column: usize) -> Self::Fault;
+
+    fn optional_bytes<const N: usize>(&self, column: usize) -> Result<Option<[u8; N]>, Self::Fault> {
+        let bytes = self.blob(column)?.map(|it| it.try_into().map_err(|_| self.unreadable(column)));
+        bytes.transpose()
+    }
+
+    fn bytes<const N: usize>(&self, column: usize) -> Result<[u8; N], Self::Fault> {
+        self.optional_bytes(column)?.ok_or_else(|| self.unreadable(column))
+    }
+
+    /// A number of 64 bits. It is stored as a signed one.
+    fn number(&self, column: usize) -> Result<u64, Self::Fault> {
+        self.integer(column)?.map(i64::cast_unsigned).ok_or_else(|| self.unreadable(column))
+    }
+
+    /// A number of fewer bits.
+    fn small<T: TryFrom<i64>>(&self, column: usize) -> Result<T, Self::Fault> {
+        let number = self.integer(column)?.and_then(|it| T::try_from(it).ok());
+        number.ok_or_else(|| self.unreadable(column))
+    }
+
+    fn time(&self, column: usize) -> Result<UnixSeconds, Self::Fault> {
+        self.number(column).map(UnixSeconds)
+    }
+}
+
+/// A row of the engine's columns of a payment.
+pub(super) fn payment<R: Columns>(row: &R) -> Result<PaymentRecord, R::Fault> {
+    let signed = row.blob(2)?.map(|it| decode_block(it).ok_or_else(|| row.unreadable(2))).transpose()?;
+    let identified = row.optional_bytes(16)?.zip(row.optional_bytes(17)?);
+    let intent = Intent {
+        block: BlockHash(row.bytes(1)?),
+        signed,
+        mechanism: row.text(3)?.parse().map_err(|_| row.unreadable(3))?,
+        challenge: Nonce(row.bytes(4)?),
+        route: RouteName::new(row.text(5)?),
+        terms: Terms { amount: row.raw(6)?, grants: grants(row, 7, 8)? },
+        payer: Account(row.bytes(9)?),
+        amount: row.raw(10)?,
+        pay_to: Account(row.bytes(11)?),
+        valid_before: row.time(12)?,
+        identified: identified.map(|(id, request)| IdentifiedRequest {
+            id: IdentifierKey(id),
+            request: RequestDigest(request),
+        }),
+    };
+    Ok(PaymentRecord {
+        sequence: row.number(0)?,
+        intent,
+        state: state(row.small(13)?).ok_or_else(|| row.unreadable(13))?,
+        created_at: row.time(14)?,
+        updated_at: row.time(15)?,
+    })
+}
+
+fn grants<R: Columns>(row: &R, requests: usize, seconds: usize) -> Result<Grants, R::Fault> {
+    let count = NonZeroU32::new(row.small(requests)?).ok_or_else(|| row.unreadable(requests))?;
+    Ok(Grants { requests: count, seconds: row.number(seconds)? })
+}
+
+/// A row of the engine's columns of a capability.
+pub(super) fn capability<R: Columns>(row: &R) -> Result<StoredCapability, R::Fault> {
+    Ok(StoredCapability {
+        payment: row.number(0)?,
+        record: CapabilityRecord {
+            id: CapabilityId(row.bytes(1)?),
+            block: BlockHash(row.bytes(2)?),
+            route: RouteName::new(row.text(3)?),
+            uses: row.small(4)?,
+            expires_at: row.time(5)?,
+            revoked: row.flag(6)?,
+        },
+        spent: row.small(7)?,
+        broken: row.small(8)?,
+    })
+}
+
+/// The columns of a share, in the order of [`share`].
+pub(super) const SHARE_COLUMNS: &str =
+    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken";
+
+pub(super) fn share<R: Columns>(row: &R) -> Result<Share, R::Fault> {
+    Ok(Share {
+        holder: Holder(row.bytes(0)?),
+        sequence: row.number(1)?,
+        outstanding: row.small(2)?,
+        late: row.small(3)?,
+        answer: Lease {
+            granted: row.small(4)?,
+            remaining: row.small(5)?,
+            elsewhere: row.small(6)?,
+            expires_at: row.time(7)?,
+            broken: row.small(8)?,
+            revoked: false,
+        },
+    })
+}
+
+/// A row of `capabilities::outstanding`.
+pub(super) fn outstanding<R: Columns>(row: &R) -> Result<OutstandingGrants, R::Fault> {
+    Ok(OutstandingGrants {
+        route: RouteName::new(row.text(0)?),
+        terms: Terms { amount: row.raw(1)?, grants: grants(row, 2, 3)? },
+        place: Place(row.bytes(4)?),
+        capabilities: row.number(5)?,
+        uses: row.number(6)?,
+    })
+}
+
+/// A row of `answers::kept`.
+pub(super) fn answer<R: Columns>(row: &R) -> Result<Answer, R::Fault> {
+    let headers = row.blob(1)?.and_then(decode_headers);
+    Ok(Answer {
+        status: row.small(0)?,
+        headers: headers.ok_or_else(|| row.unreadable(1))?,
+        body: row.blob(2)?.map(<[u8]>::to_vec),
+    })
+}
+
+/// A row of `deposits::unclaimed`.
+pub(super) fn deposit<R: Columns>(row: &R) -> Result<SeenDeposit, R::Fault> {
+    let deposit = Deposit {
+        block: BlockHash(row.bytes(1)?),
+        account: Account(row.bytes(2)?),
+        sender: row.optional_bytes(3)?.map(Account),
+        amount: row.raw(4)?,
+    };
+    Ok(SeenDeposit { seen_at: row.time(0)?, deposit })
+}
+
+/// A row of `deposits::sweeps`.
+pub(super) fn sweep<R: Columns>(row: &R) -> Result<SweepRecord, R::Fault> {
+    Ok(SweepRecord {
+        block: SweepBlock {
+            block: BlockHash(row.bytes(0)?),
+            account: Account(row.bytes(1)?),
+            action: action(row.small(2)?).ok_or_else(|| row.unreadable(2))?,
+            amount: row.raw(3)?,
+            previous: BlockHash(row.bytes(4)?),
+            link: row.bytes(5)?,
+        },
+        state: sweep_state(row.small(6)?).ok_or_else(|| row.unreadable(6))?,
+        planned_at: row.time(7)?,
+        ended_at: row.integer(8)?.map(|it| UnixSeconds(it.cast_unsigned())),
+    })
+}
