@@ -324,6 +324,22 @@ impl Admission {
         Some(result)
     }
 
+    /// The exchange is dropped because it took too long. A use is given back, and the failure counted.
+    #[must_use]
+    pub fn abandon<S: Store>(&mut self, capabilities: &Capabilities<S>) -> Option<UseResult> {
+        let taken = match self.take() {
+            Stage::Held(HeldUse { admitted, .. }) | Stage::Answering(AnsweringUse { admitted, .. }) => {
+                Some(admitted.taken)
+            }
+            Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => None,
+        };
+        self.0 = Stage::Closed(Outcome::UpstreamFailed);
+        taken.map(|taken| {
+            capabilities.fail(taken);
+            UseResult::GivenBack
+        })
+    }
+
     /// How the request ended, or how it stands.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

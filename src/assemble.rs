@@ -292,6 +292,7 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
         work: nodes::work_terms(&config.nano),
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,
+            body_idle: config.limits.body_idle,
             drained_body: config.limits.drained_body,
             unpaid_per_client: config.limits.per_client.unpaid,
         },

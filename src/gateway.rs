@@ -77,6 +77,7 @@ use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
 
 use client::Caller;
+use context::IfDropped;
 use decision::Decision;
 use rejection::Rejection;
 use tariff::Tariff;
@@ -146,6 +147,27 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         self.count(context, result);
     }
 
+    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted.
+    fn watch(&self, session: &Session, context: &mut Context) {
+        if session.as_http2().is_none() {
+            return;
+        }
+        let (cashier, metrics) = (self.cashier.clone(), Arc::clone(&self.metrics));
+        context.if_dropped = Some(IfDropped(Box::new(move |context: &mut Context| {
+            if !context.is_late() {
+                return;
+            }
+            let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
+            let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
+            let (route, took) = (context.route_label(), context.started.elapsed());
+            if let Some(result) = result {
+                metrics.capability_use(route, result);
+            }
+            metrics.request(route, Outcome::UpstreamFailed, took);
+            tracing::info!(route, error = "ReadTimedout", "request failed: it was reset, its answer is late");
+        })));
+    }
+
     fn count(&self, context: &Context, result: Option<UseResult>) {
         if let Some(result) = result {
             self.metrics.capability_use(context.route_label(), result);
@@ -166,6 +188,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session.set_keepalive(Some(context.tariff.limits.idle_connection.as_secs()));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_read_timeout(Some(context.tariff.limits.body_idle));
         Ok(())
     }
 
@@ -175,18 +198,21 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.decided = decision.outcome();
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
+            self.watch(session, context);
             fail::fail_point!("use-held", |_| std::process::abort());
         }
         Ok(context.forwarding.is_none())
     }
 
-    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let Some(forwarding) = context.forwarding.as_mut() else { return not_admitted() };
         let Some(chosen) = forwarding.upstream.choose(&forwarding.tried) else {
             let why = "no address of the upstream is known and healthy";
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
-        let peer = chosen.peer.clone();
+        let mut peer = chosen.peer.clone();
+        let quiet = forward::may_be_quiet(&session.req_header().headers);
+        peer.options.read_timeout = forwarding.upstream.idle(quiet);
         forwarding.tried.push(peer.address().clone());
         forwarding.chosen = Some(chosen);
         Ok(Box::new(peer))
@@ -231,6 +257,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
         connection_was_reused: bool,
     ) -> Box<Error> {
+        if context.is_late() && !context.is_answered {
+            return Error::explain(ErrorType::ReadTimedout, "the answer did not begin in time").into_up();
+        }
         let mut error = error;
         // An old connection may have been closed before the request arrived. Only what is safe to do twice
         // is sent again (RFC 9110 section 9.2.1).
@@ -248,6 +277,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.goes_on(session, !context.has_body);
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())
@@ -258,11 +288,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         _: &mut Option<Bytes>,
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        context.goes_on(session, end_of_stream);
         if end_of_stream && let Some(permit) = &mut context.body {
             permit.release();
         }
@@ -271,12 +302,18 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
+        }
+        context.answered();
+        if let Some(forwarding) = &context.forwarding {
+            // The client's side of a stream may pause as long as the upstream's.
+            let quiet = forward::may_be_quiet(&session.req_header().headers);
+            session.set_read_timeout(forwarding.upstream.idle(quiet));
         }
         let charged = forward::response(response, context)?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
@@ -311,6 +348,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // The connection is not used again, and the answer says so: a client that only saw a reset could
         // not tell whether its next request was read.
         session.set_keepalive(None);
+        context.answered();
         let failure = respond::failure(session, context, error);
         // Before the answer leaves: a client that tries again at once finds the use.
         self.close(context, Some(error)).await;
@@ -322,6 +360,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        context.if_dropped = None;
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
         // What was bought is the tunnel. How it ends is up to those who use it.
         self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;

@@ -5,6 +5,7 @@
 //! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
 //! of these loops can run in one process.
 
+mod deadline;
 mod door;
 mod head;
 mod proxies;
@@ -34,6 +35,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
+pub use deadline::Deadline;
 pub use door::{Door, DoorRules, MAX_CONNECTIONS};
 pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};

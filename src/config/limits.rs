@@ -53,6 +53,8 @@ pub struct Limits {
     pub bodies: u64,
     /// How long such a body may take to arrive.
     pub body_time: Duration,
+    /// How long a client may pause in any body.
+    pub body_idle: Duration,
     pub per_client: PerClient,
 }
 
@@ -88,6 +90,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(10),
             bodies: 64 * 1024 * 1024,
             body_time: Duration::from_secs(10),
+            body_idle: Duration::from_secs(60),
             per_client: PerClient::default(),
         }
     }
@@ -187,6 +190,7 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
         head_time: judge.duration(file.head_time, milli(100)..=second(600), default.head_time),
         bodies: judge.bytes(file.bodies, 0..=MAX_BODIES, default.bodies),
         body_time: judge.duration(file.body_time, milli(100)..=second(600), default.body_time),
+        body_idle: judge.duration(file.body_idle, milli(100)..=second(3600), default.body_idle),
         per_client,
     })
 }

@@ -216,6 +216,7 @@ sections! {
         url: String,
         urls: Vec<Value>,
         timeout: String,
+        idle_timeout: String,
         connect_timeout: String,
         health: Value,
         host_header: String,
@@ -290,6 +291,7 @@ sections! {
         head_time: String,
         bodies: Value,
         body_time: String,
+        body_idle: String,
         per_client: Value,
     }
     "limits.per_client" => PerClientFile {

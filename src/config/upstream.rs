@@ -22,6 +22,9 @@ pub struct UpstreamConfig {
     pub urls: Vec<UpstreamUrl>,
     /// How long the upstream may take until its answer begins.
     pub timeout: Duration,
+    /// How long its answer may pause, at least `timeout`. `None`: five minutes, and for ever where pauses are
+    /// usual.
+    pub idle_timeout: Option<Duration>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     pub health: HealthRules,
@@ -88,6 +91,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 const MIN_HEALTH_EVERY: Duration = Duration::from_millis(100);
 const FAILURES: u32 = 3;
@@ -154,9 +158,12 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
             "write `https://` in its URL",
         );
     }
+    let timeout = judge.duration(file.timeout, range.clone(), TIMEOUT);
+    let idle_timeout = idle(judge, file.idle_timeout, timeout);
     all!(UpstreamConfig {
         urls,
-        timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
+        timeout,
+        idle_timeout,
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
         health: judge.section(file.health).and_then(|it| health(judge, it)),
         host_header: judge
@@ -166,6 +173,16 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         identity: identity(judge, path, file.certificate, file.key),
         server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
     })
+}
+
+fn idle(judge: &mut Judge<'_>, piece: Piece<String>, timeout: Judged<Duration>) -> Judged<Option<Duration>> {
+    let Some(path) = piece.given_path() else { return Ok(None) };
+    let idle = judge.duration(piece, MIN_TIMEOUT..=MAX_IDLE, MAX_IDLE)?;
+    if idle < timeout? {
+        let message = "shorter than `timeout`: a pause before the answer is one too";
+        return Err(judge.fault(&path, message, "make `timeout` as short, or this longer"));
+    }
+    Ok(Some(idle))
 }
 
 fn identity(

@@ -1,7 +1,9 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
+use std::fmt;
 use std::sync::Arc;
 
+use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr;
 
 use super::body::BodyPermit;
@@ -11,6 +13,7 @@ use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
+use crate::listen::Deadline;
 use crate::metrics::Outcome;
 use crate::routes::{CanonicalTarget, RouteName};
 
@@ -36,6 +39,29 @@ pub struct Context {
     pub(super) has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     pub(super) origin: Option<String>,
+    /// For the upstream's answer; `None` if the listener has none.
+    pub(super) deadline: Option<Arc<Deadline>>,
+    /// Whether an answer has begun.
+    pub(super) is_answered: bool,
+    /// What is done if the request is dropped before it is logged.
+    pub(super) if_dropped: Option<IfDropped>,
+}
+
+/// What is done about a request that is dropped.
+pub(super) struct IfDropped(pub(super) Box<dyn FnOnce(&mut Context) + Send + Sync>);
+
+impl fmt::Debug for IfDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IfDropped(..)")
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(IfDropped(act)) = self.if_dropped.take() {
+            act(self);
+        }
+    }
 }
 
 /// A request that goes to an upstream.
@@ -67,7 +93,37 @@ impl Context {
             body: None,
             has_body: false,
             origin: None,
+            deadline: Deadline::current(),
+            is_answered: false,
+            if_dropped: None,
         }
+    }
+
+    /// The request goes on to the upstream: its answer is waited for, or more of the client's body.
+    /// Over HTTP/1 Pingora itself limits the wait for more of the body.
+    pub(super) fn goes_on(&self, session: &Session, is_whole: bool) {
+        let (Some(deadline), Some(forwarding)) = (&self.deadline, &self.forwarding) else { return };
+        if self.is_answered {
+            return;
+        }
+        if is_whole {
+            deadline.set(forwarding.upstream.timeout());
+        } else if session.as_http2().is_some() {
+            deadline.set(self.tariff.limits.body_idle);
+        }
+    }
+
+    /// The answer has begun, or the request has failed.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
+        if let Some(deadline) = &self.deadline {
+            deadline.clear();
+        }
+    }
+
+    /// Whether the answer did not begin in time.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.as_ref().is_some_and(|it| it.has_passed())
     }
 
     /// How the request ended, for metrics and log.

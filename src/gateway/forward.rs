@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY,
+};
 use http::{HeaderName, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
@@ -159,6 +161,17 @@ fn stopped(headers: &HeaderMap, stops: fn(&str) -> bool) -> Vec<HeaderName> {
 /// Many servers read `_` and `-` as the same. Header names arrive in lower case.
 fn plainest(name: &str) -> Cow<'_, str> {
     if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+}
+
+/// Whether the answer may be quiet for long: a WebSocket, a stream of events, or gRPC.
+pub(super) fn may_be_quiet(headers: &HeaderMap) -> bool {
+    let names = |name, what: &str| {
+        let mut values = headers.get_all(name).iter().filter_map(|it| it.to_str().ok());
+        values.any(|it| it.to_ascii_lowercase().contains(what))
+    };
+    asks_for_websocket(headers)
+        || names(ACCEPT, "text/event-stream")
+        || names(CONTENT_TYPE, "application/grpc")
 }
 
 /// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel

@@ -225,6 +225,11 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
     if session.response_written().is_some() {
         return Some(Failure { status, answer: None });
     }
+    if status == StatusCode::REQUEST_TIMEOUT {
+        let message =
+            "the body did not arrive in time: send the whole request again, with what it was paid with";
+        return Some(Failure { status, answer: Some(plain(status, "body_too_slow", message)) });
+    }
     let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
     let message = match admitted {
         Some(_) => {
@@ -260,6 +265,9 @@ fn status_of(error: &Error) -> Option<StatusCode> {
     match error.esource() {
         ErrorSource::Downstream if *error.etype() == ErrorType::InvalidHTTPHeader => {
             Some(StatusCode::BAD_REQUEST)
+        }
+        ErrorSource::Downstream if *error.etype() == ErrorType::ReadTimedout => {
+            Some(StatusCode::REQUEST_TIMEOUT)
         }
         ErrorSource::Downstream => None,
         ErrorSource::Upstream if timeouts.contains(error.etype()) => Some(StatusCode::GATEWAY_TIMEOUT),

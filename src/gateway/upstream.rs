@@ -17,6 +17,7 @@ use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
 use pingora::lb::selection::RoundRobin;
 use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
+use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::CaType;
 use pingora::utils::tls::CertKey;
@@ -36,6 +37,16 @@ const SELECT_TRIES: usize = 64;
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How long a start waits for the first connection to each address.
 const FIRST_TRIAL: Duration = Duration::from_secs(1);
+/// How long an answer may pause if nothing else is configured.
+const PAUSE: Duration = Duration::from_secs(300);
+/// Finds out that the other side of a quiet connection is gone.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(15),
+    count: 4,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -258,6 +269,19 @@ impl Upstream {
         self.trials.connected(address);
     }
 
+    /// How long an answer may take to begin.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// How long an answer may pause; `None`: for ever, unless it is configured, as what is `quiet` by nature.
+    #[must_use]
+    pub fn idle(&self, quiet: bool) -> Option<Duration> {
+        let usual = (!quiet).then(|| self.settings.timeout.max(PAUSE));
+        self.settings.idle_timeout.or(usual)
+    }
+
     /// How many addresses there are to try.
     #[must_use]
     pub fn addresses(&self) -> usize {
@@ -305,7 +329,8 @@ impl Upstream {
         // Pingora's own defaults wait for ever.
         options.connection_timeout = Some(self.settings.connect_timeout);
         options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
-        options.read_timeout = Some(self.settings.timeout);
+        options.read_timeout = self.idle(false);
+        options.tcp_keepalive = Some(KEEPALIVE);
         options.write_timeout = Some(self.settings.timeout);
         options.idle_timeout = Some(IDLE);
         Some((peer, url))

@@ -49,6 +49,7 @@ mod store;
 mod sweep;
 mod tidy;
 mod upstream_down;
+mod upstream_timeouts;
 mod upstream_tls;
 mod upstreams;
 mod vault;
