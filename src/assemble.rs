@@ -264,6 +264,7 @@ fn door_rules(config: &Config) -> DoorRules {
         idle: config.limits.idle_connection,
         proxies: config.listen.trusted_proxies.clone(),
         proxy_protocol: config.listen.proxy_protocol,
+        h2c: config.listen.h2c,
     }
 }
 

@@ -49,7 +49,7 @@ pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use upstream::{
-    ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, UpstreamConfig, UpstreamUrl,
+    ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, UpstreamConfig, UpstreamUrl,
 };
 pub use work_server::WorkMaker;
 

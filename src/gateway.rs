@@ -44,6 +44,7 @@ mod decision;
 pub mod discovery;
 mod forward;
 mod framing;
+mod grpc;
 mod idempotency;
 mod preflight;
 mod presented;
@@ -62,7 +63,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
@@ -317,7 +318,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         let charged = forward::response(response, context)?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
-        let head = (response.status, &response.headers);
+        let status = if charged { response.status } else { grpc::judged(response) };
+        let head = (status, &response.headers);
         let result = forwarding.admission.answer(&self.cashier, charged, head).await;
         self.count(context, result);
         Ok(())
@@ -335,6 +337,19 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
                 *body = None;
             }
             forwarding.admission.part(body.as_ref(), end_of_stream);
+        }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        context: &mut Context,
+    ) -> Result<Option<Bytes>> {
+        forward::trailers(trailers);
+        if let (Some(forwarding), Some(status)) = (context.forwarding.as_mut(), grpc::said(trailers)) {
+            forwarding.admission.ends_as(status);
         }
         Ok(None)
     }

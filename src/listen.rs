@@ -7,6 +7,7 @@
 
 mod deadline;
 mod door;
+mod h2c;
 mod head;
 mod proxies;
 mod proxy_protocol;
@@ -25,6 +26,7 @@ use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream as TcpLayer;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::ALPN;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
@@ -146,6 +148,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
+    let is_http2 = tls.is_none() && entered.rules.h2c && h2c::begins(&tcp, entered.rules.head_time).await;
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
@@ -154,7 +157,11 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let head = Arc::new(HeadSignal::default());
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
-        None => Box::new(Buffered::new(layer, Some(watch))),
+        None => {
+            let mut plain = Buffered::new(layer, Some(watch));
+            plain.is_http2 = is_http2;
+            Box::new(plain)
+        }
         Some(tls) => match tls.accept(Buffered::new(layer, None), watch).await {
             Ok(secured) => Box::new(secured),
             Err(error) => {
@@ -221,11 +228,13 @@ struct Buffered {
     stream: BufWriter<TcpLayer>,
     /// Over the heads, if no other layer reads them.
     watch: Option<HeadWatch>,
+    /// Whether the client began with the preface of HTTP/2.
+    is_http2: bool,
 }
 
 impl Buffered {
     fn new(layer: TcpLayer, watch: Option<HeadWatch>) -> Self {
-        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, layer), watch }
+        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, layer), watch, is_http2: false }
     }
 }
 
@@ -244,7 +253,7 @@ impl AsyncRead for Buffered {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, watch } = &mut *self;
+        let Self { stream, watch, .. } = &mut *self;
         match watch {
             Some(watch) => watch.read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf)),
             None => Pin::new(stream).poll_read(cx, buf),
@@ -293,7 +302,12 @@ impl UniqueID for Buffered {
     }
 }
 
-impl Ssl for Buffered {}
+impl Ssl for Buffered {
+    /// What TLS would have agreed on.
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.is_http2.then_some(ALPN::H2)
+    }
+}
 
 #[async_trait]
 impl Peek for Buffered {

@@ -142,6 +142,7 @@ sections! {
         tls: Value,
         trusted_proxies: Value,
         proxy_protocol: bool,
+        h2c: bool,
     }
     "listen.tls" => TlsFile {
         address: String,
@@ -218,6 +219,7 @@ sections! {
         timeout: String,
         idle_timeout: String,
         connect_timeout: String,
+        protocol: String,
         health: Value,
         host_header: String,
         ca_file: String,

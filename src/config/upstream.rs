@@ -27,6 +27,7 @@ pub struct UpstreamConfig {
     pub idle_timeout: Option<Duration>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+    pub protocol: Protocol,
     pub health: HealthRules,
     pub host_header: HostHeader,
     /// Certificate authorities that vouch for its servers, in place of the system's. Empty: the system's.
@@ -72,6 +73,23 @@ pub struct HealthCheck {
     /// Canonical; asked with `GET`, below the server's `base_path`.
     pub path: String,
     pub every: Duration,
+}
+
+vocabulary! {
+    /// Which version of HTTP its servers are spoken to in.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Protocol {
+        /// HTTP/1.1.
+        #[default]
+        Http1 = "http1",
+        /// HTTP/2 over TLS.
+        H2 = "h2",
+        /// HTTP/2 without TLS.
+        H2c = "h2c",
+        /// What the server chooses in the handshake of TLS.
+        Auto = "auto",
+    }
+    fn as_str;
 }
 
 vocabulary! {
@@ -158,6 +176,18 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
             "write `https://` in its URL",
         );
     }
+    let place = file.protocol.path.clone();
+    let protocol =
+        judge.choice(file.protocol, Protocol::ALL, Protocol::as_str).map(Option::unwrap_or_default);
+    let asks = file.health.path.clone();
+    let health = judge.section(file.health).and_then(|it| health(judge, it));
+    if let (Ok(protocol), Ok(urls)) = (protocol, &urls) {
+        agree(judge, &place, protocol, urls);
+        if let (Protocol::H2 | Protocol::H2c, Ok(HealthRules { check: Some(_), .. })) = (protocol, &health) {
+            let hint = "leave `path` out: whether it takes connections is found out without it";
+            judge.fault(&asks, "a path is asked for in HTTP/1, which this upstream does not speak", hint);
+        }
+    }
     let timeout = judge.duration(file.timeout, range.clone(), TIMEOUT);
     let idle_timeout = idle(judge, file.idle_timeout, timeout);
     all!(UpstreamConfig {
@@ -165,7 +195,8 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         timeout,
         idle_timeout,
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
-        health: judge.section(file.health).and_then(|it| health(judge, it)),
+        protocol,
+        health,
         host_header: judge
             .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
             .map(Option::unwrap_or_default),
@@ -173,6 +204,21 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         identity: identity(judge, path, file.certificate, file.key),
         server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
     })
+}
+
+/// HTTP/2 without TLS has no handshake in which it could be chosen.
+fn agree(judge: &mut Judge<'_>, place: &str, protocol: Protocol, urls: &[UpstreamUrl]) {
+    match protocol {
+        Protocol::Http1 => {}
+        Protocol::H2 | Protocol::Auto if urls.iter().all(|it| it.tls) => {}
+        Protocol::H2c if urls.iter().all(|it| !it.tls) => {}
+        Protocol::H2 | Protocol::Auto => {
+            judge.fault(place, "this is for `https://`", "write `h2c` or `http1` for `http://`");
+        }
+        Protocol::H2c => {
+            judge.fault(place, "this is for `http://`", "write `h2` or `auto` for `https://`");
+        }
+    }
 }
 
 fn idle(judge: &mut Judge<'_>, piece: Piece<String>, timeout: Judged<Duration>) -> Judged<Option<Duration>> {

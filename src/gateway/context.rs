@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr;
 
 use super::body::BodyPermit;
 use super::client::Caller;
+use super::grpc;
 use super::tariff::Tariff;
 use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
@@ -107,7 +109,8 @@ impl Context {
             return;
         }
         if is_whole {
-            deadline.set(forwarding.upstream.timeout());
+            let own = grpc::deadline(session.req_header()).unwrap_or(Duration::MAX);
+            deadline.set(forwarding.upstream.timeout().min(own));
         } else if session.as_http2().is_some() {
             deadline.set(self.tariff.limits.body_idle);
         }

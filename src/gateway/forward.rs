@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 
+use http::header::TE;
 use http::header::{
     ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY,
 };
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::client::{self, Caller};
 use super::context::{Context, Forwarding};
-use super::preflight;
 use super::tariff::extend_list;
+use super::{grpc, preflight};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
@@ -65,10 +66,14 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    if forwarding.has_body || request.method == Method::HEAD {
+    if request.version != Version::HTTP_2 && (forwarding.has_body || request.method == Method::HEAD) {
         // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
         // meet the next client's request. Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
+    }
+    if request.version == Version::HTTP_2 && grpc::is_call(session.req_header()) {
+        // Servers of gRPC refuse a client that may not understand trailers.
+        request.insert_header(TE, "trailers")?;
     }
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
@@ -101,7 +106,7 @@ pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Resu
     }
     let Some(admission) = context.forwarding.as_ref().map(|it| &it.admission) else { return Ok(false) };
     let Some(admitted) = admission.admitted() else { return Ok(false) };
-    let charged = admission.charges(response.status, excused);
+    let charged = admission.charges(grpc::judged(response), excused);
     for (name, value) in receipt_of(admitted, charged) {
         response.insert_header(name, value)?;
     }
@@ -112,6 +117,13 @@ pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Resu
     }
     extend_list(response, VARY, VARIES_BY)?;
     Ok(charged)
+}
+
+/// Removes from trailers what only the gateway may say.
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    for name in stopped(trailers, is_stopped_on_the_way_out) {
+        let _removed = trailers.remove(&name).is_some();
+    }
 }
 
 /// The receipt of an admitted request, whose answer is `charged` for or not.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::context::{Context, Forwarding};
 use super::decision::{Billed, Decision};
 use super::reply::{Reply, come_again, failed, plain, write};
-use super::{forward, idempotency, preflight};
+use super::{forward, grpc, idempotency, preflight};
 use crate::cashier::{Bill, IdentifierRefusal, Moved};
 use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
@@ -159,10 +159,16 @@ fn payment_required(context: &Context, billed: Billed) -> Reply {
 
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
     let Reply { status, headers, body } = answer;
-    let body = Bytes::from(body.to_string());
-    let mut response = ResponseHeader::build(status, Some(12))?;
-    response.insert_header(CONTENT_TYPE, "application/json")?;
-    response.insert_header(CONTENT_LENGTH, body.len())?;
+    let (mut response, body) = if grpc::is_call(session.req_header()) {
+        let message = body.get("message").and_then(Value::as_str).unwrap_or_default();
+        (grpc::refusal(session.req_header().version, status, message)?, None)
+    } else {
+        let body = Bytes::from(body.to_string());
+        let mut response = ResponseHeader::build(status, Some(12))?;
+        response.insert_header(CONTENT_TYPE, "application/json")?;
+        response.insert_header(CONTENT_LENGTH, body.len())?;
+        (response, Some(body))
+    };
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
     for (name, value) in headers {
@@ -172,7 +178,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
         cors.expose(&mut response, context.origin.as_deref())?;
     }
     spare_connection(session, context);
-    write(session, response, Some(body)).await?;
+    write(session, response, body).await?;
     linger(session).await;
     Ok(())
 }

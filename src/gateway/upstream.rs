@@ -25,7 +25,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::config::{self, HostHeader, UpstreamUrl};
+use crate::config::{self, HostHeader, Protocol, UpstreamUrl};
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
@@ -47,6 +47,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     #[cfg(target_os = "linux")]
     user_timeout: Duration::ZERO,
 };
+/// Requests at one time on a connection of HTTP/2.
+const STREAMS: usize = 100;
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -155,10 +157,10 @@ impl Upstream {
             backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &tls)));
         }
         Self {
+            group: group(&name, &settings.authorities),
             name,
             balancer: LoadBalancer::from_backends(backends),
             settings: settings.clone(),
-            group: group(&name, &settings.authorities),
             tls,
             trials: Trials::new(&settings.health),
             connector: OnceLock::new(),
@@ -331,6 +333,12 @@ impl Upstream {
         options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
         options.read_timeout = self.idle(false);
         options.tcp_keepalive = Some(KEEPALIVE);
+        match self.settings.protocol {
+            Protocol::Http1 => {}
+            Protocol::Auto => options.set_http_version(2, 1),
+            Protocol::H2 | Protocol::H2c => options.set_http_version(2, 2),
+        }
+        options.max_h2_streams = STREAMS;
         options.write_timeout = Some(self.settings.timeout);
         options.idle_timeout = Some(IDLE);
         Some((peer, url))

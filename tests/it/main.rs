@@ -21,6 +21,7 @@ mod documents;
 mod exchange;
 mod facilitator;
 mod floods;
+mod grpc;
 mod kills;
 mod listen;
 mod mcp;
