@@ -55,6 +55,9 @@ mod session_headers;
 mod target;
 pub mod tariff;
 pub mod upstream;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -12,6 +12,9 @@ mod head;
 mod proxies;
 mod proxy_protocol;
 mod tls;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::io;
 use std::net::SocketAddr;

@@ -4,6 +4,7 @@
 //! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently.
 
 mod calls;
+mod letter_case;
 mod pattern;
 mod request;
 mod standing;

@@ -329,12 +329,19 @@ fn parse_bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// The known word that is most like `word`, if one is similar.
+/// The known word that is most like `word`, if one is similar. Only short words are compared, and only
+/// with the first known ones, so that a file with many of both is judged in linear time.
 pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     /// How many letters a word has for each slip that is forgiven.
     const LETTERS_PER_SLIP: usize = 3;
+    /// The longest word that is compared, in bytes, and with how many others.
+    const LONGEST: usize = 64;
+    const COMPARED: usize = 200;
+    let is_short = |it: &str| it.len() <= LONGEST;
     let allowed = word.chars().count().div_ceil(LETTERS_PER_SLIP);
     known
+        .filter(|it| is_short(word) && is_short(it))
+        .take(COMPARED)
         .map(|it| (strsim::damerau_levenshtein(word, it), it))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)

@@ -50,6 +50,8 @@ pub enum Lie {
     Confirmed,
     /// `contents` are this block's.
     Contents(Box<StateBlock>),
+    /// The `contents` of this block are those of a block from before state blocks.
+    Legacy(Box<StateBlock>),
     /// `balance` and `confirmed_balance` are this much.
     Balance(Raw),
     /// `amount` is this much.

@@ -40,7 +40,7 @@ impl Caller {
         let named = believed.map(|it| named_by(it, &session.req_header().headers, proxies));
         match named {
             Some(Ok(address)) => Self { peer, address: Some(address), is_believed: true, is_secure },
-            Some(Err(Disagreement)) | None => Self { peer, address: peer, is_believed: false, is_secure },
+            Some(Err(NotBelieved)) | None => Self { peer, address: peer, is_believed: false, is_secure },
         }
     }
 
@@ -75,22 +75,31 @@ impl Caller {
     }
 }
 
-/// The two headers name two clients. A proxy that sets one passes the other on as the client wrote it, so
-/// neither is believed.
-struct Disagreement;
+/// What a proxy forwards is not believed: the two headers name two clients, or one has a quote that does not
+/// end. A proxy that sets one header passes the other on as the client wrote it. A proxy that adds to a quote
+/// that a client left open writes its own part into the client's text.
+pub(super) struct NotBelieved;
 
 /// The client that a trusted proxy at `peer` names; `peer` itself if it names none.
-fn named_by(peer: IpAddr, headers: &HeaderMap, proxies: &TrustedProxies) -> Result<IpAddr, Disagreement> {
+pub(super) fn named_by(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    proxies: &TrustedProxies,
+) -> Result<IpAddr, NotBelieved> {
     let listed = list(headers, &X_FORWARDED_FOR).map(|it| {
         let hops: Vec<_> = it.split(',').map(address).collect();
         client_of(peer, hops, proxies)
     });
-    let forwarded = list(headers, &FORWARDED).map(|it| {
+    let forwarded = list(headers, &FORWARDED);
+    if forwarded.as_deref().is_some_and(has_open_quote) {
+        return Err(NotBelieved);
+    }
+    let forwarded = forwarded.map(|it| {
         let hops: Vec<_> = parts(&it, ',').map(forwarded_for).collect();
         client_of(peer, hops, proxies)
     });
     match (listed, forwarded) {
-        (Some(one), Some(other)) if one != other => Err(Disagreement),
+        (Some(one), Some(other)) if one != other => Err(NotBelieved),
         (Some(named), _) | (None, Some(named)) => Ok(named),
         (None, None) => Ok(peer),
     }
@@ -129,14 +138,35 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
 
 /// The parts between separators that are not in quotes, without empty ones.
 pub(super) fn parts(value: &str, separator: char) -> impl Iterator<Item = &str> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
+    let mut quote = Quote::default();
     let parts = value.split(move |character| {
-        let escaped = std::mem::take(&mut is_escaped);
-        is_quoted ^= character == '"' && !escaped;
-        is_escaped = is_quoted && character == '\\' && !escaped;
-        character == separator && !is_quoted
+        quote.pass(character);
+        character == separator && !quote.is_open
     });
     parts.map(str::trim).filter(|it| !it.is_empty())
+}
+
+/// Whether a quote in `value` does not end.
+fn has_open_quote(value: &str) -> bool {
+    let mut quote = Quote::default();
+    value.chars().for_each(|character| quote.pass(character));
+    quote.is_open
+}
+
+/// Whether a place in a header is within a quoted string (RFC 9110, section 5.6.4).
+#[derive(Clone, Copy, Debug, Default)]
+struct Quote {
+    is_open: bool,
+    /// The next character stands for itself.
+    is_escaped: bool,
+}
+
+impl Quote {
+    fn pass(&mut self, character: char) {
+        let escaped = std::mem::take(&mut self.is_escaped);
+        self.is_open ^= character == '"' && !escaped;
+        self.is_escaped = self.is_open && character == '\\' && !escaped;
+    }
 }
 
 /// The value of a header that came once, as text.
@@ -207,6 +237,21 @@ mod tests {
         ] {
             assert_eq!(named(&[(&FORWARDED, value)]).as_deref(), Some(client), "{value}");
         }
+    }
+
+    /// A client that left a quote open made what the proxy added a part of its own text: it was whoever it
+    /// said, and no limit for one client held for it.
+    #[test]
+    fn a_quote_that_a_client_leaves_open_hides_nothing() {
+        for begun in ["for=198.51.100.9;x=\"", "for=198.51.100.9;x=\"\\", "for=\"198.51.100.9", "\""] {
+            for added in ["for=192.0.2.1", "for=\"[2001:db8::1]:4711\"", "proto=https;for=\"192.0.2.1:80\""] {
+                let joined = format!("{begun}, {added}");
+                assert_eq!(named(&[(&FORWARDED, &joined)]), None, "{joined}");
+                assert_eq!(named(&[(&FORWARDED, begun), (&FORWARDED, added)]), None, "{joined}");
+            }
+        }
+        let ended = "for=198.51.100.9;x=\"\\\"\", for=192.0.2.1";
+        assert_eq!(named(&[(&FORWARDED, ended)]).as_deref(), Some("192.0.2.1"));
     }
 
     #[test]

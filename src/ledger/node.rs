@@ -21,6 +21,9 @@ mod reads;
 mod socket;
 mod transport;
 mod watcher;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -46,7 +46,7 @@ impl HeadSignal {
 
 /// Where in a head its bytes are.
 #[derive(Clone, Copy, Debug, Default)]
-enum Place {
+pub(super) enum Place {
     /// Before the request line. Empty lines there are no end.
     #[default]
     Before,
@@ -58,7 +58,7 @@ enum Place {
 
 impl Place {
     /// The place after `byte`; `None` if the head ends with it.
-    const fn after(self, byte: u8) -> Option<Self> {
+    pub(super) const fn after(self, byte: u8) -> Option<Self> {
         match (self, byte) {
             (Self::Before, b'\r' | b'\n') => Some(Self::Before),
             (Self::Line, b'\n') => Some(Self::LineEnd),

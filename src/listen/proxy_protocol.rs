@@ -4,8 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The longest header of version 1, with its line end.
 const LONGEST_LINE: usize = 107;
@@ -19,7 +18,7 @@ const LONGEST: usize = 4096;
 ///
 /// # Errors
 /// The connection ended, or what came is no such header.
-pub(super) async fn read(tcp: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+pub(super) async fn read(tcp: &mut (impl AsyncRead + Unpin), peer: SocketAddr) -> io::Result<SocketAddr> {
     let mut header = vec![tcp.read_u8().await?];
     if header == b"P" {
         while !header.ends_with(b"\n") && header.len() < LONGEST_LINE {

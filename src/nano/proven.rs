@@ -38,7 +38,8 @@ pub struct ProvenHead {
     representative: Representative,
 }
 
-/// A send to be received, whose amount is proven by its own hash and its predecessor's.
+/// A send to be received, whose amount is proven by its own hash and its predecessor's, or by the ledger
+/// when it is received ([`ProvenSend::listed`]).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ProvenSend {
     hash: BlockHash,
@@ -199,6 +200,16 @@ impl ProvenHead {
 }
 
 impl ProvenSend {
+    /// The send `hash` to `destination` of `amount` raw, as a node lists it. Only for a send that is, or
+    /// follows, a block from before state blocks, whose hash does not cover what would prove the amount.
+    ///
+    /// A receive of it raises the balance of a proven head by `amount`, so it moves nothing out. If the
+    /// amount is wrong, no node accepts the receive.
+    #[must_use]
+    pub const fn listed(hash: BlockHash, destination: Account, amount: Raw) -> Self {
+        Self { hash, destination, amount }
+    }
+
     /// The send `hash`, which according to a node is `block` and follows `before`; `None` if it is its
     /// account's first block, which cannot be a send.
     ///

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::letter_case::fold;
 use super::request::{CanonicalSegment, CanonicalTarget, MAX_PATH, NotCanonical};
 
 /// The most segments of one pattern. It limits the depth of a look-up.
@@ -29,7 +30,7 @@ pub(super) enum Segment {
     Literal {
         text: String,
         decoded: String,
-        /// `decoded` in lower case.
+        /// `decoded` in the form in which letter case does not count.
         folded: String,
     },
     Any,
@@ -285,6 +286,6 @@ fn parse_segment(text: &str, names: &mut BTreeSet<String>) -> Result<Segment, Pa
         return Ok(Segment::Any);
     }
     let CanonicalSegment { text, decoded } = CanonicalSegment::parse(text)?;
-    let folded = decoded.to_lowercase();
+    let folded = fold(&decoded);
     Ok(Segment::Literal { text, decoded, folded })
 }

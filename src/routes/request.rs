@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::letter_case::fold;
+
 /// The longest path of a request as received, in bytes. A longer one is refused before it is read.
 pub const MAX_PATH: usize = 4096;
 /// The longest query of a request, in bytes.
@@ -22,7 +24,7 @@ pub struct CanonicalTarget {
     path_length: usize,
     /// The decoded path. An encoded slash is refused, so it has the same segments as the path.
     decoded: String,
-    /// `decoded` in lower case.
+    /// `decoded` in the form in which letter case does not count.
     folded: String,
 }
 
@@ -112,7 +114,7 @@ impl CanonicalTarget {
             text.push('?');
             text.push_str(query);
         }
-        let folded = decoded.to_lowercase();
+        let folded = fold(&decoded);
         Ok(Self { text, path_length, decoded, folded })
     }
 
@@ -139,7 +141,7 @@ impl CanonicalTarget {
         &self.decoded
     }
 
-    /// The decoded path in lower case.
+    /// The decoded path in the form in which letter case does not count.
     pub(super) fn folded(&self) -> &str {
         &self.folded
     }

@@ -10,7 +10,7 @@
 //! of them case-sensitive, if the spelling of a path would then decide whether it is free.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -284,7 +284,7 @@ impl PriceTable {
     /// Pairs of a free and a priced route between which the spelling of a path would decide, except
     /// those that `is_known` already reports.
     fn aliases(&self, is_known: &dyn Fn(usize, usize) -> bool) -> Vec<TableFault> {
-        let mut faults = Vec::new();
+        let (mut faults, mut seen) = (Vec::new(), BTreeSet::new());
         for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| route.case_sensitive) {
             let rival = self.overlapping(0, route.pattern.segments(), route.pattern.is_open(), &|other| {
                 self.routes.get(other).is_some_and(|it| spelling_decides(route, it))
@@ -292,9 +292,8 @@ impl PriceTable {
             });
             let Some(rival) = rival else { continue };
             let (free, priced) = if route.access.is_free() { (index, rival) } else { (rival, index) };
-            let fault = TableFault::Alias { free, priced };
-            if !faults.contains(&fault) {
-                faults.push(fault);
+            if seen.insert((free, priced)) {
+                faults.push(TableFault::Alias { free, priced });
             }
         }
         faults

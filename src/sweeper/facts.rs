@@ -28,7 +28,7 @@ pub(super) async fn read(
         None => ProvenHead::unopened(account),
     };
     let listed = ledger.client().receivable(account, RECEIVABLE, Raw::new(1)).await?;
-    let receivable = ledger.proven_sends(&listed).await?;
+    let receivable = ledger.proven_sends(account, &listed).await?;
     let deposit = |it: &Receivable| Deposit { block: it.hash, account, sender: it.source, amount: it.amount };
     let deposits = listed.iter().map(deposit).collect();
     Ok((PoolAccount { head, receivable }, deposits))

@@ -146,7 +146,7 @@ impl PayerChain {
             let (account, balance) = (self.account, head.balance());
             return Err(WalletError::NoFunds { account, needed, balance, receivable });
         }
-        for send in self.ledger.proven_sends(&waiting).await? {
+        for send in self.ledger.proven_sends(self.account, &waiting).await? {
             if head.balance() >= needed {
                 break;
             }

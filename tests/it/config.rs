@@ -42,6 +42,22 @@ fn file(nano: &str, rest: &str) -> String {
 const NANO: &str = "{ nodes: [http://127.0.0.1:7076], pool: { seed_file: pool.seed } }";
 const ROUTES: &str = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }]";
 
+/// Each wrong name was compared with every right one, letter by letter: no end was seen for one long name.
+#[test]
+fn many_and_long_wrong_names_are_judged_in_linear_time() {
+    let (done, judged) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let many = |item: fn(usize) -> String| (0..3000).map(item).collect::<String>();
+        let upstreams = many(|it| format!("  u{it}: {{ url: http://127.0.0.1:1 }}\n"));
+        let routes = many(|it| format!("  - {{ match: /{it}, upstream: v{it}, free: true }}\n"));
+        let long = format!("  - {{ match: /long, upstream: {}, free: true }}\n", "x".repeat(1_000_000));
+        let faults = parse(&format!("upstreams:\n{upstreams}routes:\n{routes}{long}")).unwrap_err();
+        done.send(faults.faults.len()).unwrap();
+    });
+    let faults = judged.recv_timeout(Duration::from_secs(60)).expect("linear time");
+    assert!(faults > 3000, "{faults}");
+}
+
 #[test]
 fn every_bad_file_gives_its_one_message_at_its_line() {
     let mut count = 0;

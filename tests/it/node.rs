@@ -1,6 +1,7 @@
 //! Nano nodes: which answers are accepted, and every way in which a node can fail.
 
 mod captured;
+mod legacy;
 mod receivable;
 mod work;
 

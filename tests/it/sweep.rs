@@ -4,6 +4,7 @@ mod command;
 mod faults;
 mod journal;
 pub(crate) mod home;
+mod legacy;
 mod plan;
 mod volume;
 

@@ -29,12 +29,21 @@ pub(super) fn check_contents(hash: BlockHash, info: &BlockInfo) -> Result<(), Tr
     }
 }
 
-/// The account's balance after a block, in raw: from the block itself if it is a state block, else as
-/// the node reports it.
-pub(super) fn balance_of(hash: BlockHash, info: &BlockInfo) -> Result<Raw, TransportFault> {
+/// An account's balance after a block, in raw.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum BalanceAfter {
+    /// The block contains it, and has the hash that was asked for.
+    Proven(Raw),
+    /// A node says so, and that the block is from before state blocks. It is believed if a quorum says so.
+    Claimed(Raw),
+}
+
+/// The account's balance after a block: from the block itself if it is a state block, else as the node
+/// reports it.
+pub(super) fn balance_of(hash: BlockHash, info: &BlockInfo) -> Result<BalanceAfter, TransportFault> {
     match &info.contents {
-        Contents::State(block) => check_hash(hash, block).map(|()| block.balance),
-        Contents::Legacy(_) => Ok(info.balance),
+        Contents::State(block) => check_hash(hash, block).map(|()| BalanceAfter::Proven(block.balance)),
+        Contents::Legacy(_) => Ok(BalanceAfter::Claimed(info.balance)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The gateway's ledger: nodes whose answers are checked.
 //!
 //! A block's contents count only if they hash to the block that was asked for, and its amount comes
-//! from two such blocks. A node can still lie about two things: whether a block is confirmed, and the
-//! balance after a legacy block, which does not contain it. "Confirmed" is therefore accepted from a
+//! from two such blocks. A node can still lie about two things: whether a block is confirmed, and
+//! whether a block is a legacy one, with which balance after it. Both are therefore accepted from a
 //! trusted node, or from as many other nodes as the quorum requires.
 
 use std::cmp::Reverse;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 
-use super::contents::{balance_of, check_hash, facts_of, without_previous};
+use super::contents::{BalanceAfter, balance_of, check_contents, check_hash, facts_of, without_previous};
 use super::reads::sum_up;
 use super::socket::Socket;
 use super::transport::{Node, TransportFault};
@@ -131,6 +131,58 @@ impl NodeLedger {
         self.client.is_quorum(agree.chain(std::iter::once(by)))
     }
 
+    /// The block `hash` as a node shows it that proves it is a state block, if `seen` was a legacy block by
+    /// the word of too few nodes.
+    async fn proven_or(&self, hash: BlockHash, seen: ShownBlock) -> Result<ShownBlock, LedgerError> {
+        let is_proven = matches!(seen.contents, Contents::State(_));
+        if is_proven || self.client.is_quorum(std::iter::once(&seen.node)) {
+            return Ok(seen);
+        }
+        let answers = self.client.ask_all(&block_info_call(hash), answer::block_info).await;
+        let proves = |info: &BlockInfo| {
+            matches!(info.contents, Contents::State(_)) && check_contents(hash, info).is_ok()
+        };
+        for (node, answer) in answers {
+            if matches!(&answer, Ok(Some(info)) if proves(info)) {
+                let shown = shown_by(&self.client, Arc::clone(&node), hash).await;
+                let shown = shown.map_err(|fault| sum_up(&[(node.label().to_owned(), fault)]))?;
+                return Ok(shown.unwrap_or(seen));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The balance before the block that `seen` is, in raw; `None` for a legacy block.
+    ///
+    /// # Errors
+    /// The block before is a legacy block, so that only nodes can say the balance, and too few say the same.
+    async fn balance_before(&self, seen: &ShownBlock) -> Result<Option<Raw>, LedgerError> {
+        let (Contents::State(block), Some(before)) = (&seen.contents, seen.before) else { return Ok(None) };
+        let claimed = match before {
+            BalanceAfter::Proven(balance) => return Ok(Some(balance)),
+            BalanceAfter::Claimed(balance) => balance,
+        };
+        if self.client.is_quorum(std::iter::once(&seen.node)) {
+            return Ok(Some(claimed));
+        }
+        let answers = self.client.ask_all(&block_info_call(block.previous), answer::block_info).await;
+        let balance = |info: &BlockInfo| balance_of(block.previous, info).ok();
+        let mut agreeing = vec![Arc::clone(&seen.node)];
+        for (node, answer) in answers {
+            match answer.ok().flatten().as_ref().and_then(balance) {
+                Some(BalanceAfter::Proven(balance)) => return Ok(Some(balance)),
+                Some(BalanceAfter::Claimed(balance)) if balance == claimed => agreeing.push(node),
+                Some(BalanceAfter::Claimed(_)) | None => {}
+            }
+        }
+        if self.client.is_quorum(agreeing.iter()) {
+            return Ok(Some(claimed));
+        }
+        let why =
+            format!("the balance after the legacy block {} is the word of too few nodes", block.previous);
+        Err(LedgerError::NotBelieved(why))
+    }
+
     /// The account as shown by those nodes that are furthest along and form a quorum.
     async fn newest(&self, account: Account) -> Result<Option<AccountInfo>, LedgerError> {
         let call = account_info_call(account);
@@ -170,7 +222,7 @@ struct ShownBlock {
     node: Arc<Node>,
     contents: Contents,
     /// The account's balance before it; `None` for a legacy block.
-    before: Option<Raw>,
+    before: Option<BalanceAfter>,
     confirmed: bool,
 }
 
@@ -193,9 +245,13 @@ async fn shown_by(
 }
 
 /// The account's balance after `previous`, in raw; zero if the account has no block before.
-async fn balance_after(client: &NodeClient, node: &Node, previous: BlockHash) -> Result<Raw, TransportFault> {
+async fn balance_after(
+    client: &NodeClient,
+    node: &Node,
+    previous: BlockHash,
+) -> Result<BalanceAfter, TransportFault> {
     if previous == BlockHash::ZERO {
-        return Ok(Raw::ZERO);
+        return Ok(BalanceAfter::Proven(Raw::ZERO));
     }
     let info = block_info(client, node, previous).await?.ok_or_else(|| without_previous(previous))?;
     balance_of(previous, &info)
@@ -235,12 +291,14 @@ impl Ledger for NodeLedger {
             async move { shown_by(&client, node, hash).await }
         };
         let Some(seen) = self.client.read(look).await? else { return Ok(None) };
+        let seen = self.proven_or(hash, seen).await?;
         if let (Contents::State(block), false) = (&seen.contents, seen.confirmed) {
             // The caller is likely to wait for it next.
             self.watcher.expect(block);
         }
+        let before = self.balance_before(&seen).await?;
         let confirmed = seen.confirmed && self.is_confirmed(hash, &seen.node).await;
-        facts_of(hash, &seen.contents, seen.before, confirmed).map(Some)
+        facts_of(hash, &seen.contents, before, confirmed).map(Some)
     }
 
     async fn successor(&self, hash: BlockHash) -> Result<Option<BlockHash>, LedgerError> {

@@ -1,7 +1,9 @@
 //! What a block to be signed is made of, proven: the head of an account and the sends that it receives.
 //!
 //! Nodes only say which block is the newest and which sends wait. Balances and amounts come from blocks
-//! whose hashes are recomputed here, so that a node that lies about them gets nothing signed.
+//! whose hashes are recomputed here, so that a node that lies about them gets nothing signed. One amount
+//! cannot be proven so: that of a send that is, or follows, a block from before state blocks
+//! ([`ProvenSend::listed`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,20 +36,32 @@ impl NodeLedger {
         Ok(ProvenHead::of_block(account, frontier, &self.state_block(frontier).await?)?)
     }
 
-    /// The sends that a node has listed, in the same order.
+    /// The sends to `account` that a node has listed, in the same order.
     ///
     /// # Errors
-    /// As [`NodeLedger::proven_head`]; [`LedgerError::NotBelieved`] also if one of them sends another
-    /// amount than the node said.
-    pub async fn proven_sends(&self, listed: &[Receivable]) -> Result<Vec<ProvenSend>, LedgerError> {
-        let mut blocks = self.state_blocks(listed.iter().map(|it| it.hash).collect()).await?;
+    /// [`LedgerError::NotBelieved`], if no node gives contents with one of the hashes, or one of them sends
+    /// another amount than the node said; else if no node answered.
+    pub async fn proven_sends(
+        &self,
+        account: Account,
+        listed: &[Receivable],
+    ) -> Result<Vec<ProvenSend>, LedgerError> {
+        let mut blocks = self.looked_up(listed.iter().map(|it| it.hash).collect()).await?;
         let unknown = |it: &BlockHash| *it != BlockHash::ZERO && !blocks.contains_key(it);
-        let before = blocks.values().map(|it| it.previous).filter(unknown).collect();
-        blocks.extend(self.state_blocks(before).await?);
+        let before = blocks.values().flatten().map(|it| it.previous).filter(unknown).collect();
+        blocks.extend(self.looked_up(before).await?);
         let prove = |listed: &Receivable| {
             let Receivable { hash, amount, .. } = *listed;
-            let block = blocks.get(&hash).ok_or_else(|| missing(hash))?;
-            let send = ProvenSend::of_blocks(hash, block, blocks.get(&block.previous))?;
+            let Some(block) = blocks.get(&hash).ok_or_else(|| missing(hash))? else {
+                return Ok(ProvenSend::listed(hash, account, amount));
+            };
+            let before = match blocks.get(&block.previous) {
+                Some(None) if block.destination() == account => {
+                    return Ok(ProvenSend::listed(hash, account, amount));
+                }
+                known => known.and_then(Option::as_ref),
+            };
+            let send = ProvenSend::of_blocks(hash, block, before)?;
             if send.amount() == amount {
                 return Ok(send);
             }
@@ -58,11 +72,11 @@ impl NodeLedger {
         listed.iter().map(prove).collect()
     }
 
-    /// Blocks by their recomputed hashes, all that are asked for.
-    async fn state_blocks(
+    /// Blocks by their recomputed hashes, all that are asked for; `None` for one from before state blocks.
+    async fn looked_up(
         &self,
         mut hashes: Vec<BlockHash>,
-    ) -> Result<BTreeMap<BlockHash, StateBlock>, LedgerError> {
+    ) -> Result<BTreeMap<BlockHash, Option<StateBlock>>, LedgerError> {
         let mut found = BTreeMap::new();
         for batch in hashes.chunks(BATCH).filter(|batch| batch.len() > 1) {
             // A node may be behind or not offer this call: what is missing is asked for block by block.
@@ -72,7 +86,13 @@ impl NodeLedger {
             }
         }
         hashes.retain(|hash| !found.contains_key(hash));
-        let look = |hash| async move { Ok::<_, LedgerError>((hash, self.state_block(hash).await?)) };
+        let look = |hash| async move {
+            match self.state_block(hash).await {
+                Ok(block) => Ok((hash, Some(block))),
+                Err(LedgerError::Legacy(_)) => Ok((hash, None)),
+                Err(error) => Err(error),
+            }
+        };
         let looks = stream::iter(hashes.into_iter().map(look)).buffer_unordered(SINGLES);
         let singles: Vec<_> = looks.try_collect().await?;
         found.extend(singles);
@@ -98,9 +118,9 @@ impl NodeLedger {
     }
 }
 
-fn believed((hash, info): (BlockHash, BlockInfo)) -> Option<(BlockHash, StateBlock)> {
+fn believed((hash, info): (BlockHash, BlockInfo)) -> Option<(BlockHash, Option<StateBlock>)> {
     match info.contents {
-        Contents::State(block) if block.hash() == hash => Some((hash, block)),
+        Contents::State(block) if block.hash() == hash => Some((hash, Some(block))),
         Contents::State(_) | Contents::Legacy(_) => None,
     }
 }

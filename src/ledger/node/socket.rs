@@ -103,7 +103,7 @@ pub(super) struct Socket {
 
 /// Why a connection ended. It contains nothing of the URL.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+pub(super) enum Ended {
     #[error("no connection: {0}")]
     Connect(std::io::Error),
     #[error("{0}")]
@@ -118,10 +118,10 @@ enum Ended {
     Silent,
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-type Stream = WebSocketStream<Box<dyn Duplex>>;
+pub(super) type Stream = WebSocketStream<Box<dyn Duplex>>;
 
 /// Marks a socket as subscribed until it is dropped.
 struct Subscribed<'a> {
@@ -211,14 +211,18 @@ impl Socket {
         } else {
             Box::new(tcp)
         };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE))
-            .read_buffer_size(16 * 1024);
         let (stream, _) =
-            tokio_tungstenite::client_async_with_config(url.as_str(), layer, Some(config)).await?;
+            tokio_tungstenite::client_async_with_config(url.as_str(), layer, Some(config())).await?;
         Ok(stream)
     }
+}
+
+/// The limits of a connection.
+pub(super) fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+        .read_buffer_size(16 * 1024)
 }
 
 /// TLS that trusts the usual web authorities and these.
@@ -236,7 +240,7 @@ async fn send(stream: &mut Stream, message: &Value) -> Result<(), Ended> {
 }
 
 /// The next message that is JSON. Other messages are skipped.
-async fn next(stream: &mut Stream) -> Result<Value, Ended> {
+pub(super) async fn next(stream: &mut Stream) -> Result<Value, Ended> {
     loop {
         match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -296,7 +300,7 @@ async fn acknowledged(
 }
 
 /// Reports to the watcher what a message says about a confirmation.
-fn take_hint(watcher: &Watcher, message: &Value) {
+pub(super) fn take_hint(watcher: &Watcher, message: &Value) {
     let confirmed = message.get("topic").and_then(Value::as_str) == Some("confirmation");
     let hash = message.get("message").and_then(|it| it.get("hash")).and_then(Value::as_str);
     if let (true, Some(hash)) = (confirmed, hash.and_then(|it| it.parse::<BlockHash>().ok())) {

@@ -233,7 +233,7 @@ impl Node {
 
     /// The C++ node always answers with status 200. RsNano answers with 400 and 422 in plain text if it
     /// cannot parse the call. Any other status comes from a proxy in front of the node.
-    fn judge(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, TransportFault> {
+    pub(super) fn judge(&self, status: StatusCode, bytes: &[u8]) -> Result<Value, TransportFault> {
         let json = serde_json::from_slice::<Value>(bytes).ok().filter(Value::is_object);
         let from_node = matches!(
             status,

@@ -5,6 +5,8 @@
 //! from a WebSocket is a hint to ask at once; while a WebSocket is subscribed, polling is rare.
 
 mod awaited_block;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +18,10 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::contents::check_contents;
 use super::reads::{block_info_call, blocks_info_call, sum_up};
 use super::transport::{Node, TransportFault};
-use super::{BlockInfo, Contents, NodeClient, NodeEvent, answer};
+use super::{BlockInfo, NodeClient, NodeEvent, answer};
 use crate::clock::Stopwatch;
 use crate::ledger::{LedgerError, Sighting};
-use crate::nano::{Account, BlockHash, Raw, StateBlock};
+use crate::nano::{Account, BlockHash, StateBlock};
 use awaited_block::AwaitedBlock;
 
 /// The most hashes in one call.
@@ -344,14 +346,8 @@ impl Watcher {
             let (Some(waiting), Some(info)) = (state.waiting.get_mut(hash), found.get(hash)) else {
                 continue;
             };
-            if waiting.contents.is_none() && check_contents(*hash, info).is_ok() {
-                waiting.contents = Some(info.contents.clone());
-                if let Contents::State(block) = &info.contents {
-                    waiting.previous = Some(block.previous);
-                    if block.previous == BlockHash::ZERO {
-                        waiting.before = Some(Raw::ZERO);
-                    }
-                }
+            if check_contents(*hash, info).is_ok() {
+                waiting.keep_contents(&info.contents);
             }
             // Every node that has the block is asked for its predecessor while the balance is not
             // known: a node that was not asked for it must not be taken for one that lacks it.

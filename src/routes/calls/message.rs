@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use crate::routes::letter_case::fold;
+
 /// The most messages of one batch.
 pub const MAX_BATCH: usize = 100;
 /// How deep values may be nested.
@@ -167,11 +169,6 @@ fn unambiguous(object: &[(String, Json)], known: &[&'static str]) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// Folds as such parsers do: the Kelvin sign becomes a k, the long s an s.
-fn fold(key: &str) -> String {
-    key.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
 fn get<'a>(object: &'a [(String, Json)], name: &str) -> Option<&'a Json> {

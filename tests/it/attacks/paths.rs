@@ -64,8 +64,8 @@ fn statuses(answer: &str) -> Vec<u16> {
 }
 
 /// A path as the most liberal of servers reads it: decoded until nothing is encoded, backslashes
-/// turned, parameters and what follows a NUL cut off, slashes collapsed, dots resolved, in lower
-/// case, without a slash at its end.
+/// turned, parameters and what follows a NUL cut off, slashes collapsed, dots resolved, without regard
+/// to letter case, without a slash at its end.
 pub(crate) fn liberally(path: &str) -> String {
     let mut path = path.split(['?', '#']).next().unwrap().to_owned();
     if let Some((_, rest)) = path.split_once("://") {
@@ -78,7 +78,9 @@ pub(crate) fn liberally(path: &str) -> String {
         }
         path = decoded;
     }
-    let path = path.split('\0').next().unwrap().replace('\\', "/").to_lowercase();
+    let path = path.split('\0').next().unwrap().replace('\\', "/");
+    // By capital letters and by small ones; `İ` becomes an `i` with a dot above it.
+    let path = path.to_uppercase().to_lowercase().replace('\u{307}', "");
     let mut segments = Vec::new();
     for segment in path.split('/') {
         match segment.split(';').next().unwrap().trim() {
@@ -154,6 +156,8 @@ fn the_judge_sees_through_every_spelling() {
         "http://host/paid",
         "/paid?x",
         "/paid#x",
+        "/pa%C4%B1d",
+        "/PA%C4%B0D",
     ];
     for spelling in spellings {
         assert_eq!(liberally(spelling), "/paid", "{spelling}");
@@ -177,6 +181,9 @@ const BILLED: &[&str] = &[
     "/DEEP/x",
     "/deep/%78/y",
     "/deep/%C3%A4",
+    // Letters whose capital or small letter is an ASCII one: `ı`, `İ`.
+    "/pa%C4%B1d",
+    "/PA%C4%B0D",
 ];
 
 /// What some server might read as a priced path.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::super::contents::{balance_of, check_contents, facts_of, without_previous};
+use super::super::contents::{BalanceAfter, balance_of, check_contents, facts_of, without_previous};
 use super::super::transport::{Node, TransportFault};
 use super::super::{BlockInfo, Contents, NodeClient};
 use crate::ledger::{LedgerError, Sighting};
@@ -36,7 +36,7 @@ pub(super) struct AwaitedBlock {
     pub(super) asked: BTreeMap<usize, Duration>,
     pub(super) reports: BTreeMap<usize, NodeReport>,
     pub(super) contents: Option<Contents>,
-    /// The block before, and the balance after that block; `None` while not known.
+    /// The block before, and the proven balance after that block; `None` while not known.
     pub(super) previous: Option<BlockHash>,
     pub(super) before: Option<Raw>,
     /// Nodes that were already reported as disagreeing.
@@ -49,6 +49,10 @@ pub(super) struct NodeReport {
     /// Whether the node has the block.
     present: bool,
     confirmed: bool,
+    /// Whether it calls the block one from before state blocks, which nothing proves.
+    legacy: bool,
+    /// The balance before the block, in raw, if only nodes can say it.
+    before: Option<Raw>,
     /// When it first reported this, and when last.
     first: Duration,
     last: Duration,
@@ -104,25 +108,60 @@ impl AwaitedBlock {
         found: &BTreeMap<BlockHash, BlockInfo>,
         now: Duration,
     ) -> Result<(), TransportFault> {
-        let confirmed = match found.get(&hash) {
-            Some(info) => {
-                check_contents(hash, info)?;
-                info.confirmed
+        let (mut confirmed, mut legacy) = (false, false);
+        if let Some(info) = found.get(&hash) {
+            check_contents(hash, info)?;
+            legacy = matches!(info.contents, Contents::Legacy(_));
+            if legacy && matches!(self.contents, Some(Contents::State(_))) {
+                return Err(TransportFault::NotBelieved(format!(
+                    "{hash} is a state block, not a legacy one"
+                )));
             }
-            None => false,
-        };
+            confirmed = info.confirmed;
+        }
         let present = found.contains_key(&hash);
+        let mut before = None;
         if let (Some(previous), None) = (self.previous, self.before) {
-            match found.get(&previous) {
-                Some(info) => self.before = Some(balance_of(previous, info)?),
+            match found.get(&previous).map(|info| balance_of(previous, info)).transpose()? {
+                Some(BalanceAfter::Proven(balance)) => self.before = Some(balance),
+                Some(BalanceAfter::Claimed(balance)) => before = Some(balance),
                 None if present => return Err(without_previous(previous)),
                 None => {}
             }
         }
         let same = self.reports.get(&index).filter(|report| report.confirmed == confirmed);
         let first = same.map_or(now, |report| report.first);
-        self.reports.insert(index, NodeReport { present, confirmed, first, last: now });
+        self.reports.insert(index, NodeReport { present, confirmed, legacy, before, first, last: now });
         Ok(())
+    }
+
+    /// Keeps contents that were checked. A state block is proven by its hash, so it takes the place of a
+    /// legacy block that a node claimed; the nodes that claimed it have then said nothing of this one.
+    pub(super) fn keep_contents(&mut self, contents: &Contents) {
+        let proven = match (&self.contents, contents) {
+            (None | Some(Contents::Legacy(_)), Contents::State(block)) => block,
+            (None, Contents::Legacy(_)) => {
+                self.contents = Some(contents.clone());
+                return;
+            }
+            (Some(_), _) => return,
+        };
+        self.reports.retain(|_, report| !report.legacy);
+        self.contents = Some(contents.clone());
+        self.previous = Some(proven.previous);
+        if proven.previous == BlockHash::ZERO {
+            self.before = Some(Raw::ZERO);
+        }
+    }
+
+    /// The balance before the block: the proven one, or else the one that a quorum of nodes claims.
+    fn balance_before(&self, client: &NodeClient) -> Option<Raw> {
+        let claimed = || self.reports.values().filter_map(|report| report.before);
+        let is_agreed = |balance: &Raw| {
+            let claiming = self.reports.iter().filter(|(_, report)| report.before == Some(*balance));
+            client.is_quorum(claiming.filter_map(|(index, _)| client.nodes.get(*index)))
+        };
+        self.before.or_else(|| claimed().find(is_agreed))
     }
 
     /// Publishes to the waiters what the reports mean together.
@@ -131,13 +170,14 @@ impl AwaitedBlock {
         let confirming = self.reports.iter().filter(|(_, report)| report.confirmed);
         let confirmed = client.is_quorum(confirming.filter_map(|(index, _)| node(index)));
         let is_legacy = matches!(self.contents, Some(Contents::Legacy(_)));
+        let before = self.balance_before(client);
         let sighting = match &self.contents {
             None if self.reports.is_empty() => return,
             None => Ok(Sighting::Unknown),
             // The block was there and was rolled back.
             Some(_) if self.reports.values().all(|report| !report.present) => Ok(Sighting::Unknown),
-            Some(_) if self.before.is_none() && !is_legacy => return,
-            Some(contents) => facts_of(hash, contents, self.before, confirmed).map(|facts| {
+            Some(_) if before.is_none() && !is_legacy => return,
+            Some(contents) => facts_of(hash, contents, before, confirmed).map(|facts| {
                 if confirmed { Sighting::Confirmed(facts) } else { Sighting::Unconfirmed(facts) }
             }),
         };
