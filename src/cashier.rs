@@ -422,7 +422,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it. To start one
-    /// takes a look-up. While the upstream is `down`, no block is broadcast that is not in the journal.
+    /// takes a look-up. While the upstream is `down`, no settlement is started that would broadcast a block.
     async fn fly(
         &self,
         checked: Checked,
@@ -435,16 +435,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(settled) = self.0.flights.join(key, settings.wait).await {
             return settled;
         }
+        // One that is journalled loses nothing by this: it is settled in the background.
+        if let (Some(pause), Checked::Txn(_)) = (down, &checked) {
+            return Err(Unsettled::Wait(Wait::UpstreamDown(pause)));
+        }
         let look_up = match look_up {
             Some(look_up) => look_up,
             None => self.look_up(client).await?,
         };
-        if let (Some(pause), Checked::Txn(unsent)) = (down, &checked)
-            && self.0.journalled(unsent.hash()).await?.is_none()
-        {
-            look_up.was_in_vain();
-            return Err(Unsettled::Wait(Wait::UpstreamDown(pause)));
-        }
         let limit = SettlementLimit {
             all: settings.pending_settlements,
             client: client.map(|it| (it, settings.settlements_per_client)),

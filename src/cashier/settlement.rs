@@ -117,7 +117,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         }
     }
 
-    pub(super) async fn journalled(&self, block: BlockHash) -> Result<Option<PaymentRecord>, Unsettled> {
+    async fn journalled(&self, block: BlockHash) -> Result<Option<PaymentRecord>, Unsettled> {
         Ok(self.store.payment(block).await?)
     }
 

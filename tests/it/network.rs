@@ -14,6 +14,7 @@ use faregate::ledger::node::{BreakerState, NodeClient, NodeEndpoint, NodeEvent, 
 use faregate::ledger::{Ledger, Sighting};
 use faregate::nano::{BlockHash, Raw, SecretKey, Seed, StateBlock};
 
+use crate::logs::Logs;
 use crate::scripted::nobody;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -367,41 +368,6 @@ async fn a_node_that_refuses_batches_is_asked_block_by_block() {
     let block = net.send(1);
     net.ledger.publish_send(&block).await.unwrap();
     assert!(net.confirmed(block.hash(), WAIT).await);
-}
-
-/// Collects everything that the thread that made it logs, until it is dropped.
-pub(crate) struct Logs {
-    text: Arc<Mutex<Vec<u8>>>,
-    _while_kept: tracing::subscriber::DefaultGuard,
-}
-
-impl Logs {
-    pub(crate) fn keep() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let into = Arc::clone(&text);
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || Sink(Arc::clone(&into)))
-            .finish();
-        Self { text, _while_kept: tracing::subscriber::set_default(subscriber) }
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
-    }
-}
-
-struct Sink(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

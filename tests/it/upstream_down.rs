@@ -128,6 +128,7 @@ async fn a_block_that_comes_while_it_is_down_is_not_broadcast() {
     }
     assert_eq!(rig.effects().broadcast, before, "nothing was charged");
     works.store(true, Ordering::SeqCst);
+    eventually("bills", || is_sold(&rig, "/sick/x")).await;
     let served = rig.ask_until_decided("/sick/x", &proof).await;
     assert_eq!((served.status().as_u16(), capability(&served).1), (200, 4));
     assert_eq!(rig.effects().broadcast, before + 1);

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::network::Logs;
+use crate::logs::Logs;
 use crate::patience::eventually;
 use crate::rig::{Plan, Rig, error};
 use crate::scripted::{Reply, Scripted};
