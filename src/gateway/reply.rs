@@ -5,6 +5,7 @@ use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
+use pingora::protocols::http::ServerSession;
 use serde_json::{Map, Value, json};
 
 use crate::cashier::{PendingReason, Wait};
@@ -103,6 +104,12 @@ pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
 /// would reset the stream.
 pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
     let body = body.filter(|_| session.req_header().method != Method::HEAD);
+    if body.is_none()
+        && let ServerSession::H2(session) = session.as_downstream_mut()
+    {
+        // Pingora's own way ends the stream by a frame of its own, which to clients of gRPC is no end.
+        return session.write_response_header(Box::new(head), true);
+    }
     session.write_response_header(Box::new(head), body.is_none()).await?;
     match body {
         Some(body) => session.write_response_body(Some(body), true).await,

@@ -139,7 +139,7 @@ async fn a_block_that_comes_while_it_is_down_is_not_broadcast() {
 async fn what_was_sent_or_bought_before_is_kept() {
     let (rig, _upstream, works) = sick().await;
     let (key, other) = (rig.payer(1, PLENTY), rig.payer(2, PLENTY));
-    let (bought, ()) = (capability(&rig.pay(&key, "/sick/x").await).0, ());
+    let (bought, _) = capability(&rig.pay(&key, "/sick/x").await);
     let [_, offer] = rig.bill("/sick/x").await;
     becomes_sick(&rig, &works).await;
 
@@ -147,7 +147,7 @@ async fn what_was_sent_or_bought_before_is_kept() {
     assert_eq!((unlocked.status().as_u16(), error(unlocked).await.as_str()), (503, "upstream_down"));
     // Its money has moved: the payment is settled, and its use comes back.
     let block = rig.devnet.send_block(&other, offer.pay_to, offer.amount).unwrap();
-    rig.devnet.process(block.clone()).unwrap();
+    rig.devnet.process(block).unwrap();
     let proof = signature(&other, &block, &offer);
     let sent = rig.ask_until_decided("/sick/x", &proof).await;
     assert_eq!((sent.status().as_u16(), capability(&sent).1), (502, 5));

@@ -45,7 +45,8 @@ async fn an_answer_that_pauses_too_long_is_broken_off() {
     let (rig, mut upstream, token) = played(", timeout: 100ms, idle_timeout: 200ms", "", "").await;
     // What is usually quiet too, as it is said here.
     let mut wire = Wire::open(&rig.url).await;
-    let headers = [&format!("PAYMENT-CAPABILITY: {token}"), "Accept: text/event-stream"];
+    let paid = format!("PAYMENT-CAPABILITY: {token}");
+    let headers = [paid.as_str(), "Accept: text/event-stream"];
     wire.ask("GET /raw/x", &headers).await;
     let mut call = upstream.call().await;
     call.send(format!("{CHUNKED}\r\n6\r\nfirst;\r\n")).await;
@@ -58,8 +59,9 @@ async fn an_answer_that_pauses_too_long_is_broken_off() {
 async fn a_quiet_websocket_stays_open() {
     let (rig, mut upstream, token) = played(", timeout: 100ms", "", "limits: { body_idle: 100ms }").await;
     let mut wire = Wire::open(&rig.url).await;
+    let paid = format!("PAYMENT-CAPABILITY: {token}");
     let headers = [
-        &format!("PAYMENT-CAPABILITY: {token}"),
+        paid.as_str(),
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
@@ -83,7 +85,8 @@ async fn a_quiet_websocket_stays_open() {
 #[tokio::test]
 async fn a_client_that_stops_sending_is_told_so_and_a_slow_one_is_served() {
     let (rig, mut upstream, token) = played(", timeout: 150ms", "", "limits: { body_idle: 300ms }").await;
-    let headers = [&format!("PAYMENT-CAPABILITY: {token}"), "Content-Length: 10"];
+    let paid = format!("PAYMENT-CAPABILITY: {token}");
+    let headers = [paid.as_str(), "Content-Length: 10"];
     let mut wire = Wire::open(&rig.url).await;
     wire.ask("POST /raw/x", &headers).await;
     wire.send("abc").await;
