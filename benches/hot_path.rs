@@ -22,8 +22,8 @@ use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
-    Access, BodyRule, CanonicalTarget, ChargeOn, Grants, Pattern, PriceTable, Route, RouteName, Terms,
-    UpstreamName,
+    Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Grants, Pattern, PriceTable, RequestHead, Route,
+    RouteName, Terms, UpstreamName,
 };
 use faregate::store::capabilities::Capabilities;
 use faregate::store::{
@@ -164,6 +164,8 @@ fn table(routes: u32) -> PriceTable {
         standing: std::sync::Arc::default(),
         pattern: Pattern::parse(&format!("GET /v1/service-{number}/{{item}}/detail")).unwrap(),
         access: Access::Priced(terms()),
+        conditions: Conditions::default(),
+        strip: None,
         upstream: UpstreamName::new("api"),
         description: String::new(),
         mime_type: String::new(),
@@ -186,7 +188,7 @@ fn routes(c: &mut Criterion) {
         group.bench_function(format!("canonical form and match, {count} routes"), |b| {
             b.iter(|| {
                 let target = CanonicalTarget::parse(black_box(&raw)).unwrap();
-                black_box(table.find("GET", &target));
+                black_box(table.find(&RequestHead::new("GET", &target)));
             });
         });
     }

@@ -37,6 +37,27 @@ pub enum Ending {
     Failed,
 }
 
+/// Whether an answer takes the use of its request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Charge {
+    Taken,
+    /// Nothing is charged, and nothing failed: the request is free, or the upstream says so.
+    Excused,
+    /// It only redirects to what is charged for in its turn.
+    Redirected,
+    /// The upstream failed, by the route's `charge_on`.
+    Failed,
+}
+
+/// What is known of an answer beside its status.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AnswerTraits {
+    /// The upstream says that it is not to be charged for.
+    pub is_excused: bool,
+    /// It redirects to a path of the gateway that has a price.
+    pub redirects: bool,
+}
+
 /// The right to an upstream, of a free request or of one that holds a use.
 #[derive(Debug)]
 pub struct Admission(Stage);
@@ -176,8 +197,7 @@ impl HeldUse {
 }
 
 impl HeldUse {
-    /// Gives the use back because the upstream says that its answer is not charged for. That is no
-    /// failure.
+    /// Gives the use back because the answer is not charged for. That is no failure.
     fn excuse(self) -> UseResult {
         let Admitted { taken, keeping, .. } = self.admitted;
         taken.give_back();
@@ -232,6 +252,14 @@ async fn broke<S: Store>(capabilities: &Capabilities<S>, taken: Use) -> UseResul
     }
 }
 
+/// How a request with a right ends, if nothing fails.
+const fn how(admitted: &Admitted) -> Outcome {
+    match admitted.how {
+        How::Paid => Outcome::Paid,
+        How::Unlocked => Outcome::Unlocked,
+    }
+}
+
 /// Spends a use durably before its answer leaves.
 async fn record<S: Store>(capabilities: &Capabilities<S>, taken: &mut Use) {
     fail::fail_point!("use-to-be-recorded", |_| std::process::abort());
@@ -266,34 +294,43 @@ impl Admission {
         }
     }
 
-    /// Whether an answer with `status` is charged for; `excused` if the upstream says that it is not.
+    /// Whether an answer with `status` is charged for. A redirect that is not is counted.
     #[must_use]
-    pub fn charges(&self, status: StatusCode, excused: bool) -> bool {
-        matches!(&self.0, Stage::Held(held) if !excused && held.charge_on.charges(status.as_u16()))
+    pub fn judge(&self, status: StatusCode, traits: AnswerTraits) -> Charge {
+        let Stage::Held(HeldUse { admitted, charge_on }) = &self.0 else { return Charge::Excused };
+        if !charge_on.charges(status.as_u16()) {
+            return Charge::Failed;
+        }
+        if traits.is_excused {
+            return Charge::Excused;
+        }
+        let is_free = traits.redirects && !charge_on.charges_redirects();
+        if is_free && admitted.taken.forgives_redirect() { Charge::Redirected } else { Charge::Taken }
     }
 
-    /// The answer begins, with the headers that the client gets. It counts if it is `charged` for;
+    /// The answer begins, with the headers that the client gets. It counts if it is charged for;
     /// otherwise the use is given back before the answer leaves, so that a client that tries again at
     /// once finds it. Returns what became of the use, once that is known.
     #[must_use]
     pub async fn answer<L: Ledger, S: Store>(
         &mut self,
         cashier: &Cashier<L, S>,
-        charged: bool,
+        charge: Charge,
         (status, headers): (StatusCode, &HeaderMap),
     ) -> Option<UseResult> {
         let (next, result) = match self.take() {
-            Stage::Held(held) if charged => {
-                (Stage::Answering(held.answer(cashier.capabilities(), status, headers).await), None)
-            }
-            Stage::Held(held) => {
-                let result = if held.charge_on.charges(status.as_u16()) {
-                    held.excuse()
-                } else {
-                    held.close(cashier.capabilities(), Ending::Failed).await
-                };
-                (Stage::Closed(Outcome::UpstreamFailed), Some(result))
-            }
+            Stage::Held(held) => match charge {
+                Charge::Taken => {
+                    (Stage::Answering(held.answer(cashier.capabilities(), status, headers).await), None)
+                }
+                // A redirect is what was asked for, and no failure of the upstream.
+                Charge::Redirected => (Stage::Closed(how(&held.admitted)), Some(held.excuse())),
+                Charge::Excused => (Stage::Closed(Outcome::UpstreamFailed), Some(held.excuse())),
+                Charge::Failed => {
+                    let result = held.close(cashier.capabilities(), Ending::Failed).await;
+                    (Stage::Closed(Outcome::UpstreamFailed), Some(result))
+                }
+            },
             Stage::Free => (Stage::FreeAnswering, None),
             later @ (Stage::FreeAnswering | Stage::Answering(_) | Stage::Closed(_)) => (later, None),
         };
@@ -362,11 +399,9 @@ impl Admission {
     /// How the request ended, or how it stands.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match (&self.0, self.admitted().map(|it| it.how)) {
+        match (&self.0, self.admitted()) {
             (Stage::Closed(outcome), _) => *outcome,
-            (_, None) => Outcome::Free,
-            (_, Some(How::Paid)) => Outcome::Paid,
-            (_, Some(How::Unlocked)) => Outcome::Unlocked,
+            (_, admitted) => admitted.map_or(Outcome::Free, how),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. Only this part prints.
 
+mod arguments;
 pub mod backup;
 pub mod check;
 pub mod demo;

@@ -8,6 +8,7 @@
 //! and its paragraph in `config/full.yaml`, which a test compares with `mirror`.
 
 mod calls;
+mod conditions;
 mod discovery;
 mod document;
 mod finding;
@@ -49,7 +50,8 @@ pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use upstream::{
-    ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, UpstreamConfig, UpstreamUrl,
+    ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects, UpstreamConfig,
+    UpstreamUrl,
 };
 pub use work_server::WorkMaker;
 
@@ -143,6 +145,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
     if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
+        prices::warn_of_free_fallbacks(judge, table, unmatched);
         warn_of_unused(judge, known.keys(), table, unmatched);
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);

@@ -26,15 +26,18 @@
 //! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
 //!    connection fails.
 //! 10. **Forward**, [`forward::request`]: payment headers are removed, the gateway's own are added.
-//! 11. **Answer**, [`Gateway::response_filter`]: [`forward::response`] cleans the answer and adds the
-//!     receipt; [`Admission::answer`] records the use under strict metering, or gives it back if the
-//!     answer is not charged for. [`Admission::part`] sees each part of the body.
+//! 11. **Answer**, [`Gateway::response_filter`]: an upstream's own bill fails ([`UpstreamBills::check`]);
+//!     [`forward::response`] cleans the answer, leads its redirects back to the gateway
+//!     ([`redirect::rewrite`]) and adds the receipt; [`Admission::answer`] records the use under strict
+//!     metering, or gives it back if the answer is not charged for. [`Admission::part`] sees each part of
+//!     the body.
 //! 12. **Fail**, [`Gateway::fail_to_proxy`], instead of or after step 11: the use is given back, then the
 //!     client is told.
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
 //!     and the one line in the log.
 
+mod bill;
 pub mod body;
 mod calls;
 mod client;
@@ -49,12 +52,14 @@ mod idempotency;
 mod preflight;
 mod presented;
 mod rejection;
+mod redirect;
 mod reply;
 mod respond;
 mod session_headers;
 mod target;
 pub mod tariff;
 pub mod upstream;
+mod upstream_bill;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -74,7 +79,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
-use crate::admission::Ending;
+use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Shares};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
@@ -85,6 +90,7 @@ use context::IfDropped;
 use decision::Decision;
 use rejection::Rejection;
 use tariff::Tariff;
+use upstream_bill::UpstreamBills;
 
 pub use context::Context;
 
@@ -100,6 +106,7 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     unpaid: Shares,
+    upstream_bills: UpstreamBills,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
@@ -112,7 +119,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         metrics: Arc<Metrics>,
         unpaid: Shares,
     ) -> Self {
-        Self { cashier, tariff, metrics, unpaid }
+        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new() }
     }
 
     /// Decides a request, unless its client has too many unpaid ones under way. A request with a valid
@@ -311,6 +318,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            forward::interim(response);
             return Ok(());
         }
         context.answered();
@@ -319,11 +327,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             let quiet = forward::may_be_quiet(&session.req_header().headers);
             session.set_read_timeout(forwarding.upstream.idle(quiet));
         }
-        let charged = forward::response(response, context)?;
+        self.upstream_bills.check(response, context)?;
+        let charge = forward::response(session.req_header(), response, context)?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
-        let status = if charged { response.status } else { grpc::judged(response) };
-        let head = (status, &response.headers);
-        let result = forwarding.admission.answer(&self.cashier, charged, head).await;
+        forwarding.drops_body |= charge == Charge::Redirected;
+        let head = (response.status, &response.headers);
+        let result = forwarding.admission.answer(&self.cashier, charge, head).await;
         self.count(context, result);
         Ok(())
     }
@@ -336,7 +345,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<Option<Duration>> {
         if let Some(forwarding) = context.forwarding.as_mut() {
-            if forwarding.is_preflight {
+            if forwarding.drops_body {
                 *body = None;
             }
             forwarding.admission.part(body.as_ref(), end_of_stream);

@@ -1,13 +1,21 @@
 //! The price table: what a request costs, and what its payment buys.
 //!
 //! Pure. The path of a request is made canonical once (`request`). The same canonical form is matched
-//! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently.
+//! (`pattern`, `table`) and forwarded, so that gateway and upstream never read a path differently. A price
+//! may also depend on the host, the query and headers (`conditions`); a request that servers could read
+//! differently there has no price and is refused.
 
 mod calls;
+mod conditions;
+mod head;
+mod host;
 mod letter_case;
+mod own_headers;
 mod pattern;
+mod precedence;
 mod request;
 mod standing;
+mod strip;
 mod table;
 
 use std::borrow::Borrow;
@@ -22,10 +30,19 @@ use blake2::{Blake2b, Digest};
 use crate::nano::Raw;
 
 pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
-pub use pattern::{MAX_SEGMENTS, Part, Pattern, PatternError};
+pub use conditions::{
+    ConditionFault, Conditions, Doubt, HeaderCondition, MAX_CONDITION_NAME, MAX_CONDITION_VALUE,
+    MAX_CONDITIONS, Met, QueryCondition, Unclear,
+};
+pub use head::RequestHead;
+pub use host::{HostFault, HostPattern, MAX_HOST, RequestHost};
+pub use own_headers::is_own_header;
+pub use pattern::{MAX_METHODS, MAX_SEGMENTS, Part, Pattern, PatternError};
+pub use precedence::Precedence;
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
 pub use standing::{Bearing, Bought, Place, Standing};
-pub use table::{Found, PriceTable, TableFault};
+pub use strip::{Strip, StripFault};
+pub use table::{Candidate, Found, MAX_ALTERNATIVES, PriceTable, TableFault};
 
 /// The name of a route: its configured `name`, or else its `match`. Challenges and capabilities are
 /// bound to it, so they stay valid when the price table is reloaded.
@@ -192,12 +209,12 @@ vocabulary! {
     /// ([protocol guide](crate::guide::protocol), "Settlement").
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub enum ChargeOn {
-        /// An answer below 500: the upstream did not fail.
+        /// An answer below 500: the upstream did not fail. See [`ChargeOn::charges_redirects`].
         #[default]
         Below500 = "below_500",
         /// An answer below 400: the request succeeded.
         Below400 = "below_400",
-        /// Every answer.
+        /// Every answer, redirects too.
         Answered = "answered",
     }
     /// The name in the configuration.
@@ -211,6 +228,15 @@ impl ChargeOn {
         match self {
             Self::Below500 => status < 500,
             Self::Below400 => status < 400,
+            Self::Answered => true,
+        }
+    }
+
+    /// Whether an answer that only redirects to something with a price of its own consumes a use.
+    #[must_use]
+    pub const fn charges_redirects(self) -> bool {
+        match self {
+            Self::Below500 | Self::Below400 => false,
             Self::Answered => true,
         }
     }
@@ -281,8 +307,12 @@ pub struct Route {
     /// Its former names, and where it stands.
     pub standing: Arc<Standing>,
     pub pattern: Pattern,
+    /// What must be true of a request beside its method and path.
+    pub conditions: Conditions,
     pub access: Access,
     pub upstream: UpstreamName,
+    /// What the upstream does not see of a path.
+    pub strip: Option<Strip>,
     /// The description for the payer; may be empty.
     pub description: String,
     /// The media type of the answer; may be empty.
@@ -300,44 +330,10 @@ pub struct Route {
     pub case_sensitive: bool,
 }
 
-/// Why one of two matching routes comes before the other.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Precedence {
-    /// Segment `number`, counted from 1, is more specific.
-    Segment { number: usize, winner: String, loser: String },
-    /// The paths are equal and only the winner is case-sensitive.
-    CaseSensitive,
-    /// The paths are equal and only the winner names a method.
-    Method,
-}
-
-impl Route {
-    /// Why this route comes before `other`. Both match one request, and this one wins.
-    #[must_use]
-    pub fn precedence_over(&self, other: &Self) -> Precedence {
-        if let Some(position) = self.pattern.first_difference(&other.pattern) {
-            return Precedence::Segment {
-                number: position.saturating_add(1),
-                winner: self.pattern.shown(position).to_owned(),
-                loser: other.pattern.shown(position).to_owned(),
-            };
-        }
-        if self.case_sensitive && !other.case_sensitive {
-            Precedence::CaseSensitive
-        } else {
-            Precedence::Method
-        }
-    }
-}
-
-impl fmt::Display for Precedence {
+/// The method and path that a route matches, and its conditions in brackets: `GET /img (query size=large)`.
+impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Segment { number, winner, loser } => {
-                write!(f, "in segment {number}, `{winner}` is closer than `{loser}`")
-            }
-            Self::CaseSensitive => f.write_str("of equal paths, the case-sensitive one wins"),
-            Self::Method => f.write_str("of equal paths, the one that names the method wins"),
-        }
+        self.pattern.fmt(f)?;
+        if self.conditions.is_empty() { Ok(()) } else { write!(f, " ({})", self.conditions) }
     }
 }

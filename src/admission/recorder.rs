@@ -72,3 +72,59 @@ fn is_of_this_time(name: &HeaderName) -> bool {
     let name = name.as_str();
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let value = |text: &str| HeaderValue::from_str(text).unwrap();
+        pairs.iter().map(|(name, text)| (HeaderName::from_static(name), value(text))).collect()
+    }
+
+    /// What is kept of an answer of one part, whose body may have 5 bytes.
+    fn kept(status: StatusCode, headers: &HeaderMap, body: &'static str) -> Answer {
+        let mut recorder = Recorder::begin(5, status, headers);
+        recorder.part(Some(&Bytes::from_static(body.as_bytes())), true);
+        recorder.finish(false).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_kept_up_to_its_largest_size() {
+        let one = headers(&[("content-length", "5"), ("x-kind", "quote"), ("set-cookie", "login=1")]);
+        let whole = kept(StatusCode::OK, &one, "12345");
+        let expected = vec![("x-kind".to_owned(), b"quote".to_vec())];
+        assert_eq!((whole.status, whole.headers, whole.body), (200, expected, Some(b"12345".to_vec())));
+        let too_large = [
+            kept(StatusCode::OK, &HeaderMap::new(), "123456"),
+            kept(StatusCode::OK, &headers(&[("content-length", "6")]), ""),
+            kept(StatusCode::SWITCHING_PROTOCOLS, &HeaderMap::new(), ""),
+        ];
+        for answer in too_large {
+            assert_eq!(answer, Answer::not_kept(answer.status));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_kept_with_up_to_32_kib_of_headers() {
+        let fits = "x".repeat(32_768_usize.saturating_sub("x-long".len()));
+        assert!(kept(StatusCode::OK, &headers(&[("x-long", &fits)]), "1").body.is_some());
+        let longer = format!("{fits}x");
+        let answer = kept(StatusCode::OK, &headers(&[("x-long", &longer)]), "1");
+        assert_eq!(answer, Answer::not_kept(200));
+    }
+
+    #[test]
+    fn only_a_whole_answer_is_kept() {
+        for (end, finished, is_kept) in
+            [(false, false, false), (true, false, true), (false, true, true), (true, true, true)]
+        {
+            let mut recorder = Recorder::begin(5, StatusCode::OK, &HeaderMap::new());
+            recorder.part(Some(&Bytes::from_static(b"1")), end);
+            recorder.part(None, false);
+            assert_eq!(recorder.finish(finished).is_some(), is_kept, "{end} {finished}");
+        }
+    }
+}

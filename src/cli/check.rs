@@ -13,7 +13,7 @@ use super::words::counted;
 use crate::assemble::{Stranded, UpstreamTlsError, stranded, upstreams_tls};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults};
-use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName};
+use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -116,7 +116,7 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
                 Access::Priced(terms) => (terms.amount.xno().to_string(), terms.grants.to_string()),
                 Access::Calls(prices) => (span(prices), prices.grants.to_string()),
             };
-            [route.pattern.to_string(), price, grants, route.upstream.to_string()]
+            [route.to_string(), price, grants, route.upstream.to_string()]
         }))
         .collect();
     let mut widths = [0; 4];
@@ -142,6 +142,10 @@ fn span(prices: &CallPrices) -> String {
     }
 }
 
+fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
+    all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
+}
+
 /// A route as JSON.
 pub(super) fn describe(route: &Route) -> Value {
     let priced = match &route.access {
@@ -162,7 +166,11 @@ pub(super) fn describe(route: &Route) -> Value {
         "name": route.name.as_str(),
         "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
         "match": route.pattern.as_str(),
+        "host": route.conditions.host().map(ToString::to_string),
+        "query": pairs(route.conditions.query().iter().map(|it| (it.name(), it.value()))),
+        "headers": pairs(route.conditions.headers().iter().map(|it| (it.name().as_str(), it.value()))),
         "upstream": route.upstream.as_str(),
+        "strip": route.strip.as_ref().map(Strip::as_str),
         "free": route.access.is_free(),
         "price": priced,
         "charge_on": route.charge_on.as_str(),

@@ -1,19 +1,23 @@
 //! `faregate explain`: what the gateway would do with one request, and why.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
+use super::arguments;
 use super::check::{describe, load};
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{
-    AbsoluteTarget, Access, CallFault, CanonicalTarget, PreflightRule, Quote, Route, UpstreamName,
+    AbsoluteTarget, Access, CallFault, Candidate, CanonicalTarget, Met, PreflightRule, Quote, RequestHead,
+    RequestHost, Route, Unclear, UpstreamName,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -27,6 +31,12 @@ pub struct ExplainArgs {
     /// The request's body, for routes whose price depends on it (`mcp`)
     #[arg(short = 'd', long, value_name = "JSON")]
     pub data: Option<String>,
+    /// A header of the request, `Name: value`; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = arguments::header)]
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The request's `Host`, empty for none [default: the URL's, or that of `public_url`]
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
     /// The request's method
     #[arg(value_name = "METHOD")]
     pub method: String,
@@ -58,20 +68,33 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Failure
             return refuse(args, EX_DATAERR, &message, out);
         }
     };
-    let foreign = absolute.map(|it| it.authority).filter(|authority| !is_public(&config, authority));
-    let answer = Explanation {
-        config: &config,
-        data: args.data.as_deref(),
-        method: &args.method,
-        target: &target,
-        foreign,
-    };
+    if args.headers.iter().any(|(name, _)| *name == http::header::HOST) {
+        return refuse(args, EX_USAGE, "give the host with `--host`", out);
+    }
+    let authority = absolute.as_ref().map(|it| it.authority);
+    if let (Some(authority), Some(host)) = (authority, args.host.as_deref())
+        && !authority.eq_ignore_ascii_case(host)
+    {
+        let message = format!("the URL is for {authority:?}, `--host` says {host:?}: answered 400");
+        return refuse(args, EX_DATAERR, &message, out);
+    }
+    let by_host = config.table.routes().iter().any(|it| it.conditions.host().is_some());
+    let foreign = authority.filter(|authority| !by_host && !is_public(&config, authority));
+    let host = args.host.as_deref().or(authority).unwrap_or(config.public_url.authority());
+    let host = RequestHost::read(host);
+    let headers = args.headers.iter().cloned().collect::<HeaderMap>();
+    let head =
+        RequestHead { method: &args.method, host: host.as_ref(), target: &target, headers: Some(&headers) };
+    let answer = Explanation::of(&config, args.data.as_deref(), head, foreign);
     if args.json {
         writeln!(out, "{}", answer.json())?
     } else {
         answer.write(out)?
     }
-    Ok(ExitCode::SUCCESS)
+    match answer.found {
+        Found::Unclear(_) => Err(Failure::Printed(EX_DATAERR)),
+        Found::Document | Found::Route(_) | Found::Nothing => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn is_public(config: &Config, authority: &str) -> bool {
@@ -95,37 +118,75 @@ const fn refused_with(fault: &CallFault) -> u16 {
     if fault.is_not_offered() { 403 } else { 400 }
 }
 
+/// What becomes of the request.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    /// The gateway answers itself, before any route.
+    Document,
+    Route(&'a Arc<Route>),
+    Unclear(Unclear<'a>),
+    Nothing,
+}
+
 struct Explanation<'a> {
     config: &'a Config,
     data: Option<&'a str>,
-    method: &'a str,
-    target: &'a CanonicalTarget,
-    /// The URL's authority, if it is not the configured one.
+    head: RequestHead<'a>,
+    /// The URL's authority, if it is not the configured one and no price depends on it.
     foreign: Option<&'a str>,
+    found: Found<'a>,
+    /// The routes whose path and method match, in the order in which they are asked.
+    candidates: Vec<Candidate<'a>>,
 }
 
-impl Explanation<'_> {
-    /// Whether the gateway answers itself, before any route.
-    fn is_document(&self) -> bool {
-        Documents::of(self.config).answer(self.method, self.target)
-    }
-
-    /// The routes that cover the request, the winner first.
-    fn routes(&self) -> Vec<&Arc<Route>> {
-        if self.is_document() {
-            return Vec::new();
-        }
-        self.config.table.matches(self.method, self.target)
+impl<'a> Explanation<'a> {
+    fn of(
+        config: &'a Config,
+        data: Option<&'a str>,
+        head: RequestHead<'a>,
+        foreign: Option<&'a str>,
+    ) -> Self {
+        let documents = Documents::of(config);
+        let mut candidates = config.table.candidates(&head);
+        let found = if documents.answer(&head, &config.table) {
+            candidates.clear();
+            Found::Document
+        } else {
+            match candidates.iter().find(|it| it.met != Met::No) {
+                Some(Candidate { met: Met::Unclear(why), .. }) => Found::Unclear(*why),
+                Some(Candidate { route, .. }) => Found::Route(route),
+                None => Found::Nothing,
+            }
+        };
+        Self { config, data, head, foreign, found, candidates }
     }
 
     /// The URLs at an upstream; one of them would get the request.
     fn destinations(&self, upstream: &UpstreamName) -> Vec<String> {
         let urls = self.config.upstreams.get(upstream).map(|it| it.urls.as_slice()).unwrap_or_default();
-        urls.iter().map(|url| format!("{url}{}", self.target)).collect()
+        let target = self.head.target;
+        let strip = match self.found {
+            Found::Route(route) => route.strip.as_ref(),
+            Found::Document | Found::Unclear(_) | Found::Nothing => None,
+        };
+        let seen = strip.map_or(Cow::Borrowed(target.as_str()), |it| it.rest_of(target));
+        urls.iter().map(|url| format!("{url}{seen}")).collect()
+    }
+
+    /// The other routes that match, each with why `winner` comes before it.
+    fn beaten(&self, winner: &'a Route) -> impl Iterator<Item = (&'a Arc<Route>, String)> {
+        let others = self.candidates.iter().filter(|it| it.met == Met::Yes).skip(1);
+        others.map(|it| (it.route, winner.precedence_over(it.route).to_string()))
+    }
+
+    /// The routes of which the request fails a condition, each with what it fails.
+    fn failed(&self) -> impl Iterator<Item = (&'a Arc<Route>, String)> {
+        let failed = self.candidates.iter().filter(|it| it.met != Met::Yes);
+        failed.map(|it| (it.route, it.route.conditions.unmet_by(&self.head).join(", ")))
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "request   {} {}", self.method, self.target)?;
+        writeln!(out, "request   {} {}", self.head.method, self.head.target)?;
         if let Some(foreign) = self.foreign {
             let public = self.config.public_url.authority();
             writeln!(
@@ -133,33 +194,47 @@ impl Explanation<'_> {
                 "note      {foreign:?} is not the public URL's {public:?}; only the path counts here"
             )?;
         }
-        if self.is_document() {
-            writeln!(out, "answer    200: what the gateway publishes about its prices (`discovery`)")?;
-            return writeln!(out, "costs     nothing");
+        match self.found {
+            Found::Document => {
+                writeln!(out, "answer    200: what the gateway publishes about its prices (`discovery`)")?;
+                writeln!(out, "costs     nothing")?;
+            }
+            Found::Unclear(why) => writeln!(out, "answer    400: {why}")?,
+            Found::Nothing => self.write_unmatched(out)?,
+            Found::Route(winner) => self.write_winner(winner, out)?,
         }
-        let routes = self.routes();
-        let Some((winner, others)) = routes.split_first() else {
-            writeln!(out, "route     none")?;
-            return match &self.config.unmatched {
-                Unmatched::NotFound => writeln!(out, "answer    404"),
-                Unmatched::Free(upstream) => {
-                    writeln!(out, "costs     nothing (`unmatched` is free)")?;
-                    self.write_destinations(upstream, out)
-                }
-            };
-        };
+        for (other, why) in self.failed() {
+            writeln!(out, "fails     {} (`{}`): {why}", other.name, other.pattern)?;
+        }
+        Ok(())
+    }
+
+    fn write_unmatched(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "route     none")?;
+        match &self.config.unmatched {
+            Unmatched::NotFound => writeln!(out, "answer    404"),
+            Unmatched::Free(upstream) => {
+                writeln!(out, "costs     nothing (`unmatched` is free)")?;
+                self.write_destinations(upstream, out)
+            }
+        }
+    }
+
+    fn write_winner(&self, winner: &'a Arc<Route>, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "route     {} (`{}`)", winner.name, winner.pattern)?;
-        match others.first() {
-            Some(next) => writeln!(out, "why       {}", winner.precedence_over(next))?,
+        if !winner.conditions.is_empty() {
+            writeln!(out, "meets     {}", winner.conditions)?;
+        }
+        match self.beaten(winner).next() {
+            Some((_, why)) => writeln!(out, "why       {why}")?,
             None => writeln!(out, "why       no other route covers it")?,
         }
         self.write_price(winner, out)?;
-        if self.method.eq_ignore_ascii_case("OPTIONS") {
+        if self.head.method.eq_ignore_ascii_case("OPTIONS") {
             writeln!(out, "preflight answered by the {}", self.who_answers_preflights(winner))?;
         }
         self.write_destinations(&winner.upstream, out)?;
-        for other in others {
-            let why = winner.precedence_over(other);
+        for (other, why) in self.beaten(winner) {
             writeln!(out, "beaten    {} (`{}`): {why}", other.name, other.pattern)?;
         }
         Ok(())
@@ -195,7 +270,7 @@ impl Explanation<'_> {
     fn who_answers_preflights(&self, route: &Route) -> &'static str {
         match route.preflight.unwrap_or(self.config.preflight) {
             PreflightRule::Upstream => "upstream, without bodies",
-            PreflightRule::Gateway if self.config.table.has_price(self.target) => "gateway",
+            PreflightRule::Gateway if self.config.table.has_price(&self.head) => "gateway",
             PreflightRule::Gateway => "upstream, or by the gateway if `cors` allows the origin",
         }
     }
@@ -225,29 +300,32 @@ impl Explanation<'_> {
     }
 
     fn json(&self) -> Value {
-        let routes = self.routes();
-        let upstream = match (routes.first(), &self.config.unmatched) {
-            (Some(winner), _) => Some(&winner.upstream),
-            (None, Unmatched::Free(upstream)) if !self.is_document() => Some(upstream),
-            (None, Unmatched::Free(_) | Unmatched::NotFound) => None,
+        let (winner, why) = match self.found {
+            Found::Route(route) => (Some(route), None),
+            Found::Unclear(why) => (None, Some(why.to_string())),
+            Found::Document | Found::Nothing => (None, None),
         };
-        let beaten: Vec<_> = routes
-            .iter()
-            .skip(1)
-            .zip(std::iter::repeat(routes.first()))
-            .filter_map(|(other, winner)| {
-                Some(json!({ "route": describe(other), "why": winner?.precedence_over(other).to_string() }))
-            })
-            .collect();
+        let upstream = match (self.found, &self.config.unmatched) {
+            (Found::Route(winner), _) => Some(&winner.upstream),
+            (Found::Nothing, Unmatched::Free(upstream)) => Some(upstream),
+            (
+                Found::Document | Found::Unclear(_) | Found::Nothing,
+                Unmatched::Free(_) | Unmatched::NotFound,
+            ) => None,
+        };
+        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": describe(route), "why": why });
         json!({
-            "method": self.method,
-            "target": self.target.as_str(),
+            "method": self.head.method,
+            "host": self.head.host.and_then(RequestHost::name),
+            "target": self.head.target.as_str(),
             "foreign_authority": self.foreign,
-            "document": self.is_document(),
-            "route": routes.first().map(|route| describe(route)),
-            "beaten": beaten,
-            "call": self.quote(routes.first().copied()),
-            "mechanisms": routes.first().filter(|it| !matches!(it.access, Access::Free)).map(|it| self.mechanisms(it)),
+            "document": matches!(self.found, Found::Document),
+            "unclear": why,
+            "route": winner.map(|route| describe(route)),
+            "beaten": winner.map(|it| self.beaten(it).map(told).collect::<Vec<_>>()).unwrap_or_default(),
+            "failed": self.failed().map(told).collect::<Vec<_>>(),
+            "call": self.quote(winner),
+            "mechanisms": winner.filter(|it| !matches!(it.access, Access::Free)).map(|it| self.mechanisms(it)),
             "upstream": upstream.map(UpstreamName::as_str),
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
         })

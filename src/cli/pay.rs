@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Request, Url};
 use serde_json::{Value, json};
 
+use super::arguments;
 use super::words::counted;
 use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
 use crate::ledger::work::{WorkObserver, WorkSource};
@@ -68,7 +69,7 @@ pub struct PayArgs {
     #[arg(short = 'X', long = "request", value_name = "METHOD")]
     pub method: Option<Method>,
     /// A header, `Name: value`; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = arguments::header)]
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body
     #[arg(short = 'd', long = "data", value_name = "BODY")]
@@ -86,14 +87,6 @@ pub struct PayArgs {
 
 fn amount(text: &str) -> Result<Raw, AmountError> {
     Raw::with_unit(text)
-}
-
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("write a header as 'Name: value'")?;
-    let name = name.trim().parse().map_err(|_| format!("{name:?} is not a header's name"))?;
-    let value =
-        value.trim().parse().map_err(|_| "the value has a character that is not allowed in a header")?;
-    Ok((name, value))
 }
 
 /// How `faregate pay` ends.

@@ -91,11 +91,26 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<D
     let Reader { places, mut faults, .. } = reader;
     match outcome {
         Ok(value) => Ok(Document { value, places, faults }),
-        Err(fault) => {
+        Err(mut fault) => {
+            fault.mark = fault.mark.map(|mark| within(text, mark));
             faults.push(fault);
             Err(faults)
         }
     }
+}
+
+/// `mark`, or the end of the text if it is after that: the parser ends a last line that has no line end, and
+/// finds the fault on the next one.
+fn within(text: &str, mark: Mark) -> Mark {
+    let text = text.replace("\r\n", "\n");
+    let (mut count, mut last) = (0_usize, "");
+    for line in text.split(['\n', '\r']) {
+        (count, last) = (count.saturating_add(1), line);
+    }
+    if mark.line <= count {
+        return mark;
+    }
+    Mark { line: count, column: last.chars().count().saturating_add(1) }
 }
 
 struct Reader<'a> {

@@ -37,6 +37,19 @@ impl PublicUrl {
         self.0.starts_with("https://")
     }
 
+    /// The same scheme and port at another host.
+    #[must_use]
+    pub fn at(&self, host: &str) -> Self {
+        let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);
+        let port = self.authority().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+        Self(
+            port.map_or_else(
+                || format!("{scheme}://{host}"),
+                |(_, port)| format!("{scheme}://{host}:{port}"),
+            ),
+        )
+    }
+
     /// The whole URL of a canonical path and query.
     #[must_use]
     pub fn join(&self, target: &str) -> String {

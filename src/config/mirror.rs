@@ -226,6 +226,7 @@ sections! {
         certificate: String,
         key: String,
         server_name: String,
+        redirects: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
@@ -235,9 +236,13 @@ sections! {
     }
     "routes[]" => RouteFile {
         r#match: String,
+        host: String,
+        query: Value,
+        headers: Value,
         name: String,
         formerly: Vec<Value>,
         upstream: String,
+        strip: String,
         price: String,
         free: bool,
         grants: Value,

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use serde_yaml::Value;
 
+use super::conditions;
 use super::document::{below, item};
 use super::judge::{Judge, Judged, Reported, all, nearest};
 use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstreams;
 use crate::routes::{
-    Access, BodyRule, ChargeOn, Found, Grants, Metering, PART, Pattern, PaymentIdentifiers, PreflightRule,
-    PriceTable, Route, RouteName, Standing, TableFault, Terms, UpstreamName,
+    Access, BodyRule, ChargeOn, Conditions, Found, Grants, MAX_ALTERNATIVES, Metering, PART, Pattern,
+    PaymentIdentifiers, PreflightRule, PriceTable, Route, RouteName, Standing, TableFault, Terms,
+    UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -81,8 +83,16 @@ fn table_fault(judge: &mut Judge<'_>, fault: TableFault, places: &[String]) -> R
     let (path, message, hint) = match fault {
         TableFault::Equal { first, second } => (
             below(place(second), "match"),
-            format!("covers the same requests as {}", other(first)),
-            "make one of the two more specific, or remove it",
+            format!("as close as {} to requests that both match", other(first)),
+            "make one of the two more specific, give them conditions that exclude each other, or remove one",
+        ),
+        TableFault::Crowded { first, second } => (
+            below(place(second), "match"),
+            format!(
+                "more than {MAX_ALTERNATIVES} routes have the path of {} and differ only in their conditions",
+                other(first)
+            ),
+            "tell them apart by path or host",
         ),
         TableFault::SameName { first, second } => {
             let named = below(place(second), "name");
@@ -132,14 +142,15 @@ fn route(
         file.payment_identifier.given_path(),
         file.mechanisms.given_path(),
     ];
-    let hint = "write an optional method and a path: `GET /v1/quote/{symbol}`, `/docs/**`";
+    let hint =
+        "write an optional method and a path: `GET /v1/quote/{symbol}`, `GET,POST /v1/search`, `/docs/**`";
     let pattern = judge.need_text(file.r#match, hint, Pattern::parse);
-    let name = name(judge, &path, file.name, pattern.as_ref().map_err(|it| *it));
+    let known_pattern = || pattern.as_ref().map_err(|it| *it);
+    let conditions = conditions::conditions(judge, file.host, file.query, file.headers);
+    let strip = conditions::strip(judge, file.strip, known_pattern());
+    let name = name(judge, &path, file.name, known_pattern());
     let formerly = formerly(judge, file.formerly);
-    let standing = pattern
-        .as_ref()
-        .map_err(|it| *it)
-        .and_then(|pattern| formerly.map(|it| Arc::new(Standing::new(pattern, it))));
+    let standing = standing(known_pattern(), conditions.as_ref().map_err(|it| *it), formerly);
     let access = access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp);
     if let Ok(Access::Free) = access {
         for path in priced_only.into_iter().flatten() {
@@ -154,7 +165,9 @@ fn route(
         name,
         standing,
         pattern,
+        conditions,
         access,
+        strip,
         upstream: named_upstream(judge, file.upstream, known),
         description: line(judge.one_line(file.description, MAX_DESCRIPTION, |_| true, "a description")),
         mime_type: line(judge.one_line(file.mime_type, MAX_MIME_TYPE, is_mime_type, "a media type")),
@@ -186,6 +199,14 @@ fn read_name(text: &str) -> Result<RouteName, &'static str> {
     }
     let name = RouteName::new(text);
     if name.is_foreign() { Err("such names are for what other servers sell") } else { Ok(name) }
+}
+
+fn standing(
+    pattern: Judged<&Pattern>,
+    conditions: Judged<&Conditions>,
+    formerly: Judged<Vec<RouteName>>,
+) -> Judged<Arc<Standing>> {
+    Ok(Arc::new(Standing::new(pattern?, conditions?, formerly?)))
 }
 
 /// The names that a route had.
@@ -261,7 +282,7 @@ fn access(
         let amount = judge.need_text(price, PRICE_HINT, super::calls::amount);
         return Ok(Access::Priced(all!(Terms { amount, grants })?));
     }
-    if pattern.is_some_and(|it| it.method() != Some("POST")) {
+    if pattern.is_some_and(|it| it.methods() != ["POST"]) {
         let hint = "write `POST /mcp`, and separate routes for `GET /mcp` and `DELETE /mcp`";
         judge.fault(&below(path, "match"), "`mcp` prices what is posted", hint);
     }
@@ -329,14 +350,51 @@ pub(super) fn unmatched(
 /// Warns of priced routes whose path is free for another method.
 pub(super) fn warn_of_free_methods(judge: &mut Judge<'_>, table: &PriceTable, unmatched: &Unmatched) {
     for (index, route) in table.routes().iter().enumerate() {
-        let Some(method) = route.pattern.method().filter(|_| !route.access.is_free()) else { continue };
-        let way = match (table.find_other_method(route), unmatched) {
-            (Found::Route(other), _) if other.access.is_free() => "a free route",
-            (Found::Unmatched, Unmatched::Free(_)) => "`unmatched`",
-            (Found::Route(_) | Found::Unmatched, Unmatched::NotFound | Unmatched::Free(_)) => continue,
-        };
-        let message = format!("priced for {method} only: any other method passes free through {way}");
+        let methods = route.pattern.methods();
+        if route.access.is_free() || methods.is_empty() {
+            continue;
+        }
+        let Some(way) = free_way(table.find_other_method(route), unmatched) else { continue };
+        let message =
+            format!("priced for {} only: any other method passes free through {way}", methods.join(", "));
         let hint = "leave the method out, or price the path for the other methods as well";
         judge.warn(&below(&item("routes", index), "match"), message, hint);
+    }
+}
+
+/// Warns of priced routes of which a request that does not meet their conditions is free.
+pub(super) fn warn_of_free_fallbacks(judge: &mut Judge<'_>, table: &PriceTable, unmatched: &Unmatched) {
+    for (index, route) in table.routes().iter().enumerate() {
+        let conditions = &route.conditions;
+        if route.access.is_free() || conditions.is_empty() {
+            continue;
+        }
+        let fallback = table.find_without_conditions(route);
+        let upstream = match (fallback, unmatched) {
+            (Found::Route(other), _) => Some(&other.upstream),
+            (Found::Unmatched, Unmatched::Free(upstream)) => Some(upstream),
+            (Found::Unmatched, Unmatched::NotFound) | (Found::Unclear(_), _) => None,
+        };
+        let host_alone = conditions.query().is_empty() && conditions.headers().is_empty();
+        if host_alone && upstream != Some(&route.upstream) {
+            // Another host may be another, free API.
+            continue;
+        }
+        let Some(way) = free_way(fallback, unmatched) else { continue };
+        let message = format!("priced for {conditions} only: any other request passes free through {way}");
+        let hint = "price the path without conditions as well; best, give conditions to the cheaper route";
+        judge.warn(&below(&item("routes", index), "match"), message, hint);
+    }
+}
+
+/// By what a request that finds this is free; `None` if it is not.
+fn free_way(found: Found<'_>, unmatched: &Unmatched) -> Option<&'static str> {
+    match (found, unmatched) {
+        (Found::Route(other), _) if other.access.is_free() => Some("a free route"),
+        (Found::Unmatched, Unmatched::Free(_)) => Some("`unmatched`"),
+        (
+            Found::Route(_) | Found::Unmatched | Found::Unclear(_),
+            Unmatched::NotFound | Unmatched::Free(_),
+        ) => None,
     }
 }

@@ -30,6 +30,7 @@ pub struct UpstreamConfig {
     pub protocol: Protocol,
     pub health: HealthRules,
     pub host_header: HostHeader,
+    pub redirects: Redirects,
     /// Certificate authorities that vouch for its servers, in place of the system's. Empty: the system's.
     pub authorities: Vec<CertificateDer<'static>>,
     /// What the gateway shows its servers.
@@ -101,6 +102,19 @@ vocabulary! {
         Upstream = "upstream",
         /// What the client sent.
         Preserve = "preserve",
+    }
+    fn as_str;
+}
+
+vocabulary! {
+    /// What becomes of a redirect of the upstream to itself.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Redirects {
+        /// It leads to the gateway.
+        #[default]
+        Rewrite = "rewrite",
+        /// It stays as the upstream wrote it.
+        Keep = "keep",
     }
     fn as_str;
 }
@@ -203,6 +217,9 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
         authorities: nodes::authorities(judge, file.ca_file),
         identity: identity(judge, path, file.certificate, file.key),
         server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
+        redirects: judge
+            .choice(file.redirects, Redirects::ALL, Redirects::as_str)
+            .map(Option::unwrap_or_default),
     })
 }
 

@@ -1,5 +1,6 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use super::upstream::{Chosen, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
+use crate::config::PublicUrl;
 use crate::listen::Deadline;
 use crate::metrics::Outcome;
-use crate::routes::{CanonicalTarget, RouteName};
+use crate::routes::{CanonicalTarget, RouteName, Strip};
 
 /// The `route` label of requests that matched none.
 const NO_ROUTE: &str = "unmatched";
@@ -41,6 +43,10 @@ pub struct Context {
     pub(super) has_body: bool,
     /// The origin of the page that asks, if it is allowed.
     pub(super) origin: Option<String>,
+    /// The host that is asked for, if the route is for some hosts only.
+    pub(super) host: Option<String>,
+    /// The request headers on which the price depends, as a list.
+    pub(super) varies_by: String,
     /// For the upstream's answer; `None` if the listener has none.
     pub(super) deadline: Option<Arc<Deadline>>,
     /// Whether an answer has begun.
@@ -72,13 +78,25 @@ pub(super) struct Forwarding {
     pub(super) admission: Admission,
     pub(super) upstream: Arc<Upstream>,
     pub(super) target: CanonicalTarget,
+    /// What the upstream does not see of the target.
+    pub(super) strip: Option<Strip>,
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
+    /// Whether the answer's body is dropped.
+    pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
     pub(super) chosen: Option<Chosen>,
     /// The addresses that were chosen so far.
     pub(super) tried: Vec<SocketAddr>,
+}
+
+impl Forwarding {
+    /// What the upstream sees of the target, without its base path.
+    pub(super) fn seen(&self) -> Cow<'_, str> {
+        let whole = || Cow::Borrowed(self.target.as_str());
+        self.strip.as_ref().map_or_else(whole, |it| it.rest_of(&self.target))
+    }
 }
 
 impl Context {
@@ -98,6 +116,8 @@ impl Context {
             deadline: Deadline::current(),
             is_answered: false,
             if_dropped: None,
+            host: None,
+            varies_by: String::new(),
         }
     }
 
@@ -127,6 +147,12 @@ impl Context {
     /// Whether the answer did not begin in time.
     pub(super) fn is_late(&self) -> bool {
         self.deadline.as_ref().is_some_and(|it| it.has_passed())
+    }
+
+    /// Where the client finds what it asks for: at the host that its route is for.
+    pub(super) fn public_url(&self) -> PublicUrl {
+        let public = &self.tariff.public_url;
+        self.host.as_deref().map_or_else(|| public.clone(), |host| public.at(host))
     }
 
     /// How the request ended, for metrics and log.

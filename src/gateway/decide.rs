@@ -8,7 +8,7 @@ use pingora::prelude::Session;
 
 use super::calls::{self, Sale};
 use super::context::Context;
-use super::decision::{Billed, Decision, forward};
+use super::decision::{Billed, Decision, Destination, forward};
 use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
@@ -17,7 +17,7 @@ use super::{framing, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Cashier, Presented, Verdict};
 use crate::ledger::Ledger;
-use crate::routes::{Access, BodyRule, CanonicalTarget, Found, Route};
+use crate::routes::{Access, BodyRule, CanonicalTarget, Found, RequestHead, RequestHost, Route};
 use crate::store::Store;
 
 /// Decides a request. Notes its route and origin in the context.
@@ -40,30 +40,44 @@ async fn find_and_price<L: Ledger, S: Store>(
     let headers = &session.req_header().headers;
     context.origin = header(headers, ORIGIN.as_str()).ok().flatten().filter(allowed);
     context.has_body = framing::check(session)?;
-    let target = target::canonical(session).map_err(Rejection::Unreadable)?;
+    let (target, host) = target::canonical(session).map_err(Rejection::Unreadable)?;
     let method = session.req_header().method.clone();
     let is_undue = context.has_body && framing::takes_no_body(&method);
-    if let Some(document) = tariff.documents.find(&method, &target) {
+    let preflight = preflight::method_asked_for(session);
+    let head = RequestHead {
+        method: preflight.as_deref().unwrap_or(method.as_str()),
+        host: host.as_ref(),
+        target: &target,
+        // A preflight has none of the headers of the request that it prepares.
+        headers: preflight.is_none().then_some(&session.req_header().headers),
+    };
+    if let Some(document) = tariff.documents.find(&head, &tariff.table).filter(|_| preflight.is_none()) {
         context.route = Some(tariff.documents.label.clone());
         return if is_undue { Err(Rejection::UndueBody) } else { Ok(Decision::Document(document)) };
     }
-    let preflight = preflight::method_asked_for(session);
-    let route = match tariff.table.find(preflight.as_deref().unwrap_or(method.as_str()), &target) {
+    context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
+    let route = match tariff.table.find(&head) {
         Found::Route(route) => Some(Arc::clone(route)),
         Found::Unmatched => None,
+        Found::Unclear(why) => return Err(Rejection::Unreadable(why.to_string())),
     };
     context.route = route.as_ref().map(|it| it.name.clone());
+    let has_host = route.as_ref().is_some_and(|it| it.conditions.host().is_some());
+    context.host = host.as_ref().and_then(RequestHost::name).filter(|_| has_host).map(ToOwned::to_owned);
     let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
     if is_undue && !takes_any {
         return Err(Rejection::UndueBody);
     }
     if preflight.is_some() {
-        return preflight::decide(context, route.as_ref(), target);
+        let has_price = tariff.table.has_price(&head);
+        return preflight::decide(context, route.as_ref(), target, has_price);
     }
     let Some(route) = route else {
         return match &tariff.unmatched {
             Unmatched::NotFound => Err(Rejection::NotFound),
-            Unmatched::Free(upstream) => forward(context, upstream, target, Admission::free(), false),
+            Unmatched::Free(upstream) => {
+                forward(context, Destination::unmatched(upstream), target, Admission::free(), false)
+            }
         };
     };
     let sale = match &route.access {
@@ -73,7 +87,7 @@ async fn find_and_price<L: Ledger, S: Store>(
     };
     match sale {
         Some(sale) => sell(cashier, session, context, route, sale, target).await,
-        None => forward(context, &route.upstream, target, Admission::free(), false),
+        None => forward(context, Destination::of(&route), target, Admission::free(), false),
     }
 }
 
@@ -91,7 +105,7 @@ async fn sell<L: Ledger, S: Store>(
     if matches!(presented, Presented::Proof(_)) {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
         identified = idempotency::read(session, context, request, &extensions).await?;
-        url = Some(context.tariff.public_url.join(target.as_str()));
+        url = Some(context.public_url().join(target.as_str()));
     }
     let ask = Ask {
         route: sale.route,
@@ -107,7 +121,7 @@ async fn sell<L: Ledger, S: Store>(
     Ok(match cashier.decide(ask).await {
         Verdict::Admit(admitted) => {
             let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
-            return forward(context, &route.upstream, target, admission, false);
+            return forward(context, Destination::of(&route), target, admission, false);
         }
         Verdict::Bill(bill) => Decision::Bill(Box::new(Billed { bill, route, target })),
         Verdict::Wait(wait) => Decision::Wait(wait),

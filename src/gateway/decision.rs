@@ -8,7 +8,7 @@ use super::rejection::Rejection;
 use crate::admission::Admission;
 use crate::cashier::{Bill, IdentifierRefusal, Moved, Replay, Wait};
 use crate::metrics::Outcome;
-use crate::routes::{CanonicalTarget, Route, UpstreamName};
+use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
 
 /// What to do with a request.
 #[derive(Debug)]
@@ -60,32 +60,53 @@ impl Decision {
     }
 }
 
-/// Forwards a request to the upstream of this name, with the right that `admission` is. A request that
-/// holds no use waits while the upstream is down.
+/// Where a request is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Destination<'r> {
+    pub(super) upstream: &'r UpstreamName,
+    /// What the upstream does not see of the target.
+    pub(super) strip: Option<&'r Strip>,
+}
+
+impl<'r> Destination<'r> {
+    pub(super) fn of(route: &'r Route) -> Self {
+        Self { upstream: &route.upstream, strip: route.strip.as_ref() }
+    }
+
+    /// Of requests that no route covers.
+    pub(super) const fn unmatched(upstream: &'r UpstreamName) -> Self {
+        Self { upstream, strip: None }
+    }
+}
+
+/// Forwards a request, with the right that `admission` is. One that holds no use waits while the upstream
+/// is down.
 ///
 /// # Errors
 /// [`Rejection::NoUpstream`].
 pub(super) fn forward(
     context: &Context,
-    upstream: &UpstreamName,
+    to: Destination<'_>,
     target: CanonicalTarget,
     admission: Admission,
     is_preflight: bool,
 ) -> Result<Decision, Rejection> {
-    let upstream = Arc::clone(context.tariff.upstreams.get(upstream).ok_or(Rejection::NoUpstream)?);
+    let upstream = Arc::clone(context.tariff.upstreams.get(to.upstream).ok_or(Rejection::NoUpstream)?);
     if admission.admitted().is_none()
         && let Some(pause) = upstream.down()
     {
         return Ok(Decision::Wait(Wait::UpstreamDown(pause)));
     }
     let has_body = context.has_body;
-    let (chosen, tried) = (None, Vec::new());
+    let (drops_body, chosen, tried) = (is_preflight, None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {
         admission,
         upstream,
         target,
+        strip: to.strip.cloned(),
         has_body,
         is_preflight,
+        drops_body,
         chosen,
         tried,
     })))

@@ -7,23 +7,23 @@ mod guide;
 mod manifest;
 mod openapi;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
 };
-use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 
 use super::reply;
-use crate::config::Config;
+use crate::config::{Config, PublicUrl};
 use crate::payment::Mechanism;
-use crate::routes::{CanonicalTarget, Found, Route, RouteName};
+use crate::routes::{CanonicalTarget, Found, HostPattern, PriceTable, RequestHead, Route, RouteName};
 
 /// The `route` label of requests for these documents.
 const LABEL: &str = "discovery";
@@ -39,6 +39,8 @@ const LLMS: &str = "/llms.txt";
 #[derive(Clone, Debug)]
 pub struct Documents {
     by_path: BTreeMap<&'static str, Arc<Document>>,
+    /// The paths that some route has letter for letter, under conditions.
+    contested: BTreeSet<&'static str>,
     pub(super) label: RouteName,
 }
 
@@ -83,28 +85,40 @@ impl Documents {
         if published.llms.is_some() {
             by_path.insert(LLMS, Document::new("text/plain; charset=utf-8", guide::write(&published)));
         }
-        Self { by_path, label: RouteName::new(LABEL) }
+        let contested = by_path.keys().copied().filter(|path| is_named(config, path, |_| true)).collect();
+        Self { by_path, contested, label: RouteName::new(LABEL) }
     }
 
     /// Whether a request is answered with one of them, whatever the price table says.
     #[must_use]
-    pub fn answer(&self, method: &str, target: &CanonicalTarget) -> bool {
-        Method::from_bytes(method.as_bytes()).is_ok_and(|method| self.find(&method, target).is_some())
+    pub fn answer(&self, request: &RequestHead<'_>, table: &PriceTable) -> bool {
+        self.find(request, table).is_some()
     }
 
     /// The document that a request asks for.
-    pub(super) fn find(&self, method: &Method, target: &CanonicalTarget) -> Option<Arc<Document>> {
-        let reads = *method == Method::GET || *method == Method::HEAD;
-        if reads { self.by_path.get(target.path()).map(Arc::clone) } else { None }
+    pub(super) fn find(&self, request: &RequestHead<'_>, table: &PriceTable) -> Option<Arc<Document>> {
+        let path = request.target.path();
+        let document = self.by_path.get(path).filter(|_| ["GET", "HEAD"].contains(&request.method))?;
+        let is_a_routes = self.contested.contains(path)
+            && match table.find(request) {
+                Found::Route(route) => route.pattern.is_one_path(),
+                Found::Unclear(_) => true,
+                Found::Unmatched => false,
+            };
+        (!is_a_routes).then(|| Arc::clone(document))
     }
 }
 
+/// Whether some route has a document's path letter for letter, whatever a request's other parts are.
 fn is_taken(config: &Config, path: &str) -> bool {
+    is_named(config, path, |route| route.conditions.is_empty())
+}
+
+/// Whether a route that is `wanted` has a path letter for letter.
+fn is_named(config: &Config, path: &str, wanted: impl Fn(&Route) -> bool) -> bool {
     let Ok(target) = CanonicalTarget::parse(path) else { return true };
-    match config.table.find("GET", &target) {
-        Found::Route(route) => route.pattern.is_one_path(),
-        Found::Unmatched => false,
-    }
+    let candidates = config.table.candidates(&RequestHead::new("GET", &target));
+    candidates.iter().any(|it| it.route.pattern.is_one_path() && wanted(it.route))
 }
 
 impl Document {
@@ -146,6 +160,21 @@ impl Published<'_> {
     /// The routes that are not hidden, in the order of the file.
     fn routes(&self) -> impl Iterator<Item = &Route> {
         self.config.table.routes().iter().map(AsRef::as_ref).filter(|route| !route.hidden)
+    }
+
+    /// A route's path as a URL. For an open pattern it is the path before its `**`, which may be empty. If
+    /// the route is for one host, the URL is there.
+    fn url(&self, route: &Route) -> String {
+        let (segments, _) = route.pattern.template();
+        let path = segments.iter().fold(String::new(), |path, part| format!("{path}/{part}"))
+            + if segments.is_empty() { "/" } else { "" };
+        self.origin(route).join(&path)
+    }
+
+    /// Where a route is reached.
+    fn origin(&self, route: &Route) -> PublicUrl {
+        let public = &self.config.public_url;
+        route.conditions.host().and_then(HostPattern::one).map_or_else(|| public.clone(), |it| public.at(it))
     }
 
     /// How a route can be paid for, in the order of its bills.

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::header::TE;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE, VARY,
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
+    HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::{HeaderName, Method, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -13,15 +13,20 @@ use pingora::prelude::{Result, Session};
 use super::client::{self, Caller};
 use super::context::{Context, Forwarding};
 use super::tariff::extend_list;
-use super::{grpc, preflight};
+use super::{grpc, preflight, redirect};
+use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::nano::Network;
 use crate::payment::capability::Token;
+use crate::routes::is_own_header;
 use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// With `no`, an upstream says that its answer is not to be charged for.
 const CHARGE: &str = "faregate-charge";
+
+/// Says that an answer was given before.
+pub(super) const REPLAYED: &str = "Idempotent-Replayed";
 
 /// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
@@ -48,14 +53,14 @@ pub(super) fn request(
 ) -> Result<()> {
     let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.base_path.as_str());
-    request.set_raw_path(format!("{base_path}{}", forwarding.target.as_str()).as_bytes())?;
+    request.set_raw_path(format!("{base_path}{}", forwarding.seen()).as_bytes())?;
     if body_is_read || !forwarding.has_body {
         // The client was told to go on before, or there is nothing to go on with.
         let _removed = request.remove_header(&EXPECT).is_some();
     }
     let headers = &session.req_header().headers;
     let aliases = headers.keys().filter(|name| is_other_spelling(name.as_str())).cloned();
-    for name in stopped(headers, is_stopped_on_the_way_in).into_iter().chain(aliases) {
+    for name in stopped(headers, is_own_header).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
     if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
@@ -78,6 +83,9 @@ pub(super) fn request(
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
     }
+    if let Some(strip) = &forwarding.strip {
+        request.insert_header("X-Forwarded-Prefix", strip.as_str())?;
+    }
     if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
         request.insert_header(HOST, own)?;
     }
@@ -91,23 +99,32 @@ pub(super) fn request(
     Ok(())
 }
 
-/// Rewrites an answer for the client. Returns whether it is charged for.
-pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Result<bool> {
+/// Rewrites an answer to `request` for the client. Returns whether it is charged for.
+pub(super) fn response(
+    request: &RequestHeader,
+    response: &mut ResponseHeader,
+    context: &Context,
+) -> Result<Charge> {
     if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
-        return preflight::response(response).map(|()| false);
+        return preflight::response(response).map(|()| Charge::Excused);
     }
-    let excused =
+    let is_excused =
         response.headers.get(CHARGE).is_some_and(|it| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no"));
-    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
-        let _removed = response.remove_header(&name).is_some();
-    }
+    interim(response);
+    redirect::rewrite(response, request, context)?;
     if let Some(cors) = &context.tariff.cors {
         cors.expose(response, context.origin.as_deref())?;
     }
-    let Some(admission) = context.forwarding.as_ref().map(|it| &it.admission) else { return Ok(false) };
-    let Some(admitted) = admission.admitted() else { return Ok(false) };
-    let charged = admission.charges(grpc::judged(response), excused);
-    for (name, value) in receipt_of(admitted, charged) {
+    vary_by_price(response, context)?;
+    let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
+    let Some(admitted) = admission.admitted() else { return Ok(Charge::Excused) };
+    let redirects = redirect::leads_to_a_price(response, target, context);
+    let charge = admission.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
+    if charge == Charge::Redirected {
+        empty(response)?;
+    }
+    let _not_the_upstreams_to_say = response.remove_header(REPLAYED);
+    for (name, value) in receipt_of(admitted, charge == Charge::Taken) {
         response.insert_header(name, value)?;
     }
     let cache_control = private(&response.headers);
@@ -116,14 +133,35 @@ pub(super) fn response(response: &mut ResponseHeader, context: &Context) -> Resu
         let _removed = response.remove_header(name);
     }
     extend_list(response, VARY, VARIES_BY)?;
-    Ok(charged)
+    Ok(charge)
 }
 
-/// Removes from trailers what only the gateway may say.
+/// Removes from an answer, final or not, what only the gateway may say.
+pub(super) fn interim(response: &mut ResponseHeader) {
+    for name in stopped(&response.headers, is_stopped_on_the_way_out) {
+        let _removed = response.remove_header(&name).is_some();
+    }
+}
+
+/// Removes from an answer's trailers what only the gateway may say.
 pub(super) fn trailers(trailers: &mut HeaderMap) {
     for name in stopped(trailers, is_stopped_on_the_way_out) {
         let _removed = trailers.remove(&name).is_some();
     }
+}
+
+/// Announces an empty body, in place of one that is not charged for. The body is dropped as it comes.
+fn empty(response: &mut ResponseHeader) -> Result<()> {
+    for name in [TRANSFER_ENCODING, CONTENT_ENCODING, CONTENT_TYPE] {
+        let _removed = response.remove_header(&name);
+    }
+    response.insert_header(CONTENT_LENGTH, 0)
+}
+
+/// Names the headers on which the price of this URL depends: no cache may give the answer to a request that
+/// costs something else.
+pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) -> Result<()> {
+    if context.varies_by.is_empty() { Ok(()) } else { extend_list(response, VARY, &context.varies_by) }
 }
 
 /// The receipt of an admitted request, whose answer is `charged` for or not.
@@ -192,23 +230,6 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()
-}
-
-/// Payment headers, old and new; those that the gateway itself adds; and those that some servers take
-/// for the request's address, path or method instead of what was matched and paid for.
-fn is_stopped_on_the_way_in(name: &str) -> bool {
-    const STARTS: [&str; 6] = ["payment-", "x-payment", "x-x402", "faregate-", "x-forwarded-", "x-original-"];
-    const NAMES: [&str; 8] = [
-        "payment",
-        "forwarded",
-        "x-real-ip",
-        "x-rewrite-url",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "http2-settings",
-    ];
-    STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
 /// Other spellings of headers that say where the body ends or what it is. The gateway does not read them;

@@ -34,7 +34,7 @@ pub fn read_head(bytes: &[u8]) -> Option<ReadHead> {
         return None;
     }
     let request = session.req_header().clone();
-    let target = target::canonical(&session);
+    let target = target::canonical(&session).map(|(target, _host)| target);
     let forwarded = target.as_ref().ok().and_then(|target| {
         let mut request = request.clone();
         request.set_raw_path(target.as_str().as_bytes()).ok()?;

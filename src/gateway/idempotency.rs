@@ -19,9 +19,6 @@ use crate::x402::payment_identifier::PaymentIdentifier;
 /// The request headers that, with the body, decide what is asked for.
 const MEANING: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, RANGE];
 
-/// Says that the answer was given before.
-const REPLAYED: &str = "Idempotent-Replayed";
-
 /// The request that a payment came with.
 #[derive(Debug)]
 pub(super) struct PaidRequest<'a> {
@@ -57,7 +54,9 @@ pub(super) async fn read(
     };
     let request = session.req_header();
     let value = |name| request.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
-    let meaning = MEANING.map(value);
+    let mut meaning = MEANING.map(value).to_vec();
+    // A route may be for several hosts.
+    meaning.extend(context.host.as_deref().map(str::as_bytes));
     let method = request.method.as_str();
     let request = RequestDigest::of(&route.name, method, target.as_str(), &meaning, &body);
     Ok(Some(IdentifiedRequest { id: IdentifierKey::of(id.as_str()), request }))
@@ -75,7 +74,8 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
     for (name, value) in forward::receipt(held, token, How::Paid, 0) {
         response.insert_header(name, value)?;
     }
-    response.insert_header(REPLAYED, "true")?;
+    response.insert_header(forward::REPLAYED, "true")?;
+    forward::vary_by_price(&mut response, context)?;
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
     }

@@ -16,7 +16,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::context::Context;
-use super::decision::{Decision, forward};
+use super::decision::{Decision, Destination, forward};
 use super::presented::header;
 use super::rejection::Rejection;
 use super::reply;
@@ -33,27 +33,29 @@ pub(super) fn method_asked_for(session: &Session) -> Option<String> {
     header(&request.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
 }
 
-/// Decides a preflight. `route` covers the request that it prepares.
+/// Decides a preflight. `route` covers the request that it prepares, as far as that is known; `has_price`
+/// says whether some request for the same URL has a price.
 pub(super) fn decide(
     context: &Context,
     route: Option<&Arc<Route>>,
     target: CanonicalTarget,
+    has_price: bool,
 ) -> Result<Decision, Rejection> {
     let tariff = &context.tariff;
-    let upstream = match (route, &tariff.unmatched) {
-        (Some(route), _) => Some(&route.upstream),
-        (None, Unmatched::Free(upstream)) => Some(upstream),
+    let destination = match (route, &tariff.unmatched) {
+        (Some(route), _) => Some(Destination::of(route)),
+        (None, Unmatched::Free(upstream)) => Some(Destination::unmatched(upstream)),
         (None, Unmatched::NotFound) => None,
     };
     let rule = route.and_then(|it| it.preflight).unwrap_or(tariff.preflight);
-    if let (PreflightRule::Upstream, Some(upstream)) = (rule, upstream) {
-        return forward(context, upstream, target, Admission::free(), true);
+    if let (PreflightRule::Upstream, Some(to)) = (rule, destination) {
+        return forward(context, to, target, Admission::free(), true);
     }
-    if context.origin.is_some() || tariff.table.has_price(&target) {
+    if context.origin.is_some() || has_price {
         return Ok(Decision::Preflight);
     }
-    match upstream {
-        Some(upstream) => forward(context, upstream, target, Admission::free(), false),
+    match destination {
+        Some(to) => forward(context, to, target, Admission::free(), false),
         None => Err(Rejection::NotFound),
     }
 }

@@ -23,12 +23,12 @@ pub(super) struct Reply {
 }
 
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
-pub(super) fn failed(block: Option<BlockHash>, reason: &str, message: &str) -> String {
+pub(super) fn failed(block: Option<BlockHash>, reason: &str, message: Option<&str>) -> String {
     let outcome = x402::SettlementOutcome::Failed {
         transaction: block,
         payer: None,
         reason: reason.to_owned(),
-        message: Some(message.to_owned()),
+        message: message.map(str::to_owned),
     };
     SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_header()
 }
@@ -89,7 +89,7 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
     };
     let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
-        headers.push(("PAYMENT-RESPONSE", failed(block, reason, message)));
+        headers.push(("PAYMENT-RESPONSE", failed(block, reason, Some(message))));
     }
     let transaction = block.map(|it| it.lower_hex());
     let body = json!({ "error": reason, "message": message, "transaction": transaction });

@@ -8,21 +8,15 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER
 use pingora::ErrorSource;
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::context::{Context, Forwarding};
-use super::decision::{Billed, Decision};
-use super::reply::{Reply, come_again, failed, plain, write};
-use super::{forward, grpc, idempotency, preflight};
-use crate::cashier::{Bill, IdentifierRefusal, Moved};
-use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
-use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
-use crate::x402::{self, PaymentRequired, Resource};
-
-/// Bytes of a target that a bill's `resource.url` repeats. A client decides how long its target is, and
-/// all response headers together stay under 8 KiB ([protocol guide](crate::guide::protocol), headers).
-const MAX_NAMED: usize = 1024;
+use super::decision::Decision;
+use super::reply::{Reply, come_again, plain, write};
+use super::upstream_bill::UPSTREAM_BILL;
+use super::{bill, forward, grpc, idempotency, preflight};
+use crate::cashier::{IdentifierRefusal, Moved};
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -45,20 +39,13 @@ pub(super) async fn respond(
             return document.send(session).await.map(|()| None);
         }
         Decision::Preflight => return preflight::answer(session, context).await.map(|()| None),
-        Decision::Bill(billed) => payment_required(context, *billed),
+        Decision::Bill(billed) => bill::payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
         Decision::Moved(moved) => gone(&moved),
         Decision::Reject(rejection) => rejection.reply()?,
     };
     send(session, context, answer).await.map(|()| None)
-}
-
-/// What a bill says beside its challenges.
-fn extensions(route: &Route) -> Map<String, Value> {
-    let policy = route.payment_identifier;
-    let declared = policy.map(|it| declaration(it == PaymentIdentifiers::Required));
-    declared.into_iter().map(|it| (PAYMENT_IDENTIFIER.to_owned(), it)).collect()
 }
 
 /// Never a 402: a client that paid again under the same id would get no further.
@@ -108,55 +95,6 @@ fn gone(moved: &Moved) -> Reply {
     Reply { status: StatusCode::GONE, headers: Vec::new(), body }
 }
 
-/// As much of a target as a bill has room for: without its query if it is too long, and then only the
-/// folders that fit. What is bought is the route; the URL is for people.
-fn named(target: &CanonicalTarget) -> &str {
-    if target.as_str().len() <= MAX_NAMED {
-        return target.as_str();
-    }
-    let path = target.path();
-    if path.len() <= MAX_NAMED {
-        return path;
-    }
-    // A canonical path is ASCII, so no character is cut.
-    let fits = path.get(..MAX_NAMED).unwrap_or_default();
-    fits.rfind('/').and_then(|end| fits.get(..=end)).unwrap_or("/")
-}
-
-fn payment_required(context: &Context, billed: Billed) -> Reply {
-    let Billed { bill: Bill { challenges, refused }, route, target } = billed;
-    let message = refused.as_ref().map_or(
-        "this resource is paid for per use: pay one of `accepts` and send the proof in PAYMENT-SIGNATURE",
-        |it| it.message.as_str(),
-    );
-    let code = refused.as_ref().map_or("PAYMENT_REQUIRED", |it| it.refusal.code());
-    let required = PaymentRequired {
-        error: Some(code.to_owned()),
-        resource: Resource {
-            url: context.tariff.public_url.join(named(&target)),
-            description: Some(route.description.clone()).filter(|it| !it.is_empty()),
-            mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
-        },
-        accepts: challenges
-            .iter()
-            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.work))
-            .collect(),
-        extensions: extensions(&route),
-    };
-    // Written once, for the header and for the body.
-    let mut body = required.to_json();
-    let mut headers = vec![("PAYMENT-REQUIRED", x402::encode_header(&body))];
-    headers.extend(required.accepts.iter().filter_map(x402::session_headers).flatten());
-    if let Some(refused) = &refused {
-        headers.push(("PAYMENT-RESPONSE", failed(refused.block, code, message)));
-    }
-    if let Value::Object(fields) = &mut body {
-        // For people, beside what the header says.
-        fields.insert("message".to_owned(), message.into());
-    }
-    Reply { status: StatusCode::PAYMENT_REQUIRED, headers, body }
-}
-
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
     let Reply { status, headers, body } = answer;
     let (mut response, body) = if grpc::is_call(session.req_header()) {
@@ -171,6 +109,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     };
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
+    forward::vary_by_price(&mut response, context)?;
     for (name, value) in headers {
         response.insert_header(name, value)?;
     }
@@ -237,14 +176,20 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
         return Some(Failure { status, answer: Some(plain(status, "body_too_slow", message)) });
     }
     let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
-    let message = match admitted {
-        Some(_) => {
+    let (code, message) = match admitted {
+        Some(_) if *error.etype() == UPSTREAM_BILL => (
+            "upstream_payment_required",
+            "the upstream asks the operator of this gateway for money, not you: nothing was charged, do not pay \
+             again; tell the operator, and send the PAYMENT-CAPABILITY of this answer later",
+        ),
+        Some(_) => (
+            "upstream_failed",
             "the upstream gave no answer; the use was given back: send the same request again with \
-             the PAYMENT-CAPABILITY of this answer"
-        }
-        None => "the upstream gave no answer",
+             the PAYMENT-CAPABILITY of this answer",
+        ),
+        None => ("upstream_failed", "the upstream gave no answer"),
     };
-    let mut answer = plain(status, "upstream_failed", message);
+    let mut answer = plain(status, code, message);
     if let Some(admitted) = admitted {
         answer.headers = forward::receipt_of(admitted, false);
     }

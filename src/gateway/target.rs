@@ -1,17 +1,17 @@
-//! The request's target in its one canonical form, which is matched and forwarded.
+//! The request's target in its one canonical form, which is matched and forwarded, and its one host.
 
 use http::Version;
 use http::header::HOST;
 use http::uri::Authority;
 use pingora::prelude::Session;
 
-use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical};
+use crate::routes::{AbsoluteTarget, CanonicalTarget, NotCanonical, RequestHost};
 
-/// The canonical target of a request.
+/// The canonical target of a request, and its host; `None` if it names none.
 ///
 /// # Errors
 /// What makes the target or its host ambiguous.
-pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
+pub(super) fn canonical(session: &Session) -> Result<(CanonicalTarget, Option<RequestHost>), String> {
     let request = session.req_header();
     if had_fragment(session) {
         return Err(NotCanonical::Fragment.to_string());
@@ -38,8 +38,10 @@ pub(super) fn canonical(session: &Session) -> Result<CanonicalTarget, String> {
     {
         return Err(format!("the target is for {named:?}, the Host header says {host:?}"));
     }
+    let host = host.as_deref().or(named).and_then(RequestHost::read);
     let target = absolute.as_ref().map_or(raw, |it| it.target.as_ref());
-    CanonicalTarget::parse(target).map_err(|error| error.to_string())
+    let target = CanonicalTarget::parse(target).map_err(|error| error.to_string())?;
+    Ok((target, host))
 }
 
 /// Whether a `Host` can be read in one way only (RFC 9110 section 7.2). It may be empty.

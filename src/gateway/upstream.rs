@@ -284,6 +284,11 @@ impl Upstream {
         self.settings.idle_timeout.or(usual)
     }
 
+    /// As it is configured.
+    pub(super) const fn settings(&self) -> &config::UpstreamConfig {
+        &self.settings
+    }
+
     /// How many addresses there are to try.
     #[must_use]
     pub fn addresses(&self) -> usize {

@@ -46,7 +46,8 @@ impl IdentifierKey {
 
 impl RequestDigest {
     /// The digest of a request on `route`: its method, its canonical target with the query, the
-    /// values of the headers that change its meaning (empty if missing), and its body.
+    /// values of the headers that change its meaning (empty if missing), its host if that decides the
+    /// price, and its body.
     #[must_use]
     pub fn of(route: &RouteName, method: &str, target: &str, headers: &[&[u8]], body: &[u8]) -> Self {
         let mut hash = Blake2b::<U32>::new();

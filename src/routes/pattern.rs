@@ -10,14 +10,19 @@ use super::request::{CanonicalSegment, CanonicalTarget, MAX_PATH, NotCanonical};
 /// The most segments of one pattern. It limits the depth of a look-up.
 pub const MAX_SEGMENTS: usize = 64;
 
-/// The `match` of a route: an optional method, then a path of literal segments and `{name}` segments
+/// The most methods of one pattern, and the longest, in letters.
+pub const MAX_METHODS: usize = 16;
+const MAX_METHOD: usize = 32;
+
+/// The `match` of a route: optional methods, then a path of literal segments and `{name}` segments
 /// (each matches any one segment), with an optional `**` at the end (any number of segments, or none).
 ///
 /// Literals are compared after decoding, so that no spelling of a path avoids its price.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern {
     text: String,
-    method: Option<String>,
+    /// In alphabetical order; none stands for every method.
+    methods: Vec<String>,
     segments: Vec<Segment>,
     /// Ends in `**`.
     open: bool,
@@ -57,10 +62,16 @@ impl fmt::Display for Part<'_> {
 /// Why a `match` is not a valid pattern.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum PatternError {
-    #[error("a pattern is an optional method and a path: `GET /v1/quote/{{symbol}}`")]
+    #[error("a pattern is an optional method and a path: `GET /v1/quote/{{symbol}}`, `GET,POST /v1/search`")]
     Form,
-    #[error("{0:?} is not a method: methods are written in upper case")]
+    #[error(
+        "{0:?} is not a method: methods are written in upper case, of at most {MAX_METHOD} letters, with commas between them"
+    )]
     Method(String),
+    #[error("the method {0} is named twice")]
+    MethodTwice(String),
+    #[error("more than {MAX_METHODS} methods: leave them out to match every method")]
+    TooManyMethods,
     #[error("HEAD is priced as GET: write `GET` or no method")]
     Head,
     #[error("the pattern's path is not canonical: {0}")]
@@ -86,9 +97,15 @@ impl Pattern {
     /// [`PatternError`], if it does not have this form, or if no request can have its path.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let text = text.trim();
-        let (method, path) = match text.split_once(' ') {
-            Some((method, path)) => (Some(parse_method(method)?), path.trim_start()),
-            None => (None, text),
+        let start = text.find('/').ok_or(PatternError::Form)?;
+        let (named, path) = text.split_at_checked(start).unwrap_or_default();
+        if !named.is_empty() && !named.ends_with(char::is_whitespace) {
+            return Err(PatternError::Form);
+        }
+        let methods = parse_methods(named.trim_end())?;
+        let text = match methods.as_slice() {
+            [] | [_] => text.to_owned(),
+            [..] => format!("{} {path}", methods.join(",")),
         };
         if path.len() > MAX_PATH {
             return Err(NotCanonical::PathTooLong.into());
@@ -116,19 +133,19 @@ impl Pattern {
         if segments.len() > MAX_SEGMENTS {
             return Err(PatternError::TooDeep);
         }
-        Ok(Self { text: text.to_owned(), method, segments, open, slash })
+        Ok(Self { text, methods, segments, open, slash })
     }
 
-    /// The pattern as it was written.
+    /// The pattern as it was written; several methods are in alphabetical order.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Its method in upper case; `None` if it matches every method.
+    /// Its methods in upper case and alphabetical order; none if it matches every method.
     #[must_use]
-    pub fn method(&self) -> Option<&str> {
-        self.method.as_deref()
+    pub fn methods(&self) -> &[String] {
+        &self.methods
     }
 
     /// Its segments in order, and whether `**` follows them.
@@ -149,8 +166,8 @@ impl Pattern {
         !self.open && self.segments.iter().all(|it| matches!(it, Segment::Literal { .. }))
     }
 
-    /// A path that the pattern matches.
-    pub(super) fn sample(&self) -> Result<CanonicalTarget, NotCanonical> {
+    /// A path that the pattern matches, with a query if it is not empty.
+    pub(super) fn sample(&self, query: &str) -> Result<CanonicalTarget, NotCanonical> {
         let mut path = String::new();
         for segment in &self.segments {
             path.push('/');
@@ -161,6 +178,10 @@ impl Pattern {
         }
         if self.slash || path.is_empty() {
             path.push('/');
+        }
+        if !query.is_empty() {
+            path.push('?');
+            path.push_str(query);
         }
         CanonicalTarget::parse(&path)
     }
@@ -181,13 +202,16 @@ impl Pattern {
 
     /// Whether the pattern matches `method`. `HEAD` is priced as `GET`. Letter case does not count.
     pub(super) fn admits_method(&self, method: &str) -> bool {
-        let Some(own) = self.method.as_deref() else { return true };
-        own.eq_ignore_ascii_case(method) || (own == "GET" && method.eq_ignore_ascii_case("HEAD"))
+        let is = |own: &String| {
+            own.eq_ignore_ascii_case(method) || (own == "GET" && method.eq_ignore_ascii_case("HEAD"))
+        };
+        self.methods.is_empty() || self.methods.iter().any(is)
     }
 
     /// Whether there is a method that both match.
     pub(super) fn shares_method_with(&self, other: &Self) -> bool {
-        self.method.is_none() || other.method.is_none() || self.method == other.method
+        let either_names_none = self.methods.is_empty() || other.methods.is_empty();
+        either_names_none || self.methods.iter().any(|it| other.methods.contains(it))
     }
 
     /// Whether `target` has the literals and the trailing slash exactly as written. The pattern must
@@ -252,11 +276,29 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// The methods before the path, in alphabetical order.
+fn parse_methods(text: &str) -> Result<Vec<String>, PatternError> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut methods = BTreeSet::new();
+    for method in text.split(',').map(str::trim) {
+        if !methods.insert(parse_method(method)?) {
+            return Err(PatternError::MethodTwice(method.to_owned()));
+        }
+    }
+    if methods.len() > MAX_METHODS {
+        return Err(PatternError::TooManyMethods);
+    }
+    Ok(methods.into_iter().collect())
+}
+
 fn parse_method(text: &str) -> Result<String, PatternError> {
     if text == "HEAD" {
         return Err(PatternError::Head);
     }
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
+    let is_letter = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    if !text.is_empty() && text.len() <= MAX_METHOD && text.bytes().all(is_letter) {
         Ok(text.to_owned())
     } else {
         Err(PatternError::Method(text.chars().take(40).collect()))

@@ -2,20 +2,21 @@
 //! another path, and prices change.
 //!
 //! A grant opens the route that has the name it was bought under, now or `formerly`. If the name stands
-//! at another path than it did, the grant opens it only where a use costs no more than was paid.
+//! for other requests than it did, the grant opens it only where a use costs no more than was paid.
 
 use blake2::digest::consts::U4;
 use blake2::{Blake2b, Digest};
 
+use super::conditions::Conditions;
 use super::pattern::Pattern;
 use super::{RouteName, Terms};
 
-/// A short digest of a route's `match`, to tell whether its name was moved.
+/// A short digest of a route's `match` and conditions, to tell whether its name was moved.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Place(pub [u8; 4]);
 
 impl Place {
-    /// Of this `match`.
+    /// Of this `match` without conditions.
     #[must_use]
     pub fn of(pattern: &str) -> Self {
         Self(Blake2b::<U4>::digest(pattern).into())
@@ -44,14 +45,19 @@ pub enum Bearing {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Standing {
     formerly: Vec<RouteName>,
-    /// The present `match` and the former names, since a name may be a `match`.
+    /// The present `match` with its conditions, and the former names, since a name may be a `match`.
     places: Vec<Place>,
 }
 
 impl Standing {
     #[must_use]
-    pub fn new(pattern: &Pattern, formerly: Vec<RouteName>) -> Self {
-        let texts = std::iter::once(pattern.as_str()).chain(formerly.iter().map(RouteName::as_str));
+    pub fn new(pattern: &Pattern, conditions: &Conditions, formerly: Vec<RouteName>) -> Self {
+        let mut here = pattern.to_string();
+        if !conditions.is_empty() {
+            // No `match` has a line break in it.
+            here = format!("{here}\n{conditions}");
+        }
+        let texts = std::iter::once(here.as_str()).chain(formerly.iter().map(RouteName::as_str));
         let places = texts.map(Place::of).collect();
         Self { formerly, places }
     }

@@ -98,8 +98,9 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         if lease.granted == 0 {
             return held;
         }
-        // Another request may have looked it up since the grant.
-        self.leases.take_in_first(&held, lease)
+        // Another request may have looked it up since the grant: the store gave it the same answer, so its
+        // meter has these uses.
+        self.leases.enlist(&held)
     }
 
     fn insert(&self, held: CachedCapability) -> Arc<CachedCapability> {

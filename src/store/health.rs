@@ -57,3 +57,20 @@ pub trait StoreHealth: Send + Sync + 'static {
     /// The state of the store.
     fn health(&self) -> Health;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_sells_down_to_its_floor_and_with_a_clock_within_the_grace() {
+        let now = UnixSeconds(1_800_000_000);
+        let sound = Health { writable: true, free_bytes: Some(5), floor: 5, newest: now.plus(CLOCK_GRACE) };
+        assert_eq!(sound.sells(now), Ok(()));
+        assert_eq!(Health { writable: false, ..sound }.sells(now), Err(Unsound::Unwritable));
+        assert_eq!(Health { free_bytes: Some(4), ..sound }.sells(now), Err(Unsound::NoSpace));
+        assert_eq!(Health { free_bytes: None, ..sound }.sells(now), Ok(()), "nobody knows");
+        let behind = Health { newest: now.plus(CLOCK_GRACE).plus(1), ..sound };
+        assert_eq!(behind.sells(now), Err(Unsound::ClockBehind));
+    }
+}

@@ -308,13 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_too_long_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        // One byte more than 256 MiB.
+        File::create(&path).unwrap().set_len(268_435_457).unwrap();
+        let it = allowance(10, Some(&path), &Arc::default());
+        let refused = spend(&it, 1).unwrap_err();
+        assert!(
+            matches!(&refused, AllowanceError::File { error, .. } if error.to_string().contains("too long"))
+        );
+    }
+
+    #[test]
     fn lines_that_count_no_more_are_cleared_away() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("spent");
         let stale = format!("1 1 {BLOCK}\n").repeat(STALE_LINES + 1);
-        fs::write(&path, format!("{stale}{DAY} 3 {BLOCK}\n")).unwrap();
         let now = Arc::new(AtomicU64::new(DAY + 10));
         let it = allowance(10, Some(&path), &now);
+        let few = format!("1 1 {BLOCK}\n").repeat(STALE_LINES);
+        fs::write(&path, &few).unwrap();
+        spend(&it, 2).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().starts_with(&few), "not for so few");
+        fs::write(&path, format!("{stale}{DAY} 3 {BLOCK}\n")).unwrap();
         spend(&it, 2).unwrap();
         let left = fs::read_to_string(&path).unwrap();
         assert_eq!(left, format!("{DAY} 3 {BLOCK}\n{} 2 {BLOCK}\n", DAY + 10));

@@ -22,7 +22,6 @@ mod reasons {
 #[path = "../../src/cashier/unsettled.rs"]
 mod unsettled;
 
-#[expect(dead_code, reason = "the program's own, which uses all of it")]
 #[path = "../../src/cashier/flights.rs"]
 mod flights;
 
@@ -41,10 +40,18 @@ struct Books {
     frontiers: BTreeMap<Frontier, (BlockHash, usize)>,
 }
 
+/// Settlements that one client may have under way, of the three for all.
+const SHARE: usize = 2;
+
 /// A settlement that would go wrong if another of its proof, or of another block on its frontier, ran
 /// beside it. What it ends with stands for a grant.
 async fn settle(flights: Arc<Flights>, books: Arc<Mutex<Books>>, key: FlightKey) -> SettlementResult {
-    assert!(books.lock().unwrap().running.insert((key.block, key.nonce)), "two settlements of one proof");
+    {
+        let running = &mut books.lock().unwrap().running;
+        assert!(running.insert((key.block, key.nonce)), "two settlements of one proof");
+        let own = running.iter().filter(|(block, _)| *block == key.block).count();
+        assert!(own <= SHARE, "a client has more than its share");
+    }
     // The ledger is asked.
     yield_now().await;
     let result = match key.frontier.map(|it| (it, flights.hold_frontier(it, key.block))) {
@@ -86,20 +93,56 @@ fn client(last: u8) -> Client {
     Client::at(std::net::IpAddr::from([192, 0, 2, last]))
 }
 
+/// Who shows a block.
+fn client_of(block: BlockHash) -> Client {
+    client(block.0[0])
+}
+
+/// When all settlements are over, the same may start again, and finds the journal.
+async fn nothing_is_left_behind(flights: &Arc<Flights>, books: &Arc<Mutex<Books>>) {
+    let again = key(1, 1, 9);
+    assert!(!flights.is_under_way(again.block, again.nonce));
+    for number in [1, 2] {
+        assert!(!flights.has_its_share((client(number), 1)), "nothing of its is under way");
+    }
+    let rival = key(2, 3, 9);
+    let free = flights.hold_frontier(rival.frontier.unwrap(), rival.block);
+    assert!(free.is_some() && flights.holds_frontier(again.frontier.unwrap(), again.block));
+    drop(free);
+    let copy = Arc::clone(books);
+    let limit = SettlementLimit { all: 1, client: Some((client(1), 1)) };
+    let fleet = Arc::clone(flights);
+    let (go_on, told) = tokio::sync::oneshot::channel();
+    flights.start(again, limit, &Handle, || async move {
+        told.await.unwrap();
+        settle(fleet, copy, again).await
+    });
+    assert!(flights.is_under_way(again.block, again.nonce) && flights.count() == 1);
+    assert!(flights.has_its_share((client(1), 1)) && !flights.has_its_share((client(1), 2)));
+    let joined = flights.join(again, Duration::ZERO);
+    let (waited, ()) = futures_util::future::join(joined, async { go_on.send(()).unwrap() }).await;
+    assert!(matches!(waited, Some(Err(Unsettled::Wait(Wait::Pending { .. })))), "{waited:?}");
+    assert!(flights.join(key(3, 4, 8), Duration::ZERO).await.is_none(), "it is over");
+    while flights.count() > 0 {
+        yield_now().await;
+    }
+}
+
 #[test]
 fn one_settlement_of_a_proof_and_one_block_of_a_frontier_at_a_time() {
     crate::explore(|| {
         let (flights, books) = (Arc::new(Flights::default()), Arc::new(Mutex::new(Books::default())));
-        // Copies of one proof, another challenge's, a rival on the frontier, and a block of its own.
-        let proofs = [(1, 1, 9), (1, 1, 9), (1, 1, 9), (1, 2, 9), (2, 3, 9), (3, 4, 8)];
+        // Copies of one proof, other challenges' of its client, a rival on the frontier, and a block of its
+        // own, of a client that nobody counts.
+        let proofs = [(1, 1, 9), (1, 1, 9), (1, 2, 9), (1, 5, 9), (1, 6, 9), (2, 3, 9), (3, 4, 8)];
         let riders: Vec<_> = proofs
             .into_iter()
             .map(|(block, nonce, frontier)| {
                 let (flights, books) = (Arc::clone(&flights), Arc::clone(&books));
                 spawn(async move {
                     let key = key(block, nonce, frontier);
-                    // One client has a share of two, of the three for all.
-                    let limit = SettlementLimit { all: 3, client: Some((client(block % 2), 2)) };
+                    let client = (block != 3).then(|| (client_of(key.block), SHARE));
+                    let limit = SettlementLimit { all: 3, client };
                     let start = || settle(Arc::clone(&flights), books, key);
                     let settled = flights.join_or_start(key, limit, Duration::ZERO, &Handle, start).await;
                     let expected = match settled {
@@ -122,16 +165,7 @@ fn one_settlement_of_a_proof_and_one_block_of_a_frontier_at_a_time() {
             while flights.count() > 0 {
                 yield_now().await;
             }
-            // Nothing is left behind: the same may start again, and finds the journal.
-            let again = key(1, 1, 9);
-            assert!(!flights.is_under_way(again.block, again.nonce));
-            let copy = Arc::clone(&books);
-            let limit = SettlementLimit { all: 1, client: Some((client(1), 1)) };
-            let fleet = Arc::clone(&flights);
-            flights.start(again, limit, &Handle, || settle(fleet, copy, again));
-            while flights.count() > 0 {
-                yield_now().await;
-            }
+            nothing_is_left_behind(&flights, &books).await;
         });
         let books = books.lock().unwrap();
         assert!(books.spent.contains(&BlockHash([1; 32])));

@@ -7,6 +7,7 @@ mod bodies;
 mod capability;
 mod challenge;
 mod concurrency;
+mod conditions;
 mod nano_session;
 mod nano_signature;
 mod nano_txn;

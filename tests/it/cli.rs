@@ -56,6 +56,8 @@ fn explained_with(data: Option<&str>, method: &str, url: &str, json: bool) -> Pr
         config: shipped("full.yaml"),
         json,
         data,
+        headers: Vec::new(),
+        host: None,
         method: method.into(),
         url: url.into(),
     };
@@ -78,7 +80,8 @@ fn explain_says_which_route_and_why() {
         assert!(out.contains(part), "{part:?} is not in:\n{out}");
     }
     assert!(!out.contains("note"), "{out}");
-    assert!(explained("GET", "http://other.example/docs", false).0.contains("note"));
+    let (foreign, _) = explained("GET", "http://other.example/docs", false);
+    assert!(!foreign.contains("note"), "the host counts in this file: {foreign}");
     assert!(explained("POST", "/v1/quote/xno", false).0.contains("404"));
     let (out, code) = explained("GET", "/docs/%2e%2e/v1", false);
     assert!(code == 65 && out.contains("`.` or `..`"), "{out}");
@@ -93,6 +96,74 @@ fn explain_says_which_route_and_why() {
         search["goes_to"],
         serde_json::json!(["http://127.0.0.1:3001/v1/search/x", "http://127.0.0.1:3002/v1/search/x"])
     );
+}
+
+/// What is explained of a request to the full file's route with every condition.
+fn explained_at(
+    host: Option<&str>,
+    headers: &[(&str, &str)],
+    method: &str,
+    url: &str,
+    json: bool,
+) -> Printed {
+    let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    let mut out = Vec::new();
+    let args = explain::ExplainArgs {
+        config: shipped("full.yaml"),
+        json,
+        data: None,
+        headers: headers.collect(),
+        host: host.map(str::to_owned),
+        method: method.into(),
+        url: url.into(),
+    };
+    let outcome = explain::run(&args, &mut out);
+    printed(out, outcome)
+}
+
+#[test]
+fn explain_says_which_conditions_are_met_and_which_failed() {
+    let (gold, host) = ([("X-Tier", "gold")], Some("LLM.example.com:443"));
+    let url = "/llm/v1/chat?size=large&a=b";
+    let (out, code) = explained_at(host, &gold, "POST", url, false);
+    assert_eq!(code, 0, "{out}");
+    for part in [
+        "route     large answers (`GET,POST /llm/v1/**`)",
+        "meets     host llm.example.com, query size=large, header x-tier: gold",
+        "costs     0.02 XNO",
+        "goes to   search: http://127.0.0.1:3001/v1/chat?size=large&a=b",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in:\n{out}");
+    }
+    let (out, code) = explained_at(None, &[], "GET", "https://LLM.example.com/llm/v1/chat?size=small", false);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("answer    404"), "{out}");
+    assert!(out.contains("fails     large answers (`GET,POST /llm/v1/**`): needs query size=large, needs header x-tier: gold"), "{out}");
+    let (out, code) = explained_at(host, &gold, "GET", "/llm/v1/chat?size=large&size=small", false);
+    assert_eq!(code, 65, "{out}");
+    assert!(
+        out.contains(
+            "answer    400: the price depends on the query parameter `size`: it comes more than once"
+        ),
+        "{out}"
+    );
+    let (out, code) = explained_at(Some(""), &gold, "GET", url, true);
+    assert_eq!(code, 65, "{out}");
+    assert!(json(&out)["unclear"].as_str().unwrap().contains("names none"), "{out}");
+    let met = json(&explained_at(host, &gold, "GET", url, true).0);
+    assert_eq!(
+        (&met["route"]["strip"], &met["route"]["query"]["size"], &met["host"]),
+        (&"/llm".into(), &"large".into(), &"llm.example.com".into())
+    );
+    let failed = json(&explained_at(host, &[], "GET", url, true).0);
+    assert_eq!(
+        (&failed["failed"][0]["why"], &failed["route"]),
+        (&"needs header x-tier: gold".into(), &Value::Null)
+    );
+    let (out, code) = explained_at(Some("a.example"), &[], "GET", "http://b.example/", false);
+    assert!(code == 65 && out.contains("answered 400"), "{out}");
+    let (out, code) = explained_at(None, &[("Host", "a.example")], "GET", "/", false);
+    assert!(code == 64 && out.contains("`--host`"), "{out}");
 }
 
 #[test]

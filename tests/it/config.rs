@@ -10,7 +10,7 @@ use faregate::config::{
 };
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
-use faregate::routes::{Access, CanonicalTarget, ChargeOn, Found};
+use faregate::routes::{Access, CanonicalTarget, ChargeOn, Found, RequestHead};
 use serde_yaml::Value;
 
 const ADDRESS: &str = "nano_1wfogo7rodwspj7f89sr7ah1er38so9jcfcjprmwot5q8a55ndpu5bfi1wmb";
@@ -42,7 +42,17 @@ fn file(nano: &str, rest: &str) -> String {
 const NANO: &str = "{ nodes: [http://127.0.0.1:7076], pool: { seed_file: pool.seed } }";
 const ROUTES: &str = "routes: [{ match: /v1/**, upstream: api, price: 0.001 XNO }]";
 
-/// Each wrong name was compared with every right one, letter by letter: no end was seen for one long name.
+/// The line after the last one was named.
+#[test]
+fn a_file_that_is_cut_off_is_wrong_at_its_end() {
+    for text in ["sweep:\n  every: 10m\n  minimu", "sweep:\r\n  every: 10m\r\n  minimu"] {
+        let found = parse(text).unwrap_err();
+        let mark = found.faults[0].mark.unwrap();
+        assert_eq!((mark.line, mark.column), (3, 9), "{found}");
+    }
+}
+
+/// Each wrong name was compared with every right one, letter by letter: the long one took seconds for each of them.
 #[test]
 fn many_and_long_wrong_names_are_judged_in_linear_time() {
     let (done, judged) = std::sync::mpsc::channel();
@@ -100,7 +110,14 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
         Value::Mapping(map) => {
             for (key, value) in map {
                 let key = key.as_str().unwrap();
-                let chosen = ["upstreams", "routes[].mcp.methods", "routes[].mcp.tools"].contains(&path);
+                let chosen = [
+                    "upstreams",
+                    "routes[].mcp.methods",
+                    "routes[].mcp.tools",
+                    "routes[].query",
+                    "routes[].headers",
+                ]
+                .contains(&path);
                 let name = if chosen { "*" } else { key };
                 let here = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
                 if !chosen {
@@ -189,7 +206,9 @@ fn the_defaults_are_those_of_the_documentation() {
 fn the_full_file_means_what_it_says() {
     let config = Config::load(&shipped("full.yaml")).unwrap();
     let target = CanonicalTarget::parse("/v1/search").unwrap();
-    let Found::Route(route) = config.table.find("GET", &target) else { panic!("it is there") };
+    let Found::Route(route) = config.table.find(&RequestHead::new("GET", &target)) else {
+        panic!("it is there")
+    };
     assert_eq!(route.name.as_str(), "search");
     assert_eq!(config.upstreams.len(), 2);
     assert_eq!(config.cors.unwrap().origins, Origins::These(vec!["https://app.example.com".to_owned()]));
@@ -415,4 +434,55 @@ fn a_file_of_ten_thousand_routes_is_read() {
 fn a_missing_file_is_a_fault_too() {
     let faults = Config::load(&shipped("no-such.yaml")).unwrap_err();
     assert!(faults.to_string().contains("no-such.yaml: the file cannot be read"), "{faults}");
+}
+
+#[test]
+fn a_condition_that_leaves_a_free_way_is_a_warning() {
+    let warnings = |routes: &str| {
+        let config =
+            parse(&file(NANO, &format!("routes: [{routes}]"))).unwrap_or_else(|faults| panic!("{faults}"));
+        config.warnings.iter().map(|it| it.about("f").to_string()).collect::<Vec<_>>()
+    };
+    let priced =
+        |conditions: &str| format!("{{ name: a, match: /a, {conditions}, upstream: api, price: 1 raw }}");
+    let free = "{ name: b, match: /a, upstream: api, free: true }";
+    for (conditions, shown) in [
+        ("query: { size: large }", "query size=large"),
+        ("headers: { X-Tier: gold }", "header x-tier: gold"),
+        ("host: a.example", "host a.example"),
+        ("host: \"*.a.example\", query: { size: large }", "host *.a.example, query size=large"),
+    ] {
+        let both = warnings(&format!("{}, {free}", priced(conditions)));
+        let expected = format!("priced for {shown} only: any other request passes free through a free route");
+        assert!(both.len() == 1 && both[0].contains(&expected), "{both:?}");
+        assert!(both[0].contains("f:5:") && both[0].contains("hint: "), "{both:?}");
+        assert_eq!(warnings(&priced(conditions)), [""; 0], "any other request is 404");
+        let dear = "{ name: b, match: /a, upstream: api, price: 2 raw }";
+        assert_eq!(warnings(&format!("{}, {dear}", priced(conditions))), [""; 0]);
+        let unmatched =
+            format!("routes: [{}]\nunmatched: {{ upstream: api, free: true }}", priced(conditions));
+        let config = parse(&file(NANO, &unmatched)).unwrap();
+        assert!(
+            config.warnings[0].about("f").to_string().contains("through `unmatched`"),
+            "{:?}",
+            config.warnings
+        );
+    }
+    let methods = warnings(&format!("{{ match: \"GET,POST /a\", upstream: api, price: 1 raw }}, {free}"));
+    assert!(
+        methods.len() == 1 && methods[0].contains("priced for GET, POST only: any other method"),
+        "{methods:?}"
+    );
+}
+
+#[test]
+fn a_bill_for_another_host_names_that_host() {
+    let at = |public: &str, host: &str| {
+        let text = file(NANO, ROUTES).replace("https://api.example.com", public);
+        parse(&text).unwrap().public_url.at(host).join("/a")
+    };
+    assert_eq!(at("https://api.example.com", "img.example.com"), "https://img.example.com/a");
+    assert_eq!(at("http://api.example.com:8402", "img.example.com"), "http://img.example.com:8402/a");
+    assert_eq!(at("http://[::1]:8402", "img.example.com"), "http://img.example.com:8402/a");
+    assert_eq!(at("http://[::1]", "img.example.com"), "http://img.example.com/a");
 }

@@ -258,3 +258,71 @@ async fn a_priced_pattern_does_not_hide_them_and_a_literal_route_replaces_them()
     assert!(text(&rig, "/llms.txt").await.contains("## How to pay"));
     rig.end().await;
 }
+
+/// Prices that depend on more than the path, and a route with the path of a document at other hosts.
+const CONDITIONAL: &str = r#"
+  - { name: large, match: "POST,GET /img", query: { size: large }, upstream: api, price: 100 raw }
+  - { name: gold, match: "GET,POST /img", query: { size: large }, headers: { X-Tier: gold }, upstream: api, price: 50 raw }
+  - { match: "/img", upstream: api, price: 1 raw }
+  - { name: cart, host: shop.example, match: "GET /cart", upstream: api, price: 7 raw }
+  - { name: own, host: "*.shop.example", match: "GET /openapi.json", upstream: api, price: 8 raw, hidden: true }
+"#;
+
+#[tokio::test]
+async fn what_a_price_depends_on_is_published_with_it() {
+    let rig = Rig::with(Plan { routes: CONDITIONAL.to_owned(), ..Plan::default() }).await;
+    let port = rig.url.rsplit(':').next().unwrap();
+    let manifest = json(&rig, "/.well-known/x402").await;
+    let item = |name: &str| {
+        let items = manifest["items"].as_array().unwrap();
+        items.iter().find(|it| it["route"] == name).unwrap().clone()
+    };
+    let gold = item("gold");
+    assert_eq!((&gold["methods"], gold.get("method")), (&json!(["GET", "POST"]), None));
+    assert_eq!(
+        (&gold["query"], &gold["headers"]),
+        (&json!({ "size": "large" }), &json!({ "x-tier": "gold" }))
+    );
+    assert_eq!((item("large").get("headers"), item("/img").get("query")), (None, None));
+    let cart = item("cart");
+    assert_eq!((&cart["host"], &cart["method"]), (&json!("shop.example"), &json!("GET")));
+    assert_eq!(cart["resource"], format!("http://shop.example:{port}/cart"));
+
+    let paths = json(&rig, "/openapi.json").await["paths"].clone();
+    let get = &paths["/img"]["get"];
+    assert_eq!(
+        get["parameters"].as_array().unwrap()[..2],
+        [
+            json!({ "name": "x-tier", "in": "header", "required": false, "schema": { "type": "string", "examples": ["gold"] } }),
+            json!({ "name": "size", "in": "query", "required": false, "schema": { "type": "string", "examples": ["large"] } }),
+        ]
+    );
+    let variants = get["x-payment-info"]["variants"].as_array().unwrap();
+    let told: Vec<_> = variants
+        .iter()
+        .map(|it| {
+            (it["conditions"].as_str().unwrap(), it["protocols"][0]["x402"]["amount"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [("query size=large, header x-tier: gold", "50"), ("query size=large", "100"), ("", "1")]
+    );
+    assert_eq!(get["x-payment-info"]["price"]["mode"], "dynamic");
+    assert_eq!(paths["/img"]["put"]["x-payment-info"]["price"]["mode"], "fixed", "no variant has the method");
+    assert_eq!(paths["/cart"]["get"]["servers"], json!([{ "url": format!("http://shop.example:{port}") }]));
+    let guide = text(&rig, "/llms.txt").await;
+    assert!(guide.contains("- `GET,POST /img` with query size=large, header x-tier: gold: "), "{guide}");
+
+    // At the host of a route with its very path, the document gives way; elsewhere it does not.
+    let at = async |host: &str| {
+        let request = rig.http.get(format!("{}/openapi.json", rig.url)).header("Host", host);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(
+        (at("a.shop.example").await, at("shop.example").await, at("any.example").await),
+        (402, 200, 200)
+    );
+    assert_eq!(at("a.shop.example.").await, 400);
+    rig.end().await;
+}

@@ -1,4 +1,4 @@
-//! What is logged while a test looks.
+//! What is logged, for tests that read it.
 
 use std::sync::{Arc, Mutex};
 

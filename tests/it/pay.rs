@@ -1,11 +1,14 @@
 //! `faregate pay`, from its arguments to its exit code.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use clap::Parser;
 use faregate::cli::pay::{PayArgs, PayExit, run};
 use serde_json::Value;
 
 use crate::rig::{PLENTY, Plan, Rig};
-use crate::scripted::{Reply, Scripted, nobody};
+use crate::scripted::{Reply, Scripted, Seen, nobody};
 use crate::wallet::world::{
     Books, bill, entry, node, payer, proof, seed, seed_file, selling, served, url_of,
 };
@@ -245,4 +248,68 @@ async fn a_redirect_is_shown_or_followed() {
     assert_eq!(line["location"], target.as_str());
     let followed = pay_at(&url, &node.url, &["--follow"]).await;
     assert_eq!((followed.exit, followed.out.as_str()), (PayExit::Answered, "here"));
+}
+
+/// Regression: the upstream's own 402 was taken for a refusal of the payment, and the token was lost.
+#[tokio::test]
+async fn an_upstream_that_asks_for_money_itself_costs_nothing() {
+    let owes = Arc::new(AtomicBool::new(true));
+    let state = Arc::clone(&owes);
+    let answer = move |_: &Seen| {
+        if state.load(Ordering::SeqCst) { Reply::text(402, "top up") } else { Reply::text(200, "here") }
+    };
+    let routes = "  - { match: \"/sold\", upstream: api, price: 0.001 XNO }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer: Box::new(answer), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let (url, node) = (format!("{}/sold", rig.url), rig.devnet.rpc_url().to_string());
+    let (url, node) = (url.parse().unwrap(), node.parse().unwrap());
+    let Outcome { exit, out, err } = pay_at(&url, &node, &["--max", "1 XNO", "--json"]).await;
+    assert_eq!(exit, PayExit::ErrorAnswer, "{out}{err}");
+    let line: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&line["status"], &line["capability"]["remaining"]), (&502.into(), &1.into()), "{out}");
+    assert_eq!(line["payment"]["acknowledged"], true);
+    assert!(line["body"].as_str().unwrap().contains("upstream_payment_required"), "{out}");
+    owes.store(false, Ordering::SeqCst);
+    let token = format!("PAYMENT-CAPABILITY: {}", line["capability"]["token"].as_str().unwrap());
+    let later = pay_at(&url, &node, &["-H", &token]).await;
+    assert_eq!((later.exit, later.out.as_str()), (PayExit::Answered, "here"), "{}", later.err);
+    rig.end().await;
+}
+
+/// What the gateway says in a body, an upstream can say as well. Clients go by the receipt.
+#[tokio::test]
+async fn an_upstreams_words_about_payments_are_not_taken_for_the_gateways() {
+    let answer = |seen: &Seen| {
+        let (status, error) = seen.path.trim_start_matches("/sold/").split_once('/').unwrap();
+        Reply::text(status.parse().unwrap(), &format!("{{\"error\":\"{error}\"}}")).with("Retry-After", "1")
+    };
+    let routes = "  - { match: \"/sold/**\", upstream: api, price: 1 raw }\n".to_owned();
+    let rig = Rig::with(Plan { routes, answer: Box::new(answer), ..Plan::default() }).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let node = rig.devnet.rpc_url().to_string().parse().unwrap();
+    for (status, error, left) in [
+        (503, "settlement_pending", 1),
+        (503, "no_node", 1),
+        (425, "BLOCK_NOT_FOUND", 0),
+        (409, "payment_identifier_conflict", 0),
+        (410, "route_gone", 0),
+    ] {
+        let before = rig.effects();
+        let url = format!("{}/sold/{status}/{error}", rig.url).parse().unwrap();
+        let Outcome { exit, out, err } = pay_at(&url, &node, &["--max", "1 XNO", "--json"]).await;
+        assert_eq!(exit, PayExit::ErrorAnswer, "{out}{err}");
+        let line: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&line["status"], &line["capability"]["remaining"]),
+            (&status.into(), &left.into()),
+            "{out}"
+        );
+        assert_eq!(line["payment"]["acknowledged"], true, "{out}");
+        let after = rig.effects();
+        let tried = (after.forwarded - before.forwarded, after.broadcast - before.broadcast);
+        assert_eq!(tried, (1, 1), "asked and paid for once: {error}");
+    }
+    rig.end().await;
 }

@@ -1,11 +1,14 @@
 //! The gateway as a proxy: what passes through it, what does not, and who pays when it goes wrong.
 
+mod bills;
 mod early;
 mod forwarding;
 mod give_back;
 mod headers;
 mod lifetime;
 mod outage;
+mod redirects;
+mod vocabulary;
 pub(crate) mod wire;
 
 use crate::metrics::sample;

@@ -1,14 +1,15 @@
 //! The price table: canonical requests, patterns, precedence, and that no spelling escapes a price.
 
+mod conditions;
 mod edges;
 
 use std::num::NonZeroU32;
 
 use faregate::nano::Raw;
 use faregate::routes::{
-    AbsoluteTarget, Access, BodyRule, CanonicalTarget, ChargeOn, Found, Grants, MAX_PATH, MAX_QUERY,
-    Metering, NotCanonical, Pattern, PatternError, PriceTable, Route, RouteName, TableFault, Terms,
-    UpstreamName,
+    AbsoluteTarget, Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Found, Grants, MAX_PATH,
+    MAX_QUERY, Metering, NotCanonical, Pattern, PatternError, PriceTable, RequestHead, Route, RouteName,
+    TableFault, Terms, UpstreamName,
 };
 use proptest::prelude::*;
 
@@ -19,6 +20,8 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         standing: std::sync::Arc::default(),
         pattern: Pattern::parse(text).unwrap(),
         access: if free { Access::Free } else { Access::Priced(terms) },
+        conditions: Conditions::default(),
+        strip: None,
         upstream: UpstreamName::new("api"),
         description: String::new(),
         mime_type: String::new(),
@@ -37,9 +40,10 @@ fn table(patterns: &[&str]) -> PriceTable {
 }
 
 fn found<'a>(table: &'a PriceTable, method: &str, path: &str) -> Option<&'a str> {
-    match table.find(method, &CanonicalTarget::parse(path).unwrap()) {
+    match table.find(&RequestHead::new(method, &CanonicalTarget::parse(path).unwrap())) {
         Found::Route(route) => Some(route.pattern.as_str()),
         Found::Unmatched => None,
+        Found::Unclear(why) => panic!("{why}"),
     }
 }
 
@@ -302,7 +306,7 @@ fn naive<'a>(routes: &'a [Route], method: &str, path: &str) -> Option<&'a str> {
     for route in routes {
         let text = route.pattern.as_str();
         let (wanted, pattern) = text.split_once(' ').map_or((None, text), |(method, it)| (Some(method), it));
-        if wanted.is_some_and(|it| it != method) {
+        if wanted.is_some_and(|it| it.split(',').all(|it| it != method)) {
             continue;
         }
         let pieces: Vec<_> = pattern.split('/').filter(|it| !it.is_empty()).collect();
@@ -429,9 +433,9 @@ proptest! {
         if slash || alias.is_empty() {
             alias.push('/');
         }
-        let access = |method: &str, path: &str| match table.find(method, &CanonicalTarget::parse(path).unwrap()) {
+        let access = |method: &str, path: &str| match table.find(&RequestHead::new(method, &CanonicalTarget::parse(path).unwrap())) {
             Found::Route(route) => Some(route.access.is_free()),
-            Found::Unmatched => None,
+            Found::Unmatched | Found::Unclear(_) => None,
         };
         if access("GET", &path) == Some(false) {
             for method in ["GET", "HEAD", "get"] {

@@ -375,6 +375,43 @@ async fn tls_speaks_both_versions_of_http() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
+/// The host of HTTP/2 is in `:authority`, that of HTTP/1.1 in `Host`; both decide alike.
+#[tokio::test]
+async fn both_versions_of_http_find_the_route_of_their_host() {
+    let world = World::start().await;
+    let hosts = ["a.example", "b.example", "x.b.example"];
+    let made = rcgen::generate_simple_self_signed(hosts.map(ToOwned::to_owned).to_vec()).unwrap();
+    std::fs::write(world.folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    write_private(&world.folder.path().join("key.pem"), made.signing_key.serialize_pem());
+    let listen = "{ tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
+    let routes = "  - { name: a, host: a.example, match: \"GET,POST /**\", upstream: api, price: 1 raw }\n  - { name: b, host: b.example, match: /**, upstream: api, price: 2 raw }\n  - { name: below, host: \"*.b.example\", match: /**, upstream: api, price: 3 raw }\n";
+    let mut process = Process::start(&world.write(listen, "", routes), 2, "info").await;
+    let address = process.addresses["listening, TLS"];
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let trusting = || {
+        let client = http_client().add_root_certificate(root.clone());
+        hosts.iter().fold(client, |client, host| client.resolve(host, address))
+    };
+    for (client, version) in [
+        (trusting().http1_only().build().unwrap(), Version::HTTP_11),
+        (trusting().http2_prior_knowledge().build().unwrap(), Version::HTTP_2),
+    ] {
+        for (host, price) in hosts.iter().zip(1..) {
+            let url = format!("https://{}:{}/x?y", host.to_uppercase(), address.port());
+            let bill = client.get(url).send().await.unwrap();
+            assert_eq!((bill.version(), bill.status().as_u16()), (version, 402), "{host}");
+            let bill: serde_json::Value = bill.json().await.unwrap();
+            assert_eq!(bill["accepts"][0]["amount"], price.to_string(), "{host} over {version:?}");
+            assert!(bill["resource"]["url"].as_str().unwrap().contains(&format!("://{host}")), "{bill}");
+        }
+        let url = format!("https://a.example:{}/x", address.port());
+        let unknown = client.put(&url).body("").send().await.unwrap();
+        assert_eq!(unknown.status().as_u16(), 404, "the method is not for sale");
+    }
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_hangup_takes_a_renewed_certificate_over() {
     let world = World::start().await;

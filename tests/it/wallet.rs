@@ -396,10 +396,12 @@ async fn a_capability_serves_its_route_and_never_leaves_its_origin() {
     let books = Books::with_balance(1000);
     let (node, gateway, stranger) = (node(&books).await, selling(&books).await, selling(&books).await);
     let wallet = wallet(&node);
-    wallet.request(get(&gateway, "/q/a")).await.unwrap();
+    for _ in 0..2 {
+        wallet.request(get(&gateway, "/q/a")).await.unwrap();
+    }
     let other = wallet.request(get(&gateway, "/q/b")).await.unwrap();
     assert_eq!(other.payment(), None, "the bill names the same route");
-    assert_eq!(other.capability.unwrap().remaining, Some(1));
+    assert_eq!(other.capability.unwrap().remaining, Some(0));
     wallet.request(get(&stranger, "/q/a")).await.unwrap();
     let told = stranger.seen();
     assert!(told.iter().all(|seen| seen.header("PAYMENT-CAPABILITY").is_none()));
@@ -425,6 +427,36 @@ async fn a_capability_that_is_no_longer_good_is_paid_for_anew() {
     let tried: Vec<_> =
         gateway.seen().iter().map(|seen| seen.header("PAYMENT-CAPABILITY").is_some()).collect();
     assert_eq!(tried, [false, false, true, false]);
+}
+
+#[tokio::test]
+async fn a_capability_is_kept_through_every_answer_but_that_its_route_is_gone() {
+    let books = Books::with_balance(1000);
+    let node = node(&books).await;
+    for (status, times_shown) in [(500, 2), (404, 2), (410, 1)] {
+        let gateway = Scripted::start(move |seen| match (proof(seen), seen.header("PAYMENT-CAPABILITY")) {
+            (Some(_), _) => served(7),
+            (None, Some(_)) => Reply::text(status, "broken"),
+            (None, None) => bill("", &every_way()),
+        })
+        .await;
+        let wallet = wallet_with(&node, paying_by(Mechanism::NanoSignature));
+        for _ in 0..3 {
+            wallet.request(get(&gateway, "/q")).await.unwrap();
+        }
+        let shown = gateway.seen().iter().filter(|it| it.header("PAYMENT-CAPABILITY").is_some()).count();
+        assert_eq!(shown, times_shown, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_cannot_be_reached_is_named_with_the_cause() {
+    let node = node(&Books::with_balance(1000)).await;
+    let nowhere = nobody();
+    let request = reqwest::Request::new(reqwest::Method::GET, nowhere.url.join("/q").unwrap());
+    let error = wallet(&node).request(request).await.unwrap_err().to_string();
+    let origin = nowhere.url.origin().ascii_serialization();
+    assert!(error.contains(&origin) && error.contains("refused"), "{error}");
 }
 
 #[tokio::test]
@@ -466,7 +498,9 @@ async fn a_day_has_its_own_limit_and_nothing_is_signed_above_it() {
         if file.is_some() {
             wallet = wallet_with(&node, options);
         }
+        let asked_before = node.seen().len();
         let refused = wallet.get(url_of(&gateway, "/q")).send().await.unwrap_err();
+        assert_eq!(node.seen().len(), asked_before, "no work is made for it");
         let WalletError::DayLimit(AllowanceError::Spent { asked, spent, max }) = refused else {
             panic!("{refused}")
         };

@@ -58,7 +58,7 @@ fn fill(published: &Published<'_>, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\n## Free\n")?;
     }
     for route in free {
-        writeln!(out, "- `{}`{}", route.pattern, described(route))?;
+        writeln!(out, "- {}{}", covered(route), described(route))?;
     }
     let more = [("OpenAPI", published.openapi.as_deref()), ("Contact", config.discovery.contact.as_deref())];
     if more.iter().any(|(_, it)| it.is_some()) {
@@ -93,13 +93,13 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
         Access::Priced(terms) => {
             let amount = terms.amount;
             let price = format!("{} ({amount} raw) for {buys}", amount.xno());
-            writeln!(out, "- `{}`: {price}{}", route.pattern, described(route))
+            writeln!(out, "- {}: {price}{}", covered(route), described(route))
         }
         Access::Calls(prices) => {
             writeln!(
                 out,
-                "- `{}`, an MCP endpoint, by what is called; a payment buys {buys}{}",
-                route.pattern,
+                "- {}, an MCP endpoint, by what is called; a payment buys {buys}{}",
+                covered(route),
                 described(route)
             )?;
             for (line, price) in prices.lines() {
@@ -115,6 +115,12 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
             Ok(())
         }
     }
+}
+
+/// The requests of a route.
+fn covered(route: &Route) -> String {
+    let Route { pattern, conditions, .. } = route;
+    if conditions.is_empty() { format!("`{pattern}`") } else { format!("`{pattern}` with {conditions}") }
 }
 
 fn described(route: &Route) -> String {

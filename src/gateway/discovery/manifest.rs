@@ -14,15 +14,14 @@ use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
 use crate::x402::{Asset, Scheme, X402_VERSION};
 
 pub(super) fn write(published: &Published<'_>) -> String {
-    let url = |route: &Route| published.config.public_url.join(&address(route));
     let mut resources: Vec<String> = Vec::new();
     for route in published.priced() {
-        let url = url(route);
+        let url = published.url(route);
         if !resources.contains(&url) {
             resources.push(url);
         }
     }
-    let items: Vec<_> = published.priced().map(|route| item(published, route, &url(route))).collect();
+    let items: Vec<_> = published.priced().map(|route| item(published, route)).collect();
     let discovery = &published.config.discovery;
     json!({
         "version": 1,
@@ -38,25 +37,30 @@ pub(super) fn write(published: &Published<'_>) -> String {
     .to_string()
 }
 
-/// A route's path as a URL. For an open pattern it is the path before its `**`, which may be empty.
-fn address(route: &Route) -> String {
-    let (segments, _) = route.pattern.template();
-    segments.iter().fold(String::new(), |path, part| format!("{path}/{part}"))
-        + if segments.is_empty() { "/" } else { "" }
-}
-
-fn item(published: &Published<'_>, route: &Route, url: &str) -> Value {
+fn item(published: &Published<'_>, route: &Route) -> Value {
     let mut item = Map::new();
     let mut put = |key: &str, value: Value| {
         item.insert(key.to_owned(), value);
     };
-    put("resource", url.into());
+    put("resource", published.url(route).into());
     put("type", "http".into());
     put("x402Version", X402_VERSION.into());
-    if let Some(method) = route.pattern.method() {
-        put("method", method.into());
+    match route.pattern.methods() {
+        [] => {}
+        [method] => put("method", method.as_str().into()),
+        methods => put("methods", methods.into()),
     }
     put("match", route.pattern.as_str().into());
+    let conditions = &route.conditions;
+    if let Some(host) = conditions.host() {
+        put("host", host.to_string().into());
+    }
+    if !conditions.query().is_empty() {
+        put("query", conditions.query().iter().map(|it| (it.name(), it.value())).collect());
+    }
+    if !conditions.headers().is_empty() {
+        put("headers", conditions.headers().iter().map(|it| (it.name().as_str(), it.value())).collect());
+    }
     put("route", route.name.as_str().into());
     if !route.description.is_empty() {
         put("description", route.description.as_str().into());

@@ -5,6 +5,7 @@
 //! `{name}` is a path parameter. `**` is one that holds slashes, for which OpenAPI has no form.
 
 mod components;
+mod conditions;
 mod paths;
 
 use blake2::digest::consts::U8;
@@ -49,31 +50,70 @@ const GUIDANCE: &str = "Each priced operation answers an unpaid request with 402
      `accepts` in XNO on the Nano network and send the request again with PAYMENT-SIGNATURE, or with the \
      PAYMENT-CAPABILITY of an earlier answer. The bill decides; prices here only advise.";
 
-/// One method of a route.
-fn operation(published: &Published<'_>, route: &Route, method: &str) -> Value {
-    let summary = if route.description.is_empty() { route.pattern.as_str() } else { &route.description };
+/// One method of the routes that share a path, of which the last may be without conditions.
+fn operation(published: &Published<'_>, routes: &[&Route], method: &str) -> Value {
+    let Some((usual, variants)) = routes.split_last() else { return Value::Null };
+    let summary = if usual.description.is_empty() { usual.pattern.as_str() } else { &usual.description };
     let mut operation = Map::new();
     let mut put = |key: &str, value: Value| {
         operation.insert(key.to_owned(), value);
     };
     put("summary", summary.into());
-    put("description", description(route).into());
+    let each: Vec<_> = std::iter::once(usual).chain(variants).map(|it| description(it)).collect();
+    put("description", each.join(" ").into());
     // In OpenAPI's terms there is no authentication. Payment is declared beside it.
     put("security", json!([]));
+    if let Some(servers) = conditions::servers(published, routes) {
+        put("servers", servers);
+    }
     if ["post", "put", "patch"].contains(&method) {
-        put("requestBody", request_body(route));
+        put("requestBody", request_body(usual));
     }
     let mut content = Map::new();
-    let kind = if route.mime_type.is_empty() { "*/*" } else { &route.mime_type };
+    let kind = if usual.mime_type.is_empty() { "*/*" } else { &usual.mime_type };
     content.insert(kind.to_owned(), json!({}));
-    if route.access.is_free() {
+    let is_free = routes.iter().all(|it| it.access.is_free());
+    let mut parameters = conditions::parameters(routes);
+    if is_free {
         put("responses", json!({ "200": { "description": "The API's answer.", "content": content } }));
-        return Value::Object(operation);
+    } else {
+        parameters.extend(components::payment_parameters());
+        put("x-payment-info", payment_infos(published, routes));
+        put("responses", components::responses(Value::Object(content)));
     }
-    put("parameters", components::payment_parameters());
-    put("x-payment-info", payment_info(published, route));
-    put("responses", components::responses(Value::Object(content)));
+    if !parameters.is_empty() {
+        put("parameters", parameters.into());
+    }
     Value::Object(operation)
+}
+
+/// The price of an operation: that of its one route, or what its routes span, with each under `variants`.
+fn payment_infos(published: &Published<'_>, routes: &[&Route]) -> Value {
+    if let [route] = routes {
+        return payment_info(published, route);
+    }
+    let span = |route: &&Route| match &route.access {
+        Access::Free => Some((Raw::default(), Raw::default())),
+        Access::Priced(terms) => Some((terms.amount, terms.amount)),
+        Access::Calls(prices) => prices.span(),
+    };
+    let spans: Vec<_> = routes.iter().filter_map(span).collect();
+    let least = spans.iter().map(|(least, _)| *least).min().unwrap_or_default();
+    let most = spans.iter().map(|(_, most)| *most).max().unwrap_or_default();
+    let priced: Vec<_> = routes.iter().filter(|it| !it.access.is_free()).collect();
+    let variant = |route: &&&Route| {
+        let mut info = payment_info(published, route);
+        if let Some(fields) = info.as_object_mut() {
+            fields.insert("conditions".to_owned(), route.conditions.to_string().into());
+        }
+        info
+    };
+    let currency = Asset::Xno.as_str();
+    let price = json!({ "mode": "dynamic", "currency": currency, "min": least.xno().number(), "max": most.xno().number() });
+    let protocols: Vec<_> =
+        priced.first().map(|it| json!({ "x402": x402(published, it, None) })).into_iter().collect();
+    let variants: Vec<_> = priced.iter().map(variant).collect();
+    json!({ "price": price, "protocols": protocols, "variants": variants })
 }
 
 fn description(route: &Route) -> String {
@@ -85,7 +125,7 @@ fn description(route: &Route) -> String {
         }
         Access::Calls(prices) => calls(prices, &buys),
     };
-    format!("{price} Covers `{}`.", route.pattern)
+    format!("{price} Covers `{route}`.")
 }
 
 fn calls(prices: &CallPrices, buys: &str) -> String {

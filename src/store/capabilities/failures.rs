@@ -52,3 +52,46 @@ impl Failures {
         1_u64.checked_shl(doublings).map_or(LONGEST_PAUSE, |it| it.min(LONGEST_PAUSE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+    #[test]
+    fn a_pause_is_as_long_as_when_it_began_whatever_was_under_way() {
+        let mut failures = Failures::default();
+        for _ in 0..PATIENCE {
+            assert_eq!(failures.pause(NOW), None, "failures are forgiven");
+            failures.fail(NOW);
+        }
+        for _ in 0..3 {
+            assert_eq!(failures.pause(NOW), NonZeroU64::new(1));
+            failures.fail(NOW);
+        }
+        let later = NOW.plus(1);
+        assert_eq!(failures.pause(later), None, "one request asks the upstream");
+        assert_eq!(failures.pause(later), NonZeroU64::new(1), "the others wait for what becomes of it");
+        for _ in 0..3 {
+            failures.fail(later);
+            assert_eq!(failures.pause(later), NonZeroU64::new(2), "it counts once");
+        }
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_a_minute() {
+        let mut failures = Failures::default();
+        let mut now = NOW;
+        let mut pauses = Vec::new();
+        for _ in 0..80 {
+            while failures.pause(now).is_some() {
+                now = now.plus(1);
+            }
+            failures.fail(now);
+            pauses.extend(failures.pause(now).map(NonZeroU64::get));
+        }
+        assert_eq!(pauses.get(..8), Some(&[1, 2, 4, 8, 16, 32, 60, 60][..]));
+        assert_eq!(pauses.last(), Some(&60));
+    }
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Meters, StoreError, StoreHealth};
+use super::super::{CapabilityId, Holder, LeaseRequest, Meters, StoreError, StoreHealth};
 use super::meter::{BrokenAnswer, CachedCapability, Calls, Reports, Use, UseTally};
 use crate::clock::Clock;
 use crate::routes::Metering;
@@ -106,16 +106,8 @@ impl<S: Meters + StoreHealth> Leases<S> {
     }
 
     /// The one meter through which the capability's uses go out: this one, unless there is another.
-    fn enlist(&self, held: &Arc<CachedCapability>) -> Arc<CachedCapability> {
+    pub(super) fn enlist(&self, held: &Arc<CachedCapability>) -> Arc<CachedCapability> {
         Arc::clone(self.out().entry(held.record().id).or_insert_with(|| Arc::clone(held)))
-    }
-
-    /// Adds the uses leased with the grant to the meter through which the capability's uses go out.
-    pub(super) fn take_in_first(&self, held: &Arc<CachedCapability>, lease: Lease) -> Arc<CachedCapability> {
-        let mut out = self.out();
-        let held = Arc::clone(out.entry(held.record().id).or_insert_with(|| Arc::clone(held)));
-        held.meter().take_in_first(lease);
-        held
     }
 
     /// The capability, if uses of it are out.

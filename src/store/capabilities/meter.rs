@@ -16,6 +16,8 @@ use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often one use is given back because its answer broke off.
 const BREAKS_FORGIVEN: u32 = 2;
+/// How many redirects in a row are not charged for.
+const REDIRECTS_FORGIVEN: u32 = 5;
 
 /// A capability in the cache, with its meter.
 #[derive(Debug)]
@@ -33,23 +35,7 @@ pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<LeaseRequest>>;
 impl CachedCapability {
     /// A capability of which `lease` was received. The lease's time is 0 if the store was not asked.
     pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
-        let meter = Meter {
-            available: lease.granted,
-            reserved: 0,
-            returning: 0,
-            unreported: 0,
-            stored: lease.remaining,
-            elsewhere: lease.elsewhere,
-            lapses_at: lease.expires_at,
-            last_taken: now,
-            broken: lease.broken,
-            unreported_breaks: 0,
-            failures: Failures::default(),
-            revoked: record.revoked || lease.revoked,
-            queued: false,
-            asked: lease.expires_at > UnixSeconds(0),
-            has_first: lease.granted > 0,
-        };
+        let meter = Meter::new(lease, record.revoked, now);
         Self { record, intent, meter: Mutex::new(meter), calls: tokio::sync::Mutex::new(None) }
     }
 
@@ -98,13 +84,13 @@ pub(super) struct Meter {
     /// More of them, of which it was not told yet.
     unreported_breaks: u32,
     failures: Failures,
+    /// Redirects since a use was last spent that were not charged for.
+    redirects: u32,
     revoked: bool,
     /// Whether this capability is in the list of those to report.
     queued: bool,
     /// Whether the store has said how many are left.
     asked: bool,
-    /// Whether the uses leased with the grant were added.
-    has_first: bool,
 }
 
 /// The uses that a lease call takes out of the meter.
@@ -116,6 +102,27 @@ pub(super) struct UseTally {
 }
 
 impl Meter {
+    /// Of a capability of which `lease` was received.
+    fn new(lease: Lease, revoked: bool, now: UnixSeconds) -> Self {
+        Self {
+            available: lease.granted,
+            reserved: 0,
+            returning: 0,
+            unreported: 0,
+            stored: lease.remaining,
+            elsewhere: lease.elsewhere,
+            lapses_at: lease.expires_at,
+            last_taken: now,
+            broken: lease.broken,
+            unreported_breaks: 0,
+            failures: Failures::default(),
+            redirects: 0,
+            revoked: revoked || lease.revoked,
+            queued: false,
+            asked: lease.expires_at > UnixSeconds(0),
+        }
+    }
+
     /// Uses left, without those under way.
     fn remaining(&self) -> u32 {
         let here = self.available.saturating_add(self.returning);
@@ -178,6 +185,7 @@ impl Meter {
         self.reserved = self.reserved.saturating_sub(1);
         self.unreported = self.unreported.saturating_add(1);
         (self.broken, self.unreported_breaks) = (0, 0);
+        self.redirects = 0;
         !std::mem::replace(&mut self.queued, true)
     }
 
@@ -195,6 +203,16 @@ impl Meter {
     /// Whether the use of the answer that broke off last is given back.
     pub(super) fn forgives(&self) -> bool {
         self.broken.saturating_add(self.unreported_breaks) <= BREAKS_FORGIVEN
+    }
+
+    /// The upstream redirects the client. Returns whether that is not charged for.
+    fn forgives_redirect(&mut self) -> bool {
+        let forgives = self.redirects < REDIRECTS_FORGIVEN;
+        if forgives {
+            self.redirects = self.redirects.saturating_add(1);
+        }
+        self.failures = Failures::default();
+        forgives
     }
 
     /// The upstream failed at `now`, for a request of this capability.
@@ -227,16 +245,6 @@ impl Meter {
         self.returning = self.returning.saturating_sub(tally.returned);
         self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
         self.broken = self.broken.saturating_sub(tally.broken);
-    }
-
-    /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
-    /// again.
-    pub(super) fn take_in_first(&mut self, lease: Lease) {
-        if self.has_first || lease.granted == 0 {
-            return;
-        }
-        self.has_first = true;
-        self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
     }
 
     /// Adds the store's answer to a tally.
@@ -322,6 +330,13 @@ impl Use {
         drop(self);
     }
 
+    /// The answer is a redirect to what is charged for in its turn. Returns whether the redirect itself is
+    /// not: that holds for five in a row, so that going round in a circle ends.
+    #[must_use]
+    pub fn forgives_redirect(&self) -> bool {
+        self.held.meter().forgives_redirect()
+    }
+
     /// Whether it is spent already.
     pub(super) const fn is_spent(&self) -> bool {
         !self.open
@@ -343,5 +358,131 @@ impl Drop for Use {
         if self.open {
             self.held.meter().put_back();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+    const NOTHING: Lease =
+        Lease { granted: 0, remaining: 0, elsewhere: 0, broken: 0, expires_at: NOW.plus(10), revoked: false };
+    const NOTHING_REPORTED: UseTally = UseTally { used: 0, returned: 0, broken: 0 };
+
+    /// A meter with `granted` uses here, leased for 10 seconds.
+    fn with(granted: u32) -> Meter {
+        Meter::new(Lease { granted, ..NOTHING }, false, NOW)
+    }
+
+    fn without() -> Meter {
+        with(0)
+    }
+
+    #[test]
+    fn a_meter_is_out_until_nothing_of_it_is_here_or_unreported() {
+        assert!(!without().is_out(), "nothing was leased");
+        let mut meter = with(1);
+        assert!(meter.is_out(), "a use is free");
+        assert!(meter.take(NOW, false));
+        assert!(meter.is_out(), "it is taken");
+        meter.spend();
+        assert!(meter.is_out() && meter.has_unreported(), "it is spent and not reported");
+        let tally = meter.draw_up(false, NOW);
+        assert_eq!((tally.used, tally.returned), (1, 0));
+        assert!(!meter.is_out() && !meter.has_unreported(), "it is reported");
+
+        let mut meter = with(2);
+        let tally = meter.draw_up(true, NOW);
+        assert_eq!((tally.used, tally.returned), (0, 2));
+        assert!(meter.is_out(), "uses are on their way back");
+        meter.take_in(NOTHING, tally);
+        assert!(!meter.is_out(), "they are back");
+
+        let mut meter = without();
+        meter.note_break();
+        assert!(meter.is_out() && meter.has_unreported(), "a break is not reported");
+        meter.draw_up(false, NOW);
+        assert!(!meter.is_out() && !meter.has_unreported(), "it is reported");
+    }
+
+    #[test]
+    fn a_use_may_come_back_from_another_instance_from_a_request_and_to_the_next_attempt() {
+        assert!(!without().may_come_back());
+        assert!(
+            Meter::new(Lease { elsewhere: 1, ..NOTHING }, false, NOW).may_come_back(),
+            "another instance"
+        );
+        let mut meter = with(1);
+        assert!(meter.may_come_back(), "it was put back meanwhile");
+        assert!(meter.take(NOW, false));
+        assert!(meter.may_come_back(), "the request that has it may give it back");
+        meter.spend();
+        assert!(!meter.may_come_back(), "it is spent");
+    }
+
+    #[test]
+    fn a_capability_is_spent_when_no_use_is_left_anywhere() {
+        assert!(without().is_spent());
+        assert!(!with(1).is_spent(), "one is here");
+        for left in [Lease { remaining: 1, ..NOTHING }, Lease { elsewhere: 1, ..NOTHING }] {
+            assert!(!Meter::new(left, false, NOW).is_spent(), "{left:?}");
+        }
+        let unasked = Lease { expires_at: UnixSeconds(0), ..NOTHING };
+        assert!(!Meter::new(unasked, false, NOW).is_spent(), "the store was not asked");
+        assert!(Meter::new(unasked, true, NOW).is_spent(), "it is revoked");
+        assert!(Meter::new(Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent());
+        let mut meter = with(1);
+        assert!(meter.take(NOW, false));
+        assert!(!meter.is_spent(), "a request has it");
+        let mut meter = with(1);
+        meter.draw_up(true, NOW);
+        assert!(!meter.is_spent(), "it is on its way back");
+    }
+
+    #[test]
+    fn free_uses_are_idle_so_long_after_the_last_one_was_taken() {
+        assert!(!without().is_idle(2, NOW.plus(5)), "there is none");
+        let mut meter = with(2);
+        assert!(!meter.is_idle(2, NOW.plus(1)) && meter.is_idle(2, NOW.plus(2)), "since it came");
+        assert!(meter.take(NOW.plus(2), false));
+        assert!(!meter.is_idle(2, NOW.plus(3)) && meter.is_idle(2, NOW.plus(4)), "since one was taken");
+    }
+
+    #[test]
+    fn a_report_that_was_not_applied_is_made_again() {
+        let mut meter = with(3);
+        for _ in 0..2 {
+            assert!(meter.take(NOW, false));
+        }
+        assert!(meter.spend(), "to be reported");
+        assert!(!meter.spend(), "it is in the list already");
+        for _ in 0..=BREAKS_FORGIVEN {
+            meter.note_break();
+        }
+        let tally = meter.draw_up(true, NOW);
+        assert_eq!((tally.used, tally.returned, tally.broken), (2, 1, 3));
+        assert!(!meter.forgives() && !meter.take(NOW, false), "all was taken out");
+        meter.take_back(tally);
+        assert!(!meter.forgives(), "the breaks still count");
+        assert!(meter.take(NOW, false), "the free use is here again");
+        meter.put_back();
+        let again = meter.draw_up(true, NOW);
+        assert_eq!((again.used, again.returned, again.broken), (2, 1, 3));
+        meter.take_in(NOTHING, again);
+        assert_eq!(meter.remaining(), 0);
+    }
+
+    #[test]
+    fn the_stores_answer_replaces_what_was_known() {
+        let mut meter = with(1);
+        let answer = Lease { granted: 2, remaining: 3, elsewhere: 4, broken: 3, ..NOTHING };
+        meter.take_in(Lease { expires_at: NOW.plus(20), ..answer }, NOTHING_REPORTED);
+        assert_eq!((meter.remaining(), meter.stored()), (10, 3));
+        assert!(!meter.forgives(), "three answers broke off");
+        assert!(!meter.is_ageing(9, NOW.plus(10)) && meter.is_ageing(10, NOW.plus(10)));
+        meter.take_in(Lease { revoked: true, ..answer }, NOTHING_REPORTED);
+        meter.take_in(answer, NOTHING_REPORTED);
+        assert!(meter.is_spent() && !meter.take(NOW, false), "revoked for ever");
     }
 }

@@ -102,3 +102,30 @@ impl Ballast {
         file.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ballast_frees_its_space_once_whoever_deletes_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store.db");
+        let size = u64::try_from(PIECE).unwrap().saturating_add(5);
+        let ballast = Ballast::new(&store, size);
+        let length = || fs::metadata(&ballast.path).map(|it| it.len()).ok();
+        assert_eq!((length(), ballast.missing()), (Some(size), 0));
+        assert!(ballast.release(), "its space is free");
+        assert_eq!((length(), ballast.missing()), (None, size.saturating_mul(2)));
+        assert!(!ballast.release(), "there is none any more");
+        ballast.restore();
+        assert_eq!(length(), Some(size));
+        fs::remove_file(&ballast.path).unwrap();
+        assert!(ballast.release(), "another process deleted it");
+        ballast.restore();
+        fs::remove_file(&ballast.path).unwrap();
+        fs::create_dir(&ballast.path).unwrap();
+        assert!(!ballast.release(), "it cannot be deleted");
+        assert_eq!(Ballast::new(&folder.path().join("other.db"), 0).missing(), 0);
+    }
+}

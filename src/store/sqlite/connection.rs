@@ -150,7 +150,13 @@ mod tests {
     #[test]
     fn network_file_systems_are_recognised() {
         assert_eq!(network_name(0x6969), Some("NFS"));
-        assert_eq!(network_name(0xff53_4d42), Some("SMB"));
+        for smb in [0x517b, 0xff53_4d42, 0xfe53_4d42] {
+            assert_eq!(network_name(smb), Some("SMB"));
+        }
+        for afs in [0x5346_414f, 0x6b41_4653] {
+            assert_eq!(network_name(afs), Some("AFS"));
+        }
+        assert_eq!(network_name(0x7375_7245), Some("Coda"));
         assert_eq!(network_name(0xef53), None, "ext4");
         assert_eq!(network_name(0x0102_1994), None, "tmpfs");
     }

@@ -14,7 +14,6 @@ use tempfile::TempDir;
 use super::StoreError;
 use super::free_space::FreeSpace;
 
-#[expect(dead_code, reason = "what only a whole store needs")]
 #[path = "../../../src/store/sqlite/ballast.rs"]
 mod ballast;
 #[expect(dead_code, reason = "what only a whole store needs")]

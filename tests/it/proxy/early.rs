@@ -8,8 +8,8 @@ use super::roomy;
 use super::wire::Wire;
 use crate::rig::{Plan, Rig};
 
-/// The limit for all headers of one answer together (`src/guide/protocol.md`, "The exchange").
-const MOST_HEADERS: usize = 8 * 1024;
+/// The limit for all headers of a bill together (`src/guide/protocol.md`, "The exchange").
+const MOST_HEADERS: usize = 4096;
 
 #[tokio::test]
 async fn a_bill_keeps_the_connection() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use faregate::admission::{Admission, Ending, HeldUse};
+use faregate::admission::{Admission, AnswerTraits, Charge, Ending, HeldUse};
 use faregate::cashier::{Presented, Verdict};
 use faregate::metrics::{Outcome, UseResult};
 use faregate::nano::StateBlock;
@@ -56,8 +56,8 @@ impl Scene {
     }
 
     async fn answer(&self, admission: &mut Admission, status: StatusCode) -> Option<UseResult> {
-        let charged = admission.charges(status, false);
-        admission.answer(&self.instance.till, charged, (status, &HeaderMap::new())).await
+        let charge = admission.judge(status, AnswerTraits::default());
+        admission.answer(&self.instance.till, charge, (status, &HeaderMap::new())).await
     }
 
     async fn close(&self, admission: &mut Admission, ending: Ending) -> Option<UseResult> {
@@ -97,8 +97,9 @@ fn an_answer_that_is_not_charged_for_gives_the_use_back_before_it_leaves() {
 fn an_upstream_that_excuses_its_answer_is_not_charged_for() {
     on_a_gateway(async |scene| {
         let (admission, _) = scene.admitted(None).await;
-        assert!(admission.charges(StatusCode::OK, false));
-        assert!(!admission.charges(StatusCode::OK, true));
+        let excused = AnswerTraits { is_excused: true, ..AnswerTraits::default() };
+        assert_eq!(admission.judge(StatusCode::OK, AnswerTraits::default()), Charge::Taken);
+        assert_eq!(admission.judge(StatusCode::OK, excused), Charge::Excused);
     });
 }
 
@@ -159,7 +160,7 @@ fn a_stream_of_events_is_spent_with_its_first_event() {
             let mut headers = HeaderMap::new();
             headers.insert("content-type", "text/event-stream".parse().unwrap());
             let head = (StatusCode::OK, &headers);
-            assert_eq!(admission.answer(&scene.instance.till, true, head).await, None);
+            assert_eq!(admission.answer(&scene.instance.till, Charge::Taken, head).await, None);
             admission.part(Some(&Bytes::from_static(part.as_bytes())), false);
             assert_eq!(scene.close(&mut admission, Ending::Failed).await, Some(expected));
         });
@@ -214,7 +215,7 @@ fn half_an_answer_is_not_kept_and_its_use_goes_back() {
 fn a_free_request_holds_no_use_and_fails_only_before_its_answer() {
     on_a_gateway(async |scene| {
         let mut failed = Admission::free();
-        assert!(!failed.charges(StatusCode::OK, false));
+        assert_eq!(failed.judge(StatusCode::OK, AnswerTraits::default()), Charge::Excused);
         assert_eq!(scene.close(&mut failed, Ending::Failed).await, None);
         assert_eq!(failed.outcome(), Outcome::UpstreamFailed);
 

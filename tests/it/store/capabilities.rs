@@ -13,7 +13,8 @@ use faregate::store::capabilities::{
 use faregate::store::{LeaseRequest, Meters};
 
 use super::model::Model;
-use super::samples::{NOW, USES, grantee, hash, holder, id, sent};
+use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent};
+use crate::patience::eventually;
 
 fn instance(store: &Arc<Model>, number: u8) -> Capabilities<Model> {
     Capabilities::new(Arc::clone(store), Clock::from_fn(|| NOW), holder(number), 100)
@@ -267,4 +268,70 @@ async fn idle_uses_are_handed_back_after_two_seconds() {
     time.set(2);
     look_over().await;
     assert_eq!(look(&store, 3).await, InStore { remaining: USES - spent, leased: 0 });
+}
+
+/// Regression: uses that came with the grant could stay out until they lapsed.
+#[tokio::test(start_paused = true)]
+async fn uses_leased_with_the_grant_are_handed_back_too() {
+    let store = Arc::new(Model::default());
+    store.grant(&sent(hash(1), 1), grantee(hash(1), 1, 4), NOW).await.unwrap();
+    let time = Time::starts();
+    let here = time.instance(&store, 1);
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.run(shutdown).await }
+    });
+    assert_eq!(found(&here).await.remaining(), USES);
+    look_over().await;
+    assert_eq!(look(&store, 1).await, InStore { remaining: USES - 4, leased: 4 });
+    time.set(2);
+    look_over().await;
+    assert_eq!(look(&store, 2).await, InStore { remaining: USES, leased: 0 });
+}
+
+#[tokio::test]
+async fn a_capability_is_known_until_it_expires() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let time = Time::starts();
+    let here = time.instance(&store, 1);
+    found(&here).await;
+    assert!(here.known(id(hash(1))).is_some());
+    time.set(GOOD_FOR);
+    let late = time.instance(&store, 2);
+    found(&late).await;
+    eventually("the cache lets it go", async || late.known(id(hash(1))).is_none()).await;
+    assert!(here.known(id(hash(1))).is_some(), "it was looked up in its time");
+}
+
+#[tokio::test]
+async fn the_cache_says_how_many_it_holds_and_how_many_it_had_no_room_for() {
+    let store = Arc::new(Model::default());
+    let here = Capabilities::new(Arc::clone(&store), Clock::from_fn(|| NOW), holder(1), 2);
+    assert_eq!(here.counts(), (0, 0));
+    for number in 1..=5 {
+        store.grant(&sent(hash(number), number), grantee(hash(number), 9, 0), NOW).await.unwrap();
+        here.find(id(hash(number))).await.unwrap().unwrap();
+    }
+    eventually("the oldest are dropped", async || {
+        // A look makes the cache tidy up.
+        drop(here.known(id(hash(5))));
+        here.counts() == (2, 3)
+    })
+    .await;
+}
+
+/// A request may still have what the cache has dropped.
+#[tokio::test]
+async fn a_revocation_ends_a_capability_that_the_cache_has_dropped() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let here = Capabilities::new(Arc::clone(&store), Clock::from_fn(|| NOW), holder(1), 0);
+    lease_half(&here).await;
+    let held = here.known(id(hash(1))).expect("uses of it are out");
+    here.reserve(&held, Metering::Leased).await.unwrap().give_back();
+    assert!(here.revoke(id(hash(1))).await.unwrap());
+    let refused = here.reserve(&held, Metering::Leased).await;
+    assert!(matches!(refused, Err(NoUse::Exhausted)), "{refused:?}");
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, Claims, Filter, Grant, Health, LeaseRequest, Meters, PaymentJournal, PostgresFault,
-    PostgresOptions, PostgresStore, Replication, StoreError, StoreHealth, Unsound, postgres_server,
+    Begin, CLOCK_GRACE, Claims, Engine, Filter, Grant, Health, LeaseRequest, Meters, OutstandingGrants,
+    PaymentJournal, PostgresFault, PostgresOptions, PostgresStore, Replication, SqliteOptions, SqliteStore,
+    StoreError, StoreEvent, StoreHealth, Unsound, postgres_server,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::cluster::{Database, database};
-use super::samples::{NOW, USES, grantee, hash, holder, id, sent, set_back, signed};
+use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent, set_back, signed};
 
 async fn grant(store: &PostgresStore, block: BlockHash) -> Result<Grant, StoreError> {
     store.grant(&sent(block, 1), grantee(block, 1, 1), NOW).await
@@ -388,4 +389,188 @@ async fn the_newest_entry_is_known_to_an_instance_that_starts_and_told_to_one_th
     let store = database.open().await;
     assert_eq!(sells(&store), Ok(()), "the clock was ahead, and that is mended");
     store.close().await;
+}
+
+/// Both engines, as the gateway runs them.
+#[tokio::test]
+async fn an_engine_says_what_is_claimed_and_what_is_out_and_tells_of_each_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
+    let mut engines = vec![Engine::from(file)];
+    if let Some(database) = database().await {
+        engines.push(Engine::from(database.open().await));
+    }
+    for engine in engines {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let list = Arc::clone(&told);
+        let engine = engine.observed_by(Arc::new(move |event| {
+            let StoreEvent::Call { operation, ok, .. } = event else { return };
+            list.lock().unwrap().push((operation, ok));
+        }));
+        assert!(engine.is_writable());
+        assert_eq!(engine.outstanding(NOW).await, Ok(Vec::new()));
+        for number in [1, 2] {
+            engine.grant(&sent(hash(number), 1), grantee(hash(number), 1, 1), NOW).await.unwrap();
+        }
+        engine.mark_spent(hash(3), NOW).await.unwrap();
+        for (number, claimed) in [(1, true), (2, true), (3, true), (4, false)] {
+            assert_eq!(engine.is_claimed(hash(number)).await, Ok(claimed), "{number}");
+        }
+        let sale = sent(hash(1), 1);
+        let alike = OutstandingGrants {
+            route: sale.route.clone(),
+            terms: sale.terms,
+            place: sale.challenge.place(),
+            capabilities: 2,
+            uses: u64::from(2 * USES),
+        };
+        assert_eq!(engine.outstanding(NOW).await, Ok(vec![alike]));
+        assert_eq!(engine.outstanding(NOW.plus(GOOD_FOR)).await, Ok(Vec::new()), "they have expired");
+        let misfit = engine.lease(LeaseRequest { capability: id(hash(9)), ..nothing() }, NOW).await;
+        assert!(matches!(misfit, Err(StoreError::NotApplied(_))), "{misfit:?}");
+        engine.close().await;
+        assert!(!engine.is_writable(), "it is closed");
+        let closed = engine.mark_spent(hash(5), NOW).await;
+        assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
+        let calls =
+            [("grant", true), ("grant", true), ("mark_spent", true), ("lease", true), ("mark_spent", false)];
+        assert_eq!(*told.lock().unwrap(), calls, "a refusal of the arguments is no failure");
+    }
+}
+
+/// A lease call that reports and asks for nothing.
+fn nothing() -> LeaseRequest {
+    LeaseRequest {
+        capability: id(hash(1)),
+        holder: holder(1),
+        sequence: 1,
+        used: 0,
+        returned: 0,
+        broken: 0,
+        want: 0,
+        ttl: 30,
+    }
+}
+
+/// Makes the server refuse to mark one hash as spent, with this SQLSTATE.
+async fn refuse(database: &Database, block: u8, code: &str) {
+    let name = format!("refuse_{block}");
+    database
+        .run(&format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION 'as the test says' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER {name} BEFORE INSERT ON claims FOR EACH ROW \
+             WHEN (NEW.block = '\\x{}') EXECUTE FUNCTION {name}()",
+            hash(block).lower_hex()
+        ))
+        .await;
+}
+
+/// If an error that ended the connection at a commit counted as "not applied", a sale that was recorded
+/// would be made again.
+#[tokio::test]
+async fn what_the_server_says_at_a_commit_decides_whether_it_was_applied() {
+    let Some(database) = database().await else { return };
+    let store = database.open().await;
+    let codes = ["57P01", "08006", "22003", "23514", "P0001"];
+    for (number, code) in (1..).zip(codes) {
+        refuse(&database, number, code).await;
+        let answer = store.mark_spent(hash(number), NOW).await;
+        let expected = match code {
+            "57P01" | "08006" => matches!(answer, Err(StoreError::Unknown(_))),
+            "22003" | "23514" => matches!(answer, Err(StoreError::NotApplied(_))),
+            _ => matches!(answer, Err(StoreError::Unavailable(_))),
+        };
+        assert!(expected, "{code}: {answer:?}");
+    }
+    store.close().await;
+}
+
+/// A write that fits into an existing page shows nothing about the room for the next one.
+#[tokio::test]
+async fn a_server_that_was_full_sells_again_when_it_has_room_for_more_than_a_row() {
+    let Some(database) = database().await else { return };
+    refuse_after_tables(&database, 1, "53100").await;
+    let store = database.open().await;
+    database.run("CREATE TABLE faregate_room (taken int)").await;
+    let full = store.mark_spent(hash(1), NOW).await;
+    assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+    assert!(!store.is_writable());
+    assert_eq!(store.mark_spent(hash(2), NOW).await, Ok(true));
+    assert!(!store.is_writable(), "one row shows nothing");
+    database.run("DROP TABLE faregate_room").await;
+    crate::rig::eventually("the room is found", async || store.is_writable()).await;
+    assert_eq!(
+        database.run("SELECT to_regclass('faregate_room')").await,
+        None,
+        "nothing is left of the probe"
+    );
+    store.close().await;
+}
+
+/// A role without the right to make tables cannot make the one that shows whether there is room.
+#[tokio::test]
+async fn a_role_that_may_only_change_rows_notices_that_the_server_takes_writes_again() {
+    let Some(database) = database().await else { return };
+    refuse_after_tables(&database, 1, "53100").await;
+    let (role, schema) = (format!("rows_{}", database.schema), &database.schema);
+    database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role}; \
+             GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}; \
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+        ))
+        .await;
+    let address = database.address().replace("postgres://faregate@", &format!("postgres://{role}@"));
+    let store = PostgresStore::open(&PostgresOptions::new(postgres_server(&address).unwrap())).await.unwrap();
+    let full = store.mark_spent(hash(1), NOW).await;
+    assert!(matches!(full, Err(StoreError::Unavailable(_))), "{full:?}");
+    crate::rig::eventually("it takes writes again", async || store.is_writable()).await;
+    store.close().await;
+}
+
+/// As [`refuse`], in a schema that has no tables yet.
+async fn refuse_after_tables(database: &Database, block: u8, code: &str) {
+    database.open().await.close().await;
+    refuse(database, block, code).await;
+}
+
+/// A server that asks for the password in clear and tells what it got.
+async fn asks_for_the_password(listener: UnixListener) -> String {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let length = client.read_u32().await.unwrap();
+    let mut startup = vec![0; length as usize - 4];
+    client.read_exact(&mut startup).await.unwrap();
+    client.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'p');
+    let length = client.read_u32().await.unwrap();
+    let mut password = vec![0; length as usize - 4];
+    client.read_exact(&mut password).await.unwrap();
+    String::from_utf8(password).unwrap()
+}
+
+#[tokio::test]
+async fn the_password_is_the_first_line_of_a_file_that_only_its_owner_may_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    let write = |text: &str, mode: u32| {
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let address = format!("postgres://gateway@/f?host={}", folder.path().display());
+    let mut options = PostgresOptions::new(postgres_server(&address).unwrap());
+    options.password_file = Some(file.clone());
+    for (text, mode, part) in [("s3cr3t\n", 0o644, "chmod 600"), ("\ns3cr3t\n", 0o600, "first line")] {
+        write(text, mode);
+        let refused = PostgresStore::open(&options).await.unwrap_err();
+        assert!(matches!(&refused, PostgresFault::File { why, .. } if why.contains(part)), "{refused}");
+    }
+    write("s3cr3t\nof last year\n", 0o600);
+    let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).unwrap();
+    let asked = asks_for_the_password(listener);
+    let (opened, sent) =
+        tokio::join!(PostgresStore::open(&options), crate::patience::soon("it is asked", asked));
+    assert_eq!(sent, "s3cr3t\0");
+    assert!(matches!(opened, Err(PostgresFault::Unreachable(_))), "the server hung up");
 }

@@ -3,11 +3,9 @@
 use serde_json::{Value, json};
 
 /// The headers by which a request is paid for.
-pub(super) fn payment_parameters() -> Value {
-    json!([
-        { "$ref": "#/components/parameters/PaymentSignature" },
-        { "$ref": "#/components/parameters/PaymentCapability" },
-    ])
+pub(super) fn payment_parameters() -> [Value; 2] {
+    ["PaymentSignature", "PaymentCapability"]
+        .map(|it| json!({ "$ref": format!("#/components/parameters/{it}") }))
 }
 
 /// The answers of a priced operation. The API's own answers have this `content`.

@@ -4,6 +4,7 @@
 //! their parameters, so routes of one shape share an item. `**` has no shape of its own. It takes the
 //! shortest one that no closer route has, which is also what it covers.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
@@ -21,14 +22,15 @@ const REST: &str = "rest";
 
 /// The routes of one shape.
 #[derive(Default)]
-struct Slot {
+struct Slot<'r> {
     /// The shape of its open pattern, if it is for one.
     open: Option<String>,
     /// From the first route that is not hidden.
     template: Option<Template>,
-    /// Methods that some route has, hidden or not.
+    /// Methods that some route has for every request, hidden or not.
     claimed: BTreeSet<&'static str>,
-    operations: Map<String, Value>,
+    /// The routes of each method that are not hidden; one without conditions is last.
+    operations: BTreeMap<&'static str, Vec<&'r Route>>,
 }
 
 #[derive(Clone)]
@@ -39,29 +41,41 @@ struct Template {
 
 /// The paths of all routes that are not hidden.
 pub(super) fn of(published: &Published<'_>) -> Value {
-    let mut slots: BTreeMap<String, Slot> = BTreeMap::new();
+    let mut slots: BTreeMap<String, Slot<'_>> = BTreeMap::new();
     let mut routes: Vec<&Route> = published.config.table.routes().iter().map(AsRef::as_ref).collect();
-    // Closed shapes first, and within a shape those that name their method: the same order in which a
-    // request is matched.
-    routes.sort_by_key(|route| (route.pattern.template().1, route.pattern.method().is_none()));
+    // Closed shapes first, and within a shape those with the fewest methods and the most conditions: the
+    // order in which a request is matched.
+    routes.sort_by_key(|route| {
+        let methods = route.pattern.methods().len();
+        (route.pattern.template().1, methods == 0, methods, Reverse(conditions(route)))
+    });
     for route in routes {
         let (shape, template, base) = place(route, &slots);
         let slot = slots.entry(shape).or_default();
         slot.open = base;
-        let methods: Vec<&'static str> = match route.pattern.method() {
-            Some(named) => METHODS.into_iter().filter(|it| it.eq_ignore_ascii_case(named)).collect(),
-            None => USUAL.to_vec(),
+        let methods: Vec<&'static str> = match route.pattern.methods() {
+            [] => USUAL.to_vec(),
+            named => METHODS
+                .into_iter()
+                .filter(|it| named.iter().any(|own| own.eq_ignore_ascii_case(it)))
+                .collect(),
         };
-        for method in methods {
-            if slot.claimed.insert(method) && !route.hidden {
-                slot.operations.insert(method.to_owned(), operation(published, route, method));
+        for method in methods.into_iter().filter(|it| !slot.claimed.contains(it)).collect::<Vec<_>>() {
+            if route.conditions.is_empty() {
+                slot.claimed.insert(method);
+            }
+            if !route.hidden {
+                slot.operations.entry(method).or_default().push(route);
                 slot.template.get_or_insert_with(|| template.clone());
             }
         }
     }
     let items = slots.into_values().filter_map(|slot| {
         let Template { text, parameters } = slot.template?;
-        let mut item = slot.operations;
+        let operations = slot.operations.iter();
+        let mut item: Map<_, _> = operations
+            .map(|(method, routes)| ((*method).to_owned(), operation(published, routes, method)))
+            .collect();
         if !parameters.is_empty() {
             item.insert("parameters".to_owned(), parameters.into());
         }
@@ -70,8 +84,16 @@ pub(super) fn of(published: &Published<'_>) -> Value {
     Value::Object(items.collect())
 }
 
+/// How many conditions a route has.
+fn conditions(route: &Route) -> usize {
+    let conditions = &route.conditions;
+    usize::from(conditions.host().is_some())
+        .saturating_add(conditions.query().len())
+        .saturating_add(conditions.headers().len())
+}
+
 /// A route's shape, its template, and for an open pattern the shape without its `**`.
-fn place(route: &Route, slots: &BTreeMap<String, Slot>) -> (String, Template, Option<String>) {
+fn place(route: &Route, slots: &BTreeMap<String, Slot<'_>>) -> (String, Template, Option<String>) {
     let (parts, open) = route.pattern.template();
     let base = parts.iter().fold(String::new(), |shape, part| match part {
         Part::Literal(text) => format!("{shape}/{text}"),

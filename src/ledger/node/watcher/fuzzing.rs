@@ -51,7 +51,6 @@ impl Watch {
     }
 
     /// What is known of the block now.
-    #[must_use]
     pub fn sighting(&self) -> Result<Sighting, LedgerError> {
         self.result.borrow().clone()
     }

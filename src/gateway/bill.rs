@@ -1,0 +1,191 @@
+//! A bill, the answer 402: the body says everything, and the head what there is room for.
+//!
+//! Many proxies take only so much of an answer's head from the server behind them; with its defaults nginx
+//! answers 502 if there is more than 4,096 bytes of it. So the head of a bill stays below that, whatever is
+//! configured and asked for. What does not fit is left out of `PAYMENT-REQUIRED` and `PAYMENT-RESPONSE` in
+//! this order: the end of the URL, which the client decides; the refusal's message; the description; the
+//! media type; the schema of the payment identifier; the last entries of `accepts`. The first entry always
+//! stays, and the body has it all.
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::context::Context;
+use super::decision::Billed;
+use super::reply::{Reply, failed};
+use crate::cashier::Bill;
+use crate::nano::BlockHash;
+use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
+use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
+use crate::x402::{self, PaymentRequired, Resource};
+
+/// The most bytes of a bill's head.
+const MAX_HEAD: usize = 4095;
+/// What the head holds beside the headers of this file: the status line and what every answer of the
+/// gateway's own has. It was 274 bytes, and there is some to spare.
+const OTHERS: usize = 320;
+/// The headers that let a page of another origin read it, without the origin. They were 264 bytes.
+const EXPOSING: usize = 300;
+/// Bytes that a header needs beside its name and value.
+const AROUND: usize = ": \r\n".len();
+/// A description is not cut shorter than this many bytes: then it is left out.
+const SHORTEST_DESCRIPTION: usize = 16;
+
+/// The answer 402.
+pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
+    let Billed { bill: Bill { challenges, refused }, route, target } = billed;
+    let message = refused.as_ref().map_or(
+        "this resource is paid for per use: pay one of `accepts` and send the proof in PAYMENT-SIGNATURE",
+        |it| it.message.as_str(),
+    );
+    let code = refused.as_ref().map_or("PAYMENT_REQUIRED", |it| it.refusal.code());
+    let public_url = context.public_url();
+    let required = PaymentRequired {
+        error: Some(code.to_owned()),
+        resource: Resource {
+            url: public_url.join(target.as_str()),
+            description: Some(route.description.clone()).filter(|it| !it.is_empty()),
+            mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
+        },
+        accepts: challenges
+            .iter()
+            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.work))
+            .collect(),
+        extensions: extensions(&route),
+    };
+    let mut body = required.to_json();
+    let session = required.accepts.iter().filter_map(x402::session_headers).flatten().collect();
+    let refused = refused.as_ref().map(|it| Refused { block: it.block, code, message: Some(message) });
+    let url_of = |target: &str| public_url.join(target);
+    let head = Head { required, target: Named::whole(&target), refused, session };
+    let headers = head.within(room(context), url_of);
+    if let Value::Object(fields) = &mut body {
+        // For people, beside what the header says.
+        fields.insert("message".to_owned(), message.into());
+    }
+    Reply { status: StatusCode::PAYMENT_REQUIRED, headers, body }
+}
+
+/// What a bill says beside its challenges.
+fn extensions(route: &Route) -> Map<String, Value> {
+    let policy = route.payment_identifier;
+    let declared = policy.map(|it| declaration(it == PaymentIdentifiers::Required));
+    declared.into_iter().map(|it| (PAYMENT_IDENTIFIER.to_owned(), it)).collect()
+}
+
+/// Bytes that a bill's own headers may have in this answer.
+fn room(context: &Context) -> usize {
+    let origin = context.origin.as_ref().map_or(0, |it| it.len().saturating_add(EXPOSING));
+    let varies_by = context.varies_by.len().saturating_add(AROUND);
+    MAX_HEAD.saturating_sub(OTHERS).saturating_sub(origin).saturating_sub(varies_by)
+}
+
+/// The headers of a bill.
+type Headers = Vec<(&'static str, String)>;
+
+/// What stands in the head of a bill.
+struct Head<'a> {
+    required: PaymentRequired,
+    target: Named<'a>,
+    refused: Option<Refused<'a>>,
+    /// The headers of NanoSession's revision 5.
+    session: Headers,
+}
+
+/// What `PAYMENT-RESPONSE` says about a refused payment.
+struct Refused<'a> {
+    block: Option<BlockHash>,
+    code: &'a str,
+    message: Option<&'a str>,
+}
+
+impl Head<'_> {
+    /// The headers, in at most `room` bytes if the first entry alone fits. `url_of` gives the URL of a
+    /// target.
+    fn within(mut self, room: usize, url_of: impl Fn(&str) -> String) -> Headers {
+        loop {
+            let headers = self.headers();
+            let excess = bytes(&headers).saturating_sub(room);
+            if excess == 0 || !self.shorten(excess, &url_of) {
+                return headers;
+            }
+        }
+    }
+
+    fn headers(&self) -> Headers {
+        let mut headers = vec![("PAYMENT-REQUIRED", self.required.to_header())];
+        headers.extend(self.session.iter().cloned());
+        if let Some(Refused { block, code, message }) = &self.refused {
+            headers.push(("PAYMENT-RESPONSE", failed(*block, code, *message)));
+        }
+        headers
+    }
+
+    /// Leaves out what can be missed most, to save `excess` bytes. False if nothing can be missed.
+    fn shorten(&mut self, excess: usize, url_of: impl Fn(&str) -> String) -> bool {
+        // Four bytes of base64 hold three, and what is left is rounded up.
+        let cut = excess.saturating_mul(3).div_ceil(4).saturating_add(3);
+        let resource = &mut self.required.resource;
+        if self.target.shorten(cut) {
+            resource.url = url_of(self.target.0);
+            return true;
+        }
+        if self.refused.as_mut().is_some_and(|it| it.message.take().is_some()) {
+            return true;
+        }
+        if let Some(description) = resource.description.take() {
+            resource.description = shortened(&description, cut);
+            return true;
+        }
+        if resource.mime_type.take().is_some() {
+            return true;
+        }
+        let declared = self.required.extensions.get_mut(PAYMENT_IDENTIFIER).and_then(Value::as_object_mut);
+        if declared.is_some_and(|it| it.remove("schema").is_some()) {
+            return true;
+        }
+        if self.required.accepts.len() > 1 {
+            return self.required.accepts.pop().is_some();
+        }
+        !std::mem::take(&mut self.session).is_empty()
+    }
+}
+
+/// As much of a target as there is room for. What is bought is the route; the URL is for people.
+struct Named<'a>(&'a str);
+
+impl<'a> Named<'a> {
+    fn whole(target: &'a CanonicalTarget) -> Self {
+        Self(target.as_str())
+    }
+
+    /// Cuts at least `cut` bytes off, if there are so many: the query as a whole, then folders. False if
+    /// there is nothing more to cut.
+    fn shorten(&mut self, cut: usize) -> bool {
+        let shorter = match self.0.split_once('?') {
+            Some((path, _)) => path,
+            None => {
+                // A canonical path is ASCII, so no character is cut.
+                let fits = self.0.get(..self.0.len().saturating_sub(cut)).unwrap_or_default();
+                fits.rfind('/').and_then(|end| fits.get(..=end)).unwrap_or("/")
+            }
+        };
+        let is_shorter = shorter.len() < self.0.len();
+        self.0 = shorter;
+        is_shorter
+    }
+}
+
+/// A text that is `cut` bytes shorter, and says so; `None` if too little would be left of it.
+fn shortened(text: &str, cut: usize) -> Option<String> {
+    let most = text.len().checked_sub(cut.saturating_add('…'.len_utf8()))?;
+    let end = (0..=most).rev().find(|it| text.is_char_boundary(*it))?;
+    let kept = text.get(..end).filter(|it| it.len() >= SHORTEST_DESCRIPTION)?;
+    Some(format!("{kept}…"))
+}
+
+/// Bytes of these headers on the wire.
+fn bytes(headers: &Headers) -> usize {
+    let each = |(name, value): &(&str, String)| name.len().saturating_add(value.len()).saturating_add(AROUND);
+    headers.iter().map(each).fold(0, usize::saturating_add)
+}

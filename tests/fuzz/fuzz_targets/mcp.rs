@@ -1,0 +1,5 @@
+//! The fuzz target `mcp`: see `src/mcp.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| faregate_fuzz::mcp::run(data));
