@@ -25,8 +25,10 @@
 //! 8. **Respond**, [`respond::respond`]: a request without that right is answered and goes on at step 13.
 //! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
 //!    connection fails.
-//! 10. **Forward**, [`forward::request`]: payment headers are removed, the gateway's own are added.
-//! 11. **Answer**, [`Gateway::response_filter`]: an upstream's own bill fails ([`UpstreamBills::check`]);
+//! 10. **Forward**, [`hop::request`] and [`forward::request`]: the request becomes one of the upstream's
+//!     version of HTTP, payment headers are removed, the gateway's own are added.
+//! 11. **Answer**, [`Gateway::response_filter`]: [`hop::answer`] makes it one of the client's version; an
+//!     upstream's own bill fails ([`UpstreamBills::check`]);
 //!     [`forward::response`] cleans the answer, leads its redirects back to the gateway
 //!     ([`redirect::rewrite`]) and adds the receipt; [`Admission::answer`] records the use under strict
 //!     metering, or gives it back if the answer is not charged for. [`Admission::part`] sees each part of
@@ -44,10 +46,12 @@ mod client;
 mod context;
 mod decide;
 mod decision;
+mod departure;
 pub mod discovery;
 mod forward;
 mod framing;
 mod grpc;
+mod hop;
 mod idempotency;
 mod preflight;
 mod presented;
@@ -71,7 +75,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
@@ -82,6 +86,7 @@ use pingora::upstreams::peer::Peer;
 use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Shares};
 use crate::ledger::Ledger;
+use crate::listen::Connection;
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
 
@@ -96,6 +101,9 @@ pub use context::Context;
 
 /// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The group of connections to an upstream of which none is used twice. A request in it never finds an
+/// old one.
+const ALONE: u64 = 1;
 /// How long a client may take to accept more of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -147,13 +155,8 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     }
 
     /// Closes the request's admission, if it has one that is open.
-    async fn close(&self, context: &mut Context, error: Option<&Error>) {
+    async fn close(&self, context: &mut Context, ending: Ending) {
         let Some(forwarding) = context.forwarding.as_mut() else { return };
-        let ending = match error.map(Error::esource) {
-            None => Ending::Whole,
-            Some(ErrorSource::Downstream) => Ending::ClientGone,
-            Some(ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset) => Ending::Failed,
-        };
         let result = forwarding.admission.close(&self.cashier, ending).await;
         self.count(context, result);
     }
@@ -196,10 +199,19 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
         // Without these, Pingora leaves an idle connection, a slow body and a stuck client alone for ever.
-        session.set_keepalive(Some(context.tariff.limits.idle_connection.as_secs()));
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         session.set_read_timeout(Some(context.tariff.limits.body_idle));
+        let is_tunnel = may_become_tunnel(session);
+        // Whatever follows is the tunnel's. If there will be none, it is nobody's.
+        let closes = is_tunnel || session.get_keepalive().is_none() || hop::closes(session.req_header());
+        let idle = context.tariff.limits.idle_connection.as_secs();
+        session.set_keepalive(Some(idle).filter(|_| !closes));
+        session.set_pipelining_enabled(!is_tunnel);
+        if let Some(connection) = Connection::of(session) {
+            connection.begin(session.req_header().version == Version::HTTP_11);
+        }
+        hop::old_client(session);
         Ok(())
     }
 
@@ -217,14 +229,16 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let Some(forwarding) = context.forwarding.as_mut() else { return not_admitted() };
-        let Some(chosen) = forwarding.upstream.choose(&forwarding.tried) else {
+        let Some(chosen) = forwarding.upstream.choose(&forwarding.unreached) else {
             let why = "no address of the upstream is known and healthy";
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
         let mut peer = chosen.peer.clone();
         let quiet = forward::may_be_quiet(&session.req_header().headers);
         peer.options.read_timeout = forwarding.upstream.idle(quiet);
-        forwarding.tried.push(peer.address().clone());
+        if forwarding.goes_alone(&session.req_header().method) && speaks_http1_only(&peer) {
+            peer.group_key = ALONE;
+        }
         forwarding.chosen = Some(chosen);
         Ok(Box::new(peer))
     }
@@ -240,8 +254,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             forwarding.upstream.failed(peer.address(), &error);
         }
         // Nothing was sent, so another address of the same upstream may be tried.
-        let more = context.forwarding.as_ref().is_some_and(|it| it.tried.len() < it.upstream.addresses());
-        error.set_retry(more);
+        error.set_retry(context.forwarding.as_mut().is_some_and(|it| {
+            it.unreached.push(peer.address().clone());
+            it.unreached.len() < it.upstream.addresses()
+        }));
         error
     }
 
@@ -272,12 +288,22 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Error::explain(ErrorType::ReadTimedout, "the answer did not begin in time").into_up();
         }
         let mut error = error;
-        // An old connection may have been closed before the request arrived. Only what is safe to do twice
-        // is sent again (RFC 9110 section 9.2.1).
-        if session.req_header().method.is_safe() && !context.has_body {
-            error.retry.decide_reuse(connection_was_reused);
-        } else {
-            error.set_retry(false);
+        // The upstream may have closed an old connection as the request arrived. What may be done twice is
+        // sent once more, over a connection of its own (RFC 9110 section 9.2.2). Nothing else uses an old
+        // connection, see `Forwarding::goes_alone`.
+        let began = session.response_written().is_some_and(|it| !it.status.is_informational());
+        let is_lost = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        ) && *error.esource() == ErrorSource::Upstream;
+        let again = session.req_header().method.is_idempotent() && !context.has_body && !began;
+        match &mut context.forwarding {
+            Some(forwarding) if again && is_lost && connection_was_reused => {
+                forwarding.is_repeated = true;
+                error.set_retry(true);
+            }
+            Some(_) if again => error.retry.decide_reuse(connection_was_reused),
+            Some(_) | None => error.set_retry(false),
         }
         error
     }
@@ -288,6 +314,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        hop::request(session, request, context.has_body)?;
         context.goes_on(session, !context.has_body);
         match &context.forwarding {
             Some(forwarding) => {
@@ -300,13 +327,21 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn request_body_filter(
         &self,
         session: &mut Session,
-        _: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
         context.goes_on(session, end_of_stream);
-        if end_of_stream && let Some(permit) = &mut context.body {
-            permit.release();
+        if end_of_stream {
+            // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
+            *body = body.take().filter(|it| !it.is_empty());
+            if let Some(permit) = &mut context.body {
+                permit.release();
+            }
+            // What follows a request for a tunnel belongs to the tunnel.
+            if let Some(connection) = Connection::of(session).filter(|_| !may_become_tunnel(session)) {
+                connection.complete();
+            }
         }
         Ok(())
     }
@@ -317,6 +352,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
+        hop::answer(session, response)?;
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             forward::interim(response);
             return Ok(());
@@ -378,7 +414,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.answered();
         let failure = respond::failure(session, context, error);
         // Before the answer leaves: a client that tries again at once finds the use.
-        self.close(context, Some(error)).await;
+        self.close(context, ending(Some(error))).await;
         let error_code = match failure {
             Some(failure) => failure.send(session, context).await,
             None => 0,
@@ -389,9 +425,18 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         context.if_dropped = None;
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        let took = context.started.elapsed();
         // What was bought is the tunnel. How it ends is up to those who use it.
-        self.close(context, error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16())).await;
-        let (route, outcome, took) = (context.route_label(), context.outcome(), context.started.elapsed());
+        let mut ending = ending(error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
+        if ending == Ending::Whole && context.holds_use() && departure::is_gone(Connection::of(session)).await
+        {
+            ending = Ending::ClientGone;
+        }
+        self.close(context, ending).await;
+        if error.is_some() {
+            departure::break_off(session);
+        }
+        let (route, outcome) = (context.route_label(), context.outcome());
         self.metrics.request(route, outcome, took);
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
@@ -414,6 +459,26 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     fn request_summary(&self, session: &Session, context: &Context) -> String {
         format!("{} on route {}", session.req_header().method, context.route_label())
     }
+}
+
+/// Whether an answer can make a tunnel of the request's connection.
+fn may_become_tunnel(session: &Session) -> bool {
+    let headers = &session.req_header().headers;
+    forward::asks_for_websocket(headers) && preflight::method_asked_for(session).is_none()
+}
+
+/// How an exchange ended that ended with `error`.
+fn ending(error: Option<&Error>) -> Ending {
+    match error.map(Error::esource) {
+        None => Ending::Whole,
+        Some(ErrorSource::Downstream) => Ending::ClientGone,
+        Some(ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset) => Ending::Failed,
+    }
+}
+
+/// Whether a connection to `peer` carries one request at a time.
+fn speaks_http1_only(peer: &HttpPeer) -> bool {
+    peer.get_alpn().is_none_or(|it| it.get_max_http_version() == 1)
 }
 
 fn not_admitted<T>() -> Result<T> {

@@ -5,12 +5,16 @@
 //! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
 //! of these loops can run in one process.
 
+mod connection;
 mod deadline;
 mod door;
 mod h2c;
+mod half_closed;
 mod head;
+mod plain;
 mod proxies;
 mod proxy_protocol;
+mod refusal;
 mod tls;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -19,27 +23,18 @@ pub mod fuzzing;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::protocols::SocketDigest;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora::protocols::l4::stream::Stream as TcpLayer;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::ALPN;
-use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
-    UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
+pub use connection::Connection;
 pub use deadline::Deadline;
 pub use door::{Door, DoorRules, MAX_CONNECTIONS};
 pub use proxies::TrustedProxies;
@@ -47,16 +42,13 @@ pub use tls::{Tls, TlsError};
 
 use door::{Complaints, Entered};
 use head::{HeadSignal, HeadWatch, Timed};
+use plain::Buffered;
 
 /// How long connections may go on after the shutdown signal.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// How long a new connection may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
-/// them.
-const WRITE_BUFFER: usize = 16 * 1024;
 
 /// The pause after a failed accept. The usual cause is that no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -155,17 +147,11 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
-    let mut layer = TcpLayer::from(tcp);
-    layer.set_socket_digest(digest);
     let head = Arc::new(HeadSignal::default());
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
-        None => {
-            let mut plain = Buffered::new(layer, Some(watch));
-            plain.is_http2 = is_http2;
-            Box::new(plain)
-        }
-        Some(tls) => match tls.accept(Buffered::new(layer, None), watch).await {
+        None => Box::new(Buffered::new(tcp, digest, Some(watch)).speaking_http2(is_http2)),
+        Some(tls) => match tls.accept(Buffered::new(tcp, digest, None), watch).await {
             Ok(secured) => Box::new(secured),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS handshake");
@@ -220,135 +206,5 @@ async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
         biased;
         heard = tokio::time::timeout(SILENCE, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
         () = shutdown::asked_for(shutdown) => false,
-    }
-}
-
-/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes; Pingora's buffers can be sized through its
-/// own listeners only. Reads are not buffered: the HTTP session has a buffer of its own, and an idle
-/// connection does not need a second one.
-#[derive(Debug)]
-struct Buffered {
-    stream: BufWriter<TcpLayer>,
-    /// Over the heads, if no other layer reads them.
-    watch: Option<HeadWatch>,
-    /// Whether the client began with the preface of HTTP/2.
-    is_http2: bool,
-}
-
-impl Buffered {
-    fn new(layer: TcpLayer, watch: Option<HeadWatch>) -> Self {
-        Self { stream: BufWriter::with_capacity(WRITE_BUFFER, layer), watch, is_http2: false }
-    }
-}
-
-impl Drop for Buffered {
-    /// Sends what was written and not flushed, as much as the socket takes at once. The rest would go to a
-    /// peer that has stopped reading.
-    fn drop(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        let _sent = Pin::new(&mut self.stream).poll_flush(&mut context);
-    }
-}
-
-impl AsyncRead for Buffered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Self { stream, watch, .. } = &mut *self;
-        match watch {
-            Some(watch) => watch.read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf)),
-            None => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Buffered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-#[async_trait]
-impl Shutdown for Buffered {
-    async fn shutdown(&mut self) {
-        if let Err(error) = self.stream.shutdown().await {
-            tracing::debug!(%error, "connection was gone before it was closed");
-        }
-    }
-}
-
-impl UniqueID for Buffered {
-    fn id(&self) -> UniqueIDType {
-        self.stream.get_ref().id()
-    }
-}
-
-impl Ssl for Buffered {
-    /// What TLS would have agreed on.
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.is_http2.then_some(ALPN::H2)
-    }
-}
-
-#[async_trait]
-impl Peek for Buffered {
-    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.stream.get_mut().try_peek(buf).await
-    }
-}
-
-impl GetTimingDigest for Buffered {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_ref().get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.stream.get_ref().get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.stream.get_ref().get_write_pending_time()
-    }
-}
-
-impl GetProxyDigest for Buffered {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_ref().get_proxy_digest()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.stream.get_mut().set_proxy_digest(digest);
-    }
-}
-
-impl GetSocketDigest for Buffered {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_ref().get_socket_digest()
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.stream.get_mut().set_socket_digest(digest);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr;
 
@@ -87,8 +88,21 @@ pub(super) struct Forwarding {
     pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
     pub(super) chosen: Option<Chosen>,
-    /// The addresses that were chosen so far.
-    pub(super) tried: Vec<SocketAddr>,
+    /// The addresses that could not be connected to.
+    pub(super) unreached: Vec<SocketAddr>,
+    /// Whether an old connection broke under it, so that it is sent once more.
+    pub(super) is_repeated: bool,
+}
+
+impl Forwarding {
+    /// Whether the request has a connection to the upstream that no other request has before or after it.
+    ///
+    /// Not before: an upstream closes idle connections when it likes, and what may be done only once, or
+    /// whose body is gone, cannot be sent again. Not after: whatever a sloppy upstream leaves unread of a
+    /// body, or sends beyond its answer to `HEAD`, must not meet the next client's request.
+    pub(super) fn goes_alone(&self, method: &Method) -> bool {
+        self.has_body || self.is_repeated || *method == Method::HEAD || !method.is_idempotent()
+    }
 }
 
 impl Forwarding {
@@ -158,6 +172,11 @@ impl Context {
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
         self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
+    }
+
+    /// Whether a use waits for the end of the answer.
+    pub(super) fn holds_use(&self) -> bool {
+        self.forwarding.as_ref().is_some_and(|it| it.admission.admitted().is_some())
     }
 
     pub(super) fn route_label(&self) -> &str {

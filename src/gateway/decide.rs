@@ -13,7 +13,7 @@ use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::tariff::Unmatched;
-use super::{framing, preflight, target};
+use super::{framing, hop, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Cashier, Presented, Verdict};
 use crate::ledger::Ledger;
@@ -67,6 +67,12 @@ async fn find_and_price<L: Ledger, S: Store>(
     let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
     if is_undue && !takes_any {
         return Err(Rejection::UndueBody);
+    }
+    if method.as_str().eq_ignore_ascii_case("TRACE") {
+        return Err(Rejection::Untraceable);
+    }
+    if hop::ends_here(session.req_header()) {
+        return Ok(Decision::Preflight);
     }
     if preflight.is_some() {
         let has_price = tariff.table.has_price(&head);

@@ -23,7 +23,7 @@ pub(super) enum Decision {
     Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
-    /// Answer a cross-origin preflight.
+    /// Answer an `OPTIONS` request: a cross-origin preflight, or one that is to go no further.
     Preflight,
     Reject(Rejection),
 }
@@ -98,7 +98,7 @@ pub(super) fn forward(
         return Ok(Decision::Wait(Wait::UpstreamDown(pause)));
     }
     let has_body = context.has_body;
-    let (drops_body, chosen, tried) = (is_preflight, None, Vec::new());
+    let (drops_body, chosen, unreached) = (is_preflight, None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {
         admission,
         upstream,
@@ -108,6 +108,7 @@ pub(super) fn forward(
         is_preflight,
         drops_body,
         chosen,
-        tried,
+        unreached,
+        is_repeated: false,
     })))
 }

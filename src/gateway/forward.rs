@@ -6,7 +6,7 @@ use http::header::{
     ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
     HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
@@ -63,7 +63,8 @@ pub(super) fn request(
     for name in stopped(headers, is_own_header).into_iter().chain(aliases) {
         let _removed = request.remove_header(&name).is_some();
     }
-    if forwarding.is_preflight || !asks_for_websocket(&session.req_header().headers) {
+    let upgrades = !forwarding.is_preflight && asks_for_websocket(&session.req_header().headers);
+    if !upgrades {
         for name in [UPGRADE, CONNECTION] {
             let _removed = request.remove_header(&name).is_some();
         }
@@ -71,9 +72,8 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    if request.version != Version::HTTP_2 && (forwarding.has_body || request.method == Method::HEAD) {
-        // Whatever a sloppy upstream leaves unread of this body, or sends beyond its answer, must not
-        // meet the next client's request. Neither side uses the connection again.
+    if request.version != Version::HTTP_2 && forwarding.goes_alone(&request.method) && !upgrades {
+        // Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
     }
     if request.version == Version::HTTP_2 && grpc::is_call(session.req_header()) {
@@ -226,7 +226,7 @@ pub(super) fn may_be_quiet(headers: &HeaderMap) -> bool {
 
 /// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel
 /// of HTTP/2 could ask for every path of the upstream without a bill.
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let mut asked = headers.get_all(UPGRADE).iter();
     let websocket = |it: &HeaderValue| it.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
     asked.next().is_some_and(websocket) && asked.next().is_none()

@@ -4,7 +4,9 @@
 //! body becomes the next client's request. So whatever two servers are known to read differently is
 //! refused here (RFC 9112 sections 2, 5 and 6), before anything else is looked at.
 
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Method, Version};
 use pingora::prelude::Session;
 
@@ -13,6 +15,9 @@ use super::rejection::Rejection;
 /// Methods whose requests have no body, in capital letters. Many servers read none for them, and take it
 /// for the next request.
 const WITHOUT_BODY: [&str; 5] = ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"];
+
+/// The most names in `Connection` that Pingora takes.
+const MOST_OPTIONS: usize = 9;
 
 /// Checks the framing. Returns whether the request has a body.
 ///
@@ -23,6 +28,7 @@ pub(super) fn check(session: &mut Session) -> Result<bool, Rejection> {
     let request = session.req_header();
     let headers = &request.headers;
     let encoded = headers.contains_key(TRANSFER_ENCODING);
+    check_options(headers).map_err(ambiguous)?;
     if let Some(http1) = session.as_http1() {
         let head = http1.get_headers_raw_bytes();
         if !ends_every_line(&head) {
@@ -50,6 +56,23 @@ pub(super) fn check(session: &mut Session) -> Result<bool, Rejection> {
         return Err(ambiguous("a body before an upgrade: its end and the tunnel's beginning are ambiguous"));
     }
     Ok(has_body)
+}
+
+/// Checks what `Connection` names as fields for the gateway alone (RFC 9110 section 7.6.1). Pingora refuses
+/// the same, but later, after a use is taken.
+fn check_options(headers: &HeaderMap) -> Result<(), &'static str> {
+    let is_needed = |name: &HeaderName| *name == HOST || name.as_str().starts_with("x-forwarded-");
+    let values = headers.get_all(CONNECTION).iter();
+    let options = values.flat_map(|it| it.as_bytes().split(|&byte| byte == b','));
+    let mut named = 0_usize;
+    for option in options.map(<[u8]>::trim_ascii).filter(|it| !it.is_empty()) {
+        named = named.saturating_add(1);
+        let name = HeaderName::from_bytes(option).map_err(|_| "Connection is not a list of names")?;
+        if is_needed(&name) {
+            return Err("Connection names a field that goes further than this connection");
+        }
+    }
+    if named > MOST_OPTIONS { Err("Connection names more than 9 fields") } else { Ok(()) }
 }
 
 /// Whether no body belongs to a request of this method.

@@ -1,6 +1,7 @@
 //! Why a request is rejected before any payment that came with it is looked at.
 
 use http::StatusCode;
+use http::header::ALLOW;
 use pingora::prelude::{Error, Result};
 
 use super::reply::{Reply, come_again, plain};
@@ -8,6 +9,9 @@ use crate::cashier::Wait;
 use crate::metrics::{Outcome, ReachedLimit};
 use crate::routes::CallFault;
 use crate::x402::payment_identifier::BadIdentifier;
+
+/// The methods that RFC 9110 names and that are forwarded, if a route says so.
+const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Why a request is rejected. Nothing was charged.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(super) enum Rejection {
     NotFound,
     /// A body that its method has none of.
     UndueBody,
+    /// `TRACE`: the upstream would show what the gateway has added for it alone.
+    Untraceable,
     /// `Expect` asks for something else than `100-continue`.
     UnknownExpectation,
     /// A call that is not for sale.
@@ -45,6 +51,7 @@ impl Rejection {
             Self::Unreadable(_)
             | Self::NotFound
             | Self::UndueBody
+            | Self::Untraceable
             | Self::UnknownExpectation
             | Self::NotOffered(_)
             | Self::UnsupportedBody(_)
@@ -68,6 +75,13 @@ impl Rejection {
                 "undue_body",
                 "GET, HEAD, DELETE, OPTIONS and TRACE have no body here: send the request without one",
             ),
+            Self::Untraceable => {
+                let why =
+                    "TRACE is not forwarded: its answer would repeat what the gateway tells the upstream";
+                let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why);
+                reply.headers.push((ALLOW.as_str(), ALLOWED.to_owned()));
+                reply
+            }
             Self::UnknownExpectation => plain(
                 StatusCode::EXPECTATION_FAILED,
                 "unknown_expectation",

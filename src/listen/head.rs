@@ -6,12 +6,13 @@
 //! line too; after it, only the time without a request is bounded.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::Method;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -21,12 +22,26 @@ use tokio::time::Sleep;
 
 use super::deadline::{Deadline, DeadlineWatch};
 use super::door::DoorRules;
+use super::refusal;
+use crate::clock::Stopwatch;
 use crate::shutdown::StopSignal;
 
 /// What a connection's task, its app and its stream know of the head that is read.
 #[derive(Debug, Default)]
 pub(super) struct HeadSignal {
     is_awaited: AtomicBool,
+    /// Whether the app has the request that the last head began.
+    is_begun: AtomicBool,
+    /// Whether all of that request was read.
+    is_whole: AtomicBool,
+    /// Whether something of its answer was written.
+    is_answered: AtomicBool,
+    /// Whether its client knows answers before the answer.
+    knows_interim: AtomicBool,
+    /// Whether the client has closed its sending side.
+    is_half_closed: AtomicBool,
+    /// Runs from the moment at which the app has the request. Locked to copy it, no longer.
+    age: Mutex<Option<Stopwatch>>,
     late: Notify,
     /// For the answer to the request whose head was read.
     answer: Arc<Deadline>,
@@ -35,7 +50,52 @@ pub(super) struct HeadSignal {
 impl HeadSignal {
     /// The next bytes begin a head.
     fn expect(&self) {
+        self.is_begun.store(false, Ordering::Relaxed);
+        self.is_whole.store(false, Ordering::Relaxed);
         self.is_awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// The app has the request. The stream finds the end of a head by itself, but not if the head's
+    /// beginning came with the request before.
+    pub(super) fn begin(&self, knows_interim: bool) {
+        self.is_awaited.store(false, Ordering::Relaxed);
+        self.is_answered.store(false, Ordering::Relaxed);
+        self.knows_interim.store(knows_interim, Ordering::Relaxed);
+        *self.age() = Some(Stopwatch::start());
+        self.is_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing more belongs to the request.
+    pub(super) fn complete(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn knows_interim(&self) -> bool {
+        self.knows_interim.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_older_than(&self, age: Duration) -> bool {
+        self.age().is_some_and(|it| it.elapsed() > age)
+    }
+
+    fn age(&self) -> MutexGuard<'_, Option<Stopwatch>> {
+        self.age.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn close_half(&self) {
+        self.is_half_closed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.is_half_closed.load(Ordering::Relaxed)
     }
 
     /// Returns once a head took too long.
@@ -96,10 +156,15 @@ impl HeadWatch {
         read: impl FnOnce(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<std::io::Result<()>>,
     ) -> Poll<std::io::Result<()>> {
         if !self.head.is_awaited.load(Ordering::Relaxed) {
-            return match read(cx, buf) {
-                Poll::Pending => self.answer.poll(cx).map(|()| Err(std::io::ErrorKind::TimedOut.into())),
-                outcome @ Poll::Ready(_) => outcome,
-            };
+            (self.place, self.deadline) = (Place::default(), None);
+            let before = buf.filled().len();
+            let outcome = read(cx, buf);
+            // A client that has closed its sending side waits for the answer too.
+            let is_quiet = buf.filled().len() == before;
+            if is_quiet && self.answer.poll(cx).is_ready() {
+                return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+            }
+            return outcome;
         }
         if self.deadline.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready()) {
             self.head.late.notify_one();
@@ -109,6 +174,18 @@ impl HeadWatch {
         let outcome = read(cx, buf);
         self.see(buf.filled().get(before..).unwrap_or_default());
         outcome
+    }
+
+    /// Notes that something is written. Returns whether the app has no request, so that it is not the
+    /// app's.
+    pub(super) fn is_unasked(&self) -> bool {
+        let is_begun = self.head.is_begun.load(Ordering::Relaxed);
+        self.head.is_answered.store(is_begun, Ordering::Relaxed);
+        !is_begun
+    }
+
+    pub(super) fn signal(&self) -> &HeadSignal {
+        &self.head
     }
 
     fn see(&mut self, bytes: &[u8]) {
@@ -160,6 +237,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
         let (deadline, grace) = if session.as_http1().is_some() {
             self.head.expect();
             (Arc::clone(&self.head.answer), GRACE)
+        } else if session.req_header().method == Method::CONNECT {
+            refusal::connect(session).await;
+            return None;
         } else {
             (Arc::default(), Duration::ZERO)
         };

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,8 +25,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Buffered;
+use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
+use super::plain::Buffered;
+use super::refusal::Refused;
 use crate::vault::{self, VaultError};
 
 /// How long a client may take for the handshake.
@@ -110,6 +112,8 @@ pub(super) struct Secured {
     stream: TlsStream<Buffered>,
     digest: Arc<SslDigest>,
     watch: HeadWatch,
+    refused: Refused,
+    half_closed: HalfClosed,
 }
 
 impl Secured {
@@ -119,11 +123,15 @@ impl Secured {
         let cipher = named(session.negotiated_cipher_suite().map(|it| format!("{:?}", it.suite())));
         let version = named(session.protocol_version().map(|it| format!("{it:?}")));
         let digest = Arc::new(SslDigest::new(cipher, version, None, None, Vec::new()));
-        Self { stream, digest, watch }
+        Self { stream, digest, watch, refused: Refused::default(), half_closed: HalfClosed::default() }
     }
 
-    fn plain(&self) -> &Buffered {
+    pub(super) fn plain(&self) -> &Buffered {
         self.stream.get_ref().0
+    }
+
+    pub(super) const fn watch(&self) -> &HeadWatch {
+        &self.watch
     }
 }
 
@@ -133,14 +141,21 @@ impl AsyncRead for Secured {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, watch, .. } = &mut *self;
-        watch.read(cx, buf, |cx, buf| Pin::new(stream).poll_read(cx, buf))
+        let Self { stream, watch, half_closed, .. } = &mut *self;
+        let before = buf.filled().len();
+        ready!(watch.read(cx, buf, |cx, buf| Pin::new(&mut *stream).poll_read(cx, buf)))?;
+        if buf.filled().len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref().0.tcp(), cx)
     }
 }
 
 impl AsyncWrite for Secured {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let Self { stream, watch, refused, .. } = &mut *self;
+        let stream = Pin::new(stream);
+        if watch.is_unasked() { refused.write(stream, cx, buf) } else { stream.poll_write(cx, buf) }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -148,7 +163,11 @@ impl AsyncWrite for Secured {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Self { stream, refused, .. } = &mut *self;
+        if !refused.is_lingering() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        refused.poll_linger(Pin::new(stream.get_mut().0), cx).map(Ok)
     }
 }
 

@@ -50,6 +50,7 @@ mod sloppy;
 mod store;
 mod sweep;
 mod tidy;
+mod translation;
 mod upstream_down;
 mod upstream_timeouts;
 mod upstream_tls;

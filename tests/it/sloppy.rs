@@ -3,6 +3,7 @@
 //! What it takes for a request is in its log, whether the gateway meant it as one or not. Its answer
 //! names the request, so that a client sees whose answer it got.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -24,6 +25,12 @@ pub(crate) enum Manner {
     ClosesEarly,
     /// It answers as soon as it has the head, and reads the body after that.
     AnswersFirst,
+    /// It closes a connection as its second request arrives, and does not look at that.
+    ClosesOnReuse,
+    /// The same with a reset.
+    ResetsOnReuse,
+    /// It reads a request and closes.
+    NeverAnswers,
 }
 
 /// A request as this server understood it.
@@ -47,6 +54,7 @@ impl Understood {
 pub(crate) struct Sloppy {
     pub(crate) url: String,
     log: Arc<Mutex<Vec<Understood>>>,
+    dropped: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -62,17 +70,38 @@ impl Sloppy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&log);
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&dropped);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
-                let log = Arc::clone(&shared);
+                let (log, dropped) = (Arc::clone(&shared), Arc::clone(&counted));
                 tokio::spawn(async move {
                     let mut stream = BufReader::new(stream);
-                    while converse(&mut stream, manner, &log).await.is_some() {}
+                    let drops = [Manner::ClosesOnReuse, Manner::ResetsOnReuse].contains(&manner);
+                    while converse(&mut stream, manner, &log).await.is_some() {
+                        // The first bytes of the next request.
+                        if drops && stream.fill_buf().await.is_ok_and(|it| !it.is_empty()) {
+                            dropped.fetch_add(1, Ordering::SeqCst);
+                            if manner == Manner::ResetsOnReuse {
+                                stream.get_ref().set_zero_linger().unwrap();
+                            } else {
+                                // What is left unread would make a reset of the close.
+                                let unread = stream.buffer().len();
+                                stream.consume(unread);
+                            }
+                            return;
+                        }
+                    }
                 });
             }
         });
-        Self { url, log, task }
+        Self { url, log, dropped, task }
+    }
+
+    /// Requests that met a connection as it was closed.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.load(Ordering::SeqCst)
     }
 
     /// All requests so far, in the order in which they were understood.
@@ -109,6 +138,9 @@ async fn converse(
     let text = format!("{} {}", request.method, request.path);
     let without = request.method == "HEAD" && manner != Manner::AnswersHeadWithBody;
     log.lock().unwrap().push(request.clone());
+    if manner == Manner::NeverAnswers {
+        return None;
+    }
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", text.len());
     stream.write_all(head.as_bytes()).await.ok()?;
     if !without {

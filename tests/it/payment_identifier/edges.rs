@@ -66,8 +66,12 @@ async fn who_hangs_up_in_the_middle_of_an_answer_gets_it_whole_without_another_p
     call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
     assert_eq!(wire.head().await.status, 200);
     drop(wire);
-    eventually("the use is back", || async { Uses::of(&rig, "raw") == Uses { committed: 0, given_back: 1 } })
-        .await;
+    tokio::select! {
+        () = eventually("the use is back", || async {
+            Uses::of(&rig, "raw") == Uses { committed: 0, given_back: 1 }
+        }) => {}
+        () = call.send_on() => {}
+    }
     drop(call);
     let left = balance(&rig, &key);
     assert_eq!(rig.services.store().kept(block.hash()).await, Ok(None), "half an answer is none");

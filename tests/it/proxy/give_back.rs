@@ -177,7 +177,12 @@ async fn hanging_up_is_forgiven_twice() {
         call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
         assert_eq!(wire.head().await.status, 200);
         drop(wire);
-        eventually("settled", || async { Uses::of(&rig, "raw") == Uses { committed, given_back } }).await;
+        tokio::select! {
+            () = eventually("settled", || async {
+                Uses::of(&rig, "raw") == Uses { committed, given_back }
+            }) => {}
+            () = call.send_on() => {}
+        }
     }
     assert_eq!(once(&rig, &mut upstream, &token, OK).await, (200, 7), "two were forgiven, one was not");
     // Gone before the upstream had said anything is the same.

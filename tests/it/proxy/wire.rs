@@ -217,6 +217,12 @@ impl Played {
 }
 
 impl Call {
+    /// Sends chunks as long as they are taken. That a client is gone shows as soon as it is sent more.
+    pub(crate) async fn send_on(&mut self) {
+        while self.stream.write_all(b"4\r\nmore\r\n").await.is_ok() {}
+        std::future::pending().await
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }

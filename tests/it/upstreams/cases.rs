@@ -40,7 +40,7 @@ pub(super) enum Hold {
 }
 
 /// A piece of an HTTP/2 request.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Field(Vec<u8>, Vec<u8>),
     Data(Vec<u8>),
     Trailer(Vec<u8>, Vec<u8>),

@@ -91,7 +91,7 @@ fn request(pieces: &[Piece]) -> Vec<u8> {
 }
 
 /// Sends a request. Gives the status and body of its answer; `None` if there is none.
-pub(super) async fn exchange(
+pub(crate) async fn exchange(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     pieces: &[Piece],
     patience: Duration,

@@ -1,0 +1,172 @@
+//! A TCP connection with the traits that Pingora asks of a stream.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::ALPN;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::half_closed::HalfClosed;
+use super::head::HeadWatch;
+use super::refusal::Refused;
+
+/// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
+/// them.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes. Reads are not buffered: the HTTP session
+/// has a buffer of its own, and an idle connection does not need a second one.
+#[derive(Debug)]
+pub(super) struct Buffered {
+    stream: BufWriter<TcpStream>,
+    digest: Arc<SocketDigest>,
+    /// Over the heads, if no other layer reads them.
+    watch: Option<HeadWatch>,
+    refused: Refused,
+    half_closed: HalfClosed,
+    /// Whether the client began with the preface of HTTP/2.
+    is_http2: bool,
+}
+
+impl Buffered {
+    pub(super) fn new(tcp: TcpStream, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
+        let stream = BufWriter::with_capacity(WRITE_BUFFER, tcp);
+        Self {
+            stream,
+            digest: Arc::new(digest),
+            watch,
+            refused: Refused::default(),
+            half_closed: HalfClosed::default(),
+            is_http2: false,
+        }
+    }
+
+    /// The same for a client that began with the preface of HTTP/2, if `is_http2`.
+    pub(super) fn speaking_http2(mut self, is_http2: bool) -> Self {
+        self.is_http2 = is_http2;
+        self
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// The watch over the heads, if no other layer reads them.
+    pub(super) const fn watch(&self) -> Option<&HeadWatch> {
+        self.watch.as_ref()
+    }
+}
+
+impl Drop for Buffered {
+    /// Sends what was written and not flushed, as much as the socket takes at once. The rest would go to a
+    /// peer that has stopped reading.
+    fn drop(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _sent = Pin::new(&mut self.stream).poll_flush(&mut context);
+    }
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, watch, half_closed, .. } = &mut *self;
+        let Some(watch) = watch else { return Pin::new(stream).poll_read(cx, buf) };
+        let before = buf.filled().len();
+        ready!(watch.read(cx, buf, |cx, buf| Pin::new(&mut *stream).poll_read(cx, buf)))?;
+        if buf.filled().len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref(), cx)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Self { stream, watch, refused, .. } = &mut *self;
+        let stream = Pin::new(stream);
+        match watch {
+            Some(watch) if watch.is_unasked() => refused.write(stream, cx, buf),
+            Some(_) | None => stream.poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, refused, .. } = &mut *self;
+        if !refused.is_lingering() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        refused.poll_linger(Pin::new(stream), cx).map(Ok)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Buffered {
+    async fn shutdown(&mut self) {
+        if let Err(error) = self.stream.shutdown().await {
+            tracing::debug!(%error, "connection was gone before it was closed");
+        }
+    }
+}
+
+impl UniqueID for Buffered {
+    fn id(&self) -> UniqueIDType {
+        self.tcp().as_raw_fd()
+    }
+}
+
+impl Ssl for Buffered {
+    /// What TLS would have agreed on.
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.is_http2.then_some(ALPN::H2)
+    }
+}
+
+#[async_trait]
+impl Peek for Buffered {}
+
+impl GetTimingDigest for Buffered {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Buffered {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Buffered {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
