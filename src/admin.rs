@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
@@ -9,6 +10,7 @@ use pingora::protocols::http::ServerSession;
 use serde_json::json;
 
 use crate::cashier::Cashier;
+use crate::gateway::tariff::Tariff;
 use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
 use crate::store::{Store, Unsound};
@@ -20,6 +22,7 @@ pub struct Admin<S> {
     ledger: Arc<NodeLedger>,
     store: Arc<S>,
     metrics: Arc<Metrics>,
+    tariff: Arc<ArcSwap<Tariff>>,
 }
 
 impl<S: Store> Admin<S> {
@@ -29,8 +32,9 @@ impl<S: Store> Admin<S> {
         ledger: Arc<NodeLedger>,
         store: Arc<S>,
         metrics: Arc<Metrics>,
+        tariff: Arc<ArcSwap<Tariff>>,
     ) -> Self {
-        Self { cashier, ledger, store, metrics }
+        Self { cashier, ledger, store, metrics, tariff }
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
@@ -48,6 +52,8 @@ impl<S: Store> Admin<S> {
             };
             self.metrics.node_standing(&node.label, node.behind, breaker);
         }
+        let upstreams = &self.tariff.load().upstreams;
+        self.metrics.upstreams(upstreams.iter().map(|(name, it)| (name.as_str(), it.down().is_none())));
         self.metrics.websockets(self.ledger.sockets().iter().filter(|it| it.connected).count());
         match self.metrics.text() {
             Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),

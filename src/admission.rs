@@ -127,7 +127,7 @@ pub struct HeldUse {
 /// ```compile_fail,E0451
 /// # use faregate::{admission::AnsweringUse, cashier::Admitted};
 /// fn forge(admitted: Admitted) -> AnsweringUse {
-///     AnsweringUse { admitted, recorder: None, events: None }
+///     AnsweringUse { admitted, recorder: None, events: None, charge_on: Default::default(), has_failed: false }
 /// }
 /// ```
 ///
@@ -149,6 +149,9 @@ pub struct AnsweringUse {
     recorder: Option<Recorder>,
     /// Set if the answer is a stream of events.
     events: Option<EventStream>,
+    charge_on: ChargeOn,
+    /// Whether the answer said at its end that the call has failed, in a way that is not charged for.
+    has_failed: bool,
 }
 
 impl HeldUse {
@@ -165,13 +168,14 @@ impl HeldUse {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> AnsweringUse {
-        let Self { mut admitted, .. } = self;
+        let Self { mut admitted, charge_on } = self;
         if admitted.taken.metering() == Metering::Strict {
             record(capabilities, &mut admitted.taken).await;
         }
         let largest = admitted.keeping.as_ref().map(|it| it.largest);
         let recorder = largest.map(|it| Recorder::begin(it, status, headers));
-        AnsweringUse { admitted, recorder, events: EventStream::begin(headers) }
+        let events = EventStream::begin(headers);
+        AnsweringUse { admitted, recorder, events, charge_on, has_failed: false }
     }
 
     /// Closes a use without an answer that counts. It is given back, but to a client that hangs up
@@ -207,7 +211,13 @@ impl AnsweringUse {
     /// client's, however the connection ends; so is a stream of events once it has one of them. Any other
     /// answer that breaks off gives its use back at most twice before one is spent, whoever broke it.
     pub async fn close<L: Ledger, S: Store>(self, cashier: &Cashier<L, S>, mut ending: Ending) -> UseResult {
-        let Self { admitted, recorder, events } = self;
+        let Self { admitted, recorder, events, has_failed, .. } = self;
+        if has_failed {
+            let Admitted { taken, keeping, .. } = admitted;
+            cashier.capabilities().fail(taken);
+            drop(keeping);
+            return UseResult::GivenBack;
+        }
         let whole = ending == Ending::Whole;
         if events.is_some_and(|it| it.has_event()) {
             ending = Ending::Whole;
@@ -339,6 +349,15 @@ impl Admission {
         }
     }
 
+    /// The answer says at its end that it is to be judged as `status`. A use that was durably spent before the
+    /// answer left stays spent.
+    pub fn ends_as(&mut self, status: StatusCode) {
+        if let Stage::Answering(answering) = &mut self.0 {
+            let is_spent = answering.admitted.taken.metering() == Metering::Strict;
+            answering.has_failed = !is_spent && !answering.charge_on.charges(status.as_u16());
+        }
+    }
+
     /// The exchange ended. Returns what became of the use, the first time.
     #[must_use]
     pub async fn close<L: Ledger, S: Store>(
@@ -359,6 +378,22 @@ impl Admission {
             self.0 = Stage::Closed(Outcome::UpstreamFailed);
         }
         Some(result)
+    }
+
+    /// The exchange is dropped because it took too long. A use is given back, and the failure counted.
+    #[must_use]
+    pub fn abandon<S: Store>(&mut self, capabilities: &Capabilities<S>) -> Option<UseResult> {
+        let taken = match self.take() {
+            Stage::Held(HeldUse { admitted, .. }) | Stage::Answering(AnsweringUse { admitted, .. }) => {
+                Some(admitted.taken)
+            }
+            Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => None,
+        };
+        self.0 = Stage::Closed(Outcome::UpstreamFailed);
+        taken.map(|taken| {
+            capabilities.fail(taken);
+            UseResult::GivenBack
+        })
     }
 
     /// How the request ended, or how it stands.

@@ -10,12 +10,14 @@ mod reach;
 mod reload;
 mod stranded;
 mod sweeping;
+mod upstreams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -30,11 +32,12 @@ use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
 use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
-use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::{PeerTls, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::listen::{self, Door, DoorRules};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
+use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
 use crate::store::{
@@ -50,6 +53,7 @@ pub use nodes::{endpoints, node_client};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
+pub use upstreams::{UpstreamTlsError, UpstreamTlsFault, upstreams_tls};
 
 /// The gateway as it is run: over Nano nodes and the configured store.
 pub type RunningGateway = Gateway<NodeLedger, Engine>;
@@ -78,6 +82,8 @@ pub enum AssembleError {
     Sqlite(#[from] Box<OpenError>),
     #[error("`store.postgres`: {0}")]
     Postgres(#[from] PostgresFault),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamTlsError),
     #[error(transparent)]
     Sweep(#[from] SweepSetupError),
     #[error(transparent)]
@@ -132,7 +138,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         capabilities_cached: config.limits.capabilities_cached,
         runtime: tokio::runtime::Handle::current(),
     });
-    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff(&config).await)));
+    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff(&config, upstreams_tls(&config)?).await)));
     metrics.configured();
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -263,6 +269,7 @@ fn door_rules(config: &Config) -> DoorRules {
         idle: config.limits.idle_connection,
         proxies: config.listen.trusted_proxies.clone(),
         proxy_protocol: config.listen.proxy_protocol,
+        h2c: config.listen.h2c,
     }
 }
 
@@ -274,15 +281,18 @@ fn free_forwards() -> usize {
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
-async fn tariff(config: &Config) -> Tariff {
+async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
     let mut upstreams = BTreeMap::new();
     for (name, settings) in &config.upstreams {
-        let upstream = Arc::new(Upstream::new(settings));
-        upstream.refresh().await;
-        let (watching, until) = (Arc::clone(&upstream), shutdown.clone());
-        tokio::spawn(async move { watching.watch(until).await });
-        upstreams.insert(name.clone(), upstream);
+        upstreams.insert(
+            name.clone(),
+            Arc::new(Upstream::new(name.clone(), settings, tls.remove(name).unwrap_or_default())),
+        );
+    }
+    join_all(upstreams.values().map(|it| it.begin())).await;
+    for upstream in upstreams.values() {
+        tokio::spawn(Arc::clone(upstream).watch(shutdown.clone()));
     }
     Tariff {
         table: config.table.clone(),
@@ -295,6 +305,7 @@ async fn tariff(config: &Config) -> Tariff {
         work: nodes::work_terms(&config.nano),
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,
+            body_idle: config.limits.body_idle,
             drained_body: config.limits.drained_body,
             unpaid_per_client: config.limits.per_client.unpaid,
             free_forwards_per_client: config.limits.per_client.free_forwards,
@@ -338,7 +349,7 @@ impl Services {
     pub fn admin(&self) -> Admin<Engine> {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
-        Admin::new(cashier, ledger, store, Arc::clone(&self.metrics))
+        Admin::new(cashier, ledger, store, Arc::clone(&self.metrics), Arc::clone(&self.tariff))
     }
 
     /// The listener for other servers; `None` if the configuration has none.
@@ -373,7 +384,11 @@ impl Services {
 
     /// Applies a changed configuration: prices, upstreams, origins, mechanisms' order, times and limits.
     /// Gives the keys that changed and need a restart; those stay as they were.
-    pub async fn reload(&self, config: &Config) -> Vec<&'static str> {
+    ///
+    /// # Errors
+    /// [`UpstreamTlsError`]; then everything stays as it was.
+    pub async fn reload(&self, config: &Config) -> Result<Vec<&'static str>, UpstreamTlsError> {
+        let tls = upstreams_tls(config)?;
         let mut config = config.clone();
         let mut held_back = reload::need_restart(&self.fixed, &config);
         config.nano = self.fixed.nano.clone();
@@ -383,10 +398,10 @@ impl Services {
         }
         self.cashier.configure(settings(&config));
         self.door.change(door_rules(&config));
-        self.tariff.store(Arc::new(tariff(&config).await));
+        self.tariff.store(Arc::new(tariff(&config, tls).await));
         self.metrics.configured();
         self.report_stranded(&config).await;
-        held_back
+        Ok(held_back)
     }
 
     /// Logs and counts the grants that open no route of `config`.

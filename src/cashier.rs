@@ -24,6 +24,7 @@ mod unsettled;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ struct Wanted<'a> {
     standing: &'a Standing,
     terms: Terms,
     metering: Metering,
+    /// As in [`Ask`].
+    down: Option<NonZeroU64>,
 }
 
 impl Wanted<'_> {
@@ -239,12 +242,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, standing, terms, metering, presented, identified, client, url } = ask;
-        let wanted = Wanted { route: &route, standing: &standing, terms, metering };
+        let Ask { route, standing, terms, metering, presented, identified, client, down, url } = ask;
+        let wanted = Wanted { route: &route, standing: &standing, terms, metering, down };
         let place = standing.place();
+        // What cannot be served is not sold.
+        let bill = |late: Option<&Challenge>, refused| match down {
+            Some(pause) => Verdict::Wait(Wait::UpstreamDown(pause)),
+            None => self.bill(&route, terms, place, late, refused),
+        };
         let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return self.bill(&route, terms, place, None, None),
+            Presented::Nothing => return bill(None, None),
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
@@ -252,7 +260,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 // A session's proof names no payer who could own an answer. It is bound to its session.
                 let decided = match identified.zip(proof.payer()) {
                     Some((identified, payer)) => {
-                        let under = Under { identified, payer, client };
+                        let under = Under { identified, payer, client, down };
                         self.redeem_identified(*proof, wanted, under).await
                     }
                     None => self.redeem(*proof, wanted, client).await.map(Verdict::Admit),
@@ -272,14 +280,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 self.0.metrics.refusal(refusal, mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
-                self.bill(&route, terms, place, late.as_deref(), Some(refused))
+                bill(late.as_deref(), Some(refused))
             }
         }
     }
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, terms, metering } = wanted;
+        let Wanted { route, standing, terms, metering, down } = wanted;
         let now = self.0.clock.now();
         let recognised = standing
             .names(route)
@@ -304,6 +312,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         if elsewhere || dearer {
             return Err(Refusal::WrongResource.into());
+        }
+        if let Some(pause) = down {
+            return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
         let taken = self.take(&held, How::Unlocked, metering).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
@@ -353,7 +364,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(held) => held,
             None => {
                 let (checked, look_up) = self.admissible(challenge, evidence, wanted, None, client).await?;
-                self.fly(checked, None, client, look_up).await?
+                self.fly(checked, (None, client), wanted.down, look_up).await?
             }
         };
         let taken = self.take(&held, How::Paid, wanted.metering).await;
@@ -424,18 +435,22 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it. To start one
-    /// takes a look-up.
+    /// takes a look-up. While the upstream is `down`, no settlement is started that would broadcast a block.
     async fn fly(
         &self,
         checked: Checked,
-        identified: Option<IdentifiedRequest>,
-        client: Option<Client>,
+        (identified, client): (Option<IdentifiedRequest>, Option<Client>),
+        down: Option<NonZeroU64>,
         look_up: Option<LookUp>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();
         let key = checked.flight();
         if let Some(settled) = self.0.flights.join(key, settings.wait).await {
             return settled;
+        }
+        // One that is journalled loses nothing by this: it is settled in the background.
+        if let (Some(pause), Checked::Txn(_)) = (down, &checked) {
+            return Err(Unsettled::Wait(Wait::UpstreamDown(pause)));
         }
         let look_up = match look_up {
             Some(look_up) => look_up,

@@ -49,7 +49,10 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
-pub use upstream::{AfterBody, HealthCheck, HostHeader, Redirects, UpstreamConfig, UpstreamUrl};
+pub use upstream::{
+    AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
+    UpstreamConfig, UpstreamUrl,
+};
 pub use work_server::WorkMaker;
 
 /// A whole configuration, checked. Prints without secrets.

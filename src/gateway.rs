@@ -51,6 +51,7 @@ mod departure;
 pub mod discovery;
 mod forward;
 mod framing;
+mod grpc;
 mod hop;
 mod idempotency;
 mod preflight;
@@ -69,6 +70,7 @@ mod upstream_bill;
 #[doc(hidden)]
 pub mod fuzzing;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,7 @@ use http::{HeaderMap, StatusCode, Version};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
+use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 
@@ -90,6 +93,7 @@ use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
 
 use client::Caller;
+use context::IfDropped;
 use decision::Decision;
 use rejection::Rejection;
 use tariff::{EdgeLimits, Tariff};
@@ -179,6 +183,27 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         self.count(context, result);
     }
 
+    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted.
+    fn watch(&self, session: &Session, context: &mut Context) {
+        if session.as_http2().is_none() {
+            return;
+        }
+        let (cashier, metrics) = (self.cashier.clone(), Arc::clone(&self.metrics));
+        context.if_dropped = Some(IfDropped(Box::new(move |context: &mut Context| {
+            if !context.is_late() {
+                return;
+            }
+            let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
+            let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
+            let (route, took) = (context.route_label(), context.started.elapsed());
+            if let Some(result) = result {
+                metrics.capability_use(route, result);
+            }
+            metrics.request(route, Outcome::UpstreamFailed, took);
+            tracing::info!(route, error = "ReadTimedout", "request failed: it was reset, its answer is late");
+        })));
+    }
+
     fn count(&self, context: &Context, result: Option<UseResult>) {
         if let Some(result) = result {
             self.metrics.capability_use(context.route_label(), result);
@@ -198,6 +223,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // Without these, Pingora leaves an idle connection, a slow body and a stuck client alone for ever.
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_read_timeout(Some(context.tariff.limits.body_idle));
         let is_tunnel = may_become_tunnel(session);
         // Whatever follows is the tunnel's. If there will be none, it is nobody's.
         let closes = is_tunnel || session.get_keepalive().is_none() || hop::closes(session.req_header());
@@ -217,6 +243,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.decided = decision.outcome();
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
+            self.watch(session, context);
             fail::fail_point!("use-held", |_| std::process::abort());
         }
         Ok(context.forwarding.is_none())
@@ -229,6 +256,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
         let mut peer = chosen.peer.clone();
+        let quiet = forward::may_be_quiet(&session.req_header().headers);
+        peer.options.read_timeout = forwarding.upstream.idle(quiet);
         if forwarding.goes_alone(&session.req_header().method) && speaks_http1_only(&peer) {
             peer.group_key = ALONE;
         }
@@ -243,12 +272,30 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if let Some(forwarding) = &context.forwarding {
+            forwarding.upstream.failed(peer.address(), &error);
+        }
         // Nothing was sent, so another address of the same upstream may be tried.
         error.set_retry(context.forwarding.as_mut().is_some_and(|it| {
             it.unreached.push(peer.address().clone());
             it.unreached.len() < it.upstream.addresses()
         }));
         error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        peer: &HttpPeer,
+        _: RawFd,
+        _: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let Some(forwarding) = context.forwarding.as_ref().filter(|_| !reused) {
+            forwarding.upstream.connected(peer.address());
+        }
+        Ok(())
     }
 
     fn error_while_proxy(
@@ -259,6 +306,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
         connection_was_reused: bool,
     ) -> Box<Error> {
+        if context.is_late() && !context.is_answered {
+            return Error::explain(ErrorType::ReadTimedout, "the answer did not begin in time").into_up();
+        }
         let mut error = error;
         // The upstream may have closed an old connection as the request arrived. What may be done twice is
         // sent once more, over a connection of its own (RFC 9110 section 9.2.2). Nothing else uses an old
@@ -287,6 +337,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         hop::request(session, request, context.has_body)?;
+        context.goes_on(session, !context.has_body);
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())
@@ -302,6 +353,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
+        context.goes_on(session, end_of_stream);
         if end_of_stream {
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());
@@ -326,6 +378,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             forward::interim(response);
             return Ok(());
+        }
+        context.answered();
+        if let Some(forwarding) = &context.forwarding {
+            // The client's side of a stream may pause as long as the upstream's.
+            let quiet = forward::may_be_quiet(&session.req_header().headers);
+            session.set_read_timeout(forwarding.upstream.idle(quiet));
         }
         self.upstream_bills.check(response, context)?;
         let charge = forward::response(session.req_header(), response, context)?;
@@ -357,9 +415,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         &self,
         _: &mut Session,
         trailers: &mut HeaderMap,
-        _: &mut Context,
+        context: &mut Context,
     ) -> Result<Option<Bytes>> {
         forward::trailers(trailers);
+        if let (Some(forwarding), Some(status)) = (context.forwarding.as_mut(), grpc::said(trailers)) {
+            forwarding.admission.ends_as(status);
+        }
         Ok(None)
     }
 
@@ -372,6 +433,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // The connection is not used again, and the answer says so: a client that only saw a reset could
         // not tell whether its next request was read.
         session.set_keepalive(None);
+        context.answered();
         let failure = respond::failure(session, context, error);
         // Before the answer leaves: a client that tries again at once finds the use.
         self.close(context, ending(Some(error))).await;
@@ -383,6 +445,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        context.if_dropped = None;
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
         drop(context.at_upstream.take());
         let took = context.started.elapsed();
@@ -401,13 +464,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
         let Some(error) = error else { return };
-        let (kind, source) = (error.etype().as_str(), error.esource());
+        let (kind, source, cause) = (error.etype().as_str(), error.esource(), upstream::cause(error));
         // A client that pays for nothing must not be able to fill the log.
         let is_paid = matches!(outcome, Outcome::Paid | Outcome::Unlocked);
         if *source == ErrorSource::Downstream && !is_paid {
             tracing::debug!(route, status, error = kind, source = source.as_str(), "request failed");
         } else {
-            tracing::info!(route, status, error = kind, source = source.as_str(), "request failed");
+            tracing::info!(route, status, error = kind, source = source.as_str(), cause, "request failed");
         }
     }
 

@@ -6,8 +6,10 @@
 //! of these loops can run in one process.
 
 mod connection;
+mod deadline;
 mod door;
 pub mod forwarded;
+mod h2c;
 mod half_closed;
 mod head;
 mod plain;
@@ -34,6 +36,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
 pub use connection::Connection;
+pub use deadline::Deadline;
 pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
 pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
@@ -141,13 +144,14 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
+    let is_http2 = tls.is_none() && entered.rules.h2c && h2c::begins(&tcp, entered.rules.head_time).await;
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
     let head = Arc::new(HeadSignal::default());
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
-        None => Box::new(Buffered::new(tcp, digest, Some(watch))),
+        None => Box::new(Buffered::new(tcp, digest, Some(watch)).speaking_http2(is_http2)),
         Some(tls) => match tls.accept(Buffered::new(tcp, digest, None), watch).await {
             Ok(secured) => Box::new(secured),
             Err(error) => {

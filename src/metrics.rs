@@ -225,6 +225,8 @@ declare! {
     store_free_bytes: IntGauge;
     /// Whether the clock is behind the newest payment; while it is, nothing is sold.
     clock_behind_journal: IntGauge;
+    /// Whether some address of the upstream takes connections and is healthy; while none does, nothing is sold.
+    upstream_up: IntGaugeVec[upstream];
     /// Time of one call to the store.
     store_duration_seconds: HistogramVec[operation] in FAST;
     /// Calls to the store that failed, or whose result is not known.
@@ -335,6 +337,14 @@ impl Metrics {
     /// Shows how many WebSockets are subscribed to confirmations.
     pub fn websockets(&self, connected: usize) {
         self.websocket_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
+    }
+
+    /// Shows whether each upstream is up; others are shown no more.
+    pub fn upstreams<'a>(&self, all: impl Iterator<Item = (&'a str, bool)>) {
+        self.upstream_up.reset();
+        for (name, up) in all {
+            self.upstream_up.with_label_values(&[name]).set(i64::from(up));
+        }
     }
 
     /// Records one call to a node; `ok` says whether its answer was usable.

@@ -136,7 +136,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Ok(challenge) => {
                 let standing = Standing::default();
                 let (route, terms) = (&demand.route, challenge.offer().terms);
-                let wanted = Wanted { route, standing: &standing, terms, metering: Metering::Strict };
+                // The upstream is the caller's own.
+                let (metering, down) = (Metering::Strict, None);
+                let wanted = Wanted { route, standing: &standing, terms, metering, down };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

@@ -9,6 +9,7 @@
 //! broadcast, so a block counts only while nobody but its signer can know it. A `nanoSignature` signs
 //! a challenge of this gateway.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub(super) struct Under {
     /// The account that claims to have paid.
     pub(super) payer: Account,
     pub(super) client: Option<Client>,
+    /// As in [`Ask`](super::Ask).
+    pub(super) down: Option<NonZeroU64>,
 }
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
@@ -68,7 +71,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         wanted: Wanted<'_>,
         under: Under,
     ) -> Result<Verdict, Denied> {
-        let Under { identified, payer, client } = under;
+        let Under { identified, payer, client, down } = under;
         let block = proof.block();
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
@@ -86,7 +89,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let look_up = self.look_up(client).await?;
         let held = match self.payment_under(identified.id).await? {
             Some(first) => self.join(first, (checked, is_payers), under, look_up).await?,
-            None => match self.fly(checked.clone(), Some(identified), client, Some(look_up)).await {
+            None => match self.fly(checked.clone(), (Some(identified), client), down, Some(look_up)).await {
                 // Another instance may have been quicker.
                 Err(why @ (Unsettled::Refused(..) | Unsettled::IdHeld)) => {
                     match self.payment_under(identified.id).await? {
@@ -124,7 +127,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         under: Under,
         mut look_up: LookUp,
     ) -> Result<Arc<CachedCapability>, Denied> {
-        let Under { identified, payer, client } = under;
+        let Under { identified, payer, client, down } = under;
         let same_proof =
             first.intent.block == checked.hash() && first.intent.challenge == checked.challenge().nonce();
         let may_join = first.intent.payer == payer && (same_proof || is_payers);
@@ -133,7 +136,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             return Err(Denied::Identifier(IdentifierRefusal::Conflict));
         }
         if same_proof || first.state == PaymentState::Failed {
-            return Ok(self.fly(checked, Some(identified), client, Some(look_up)).await?);
+            return Ok(self.fly(checked, (Some(identified), client), down, Some(look_up)).await?);
         }
         look_up.bear_out();
         // From the cache: the store's copy would lack the uses that came with the grant while the grant's
@@ -148,7 +151,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             // It came to nothing, as far as can be said. The store decides whether this payment may take
             // its place.
             Err(Unsettled::Refused(..) | Unsettled::IdHeld) => {
-                match self.fly(checked, Some(identified), client, Some(look_up)).await {
+                match self.fly(checked, (Some(identified), client), down, Some(look_up)).await {
                     Err(Unsettled::IdHeld) => Err(Unsettled::pending(block).into()),
                     settled @ (Ok(_) | Err(Unsettled::Refused(..) | Unsettled::Wait(_))) => Ok(settled?),
                 }

@@ -135,6 +135,7 @@ impl LookUp {
                 Wait::UsesOut
                 | Wait::SameId
                 | Wait::UpstreamFailing(_)
+                | Wait::UpstreamDown(_)
                 | Wait::NoStore
                 | Wait::NoWork
                 | Wait::Overloaded => false,

@@ -13,6 +13,8 @@ pub enum Wait {
     Pending { block: BlockHash, reason: PendingReason },
     /// Other requests or other instances hold the capability's last uses.
     UsesOut,
+    /// No address of the upstream takes connections, or none is known. It may be back after so many seconds.
+    UpstreamDown(NonZeroU64),
     /// The upstream failed again and again for the capability. It may be asked again after so many seconds.
     UpstreamFailing(NonZeroU64),
     /// A request under the same payment identifier is under way.

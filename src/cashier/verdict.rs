@@ -1,5 +1,6 @@
 //! What the cashier is asked and what it answers. No HTTP.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::client::Client;
@@ -27,6 +28,9 @@ pub struct Ask {
     pub identified: Option<IdentifiedRequest>,
     /// Limits count against this client. `None`: no limit per client.
     pub client: Option<Client>,
+    /// Set while the upstream is known to be down: seconds after which it may be back. Then nothing is
+    /// billed, and no payment is broadcast.
+    pub down: Option<NonZeroU64>,
     /// The URL that was requested, with a proof. It decides nothing: a signature over it is explained.
     pub url: Option<String>,
 }

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
 use super::words::counted;
-use crate::assemble::{Stranded, stranded};
+use crate::assemble::{Stranded, UpstreamTlsError, stranded, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Faults};
+use crate::config::{Config, Fault, Faults};
 use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 
 #[derive(Args, Clone, Debug)]
@@ -35,6 +35,9 @@ pub struct CheckArgs {
 /// those of the store.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let config = load(&args.config, args.json, out)?;
+    if let Err(error) = upstreams_tls(&config) {
+        return refuse(&unusable(&args.config, &error), args.json, out);
+    }
     let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
     let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
     let file = args.config.display().to_string();
@@ -82,17 +85,26 @@ fn describe_stranded(one: &Stranded) -> Value {
 /// # Errors
 /// [`Failure::Printed`] with exit code 78, [`Failure::Output`].
 pub(super) fn load(path: &Path, json: bool, out: &mut impl Write) -> Result<Config, Failure> {
-    Config::load(path).or_else(|faults| {
-        if json {
-            let Faults { file, faults } = faults;
-            let whole =
-                json!({ "file": file, "good": false, "faults": faults, "warnings": [], "routes": [] });
-            writeln!(out, "{whole}")?;
-        } else {
-            writeln!(out, "{faults}\n{}", counted(faults.faults.len(), "fault"))?;
-        }
-        Err(Failure::Printed(EX_CONFIG))
-    })
+    Config::load(path).or_else(|faults| refuse(&faults, json, out))
+}
+
+/// Prints faults.
+fn refuse<T>(faults: &Faults, json: bool, out: &mut impl Write) -> Result<T, Failure> {
+    if json {
+        let Faults { file, faults } = faults;
+        let whole = json!({ "file": file, "good": false, "faults": faults, "warnings": [], "routes": [] });
+        writeln!(out, "{whole}")?;
+    } else {
+        writeln!(out, "{faults}\n{}", counted(faults.faults.len(), "fault"))?;
+    }
+    Err(Failure::Printed(EX_CONFIG))
+}
+
+/// The fault of a file that the configuration names.
+fn unusable(path: &Path, error: &UpstreamTlsError) -> Faults {
+    let key = format!("upstreams.{}.{}", error.upstream, error.key);
+    let fault = Fault { mark: None, key, message: error.fault.to_string(), hint: None };
+    Faults { file: path.display().to_string(), faults: vec![fault] }
 }
 
 fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {

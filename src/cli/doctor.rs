@@ -13,9 +13,9 @@ use serde_json::json;
 use super::check::load;
 use super::failure::Failure;
 use super::words::counted;
-use crate::assemble::{endpoints, open_store};
+use crate::assemble::{endpoints, open_store, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, PoolSource, StoreLocation};
+use crate::config::{Config, Nano, PoolSource, StoreLocation, UpstreamConfig};
 use crate::ledger::node::{NodeClient, NodeEndpoint};
 use crate::nano::UnixSeconds;
 use crate::store::{Health, Replication, StoreHealth, Unsound};
@@ -86,6 +86,7 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Fai
             checks.push(Checkup::new(format!("upstream {name}"), found));
         }
     }
+    checks.extend(certificates(&config));
     let good = checks.iter().all(|check| check.good);
     if args.json {
         writeln!(out, "{}", json!({ "good": good, "checks": checks }))?;
@@ -168,6 +169,19 @@ fn keys(config: &Config) -> Vec<Checkup> {
         checks.push(Checkup::new("listen.tls.key", private(&tls.key)));
     }
     checks
+}
+
+/// The files of upstreams over TLS, if there are any.
+fn certificates(config: &Config) -> Option<Checkup> {
+    let own = |it: &&UpstreamConfig| it.identity.is_some() || !it.authorities.is_empty();
+    let count = config.upstreams.values().filter(own).count();
+    let found = upstreams_tls(config).map_err(|error| error.to_string());
+    (count > 0).then(|| {
+        Checkup::new(
+            "upstream certificates",
+            found.map(|_| format!("read, of {}", counted(count, "upstream"))),
+        )
+    })
 }
 
 /// Whether a secret can be read, and only by its owner.

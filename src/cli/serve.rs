@@ -182,7 +182,14 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
         services.metrics().reload_failed();
         tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
     }
-    let held_back = services.reload(&config).await;
+    let held_back = match services.reload(&config).await {
+        Ok(held_back) => held_back,
+        Err(error) => {
+            services.metrics().reload_failed();
+            tracing::error!(%error, "not reloaded, the old configuration stays in use");
+            return;
+        }
+    };
     if held_back.is_empty() {
         tracing::info!("configuration reloaded");
     } else {

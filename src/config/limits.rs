@@ -57,6 +57,8 @@ pub struct Limits {
     pub free_forwards: Option<usize>,
     /// How long such a body may take to arrive.
     pub body_time: Duration,
+    /// How long a client may pause in any body.
+    pub body_idle: Duration,
     pub per_client: PerClient,
 }
 
@@ -120,6 +122,7 @@ impl Default for Limits {
             bodies: 64 * 1024 * 1024,
             free_forwards: None,
             body_time: Duration::from_secs(10),
+            body_idle: Duration::from_secs(60),
             per_client: PerClient::default(),
         }
     }
@@ -223,6 +226,7 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
             .count(file.free_forwards, 1..=MAX_SHARE, MAX_SHARE)
             .map(|it| says_forwards.then_some(it)),
         body_time: judge.duration(file.body_time, milli(100)..=second(600), default.body_time),
+        body_idle: judge.duration(file.body_idle, milli(100)..=second(3600), default.body_idle),
         per_client,
     })
 }

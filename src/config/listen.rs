@@ -73,6 +73,8 @@ pub struct Listen {
     pub trusted_proxies: TrustedProxies,
     /// Whether connections of these proxies begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Whether clients may speak HTTP/2 without TLS, if they know beforehand that they may.
+    pub h2c: bool,
 }
 
 /// A listener that speaks TLS.
@@ -149,6 +151,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     let (list, wanted) = (file.trusted_proxies.path.clone(), file.proxy_protocol.path.clone());
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);
+    let h2c = judge.flag(file.h2c, false);
     if let (Ok(true), Ok(trusted)) = (proxy_protocol, &trusted_proxies)
         && trusted.is_empty()
     {
@@ -161,7 +164,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
         let message = "everybody is trusted: any client can pretend to be any other";
         judge.warn(&list, message, "name only the networks of your own proxies");
     }
-    all!(Listen { http, tls, trusted_proxies, proxy_protocol })
+    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c })
 }
 
 fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TrustedProxies> {

@@ -142,6 +142,7 @@ sections! {
         tls: Value,
         trusted_proxies: Value,
         proxy_protocol: bool,
+        h2c: bool,
     }
     "listen.tls" => TlsFile {
         address: String,
@@ -221,15 +222,23 @@ sections! {
         url: String,
         urls: Vec<Value>,
         timeout: String,
+        idle_timeout: String,
         connect_timeout: String,
+        protocol: String,
         health: Value,
         host_header: String,
+        ca_file: String,
+        certificate: String,
+        key: String,
+        server_name: String,
         redirects: String,
         after_body: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
         every: String,
+        failures: Count,
+        back_off: String,
     }
     "routes[]" => RouteFile {
         r#match: String,
@@ -296,6 +305,7 @@ sections! {
         bodies: Value,
         free_forwards: Count,
         body_time: String,
+        body_idle: String,
         per_client: Value,
     }
     "limits.per_client" => PerClientFile {

@@ -157,7 +157,7 @@ pub(super) fn authorities(
         Ok(_none) => "there is no certificate in it".to_owned(),
         Err(error) => error.to_string(),
     };
-    let hint = "name a PEM file with the certificate of the authority that signed your node's";
+    let hint = "name a PEM file with the certificate of the authority that signed the server's";
     Err(judge.refuse(&place, format_args!("{}: {fault}", path.display()), hint))
 }
 

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_yaml::Value;
 
 use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{HealthFile, Piece, UpstreamFile};
+use super::nodes;
 use super::web_address::{self, HTTP};
 use crate::routes::{CanonicalTarget, UpstreamName};
 
@@ -19,12 +22,29 @@ pub struct UpstreamConfig {
     pub urls: Vec<UpstreamUrl>,
     /// How long the upstream may take until its answer begins.
     pub timeout: Duration,
+    /// How long its answer may pause, at least `timeout`. `None`: five minutes, and for ever where pauses are
+    /// usual.
+    pub idle_timeout: Option<Duration>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    pub health: Option<HealthCheck>,
+    pub protocol: Protocol,
+    pub health: HealthRules,
     pub host_header: HostHeader,
     pub redirects: Redirects,
     pub after_body: AfterBody,
+    /// Certificate authorities that vouch for its servers, in place of the system's. Empty: the system's.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// What the gateway shows its servers.
+    pub identity: Option<ClientIdentity>,
+    /// The name that its servers' certificates are for, if it is not the URL's host.
+    pub server_name: Option<String>,
+}
+
+/// The PEM files of a client's certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientIdentity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One server.
@@ -38,12 +58,40 @@ pub struct UpstreamUrl {
     pub base_path: String,
 }
 
+/// How it is found out whether a server works.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthRules {
+    /// `None`: it is not asked.
+    pub check: Option<HealthCheck>,
+    /// So many connections to an address that fail one after another, and it counts as down. 0: never.
+    pub failures: u32,
+    /// After this time the gateway connects to such an address itself, then after twice the time.
+    pub back_off: Duration,
+}
+
 /// How a server is asked whether it works.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HealthCheck {
     /// Canonical; asked with `GET`, below the server's `base_path`.
     pub path: String,
     pub every: Duration,
+}
+
+vocabulary! {
+    /// Which version of HTTP its servers are spoken to in.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum Protocol {
+        /// HTTP/1.1.
+        #[default]
+        Http1 = "http1",
+        /// HTTP/2 over TLS.
+        H2 = "h2",
+        /// HTTP/2 without TLS.
+        H2c = "h2c",
+        /// What the server chooses in the handshake of TLS.
+        Auto = "auto",
+    }
+    fn as_str;
 }
 
 vocabulary! {
@@ -89,8 +137,15 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 const MIN_HEALTH_EVERY: Duration = Duration::from_millis(100);
+const FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 1000;
+const BACK_OFF: Duration = Duration::from_secs(1);
+const MIN_BACK_OFF: Duration = Duration::from_millis(10);
+/// The longest time between two connections that the gateway tries to an address that is down.
+pub const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
 const URL_HINT: &str = "write `http://HOST:PORT` or `https://HOST`";
 
@@ -138,21 +193,98 @@ pub(super) fn upstreams(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Up
 
 fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<UpstreamConfig> {
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
+    let urls = urls(judge, path, file.url, file.urls);
+    let given = [&file.ca_file, &file.certificate, &file.server_name].into_iter().find(|it| it.is_given());
+    if let (Some(piece), Ok(urls)) = (given, &urls)
+        && !urls.iter().any(|it| it.tls)
+    {
+        judge.fault(
+            &piece.path,
+            "no server of this upstream is asked over TLS",
+            "write `https://` in its URL",
+        );
+    }
+    let place = file.protocol.path.clone();
+    let protocol =
+        judge.choice(file.protocol, Protocol::ALL, Protocol::as_str).map(Option::unwrap_or_default);
+    let asks = file.health.path.clone();
+    let health = judge.section(file.health).and_then(|it| health(judge, it));
+    if let (Ok(protocol), Ok(urls)) = (protocol, &urls) {
+        agree(judge, &place, protocol, urls);
+        if let (Protocol::H2 | Protocol::H2c, Ok(HealthRules { check: Some(_), .. })) = (protocol, &health) {
+            let hint = "leave `path` out: whether it takes connections is found out without it";
+            judge.fault(&asks, "a path is asked for in HTTP/1, which this upstream does not speak", hint);
+        }
+    }
+    let timeout = judge.duration(file.timeout, range.clone(), TIMEOUT);
+    let idle_timeout = idle(judge, file.idle_timeout, timeout);
     all!(UpstreamConfig {
-        urls: urls(judge, path, file.url, file.urls),
-        timeout: judge.duration(file.timeout, range.clone(), TIMEOUT),
+        urls,
+        timeout,
+        idle_timeout,
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
-        health: judge.optional(file.health, health),
         after_body: judge
             .choice(file.after_body, AfterBody::ALL, AfterBody::as_str)
             .map(Option::unwrap_or_default),
+        protocol,
+        health,
         host_header: judge
             .choice(file.host_header, HostHeader::ALL, HostHeader::as_str)
             .map(Option::unwrap_or_default),
+        authorities: nodes::authorities(judge, file.ca_file),
+        identity: identity(judge, path, file.certificate, file.key),
+        server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
         redirects: judge
             .choice(file.redirects, Redirects::ALL, Redirects::as_str)
             .map(Option::unwrap_or_default),
     })
+}
+
+/// HTTP/2 without TLS has no handshake in which it could be chosen.
+fn agree(judge: &mut Judge<'_>, place: &str, protocol: Protocol, urls: &[UpstreamUrl]) {
+    match protocol {
+        Protocol::Http1 => {}
+        Protocol::H2 | Protocol::Auto if urls.iter().all(|it| it.tls) => {}
+        Protocol::H2c if urls.iter().all(|it| !it.tls) => {}
+        Protocol::H2 | Protocol::Auto => {
+            judge.fault(place, "this is for `https://`", "write `h2c` or `http1` for `http://`");
+        }
+        Protocol::H2c => {
+            judge.fault(place, "this is for `http://`", "write `h2` or `auto` for `https://`");
+        }
+    }
+}
+
+fn idle(judge: &mut Judge<'_>, piece: Piece<String>, timeout: Judged<Duration>) -> Judged<Option<Duration>> {
+    let Some(path) = piece.given_path() else { return Ok(None) };
+    let idle = judge.duration(piece, MIN_TIMEOUT..=MAX_IDLE, MAX_IDLE)?;
+    if idle < timeout? {
+        let message = "shorter than `timeout`: a pause before the answer is one too";
+        return Err(judge.fault(&path, message, "make `timeout` as short, or this longer"));
+    }
+    Ok(Some(idle))
+}
+
+fn identity(
+    judge: &mut Judge<'_>,
+    path: &str,
+    certificate: Piece<String>,
+    key: Piece<String>,
+) -> Judged<Option<ClientIdentity>> {
+    let both = certificate.is_given() == key.is_given();
+    let (certificate, key) = (judge.file(certificate), judge.file(key));
+    if !both {
+        let message = "a client certificate needs both `certificate` and `key`";
+        return Err(judge.fault(path, message, "name the PEM files of both"));
+    }
+    Ok(certificate?.zip(key?).map(|(certificate, key)| ClientIdentity { certificate, key }))
+}
+
+fn server_name(text: &str) -> Result<String, &'static str> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("not a name that a certificate can be for"),
+    }
 }
 
 fn urls(
@@ -191,11 +323,18 @@ fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {
     })
 }
 
-fn health(judge: &mut Judge<'_>, file: HealthFile) -> Judged<HealthCheck> {
+fn health(judge: &mut Judge<'_>, file: HealthFile) -> Judged<HealthRules> {
     let hint = "write `health: { path: /healthz, every: 5s }`";
-    let path = judge.need_text(file.path, hint, CanonicalTarget::parse);
-    all!(HealthCheck {
-        path: path.map(|it| it.as_str().to_owned()),
-        every: judge.duration(file.every, MIN_HEALTH_EVERY..=MAX_TIMEOUT, HEALTH_EVERY),
+    let idle = file.every.given_path().filter(|_| !file.path.is_given());
+    let path = judge.text(file.path, hint, CanonicalTarget::parse);
+    let every = judge.duration(file.every, MIN_HEALTH_EVERY..=MAX_TIMEOUT, HEALTH_EVERY);
+    if let Some(every) = idle {
+        return Err(judge.fault(&every, "there is no `path` to ask for", hint));
+    }
+    let check = path.and_then(|path| Ok((path, every?)));
+    all!(HealthRules {
+        check: check.map(|(path, every)| path.map(|it| HealthCheck { path: it.as_str().to_owned(), every })),
+        failures: judge.count(file.failures, 0..=MAX_FAILURES, FAILURES),
+        back_off: judge.duration(file.back_off, MIN_BACK_OFF..=MAX_BACK_OFF, BACK_OFF),
     })
 }

@@ -133,13 +133,16 @@ impl FacilitatorAnswer {
             Wait::Pending { .. } | Wait::UsesOut | Wait::SameId => {
                 Self { outcome: FacilitatorOutcome::Pending, ..answer }
             }
-            Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded => {
-                Self {
-                    status: StatusCode::SERVICE_UNAVAILABLE,
-                    outcome: FacilitatorOutcome::Unavailable,
-                    ..answer.with("Retry-After", RETRY_SECONDS)
-                }
-            }
+            Wait::UpstreamDown(_)
+            | Wait::UpstreamFailing(_)
+            | Wait::NoNode
+            | Wait::NoStore
+            | Wait::NoWork
+            | Wait::Overloaded => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                outcome: FacilitatorOutcome::Unavailable,
+                ..answer.with("Retry-After", RETRY_SECONDS)
+            },
         }
     }
 
@@ -182,7 +185,7 @@ const fn words(wait: &Wait) -> (&'static str, &'static str) {
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can be"),
         Wait::NoWork => ("no_work", "the block has no work and the work server gave none: try again"),
         // No upstream is asked for what a facilitator sells.
-        Wait::UpstreamFailing(_) | Wait::Overloaded => {
+        Wait::UpstreamDown(_) | Wait::UpstreamFailing(_) | Wait::Overloaded => {
             ("overloaded", "too many payments are under way: try again")
         }
     }

@@ -1,13 +1,17 @@
 //! What the gateway knows about one request, from its beginning to its log line.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
+use pingora::prelude::Session;
 use pingora::protocols::l4::socket::SocketAddr;
 
 use super::body::BodyPermit;
 use super::client::Caller;
+use super::grpc;
 use super::tariff::Tariff;
 use super::unpaid::AtUpstream;
 use super::upstream::{Chosen, Upstream};
@@ -15,6 +19,7 @@ use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
 use crate::config::PublicUrl;
+use crate::listen::Deadline;
 use crate::metrics::Outcome;
 use crate::routes::{CanonicalTarget, RouteName, Strip};
 
@@ -46,6 +51,29 @@ pub struct Context {
     pub(super) host: Option<String>,
     /// The request headers on which the price depends, as a list.
     pub(super) varies_by: String,
+    /// For the upstream's answer; `None` if the listener has none.
+    pub(super) deadline: Option<Arc<Deadline>>,
+    /// Whether an answer has begun.
+    pub(super) is_answered: bool,
+    /// What is done if the request is dropped before it is logged.
+    pub(super) if_dropped: Option<IfDropped>,
+}
+
+/// What is done about a request that is dropped.
+pub(super) struct IfDropped(pub(super) Box<dyn FnOnce(&mut Context) + Send + Sync>);
+
+impl fmt::Debug for IfDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IfDropped(..)")
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(IfDropped(act)) = self.if_dropped.take() {
+            act(self);
+        }
+    }
 }
 
 /// A request that goes to an upstream.
@@ -105,9 +133,40 @@ impl Context {
             body: None,
             has_body: false,
             origin: None,
+            deadline: Deadline::current(),
+            is_answered: false,
+            if_dropped: None,
             host: None,
             varies_by: String::new(),
         }
+    }
+
+    /// The request goes on to the upstream: its answer is waited for, or more of the client's body.
+    /// Over HTTP/1 Pingora itself limits the wait for more of the body.
+    pub(super) fn goes_on(&self, session: &Session, is_whole: bool) {
+        let (Some(deadline), Some(forwarding)) = (&self.deadline, &self.forwarding) else { return };
+        if self.is_answered {
+            return;
+        }
+        if is_whole {
+            let own = grpc::deadline(session.req_header()).unwrap_or(Duration::MAX);
+            deadline.set(forwarding.upstream.timeout().min(own));
+        } else if session.as_http2().is_some() {
+            deadline.set(self.tariff.limits.body_idle);
+        }
+    }
+
+    /// The answer has begun, or the request has failed.
+    pub(super) fn answered(&mut self) {
+        self.is_answered = true;
+        if let Some(deadline) = &self.deadline {
+            deadline.clear();
+        }
+    }
+
+    /// Whether the answer did not begin in time.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline.as_ref().is_some_and(|it| it.has_passed())
     }
 
     /// Where the client finds what it asks for: at the host that its route is for.

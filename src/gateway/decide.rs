@@ -121,6 +121,7 @@ async fn sell<L: Ledger, S: Store>(
         presented,
         identified,
         client: context.caller.client(),
+        down: context.tariff.upstreams.get(&route.upstream).and_then(|it| it.down()),
         url,
     };
     Ok(match cashier.decide(ask).await {

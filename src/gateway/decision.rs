@@ -59,7 +59,12 @@ impl Decision {
             Self::Bill(_) => Outcome::Challenged,
             Self::Wait(Wait::Pending { .. } | Wait::UsesOut | Wait::SameId) => Outcome::Pending,
             Self::Wait(
-                Wait::UpstreamFailing(_) | Wait::NoNode | Wait::NoStore | Wait::NoWork | Wait::Overloaded,
+                Wait::UpstreamDown(_)
+                | Wait::UpstreamFailing(_)
+                | Wait::NoNode
+                | Wait::NoStore
+                | Wait::NoWork
+                | Wait::Overloaded,
             ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
@@ -88,7 +93,8 @@ impl<'r> Destination<'r> {
     }
 }
 
-/// Forwards a request, with the right that `admission` is.
+/// Forwards a request, with the right that `admission` is. One that holds no use waits while the upstream
+/// is down.
 ///
 /// # Errors
 /// [`Rejection::NoUpstream`].
@@ -100,6 +106,11 @@ pub(super) fn forward(
     is_preflight: bool,
 ) -> Result<Decision, Rejection> {
     let upstream = Arc::clone(context.tariff.upstreams.get(to.upstream).ok_or(Rejection::NoUpstream)?);
+    if admission.admitted().is_none()
+        && let Some(pause) = upstream.down()
+    {
+        return Ok(Decision::Wait(Wait::UpstreamDown(pause)));
+    }
     let has_body = context.has_body;
     let (drops_body, chosen, unreached) = (is_preflight, None, Vec::new());
     Ok(Decision::Forward(Box::new(Forwarding {

@@ -2,18 +2,18 @@
 
 use std::borrow::Cow;
 
-use http::HeaderName;
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
-    HeaderValue, TRANSFER_ENCODING, UPGRADE, VARY,
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
+    HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VARY,
 };
+use http::{HeaderName, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
 use super::client::Caller;
 use super::context::{Context, Forwarding};
 use super::tariff::extend_list;
-use super::{preflight, redirect};
+use super::{grpc, preflight, redirect};
 use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::listen::forwarded::parts;
@@ -73,9 +73,13 @@ pub(super) fn request(
     if forwarding.is_preflight {
         preflight::request(request);
     }
-    if forwarding.goes_alone(&request.method) && !upgrades {
+    if request.version != Version::HTTP_2 && forwarding.goes_alone(&request.method) && !upgrades {
         // Neither side uses the connection again.
         request.insert_header(CONNECTION, "close")?;
+    }
+    if request.version == Version::HTTP_2 && grpc::is_call(session.req_header()) {
+        // Servers of gRPC refuse a client that may not understand trailers.
+        request.insert_header(TE, "trailers")?;
     }
     for (name, value) in caller.statements(session.req_header()) {
         request.insert_header(name, value)?;
@@ -116,7 +120,7 @@ pub(super) fn response(
     let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
     let Some(admitted) = admission.admitted() else { return Ok(Charge::Excused) };
     let redirects = redirect::leads_to_a_price(response, target, context);
-    let charge = admission.judge(response.status, AnswerTraits { is_excused, redirects });
+    let charge = admission.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
     if charge == Charge::Redirected {
         empty(response)?;
     }
@@ -208,6 +212,17 @@ fn stopped(headers: &HeaderMap, stops: fn(&str) -> bool) -> Vec<HeaderName> {
 /// Many servers read `_` and `-` as the same. Header names arrive in lower case.
 fn plainest(name: &str) -> Cow<'_, str> {
     if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+}
+
+/// Whether the answer may be quiet for long: a WebSocket, a stream of events, or gRPC.
+pub(super) fn may_be_quiet(headers: &HeaderMap) -> bool {
+    let names = |name, what: &str| {
+        let mut values = headers.get_all(name).iter().filter_map(|it| it.to_str().ok());
+        values.any(|it| it.to_ascii_lowercase().contains(what))
+    };
+    asks_for_websocket(headers)
+        || names(ACCEPT, "text/event-stream")
+        || names(CONTENT_TYPE, "application/grpc")
 }
 
 /// Whether the connection asks to change to WebSocket, the only protocol that is let through. A tunnel

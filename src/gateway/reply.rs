@@ -5,6 +5,7 @@ use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
+use pingora::protocols::http::ServerSession;
 use serde_json::{Map, Value, json};
 
 use crate::cashier::{PendingReason, Wait};
@@ -42,6 +43,10 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         Wait::Pending { reason: PendingReason::BlockNotFound, .. } => {
             ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same proof again, do not pay again")
         }
+        Wait::UpstreamDown(_) => (
+            "upstream_down",
+            "the upstream cannot be reached: nothing was charged, send the same request again after Retry-After",
+        ),
         Wait::UpstreamFailing(_) => (
             "upstream_failing",
             "the upstream failed again and again: nothing was charged, send the capability again after \
@@ -63,7 +68,8 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
     };
     let block = match wait {
         Wait::Pending { block, .. } => Some(*block),
-        Wait::UpstreamFailing(_)
+        Wait::UpstreamDown(_)
+        | Wait::UpstreamFailing(_)
         | Wait::UsesOut
         | Wait::SameId
         | Wait::NoNode
@@ -71,7 +77,16 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::NoWork
         | Wait::Overloaded => None,
     };
-    let after = if let Wait::UpstreamFailing(pause) = wait { pause.get() } else { RETRY_SECONDS };
+    let after = match wait {
+        Wait::UpstreamDown(pause) | Wait::UpstreamFailing(pause) => pause.get(),
+        Wait::Pending { .. }
+        | Wait::UsesOut
+        | Wait::SameId
+        | Wait::NoNode
+        | Wait::NoStore
+        | Wait::NoWork
+        | Wait::Overloaded => RETRY_SECONDS,
+    };
     let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
     if block.is_some() {
         headers.push(("PAYMENT-RESPONSE", failed(block, reason, Some(message))));
@@ -89,6 +104,12 @@ pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
 /// would reset the stream.
 pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
     let body = body.filter(|_| session.req_header().method != Method::HEAD);
+    if body.is_none()
+        && let ServerSession::H2(session) = session.as_downstream_mut()
+    {
+        // Pingora's own way ends the stream by a frame of its own, which to clients of gRPC is no end.
+        return session.write_response_header(Box::new(head), true);
+    }
     session.write_response_header(Box::new(head), body.is_none()).await?;
     match body {
         Some(body) => session.write_response_body(Some(body), true).await,

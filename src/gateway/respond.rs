@@ -8,14 +8,14 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER
 use pingora::ErrorSource;
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::context::{Context, Forwarding};
 use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, write};
 use super::upstream_bill::UPSTREAM_BILL;
-use super::{bill, forward, idempotency, preflight};
+use super::{bill, forward, grpc, idempotency, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
@@ -97,10 +97,16 @@ fn gone(moved: &Moved) -> Reply {
 
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
     let Reply { status, headers, body } = answer;
-    let body = Bytes::from(body.to_string());
-    let mut response = ResponseHeader::build(status, Some(12))?;
-    response.insert_header(CONTENT_TYPE, "application/json")?;
-    response.insert_header(CONTENT_LENGTH, body.len())?;
+    let (mut response, body) = if grpc::is_call(session.req_header()) {
+        let message = body.get("message").and_then(Value::as_str).unwrap_or_default();
+        (grpc::refusal(session.req_header().version, status, message)?, None)
+    } else {
+        let body = Bytes::from(body.to_string());
+        let mut response = ResponseHeader::build(status, Some(12))?;
+        response.insert_header(CONTENT_TYPE, "application/json")?;
+        response.insert_header(CONTENT_LENGTH, body.len())?;
+        (response, Some(body))
+    };
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
     forward::vary_by_price(&mut response, context)?;
@@ -111,7 +117,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
         cors.expose(&mut response, context.origin.as_deref())?;
     }
     spare_connection(session, context);
-    write(session, response, Some(body)).await?;
+    write(session, response, body).await?;
     linger(session).await;
     Ok(())
 }
@@ -164,6 +170,11 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
     if session.response_written().is_some() {
         return Some(Failure { status, answer: None });
     }
+    if status == StatusCode::REQUEST_TIMEOUT {
+        let message =
+            "the body did not arrive in time: send the whole request again, with what it was paid with";
+        return Some(Failure { status, answer: Some(plain(status, "body_too_slow", message)) });
+    }
     let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
     let (code, message) = match admitted {
         Some(_) if *error.etype() == UPSTREAM_BILL => (
@@ -205,6 +216,9 @@ fn status_of(error: &Error) -> Option<StatusCode> {
     match error.esource() {
         ErrorSource::Downstream if *error.etype() == ErrorType::InvalidHTTPHeader => {
             Some(StatusCode::BAD_REQUEST)
+        }
+        ErrorSource::Downstream if *error.etype() == ErrorType::ReadTimedout => {
+            Some(StatusCode::REQUEST_TIMEOUT)
         }
         ErrorSource::Downstream => None,
         ErrorSource::Upstream if timeouts.contains(error.etype()) => Some(StatusCode::GATEWAY_TIMEOUT),

@@ -55,6 +55,8 @@ pub struct Tariff {
 pub struct EdgeLimits {
     /// How long a connection may stay open without a request.
     pub idle_connection: Duration,
+    /// How long a client may pause in its body.
+    pub body_idle: Duration,
     /// Bytes of an unneeded request body that are read to keep its connection.
     pub drained_body: u64,
     /// Requests of one client at the same time that hold no paid use.

@@ -1,36 +1,97 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
+mod trials;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
+use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
 use pingora::lb::selection::RoundRobin;
 use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
+use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::tls::CaType;
+use pingora::utils::tls::CertKey;
+use rustls::pki_types::CertificateDer;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
-use crate::config::{self, AfterBody, HostHeader, UpstreamUrl};
+use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
+use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
+
+use trials::Trials;
 
 /// Addresses tried for one selection before all count as unhealthy.
 const SELECT_TRIES: usize = 64;
 /// How often host names are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+/// How long a start waits for the first connection to each address.
+const FIRST_TRIAL: Duration = Duration::from_secs(1);
+/// How long an answer may pause if nothing else is configured.
+const PAUSE: Duration = Duration::from_secs(300);
+/// Finds out that the other side of a quiet connection is gone.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(15),
+    count: 4,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
+/// Requests at one time on a connection of HTTP/2.
+const STREAMS: usize = 100;
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// How its servers are known over TLS, and the gateway to them.
+#[derive(Clone, Debug, Default)]
+pub struct PeerTls {
+    /// Those who vouch for servers. `None`: the authorities that the system trusts.
+    pub authorities: Option<Arc<CaType>>,
+    /// The client's certificate and its key.
+    pub identity: Option<Arc<CertKey>>,
+    /// The name that a server's certificate is for. `None`: its URL's host.
+    pub server_name: Option<String>,
+}
+
+impl PeerTls {
+    fn apply(&self, peer: &mut HttpPeer) {
+        peer.options.ca.clone_from(&self.authorities);
+        peer.client_cert_key.clone_from(&self.identity);
+        if let Some(name) = &self.server_name {
+            peer.sni.clone_from(name);
+        }
+    }
+}
+
 /// One upstream of the configuration, ready to be spoken to.
 pub struct Upstream {
+    name: UpstreamName,
     balancer: LoadBalancer<RoundRobin>,
     settings: config::UpstreamConfig,
+    tls: PeerTls,
+    /// Which connections requests of this upstream may share: those that were made by its rules.
+    group: u64,
+    trials: Trials,
+    /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
+    connector: OnceLock<TransportConnector>,
 }
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Upstream")
+            .field("name", &self.name)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,17 +100,38 @@ impl fmt::Debug for Upstream {
 struct Of(UpstreamUrl);
 
 /// Looks up the hosts of the URLs.
-struct HostNames(Vec<UpstreamUrl>);
+struct HostNames {
+    urls: Vec<UpstreamUrl>,
+    /// The hosts that the last look-up did not find: each is complained about once.
+    unknown: Mutex<BTreeSet<String>>,
+}
+
+impl HostNames {
+    /// Notes whether `host` was found; returns whether that is news.
+    fn is_news(&self, host: &str, found: bool) -> bool {
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        if found { unknown.remove(host) } else { unknown.insert(host.to_owned()) }
+    }
+}
 
 #[async_trait]
 impl ServiceDiscovery for HostNames {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut found = BTreeSet::new();
-        for url in &self.0 {
+        for url in &self.urls {
             let name = (url.host.as_str(), url.port);
             match tokio::net::lookup_host(name).await {
-                Ok(addresses) => found.extend(addresses.map(|address| backend(address, url))),
-                Err(error) => tracing::warn!(host = %url.host, %error, "the upstream's name is not known"),
+                Ok(addresses) => {
+                    found.extend(addresses.map(|address| backend(address, url)));
+                    if self.is_news(&url.host, true) {
+                        tracing::info!(host = %url.host, "the upstream's name is known again");
+                    }
+                }
+                Err(error) => {
+                    if self.is_news(&url.host, false) {
+                        tracing::warn!(host = %url.host, %error, "the upstream's name is not known");
+                    }
+                }
             }
         }
         if found.is_empty() {
@@ -66,35 +148,140 @@ fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
 }
 
 impl Upstream {
-    /// The upstream as configured. It has no address until [`Upstream::refresh`] finds some.
+    /// The upstream as configured. It has no address until [`Upstream::begin`] finds some.
     #[must_use]
-    pub fn new(settings: &config::UpstreamConfig) -> Self {
-        let mut backends = Backends::new(Box::new(HostNames(settings.urls.clone())));
-        if let Some(health) = &settings.health {
-            backends.set_health_check(Box::new(Checks::new(health, &settings.urls)));
+    pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, tls: PeerTls) -> Self {
+        let names = HostNames { urls: settings.urls.clone(), unknown: Mutex::default() };
+        let mut backends = Backends::new(Box::new(names));
+        if let Some(health) = &settings.health.check {
+            backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &tls)));
         }
-        Self { balancer: LoadBalancer::from_backends(backends), settings: settings.clone() }
+        Self {
+            group: group(&name, &settings.authorities),
+            name,
+            balancer: LoadBalancer::from_backends(backends),
+            settings: settings.clone(),
+            tls,
+            trials: Trials::new(&settings.health),
+            connector: OnceLock::new(),
+        }
     }
 
-    /// Looks the host names up. Without an answer the known addresses stay.
-    pub async fn refresh(&self) {
+    /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is
+    /// billed for an upstream that is not there.
+    pub async fn begin(&self) {
+        self.refresh().await;
+        let found: Vec<_> = std::iter::from_fn(|| self.trials.next()).collect();
+        join_all(found.iter().map(async |address| {
+            match tokio::time::timeout(FIRST_TRIAL, self.try_address(address)).await {
+                Ok(Ok(())) => drop(self.trials.clear(address)),
+                Ok(Err(error)) => {
+                    self.complain(address, &error);
+                    self.trials.leave(address, true);
+                }
+                Err(_elapsed) => self.trials.leave(address, false),
+            }
+        }))
+        .await;
+    }
+
+    /// Looks the host names up. Without an answer the known addresses stay. New ones are tried.
+    async fn refresh(&self) {
+        let known = self.balancer.backends().get_backend();
         if let Err(error) = self.balancer.update().await {
-            tracing::warn!(%error, "the upstream's addresses were not refreshed");
+            tracing::debug!(upstream = %self.name, %error, "the addresses were not refreshed");
+        }
+        for new in self.balancer.backends().get_backend().difference(&known) {
+            self.trials.doubt(new.addr.clone());
         }
     }
 
-    /// Looks names up again and checks health until `shutdown` turns true.
-    pub async fn watch(&self, mut shutdown: StopSignal) {
+    /// Looks names up again, checks health and tries what is in doubt until `shutdown` turns true.
+    pub async fn watch(self: Arc<Self>, mut shutdown: StopSignal) {
         let mut names = tokio::time::interval(RESOLVE_EVERY);
-        let every = self.settings.health.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
+        let mut lost = tokio::time::interval(self.settings.health.back_off);
+        let every = self.settings.health.check.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
         let mut checks = tokio::time::interval(every);
+        lost.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut trials = JoinSet::new();
         loop {
             tokio::select! {
                 _ = names.tick() => self.refresh().await,
+                _ = lost.tick(), if self.addresses() == 0 => self.refresh().await,
                 _ = checks.tick() => self.balancer.backends().run_health_check(true).await,
+                () = self.trials.untried() => while let Some(address) = self.trials.next() {
+                    trials.spawn(Arc::clone(&self).try_until_it_connects(address));
+                },
+                Some(_) = trials.join_next() => {}
                 () = shutdown::asked_for(&mut shutdown) => return,
             }
         }
+    }
+
+    /// Tries an address in doubt until it takes a connection or is not this upstream's any more.
+    async fn try_until_it_connects(self: Arc<Self>, address: SocketAddr) {
+        while self.balancer.backends().get_backend().iter().any(|it| it.addr == address) {
+            let Err(error) = self.try_address(&address).await else { break };
+            let Some((pause, is_down)) = self.trials.trial_failed(&address) else { return };
+            if is_down {
+                self.complain(&address, &error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+        if self.trials.clear(&address) {
+            tracing::info!(upstream = %self.name, %address, "the address takes connections again");
+        }
+    }
+
+    /// Connects to an address, over TLS if its URL says so.
+    async fn try_address(&self, address: &SocketAddr) -> Result<()> {
+        let known = self.balancer.backends().get_backend();
+        let Some((peer, url)) = known.iter().find(|it| it.addr == *address).and_then(|it| self.peer(it))
+        else {
+            return Error::e_explain(ErrorType::InternalError, "an address that is not known");
+        };
+        if url.tls {
+            let connector = self.connector.get_or_init(|| TransportConnector::new(None));
+            return connector.new_stream(&peer).await.map(drop);
+        }
+        let SocketAddr::Inet(address) = address else {
+            return Error::e_explain(ErrorType::InternalError, "no address of the internet");
+        };
+        let connected = tokio::net::TcpStream::connect(address);
+        match tokio::time::timeout(self.settings.connect_timeout, connected).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
+            Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
+        }
+    }
+
+    fn complain(&self, address: &SocketAddr, error: &Error) {
+        tracing::warn!(upstream = %self.name, %address, %error, "the address takes no connections");
+    }
+
+    /// Notes that a request could not connect to `address`.
+    pub(super) fn failed(&self, address: &SocketAddr, error: &Error) {
+        if self.trials.failed(address) {
+            self.complain(address, error);
+        }
+    }
+
+    /// Notes that a request connected to `address`.
+    pub(super) fn connected(&self, address: &SocketAddr) {
+        self.trials.connected(address);
+    }
+
+    /// How long an answer may take to begin.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// How long an answer may pause; `None`: for ever, unless it is configured, as what is `quiet` by nature.
+    #[must_use]
+    pub fn idle(&self, quiet: bool) -> Option<Duration> {
+        let usual = (!quiet).then(|| self.settings.timeout.max(PAUSE));
+        self.settings.idle_timeout.or(usual)
     }
 
     /// As it is configured.
@@ -114,27 +301,76 @@ impl Upstream {
         self.balancer.backends().get_backend().len()
     }
 
+    /// Whether no address is known and healthy: seconds after which that may be over. `None`: it is up.
+    #[must_use]
+    pub fn down(&self) -> Option<NonZeroU64> {
+        let backends = self.balancer.backends();
+        let (known, health) = (backends.get_backend(), &self.settings.health);
+        let mut pause = health.back_off;
+        for backend in known.iter() {
+            let every = health.check.as_ref().map(|it| it.every).filter(|_| !backends.ready(backend));
+            match self.trials.pause(&backend.addr).max(every) {
+                None => return None,
+                Some(longer) => pause = pause.max(longer),
+            }
+        }
+        let seconds = pause.as_secs().saturating_add(u64::from(pause.subsec_nanos() > 0));
+        Some(NonZeroU64::new(seconds).unwrap_or(NonZeroU64::MIN))
+    }
+
     /// The next healthy address that is not among those `tried`, with this upstream's timeouts.
     #[must_use]
     pub fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
-        let backend = self
-            .balancer
-            .select_with(b"", SELECT_TRIES, |it, healthy| healthy && !tried.contains(&it.addr))?;
-        let Of(url) = backend.ext.get::<Of>()?.clone();
-        let mut peer = HttpPeer::new(backend.addr, url.tls, url.host.clone());
-        let options = &mut peer.options;
-        // Pingora's own defaults wait for ever.
-        options.connection_timeout = Some(self.settings.connect_timeout);
-        options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
-        options.read_timeout = Some(self.settings.timeout);
-        options.write_timeout = Some(self.settings.timeout);
-        options.idle_timeout = Some(IDLE);
+        let backend = self.balancer.select_with(b"", SELECT_TRIES, |it, healthy| {
+            healthy && !tried.contains(&it.addr) && self.trials.pause(&it.addr).is_none()
+        })?;
+        let (peer, url) = self.peer(&backend)?;
         let host = match self.settings.host_header {
             HostHeader::Preserve => None,
             HostHeader::Upstream => Some(authority(&url)),
         };
         Some(Chosen { peer, base_path: url.base_path, host })
     }
+
+    /// How to connect to a server, and its URL.
+    fn peer(&self, backend: &Backend) -> Option<(HttpPeer, UpstreamUrl)> {
+        let Of(url) = backend.ext.get::<Of>()?.clone();
+        let mut peer = HttpPeer::new(backend.addr.clone(), url.tls, url.host.clone());
+        self.tls.apply(&mut peer);
+        peer.group_key = self.group;
+        let options = &mut peer.options;
+        // Pingora's own defaults wait for ever.
+        options.connection_timeout = Some(self.settings.connect_timeout);
+        options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
+        options.read_timeout = self.idle(false);
+        options.tcp_keepalive = Some(KEEPALIVE);
+        match self.settings.protocol {
+            Protocol::Http1 => {}
+            Protocol::Auto => options.set_http_version(2, 1),
+            Protocol::H2 | Protocol::H2c => options.set_http_version(2, 2),
+        }
+        options.max_h2_streams = STREAMS;
+        options.write_timeout = Some(self.settings.timeout);
+        options.idle_timeout = Some(IDLE);
+        Some((peer, url))
+    }
+}
+
+/// What the network said about a failed request; `None` if that may repeat what was sent.
+pub(super) fn cause(error: &Error) -> Option<String> {
+    let connecting = [
+        ErrorType::ConnectTimedout,
+        ErrorType::ConnectRefused,
+        ErrorType::ConnectNoRoute,
+        ErrorType::ConnectError,
+        ErrorType::TLSHandshakeFailure,
+        ErrorType::TLSHandshakeTimedout,
+        ErrorType::InvalidCert,
+    ];
+    if connecting.contains(error.etype()) {
+        return Some(error.to_string());
+    }
+    error.root_cause().downcast_ref::<std::io::Error>().map(ToString::to_string)
 }
 
 /// The server that a request goes to.
@@ -145,6 +381,13 @@ pub struct Chosen {
     pub base_path: String,
     /// The `Host` to send. `None`: the client's.
     pub host: Option<String>,
+}
+
+/// Tells connections apart that were made for another upstream, or trusting other authorities.
+fn group(name: &UpstreamName, authorities: &[CertificateDer<'static>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (name.as_str(), authorities.iter().map(AsRef::<[u8]>::as_ref).collect::<Vec<_>>()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The host, with the port if it is not the scheme's own.
@@ -158,8 +401,8 @@ fn authority(url: &UpstreamUrl) -> String {
 struct Checks(Vec<(UpstreamUrl, HttpHealthCheck)>);
 
 impl Checks {
-    fn new(health: &config::HealthCheck, urls: &[UpstreamUrl]) -> Self {
-        Self(urls.iter().map(|url| (url.clone(), health_check(health, url))).collect())
+    fn new(health: &config::HealthCheck, urls: &[UpstreamUrl], tls: &PeerTls) -> Self {
+        Self(urls.iter().map(|url| (url.clone(), health_check(health, url, tls))).collect())
     }
 }
 
@@ -178,8 +421,9 @@ impl HealthCheck for Checks {
     }
 }
 
-fn health_check(health: &config::HealthCheck, url: &UpstreamUrl) -> HttpHealthCheck {
+fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) -> HttpHealthCheck {
     let mut check = HttpHealthCheck::new(&url.host, url.tls);
+    tls.apply(&mut check.peer_template);
     let path = format!("{}{}", url.base_path, health.path);
     let made = check
         .req

@@ -34,6 +34,8 @@ pub struct DoorRules {
     pub proxies: TrustedProxies,
     /// Whether connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
+    /// Whether HTTP/2 is spoken without TLS to a client that begins with its preface.
+    pub h2c: bool,
 }
 
 impl Default for DoorRules {
@@ -45,6 +47,7 @@ impl Default for DoorRules {
             idle: Duration::from_secs(60),
             proxies: TrustedProxies::default(),
             proxy_protocol: false,
+            h2c: false,
         }
     }
 }

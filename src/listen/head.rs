@@ -20,6 +20,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
+use super::deadline::{Deadline, DeadlineWatch};
 use super::door::DoorRules;
 use super::refusal;
 use crate::clock::Stopwatch;
@@ -42,6 +43,8 @@ pub(super) struct HeadSignal {
     /// Runs from the moment at which the app has the request. Locked to copy it, no longer.
     age: Mutex<Option<Stopwatch>>,
     late: Notify,
+    /// For the answer to the request whose head was read.
+    answer: Arc<Deadline>,
 }
 
 impl HeadSignal {
@@ -134,16 +137,18 @@ pub(super) struct HeadWatch {
     place: Place,
     /// Runs from the first byte of a head to its last.
     deadline: Option<Pin<Box<Sleep>>>,
+    answer: DeadlineWatch,
 }
 
 impl HeadWatch {
     pub(super) fn new(head: &Arc<HeadSignal>, within: Duration) -> Self {
         head.expect();
-        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None }
+        let answer = DeadlineWatch::new(Arc::clone(&head.answer));
+        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None, answer }
     }
 
     /// Reads by `read`, unless a head is late. Then nothing is read any more, and the connection's task
-    /// is told.
+    /// is told. If nothing is there to be read and the answer is late, the read fails.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,7 +157,14 @@ impl HeadWatch {
     ) -> Poll<std::io::Result<()>> {
         if !self.head.is_awaited.load(Ordering::Relaxed) {
             (self.place, self.deadline) = (Place::default(), None);
-            return read(cx, buf);
+            let before = buf.filled().len();
+            let outcome = read(cx, buf);
+            // A client that has closed its sending side waits for the answer too.
+            let is_quiet = buf.filled().len() == before;
+            if is_quiet && self.answer.poll(cx).is_ready() {
+                return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+            }
+            return outcome;
         }
         if self.deadline.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready()) {
             self.head.late.notify_one();
@@ -193,7 +205,12 @@ impl HeadWatch {
     }
 }
 
-/// The app of one connection: it says when a head begins, and how long HTTP/2 may be idle.
+/// How long after its deadline a request of HTTP/1 is left to its stream. Pingora does not read the
+/// stream while it keeps the beginning of the next request.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The app of one connection: it says when a head begins, how long an answer may take to begin, and how
+/// long HTTP/2 may be idle.
 #[derive(Debug)]
 pub(super) struct Timed<A> {
     app: Arc<A>,
@@ -217,13 +234,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
         shutdown: &StopSignal,
     ) -> Option<ReusedHttpStream> {
         // A stream of HTTP/2 has its head already.
-        if session.as_http1().is_some() {
+        let (deadline, grace) = if session.as_http1().is_some() {
             self.head.expect();
+            (Arc::clone(&self.head.answer), GRACE)
         } else if session.req_header().method == Method::CONNECT {
             refusal::connect(session).await;
             return None;
-        }
-        self.app.process_new_http(session, shutdown).await
+        } else {
+            (Arc::default(), Duration::ZERO)
+        };
+        deadline.within(grace, self.app.process_new_http(session, shutdown)).await.flatten()
     }
 
     fn h2_options(&self) -> Option<H2Options> {

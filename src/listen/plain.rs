@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::ALPN;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
@@ -33,6 +34,8 @@ pub(super) struct Buffered {
     watch: Option<HeadWatch>,
     refused: Refused,
     half_closed: HalfClosed,
+    /// Whether the client began with the preface of HTTP/2.
+    is_http2: bool,
 }
 
 impl Buffered {
@@ -44,7 +47,14 @@ impl Buffered {
             watch,
             refused: Refused::default(),
             half_closed: HalfClosed::default(),
+            is_http2: false,
         }
+    }
+
+    /// The same for a client that began with the preface of HTTP/2, if `is_http2`.
+    pub(super) fn speaking_http2(mut self, is_http2: bool) -> Self {
+        self.is_http2 = is_http2;
+        self
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
@@ -133,7 +143,12 @@ impl UniqueID for Buffered {
     }
 }
 
-impl Ssl for Buffered {}
+impl Ssl for Buffered {
+    /// What TLS would have agreed on.
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.is_http2.then_some(ALPN::H2)
+    }
+}
 
 #[async_trait]
 impl Peek for Buffered {}

@@ -208,11 +208,11 @@ async fn a_copy_is_fresh_until_the_configuration_changes() {
         assert_eq!(rig.get(&format!("{path}?utm=1"), &[]).await.status(), 200);
 
         let reloaded = rig.config("", &ROUTES.replace("price: 0.01 XNO", "price: 0.02 XNO"));
-        rig.services.reload(&reloaded).await;
+        rig.services.reload(&reloaded).await.unwrap();
         let changed = rig.get(path, &[("If-None-Match", &tag)]).await;
         assert_eq!(changed.status(), 200, "{path}");
         assert!(changed.text().await.unwrap().contains("20000000000000000000000000000"));
-        rig.services.reload(&rig.config("", ROUTES)).await;
+        rig.services.reload(&rig.config("", ROUTES)).await.unwrap();
         assert_eq!(header(&rig.get(path, &[]).await, "etag"), tag, "the same prices, the same document");
     }
     let metrics = rig.services.metrics().text().unwrap();
@@ -239,22 +239,22 @@ async fn a_priced_pattern_does_not_hide_them_and_a_literal_route_replaces_them()
         }
     }
     let literal = format!("{catch_all}  - {{ match: \"GET /openapi.json\", upstream: api, free: true }}\n");
-    rig.services.reload(&rig.config("", &literal)).await;
+    rig.services.reload(&rig.config("", &literal)).await.unwrap();
     assert_eq!(text(&rig, "/openapi.json").await, "upstream saw GET /openapi.json");
     assert!(json(&rig, "/.well-known/x402").await["openapi"].is_null());
     assert!(!text(&rig, "/llms.txt").await.contains("/openapi.json\n"));
 
-    rig.services.reload(&rig.config("discovery: { llms: false }", catch_all)).await;
+    rig.services.reload(&rig.config("discovery: { llms: false }", catch_all)).await.unwrap();
     assert_eq!(rig.get("/llms.txt", &[]).await.status(), 402);
     assert!(json(&rig, "/.well-known/x402").await["llms"].is_null());
     assert!(json(&rig, "/openapi.json").await.get("x-service-info").is_none());
-    rig.services.reload(&rig.config("discovery: false", catch_all)).await;
+    rig.services.reload(&rig.config("discovery: false", catch_all)).await.unwrap();
     for path in PATHS {
         assert_eq!(rig.get(path, &[]).await.status(), 402, "{path}");
     }
     // Where nothing covers them, an upstream that is open to the rest does not get them either.
     let open = "  - { match: /a, upstream: api, price: 1 raw }\nunmatched: { upstream: api, free: true }";
-    rig.services.reload(&rig.config("", open)).await;
+    rig.services.reload(&rig.config("", open)).await.unwrap();
     assert!(text(&rig, "/llms.txt").await.contains("## How to pay"));
     rig.end().await;
 }

@@ -419,7 +419,7 @@ async fn the_wallet_pays_by_it() {
 #[tokio::test]
 async fn a_route_that_asks_for_it_at_a_reload_waits_for_addresses() {
     let rig = Rig::with(Plan { routes: USUAL.to_owned(), ..Plan::default() }).await;
-    let held_back = rig.services.reload(&rig.config("", ROUTES)).await;
+    let held_back = rig.services.reload(&rig.config("", ROUTES)).await.unwrap();
     assert_eq!(held_back, ["routes[].mechanisms"]);
     // Until the restart: what has addresses, and where that is nothing, what the others offer.
     for (path, count) in [(ONE, 1), ("/alone", 2), ("/plain", 2)] {

@@ -39,7 +39,7 @@ async fn bought(rig: &Rig, path: &str) -> String {
 
 /// A gateway whose `/raw/**` leads to an upstream that the test plays, and a capability for it with
 /// 9 uses left. `options` go to the upstream, `route` to the route.
-async fn played(options: &str, route: &str, rest: &str) -> (Rig, Played, String) {
+pub(crate) async fn played(options: &str, route: &str, rest: &str) -> (Rig, Played, String) {
     let mut upstream = Played::start().await;
     let more = format!("  raw: {{ url: \"{}\"{options} }}\n{rest}", upstream.url);
     let routes = format!(
@@ -53,6 +53,6 @@ async fn played(options: &str, route: &str, rest: &str) -> (Rig, Played, String)
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// How many requests of a route ended as `outcome`.
-fn requests(rig: &Rig, route: &str, outcome: &str) -> u64 {
+pub(crate) fn requests(rig: &Rig, route: &str, outcome: &str) -> u64 {
     sample(rig, &format!("requests_total{{outcome=\"{outcome}\",route=\"{route}\"}}")) as u64
 }

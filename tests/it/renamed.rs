@@ -44,7 +44,7 @@ async fn what_was_bought_under_a_former_name_opens_the_route() {
         "name: new, match: /b, price: 200 raw, formerly: [old]",
         "match: GET /other, price: 200 raw, formerly: [GET /unnamed]",
     );
-    rig.services.reload(&rig.config("", &routes)).await;
+    rig.services.reload(&rig.config("", &routes)).await.unwrap();
     assert_eq!(sample(&rig, "stranded_capabilities"), 0.0);
     assert_eq!(status(&rig, "/b", &named).await, 200);
     assert_eq!(status(&rig, "/other", &unnamed).await, 200);
@@ -67,7 +67,7 @@ async fn a_route_that_is_gone_is_no_bill() {
     let (proof, _) = rig.txn(&key, &offer);
     let routes = changed("name: new, match: /a, price: 100 raw", "match: GET /unnamed, price: 100 raw");
     let config = rig.config("", &routes);
-    rig.services.reload(&config).await;
+    rig.services.reload(&config).await.unwrap();
     for credential in [("PAYMENT-CAPABILITY", token.as_str()), ("PAYMENT-SIGNATURE", proof.as_str())] {
         let gone = rig.get("/a", &[credential]).await;
         assert_eq!(gone.status().as_u16(), 410);
@@ -87,7 +87,7 @@ async fn a_route_that_is_gone_is_no_bill() {
     // What the operator names again opens again.
     let routes =
         changed("name: new, match: /a, price: 1 raw, formerly: [old]", "match: GET /x, price: 1 raw");
-    rig.services.reload(&rig.config("", &routes)).await;
+    rig.services.reload(&rig.config("", &routes)).await.unwrap();
     assert_eq!(status(&rig, "/a", &token).await, 200);
     rig.end().await;
 }
@@ -106,7 +106,7 @@ async fn a_name_that_moves_to_a_dearer_path_leaves_its_grants_behind() {
         ("name: old, match: /dear, price: 101 raw, formerly: [/a]", "/dear", 200),
         ("name: old, match: /dear, price: 900 raw", "/dear", 410),
     ] {
-        rig.services.reload(&rig.config("", &changed(named, unnamed))).await;
+        rig.services.reload(&rig.config("", &changed(named, unnamed))).await.unwrap();
         assert_eq!(status(&rig, path, &token).await, expected, "{named}");
         assert_eq!(sample(&rig, "stranded_capabilities"), f64::from(u8::from(expected == 410)), "{named}");
     }

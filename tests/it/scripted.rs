@@ -92,7 +92,10 @@ impl Drop for Scripted {
 
 impl Scripted {
     pub(crate) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    fn on(listener: TcpListener, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (log, answer) = (Arc::clone(&seen), Arc::new(answer));
@@ -125,14 +128,21 @@ impl Scripted {
 /// An address at which nothing listens, nor will while this is kept.
 pub(crate) struct Nobody {
     pub(crate) url: Url,
-    _bound: TcpSocket,
+    bound: TcpSocket,
+}
+
+impl Nobody {
+    /// A server begins to listen there.
+    pub(crate) fn appear(self, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Scripted {
+        Scripted::on(self.bound.listen(64).unwrap(), answer)
+    }
 }
 
 pub(crate) fn nobody() -> Nobody {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", socket.local_addr().unwrap()).parse().unwrap();
-    Nobody { url, _bound: socket }
+    Nobody { url, bound: socket }
 }
 
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {

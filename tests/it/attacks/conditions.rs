@@ -296,11 +296,11 @@ async fn a_name_that_is_moved_to_other_conditions_takes_no_cheap_grant_along() {
     let (token, _) = capability(&rig.pay(&key, "/img?size=small").await);
     let status = async |path: &str| rig.get(path, &[("PAYMENT-CAPABILITY", &token)]).await.status().as_u16();
     assert_eq!(status("/img?size=small").await, 200);
-    rig.services.reload(&rig.config("", &routes("img", "100 raw", "query: { size: large },"))).await;
+    rig.services.reload(&rig.config("", &routes("img", "100 raw", "query: { size: large },"))).await.unwrap();
     assert_eq!(status("/img?size=large").await, 410, "bought for the small one");
-    rig.services.reload(&rig.config("", &routes("img", "100 raw", "query: { size: small },"))).await;
+    rig.services.reload(&rig.config("", &routes("img", "100 raw", "query: { size: small },"))).await.unwrap();
     assert_eq!(status("/img?size=small").await, 200, "bought is bought, whatever it costs since");
-    rig.services.reload(&rig.config("", &routes("img", "1 raw", ""))).await;
+    rig.services.reload(&rig.config("", &routes("img", "1 raw", ""))).await.unwrap();
     assert_eq!(status("/img").await, 200, "it costs no more there");
     rig.end().await;
 }

@@ -90,7 +90,7 @@ async fn a_body_of_the_bound_passes_and_one_byte_more_does_not() {
 
     // The greatest bound there is.
     let wide = ROUTES.replace("      body: 4 KiB\n", "");
-    rig.services.reload(&rig.config("limits: { bodies: 1 MiB }", &wide)).await;
+    rig.services.reload(&rig.config("limits: { bodies: 1 MiB }", &wide)).await.unwrap();
     let most = faregate::config::MAX_BODY;
     for (length, status) in [(most, 200), (most + 1, 413)] {
         let answer = post(&rig, padded(length), &[]).await;
@@ -143,12 +143,12 @@ async fn a_client_that_waits_to_be_asked_is_asked() {
 #[tokio::test]
 async fn a_body_that_does_not_come_is_waited_for_only_so_long() {
     let rig = scene().await;
-    rig.services.reload(&rig.config("limits: { body_time: 200ms }", ROUTES)).await;
+    rig.services.reload(&rig.config("limits: { body_time: 200ms }", ROUTES)).await.unwrap();
     let mut wire = Wire::open(&rig.url).await;
     wire.send(head(&["Content-Length: 100"]) + "{\"jsonrpc\"").await;
     let answer = wire.answer().await;
     assert_eq!((answer.status, answer.json()["error"].as_str()), (408, Some("body_too_slow")));
-    rig.services.reload(&rig.config(LIMITS, ROUTES)).await;
+    rig.services.reload(&rig.config(LIMITS, ROUTES)).await.unwrap();
     // One that goes away half way leaves nothing behind.
     let mut gone = Wire::open(&rig.url).await;
     gone.send(head(&["Content-Length: 100"]) + "{").await;
@@ -161,7 +161,7 @@ async fn a_body_that_does_not_come_is_waited_for_only_so_long() {
 #[tokio::test]
 async fn bodies_together_take_no_more_room_than_there_is() {
     let rig = scene_with(ROUTES).await;
-    rig.services.reload(&rig.config("limits: { bodies: 16 KiB, body_time: 60s }", ROUTES)).await;
+    rig.services.reload(&rig.config("limits: { bodies: 16 KiB, body_time: 60s }", ROUTES)).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut wire = Wire::open(&rig.url).await;

@@ -134,7 +134,7 @@ async fn a_challenge_from_before_a_change_of_prices_is_still_good_for_its_line()
     let block = rig.devnet.send_block(&payer, old.pay_to, old.amount).unwrap();
     rig.devnet.process(block).unwrap();
     let dearer = ROUTES.replace("search: 10 raw", "search: 11 raw");
-    rig.services.reload(&rig.config(LIMITS, &dearer)).await;
+    rig.services.reload(&rig.config(LIMITS, &dearer)).await.unwrap();
     assert_eq!(offer(&rig, &tool("search")).await.amount.get(), 11);
     let proof = signature(&payer, &block, &old);
     let answer = post(&rig, tool("search").to_string(), &[("PAYMENT-SIGNATURE", &proof)]).await;

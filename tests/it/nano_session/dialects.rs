@@ -93,7 +93,7 @@ async fn the_pair_outlives_a_restart_and_the_price_it_was_made_for() {
     let block = pay_session(&rig, &key, &offer);
     let rig = rig.restart(crate::rig::Ending::Abrupt).await;
     let dearer = ROUTES.replace("0.0001 XNO, mechanisms", "5 XNO, mechanisms");
-    let held_back = rig.services.reload(&rig.config("", &dearer)).await;
+    let held_back = rig.services.reload(&rig.config("", &dearer)).await.unwrap();
     assert_eq!(held_back, ["listen"], "the rig's own new port");
     assert!(session_offer(&rig, ONE).await.amount > offer.amount);
     assert_eq!(present_header_pair(&rig, ONE, &block.to_string(), &session_id(&offer)).await.status(), 200);
@@ -284,13 +284,13 @@ async fn two_headers_on_a_route_that_is_gone_are_no_bill() {
     assert_refused(elsewhere, "WRONG_RESOURCE").await;
     let renamed = ROUTES.replace("name: many\n", "name: other\n");
     assert_ne!(renamed, ROUTES);
-    rig.services.reload(&rig.config("", &renamed)).await;
+    rig.services.reload(&rig.config("", &renamed)).await.unwrap();
     for path in [MANY, ONE] {
         let gone = present_header_pair(&rig, path, &block, &session).await;
         assert_eq!((gone.status().as_u16(), error(gone).await.as_str()), (410, "route_gone"), "{path}");
     }
     let named = ROUTES.replace("name: many\n", "name: other\n    formerly: [many]\n");
-    rig.services.reload(&rig.config("", &named)).await;
+    rig.services.reload(&rig.config("", &named)).await.unwrap();
     let served = present_header_pair(&rig, MANY, &block, &session).await;
     assert_eq!((served.status().as_u16(), capability(&served).1), (200, 2));
     rig.end().await;

@@ -399,7 +399,7 @@ async fn a_retry_gets_the_same_answer_after_its_route_was_renamed() {
     let first = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
     wait_until_kept(&rig, &block).await;
     let routes = ROUTES.replace("name: opt, match", "name: renamed, formerly: [opt], match");
-    rig.services.reload(&rig.config("", &routes)).await;
+    rig.services.reload(&rig.config("", &routes)).await.unwrap();
     let again = Answered::read(rig.get("/opt/x", &[(PROOF, &proof)]).await).await;
     assert_eq!((again.status, again.replayed, &again.body), (201, true, &first.body));
     // Another proof under the id, made for the new name, is not settled either.

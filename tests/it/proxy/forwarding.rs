@@ -191,10 +191,7 @@ async fn several_servers_are_taken_in_turn_and_a_dead_one_is_passed_over() {
         assert_eq!(answer.status(), 200);
     }
     let answer = rig.get("/dead/x", &[]).await;
-    assert_eq!(
-        (answer.status().as_u16(), crate::rig::error(answer).await.as_str()),
-        (502, "upstream_failed")
-    );
+    assert_eq!((answer.status().as_u16(), crate::rig::error(answer).await.as_str()), (503, "upstream_down"));
     rig.end().await;
 }
 

@@ -81,8 +81,10 @@ async fn an_answer_that_does_not_count_gives_the_use_back() {
 async fn an_upstream_that_is_late_or_not_there_gives_the_use_back() {
     let dead = nobody();
     let late = Played::start().await;
-    let more =
-        format!("  dead: {{ url: \"{}\" }}\n  late: {{ url: \"{}\", timeout: 50ms }}\n", dead.url, late.url);
+    let more = format!(
+        "  dead: {{ url: \"{}\", health: {{ failures: 0 }} }}\n  late: {{ url: \"{}\", timeout: 50ms }}\n",
+        dead.url, late.url
+    );
     let routes = r#"
   - { name: dead, match: "/dead", upstream: dead, price: 1 raw }
   - { name: late, match: "/late", upstream: late, price: 1 raw }

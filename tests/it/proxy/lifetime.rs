@@ -117,7 +117,7 @@ async fn a_reload_changes_new_bills_and_keeps_old_ones_good() {
     let (rig, token) = roomy().await;
     let key = rig.payer(2, PLENTY);
     let [old, _] = rig.bill("/v1/search/x").await;
-    let held_back = rig.services.reload(&rig.config("", DEARER)).await;
+    let held_back = rig.services.reload(&rig.config("", DEARER)).await.unwrap();
     assert!(held_back.is_empty(), "{held_back:?}");
     let [new, _] = rig.bill("/v1/search/x").await;
     assert_eq!((old.amount.to_string().as_str(), new.amount.to_string().as_str()), ("1", "7"));
@@ -160,7 +160,7 @@ async fn what_needs_a_restart_is_named_and_stays_as_it_was() {
     let (rig, _) = roomy().await;
     let more = "admin: { listen: 127.0.0.1:0 }\nstore: { path: other.db }\nlimits: { capabilities_cached: 5 }\n\
                 challenge: { key_file: other.key, lifetime: 77s }";
-    let held_back = rig.services.reload(&rig.config(more, DEARER)).await;
+    let held_back = rig.services.reload(&rig.config(more, DEARER)).await.unwrap();
     assert_eq!(held_back, ["admin", "store", "challenge.key_file", "limits.capabilities_cached"]);
     let bill = rig.get("/v1/search/x", &[]).await;
     let body: serde_json::Value = bill.json().await.unwrap();

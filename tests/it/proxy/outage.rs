@@ -49,7 +49,7 @@ async fn an_upstream_that_is_down_does_not_stop_bills_for_others() {
     let more = format!("  dead: {{ url: \"{}\" }}\n", dead.url);
     let routes = format!("{ROOMY}\n  - {{ match: \"/dead\", upstream: dead, price: 1 raw }}\n");
     let rig = crate::rig::Rig::with(crate::rig::Plan { more, routes, ..crate::rig::Plan::default() }).await;
-    assert_eq!(rig.get("/dead", &[]).await.status(), 402);
+    assert_eq!(error(rig.get("/dead", &[]).await).await, "upstream_down");
     let token = bought(&rig, "/v1/search/x").await;
     assert_eq!(rig.get("/v1/search/y", &[("PAYMENT-CAPABILITY", &token)]).await.status(), 200);
     rig.end().await;

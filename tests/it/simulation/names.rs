@@ -63,6 +63,7 @@ impl Town {
             presented,
             identified: Some(asked.identified),
             client: None,
+            down: None,
             url: None,
         };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;

@@ -80,6 +80,7 @@ impl Town {
             presented,
             identified: None,
             client: None,
+            down: None,
             url: None,
         };
         let decided = tokio::time::timeout(CLIENT_TIMEOUT, instance.till.decide(ask)).await;
@@ -391,6 +392,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
             presented: txn_proof(&challenge, block),
             identified: None,
             client: None,
+            down: None,
             url: None,
         };
         town.world.present(block.hash(), challenge.nonce());

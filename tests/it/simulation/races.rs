@@ -44,6 +44,7 @@ fn request_for(ware: usize, presented: Presented) -> Ask {
         presented,
         identified: None,
         client: None,
+        down: None,
         url: None,
     }
 }

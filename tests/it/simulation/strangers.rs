@@ -133,6 +133,7 @@ impl Street {
             presented,
             identified: None,
             client: Some(client),
+            down: None,
             url: None,
         };
         self.gateway.till.decide(ask).await

@@ -117,6 +117,7 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
         presented: Presented::Proof(Box::new(Proof::from(*payment))),
         identified: None,
         client: None,
+        down: None,
         url: None,
     };
     let deciding = tokio::spawn(async move { late.decide(ask).await });

@@ -1,0 +1,279 @@
+//! Upstreams over TLS as operators have them: an authority of their own, a certificate for the gateway,
+//! another name than the URL's; and what the log says if the two do not agree.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::logs::Logs;
+use crate::patience::eventually;
+use crate::rig::{Plan, Rig, error};
+use crate::scripted::{Reply, Scripted};
+
+/// What the servers' certificates are for.
+const NAME: &str = "quotes.test";
+
+/// An authority that signs certificates.
+struct Authority {
+    certificate: CertificateDer<'static>,
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).unwrap();
+        Self { certificate: own.der().clone(), pem: own.pem(), issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, params: CertificateParams) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn signed(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        self.sign(CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+}
+
+/// TLS in front of an upstream.
+struct Front {
+    url: String,
+    task: JoinHandle<()>,
+    behind: Scripted,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A server with this certificate; it asks for one that `clients` has signed, if there is such.
+async fn front((certificate, key): (rcgen::Certificate, KeyPair), clients: Option<&Authority>) -> Front {
+    let behind = Scripted::start(|_| Reply::text(200, "over TLS")).await;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.certificate.clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let acceptor =
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate.der().clone()], key).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let to = format!("{}:{}", behind.url.host_str().unwrap(), behind.url.port().unwrap());
+    let task = tokio::spawn(async move {
+        while let Ok((outer, _)) = listener.accept().await {
+            let (acceptor, to) = (acceptor.clone(), to.clone());
+            tokio::spawn(async move {
+                match acceptor.accept(outer).into_fallible().await {
+                    Ok(mut outer) => {
+                        let mut inner = TcpStream::connect(to).await.unwrap();
+                        let _ended = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                    }
+                    // Closed at once it would be reset, and the client might not read the alert.
+                    Err((_, mut refused)) => {
+                        let _read = refused.read_to_end(&mut Vec::new()).await;
+                    }
+                }
+            });
+        }
+    });
+    Front { url, task, behind }
+}
+
+/// Files in a folder of their own.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn authority(&self, authority: &Authority) -> String {
+        format!(", ca_file: {}", self.write("authority.pem", &authority.pem, 0o644).display())
+    }
+
+    fn client(&self, (certificate, key): &(rcgen::Certificate, KeyPair)) -> String {
+        let certificate = self.write("client.pem", &certificate.pem(), 0o644);
+        let key = self.write("client.key", &key.serialize_pem(), 0o600);
+        format!(", certificate: {}, key: {}", certificate.display(), key.display())
+    }
+}
+
+fn named() -> String {
+    format!(", server_name: {NAME}")
+}
+
+/// A gateway before this server with these keys beside the URL.
+async fn gateway(front: &Front, keys: &str) -> Rig {
+    let more = format!("  tls: {{ url: \"{}\"{keys} }}\n", front.url);
+    let routes = "  - { match: \"/**\", upstream: tls, free: true }\n".to_owned();
+    Rig::with(Plan { more, routes, ..Plan::default() }).await
+}
+
+#[tokio::test]
+async fn a_server_with_an_authority_and_a_name_of_its_own_that_asks_for_a_certificate_is_served() {
+    let (servers, clients, files) = (Authority::new(), Authority::new(), Files::new());
+    let front = front(servers.signed(NAME), Some(&clients)).await;
+    let keys = files.authority(&servers) + &files.client(&clients.signed("gateway")) + &named();
+    let rig = gateway(&front, &format!("{keys}, health: {{ path: /healthz, every: 100ms }}")).await;
+    // A check that is late on a loaded machine makes it down for a moment.
+    eventually("an answer", async || {
+        let answer = rig.get("/x", &[]).await;
+        answer.status() == 200 && answer.text().await.unwrap() == "over TLS"
+    })
+    .await;
+    // The check of its health shows the same certificate.
+    let checked = async || front.behind.seen().iter().filter(|it| it.path == "/healthz").count() > 1;
+    eventually("two checks", checked).await;
+    eventually("an answer", async || rig.get("/x", &[]).await.status() == 200).await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_log_names_the_cause_of_a_failed_handshake_and_the_client_learns_nothing() {
+    let (servers, others, files) = (Authority::new(), Authority::new(), Files::new());
+    let trusted = files.authority(&servers);
+    let mut old = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    (old.not_before, old.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    let stranger = files.client(&others.signed("gateway"));
+    let cases = [
+        ("no authority", front(servers.signed(NAME), None).await, named(), "UnknownIssuer"),
+        ("expired", front(servers.sign(old), None).await, trusted.clone() + &named(), "certificate expired"),
+        (
+            "another name",
+            front(servers.signed("other.test"), None).await,
+            trusted.clone() + &named(),
+            "not valid for name",
+        ),
+        (
+            "no certificate",
+            front(servers.signed(NAME), Some(&servers)).await,
+            trusted.clone() + &named(),
+            "CertificateRequired",
+        ),
+        (
+            "a stranger's",
+            front(servers.signed(NAME), Some(&servers)).await,
+            trusted.clone() + &stranger + &named(),
+            "received fatal alert",
+        ),
+    ];
+    for (what, front, keys, cause) in cases {
+        let logs = Logs::keep();
+        let rig = gateway(&front, &format!("{keys}, health: {{ failures: 0 }}")).await;
+        let answer = rig.get("/x", &[]).await;
+        assert_eq!(answer.status(), 502, "{what}");
+        assert_eq!(error(answer).await, "upstream_failed", "{what}");
+        eventually("a line in the log", async || logs.text().contains(cause)).await;
+        let text = logs.text();
+        let line = text.lines().find(|it| it.contains("request failed")).unwrap();
+        assert!(line.contains(cause), "{what}: {line}");
+        rig.end().await;
+    }
+    // Without a trial of its own the gateway would sell what it cannot serve.
+    let logs = Logs::keep();
+    let front = front(servers.signed(NAME), None).await;
+    let rig = gateway(&front, &named()).await;
+    let answer = rig.get("/x", &[]).await;
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("upstream_down") && !text.contains("Issuer") && !text.contains(NAME), "{text}");
+    assert!(logs.text().contains("UnknownIssuer"));
+    rig.end().await;
+}
+
+/// Runs the program on a configuration with these keys; its exit code and what it printed.
+fn run(command: &str, folder: &Path, keys: &str) -> (Option<i32>, String) {
+    let file = folder.join("faregate.yaml");
+    let text = format!(
+        "public_url: http://127.0.0.1:8402\nlisten: {{ http: 127.0.0.1:8402 }}\n\
+         nano: {{ nodes: [http://127.0.0.1:1], pool: {{ seed_file: pool.seed }} }}\n\
+         upstreams: {{ tls: {{ url: \"https://127.0.0.1:1\"{keys} }} }}\n\
+         routes: [{{ match: /**, upstream: tls, free: true }}]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_faregate")).args([command, "--config"]).arg(&file).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn check_and_doctor_open_the_files() {
+    let (authority, files) = (Authority::new(), Files::new());
+    let folder = files.0.path();
+    let keys = files.authority(&authority) + &files.client(&authority.signed("gateway"));
+    let (code, text) = run("check", folder, &keys);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(run("doctor", folder, &keys).1.contains("ok     upstream certificates  "));
+
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(folder.join("client.key"), open).unwrap();
+    for command in ["check", "doctor"] {
+        let (code, text) = run(command, folder, &keys);
+        assert_ne!(code, Some(0), "{text}");
+        assert!(text.contains("upstreams.tls.key") && text.contains("0644"), "{text}");
+    }
+    let other = files.write("other.key", &KeyPair::generate().unwrap().serialize_pem(), 0o600);
+    let unfit = keys.replace("client.key", "other.key");
+    assert!(other.exists());
+    let (code, text) = run("check", folder, &unfit);
+    assert_eq!(code, Some(78), "{text}");
+    assert!(text.contains("upstreams.tls.certificate") && text.contains("do not belong together"), "{text}");
+
+    for (keys, complaint) in [
+        (", certificate: client.pem", "needs both"),
+        (", ca_file: nowhere.pem", "nowhere.pem"),
+        (", server_name: \"not a name\"", "not a name that a certificate can be for"),
+    ] {
+        let (code, text) = run("check", folder, keys);
+        assert_eq!(code, Some(78), "{text}");
+        assert!(text.contains(complaint), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_with_unusable_files_changes_nothing() {
+    let (servers, files) = (Authority::new(), Files::new());
+    let front = front(servers.signed(NAME), None).await;
+    let keys = files.authority(&servers) + &named();
+    let rig = gateway(&front, &keys).await;
+    let more =
+        format!("  tls: {{ url: \"{}\"{keys}{} }}\n", front.url, files.client(&servers.signed("gateway")));
+    let config = rig.config(&more, "  - { match: \"/other\", upstream: tls, free: true }\n");
+    std::fs::remove_file(files.0.path().join("client.key")).unwrap();
+    let error = rig.services.reload(&config).await.unwrap_err().to_string();
+    assert!(error.contains("upstreams.tls.key") && error.contains("client.key"), "{error}");
+    assert_eq!(rig.get("/x", &[]).await.status(), 200);
+    rig.end().await;
+}
