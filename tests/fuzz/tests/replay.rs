@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use cpu_time::ThreadTime;
-use faregate_fuzz::{TARGETS, config};
+use faregate_fuzz::TARGETS;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -55,28 +53,4 @@ fn every_target_has_all_its_parts() {
     assert_eq!(stems("fuzz_targets"), known);
     assert_eq!(stems("corpus"), known);
     assert_eq!(stems("dictionaries"), known);
-}
-
-/// A text that is four times as long may take four times as long, whatever is repeated in it.
-#[test]
-fn a_configuration_is_read_in_linear_time() {
-    const SHORT: usize = 2 * 1024;
-    let mut slow = Vec::new();
-    for file in files("corpus/config") {
-        let Ok(part) = std::fs::read_to_string(&file) else { continue };
-        if part.is_empty() {
-            continue;
-        }
-        let time = |length: usize| {
-            let text = part.repeat(length.div_ceil(part.len()));
-            let start = ThreadTime::now();
-            config::run(text.as_bytes());
-            start.elapsed()
-        };
-        // The time of a short text may be anything; that of a long one shows its growth.
-        if time(4 * SHORT) > Duration::from_millis(50) && time(16 * SHORT) > 8 * time(4 * SHORT) {
-            slow.push(file);
-        }
-    }
-    assert!(slow.is_empty(), "repeated, these take much longer: {slow:#?}");
 }
