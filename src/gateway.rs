@@ -39,6 +39,11 @@
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
 //!     and the one line in the log.
+//!
+//! [`Admission`]: crate::admission::Admission
+//! [`Admission::answer`]: crate::admission::Admission::answer
+//! [`Admission::part`]: crate::admission::Admission::part
+//! [`Admission::close`]: crate::admission::Admission::close
 
 mod bill;
 pub mod body;

@@ -1,7 +1,7 @@
 //! Who asks: the one place where the gateway takes a client's address from.
 //!
 //! It is the address of the connection, or what a trusted proxy says
-//! ([`forwarded`](crate::listen::forwarded)).
+//! ([`crate::listen::forwarded`]).
 
 use std::net::IpAddr;
 
