@@ -272,6 +272,9 @@ async fn play_all(name: &str, upstream: &str, log: &Log) -> usize {
     let mut failures = Vec::new();
     let mut probed = BTreeSet::new();
     let mut known = log.read().len();
+    // What the case before may still bring: an upstream with threads may log a request whose body broke off
+    // only after the next one.
+    let mut late = None;
     for (number, case) in cases.iter().enumerate() {
         let answer = house.play(case).await;
         let probe = format!("/free/probe-{number}");
@@ -283,9 +286,20 @@ async fn play_all(name: &str, upstream: &str, log: &Log) -> usize {
         }
         let logged = async || Some(log.read()).filter(|it| it.iter().any(|it| it.path == probe));
         let all = wait_for("the probe in the upstream's log", logged).await;
-        let (probes, reached): (Vec<_>, Vec<_>) =
+        let (probes, mut reached): (Vec<_>, Vec<_>) =
             all[known..].iter().cloned().partition(|it| it.path.starts_with("/free/probe-"));
         known = all.len();
+        let is_late = |it: &Reached| late == Some((it.method.as_str(), it.path.as_str(), it.route.is_some()));
+        let own = usize::from(matches!(case.hold, Hold::Forwarded { .. }));
+        if let Some(index) = reached.iter().position(is_late).filter(|_| reached.len() > own) {
+            drop(reached.remove(index));
+        }
+        late = match &case.hold {
+            Hold::Forwarded { meant, .. } if reached.is_empty() => {
+                Some((meant.method.as_str(), meant.path.as_str(), meant.route.is_some()))
+            }
+            Hold::Forwarded { .. } | Hold::Refused | Hold::Status(_) => None,
+        };
         if probes.len() != 1 || !probed.insert(probe) {
             failures.push(format!("{case}: the next client's request arrived as {probes:?}"));
         }
