@@ -213,10 +213,9 @@ impl AnsweringUse {
     pub async fn close<L: Ledger, S: Store>(self, cashier: &Cashier<L, S>, mut ending: Ending) -> UseResult {
         let Self { admitted, recorder, events, has_failed, .. } = self;
         if has_failed {
-            let Admitted { taken, keeping, .. } = admitted;
-            cashier.capabilities().fail(taken);
-            drop(keeping);
-            return UseResult::GivenBack;
+            // It began, so it counts among those that broke off: a client that sets its own deadline could
+            // read it again and again.
+            ending = Ending::Failed;
         }
         let whole = ending == Ending::Whole;
         if events.is_some_and(|it| it.has_event()) {

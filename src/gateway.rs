@@ -168,7 +168,11 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
             self.metrics.limit_reached(*limit);
         }
-        if decision.sells() { decision } else { self.in_turn(client, &limits, decision).await }
+        // One that is beyond its client's share is answered at once: to wait, it would take more.
+        if is_one_too_many || decision.sells() {
+            return decision;
+        }
+        self.in_turn(client, &limits, decision).await
     }
 
     /// A decision that sells nothing, once it is its client's turn.

@@ -186,14 +186,25 @@ impl WalletError {
     /// repeated. `None`: nothing was paid for this request.
     #[must_use]
     pub fn proof(&self) -> Option<&Proof> {
+        self.so_far().0
+    }
+
+    /// The capability that was bought or used before this happened. With its token, in
+    /// `PAYMENT-CAPABILITY`, the request can be sent again without another payment.
+    #[must_use]
+    pub fn capability(&self) -> Option<&Capability> {
+        self.so_far().1
+    }
+
+    fn so_far(&self) -> (Option<&Proof>, Option<&Capability>) {
         match self {
             Self::NotSent { proof, .. }
             | Self::Refused { proof, .. }
             | Self::Pending { proof, .. }
-            | Self::AnswerLost { proof, .. } => Some(proof),
+            | Self::AnswerLost { proof, .. } => (Some(proof), None),
             Self::AnswerBroken { so_far, .. }
             | Self::AnswerTooLong { so_far, .. }
-            | Self::AfterRedirect { so_far, .. } => so_far.proof.as_deref(),
+            | Self::AfterRedirect { so_far, .. } => (so_far.proof.as_deref(), so_far.capability.as_ref()),
             Self::NoRequest(_)
             | Self::DayLimit(_)
             | Self::BodyNotRepeatable
@@ -208,37 +219,7 @@ impl WalletError {
             | Self::NotReceived { .. }
             | Self::Work(_)
             | Self::BilledAgain { .. }
-            | Self::Unwritable(_) => None,
-        }
-    }
-
-    /// The capability that was bought or used before this happened. With its token, in
-    /// `PAYMENT-CAPABILITY`, the request can be sent again without another payment.
-    #[must_use]
-    pub const fn capability(&self) -> Option<&Capability> {
-        match self {
-            Self::AnswerBroken { so_far, .. }
-            | Self::AnswerTooLong { so_far, .. }
-            | Self::AfterRedirect { so_far, .. } => so_far.capability.as_ref(),
-            Self::NotSent { .. }
-            | Self::Refused { .. }
-            | Self::Pending { .. }
-            | Self::AnswerLost { .. }
-            | Self::NoRequest(_)
-            | Self::DayLimit(_)
-            | Self::BodyNotRepeatable
-            | Self::Unreachable { .. }
-            | Self::NotAGateway { .. }
-            | Self::NothingPayable(_)
-            | Self::TooExpensive { .. }
-            | Self::WorkTooHard { .. }
-            | Self::NoFunds { .. }
-            | Self::Ledger(_)
-            | Self::Unsettled { .. }
-            | Self::NotReceived { .. }
-            | Self::Work(_)
-            | Self::BilledAgain { .. }
-            | Self::Unwritable(_) => None,
+            | Self::Unwritable(_) => (None, None),
         }
     }
 }

@@ -180,7 +180,7 @@ async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
 
 #[tokio::test]
 async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones() {
-    let rig = scene("per_client: { unpaid: 2 }").await;
+    let rig = scene("per_client: { unpaid: 2, bills: 1 }").await;
     let (token, _) = capability(&rig.pay(&rig.payer(1, PLENTY), "/v1/search/a").await);
     let mut hanging = Vec::new();
     for _ in 0..2 {
@@ -201,6 +201,11 @@ async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones()
     }
     assert_eq!(rig.upstream.seen().len(), forwarded);
     assert_eq!(reached(&rig, "per_client.unpaid"), 3.0);
+    // Once each of them was held until its turn, beyond its client's share.
+    for _ in 0..10 {
+        assert_eq!(ask(&mut Wire::open(&rig.url).await).await, 503);
+    }
+    assert_eq!(reached(&rig, "per_client.bills"), 0.0, "nothing beyond the share waits for a turn");
     let paid = rig.get("/v1/search/b", &[("PAYMENT-CAPABILITY", &token)]).await;
     assert_eq!(paid.status(), 200);
     assert_eq!(ask(&mut Wire::open_from(OTHER, &rig.url).await).await, 200);

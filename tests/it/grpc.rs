@@ -219,6 +219,21 @@ async fn a_call_is_charged_for_by_its_own_status() {
     rig.end().await;
 }
 
+/// Once such a use came back without end. A client decides when a call of it fails: by its deadline.
+#[tokio::test]
+async fn an_answer_that_fails_at_its_end_is_given_back_twice_for_one_use() {
+    let (rig, _server) = rig("").await;
+    let client = Client::connect(&rig).await;
+    let token = pay(&rig, &client, &rig.payer(1, PLENTY)).await.token();
+    for (committed, given_back) in [(1, 1), (1, 2), (2, 2)] {
+        let ended = client.call("Broken", &[("payment-capability", token.as_str())]).await.unwrap();
+        assert_eq!(ended.code(), "13");
+        eventually("the use is counted", async || Uses::of(&rig, "call") == Uses { committed, given_back })
+            .await;
+    }
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_wait_is_no_longer_than_the_clients_own() {
     let (rig, _server) = rig(", timeout: 60s").await;

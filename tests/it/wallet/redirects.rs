@@ -85,6 +85,18 @@ async fn without_the_option_the_redirect_is_the_answer() {
     assert_eq!(paths(&gateway.seen()), ["/old", "/old"]);
 }
 
+/// Once the capability was lost if the answer that a redirect led to had none.
+#[tokio::test]
+async fn what_was_bought_on_the_way_is_not_lost() {
+    let node = node(&Books::with_balance(1000)).await;
+    let gateway = moved(302, "/free").await;
+    let mut paid = wallet_with(&node, following()).request(get(&gateway, "/old")).await.unwrap();
+    assert_eq!(paid.bytes(100).await.unwrap(), b"free");
+    assert!(paid.proof.is_some());
+    let capability = paid.capability.unwrap();
+    assert_eq!((capability.token(), capability.remaining), ("tok", Some(2)));
+}
+
 /// RFC 9110 section 15.4: which redirects keep the method and the body.
 #[tokio::test]
 async fn the_method_and_the_body_follow_the_status() {
