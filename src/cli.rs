@@ -118,7 +118,7 @@ fn dispatch(command: MainCommand) -> ExitCode {
         MainCommand::Man(args) => Failure::end(manual::manual(&args, Cli::command(), &mut out)),
         MainCommand::Doctor(args) => on_runtime(async { Failure::end(doctor::run(args, &mut out).await) }),
         MainCommand::Recover(args) => on_runtime(async { Failure::end(recover::run(args, &mut out).await) }),
-        MainCommand::Serve(args) => on_runtime(async { Failure::end(serve::run(&args).await) }),
+        MainCommand::Serve(args) => Failure::end(serve::run(&args)),
         MainCommand::Demo(args) => on_runtime(async { Failure::end(demo::run(&args, &mut out).await) }),
         MainCommand::Devnet(args) => on_runtime(async { Failure::end(devnet::run(args, &mut out).await) }),
         MainCommand::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),

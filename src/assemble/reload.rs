@@ -27,6 +27,7 @@ pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("nano.treasury", new.nano.treasury != old.nano.treasury),
         ("sweep", new.sweep != old.sweep),
         ("challenge.key_file", keys(new) != keys(old)),
+        ("limits.threads", new.limits.threads != old.limits.threads),
         ("limits.capabilities_cached", new.limits.capabilities_cached != old.limits.capabilities_cached),
     ]
     .into_iter()

@@ -54,6 +54,8 @@ pub enum Failure {
     SweptElsewhere,
     #[error("the demo failed: {0}")]
     Demo(String),
+    #[error("threads cannot be started: {0}; set `limits.threads` to fewer")]
+    Threads(io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
     #[error("the output cannot be written: {0}")]
@@ -91,6 +93,7 @@ impl Failure {
             Self::Ledger(_)
             | Self::Reconcile(ReconcileError::Ledger(_))
             | Self::Devnet(_)
+            | Self::Threads(_)
             | Self::Signals(_)
             | Self::Unavailable(_) => EX_UNAVAILABLE,
             Self::Demo(_) => EX_SOFTWARE,

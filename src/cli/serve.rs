@@ -89,18 +89,29 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     })
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
+/// Runs the gateway until SIGTERM or SIGINT, on as many threads as its configuration says.
 ///
 /// # Errors
 /// [`Failure`]: the configuration has faults, an address is in use, or something that the gateway
 /// needs cannot be opened.
-pub async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let config = load(&args.config)?;
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    if let Some(count) = config.limits.threads {
+        threads.worker_threads(count);
+    }
+    let runtime = threads.enable_all().build().map_err(Failure::Threads)?;
+    runtime.block_on(serve(&args.config, config))
+}
+
+async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
-    let path = &args.config;
-    let config = load(path)?;
     match process::raise_descriptors() {
-        Ok(descriptors) => tracing::info!(descriptors, "file descriptors"),
+        Ok(descriptors) => {
+            let threads = tokio::runtime::Handle::current().metrics().num_workers();
+            tracing::info!(descriptors, threads, "file descriptors and threads");
+        }
         Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
     let bound = BoundListeners::bind(&config).await?;

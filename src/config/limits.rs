@@ -43,6 +43,8 @@ pub struct Limits {
     /// Bytes of a request's body that are read and discarded after an early answer; if there are
     /// more, the connection is closed.
     pub drained_body: u64,
+    /// Threads that serve requests. `None`: one for each core.
+    pub threads: Option<usize>,
     /// Capabilities in memory; others are looked up in the store.
     pub capabilities_cached: u64,
     /// Payments that are being settled at one time.
@@ -115,6 +117,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             drained_body: 64 * 1024,
+            threads: None,
             capabilities_cached: 1_000_000,
             pending_settlements: 1024,
             idle_connection: Duration::from_secs(60),
@@ -143,6 +146,7 @@ const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
 const MAX_DRAINED_BODY: u64 = 1024 * 1024 * 1024;
 const MAX_BODIES: u64 = 1 << 40;
+const MAX_THREADS: usize = 1024;
 const MAX_CAPABILITIES: u64 = 100_000_000;
 const MAX_PENDING: u32 = 1_000_000;
 /// Of look-ups a minute, and of bills a second.
@@ -195,6 +199,7 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
     let (second, milli) = (Duration::from_secs, Duration::from_millis);
     let (lookups_place, lookups) = (file.lookups_per_client.path.clone(), file.lookups_per_client);
     let (earlier, says_forwards) = (lookups.is_given(), file.free_forwards.is_given());
+    let says_threads = file.threads.is_given();
     let lookups = judge.count(lookups, 1..=MAX_LOOKUPS, default.per_client.lookups);
     let per_client = judge.section(file.per_client).and_then(|it: PerClientFile| {
         if earlier && it.lookups.is_given() {
@@ -205,6 +210,7 @@ pub(super) fn limits(judge: &mut Judge<'_>, file: LimitsFile) -> Judged<Limits> 
     });
     all!(Limits {
         drained_body: judge.bytes(file.drained_body, 0..=MAX_DRAINED_BODY, default.drained_body),
+        threads: judge.count(file.threads, 1..=MAX_THREADS, 1).map(|it| says_threads.then_some(it)),
         capabilities_cached: judge.count(
             file.capabilities_cached,
             1..=MAX_CAPABILITIES,

@@ -297,6 +297,7 @@ sections! {
     }
     "limits" => LimitsFile {
         drained_body: Value,
+        threads: Count,
         capabilities_cached: Count,
         pending_settlements: Count,
         lookups_per_client: Count,

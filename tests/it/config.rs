@@ -213,7 +213,8 @@ fn the_full_file_means_what_it_says() {
     assert_eq!(config.upstreams.len(), 2);
     assert_eq!(config.cors.unwrap().origins, Origins::These(vec!["https://app.example.com".to_owned()]));
     // Without the key it depends on the descriptors that the process may have.
-    assert_eq!(config.limits, Limits { free_forwards: Some(8192), ..Limits::default() });
+    let given = Limits { free_forwards: Some(8192), threads: Some(2), ..Limits::default() };
+    assert_eq!(config.limits, given);
 }
 
 #[test]

@@ -198,6 +198,16 @@ async fn text(client: &Client, url: String) -> (u16, String) {
 const LISTEN: &str = "{ http: 127.0.0.1:0 }";
 
 #[tokio::test]
+async fn it_serves_on_as_many_threads_as_it_is_told() {
+    let world = World::start().await;
+    let config = world.write(LISTEN, "limits: { threads: 3 }", ROUTES);
+    let process = Process::start(&config, 2, "info").await;
+    let threads: Vec<_> = process.logged().iter().filter_map(|it| it["fields"]["threads"].as_u64()).collect();
+    assert_eq!(threads, [3]);
+    assert_eq!(text(&client(), process.url("/free/x")).await.0, 200);
+}
+
+#[tokio::test]
 async fn it_starts_sells_shows_how_it_is_and_ends() {
     let world = World::start().await;
     let mut process = Process::start(&world.write(LISTEN, "", ROUTES), 2, "info").await;
