@@ -170,7 +170,7 @@ impl HeldUse {
     ) -> AnsweringUse {
         let Self { mut admitted, charge_on } = self;
         if admitted.taken.metering() == Metering::Strict {
-            record(capabilities, &mut admitted.taken).await;
+            Box::pin(record(capabilities, &mut admitted.taken)).await;
         }
         let largest = admitted.keeping.as_ref().map(|it| it.largest);
         let recorder = largest.map(|it| Recorder::begin(it, status, headers));
@@ -184,7 +184,7 @@ impl HeldUse {
     pub async fn close<S: Store>(self, capabilities: &Capabilities<S>, ending: Ending) -> UseResult {
         let Admitted { taken, keeping, .. } = self.admitted;
         let result = match ending {
-            Ending::ClientGone => broke(capabilities, taken).await,
+            Ending::ClientGone => Box::pin(broke(capabilities, taken)).await,
             Ending::Whole | Ending::Failed => {
                 capabilities.fail(taken);
                 UseResult::GivenBack
@@ -223,14 +223,14 @@ impl AnsweringUse {
         }
         if let Some(answer) = recorder.and_then(|it| it.finish(whole)) {
             fail::fail_point!("answer-to-be-kept", |_| std::process::abort());
-            if cashier.keep(&admitted, &answer).await {
+            if Box::pin(cashier.keep(&admitted, &answer)).await {
                 ending = Ending::Whole;
             }
         }
         let Admitted { taken, keeping, .. } = admitted;
         let result = match ending {
             Ending::Whole => commit(taken),
-            Ending::ClientGone | Ending::Failed => broke(cashier.capabilities(), taken).await,
+            Ending::ClientGone | Ending::Failed => Box::pin(broke(cashier.capabilities(), taken)).await,
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);

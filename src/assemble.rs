@@ -28,9 +28,10 @@ use crate::config::{Config, StoreLocation};
 use crate::entropy::{self, Entropy, NoEntropy};
 use crate::facilitator::Facilitator;
 use crate::gateway::Gateway;
+use crate::gateway::bill_text::AddressTexts;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
-use crate::gateway::tariff::{CorsPolicy, EdgeLimits, Tariff};
+use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerTls, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
@@ -294,7 +295,12 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
     for upstream in upstreams.values() {
         tokio::spawn(Arc::clone(upstream).watch(shutdown.clone()));
     }
+    let documents = Documents::of(config);
+    let names = config.table.routes().iter().map(|it| &it.name).chain([&documents.label]);
     Tariff {
+        by_route: names.map(|it| (it.clone(), AtRoute::new(it.as_str()))).collect(),
+        by_no_route: AtRoute::unmatched(),
+        addresses: AddressTexts::default(),
         table: config.table.clone(),
         unmatched: config.unmatched.clone(),
         public_url: config.public_url.clone(),
@@ -313,7 +319,7 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
             bills_per_client: config.limits.per_client.bills,
         },
         proxies: config.listen.trusted_proxies.clone(),
-        documents: Documents::of(config),
+        documents,
         bodies: BodyBudget::new(
             config.limits.bodies,
             config.limits.per_client.bodies,

@@ -35,14 +35,15 @@ use crate::entropy::Entropy;
 use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::{Metrics, ReachedLimit};
-use crate::nano::{BlockHash, Threshold};
+use crate::nano::{BlockHash, Threshold, UnixSeconds};
 use crate::payment::address_pool::AddressPool;
-use crate::payment::capability::{self, Capability, CapabilityId, Token};
+use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
 use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
 use crate::store::{Holder, Store, Unsound};
+use crate::sync::{Mutex, PoisonError};
 use crate::x402::{WorkPolicy, WorkTerms};
 
 use denied::Denied;
@@ -62,6 +63,9 @@ pub use verdict::{Admitted, Ask, Bill, How, Keeping, Presented, Refused, Replay,
 /// How long a settlement's own task waits for a confirmation. After that, the recovery in the
 /// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many refusals a second are explained by more than the checks that found them.
+const EXPLANATIONS: u32 = 8;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +183,8 @@ struct Core<L, S> {
     lanes: Lanes,
     look_ups: LookUps,
     runtime: tokio::runtime::Handle,
+    /// How many refusals were explained at some cost, and in which second.
+    explained: Mutex<(UnixSeconds, u32)>,
 }
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
@@ -202,6 +208,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             lanes: Lanes::default(),
             look_ups: LookUps::default(),
             runtime: parts.runtime,
+            explained: Mutex::new((UnixSeconds(0), 0)),
         }))
     }
 
@@ -256,16 +263,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
-                let explained = proof.explain(url);
-                // A session's proof names no payer who could own an answer. It is bound to its session.
-                let decided = match identified.zip(proof.payer()) {
-                    Some((identified, payer)) => {
-                        let under = Under { identified, payer, client, down };
-                        self.redeem_identified(*proof, wanted, under).await
-                    }
-                    None => self.redeem(*proof, wanted, client).await.map(Verdict::Admit),
-                };
-                decided.map_err(explained)
+                // Boxed: what a future may hold is copied with each request.
+                Box::pin(self.accept(*proof, wanted, (identified, client), url)).await
             }
             Presented::Malformed(why) => Err(Denied::explained(Refusal::MalformedPayload, why)),
             Presented::Refused(refusal) => Err(refusal.into()),
@@ -285,22 +284,51 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
+    /// Decides a request that came with a proof of payment.
+    async fn accept(
+        &self,
+        proof: Proof,
+        wanted: Wanted<'_>,
+        (identified, client): (Option<IdentifiedRequest>, Option<Client>),
+        url: Option<String>,
+    ) -> Result<Verdict, Denied> {
+        let explained = proof.explain(url, || self.may_explain());
+        // A session's proof names no payer who could own an answer. It is bound to its session.
+        let decided = match identified.zip(proof.payer()) {
+            Some((identified, payer)) => {
+                let under = Under { identified, payer, client, down: wanted.down };
+                self.redeem_identified(proof, wanted, under).await
+            }
+            None => self.redeem(proof, wanted, client).await.map(Verdict::Admit),
+        };
+        decided.map_err(explained)
+    }
+
+    /// Whether a refusal may be explained at some cost, which strangers decide about.
+    fn may_explain(&self) -> bool {
+        let now = self.0.clock.now();
+        let mut explained = self.0.explained.lock().unwrap_or_else(PoisonError::into_inner);
+        let (second, count) = *explained;
+        let before = if second == now { count } else { 0 };
+        *explained = (now, before.saturating_add(1));
+        before < EXPLANATIONS
+    }
+
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
         let Wanted { route, standing, terms, metering, down } = wanted;
         let now = self.0.clock.now();
-        let recognised = standing
-            .names(route)
-            .map(|name| capability::recognise(&self.0.keys, token, &name, now))
-            .find(|it| !matches!(it, Err(Refusal::WrongResource)));
-        let (id, elsewhere) = match recognised {
-            Some(claimed) => (claimed?.id, false),
-            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        let (held, elsewhere) = match self.recognised_before(token) {
+            Some(held) => {
+                let bought = &held.record().route;
+                let elsewhere = bought != route && !standing.names(route).any(|it| it == *bought);
+                if !elsewhere && held.record().expires_at <= now {
+                    return Err(Refusal::CapabilityExpired.into());
+                }
+                (held, elsewhere)
+            }
+            None => Box::pin(self.recognise(token, wanted)).await?,
         };
-        let found = self.0.capabilities.find(id).await;
-        let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
-        let held =
-            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
         let (record, intent) = (held.record(), held.intent());
         let bought = Bought { route: &record.route, terms: intent.terms, place: intent.challenge.place() };
         let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
@@ -320,6 +348,36 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
     }
 
+    /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
+    /// token that was recognised before.
+    fn recognised_before(&self, token: &str) -> Option<Arc<CachedCapability>> {
+        let held = self.0.capabilities.cached(capability::id_in(token)?)?;
+        held.said().is_some_and(|it| it.is_presented(token)).then_some(held)
+    }
+
+    /// The capability of a token that is real, and whether it was bought for something else.
+    async fn recognise(
+        &self,
+        token: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<(Arc<CachedCapability>, bool), Denied> {
+        let Wanted { route, standing, .. } = wanted;
+        let now = self.0.clock.now();
+        let recognised = standing
+            .names(route)
+            .map(|name| capability::recognise(&self.0.keys, token, &name, now))
+            .find(|it| !matches!(it, Err(Refusal::WrongResource)));
+        let (id, elsewhere) = match recognised {
+            Some(claimed) => (claimed?.id, false),
+            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        };
+        let found = self.0.capabilities.find(id).await;
+        let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
+        let held =
+            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
+        Ok((held, elsewhere))
+    }
+
     /// Whether some route has this name or had it, or it names a resource of the facilitator's callers,
     /// which no reload takes away.
     fn is_route(&self, name: &RouteName) -> bool {
@@ -333,19 +391,21 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         metering: Metering,
     ) -> Result<Admitted, NoUse> {
         let taken = self.0.capabilities.reserve(held, metering).await?;
-        Ok(Admitted { taken, token: self.token(held), how, keeping: None })
+        Ok(Admitted { taken, said: self.said(held).clone(), how, keeping: None })
     }
 
-    /// The token of what a payment bought.
-    fn token(&self, held: &CachedCapability) -> Token {
-        let record = held.record();
-        let capability = Capability {
-            id: record.id,
-            route: record.route.clone(),
-            uses: record.uses,
-            expires_at: record.expires_at,
-        };
-        Token::issue(&self.0.keys, &capability)
+    /// What is said of what a payment bought, with its token.
+    fn said<'h>(&self, held: &'h CachedCapability) -> &'h CapabilityText {
+        held.said_as(|| {
+            let record = held.record();
+            let capability = Capability {
+                id: record.id,
+                route: record.route.clone(),
+                uses: record.uses,
+                expires_at: record.expires_at,
+            };
+            CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.intent())
+        })
     }
 
     /// Redeems a proof of payment for one use.

@@ -26,7 +26,7 @@ use crate::cashier::facilitate::{Order, Unpaid};
 use crate::cashier::{Cashier, Client, Wait};
 use crate::ledger::Ledger;
 use crate::listen::{TrustedProxies, forwarded};
-use crate::metrics::{Metrics, UseResult};
+use crate::metrics::{Metrics, RouteSeries, UseResult};
 use crate::store::Store;
 use crate::store::capabilities::Use;
 use crate::vault::BearerToken;
@@ -257,7 +257,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
             taken.give_back();
             UseResult::GivenBack
         };
-        self.metrics.capability_use(route.label(), result);
+        self.metrics.capability_use(&RouteSeries::new(route.label()), result);
     }
 }
 

@@ -46,6 +46,7 @@
 //! [`Admission::close`]: crate::admission::Admission::close
 
 mod bill;
+pub mod bill_text;
 pub mod body;
 mod calls;
 mod client;
@@ -206,29 +207,30 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
             let (route, took) = (context.route_label(), context.started.elapsed());
             if let Some(result) = result {
-                metrics.capability_use(route, result);
+                metrics.capability_use(&context.at_route.series, result);
             }
-            metrics.request(route, Outcome::UpstreamFailed, took);
+            metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
             tracing::info!(route, error = "ReadTimedout", "request failed: it was reset, its answer is late");
         })));
     }
 
     fn count(&self, context: &Context, result: Option<UseResult>) {
         if let Some(result) = result {
-            self.metrics.capability_use(context.route_label(), result);
+            self.metrics.capability_use(&context.at_route.series, result);
         }
     }
 }
 
 #[async_trait]
 impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
-    type CTX = Context;
+    // By reference: Pingora's futures hold it, and are moved.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.tariff.load_full())
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.tariff.load_full()))
     }
 
-    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<()> {
         // Without these, Pingora leaves an idle connection, a slow body and a stuck client alone for ever.
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -246,7 +248,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         let decision = self.decide(session, context).await;
         context.decided = decision.outcome();
@@ -258,27 +260,31 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         Ok(context.forwarding.is_none())
     }
 
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        context: &mut Box<Context>,
+    ) -> Result<Box<HttpPeer>> {
         let Some(forwarding) = context.forwarding.as_mut() else { return not_admitted() };
         let Some(chosen) = forwarding.upstream.choose(&forwarding.unreached) else {
             let why = "no address of the upstream is known and healthy";
             return Error::e_explain(ErrorType::HTTPStatus(502), why).map_err(|it: Box<Error>| it.into_up());
         };
-        let mut peer = chosen.peer.clone();
-        let quiet = forward::may_be_quiet(&session.req_header().headers);
-        peer.options.read_timeout = forwarding.upstream.idle(quiet);
+        let mut peer = Box::new(chosen.peer.clone());
+        forwarding.is_quiet = forward::may_be_quiet(&session.req_header().headers);
+        peer.options.read_timeout = forwarding.upstream.idle(forwarding.is_quiet);
         if forwarding.goes_alone(&session.req_header().method) && speaks_http1_only(&peer) {
             peer.group_key = ALONE;
         }
         forwarding.chosen = Some(chosen);
-        Ok(Box::new(peer))
+        Ok(peer)
     }
 
     fn fail_to_connect(
         &self,
         _: &mut Session,
         peer: &HttpPeer,
-        context: &mut Context,
+        context: &mut Box<Context>,
         mut error: Box<Error>,
     ) -> Box<Error> {
         if let Some(forwarding) = &context.forwarding {
@@ -299,7 +305,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         peer: &HttpPeer,
         _: RawFd,
         _: Option<&Digest>,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         if let Some(forwarding) = context.forwarding.as_ref().filter(|_| !reused) {
             forwarding.upstream.connected(peer.address());
@@ -312,7 +318,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut Context,
+        context: &mut Box<Context>,
         connection_was_reused: bool,
     ) -> Box<Error> {
         if context.is_late() && !context.is_answered {
@@ -343,7 +349,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         hop::request(session, request, context.has_body)?;
         context.goes_on(session, !context.has_body);
@@ -360,7 +366,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         context.goes_on(session, end_of_stream);
         if end_of_stream {
@@ -381,7 +387,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<()> {
         hop::answer(session, response)?;
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
@@ -391,8 +397,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.answered();
         if let Some(forwarding) = &context.forwarding {
             // The client's side of a stream may pause as long as the upstream's.
-            let quiet = forward::may_be_quiet(&session.req_header().headers);
-            session.set_read_timeout(forwarding.upstream.idle(quiet));
+            session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));
         }
         self.upstream_bills.check(response, context)?;
         let charge = forward::response(session.req_header(), response, context)?;
@@ -409,7 +414,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
         if let Some(forwarding) = context.forwarding.as_mut() {
             if forwarding.drops_body {
@@ -424,7 +429,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         &self,
         _: &mut Session,
         trailers: &mut HeaderMap,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
         forward::trailers(trailers);
         if let (Some(forwarding), Some(status)) = (context.forwarding.as_mut(), grpc::said(trailers)) {
@@ -437,7 +442,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut Context,
+        context: &mut Box<Context>,
     ) -> FailToProxy {
         // The connection is not used again, and the answer says so: a client that only saw a reset could
         // not tell whether its next request was read.
@@ -453,7 +458,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Box<Context>) {
         context.if_dropped = None;
         let status = session.response_written().map_or(0, |it| it.status.as_u16());
         drop(context.at_upstream.take());
@@ -469,7 +474,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             departure::break_off(session);
         }
         let (route, outcome) = (context.route_label(), context.outcome());
-        self.metrics.request(route, outcome, took);
+        self.metrics.request(&context.at_route.series, outcome, took);
         let duration_ms = took.as_millis();
         tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
         let Some(error) = error else { return };
@@ -483,12 +488,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
         // Pingora would log the whole URL with its query. `logging` says what is needed.
         true
     }
 
-    fn request_summary(&self, session: &Session, context: &Context) -> String {
+    fn request_summary(&self, session: &Session, context: &Box<Context>) -> String {
         format!("{} on route {}", session.req_header().method, context.route_label())
     }
 }

@@ -2,6 +2,12 @@
 
 use std::process::ExitCode;
 
+/// What a request takes and gives back is many small pieces: this allocator needs the fewest instructions
+/// for them of those that were tried (`benches/README.md`).
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Only a build for tests has failpoints and reads FAILPOINTS.
     let _points = fail::has_failpoints().then(fail::FailScenario::setup);

@@ -3,6 +3,7 @@
 //! Names begin with `faregate_` and use base units. The values of labels come from the
 //! configuration or from this crate, never from a client, so that their number is bounded.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus::{
@@ -259,12 +260,45 @@ declare! {
     build_info: IntGaugeVec[version];
 }
 
+/// The series of one route's requests. Each is looked up once, with the first request that it counts, so
+/// that a request costs no look-up by its labels.
+#[derive(Debug)]
+pub struct RouteSeries {
+    label: String,
+    requests: [OnceLock<(IntCounter, Histogram)>; Outcome::ALL.len()],
+    uses: [OnceLock<IntCounter>; UseResult::ALL.len()],
+}
+
+impl RouteSeries {
+    /// Of the route that `label` names in metrics.
+    #[must_use]
+    pub fn new(label: &str) -> Self {
+        Self { label: label.to_owned(), requests: Default::default(), uses: Default::default() }
+    }
+
+    /// The `route` label.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+}
+
+/// What belongs to `value` among `places`, which are in the order of `all`.
+fn place<'p, V: Copy + PartialEq, P>(all: &[V], value: V, places: &'p [P]) -> Option<&'p P> {
+    all.iter().zip(places).find(|(it, _)| **it == value).map(|(_, place)| place)
+}
+
 impl Metrics {
     /// Counts one request of `route` that ended as `outcome`.
-    pub fn request(&self, route: &str, outcome: Outcome, took: Duration) {
-        let labels = [route, outcome.as_str()];
-        self.requests_total.with_label_values(&labels).inc();
-        self.request_duration_seconds.with_label_values(&labels).observe(took.as_secs_f64());
+    pub fn request(&self, route: &RouteSeries, outcome: Outcome, took: Duration) {
+        let Some(place) = place(&Outcome::ALL, outcome, &route.requests) else { return };
+        let (count, duration) = place.get_or_init(|| {
+            let labels = [route.label.as_str(), outcome.as_str()];
+            let duration = self.request_duration_seconds.with_label_values(&labels);
+            (self.requests_total.with_label_values(&labels), duration)
+        });
+        count.inc();
+        duration.observe(took.as_secs_f64());
     }
 
     /// Counts one call to the facilitator's `endpoint`.
@@ -303,8 +337,10 @@ impl Metrics {
     }
 
     /// Counts one use of a capability for `route`.
-    pub fn capability_use(&self, route: &str, result: UseResult) {
-        self.capability_uses_total.with_label_values(&[route, result.as_str()]).inc();
+    pub fn capability_use(&self, route: &RouteSeries, result: UseResult) {
+        let Some(place) = place(&UseResult::ALL, result, &route.uses) else { return };
+        let labels = [route.label.as_str(), result.as_str()];
+        place.get_or_init(|| self.capability_uses_total.with_label_values(&labels)).inc();
     }
 
     /// Shows how many capabilities are in the cache, and how many were removed so far because it was full.

@@ -16,10 +16,11 @@ mod required;
 mod session;
 mod session_headers;
 mod settlement;
+mod template;
 
 pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
 pub use fault::{FieldFault, Malformed, URL_BOUND};
-pub use header::{UnreadableHeader, decode_header, encode_header};
+pub use header::{UnreadableHeader, decode_header, encode_header, encode_text};
 pub use offer::{NanoOffer, NanoOffers, ProofRequest};
 pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
 pub use required::{
@@ -28,6 +29,7 @@ pub use required::{
 pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS};
 pub use session_headers::session_headers;
 pub use settlement::{CapabilityNotice, SettlementOutcome, SettlementResponse};
+pub use template::EntryTemplate;
 
 /// The only version of x402 that is supported.
 pub const X402_VERSION: u64 = 2;

@@ -256,8 +256,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// A kept answer, given again; `None` if only the fact that there was one is kept.
     fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Verdict> {
         let whole = answer.body.is_some();
-        let (held, token) = (Arc::clone(held), self.token(held));
-        whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, token })))
+        let (held, said) = (Arc::clone(held), self.said(held).clone());
+        whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, said })))
     }
 
     /// Keeps the answer to an admitted request, before its use is spent: a crash between the two favours

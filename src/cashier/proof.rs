@@ -57,15 +57,20 @@ impl Proof {
     }
 
     /// Explains why this proof is denied, if more is to be said than its refusal does: that it is
-    /// signed over the block and the requested `url`, as revision 7 of NanoSession has it.
-    pub(super) fn explain(&self, url: Option<String>) -> impl FnOnce(Denied) -> Denied + use<> {
+    /// signed over the block and the requested `url`, as revision 7 of NanoSession has it. To find that out
+    /// costs more than the refusal: it is done only if it `may` be.
+    pub(super) fn explain<M: FnOnce() -> bool>(
+        &self,
+        url: Option<String>,
+        may: M,
+    ) -> impl FnOnce(Denied) -> Denied + use<M> {
         let claim = match self.evidence {
             Evidence::Signature(claim) => Some(claim),
             Evidence::Txn(_) | Evidence::Session(_) => None,
         };
         move |denied| match (denied, claim.zip(url)) {
             (Denied::Refused { refusal: refusal @ Refusal::InvalidSignature, .. }, Some((claim, url)))
-                if nano_signature::is_url_bound(&claim, &url) =>
+                if may() && nano_signature::is_url_bound(&claim, &url) =>
             {
                 Denied::explained(refusal, Particular::UrlBound.to_string())
             }

@@ -8,7 +8,7 @@ use super::lanes::Lane;
 use super::proof::Proof;
 use super::reasons::{IdentifierRefusal, Moved, Wait};
 use crate::nano::BlockHash;
-use crate::payment::capability::Token;
+use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Standing, Terms};
@@ -69,8 +69,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Admitted {
     pub taken: Use,
-    /// Sent with the answer, so that the next use needs no payment.
-    pub token: Token,
+    /// Its token is sent with the answer, so that the next use needs no payment.
+    pub said: CapabilityText,
     pub how: How,
     /// Set if the answer is to be kept under the client's payment identifier.
     pub keeping: Option<Keeping>,
@@ -100,7 +100,7 @@ pub struct Replay {
     pub answer: Answer,
     /// What the payment bought.
     pub held: Arc<CachedCapability>,
-    pub token: Token,
+    pub said: CapabilityText,
 }
 
 /// A 402.

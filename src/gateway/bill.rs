@@ -8,16 +8,16 @@
 //! stays, and the body has it all.
 
 use http::StatusCode;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::bill_text::{BillParts, declared};
 use super::context::Context;
 use super::decision::Billed;
 use super::reply::{Reply, failed};
-use crate::cashier::Bill;
 use crate::nano::BlockHash;
-use crate::routes::{CanonicalTarget, PaymentIdentifiers, Route};
-use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
-use crate::x402::{self, PaymentRequired, Resource};
+use crate::routes::{CanonicalTarget, Route};
+use crate::x402::payment_identifier::PAYMENT_IDENTIFIER;
+use crate::x402::{self, PaymentRequired, PaymentRequirements, Resource};
 
 /// The most bytes of a bill's head.
 const MAX_HEAD: usize = 4095;
@@ -30,47 +30,56 @@ const EXPOSING: usize = 300;
 const AROUND: usize = ": \r\n".len();
 /// A description is not cut shorter than this many bytes: then it is left out.
 const SHORTEST_DESCRIPTION: usize = 16;
+/// A bill without a refusal.
+const UNPAID: &str = "PAYMENT_REQUIRED";
+const HOW_TO_PAY: &str =
+    "this resource is paid for per use: pay one of `accepts` and send the proof in PAYMENT-SIGNATURE";
 
 /// The answer 402.
 pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
-    let Billed { bill: Bill { challenges, refused }, route, target } = billed;
-    let message = refused.as_ref().map_or(
-        "this resource is paid for per use: pay one of `accepts` and send the proof in PAYMENT-SIGNATURE",
-        |it| it.message.as_str(),
-    );
-    let code = refused.as_ref().map_or("PAYMENT_REQUIRED", |it| it.refusal.code());
-    let public_url = context.public_url();
-    let required = PaymentRequired {
+    let Billed { bill, route, target } = billed;
+    let message = bill.refused.as_ref().map_or(HOW_TO_PAY, |it| it.message.as_str());
+    let code = bill.refused.as_ref().map_or(UNPAID, |it| it.refusal.code());
+    let (seconds, work) = (context.tariff.challenge_lifetime, context.tariff.work);
+    let entries: Vec<_> = bill.challenges.iter().map(|it| it.requirements(seconds, work)).collect();
+    let url = context.join(target.as_str());
+    let text = &context.at_route.bills;
+    let whole = BillParts {
+        accepts: &text.accepts(&entries, &context.tariff.addresses),
+        code,
+        extensions: text.extensions(&route),
+        description: &route.description,
+        mime_type: &route.mime_type,
+        url: &url,
+    };
+    let body = whole.json(Some(message));
+    let session = entries.iter().filter_map(x402::session_headers).flatten().collect();
+    let refused = bill.refused.as_ref().map(|it| Refused { block: it.block, code, message: Some(message) });
+    let headers = headers(x402::encode_text(&whole.json(None)), &session, refused.as_ref());
+    let room = room(context);
+    let headers = if bytes(&headers) <= room {
+        headers
+    } else {
+        let required = required(&route, code, url, entries);
+        let head = Head { required, target: Named::whole(&target), refused, session };
+        head.within(room, |target| context.join(target))
+    };
+    let headers = headers.into_iter().map(|(name, text)| (name, text.into())).collect();
+    let message = bill.refused.map_or(HOW_TO_PAY.into(), |it| it.message.into());
+    Reply { status: StatusCode::PAYMENT_REQUIRED, headers, message, body: body.into() }
+}
+
+fn required(route: &Route, code: &str, url: String, accepts: Vec<PaymentRequirements>) -> PaymentRequired {
+    PaymentRequired {
         error: Some(code.to_owned()),
         resource: Resource {
-            url: public_url.join(target.as_str()),
+            url,
             description: Some(route.description.clone()).filter(|it| !it.is_empty()),
             mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
         },
-        accepts: challenges
-            .iter()
-            .map(|it| it.requirements(context.tariff.challenge_lifetime, context.tariff.work))
-            .collect(),
-        extensions: extensions(&route),
-    };
-    let mut body = required.to_json();
-    let session = required.accepts.iter().filter_map(x402::session_headers).flatten().collect();
-    let refused = refused.as_ref().map(|it| Refused { block: it.block, code, message: Some(message) });
-    let url_of = |target: &str| public_url.join(target);
-    let head = Head { required, target: Named::whole(&target), refused, session };
-    let headers = head.within(room(context), url_of);
-    if let Value::Object(fields) = &mut body {
-        // For people, beside what the header says.
-        fields.insert("message".to_owned(), message.into());
+        accepts,
+        extensions: declared(route),
     }
-    Reply { status: StatusCode::PAYMENT_REQUIRED, headers, body }
-}
-
-/// What a bill says beside its challenges.
-fn extensions(route: &Route) -> Map<String, Value> {
-    let policy = route.payment_identifier;
-    let declared = policy.map(|it| declaration(it == PaymentIdentifiers::Required));
-    declared.into_iter().map(|it| (PAYMENT_IDENTIFIER.to_owned(), it)).collect()
 }
 
 /// Bytes that a bill's own headers may have in this answer.
@@ -99,6 +108,15 @@ struct Refused<'a> {
     message: Option<&'a str>,
 }
 
+fn headers(required: String, session: &Headers, refused: Option<&Refused<'_>>) -> Headers {
+    let mut headers = vec![("PAYMENT-REQUIRED", required)];
+    headers.extend(session.iter().cloned());
+    if let Some(Refused { block, code, message }) = refused {
+        headers.push(("PAYMENT-RESPONSE", failed(*block, code, *message)));
+    }
+    headers
+}
+
 impl Head<'_> {
     /// The headers, in at most `room` bytes if the first entry alone fits. `url_of` gives the URL of a
     /// target.
@@ -113,12 +131,7 @@ impl Head<'_> {
     }
 
     fn headers(&self) -> Headers {
-        let mut headers = vec![("PAYMENT-REQUIRED", self.required.to_header())];
-        headers.extend(self.session.iter().cloned());
-        if let Some(Refused { block, code, message }) = &self.refused {
-            headers.push(("PAYMENT-RESPONSE", failed(*block, code, *message)));
-        }
-        headers
+        headers(self.required.to_header(), &self.session, self.refused.as_ref())
     }
 
     /// Leaves out what can be missed most, to save `excess` bytes. False if nothing can be missed.
@@ -188,4 +201,36 @@ fn shortened(text: &str, cut: usize) -> Option<String> {
 fn bytes(headers: &Headers) -> usize {
     let each = |(name, value): &(&str, String)| name.len().saturating_add(value.len()).saturating_add(AROUND);
     headers.iter().map(each).fold(0, usize::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_bill_reads_as_its_json_form_is_written(
+            code in "[A-Z_]{1,20}", url in ".{0,60}", message in ".{0,60}", description in ".{0,40}", mime_type in ".{0,20}",
+            extended: bool,
+        ) {
+            let some = |it: &String| Some(it.clone()).filter(|it| !it.is_empty());
+            let mut extensions = serde_json::Map::new();
+            if extended {
+                extensions.insert("a".to_owned(), serde_json::json!({ "b": 1 }));
+            }
+            let resource =
+                Resource { url: url.clone(), description: some(&description), mime_type: some(&mime_type) };
+            let required = PaymentRequired { error: Some(code.clone()), resource, accepts: Vec::new(), extensions };
+            let extensions = if extended { "{\"a\":{\"b\":1}}" } else { "" };
+            let bill = BillParts {
+                accepts: "[]", code: &code, extensions, description: &description, mime_type: &mime_type, url: &url,
+            };
+            prop_assert_eq!(bill.json(None), required.to_json().to_string());
+            let mut with_message = required.to_json();
+            with_message.as_object_mut().unwrap().insert("message".to_owned(), message.clone().into());
+            prop_assert_eq!(bill.json(Some(&message)), with_message.to_string());
+        }
+    }
 }

@@ -1,13 +1,17 @@
 //! What a request to an MCP server's endpoint calls, and so what it costs.
 
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
+use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
 
 use super::context::Context;
 use super::presented::header;
 use super::rejection::Rejection;
 use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
+
+/// What a client says beforehand that its body calls.
+const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
+const MCP_NAME: HeaderName = HeaderName::from_static("mcp-name");
 
 /// What is to be sold to a request.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub(super) async fn price(
     let headers = &session.req_header().headers;
     plain_json(headers)?;
     let claim = |name| header(headers, name).map(|it| it.map(|it| it.trim().to_owned()));
-    let [method, name] = [claim("mcp-method")?, claim("mcp-name")?];
+    let [method, name] = [claim(&MCP_METHOD)?, claim(&MCP_NAME)?];
     let body = context.tariff.bodies.read(session, context.caller.client(), prices.bound).await?;
     context.body = Some(body.permit);
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
@@ -50,14 +54,14 @@ fn plain_json(headers: &HeaderMap) -> Result<(), Rejection> {
         // Calls in a tunnel could not be counted.
         return Err(Rejection::Unreadable("an upgrade cannot be priced by call: leave it out".to_owned()));
     }
-    let is_plain = match header(headers, CONTENT_ENCODING.as_str()) {
+    let is_plain = match header(headers, &CONTENT_ENCODING) {
         Ok(encoding) => encoding.is_none_or(|it| it.trim().eq_ignore_ascii_case("identity")),
         Err(_) => false,
     };
     if !is_plain {
         return Err(Rejection::UnsupportedBody("send the body without a Content-Encoding"));
     }
-    match header(headers, CONTENT_TYPE.as_str()) {
+    match header(headers, &CONTENT_TYPE) {
         Ok(Some(kind)) if is_json_in_utf8(&kind) => Ok(()),
         Ok(_) | Err(_) => Err(Rejection::UnsupportedBody("send `Content-Type: application/json`, in UTF-8")),
     }

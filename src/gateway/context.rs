@@ -12,26 +12,23 @@ use pingora::protocols::l4::socket::SocketAddr;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
-use super::tariff::Tariff;
+use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
-use super::upstream::{Chosen, Upstream};
+use super::upstream::{Server, Upstream};
 use crate::admission::Admission;
 use crate::cashier::Share;
 use crate::clock::Stopwatch;
 use crate::config::PublicUrl;
 use crate::listen::Deadline;
 use crate::metrics::Outcome;
-use crate::routes::{CanonicalTarget, RouteName, Strip};
-
-/// The `route` label of requests that matched none.
-const NO_ROUTE: &str = "unmatched";
+use crate::routes::{CanonicalTarget, Strip};
 
 /// What is known about one request while it is under way.
 #[derive(Debug)]
 pub struct Context {
     pub(super) started: Stopwatch,
     pub(super) tariff: Arc<Tariff>,
-    pub(super) route: Option<RouteName>,
+    pub(super) at_route: Arc<AtRoute>,
     /// How the request ends if it is not forwarded.
     pub(super) decided: Outcome,
     /// Set once it is forwarded.
@@ -87,10 +84,12 @@ pub(super) struct Forwarding {
     pub(super) has_body: bool,
     /// A preflight that the upstream answers: no body goes either way.
     pub(super) is_preflight: bool,
+    /// Whether the answer may pause for long.
+    pub(super) is_quiet: bool,
     /// Whether the answer's body is dropped.
     pub(super) drops_body: bool,
     /// The server it goes to, once one is chosen.
-    pub(super) chosen: Option<Chosen>,
+    pub(super) chosen: Option<Arc<Server>>,
     /// The addresses that could not be connected to.
     pub(super) unreached: Vec<SocketAddr>,
     /// Whether an old connection broke under it, so that it is sent once more.
@@ -123,8 +122,8 @@ impl Context {
     pub(super) fn new(tariff: Arc<Tariff>) -> Self {
         Self {
             started: Stopwatch::start(),
+            at_route: Arc::clone(&tariff.by_no_route),
             tariff,
-            route: None,
             decided: Outcome::Free,
             forwarding: None,
             caller: Caller::default(),
@@ -175,6 +174,14 @@ impl Context {
         self.host.as_deref().map_or_else(|| public.clone(), |host| public.at(host))
     }
 
+    /// The URL at which the client finds a `target`.
+    pub(super) fn join(&self, target: &str) -> String {
+        match &self.host {
+            Some(_) => self.public_url().join(target),
+            None => self.tariff.public_url.join(target),
+        }
+    }
+
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
         self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
@@ -186,6 +193,6 @@ impl Context {
     }
 
     pub(super) fn route_label(&self) -> &str {
-        self.route.as_ref().map_or(NO_ROUTE, RouteName::as_str)
+        self.at_route.series.label()
     }
 }

@@ -38,7 +38,7 @@ async fn find_and_price<L: Ledger, S: Store>(
     let tariff = Arc::clone(&context.tariff);
     let allowed = |origin: &String| tariff.cors.as_ref().is_some_and(|cors| cors.allows(origin));
     let headers = &session.req_header().headers;
-    context.origin = header(headers, ORIGIN.as_str()).ok().flatten().filter(allowed);
+    context.origin = header(headers, &ORIGIN).ok().flatten().filter(allowed);
     context.has_body = framing::check(session)?;
     let (target, host) = target::canonical(session).map_err(Rejection::Unreadable)?;
     let method = session.req_header().method.clone();
@@ -52,7 +52,7 @@ async fn find_and_price<L: Ledger, S: Store>(
         headers: preflight.is_none().then_some(&session.req_header().headers),
     };
     if let Some(document) = tariff.documents.find(&head, &tariff.table).filter(|_| preflight.is_none()) {
-        context.route = Some(tariff.documents.label.clone());
+        context.at_route = tariff.at(&tariff.documents.label);
         return if is_undue { Err(Rejection::UndueBody) } else { Ok(Decision::Document(document)) };
     }
     context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
@@ -61,7 +61,9 @@ async fn find_and_price<L: Ledger, S: Store>(
         Found::Unmatched => None,
         Found::Unclear(why) => return Err(Rejection::Unreadable(why.to_string())),
     };
-    context.route = route.as_ref().map(|it| it.name.clone());
+    if let Some(route) = &route {
+        context.at_route = tariff.at(&route.name);
+    }
     let has_host = route.as_ref().is_some_and(|it| it.conditions.host().is_some());
     context.host = host.as_ref().and_then(RequestHost::name).filter(|_| has_host).map(ToOwned::to_owned);
     let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
@@ -88,7 +90,8 @@ async fn find_and_price<L: Ledger, S: Store>(
     };
     let sale = match &route.access {
         Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
-        Access::Calls(prices) => calls::price(session, context, &route.name, prices).await?,
+        // Boxed, as all that few requests come to: what a future may hold is copied with each request.
+        Access::Calls(prices) => Box::pin(calls::price(session, context, &route.name, prices)).await?,
         Access::Free => None,
     };
     match sale {
@@ -110,7 +113,7 @@ async fn sell<L: Ledger, S: Store>(
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
-        identified = idempotency::read(session, context, request, &extensions).await?;
+        identified = Box::pin(idempotency::read(session, context, request, &extensions)).await?;
         url = Some(context.public_url().join(target.as_str()));
     }
     let ask = Ask {

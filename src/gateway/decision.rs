@@ -120,6 +120,7 @@ pub(super) fn forward(
         strip: to.strip.cloned(),
         has_body,
         is_preflight,
+        is_quiet: false,
         drops_body,
         chosen,
         unreached,

@@ -41,7 +41,7 @@ pub struct Documents {
     by_path: BTreeMap<&'static str, Arc<Document>>,
     /// The paths that some route has letter for letter, under conditions.
     contested: BTreeSet<&'static str>,
-    pub(super) label: RouteName,
+    pub label: RouteName,
 }
 
 /// One of them, ready to be sent.

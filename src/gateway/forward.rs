@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
     HeaderMap, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VARY,
@@ -12,19 +13,20 @@ use pingora::prelude::{Result, Session};
 
 use super::client::Caller;
 use super::context::{Context, Forwarding};
+use super::reply::value;
 use super::tariff::extend_list;
 use super::{grpc, preflight, redirect};
 use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::listen::forwarded::parts;
 use crate::nano::Network;
-use crate::payment::capability::Token;
+use crate::payment::capability::CapabilityText;
 use crate::routes::is_own_header;
 use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
 /// With `no`, an upstream says that its answer is not to be charged for.
-const CHARGE: &str = "faregate-charge";
+const CHARGE: HeaderName = HeaderName::from_static("faregate-charge");
 
 /// Says that an answer was given before.
 pub(super) const REPLAYED: &str = "Idempotent-Replayed";
@@ -53,21 +55,26 @@ pub(super) fn request(
     body_is_read: bool,
 ) -> Result<()> {
     let chosen = forwarding.chosen.as_ref();
-    let base_path = chosen.map_or("", |it| it.base_path.as_str());
-    request.set_raw_path(format!("{base_path}{}", forwarding.seen()).as_bytes())?;
+    let base_path = chosen.map_or("", |it| it.url.base_path.as_str());
+    let seen = forwarding.seen();
+    if base_path.is_empty() {
+        request.set_raw_path(seen.as_bytes())?;
+    } else {
+        request.set_raw_path(format!("{base_path}{seen}").as_bytes())?;
+    }
     if body_is_read || !forwarding.has_body {
         // The client was told to go on before, or there is nothing to go on with.
         let _removed = request.remove_header(&EXPECT).is_some();
     }
     let headers = &session.req_header().headers;
-    let aliases = headers.keys().filter(|name| is_other_spelling(name.as_str())).cloned();
-    for name in stopped(headers, is_own_header).into_iter().chain(aliases) {
-        let _removed = request.remove_header(&name).is_some();
+    let stops = |name: &str| is_own_header(&plainest(name)) || is_other_spelling(name);
+    for name in headers.keys().filter(|it| stops(it.as_str())) {
+        let _removed = request.remove_header(name).is_some();
     }
-    let upgrades = !forwarding.is_preflight && asks_for_websocket(&session.req_header().headers);
+    let upgrades = !forwarding.is_preflight && asks_for_websocket(headers);
     if !upgrades {
-        for name in [UPGRADE, CONNECTION] {
-            let _removed = request.remove_header(&name).is_some();
+        for name in [&UPGRADE, &CONNECTION] {
+            let _removed = request.remove_header(name).is_some();
         }
     }
     if forwarding.is_preflight {
@@ -81,21 +88,19 @@ pub(super) fn request(
         // Servers of gRPC refuse a client that may not understand trailers.
         request.insert_header(TE, "trailers")?;
     }
-    for (name, value) in caller.statements(session.req_header()) {
-        request.insert_header(name, value)?;
-    }
+    caller.state(session.req_header(), |name, text| request.insert_header(name, text))?;
     if let Some(strip) = &forwarding.strip {
         request.insert_header("X-Forwarded-Prefix", strip.as_str())?;
     }
-    if let Some(own) = chosen.and_then(|it| it.host.as_deref()) {
+    if let Some(own) = chosen.and_then(|it| it.host.as_ref()) {
         request.insert_header(HOST, own)?;
     }
     if let Some(admitted) = forwarding.admission.admitted() {
-        let intent = admitted.taken.held().intent();
-        request.insert_header("X-Payment-Payer", intent.payer.to_string())?;
-        request.insert_header("X-Payment-Transaction", intent.block.to_string())?;
-        request.insert_header("X-Payment-Amount", intent.amount.to_string())?;
-        request.insert_header("X-Payment-Route", intent.route.configured())?;
+        let said = &admitted.said;
+        request.insert_header("X-Payment-Payer", value(said.payer())?)?;
+        request.insert_header("X-Payment-Transaction", value(said.block())?)?;
+        request.insert_header("X-Payment-Amount", value(said.amount())?)?;
+        request.insert_header("X-Payment-Route", admitted.taken.held().intent().route.configured())?;
     }
     Ok(())
 }
@@ -125,13 +130,13 @@ pub(super) fn response(
         empty(response)?;
     }
     let _not_the_upstreams_to_say = response.remove_header(REPLAYED);
-    for (name, value) in receipt_of(admitted, charge == Charge::Taken) {
-        response.insert_header(name, value)?;
+    for (name, text) in receipt_of(admitted, charge == Charge::Taken).headers() {
+        response.insert_header(name, value(text)?)?;
     }
     let cache_control = private(&response.headers);
     response.insert_header(CACHE_CONTROL, cache_control)?;
-    for name in SHARED_CACHES {
-        let _removed = response.remove_header(name);
+    for name in stopped(&response.headers, |it| SHARED_CACHES.contains(&it)) {
+        let _removed = response.remove_header(&name);
     }
     extend_list(response, VARY, VARIES_BY)?;
     Ok(charge)
@@ -166,42 +171,56 @@ pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) ->
 }
 
 /// The receipt of an admitted request, whose answer is `charged` for or not.
-pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Vec<(&'static str, String)> {
-    receipt(admitted.taken.held(), &admitted.token, admitted.how, u32::from(!charged))
+pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Receipt {
+    receipt(admitted.taken.held(), &admitted.said, admitted.how, u32::from(!charged))
+}
+
+/// The headers that say what a client has.
+pub(super) struct Receipt {
+    capability: Bytes,
+    /// What it paid.
+    payment: Option<Bytes>,
+}
+
+impl Receipt {
+    pub(super) fn headers(self) -> impl Iterator<Item = (&'static str, Bytes)> {
+        let payment = self.payment.map(|it| ("PAYMENT-RESPONSE", it));
+        std::iter::once(("PAYMENT-CAPABILITY", self.capability)).chain(payment)
+    }
 }
 
 /// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
 /// uses come back to what is left.
-pub(super) fn receipt(
-    held: &CachedCapability,
-    token: &Token,
-    how: How,
-    unspent: u32,
-) -> Vec<(&'static str, String)> {
+pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u32) -> Receipt {
     let (record, intent) = (held.record(), held.intent());
     let remaining = held.remaining().saturating_add(unspent);
-    let token = token.expose();
-    let mut headers = vec![(
-        "PAYMENT-CAPABILITY",
-        format!("{token}; remaining={remaining}; expires={}", record.expires_at),
-    )];
-    if how == How::Paid {
-        let capability = x402::CapabilityNotice {
-            token: Credential::new(token.to_owned()),
-            remaining: u64::from(remaining),
-            expires: record.expires_at,
-        };
-        let outcome = x402::SettlementOutcome::Settled {
-            transaction: intent.block,
-            payer: intent.payer,
-            amount: intent.amount,
-            capability: Some(capability),
-        };
-        let response =
-            SettlementResponse { network: Network::Mainnet, outcome, extensions: serde_json::Map::new() };
-        headers.push(("PAYMENT-RESPONSE", response.to_header()));
+    let token = said.token();
+    let (mut left, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let parts = [
+        token.as_ref(),
+        b"; remaining=",
+        left.format(remaining).as_bytes(),
+        b"; expires=",
+        until.format(record.expires_at.0).as_bytes(),
+    ];
+    let capability = parts.concat().into();
+    if how != How::Paid {
+        return Receipt { capability, payment: None };
     }
-    headers
+    let notice = x402::CapabilityNotice {
+        token: Credential::new(String::from_utf8_lossy(&token).into_owned()),
+        remaining: u64::from(remaining),
+        expires: record.expires_at,
+    };
+    let outcome = x402::SettlementOutcome::Settled {
+        transaction: intent.block,
+        payer: intent.payer,
+        amount: intent.amount,
+        capability: Some(notice),
+    };
+    let response =
+        SettlementResponse { network: Network::Mainnet, outcome, extensions: serde_json::Map::new() };
+    Receipt { capability, payment: Some(response.to_header().into()) }
 }
 
 /// The headers that `stops` names, in their plainest spelling.
@@ -217,7 +236,9 @@ fn plainest(name: &str) -> Cow<'_, str> {
 /// Whether the answer may be quiet for long: a WebSocket, a stream of events, or gRPC.
 pub(super) fn may_be_quiet(headers: &HeaderMap) -> bool {
     let names = |name, what: &str| {
-        let mut values = headers.get_all(name).iter().filter_map(|it| it.to_str().ok());
+        // `*/*` and the like need no closer look.
+        let long = headers.get_all(name).iter().filter(|it| it.len() >= what.len());
+        let mut values = long.filter_map(|it| it.to_str().ok());
         values.any(|it| it.to_ascii_lowercase().contains(what))
     };
     asks_for_websocket(headers)
@@ -252,6 +273,10 @@ fn is_stopped_on_the_way_out(name: &str) -> bool {
 
 /// `Cache-Control` of a paid answer: for this client only, and otherwise as the upstream says.
 fn private(headers: &HeaderMap) -> HeaderValue {
+    const PRIVATE: HeaderValue = HeaderValue::from_static("private");
+    if !headers.contains_key(CACHE_CONTROL) {
+        return PRIVATE;
+    }
     let mut kept = vec!["private"];
     let given = headers.get_all(CACHE_CONTROL).iter().filter_map(|it| it.to_str().ok());
     for directive in given.flat_map(|it| parts(it, ',')) {
@@ -260,5 +285,5 @@ fn private(headers: &HeaderMap) -> HeaderValue {
             kept.push(directive);
         }
     }
-    HeaderValue::from_str(&kept.join(", ")).unwrap_or(HeaderValue::from_static("private"))
+    HeaderValue::from_str(&kept.join(", ")).unwrap_or(PRIVATE)
 }

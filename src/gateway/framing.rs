@@ -82,9 +82,13 @@ pub(super) fn takes_no_body(method: &Method) -> bool {
 
 /// Whether every LF follows a CR and every CR is followed by an LF.
 fn ends_every_line(head: &[u8]) -> bool {
-    let pairs = head.windows(2).filter(|it| *it == b"\r\n").count();
-    let count = |wanted: u8| head.iter().filter(|&&it| it == wanted).count();
-    count(b'\r') == pairs && count(b'\n') == pairs
+    let follows_return = |at: usize| at.checked_sub(1).and_then(|it| head.get(it)) == Some(&b'\r');
+    let mut lines = 0_usize;
+    let all_follow = memchr::memchr_iter(b'\n', head).all(|at| {
+        lines = lines.saturating_add(1);
+        follows_return(at)
+    });
+    all_follow && memchr::memchr_iter(b'\r', head).count() == lines
 }
 
 /// Whether the head as received has a field of that name.

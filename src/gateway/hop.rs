@@ -6,14 +6,14 @@
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS,
-    PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, Result, Session};
 
 /// Fields of an answer that are about the connection to the upstream, beside those that `Connection` names.
-const OF_THE_CONNECTION: [HeaderName; 7] = [
+static OF_THE_CONNECTION: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -24,8 +24,6 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
 ];
 /// What `Connection` cannot take away: without it the end of the body is lost.
 const OF_THE_BODY: [HeaderName; 2] = [CONTENT_LENGTH, TRANSFER_ENCODING];
-/// The name of the gateway in `Via`.
-const PSEUDONYM: &str = "faregate";
 
 /// Treats a request of HTTP/1.0 as that version's: it knows no answer before the answer, and so expects
 /// none (RFC 9110 sections 10.1.1 and 15.2).
@@ -63,15 +61,17 @@ pub(super) fn request(session: &Session, request: &mut RequestHeader, has_body: 
         // Some servers wait for a body otherwise, or answer 411 (RFC 9110 section 8.6).
         request.insert_header(CONTENT_LENGTH, 0)?;
     }
-    if let Some(left) = forwards_left(request).filter(|_| request.method == Method::OPTIONS) {
+    if request.method == Method::OPTIONS
+        && let Some(left) = forwards_left(request)
+    {
         request.insert_header(MAX_FORWARDS, left.saturating_sub(1))?;
     }
-    let version = match received {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        _ => "1.1",
+    let via = match received {
+        Version::HTTP_10 => "1.0 faregate",
+        Version::HTTP_2 => "2 faregate",
+        _ => "1.1 faregate",
     };
-    request.append_header(VIA, format!("{version} {PSEUDONYM}"))?;
+    request.append_header("via", HeaderValue::from_static(via))?;
     Ok(())
 }
 
@@ -94,7 +94,9 @@ pub(super) fn answer(session: &mut Session, response: &mut ResponseHeader) -> Re
     check_coding(&response.headers)?;
     let is_tunnel = response.status == StatusCode::SWITCHING_PROTOCOLS;
     let upgrade = response.headers.get(UPGRADE).filter(|_| is_tunnel).cloned();
-    for name in named(&response.headers).iter().chain(&OF_THE_CONNECTION) {
+    let mut stopped = named(&response.headers);
+    stopped.extend(response.headers.keys().filter(|it| OF_THE_CONNECTION.contains(it)).cloned());
+    for name in &stopped {
         let _removed = response.remove_header(name).is_some();
     }
     if let Some(upgrade) = upgrade {

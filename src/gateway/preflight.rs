@@ -30,7 +30,7 @@ pub(super) fn method_asked_for(session: &Session) -> Option<String> {
     if request.method != Method::OPTIONS || !request.headers.contains_key(ORIGIN) {
         return None;
     }
-    header(&request.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).ok().flatten()
+    header(&request.headers, &ACCESS_CONTROL_REQUEST_METHOD).ok().flatten()
 }
 
 /// Decides a preflight. `route` covers the request that it prepares, as far as that is known; `has_price`

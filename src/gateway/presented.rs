@@ -1,6 +1,6 @@
 //! Reads what came with a request: a proof of payment, a capability, or nothing.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
 use serde_json::{Map, Value};
 
@@ -11,8 +11,9 @@ use crate::routes::{RouteName, Standing};
 use crate::x402::{self, PaymentPayload};
 
 /// The header with the proof. The second name is that of x402's first version.
-const PROOF_HEADERS: [&str; 2] = ["payment-signature", "x-payment"];
-const CAPABILITY_HEADER: &str = "payment-capability";
+static PROOF_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("payment-signature"), HeaderName::from_static("x-payment")];
+const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("payment-capability");
 
 /// What came with a request to `route`, which may have had other names, and the extensions of its envelope.
 pub(super) fn read(
@@ -21,7 +22,7 @@ pub(super) fn read(
     standing: &Standing,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
     let headers = &session.req_header().headers;
-    for name in PROOF_HEADERS {
+    for name in &PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
                 Ok(PaymentPayload { presented: x402::Payload::Payment(payment), extensions, .. }) => {
@@ -37,12 +38,12 @@ pub(super) fn read(
             };
         }
     }
-    let presented = if let Some(block) = header(headers, BLOCK_HEADER)? {
-        let id = header(headers, SESSION_HEADER)?;
+    let presented = if let Some(block) = header(headers, &BLOCK_HEADER)? {
+        let id = header(headers, &SESSION_HEADER)?;
         session_headers::read(&block, id.as_deref(), standing.names(route))
             .unwrap_or_else(Presented::Malformed)
     } else {
-        match header(headers, CAPABILITY_HEADER)? {
+        match header(headers, &CAPABILITY_HEADER)? {
             Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
                 return Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
             }
@@ -60,11 +61,14 @@ pub(super) fn has_token(session: &Session) -> bool {
         let payload = PaymentPayload::from_header(&it);
         matches!(payload, Ok(PaymentPayload { presented: x402::Payload::Access { .. }, .. }))
     };
-    headers.contains_key(CAPABILITY_HEADER) || proofs.any(is_access)
+    headers.contains_key(&CAPABILITY_HEADER) || proofs.any(is_access)
 }
 
 /// The one value of a header, if it is there.
-pub(super) fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Rejection> {
+pub(super) fn header(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, Rejection> {
+    if !headers.contains_key(name) {
+        return Ok(None);
+    }
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),

@@ -43,13 +43,12 @@ pub(super) fn rewrite(
         return Ok(());
     }
     let host = request.headers.get(HOST).and_then(|it| it.to_str().ok());
-    let statements = context.caller.statements(request);
-    let told = statements.iter().filter(|(name, _)| name == "x-forwarded-host").map(|(_, it)| it.as_str());
+    let told = context.caller.host(request).into_iter();
     let public = &context.public_url();
     let map = PlaceMap {
         urls: &settings.urls,
         aliases: told.chain(host).chain([public.authority()]).filter_map(Place::of_authority).collect(),
-        base_path: forwarding.chosen.as_ref().map_or("", |it| it.base_path.as_str()),
+        base_path: forwarding.chosen.as_ref().map_or("", |it| it.url.base_path.as_str()),
         target: &forwarding.seen(),
         prefix: forwarding.strip.as_ref().map_or("", Strip::as_str),
         public,

@@ -66,7 +66,7 @@ impl Rejection {
     /// The answer; an error if no client is left to answer.
     pub(super) fn reply(self) -> Result<Reply> {
         Ok(match self {
-            Self::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", &why),
+            Self::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", why),
             Self::NotFound => {
                 plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
             }
@@ -79,7 +79,7 @@ impl Rejection {
                 let why =
                     "TRACE is not forwarded: its answer would repeat what the gateway tells the upstream";
                 let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", why);
-                reply.headers.push((ALLOW.as_str(), ALLOWED.to_owned()));
+                reply.headers.push((ALLOW.as_str(), ALLOWED.into()));
                 reply
             }
             Self::UnknownExpectation => plain(
@@ -87,11 +87,11 @@ impl Rejection {
                 "unknown_expectation",
                 "the only expectation that is known is `Expect: 100-continue`",
             ),
-            Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", &fault.to_string()),
+            Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", fault.to_string()),
             Self::UnsupportedBody(why) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_body", why),
             Self::BodyTooLong(bound) => {
                 let why = format!("a body of at most {bound} bytes is taken here");
-                plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", &why)
+                plain(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", why)
             }
             Self::BodyTooSlow => {
                 plain(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
@@ -107,7 +107,7 @@ impl Rejection {
             Self::BadIdentifier(why) => plain(
                 StatusCode::BAD_REQUEST,
                 "payment_identifier_invalid",
-                &format!("{why}; nothing was charged"),
+                format!("{why}; nothing was charged"),
             ),
             Self::NoUpstream => {
                 plain(StatusCode::BAD_GATEWAY, "upstream_unknown", "the route's upstream is not configured")

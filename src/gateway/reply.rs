@@ -1,12 +1,14 @@
 //! An answer of the gateway's own, and how an answer is written.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
-use pingora::prelude::{Result, Session};
+use pingora::prelude::{Error, ErrorType, Result, Session};
 use pingora::protocols::http::ServerSession;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::cashier::{PendingReason, Wait};
 use crate::nano::{BlockHash, Network};
@@ -15,11 +17,17 @@ use crate::x402::{self, SettlementResponse};
 /// Seconds after which a request may be tried again.
 const RETRY_SECONDS: u64 = 1;
 
+/// Headers of the gateway's own, with their values.
+pub(super) type Headers = Vec<(&'static str, Bytes)>;
+
 /// An answer of the gateway's own.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: Value,
+    pub(super) headers: Headers,
+    /// What is said for people.
+    pub(super) message: Cow<'static, str>,
+    /// JSON, with the message in it.
+    pub(super) body: Bytes,
 }
 
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
@@ -87,17 +95,29 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::NoWork
         | Wait::Overloaded => RETRY_SECONDS,
     };
-    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string())];
+    let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string().into())];
     if block.is_some() {
-        headers.push(("PAYMENT-RESPONSE", failed(block, reason, Some(message))));
+        headers.push(("PAYMENT-RESPONSE", failed(block, reason, Some(message)).into()));
     }
     let transaction = block.map(|it| it.lower_hex());
     let body = json!({ "error": reason, "message": message, "transaction": transaction });
-    Reply { status: StatusCode::SERVICE_UNAVAILABLE, headers, body }
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    Reply { status, headers, message: message.into(), body: body.to_string().into() }
 }
 
-pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
-    Reply { status, headers: Vec::new(), body: json!({ "error": error, "message": message }) }
+pub(super) fn plain(status: StatusCode, error: &str, message: impl Into<Cow<'static, str>>) -> Reply {
+    let message = message.into();
+    let body = json!({ "error": error, "message": message }).to_string();
+    Reply { status, headers: Vec::new(), message, body: body.into() }
+}
+
+/// A text of the gateway's own as the value of a header.
+///
+/// # Errors
+/// It is none.
+pub(super) fn value(text: Bytes) -> Result<HeaderValue> {
+    HeaderValue::from_maybe_shared(text)
+        .map_err(|error| Error::because(ErrorType::InvalidHTTPHeader, "no value of a header", error))
 }
 
 /// Writes a whole answer, to HEAD without its body: Pingora would send it over HTTP/2, and the client

@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING, VARY};
 use pingora::ErrorSource;
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::context::{Context, Forwarding};
 use super::decision::Decision;
-use super::reply::{Reply, come_again, plain, write};
+use super::reply::{Reply, come_again, plain, value, write};
 use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
@@ -32,20 +31,22 @@ pub(super) async fn respond(
     let answer = match decision {
         Decision::Forward(forwarding) => return Ok(Some(forwarding)),
         Decision::Replay(replay) => {
-            return idempotency::replay(session, context, &replay).await.map(|()| None);
+            return Box::pin(idempotency::replay(session, context, &replay)).await.map(|()| None);
         }
         Decision::Document(document) => {
             spare_connection(session, context);
-            return document.send(session).await.map(|()| None);
+            return Box::pin(document.send(session)).await.map(|()| None);
         }
-        Decision::Preflight => return preflight::answer(session, context).await.map(|()| None),
+        Decision::Preflight => {
+            return Box::pin(preflight::answer(session, context)).await.map(|()| None);
+        }
         Decision::Bill(billed) => bill::payment_required(context, *billed),
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
         Decision::Moved(moved) => gone(&moved),
         Decision::Reject(rejection) => rejection.reply()?,
     };
-    send(session, context, answer).await.map(|()| None)
+    Box::pin(send(session, context, answer)).await.map(|()| None)
 }
 
 /// Never a 402: a client that paid again under the same id would get no further.
@@ -92,16 +93,15 @@ fn gone(moved: &Moved) -> Reply {
         "remaining": remaining,
         "expires": expires,
     });
-    Reply { status: StatusCode::GONE, headers: Vec::new(), body }
+    let body = body.to_string().into();
+    Reply { status: StatusCode::GONE, headers: Vec::new(), message: message.into(), body }
 }
 
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
-    let Reply { status, headers, body } = answer;
+    let Reply { status, headers, message, body } = answer;
     let (mut response, body) = if grpc::is_call(session.req_header()) {
-        let message = body.get("message").and_then(Value::as_str).unwrap_or_default();
-        (grpc::refusal(session.req_header().version, status, message)?, None)
+        (grpc::refusal(session.req_header().version, status, &message)?, None)
     } else {
-        let body = Bytes::from(body.to_string());
         let mut response = ResponseHeader::build(status, Some(12))?;
         response.insert_header(CONTENT_TYPE, "application/json")?;
         response.insert_header(CONTENT_LENGTH, body.len())?;
@@ -110,8 +110,8 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     response.insert_header(CACHE_CONTROL, "no-store")?;
     response.insert_header(VARY, forward::VARIES_BY)?;
     forward::vary_by_price(&mut response, context)?;
-    for (name, value) in headers {
-        response.insert_header(name, value)?;
+    for (name, text) in headers {
+        response.insert_header(name, value(text)?)?;
     }
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
@@ -191,7 +191,7 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
     };
     let mut answer = plain(status, code, message);
     if let Some(admitted) = admitted {
-        answer.headers = forward::receipt_of(admitted, false);
+        answer.headers.extend(forward::receipt_of(admitted, false).headers());
     }
     Some(Failure { status, answer: Some(answer) })
 }

@@ -1,13 +1,15 @@
 //! The header pair of NanoSession's revision 5.
 
+use http::HeaderName;
+
 use crate::cashier::{Presented, Proof};
 use crate::nano::BlockHash;
 use crate::payment::Refusal;
 use crate::routes::RouteName;
 use crate::x402::SessionId;
 
-pub(super) const BLOCK_HEADER: &str = "x-payment-block";
-pub(super) const SESSION_HEADER: &str = "x-payment-session";
+pub(super) const BLOCK_HEADER: HeaderName = HeaderName::from_static("x-payment-block");
+pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("x-payment-session");
 
 /// The proof in the two headers, for a request to the route of these `names`. A session without a block proves nothing
 /// and is ignored. The route of the session need not be one of the names: what it opens is decided like that of any

@@ -1,7 +1,7 @@
 //! What one loaded configuration says about requests: prices, upstreams, origins, limits. A reload
 //! exchanges it as a whole, so that no request sees half of two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::Result;
 use tokio::sync::watch;
 
+use super::bill_text::{AddressTexts, BillText};
 use super::body::BodyBudget;
 use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::config::{Origins, PublicUrl};
 use crate::listen::TrustedProxies;
-use crate::routes::{PreflightRule, PriceTable, UpstreamName};
+use crate::metrics::RouteSeries;
+use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use crate::x402::WorkTerms;
 
 pub use crate::config::Unmatched;
@@ -34,6 +36,12 @@ pub struct Tariff {
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,
     /// What is published about the prices.
     pub documents: Documents,
+    /// What is kept for each route, and for the documents.
+    pub by_route: HashMap<RouteName, Arc<AtRoute>>,
+    /// The same for requests that match none.
+    pub by_no_route: Arc<AtRoute>,
+    /// The texts of the addresses that bills name.
+    pub addresses: AddressTexts,
     pub cors: Option<CorsPolicy>,
     /// Who answers preflights, unless a route says otherwise.
     pub preflight: PreflightRule,
@@ -48,6 +56,33 @@ pub struct Tariff {
     pub bodies: BodyBudget,
     /// The upstreams are watched until this is dropped.
     pub watched: watch::Sender<bool>,
+}
+
+/// What is kept for one route, so that no request makes it anew.
+#[derive(Debug)]
+pub struct AtRoute {
+    pub(super) series: RouteSeries,
+    pub(super) bills: BillText,
+}
+
+impl AtRoute {
+    /// Of a route with this label in metrics. Nothing is kept yet.
+    #[must_use]
+    pub fn new(label: &str) -> Arc<Self> {
+        Arc::new(Self { series: RouteSeries::new(label), bills: BillText::default() })
+    }
+
+    /// Of no route.
+    #[must_use]
+    pub fn unmatched() -> Arc<Self> {
+        Self::new(NO_ROUTE)
+    }
+}
+
+impl Tariff {
+    pub(super) fn at(&self, route: &RouteName) -> Arc<AtRoute> {
+        Arc::clone(self.by_route.get(route).unwrap_or(&self.by_no_route))
+    }
 }
 
 /// Limits of the edge.
@@ -76,6 +111,9 @@ pub struct CorsPolicy {
     /// Never together with [`Origins::Any`].
     pub credentials: bool,
 }
+
+/// The `route` label of requests that matched none.
+const NO_ROUTE: &str = "unmatched";
 
 /// Response headers that a page must be able to read.
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
@@ -134,6 +172,9 @@ impl CorsPolicy {
 
 /// Writes a list header as one line, with those names of `more` that it lacks.
 pub(super) fn extend_list(response: &mut ResponseHeader, name: HeaderName, more: &str) -> Result<()> {
+    if !response.headers.contains_key(&name) {
+        return response.insert_header(name, more);
+    }
     let mut names: Vec<String> = Vec::new();
     let given = response.headers.get_all(&name).iter().filter_map(|it| it.to_str().ok());
     for item in given.chain([more]).flat_map(|it| it.split(',')).map(str::trim) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use http::HeaderValue;
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
@@ -77,10 +78,7 @@ impl PeerTls {
 pub struct Upstream {
     name: UpstreamName,
     balancer: LoadBalancer<RoundRobin>,
-    settings: config::UpstreamConfig,
-    tls: PeerTls,
-    /// Which connections requests of this upstream may share: those that were made by its rules.
-    group: u64,
+    rules: Arc<Rules>,
     trials: Trials,
     /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
     connector: OnceLock<TransportConnector>,
@@ -90,18 +88,33 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream")
             .field("name", &self.name)
-            .field("settings", &self.settings)
+            .field("settings", &self.rules.settings)
             .finish_non_exhaustive()
     }
 }
 
-/// The URL that an address was looked up for.
-#[derive(Clone, Debug)]
-struct Of(UpstreamUrl);
+/// How an upstream's servers are spoken to.
+struct Rules {
+    settings: config::UpstreamConfig,
+    tls: PeerTls,
+    /// Which connections requests of this upstream may share: those that were made by its rules.
+    group: u64,
+}
+
+/// A server of an upstream: an address that was looked up for a URL.
+#[derive(Debug)]
+pub struct Server {
+    /// How to connect to it.
+    pub peer: HttpPeer,
+    pub url: UpstreamUrl,
+    /// The `Host` to send. `None`: the client's.
+    pub host: Option<HeaderValue>,
+}
 
 /// Looks up the hosts of the URLs.
 struct HostNames {
     urls: Vec<UpstreamUrl>,
+    rules: Arc<Rules>,
     /// The hosts that the last look-up did not find: each is complained about once.
     unknown: Mutex<BTreeSet<String>>,
 }
@@ -122,7 +135,7 @@ impl ServiceDiscovery for HostNames {
             let name = (url.host.as_str(), url.port);
             match tokio::net::lookup_host(name).await {
                 Ok(addresses) => {
-                    found.extend(addresses.map(|address| backend(address, url)));
+                    found.extend(addresses.map(|address| self.rules.backend(address, url)));
                     if self.is_news(&url.host, true) {
                         tracing::info!(host = %url.host, "the upstream's name is known again");
                     }
@@ -141,27 +154,62 @@ impl ServiceDiscovery for HostNames {
     }
 }
 
-fn backend(address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
-    let mut backend = Backend { addr: SocketAddr::Inet(address), weight: 1, ext: http::Extensions::new() };
-    drop(backend.ext.insert(Of(url.clone())));
-    backend
+impl Rules {
+    fn backend(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
+        let addr = SocketAddr::Inet(address);
+        let mut backend = Backend { addr: addr.clone(), weight: 1, ext: http::Extensions::new() };
+        drop(backend.ext.insert(Arc::new(self.server(addr, url.clone()))));
+        backend
+    }
+
+    fn server(&self, address: SocketAddr, url: UpstreamUrl) -> Server {
+        let mut peer = HttpPeer::new(address, url.tls, url.host.clone());
+        self.tls.apply(&mut peer);
+        peer.group_key = self.group;
+        let options = &mut peer.options;
+        // Pingora's own defaults wait for ever.
+        options.connection_timeout = Some(self.settings.connect_timeout);
+        options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
+        options.read_timeout = self.idle(false);
+        options.tcp_keepalive = Some(KEEPALIVE);
+        match self.settings.protocol {
+            Protocol::Http1 => {}
+            Protocol::Auto => options.set_http_version(2, 1),
+            Protocol::H2 | Protocol::H2c => options.set_http_version(2, 2),
+        }
+        options.max_h2_streams = STREAMS;
+        options.write_timeout = Some(self.settings.timeout);
+        options.idle_timeout = Some(IDLE);
+        let host = match self.settings.host_header {
+            HostHeader::Preserve => None,
+            HostHeader::Upstream => HeaderValue::try_from(authority(&url)).ok(),
+        };
+        Server { peer, url, host }
+    }
+
+    /// How long an answer may pause; `None`: for ever, unless it is configured, as what is `quiet` by nature.
+    fn idle(&self, quiet: bool) -> Option<Duration> {
+        let usual = (!quiet).then(|| self.settings.timeout.max(PAUSE));
+        self.settings.idle_timeout.or(usual)
+    }
 }
 
 impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::begin`] finds some.
     #[must_use]
     pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, tls: PeerTls) -> Self {
-        let names = HostNames { urls: settings.urls.clone(), unknown: Mutex::default() };
+        let group = group(&name, &settings.authorities);
+        let rules = Arc::new(Rules { settings: settings.clone(), tls, group });
+        let urls = settings.urls.clone();
+        let names = HostNames { urls, rules: Arc::clone(&rules), unknown: Mutex::default() };
         let mut backends = Backends::new(Box::new(names));
         if let Some(health) = &settings.health.check {
-            backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &tls)));
+            backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &rules.tls)));
         }
         Self {
-            group: group(&name, &settings.authorities),
             name,
             balancer: LoadBalancer::from_backends(backends),
-            settings: settings.clone(),
-            tls,
+            rules,
             trials: Trials::new(&settings.health),
             connector: OnceLock::new(),
         }
@@ -199,8 +247,8 @@ impl Upstream {
     /// Looks names up again, checks health and tries what is in doubt until `shutdown` turns true.
     pub async fn watch(self: Arc<Self>, mut shutdown: StopSignal) {
         let mut names = tokio::time::interval(RESOLVE_EVERY);
-        let mut lost = tokio::time::interval(self.settings.health.back_off);
-        let every = self.settings.health.check.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
+        let mut lost = tokio::time::interval(self.rules.settings.health.back_off);
+        let every = self.rules.settings.health.check.as_ref().map_or(RESOLVE_EVERY, |it| it.every);
         let mut checks = tokio::time::interval(every);
         lost.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut trials = JoinSet::new();
@@ -236,19 +284,18 @@ impl Upstream {
     /// Connects to an address, over TLS if its URL says so.
     async fn try_address(&self, address: &SocketAddr) -> Result<()> {
         let known = self.balancer.backends().get_backend();
-        let Some((peer, url)) = known.iter().find(|it| it.addr == *address).and_then(|it| self.peer(it))
-        else {
+        let Some(server) = known.iter().find(|it| it.addr == *address).and_then(server) else {
             return Error::e_explain(ErrorType::InternalError, "an address that is not known");
         };
-        if url.tls {
+        if server.url.tls {
             let connector = self.connector.get_or_init(|| TransportConnector::new(None));
-            return connector.new_stream(&peer).await.map(drop);
+            return connector.new_stream(&server.peer).await.map(drop);
         }
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::InternalError, "no address of the internet");
         };
         let connected = tokio::net::TcpStream::connect(address);
-        match tokio::time::timeout(self.settings.connect_timeout, connected).await {
+        match tokio::time::timeout(self.rules.settings.connect_timeout, connected).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
             Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
@@ -273,26 +320,25 @@ impl Upstream {
 
     /// How long an answer may take to begin.
     #[must_use]
-    pub const fn timeout(&self) -> Duration {
-        self.settings.timeout
+    pub fn timeout(&self) -> Duration {
+        self.rules.settings.timeout
     }
 
     /// How long an answer may pause; `None`: for ever, unless it is configured, as what is `quiet` by nature.
     #[must_use]
     pub fn idle(&self, quiet: bool) -> Option<Duration> {
-        let usual = (!quiet).then(|| self.settings.timeout.max(PAUSE));
-        self.settings.idle_timeout.or(usual)
+        self.rules.idle(quiet)
     }
 
     /// As it is configured.
-    pub(super) const fn settings(&self) -> &config::UpstreamConfig {
-        &self.settings
+    pub(super) fn settings(&self) -> &config::UpstreamConfig {
+        &self.rules.settings
     }
 
     /// Whether the connection is used again after a request with a body.
     #[must_use]
     pub fn keeps_after_body(&self) -> bool {
-        self.settings.after_body == AfterBody::Keep
+        self.rules.settings.after_body == AfterBody::Keep
     }
 
     /// How many addresses there are to try.
@@ -305,7 +351,7 @@ impl Upstream {
     #[must_use]
     pub fn down(&self) -> Option<NonZeroU64> {
         let backends = self.balancer.backends();
-        let (known, health) = (backends.get_backend(), &self.settings.health);
+        let (known, health) = (backends.get_backend(), &self.rules.settings.health);
         let mut pause = health.back_off;
         for backend in known.iter() {
             let every = health.check.as_ref().map(|it| it.every).filter(|_| !backends.ready(backend));
@@ -318,42 +364,18 @@ impl Upstream {
         Some(NonZeroU64::new(seconds).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// The next healthy address that is not among those `tried`, with this upstream's timeouts.
+    /// The next healthy server whose address is not among those `tried`.
     #[must_use]
-    pub fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
+    pub fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Server>> {
         let backend = self.balancer.select_with(b"", SELECT_TRIES, |it, healthy| {
             healthy && !tried.contains(&it.addr) && self.trials.pause(&it.addr).is_none()
         })?;
-        let (peer, url) = self.peer(&backend)?;
-        let host = match self.settings.host_header {
-            HostHeader::Preserve => None,
-            HostHeader::Upstream => Some(authority(&url)),
-        };
-        Some(Chosen { peer, base_path: url.base_path, host })
+        server(&backend).map(Arc::clone)
     }
+}
 
-    /// How to connect to a server, and its URL.
-    fn peer(&self, backend: &Backend) -> Option<(HttpPeer, UpstreamUrl)> {
-        let Of(url) = backend.ext.get::<Of>()?.clone();
-        let mut peer = HttpPeer::new(backend.addr.clone(), url.tls, url.host.clone());
-        self.tls.apply(&mut peer);
-        peer.group_key = self.group;
-        let options = &mut peer.options;
-        // Pingora's own defaults wait for ever.
-        options.connection_timeout = Some(self.settings.connect_timeout);
-        options.total_connection_timeout = Some(self.settings.connect_timeout.saturating_mul(2));
-        options.read_timeout = self.idle(false);
-        options.tcp_keepalive = Some(KEEPALIVE);
-        match self.settings.protocol {
-            Protocol::Http1 => {}
-            Protocol::Auto => options.set_http_version(2, 1),
-            Protocol::H2 | Protocol::H2c => options.set_http_version(2, 2),
-        }
-        options.max_h2_streams = STREAMS;
-        options.write_timeout = Some(self.settings.timeout);
-        options.idle_timeout = Some(IDLE);
-        Some((peer, url))
-    }
+fn server(backend: &Backend) -> Option<&Arc<Server>> {
+    backend.ext.get()
 }
 
 /// What the network said about a failed request; `None` if that may repeat what was sent.
@@ -371,16 +393,6 @@ pub(super) fn cause(error: &Error) -> Option<String> {
         return Some(error.to_string());
     }
     error.root_cause().downcast_ref::<std::io::Error>().map(ToString::to_string)
-}
-
-/// The server that a request goes to.
-#[derive(Debug)]
-pub struct Chosen {
-    pub peer: HttpPeer,
-    /// Put before the path.
-    pub base_path: String,
-    /// The `Host` to send. `None`: the client's.
-    pub host: Option<String>,
 }
 
 /// Tells connections apart that were made for another upstream, or trusting other authorities.
@@ -409,7 +421,7 @@ impl Checks {
 #[async_trait]
 impl HealthCheck for Checks {
     async fn check(&self, target: &Backend) -> Result<()> {
-        let asked = target.ext.get::<Of>().and_then(|Of(url)| self.0.iter().find(|(it, _)| it == url));
+        let asked = server(target).and_then(|server| self.0.iter().find(|(it, _)| *it == server.url));
         match asked {
             Some((_, check)) => check.check(target).await,
             None => Error::e_explain(ErrorType::InternalError, "a server that is not configured"),

@@ -228,22 +228,31 @@ impl<A: HttpServerApp> Timed<A> {
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
-    async fn process_new_http(
-        self: &Arc<Self>,
+    // Written out, not `async`: a session is some 5 kB, and each future that holds it copies it.
+    fn process_new_http<'s, 'w, 'f>(
+        self: &'s Arc<Self>,
         session: ServerSession,
-        shutdown: &StopSignal,
-    ) -> Option<ReusedHttpStream> {
+        shutdown: &'w StopSignal,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'f>>
+    where
+        's: 'f,
+        'w: 'f,
+        Self: 'f,
+    {
         // A stream of HTTP/2 has its head already.
         let (deadline, grace) = if session.as_http1().is_some() {
             self.head.expect();
             (Arc::clone(&self.head.answer), GRACE)
         } else if session.req_header().method == Method::CONNECT {
-            refusal::connect(session).await;
-            return None;
+            return Box::pin(async {
+                refusal::connect(session).await;
+                None
+            });
         } else {
             (Arc::default(), Duration::ZERO)
         };
-        deadline.within(grace, self.app.process_new_http(session, shutdown)).await.flatten()
+        let served = self.app.process_new_http(session, shutdown);
+        Box::pin(async move { deadline.within(grace, served).await.flatten() })
     }
 
     fn h2_options(&self) -> Option<H2Options> {

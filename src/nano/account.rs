@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use blake2::digest::consts::U5;
 use blake2::{Blake2b, Digest};
+use data_encoding::{Encoding, Specification};
 
 use super::serde_text;
 
@@ -27,9 +29,12 @@ pub enum AccountError {
     Checksum,
 }
 
-const ALPHABET: &[u8; 32] = b"13456789abcdefghijkmnopqrstuwxyz";
+const PREFIX: &str = "nano_";
+const ALPHABET: &str = "13456789abcdefghijkmnopqrstuwxyz";
 const KEY_CHARACTERS: usize = 52;
 const CHARACTERS: usize = 60;
+/// Bytes of zeros before the key: with it they are whole digits.
+const LEADING: usize = 3;
 
 impl Account {
     /// The account for which nobody has the key: money sent to it is lost.
@@ -48,7 +53,7 @@ impl FromStr for Account {
 
     fn from_str(text: &str) -> Result<Self, AccountError> {
         let body =
-            text.strip_prefix("nano_").or_else(|| text.strip_prefix("xrb_")).ok_or(AccountError::Prefix)?;
+            text.strip_prefix(PREFIX).or_else(|| text.strip_prefix("xrb_")).ok_or(AccountError::Prefix)?;
         let length = body.chars().count();
         if length != CHARACTERS {
             return Err(AccountError::Length(length));
@@ -56,8 +61,7 @@ impl FromStr for Account {
         let mut values = Vec::with_capacity(CHARACTERS);
         for character in body.chars() {
             let value = ALPHABET
-                .iter()
-                .position(|&it| char::from(it) == character)
+                .find(character)
                 .and_then(|position| u8::try_from(position).ok())
                 .ok_or(AccountError::Character(character))?;
             values.push(value);
@@ -95,30 +99,27 @@ fn bits_to_bytes<const N: usize>(digits: &[u8]) -> [u8; N] {
     bytes
 }
 
-/// Appends the big-endian number `bytes` as `count` 5-bit digits in the account alphabet.
-fn push_digits(text: &mut String, bytes: &[u8], count: usize) {
-    let mut digits = Vec::with_capacity(count);
-    let (mut pending, mut held) = (0_u16, 0_u32);
-    let mut rest = bytes.iter().rev();
-    while digits.len() < count {
-        if held < 5 {
-            pending |= u16::from(rest.next().copied().unwrap_or(0)).wrapping_shl(held);
-            held = held.saturating_add(8);
-        }
-        digits.push(ALPHABET.get(usize::from(pending & 31)).copied().unwrap_or(b'1'));
-        pending = pending.wrapping_shr(5);
-        held = held.saturating_sub(5);
-    }
-    text.extend(digits.iter().rev().map(|&digit| char::from(digit)));
-}
+/// The digits of an account: five bits each, the highest first.
+static DIGITS: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut specification = Specification::new();
+    specification.symbols.push_str(ALPHABET);
+    #[expect(clippy::expect_used, reason = "32 different characters are an alphabet")]
+    specification.encoding().expect("the alphabet is constant")
+});
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(65);
-        text.push_str("nano_");
-        push_digits(&mut text, &self.0, KEY_CHARACTERS);
-        push_digits(&mut text, &self.checksum(), CHARACTERS.saturating_sub(KEY_CHARACTERS));
-        f.write_str(&text)
+        // Four digits of zeros stand before the 260 bits of the key. The prefix takes their place.
+        let mut bytes = [0; LEADING + 32 + 5];
+        let (key, checksum) = bytes.split_at_mut(LEADING + 32);
+        key.iter_mut().skip(LEADING).zip(self.0).for_each(|(place, byte)| *place = byte);
+        checksum.copy_from_slice(&self.checksum());
+        let mut text = [0; 1 + 4 + CHARACTERS];
+        let (_, digits) = text.split_at_mut(1);
+        DIGITS.encode_mut(&bytes, digits);
+        let (prefix, _) = text.split_at_mut(PREFIX.len());
+        prefix.copy_from_slice(PREFIX.as_bytes());
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

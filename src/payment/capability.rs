@@ -10,9 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
+use bytes::Bytes;
 
-use super::Refusal;
 use super::key::MacKeys;
+use super::{Intent, Refusal};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 
@@ -87,6 +88,77 @@ impl fmt::Debug for Token {
     }
 }
 
+/// What is said of a capability with each request that it opens: its token, and the payment that bought it.
+/// Written once, into one piece of memory. Prints as `****`.
+#[derive(Clone)]
+pub struct CapabilityText {
+    text: Bytes,
+    /// Where payer, block and amount begin. The token is first, of the one length that tokens have; the
+    /// amount is last.
+    payer: usize,
+    block: usize,
+    amount: usize,
+}
+
+impl CapabilityText {
+    /// The text of a capability that has this `token` and was bought by `intent`.
+    #[must_use]
+    pub fn new(token: &Token, intent: &Intent) -> Self {
+        let (payer, block, amount) =
+            (intent.payer.to_string(), intent.block.to_string(), intent.amount.to_string());
+        let text = [token.expose(), &payer, &block, &amount].concat();
+        let amount = text.len().saturating_sub(amount.len());
+        let block = amount.saturating_sub(block.len());
+        let payer = block.saturating_sub(payer.len());
+        Self { text: text.into(), payer, block, amount }
+    }
+
+    /// Whether a client presents this token, with or without the `; remaining=…` that it was sent with.
+    /// Every wrong token of the right length takes the same time.
+    #[must_use]
+    pub fn is_presented(&self, presented: &str) -> bool {
+        let text = bare(presented).as_bytes();
+        let (token, _) = self.text.split_at(self.payer);
+        let differing = token.iter().zip(text).fold(0, |all, (own, other)| all | (own ^ other));
+        token.len() == text.len() && std::hint::black_box(differing) == 0
+    }
+
+    /// The token. Send it only to the client that paid.
+    #[must_use]
+    pub fn token(&self) -> Bytes {
+        self.text.slice(..self.payer)
+    }
+
+    /// The account that paid.
+    #[must_use]
+    pub fn payer(&self) -> Bytes {
+        self.text.slice(self.payer..self.block)
+    }
+
+    /// The hash of the payment's block.
+    #[must_use]
+    pub fn block(&self) -> Bytes {
+        self.text.slice(self.block..self.amount)
+    }
+
+    /// What was paid, in raw.
+    #[must_use]
+    pub fn amount(&self) -> Bytes {
+        self.text.slice(self.amount..)
+    }
+}
+
+impl fmt::Debug for CapabilityText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CapabilityText(****)")
+    }
+}
+
+/// A token as presented, without what was sent after it.
+fn bare(presented: &str) -> &str {
+    presented.split(';').next().unwrap_or_default().trim()
+}
+
 /// Verifies a token that a client presents for `route` at `now`. The token may be followed by the
 /// `; remaining=…` that it was sent with.
 ///
@@ -100,7 +172,7 @@ pub fn recognise(
     route: &RouteName,
     now: UnixSeconds,
 ) -> Result<Capability, Refusal> {
-    let text = presented.split(';').next().unwrap_or_default().trim();
+    let text = bare(presented);
     let mut bytes = [0; LENGTH];
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Refusal::CapabilityUnknown)?;
     if length != LENGTH {
@@ -127,11 +199,11 @@ pub fn recognise(
     Ok(Capability { id, route: route.clone(), uses, expires_at })
 }
 
-/// The id in a token that is not of the route it is presented on. It counts only if [`recognise`] has found
-/// the token to be real.
+/// The id that a token claims. It counts only if the token is found to be real: by [`recognise`], or because
+/// it is the very text of a capability that was recognised before ([`CapabilityText::is_presented`]).
 #[must_use]
 pub fn id_in(presented: &str) -> Option<CapabilityId> {
-    let text = presented.split(';').next().unwrap_or_default().trim();
+    let text = bare(presented);
     let mut bytes = [0; LENGTH];
     URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     let mut fields = Fields(&bytes);

@@ -38,10 +38,7 @@ impl Challenge {
     #[must_use]
     pub fn mint(keys: &MacKeys, pool: &AddressPool, random: [u8; 16], offer: Offer) -> Self {
         let deployment = pool.deployment();
-        let mac = keys.mac(DOMAIN, |part| {
-            part(&deployment);
-            feed(part, &random, &offer);
-        });
+        let mac = keys.mac_after(DOMAIN, &deployment, |part| feed(part, &random, &offer));
         let mut nonce = [0; 32];
         let (head, tail) = nonce.split_at_mut(16);
         head.copy_from_slice(&random);

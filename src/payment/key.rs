@@ -1,6 +1,7 @@
 //! The keys for the MACs of challenges and tokens.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use blake2::Blake2bMac;
 use blake2::digest::Mac;
@@ -48,6 +49,22 @@ impl fmt::Debug for MacKey {
 pub struct MacKeys {
     active: MacKey,
     previous: Option<MacKey>,
+    begun: OnceLock<Begun>,
+}
+
+/// A MAC with the active key that has begun: what all that are computed begin with is read already. Its
+/// memory is wiped when it is dropped.
+#[derive(Clone)]
+struct Begun {
+    domain: [u8; 16],
+    first: [u8; 32],
+    mac: Blake2bMac<U16>,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Begun(****)")
+    }
 }
 
 /// Calls the function that it is given with each part of the authenticated bytes, in order.
@@ -56,12 +73,35 @@ type Feed<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 impl MacKeys {
     #[must_use]
     pub const fn new(active: MacKey, previous: Option<MacKey>) -> Self {
-        Self { active, previous }
+        Self { active, previous, begun: OnceLock::new() }
     }
 
     /// The MAC with the active key over the parts that `feed` gives.
     pub(super) fn mac(&self, domain: &[u8; 16], feed: impl Fn(&mut dyn FnMut(&[u8]))) -> [u8; 16] {
         compute(&self.active, domain, &feed).finalize().into_bytes().into()
+    }
+
+    /// As [`MacKeys::mac`], over `first` and the parts that `feed` gives. The first 32 bytes that this is called
+    /// with are remembered, so that they and the key are read once.
+    pub(super) fn mac_after(
+        &self,
+        domain: &[u8; 16],
+        first: &[u8; 32],
+        feed: impl Fn(&mut dyn FnMut(&[u8])),
+    ) -> [u8; 16] {
+        let begun = self.begun.get_or_init(|| {
+            let mac = compute(&self.active, domain, &|part| part(first));
+            Begun { domain: *domain, first: *first, mac }
+        });
+        if (&begun.domain, &begun.first) != (domain, first) {
+            return self.mac(domain, |part| {
+                part(first);
+                feed(part);
+            });
+        }
+        let mut mac = begun.mac.clone();
+        feed(&mut |part| Mac::update(&mut mac, part));
+        mac.finalize().into_bytes().into()
     }
 
     /// Whether `mac` is the MAC of one of the keys over the parts that `feed` gives. Takes the same time
@@ -77,4 +117,29 @@ fn compute(key: &MacKey, domain: &[u8; 16], feed: &Feed<'_>) -> Blake2bMac<U16> 
     let mut mac = key.start(domain);
     feed(&mut |part| Mac::update(&mut mac, part));
     mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_is_the_same_whether_its_beginning_was_read_before_or_not() {
+        let keys = MacKeys::new(MacKey::from_bytes([1; 32]), None);
+        let whole = |domain: &[u8; 16], first: &[u8; 32], rest: &[u8]| {
+            keys.mac(domain, |part| {
+                part(first);
+                part(rest);
+            })
+        };
+        for domain in [b"faregate chall 2", b"faregate another"] {
+            for first in [[2; 32], [3; 32]] {
+                for rest in [&b""[..], b"rest", &[7; 200]] {
+                    let after = keys.mac_after(domain, &first, |part| part(rest));
+                    assert_eq!(after, whole(domain, &first, rest));
+                    assert_eq!(keys.clone().mac_after(domain, &first, |part| part(rest)), after);
+                }
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::alphabet::{Alphabet, STANDARD as STANDARD_ALPHABET, URL_SAFE as URL_SAFE_ALPHABET};
 use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
 use super::MAX_HEADER_BYTES;
@@ -28,7 +28,13 @@ pub enum UnreadableHeader {
 /// official clients refuse the URL-safe alphabet.
 #[must_use]
 pub fn encode_header(json: &Value) -> String {
-    STANDARD.encode(json.to_string())
+    encode_text(&json.to_string())
+}
+
+/// As [`encode_header`], for a `json` that is text already.
+#[must_use]
+pub fn encode_text(json: &str) -> String {
+    base64_simd::STANDARD.encode_to_string(json)
 }
 
 /// The JSON object in the value of a header. Both base64 alphabets are read, with or without padding

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faregate::listen;
-use faregate::metrics::{FacilitatorOutcome, Metrics, Outcome, ReachedLimit, UseResult};
+use faregate::metrics::{FacilitatorOutcome, Metrics, Outcome, ReachedLimit, RouteSeries, UseResult};
 use faregate::nano::Raw;
 use faregate::payment::{Mechanism, Refusal};
 use pingora::apps::http_app::HttpServer;
@@ -115,7 +115,7 @@ fn requests_are_counted_by_route_and_outcome() {
             (&format!("request_duration_seconds_count{labels}"), 1.0),
             (&format!("request_duration_seconds_sum{labels}"), 2.0),
         ];
-        assert_moves(|it| it.request("a", outcome, TWO_SECONDS), &expected);
+        assert_moves(|it| it.request(&RouteSeries::new("a"), outcome, TWO_SECONDS), &expected);
     }
     for (outcome, label) in [
         (FacilitatorOutcome::Told, "told"),
@@ -163,7 +163,7 @@ fn money_is_counted_by_route_and_mechanism() {
     );
     for (result, label) in [(UseResult::Committed, "committed"), (UseResult::GivenBack, "given_back")] {
         let series = format!("capability_uses_total{{result=\"{label}\",route=\"a\"}}");
-        assert_moves(|it| it.capability_use("a", result), &[(&series, 1.0)]);
+        assert_moves(|it| it.capability_use(&RouteSeries::new("a"), result), &[(&series, 1.0)]);
     }
     // The cache says how many it removed in all, so the second report adds the difference.
     assert_moves(

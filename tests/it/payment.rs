@@ -6,7 +6,7 @@ use faregate::nano::{
     UnixSeconds, noms_digest,
 };
 use faregate::payment::address_pool::{AddressPool, INDEXES_PER_MECHANISM};
-use faregate::payment::capability::{Capability, CapabilityId, Token};
+use faregate::payment::capability::{Capability, CapabilityId, CapabilityText, Token};
 use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::nano_signature::{self, SignatureEvidence};
 use faregate::payment::{BlockFacts, Confirmed, MacKey, MacKeys, Mechanism, Refusal, Seen};
@@ -89,6 +89,34 @@ fn a_capability_is_called_by_the_beginning_of_its_payments_hash_and_its_token_do
     assert_eq!(id.to_string(), "ab".repeat(16));
     let capability = Capability { id, route: RouteName::new("a"), uses: 1, expires_at: UnixSeconds(9) };
     assert_eq!(format!("{:?}", Token::issue(&keys(), &capability)), "Token(****)");
+}
+
+#[test]
+fn a_capability_is_told_by_the_whole_text_of_its_token() {
+    let Ok(confirmed) = seen().confirm(Some(&facts(&block(TREASURY), 120, true))) else {
+        panic!("confirmed")
+    };
+    let (intent, id) = (confirmed.intent(), CapabilityId::of_payment(confirmed.intent().block));
+    let capability = Capability { id, route: RouteName::new("quote"), uses: 1, expires_at: UnixSeconds(9) };
+    let token = Token::issue(&keys(), &capability);
+    let text = CapabilityText::new(&token, intent);
+    assert_eq!(text.token(), token.expose());
+    assert_eq!(text.payer(), intent.payer.to_string());
+    assert_eq!(text.block(), intent.block.to_string());
+    assert_eq!(text.amount(), "120");
+    assert_eq!(format!("{text:?}"), "CapabilityText(****)");
+    let token = token.expose();
+    for presented in [token, &format!("{token}; remaining=3; expires=9"), &format!(" {token} ;x")] {
+        assert!(text.is_presented(presented), "{presented}");
+    }
+    let other = |place: usize| {
+        let mut bytes = token.as_bytes().to_vec();
+        bytes[place] ^= 1;
+        String::from_utf8(bytes).unwrap()
+    };
+    for wrong in ["", &token[..token.len() - 1], &format!("{token}A"), &other(0), &other(token.len() - 1)] {
+        assert!(!text.is_presented(wrong), "{wrong}");
+    }
 }
 
 #[test]

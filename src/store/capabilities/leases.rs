@@ -25,7 +25,9 @@ pub const LEASE_SECONDS: u64 = 10;
 /// Uses leased at once at most.
 const LARGEST_CHUNK: u32 = 256;
 /// How long spent uses wait, to be reported together.
-const REPORT_AFTER: Duration = Duration::from_millis(5);
+const REPORT_AFTER: Duration = Duration::from_millis(200);
+/// How long they wait once those of one capability should not.
+const REPORT_SOON: Duration = Duration::from_millis(5);
 /// How often all leases are checked.
 const LOOK_OVER_EVERY: Duration = Duration::from_millis(500);
 /// Seconds after its last use at which a capability's leased uses go back to the store.
@@ -91,7 +93,12 @@ impl<S: Meters + StoreHealth> Leases<S> {
         if held.meter().is_spent() {
             return Err(NoUse::Exhausted);
         }
-        let mut held = Arc::clone(held);
+        // Boxed: what a future may hold is copied with each request.
+        Box::pin(self.lease_first(Arc::clone(held), metering)).await
+    }
+
+    /// Takes one use once it is this request's turn to lease some.
+    async fn lease_first(&self, mut held: Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
         loop {
             let unresolved = held.calls.lock().await;
             let out = self.enlist(&held);
@@ -256,7 +263,10 @@ impl<S: Meters + StoreHealth> Leases<S> {
                 biased;
                 () = shutdown::asked_for(&mut shutdown) => break,
                 () = self.reports.bell.notified() => {
-                    sync::sleep(REPORT_AFTER).await;
+                    tokio::select! {
+                        () = sync::sleep(REPORT_AFTER) => {}
+                        () = self.reports.hurry.notified() => sync::sleep(REPORT_SOON).await,
+                    }
                     self.report().await;
                 }
                 _ = ticks.tick() => self.look_over(false).await,

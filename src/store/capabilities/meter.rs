@@ -4,18 +4,21 @@
 //! store, and when.
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
 use super::super::{CapabilityRecord, Intent, Lease, LeaseRequest};
 use super::failures::Failures;
 use crate::nano::UnixSeconds;
+use crate::payment::capability::CapabilityText;
 use crate::routes::Metering;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often one use is given back because its answer broke off.
 const BREAKS_FORGIVEN: u32 = 2;
+/// So many spent uses of one capability are reported soon: a crash gives back those that were not.
+const REPORT_AT: u32 = 128;
 /// How many redirects in a row are not charged for.
 const REDIRECTS_FORGIVEN: u32 = 5;
 
@@ -24,6 +27,7 @@ const REDIRECTS_FORGIVEN: u32 = 5;
 pub struct CachedCapability {
     record: CapabilityRecord,
     intent: Intent,
+    text: OnceLock<CapabilityText>,
     meter: Mutex<Meter>,
     /// Lease calls are made one after the other. Holds the call whose outcome is unknown.
     pub(super) calls: tokio::sync::Mutex<Option<LeaseRequest>>,
@@ -36,7 +40,13 @@ impl CachedCapability {
     /// A capability of which `lease` was received. The lease's time is 0 if the store was not asked.
     pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
         let meter = Meter::new(lease, record.revoked, now);
-        Self { record, intent, meter: Mutex::new(meter), calls: tokio::sync::Mutex::new(None) }
+        Self {
+            record,
+            intent,
+            text: OnceLock::new(),
+            meter: Mutex::new(meter),
+            calls: tokio::sync::Mutex::new(None),
+        }
     }
 
     #[must_use]
@@ -48,6 +58,17 @@ impl CachedCapability {
     #[must_use]
     pub const fn intent(&self) -> &Intent {
         &self.intent
+    }
+
+    /// What is said of it with each request, if somebody has said it with [`CachedCapability::said_as`].
+    #[must_use]
+    pub fn said(&self) -> Option<&CapabilityText> {
+        self.text.get()
+    }
+
+    /// What is said of it with each request, which `make` writes once.
+    pub fn said_as(&self, make: impl FnOnce() -> CapabilityText) -> &CapabilityText {
+        self.text.get_or_init(make)
     }
 
     /// Uses left without those under way, as far as is known here.
@@ -149,6 +170,12 @@ impl Meter {
 
     pub(super) fn has_unreported(&self) -> bool {
         self.unreported > 0 || self.unreported_breaks > 0
+    }
+
+    /// Whether its spent uses are reported soon: there are many, or no leased one is left here. Other
+    /// instances then know exactly whether the last are spent.
+    fn should_be_reported(&self) -> bool {
+        self.unreported == REPORT_AT || (self.available == 0 && self.reserved == 0)
     }
 
     /// Left in the store when it was last asked.
@@ -280,6 +307,8 @@ impl Meter {
 pub(super) struct Reports {
     waiting: Mutex<Vec<Arc<CachedCapability>>>,
     pub(super) bell: Notify,
+    /// Rings when one of them should not wait.
+    pub(super) hurry: Notify,
 }
 
 impl Reports {
@@ -359,9 +388,15 @@ impl Use {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
-        let report = self.held.meter().spend();
+        let mut meter = self.held.meter();
+        let report = meter.spend();
+        let hurries = meter.should_be_reported();
+        drop(meter);
         if report {
             self.reports.push(&self.held);
+        }
+        if hurries {
+            self.reports.hurry.notify_one();
         }
     }
 }
@@ -451,6 +486,16 @@ mod tests {
         let mut meter = with(1);
         meter.draw_up(true, NOW);
         assert!(!meter.is_spent(), "it is on its way back");
+    }
+
+    #[test]
+    fn many_spent_uses_and_the_last_leased_one_are_reported_soon() {
+        let mut meter = with(REPORT_AT + 2);
+        for spent in 1..=REPORT_AT + 2 {
+            assert!(meter.take(NOW, false));
+            meter.spend();
+            assert_eq!(meter.should_be_reported(), spent == REPORT_AT || spent == REPORT_AT + 2, "{spent}");
+        }
     }
 
     #[test]

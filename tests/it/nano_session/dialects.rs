@@ -15,7 +15,7 @@ use super::{
     session_offer, session_proof,
 };
 use crate::proxy::wire::Wire;
-use crate::rig::{PLENTY, Plan, Rig, capability, error, header, signature};
+use crate::rig::{PLENTY, Plan, Rig, capability, error, header, manual_clock, signature};
 
 /// The headers of a bill that offers a session.
 const SESSION_HEADERS: [&str; 5] =
@@ -218,6 +218,35 @@ async fn revision_7s_signature_over_the_url_is_refused_by_its_name() {
     assert_eq!(rig.upstream.seen().len(), 0);
     let answer = rig.get("/plain", &[("PAYMENT-SIGNATURE", &signature(&key, &sent, &offer))]).await;
     assert_eq!(answer.status(), 200, "the money is still there");
+    rig.end().await;
+}
+
+/// To find such a signature costs several times what the refusal does, and who asks for it has paid nothing:
+/// eight a second are looked at closely, whoever sends them.
+#[tokio::test]
+async fn only_so_many_refusals_a_second_are_looked_at_closely() {
+    let (clock, now) = manual_clock();
+    let rig = Rig::with(Plan { clock, ..plan() }).await;
+    let key = rig.payer(1, PLENTY);
+    let [_, offer] = rig.bill("/plain").await;
+    let hash = BlockHash([7; 32]);
+    let [signature, _] = url_bound(&key, &hash.to_string(), &format!("{}/plain", rig.url));
+    let (block_hash, account) = (hash, key.account());
+    let proof = faregate::x402::PaymentProof::NanoSignature { block_hash, account, signature };
+    let proof = encode_header(&offer.answer(&proof));
+    let explained = async || {
+        let mut explained = 0;
+        for _ in 0..12 {
+            let answer = rig.get("/plain", &[("PAYMENT-SIGNATURE", &proof)]).await;
+            let body: Value = answer.json().await.unwrap();
+            assert_eq!(body["error"], "INVALID_SIGNATURE");
+            explained += u32::from(body["message"] == URL_BOUND);
+        }
+        explained
+    };
+    assert_eq!(explained().await, 8);
+    now.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(explained().await, 8, "in the next second");
     rig.end().await;
 }
 

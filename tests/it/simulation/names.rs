@@ -82,7 +82,11 @@ impl Town {
                 let made = self.book.lock().unwrap().names.answers.get(&intent.block).cloned();
                 let same = made.unwrap_or_default().contains(&replay.answer.body.unwrap_or_default());
                 self.world.hold(same, || format!("{} was given an answer that nobody made", asked.who));
-                if asked.patient { Told::Served(replay.token.expose().to_owned()) } else { Told::Again }
+                if asked.patient {
+                    Told::Served(String::from_utf8(replay.said.token().to_vec()).unwrap())
+                } else {
+                    Told::Again
+                }
             }
             Ok(Verdict::Admit(admitted)) => {
                 let intent = admitted.taken.held().intent();
@@ -128,7 +132,7 @@ impl Town {
             }
             return Told::Again;
         }
-        let told = admitted.token.expose().to_owned();
+        let told = String::from_utf8(admitted.said.token().to_vec()).unwrap();
         if asked.patient {
             *self.book.lock().unwrap().served.entry(capability).or_default() += 1;
         }

@@ -152,7 +152,7 @@ fn uses_that_came_with_a_grant_whose_answer_was_lost_are_found_for_a_token() {
         let Verdict::Admit(admitted) = asked(&there, txn_proof(&first, block)).await else {
             panic!("not admitted")
         };
-        let token = admitted.token.expose().to_owned();
+        let token = String::from_utf8(admitted.said.token().to_vec()).unwrap();
         admitted.taken.commit();
         for number in 2..=3 {
             let verdict = asked(&here, Presented::Token(token.clone())).await;

@@ -1,0 +1,146 @@
+//! The text of bills. What all bills of a route say is written once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use serde_json::{Map, Value};
+
+use crate::nano::Account;
+use crate::routes::{PaymentIdentifiers, Route};
+use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
+use crate::x402::{EntryTemplate, PaymentRequirements, Track, X402_VERSION};
+
+/// What one route's bills say each time. Written with the first bill of each mechanism.
+#[derive(Debug, Default)]
+pub struct BillText {
+    nano_txn: OnceLock<Option<EntryTemplate>>,
+    nano_signature: OnceLock<Option<EntryTemplate>>,
+    nano_session: OnceLock<Option<EntryTemplate>>,
+    extensions: OnceLock<String>,
+}
+
+/// The most addresses whose text is kept.
+const ADDRESSES: usize = 4096;
+
+/// The texts of the pool's addresses, as far as there is room: a checksum is computed for each.
+#[derive(Debug, Default)]
+pub struct AddressTexts(RwLock<HashMap<Account, Arc<str>>>);
+
+impl AddressTexts {
+    // The locks are held for a look-up or an insertion.
+    fn of(&self, account: Account) -> Arc<str> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&account).map(Arc::clone);
+        known.unwrap_or_else(|| {
+            let text: Arc<str> = account.to_string().into();
+            let mut texts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            if texts.len() < ADDRESSES {
+                drop(texts.insert(account, Arc::clone(&text)));
+            }
+            text
+        })
+    }
+}
+
+/// About the most bytes of one entry, of a route with a name of usual length.
+const ENTRY: usize = 768;
+/// About the most bytes of the rest of a bill, without its texts of any length.
+const REST: usize = 256;
+
+/// One bill: its entries as text, and what stands beside them.
+pub(super) struct BillParts<'a> {
+    pub(super) accepts: &'a str,
+    pub(super) code: &'a str,
+    /// The extensions as an object; empty if there are none.
+    pub(super) extensions: &'a str,
+    pub(super) description: &'a str,
+    pub(super) mime_type: &'a str,
+    pub(super) url: &'a str,
+}
+
+impl BillText {
+    /// The list of entries, as JSON.
+    pub(super) fn accepts(&self, entries: &[PaymentRequirements], addresses: &AddressTexts) -> String {
+        let mut text = String::with_capacity(entries.len().saturating_mul(ENTRY));
+        text.push('[');
+        for (index, entry) in entries.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            let template = match entry.extra.track {
+                Track::NanoTxn { .. } => &self.nano_txn,
+                Track::NanoSignature => &self.nano_signature,
+                Track::NanoSession(_) => &self.nano_session,
+            };
+            let template = template.get_or_init(|| EntryTemplate::new(entry)).as_ref();
+            // A call of an MCP server has a price and a name of its own.
+            let written = template.is_some_and(|it| it.write(entry, &addresses.of(entry.pay_to), &mut text));
+            if !written {
+                text.push_str(&entry.to_json().to_string());
+            }
+        }
+        text.push(']');
+        text
+    }
+
+    /// The extensions that the bills of `route` declare, as JSON; empty if there are none.
+    pub(super) fn extensions(&self, route: &Route) -> &str {
+        self.extensions.get_or_init(|| match declared(route) {
+            declared if declared.is_empty() => String::new(),
+            declared => Value::Object(declared).to_string(),
+        })
+    }
+}
+
+/// What a bill says beside its challenges.
+pub(super) fn declared(route: &Route) -> Map<String, Value> {
+    let policy = route.payment_identifier;
+    let declared = policy.map(|it| declaration(it == PaymentIdentifiers::Required));
+    declared.into_iter().map(|it| (PAYMENT_IDENTIFIER.to_owned(), it)).collect()
+}
+
+impl BillParts<'_> {
+    /// The bill as JSON: with a `message` for people in the body, without one in the header. It reads as
+    /// [`PaymentRequired::to_json`](crate::x402::PaymentRequired::to_json) is written.
+    pub(super) fn json(&self, message: Option<&str>) -> String {
+        let texts = [self.accepts, self.extensions, self.description, self.url, message.unwrap_or_default()];
+        let room = texts.iter().map(|it| it.len()).fold(REST, usize::saturating_add);
+        let mut json = String::with_capacity(room);
+        for part in ["{\"accepts\":", self.accepts, ",\"error\":\"", self.code, "\""] {
+            json.push_str(part);
+        }
+        if !self.extensions.is_empty() {
+            json.push_str(",\"extensions\":");
+            json.push_str(self.extensions);
+        }
+        if let Some(message) = message {
+            json.push_str(",\"message\":");
+            push_text(&mut json, message);
+        }
+        json.push_str(",\"resource\":{");
+        for (name, text) in [("\"description\":", self.description), ("\"mimeType\":", self.mime_type)] {
+            if !text.is_empty() {
+                json.push_str(name);
+                push_text(&mut json, text);
+                json.push(',');
+            }
+        }
+        json.push_str("\"url\":");
+        push_text(&mut json, self.url);
+        json.push_str("},\"x402Version\":");
+        json.push_str(itoa::Buffer::new().format(X402_VERSION));
+        json.push('}');
+        json
+    }
+}
+
+/// Writes a text as a string of JSON.
+fn push_text(json: &mut String, text: &str) {
+    let is_plain = |it: u8| it >= b' ' && it != b'"' && it != b'\\';
+    if text.bytes().all(is_plain) {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&Value::from(text).to_string());
+    }
+}
