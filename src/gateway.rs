@@ -192,9 +192,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         self.count(context, result);
     }
 
-    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted.
+    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted. One whose
+    /// session is read from meanwhile is not dropped, but fails.
     fn watch(&self, session: &Session, context: &mut Context) {
-        if session.as_http2().is_none() {
+        if session.as_http1().is_some() {
             return;
         }
         let (cashier, metrics) = (self.cashier.clone(), Arc::clone(&self.metrics));
@@ -346,7 +347,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Context,
     ) -> Result<()> {
         hop::request(session, request, context.has_body)?;
-        context.goes_on(session, !context.has_body);
+        if !context.has_body {
+            context.awaits_answer(session.req_header());
+        }
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())
@@ -362,8 +365,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Context,
     ) -> Result<()> {
-        context.goes_on(session, end_of_stream);
         if end_of_stream {
+            context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());
             if let Some(permit) = &mut context.body {

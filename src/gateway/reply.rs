@@ -5,7 +5,6 @@ use http::header::RETRY_AFTER;
 use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
-use pingora::protocols::http::ServerSession;
 use serde_json::{Map, Value, json};
 
 use crate::cashier::{PendingReason, Wait};
@@ -105,10 +104,10 @@ pub(super) fn plain(status: StatusCode, error: &str, message: &str) -> Reply {
 pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
     let body = body.filter(|_| session.req_header().method != Method::HEAD);
     if body.is_none()
-        && let ServerSession::H2(session) = session.as_downstream_mut()
+        && let Some(session) = session.as_downstream_mut().as_custom_mut()
     {
-        // Pingora's own way ends the stream by a frame of its own, which to clients of gRPC is no end.
-        return session.write_response_header(Box::new(head), true);
+        // The usual way ends the stream by a frame of its own, which to clients of gRPC is no end.
+        return session.write_response_header(Box::new(head), true).await;
     }
     session.write_response_header(Box::new(head), body.is_none()).await?;
     match body {
