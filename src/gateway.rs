@@ -109,9 +109,6 @@ pub use context::Context;
 
 /// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The group of connections to an upstream of which none is used twice. A request in it never finds an
-/// old one.
-const ALONE: u64 = 1;
 /// How long a client may take to accept more of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -346,6 +343,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        if let Some(forwarding) = &context.forwarding {
+            forwarding.upstream.check_version(request.version)?;
+        }
         hop::request(session, request, context.has_body)?;
         if !context.has_body {
             context.awaits_answer(session.req_header());
@@ -511,9 +511,9 @@ fn ending(error: Option<&Error>) -> Ending {
     }
 }
 
-/// Whether a connection to `peer` carries one request at a time.
-fn speaks_http1_only(peer: &HttpPeer) -> bool {
-    peer.get_alpn().is_none_or(|it| it.get_max_http_version() == 1)
+/// Whether a connection to `peer` may be one of HTTP/1, which carries one request at a time.
+fn may_speak_http1(peer: &HttpPeer) -> bool {
+    peer.get_alpn().is_none_or(|it| it.get_min_http_version() == 1)
 }
 
 fn not_admitted<T>() -> Result<T> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use http::Version;
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
@@ -19,9 +20,8 @@ use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::tls::CaType;
+use pingora::protocols::tls::{ALPN, CaType};
 use pingora::utils::tls::CertKey;
-use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -157,7 +157,7 @@ impl Upstream {
             backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &tls)));
         }
         Self {
-            group: group(&name, &settings.authorities),
+            group: group(&name, settings),
             name,
             balancer: LoadBalancer::from_backends(backends),
             settings: settings.clone(),
@@ -242,7 +242,9 @@ impl Upstream {
         };
         if url.tls {
             let connector = self.connector.get_or_init(|| TransportConnector::new(None));
-            return connector.new_stream(&peer).await.map(drop);
+            let chosen = connector.new_stream(&peer).await?.selected_alpn_proto();
+            let speaks_http2 = matches!(chosen, Some(ALPN::H2));
+            return if speaks_http2 || self.settings.protocol != Protocol::H2 { Ok(()) } else { no_http2() };
         }
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::InternalError, "no address of the internet");
@@ -356,6 +358,12 @@ impl Upstream {
     }
 }
 
+fn no_http2() -> Result<()> {
+    let why =
+        "the server did not choose HTTP/2 in the handshake of TLS (ALPN): let it, or set `protocol: auto`";
+    Error::e_explain(ErrorType::H2Downgrade, why).map_err(|it: Box<Error>| it.into_up())
+}
+
 /// What the network said about a failed request; `None` if that may repeat what was sent.
 pub(super) fn cause(error: &Error) -> Option<String> {
     let connecting = [
@@ -366,6 +374,7 @@ pub(super) fn cause(error: &Error) -> Option<String> {
         ErrorType::TLSHandshakeFailure,
         ErrorType::TLSHandshakeTimedout,
         ErrorType::InvalidCert,
+        ErrorType::H2Downgrade,
     ];
     if connecting.contains(error.etype()) {
         return Some(error.to_string());
@@ -383,10 +392,12 @@ pub struct Chosen {
     pub host: Option<String>,
 }
 
-/// Tells connections apart that were made for another upstream, or trusting other authorities.
-fn group(name: &UpstreamName, authorities: &[CertificateDer<'static>]) -> u64 {
+/// Tells connections apart that were made for another upstream, trusting other authorities, or in another
+/// version of HTTP.
+fn group(name: &UpstreamName, settings: &config::UpstreamConfig) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (name.as_str(), authorities.iter().map(AsRef::<[u8]>::as_ref).collect::<Vec<_>>()).hash(&mut hasher);
+    let authorities: Vec<_> = settings.authorities.iter().map(AsRef::<[u8]>::as_ref).collect();
+    (name.as_str(), authorities, std::mem::discriminant(&settings.protocol)).hash(&mut hasher);
     hasher.finish()
 }
 
