@@ -265,8 +265,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let mut peer = chosen.peer.clone();
         let quiet = forward::may_be_quiet(&session.req_header().headers);
         peer.options.read_timeout = forwarding.upstream.idle(quiet);
-        if forwarding.goes_alone(&session.req_header().method) && speaks_http1_only(&peer) {
-            peer.group_key = ALONE;
+        if may_become_tunnel(session) {
+            forwarding.upstream.prepare_tunnel(&mut peer);
+        } else if forwarding.goes_alone(&session.req_header().method) && may_speak_http1(&peer) {
+            // A group of its own, in which no connection of HTTP/1 is used twice: a request in it never finds
+            // an old one. One of HTTP/2 is.
+            peer.group_key = !peer.group_key;
         }
         forwarding.chosen = Some(chosen);
         Ok(Box::new(peer))

@@ -1,6 +1,7 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
 mod trials;
+mod tunnel;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
 use trials::Trials;
+use tunnel::TunnelConnector;
 
 /// Addresses tried for one selection before all count as unhealthy.
 const SELECT_TRIES: usize = 64;
@@ -51,6 +53,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 const STREAMS: usize = 100;
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
+/// The same, of one on which no tunnel began.
+const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
 /// How its servers are known over TLS, and the gateway to them.
 #[derive(Clone, Debug, Default)]
@@ -284,6 +288,28 @@ impl Upstream {
     pub fn idle(&self, quiet: bool) -> Option<Duration> {
         let usual = (!quiet).then(|| self.settings.timeout.max(PAUSE));
         self.settings.idle_timeout.or(usual)
+    }
+
+    /// Checks the version of HTTP in which a server is about to be spoken to. Pingora speaks HTTP/1.1 to one
+    /// over TLS that does not choose a version, whatever it was asked.
+    pub(super) fn check_version(&self, version: Version) -> Result<()> {
+        match self.settings.protocol {
+            Protocol::H2 | Protocol::H2c if version != Version::HTTP_2 => no_http2(),
+            Protocol::H2 | Protocol::H2c | Protocol::Http1 | Protocol::Auto => Ok(()),
+        }
+    }
+
+    /// Has `peer` connected to in a way in which a tunnel can begin: by HTTP/1.1, and on a connection that
+    /// other requests do not use.
+    pub(super) fn prepare_tunnel(&self, peer: &mut HttpPeer) {
+        match self.settings.protocol {
+            Protocol::H2 | Protocol::H2c => return,
+            Protocol::Auto => peer.options.set_http_version(1, 1),
+            Protocol::Http1 => {}
+        }
+        peer.group_key = self.group.rotate_left(1);
+        peer.options.idle_timeout = Some(TUNNEL_IDLE);
+        peer.options.custom_l4 = Some(Arc::new(TunnelConnector { within: self.settings.connect_timeout }));
     }
 
     /// As it is configured.
