@@ -467,7 +467,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let took = context.started.elapsed();
         // What was bought is the tunnel. How it ends is up to those who use it.
         let mut ending = ending(error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
-        if ending == Ending::Whole && context.holds_use() && departure::is_gone(Connection::of(session)).await
+        if ending == Ending::Whole
+            && context.holds_use()
+            && let Some(connection) = Connection::of(session)
+            && connection.is_left().await
         {
             ending = Ending::ClientGone;
         }
