@@ -110,9 +110,6 @@ pub use context::Context;
 
 /// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The group of connections to an upstream of which none is used twice. A request in it never finds an
-/// old one.
-const ALONE: u64 = 1;
 /// How long a client may take to accept more of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -193,9 +190,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         self.count(context, result);
     }
 
-    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted.
+    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted. One whose
+    /// session is read from meanwhile is not dropped, but fails.
     fn watch(&self, session: &Session, context: &mut Context) {
-        if session.as_http2().is_none() {
+        if session.as_http1().is_some() {
             return;
         }
         let (cashier, metrics) = (self.cashier.clone(), Arc::clone(&self.metrics));
@@ -273,8 +271,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let mut peer = Box::new(chosen.peer.clone());
         forwarding.is_quiet = forward::may_be_quiet(&session.req_header().headers);
         peer.options.read_timeout = forwarding.upstream.idle(forwarding.is_quiet);
-        if forwarding.goes_alone(&session.req_header().method) && speaks_http1_only(&peer) {
-            peer.group_key = ALONE;
+        if may_become_tunnel(session) {
+            forwarding.upstream.prepare_tunnel(&mut peer);
+        } else if forwarding.goes_alone(&session.req_header().method) && may_speak_http1(&peer) {
+            // A group of its own, in which no connection of HTTP/1 is used twice: a request in it never finds
+            // an old one. One of HTTP/2 is.
+            peer.group_key = !peer.group_key;
         }
         forwarding.chosen = Some(chosen);
         Ok(peer)
@@ -351,8 +353,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         request: &mut RequestHeader,
         context: &mut Box<Context>,
     ) -> Result<()> {
+        if let Some(forwarding) = &context.forwarding {
+            forwarding.upstream.check_version(request.version)?;
+        }
         hop::request(session, request, context.has_body)?;
-        context.goes_on(session, !context.has_body);
+        if !context.has_body {
+            context.awaits_answer(session.req_header());
+        }
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())
@@ -368,8 +375,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
-        context.goes_on(session, end_of_stream);
         if end_of_stream {
+            context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());
             if let Some(permit) = &mut context.body {
@@ -465,7 +472,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let took = context.started.elapsed();
         // What was bought is the tunnel. How it ends is up to those who use it.
         let mut ending = ending(error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
-        if ending == Ending::Whole && context.holds_use() && departure::is_gone(Connection::of(session)).await
+        if ending == Ending::Whole
+            && context.holds_use()
+            && let Some(connection) = Connection::of(session)
+            && connection.is_left().await
         {
             ending = Ending::ClientGone;
         }
@@ -513,9 +523,9 @@ fn ending(error: Option<&Error>) -> Ending {
     }
 }
 
-/// Whether a connection to `peer` carries one request at a time.
-fn speaks_http1_only(peer: &HttpPeer) -> bool {
-    peer.get_alpn().is_none_or(|it| it.get_max_http_version() == 1)
+/// Whether a connection to `peer` may be one of HTTP/1, which carries one request at a time.
+fn may_speak_http1(peer: &HttpPeer) -> bool {
+    peer.get_alpn().is_none_or(|it| it.get_min_http_version() == 1)
 }
 
 fn not_admitted<T>() -> Result<T> {

@@ -12,6 +12,7 @@ pub mod forwarded;
 mod h2c;
 mod half_closed;
 mod head;
+mod http2;
 mod plain;
 mod proxies;
 mod proxy_protocol;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::SocketDigest;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora::protocols::tls::ALPN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 
@@ -160,8 +162,12 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
             }
         },
     };
-    let timed = Timed::new(app, &head, &entered.rules);
+    let timed = Timed::new(app, &head);
+    let idle = entered.rules.idle;
     let served = async {
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return http2::serve(stream, timed, idle, shutdown).await;
+        }
         let mut next = Some(stream);
         while let Some(stream) = next {
             next = timed.process_new(stream, &shutdown).await;

@@ -128,7 +128,7 @@ impl BodyBudget {
 /// Tells a client that waits for it to send the body. The upstream was not asked yet and cannot.
 async fn invite(session: &mut Session) -> Result<(), Rejection> {
     let waits = |it: &http::HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if session.as_http1().is_none() || !session.req_header().headers.get(EXPECT).is_some_and(waits) {
+    if !session.req_header().headers.get(EXPECT).is_some_and(waits) {
         return Ok(());
     }
     // Otherwise Pingora takes this for an answer before the end of the body and closes the connection.

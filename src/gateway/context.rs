@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use pingora::prelude::Session;
+use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
 
 use super::body::BodyPermit;
@@ -140,18 +140,13 @@ impl Context {
         }
     }
 
-    /// The request goes on to the upstream: its answer is waited for, or more of the client's body.
-    /// Over HTTP/1 Pingora itself limits the wait for more of the body.
-    pub(super) fn goes_on(&self, session: &Session, is_whole: bool) {
+    /// The whole request has gone on to the upstream: its answer is waited for. The wait for more of a body
+    /// is limited where it is read.
+    pub(super) fn awaits_answer(&self, request: &RequestHeader) {
         let (Some(deadline), Some(forwarding)) = (&self.deadline, &self.forwarding) else { return };
-        if self.is_answered {
-            return;
-        }
-        if is_whole {
-            let own = grpc::deadline(session.req_header()).unwrap_or(Duration::MAX);
+        if !self.is_answered {
+            let own = grpc::deadline(request).unwrap_or(Duration::MAX);
             deadline.set(forwarding.upstream.timeout().min(own));
-        } else if session.as_http2().is_some() {
-            deadline.set(self.tariff.limits.body_idle);
         }
     }
 

@@ -7,7 +7,6 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
-use pingora::protocols::http::ServerSession;
 use serde_json::{Map, json};
 
 use crate::cashier::{PendingReason, Wait};
@@ -125,10 +124,10 @@ pub(super) fn value(text: Bytes) -> Result<HeaderValue> {
 pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
     let body = body.filter(|_| session.req_header().method != Method::HEAD);
     if body.is_none()
-        && let ServerSession::H2(session) = session.as_downstream_mut()
+        && let Some(session) = session.as_downstream_mut().as_custom_mut()
     {
-        // Pingora's own way ends the stream by a frame of its own, which to clients of gRPC is no end.
-        return session.write_response_header(Box::new(head), true);
+        // The usual way ends the stream by a frame of its own, which to clients of gRPC is no end.
+        return session.write_response_header(Box::new(head), true).await;
     }
     session.write_response_header(Box::new(head), body.is_none()).await?;
     match body {

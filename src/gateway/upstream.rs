@@ -1,6 +1,7 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
 mod trials;
+mod tunnel;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
@@ -20,9 +21,8 @@ use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::tls::CaType;
+use pingora::protocols::tls::{ALPN, CaType};
 use pingora::utils::tls::CertKey;
-use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -31,6 +31,7 @@ use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
 use trials::Trials;
+use tunnel::TunnelConnector;
 
 /// Addresses tried for one selection before all count as unhealthy.
 const SELECT_TRIES: usize = 64;
@@ -52,6 +53,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 const STREAMS: usize = 100;
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
+/// The same, of one on which no tunnel began.
+const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
 /// How its servers are known over TLS, and the gateway to them.
 #[derive(Clone, Debug, Default)]
@@ -198,7 +201,7 @@ impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::begin`] finds some.
     #[must_use]
     pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, tls: PeerTls) -> Self {
-        let group = group(&name, &settings.authorities);
+        let group = group(&name, settings);
         let rules = Arc::new(Rules { settings: settings.clone(), tls, group });
         let urls = settings.urls.clone();
         let names = HostNames { urls, rules: Arc::clone(&rules), unknown: Mutex::default() };
@@ -289,7 +292,10 @@ impl Upstream {
         };
         if server.url.tls {
             let connector = self.connector.get_or_init(|| TransportConnector::new(None));
-            return connector.new_stream(&server.peer).await.map(drop);
+            let chosen = connector.new_stream(&server.peer).await?.selected_alpn_proto();
+            let speaks_http2 = matches!(chosen, Some(ALPN::H2));
+            let needs_http2 = self.rules.settings.protocol == Protocol::H2;
+            return if speaks_http2 || !needs_http2 { Ok(()) } else { no_http2() };
         }
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::InternalError, "no address of the internet");
@@ -328,6 +334,29 @@ impl Upstream {
     #[must_use]
     pub fn idle(&self, quiet: bool) -> Option<Duration> {
         self.rules.idle(quiet)
+    }
+
+    /// Checks the version of HTTP in which a server is about to be spoken to. Pingora speaks HTTP/1.1 to one
+    /// over TLS that does not choose a version, whatever it was asked.
+    pub(super) fn check_version(&self, version: Version) -> Result<()> {
+        match self.rules.settings.protocol {
+            Protocol::H2 | Protocol::H2c if version != Version::HTTP_2 => no_http2(),
+            Protocol::H2 | Protocol::H2c | Protocol::Http1 | Protocol::Auto => Ok(()),
+        }
+    }
+
+    /// Has `peer` connected to in a way in which a tunnel can begin: by HTTP/1.1, and on a connection that
+    /// other requests do not use.
+    pub(super) fn prepare_tunnel(&self, peer: &mut HttpPeer) {
+        match self.rules.settings.protocol {
+            Protocol::H2 | Protocol::H2c => return,
+            Protocol::Auto => peer.options.set_http_version(1, 1),
+            Protocol::Http1 => {}
+        }
+        peer.group_key = self.rules.group.rotate_left(1);
+        peer.options.idle_timeout = Some(TUNNEL_IDLE);
+        peer.options.custom_l4 =
+            Some(Arc::new(TunnelConnector { within: self.rules.settings.connect_timeout }));
     }
 
     /// As it is configured.
@@ -378,6 +407,12 @@ fn server(backend: &Backend) -> Option<&Arc<Server>> {
     backend.ext.get()
 }
 
+fn no_http2() -> Result<()> {
+    let why =
+        "the server did not choose HTTP/2 in the handshake of TLS (ALPN): let it, or set `protocol: auto`";
+    Error::e_explain(ErrorType::H2Downgrade, why).map_err(|it: Box<Error>| it.into_up())
+}
+
 /// What the network said about a failed request; `None` if that may repeat what was sent.
 pub(super) fn cause(error: &Error) -> Option<String> {
     let connecting = [
@@ -388,6 +423,7 @@ pub(super) fn cause(error: &Error) -> Option<String> {
         ErrorType::TLSHandshakeFailure,
         ErrorType::TLSHandshakeTimedout,
         ErrorType::InvalidCert,
+        ErrorType::H2Downgrade,
     ];
     if connecting.contains(error.etype()) {
         return Some(error.to_string());
@@ -395,10 +431,12 @@ pub(super) fn cause(error: &Error) -> Option<String> {
     error.root_cause().downcast_ref::<std::io::Error>().map(ToString::to_string)
 }
 
-/// Tells connections apart that were made for another upstream, or trusting other authorities.
-fn group(name: &UpstreamName, authorities: &[CertificateDer<'static>]) -> u64 {
+/// Tells connections apart that were made for another upstream, trusting other authorities, or in another
+/// version of HTTP.
+fn group(name: &UpstreamName, settings: &config::UpstreamConfig) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (name.as_str(), authorities.iter().map(AsRef::<[u8]>::as_ref).collect::<Vec<_>>()).hash(&mut hasher);
+    let authorities: Vec<_> = settings.authorities.iter().map(AsRef::<[u8]>::as_ref).collect();
+    (name.as_str(), authorities, std::mem::discriminant(&settings.protocol)).hash(&mut hasher);
     hasher.finish()
 }
 

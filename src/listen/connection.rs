@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pingora::protocols::SocketDigest;
 use pingora::protocols::http::ServerSession;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -11,13 +12,16 @@ use super::head::HeadSignal;
 use super::plain::Buffered;
 use super::tls::Secured;
 
-/// How long a reset takes to come back from a client that was sent an answer and is gone.
-const ECHO: Duration = Duration::from_secs(1);
+/// How often, and for how long, a client that was sent an answer is looked at. From one that is gone, a reset
+/// comes back in that time.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const MOST_LOOKS: u32 = 50;
 
 /// A connection to a client that was accepted by this module.
 #[derive(Debug)]
 pub struct Connection<'a> {
     tcp: &'a TcpStream,
+    digest: &'a SocketDigest,
     head: &'a HeadSignal,
 }
 
@@ -33,7 +37,7 @@ impl<'a> Connection<'a> {
                 (secured.plain(), secured.watch())
             }
         };
-        Some(Self { tcp: plain.tcp(), head: watch.signal() })
+        Some(Self { tcp: plain.tcp(), digest: plain.digest(), head: watch.signal() })
     }
 
     /// The app has the request: its head has ended, and what is written is the app's.
@@ -47,22 +51,30 @@ impl<'a> Connection<'a> {
         self.head.complete();
     }
 
-    /// Whether the client has closed its sending side, and perhaps all of its connection.
-    #[must_use]
-    pub fn is_half_closed(&self) -> bool {
-        self.head.is_half_closed()
-    }
-
-    /// Whether a reset has come back already. Says so once.
-    #[must_use]
-    pub fn is_reset(&self) -> bool {
-        self.tcp.take_error().is_ok_and(|it| it.is_some())
-    }
-
-    /// Whether a client that has closed its sending side, and was sent everything, turns out to be gone:
-    /// it answers with a reset. Waits for one second at most.
+    /// Whether the client is gone, although all of its answer was written: its system has not acknowledged all
+    /// of it, and has sent a reset. Of a client that has closed its sending side, either is waited for, for a
+    /// second at most. What a system has acknowledged, it keeps for the client to read.
     pub async fn is_left(&self) -> bool {
-        timeout(ECHO, self.tcp.ready(Interest::ERROR)).await.is_ok()
+        if !self.head.is_half_closed() {
+            return self.tcp.take_error().is_ok_and(|it| it.is_some()) && !self.is_delivered();
+        }
+        for _ in 0..MOST_LOOKS {
+            if self.is_delivered() {
+                return false;
+            }
+            if timeout(LOOK_EVERY, self.tcp.ready(Interest::ERROR)).await.is_ok() {
+                return !self.is_delivered();
+            }
+        }
+        false
+    }
+
+    /// Whether the client's system has acknowledged all that was written. No, if this system does not say so.
+    fn is_delivered(&self) -> bool {
+        self.digest.tcp_info().is_some_and(|it| {
+            let sent = it.tcpi_bytes_sent.saturating_sub(it.tcpi_bytes_retrans);
+            sent > 0 && it.tcpi_notsent_bytes == 0 && it.tcpi_bytes_acked >= sent
+        })
     }
 
     /// Has the connection end with a reset, so that an answer that ends with it does not look whole.

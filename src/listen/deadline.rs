@@ -5,9 +5,10 @@
 //! that is late. So the app sets a deadline when it begins to wait for an answer, and clears it when the
 //! answer begins.
 //!
-//! Over HTTP/1 the connection's stream watches it, because Pingora reads from the client all the while: a
-//! read fails, the exchange ends, and the app can still answer. Over HTTP/2 the requests of a connection share
-//! its stream. There the task of the request is dropped, and the client sees that its request was reset.
+//! Pingora reads from the client all the while, so what it reads from watches the deadline: over HTTP/1 the
+//! connection's stream, over HTTP/2 the session of the request. A read fails, the exchange ends, and the app
+//! can still answer. While Pingora writes to an upstream that takes nothing, it does not read: then the
+//! request is dropped some time later.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +82,7 @@ impl Deadline {
         let changes = state.changes.wrapping_add(1);
         *state = State { set, changes, has_passed };
         drop(state);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// Serves a request by `work`; returns `None` without its result once a deadline passed `grace` ago.
@@ -98,16 +99,19 @@ impl Deadline {
         }
     }
 
-    async fn overdue(&self, grace: Duration) {
+    /// Returns once a deadline passed `grace` ago.
+    pub(super) async fn overdue(&self, grace: Duration) {
         loop {
+            // Made first: no change after this is missed.
+            let changed = self.changed.notified();
             let left = self.state().left(grace);
             match left {
                 Some(Duration::ZERO) => return self.change(None, true),
                 Some(left) => tokio::select! {
                     () = tokio::time::sleep(left) => {}
-                    () = self.changed.notified() => {}
+                    () = changed => {}
                 },
-                None => self.changed.notified().await,
+                None => changed.await,
             }
         }
     }

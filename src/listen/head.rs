@@ -21,7 +21,6 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::deadline::{Deadline, DeadlineWatch};
-use super::door::DoorRules;
 use super::refusal;
 use crate::clock::Stopwatch;
 use crate::shutdown::StopSignal;
@@ -205,24 +204,34 @@ impl HeadWatch {
     }
 }
 
-/// How long after its deadline a request of HTTP/1 is left to its stream. Pingora does not read the
-/// stream while it keeps the beginning of the next request.
+/// How long after its deadline a request is left to what Pingora reads from. Pingora does not read while it
+/// keeps the beginning of the next request, or waits for an upstream that takes no more of a body.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The app of one connection: it says when a head begins, how long an answer may take to begin, and how
-/// long HTTP/2 may be idle.
+/// The app of one connection: it says when a head begins, and how long an answer may take to begin.
 #[derive(Debug)]
 pub(super) struct Timed<A> {
     app: Arc<A>,
     head: Arc<HeadSignal>,
-    options: HttpServerOptions,
 }
 
-impl<A: HttpServerApp> Timed<A> {
-    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>, rules: &DoorRules) -> Arc<Self> {
-        let mut options = app.server_options().cloned().unwrap_or_default();
-        options.h2_idle_timeout = Some(rules.idle);
-        Arc::new(Self { app, head: Arc::clone(head), options })
+impl<A: HttpServerApp + Send + Sync + 'static> Timed<A> {
+    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>) -> Arc<Self> {
+        Arc::new(Self { app, head: Arc::clone(head) })
+    }
+
+    /// Serves one request of HTTP/2, whose session watches `deadline`.
+    pub(super) async fn process_stream(
+        &self,
+        session: ServerSession,
+        deadline: Arc<Deadline>,
+        shutdown: &StopSignal,
+    ) {
+        if session.req_header().method == Method::CONNECT {
+            return refusal::connect(session).await;
+        }
+        // Nothing is left of a stream.
+        let _done = deadline.within(GRACE, self.app.process_new_http(session, shutdown)).await.is_some();
     }
 }
 
@@ -239,20 +248,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
         'w: 'f,
         Self: 'f,
     {
-        // A stream of HTTP/2 has its head already.
-        let (deadline, grace) = if session.as_http1().is_some() {
-            self.head.expect();
-            (Arc::clone(&self.head.answer), GRACE)
-        } else if session.req_header().method == Method::CONNECT {
-            return Box::pin(async {
-                refusal::connect(session).await;
-                None
-            });
-        } else {
-            (Arc::default(), Duration::ZERO)
-        };
+        self.head.expect();
+        let deadline = Arc::clone(&self.head.answer);
         let served = self.app.process_new_http(session, shutdown);
-        Box::pin(async move { deadline.within(grace, served).await.flatten() })
+        Box::pin(async move { deadline.within(GRACE, served).await.flatten() })
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -260,7 +259,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
+        self.app.server_options()
     }
 }
 

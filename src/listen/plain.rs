@@ -61,6 +61,10 @@ impl Buffered {
         self.stream.get_ref()
     }
 
+    pub(super) fn digest(&self) -> &SocketDigest {
+        &self.digest
+    }
+
     /// The watch over the heads, if no other layer reads them.
     pub(super) const fn watch(&self) -> Option<&HeadWatch> {
         self.watch.as_ref()

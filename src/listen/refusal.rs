@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
@@ -115,19 +115,34 @@ fn bad_request() -> String {
 }
 
 /// Answers CONNECT over HTTP/2, before the app can do it in Pingora's name.
-pub(super) async fn connect(mut session: ServerSession) {
-    let body = Bytes::from(no_proxy());
+pub(super) async fn connect(session: ServerSession) {
+    say(session, StatusCode::METHOD_NOT_ALLOWED, &[(ALLOW, ALLOWED)], no_proxy()).await;
+}
+
+/// Answers a request over HTTP/2 that is for no host, or for two, or has no path for its target.
+pub(super) async fn unreadable(session: ServerSession) {
+    let message = "the request cannot be read: it is to be for one host, named in :authority or Host, and its \
+                   :path is to begin with a slash";
+    let body = json!({ "error": "bad_request", "message": message }).to_string();
+    say(session, StatusCode::BAD_REQUEST, &[], body).await;
+}
+
+async fn say(mut session: ServerSession, status: StatusCode, more: &[(HeaderName, &str)], body: String) {
+    let is_head = session.req_header().method == Method::HEAD;
+    let body = Bytes::from(body);
     let written = async {
-        let mut head = ResponseHeader::build(StatusCode::METHOD_NOT_ALLOWED, Some(4))?;
-        head.insert_header(ALLOW, ALLOWED)?;
+        let mut head = ResponseHeader::build(status, Some(4))?;
+        for (name, value) in more {
+            head.insert_header(name, *value)?;
+        }
         head.insert_header(CONTENT_TYPE, "application/json")?;
         head.insert_header(CONTENT_LENGTH, body.len())?;
         head.insert_header(CACHE_CONTROL, "no-store")?;
         session.write_response_header(Box::new(head)).await?;
-        session.write_response_body(body, true).await
+        if is_head { session.finish_body().await } else { session.write_response_body(body, true).await }
     };
     if let Err(error) = written.await {
-        tracing::debug!(%error, "the client was gone before its CONNECT was answered");
+        tracing::debug!(%error, "the client was gone before it was refused");
     }
 }
 

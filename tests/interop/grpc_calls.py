@@ -1,5 +1,6 @@
 """gRPC through a gateway of its own, with grpcio on both sides: a bill is metadata of an error, a payment is
-metadata of the next call, streams pass both ways, and a call that fails costs nothing. Prints a line of the table.
+metadata of the next call, streams pass both ways, and a call that fails costs nothing. Prints a row of the table of
+upstreams.
 """
 
 import base64
@@ -123,7 +124,7 @@ def main():
     gateway = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         calls(listening(gateway), payer)
-        print(f"grpcio\t{grpc.__version__}\tnanoTxn\tok")
+        print(f"grpcio\t{grpc.__version__}\tgrpcio\t{grpc.__version__}\tgRPC\tok")
     finally:
         gateway.terminate()
         gateway.wait(STARTED_WITHIN_S)

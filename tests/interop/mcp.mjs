@@ -1,14 +1,15 @@
-// A client and a server of the official MCP SDK with the gateway between them, and a crawler that reads what
-// the gateway publishes: one line of `client TAB version TAB mechanism TAB result` each; the exit status is 1
-// if any result is not `ok`.
+// A client of the official MCP SDK, and a server of it or a public one of the registry, with the gateway between
+// them, and a crawler that reads what the gateway publishes: one line of `client TAB version TAB mechanism TAB
+// result` each, and for the public server a row of the table of upstreams in the file TRANSPORTS. The exit status is
+// 1 if any result is not `ok`.
 //
 // environment: FAREGATE (the program), FOLDER (for its files), NODE (URL), SEED (64 hexadecimal digits),
-// THRESHOLD (of the ledger's work, 16 hexadecimal digits)
+// THRESHOLD (of the ledger's work, 16 hexadecimal digits), TRANSPORTS (a file)
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 
@@ -22,7 +23,8 @@ import { z } from "zod";
 
 import { Payer } from "./payer.mjs";
 
-const { FAREGATE, FOLDER, NODE, SEED, THRESHOLD } = process.env;
+const { FAREGATE, FOLDER, NODE, SEED, THRESHOLD, TRANSPORTS } = process.env;
+const PUBLIC = "@modelcontextprotocol/server-everything";
 const payer = new Payer(NODE, SEED);
 
 /** An MCP server with two tools; what each was called with is in `called`. */
@@ -52,18 +54,40 @@ async function server(called) {
   return { url: `http://127.0.0.1:${listener.address().port}`, close: () => listener.closeAllConnections() || listener.close() };
 }
 
-/** A gateway of its own in front of `upstream`. */
-async function gateway(upstream) {
-  const config = join(FOLDER, "mcp.yaml");
+/** The public server, as its package starts it; it has tools of every kind. */
+async function publicServer() {
+  const at = (path) => new URL(path, import.meta.url).pathname;
+  const program = at(`./node_modules/${PUBLIC}/dist/index.js`);
+  const child = spawn(process.execPath, ["--import", at("./loopback.mjs"), program, "streamableHttp"]);
+  const url = await printed(child, child.stdout, /http:\/\/[0-9.:]+/);
+  return { url, close: () => child.kill() };
+}
+
+/** The first match of `pattern` in what a program prints. */
+function printed(child, stream, pattern) {
+  return new Promise((resolve, reject) => {
+    let text = "";
+    child.on("exit", () => reject(new Error(`it ended: ${text}`)));
+    stream.on("data", (data) => {
+      text += data;
+      const found = text.match(pattern);
+      if (found) resolve(found.at(-1));
+    });
+  });
+}
+
+/** A gateway of its own in front of `upstream`, which sells these `tools`. */
+async function gateway(upstream, name, tools) {
+  const config = join(FOLDER, `${name}.yaml`);
   writeFileSync(config, `
 public_url: http://127.0.0.1:8402
 listen: { http: 127.0.0.1:0 }
 nano:
   nodes: ["${NODE}"]
-  pool: { seed_file: mcp-pool.seed, size: 16 }
+  pool: { seed_file: ${name}-pool.seed, size: 16 }
   work: { send: "${THRESHOLD}", receive: "${THRESHOLD}" }
-challenge: { key_file: mcp-challenge.key }
-store: { path: mcp.db }
+challenge: { key_file: ${name}-challenge.key }
+store: { path: ${name}.db }
 upstreams: { tools: { url: "${upstream}" } }
 routes:
   - match: POST /mcp
@@ -73,7 +97,7 @@ routes:
     description: Two tools
     mcp:
       methods: { initialize: free, ping: free, tools/list: free, logging/setLevel: free }
-      tools: { search: 0.001 XNO, "render-*": 0.01 XNO }
+      tools: ${tools}
   - { match: GET /mcp, upstream: tools, free: true }
   - { match: DELETE /mcp, upstream: tools, free: true }
   - { match: "GET /v1/{name}", upstream: tools, price: 0.25 XNO, description: One thing by its name, mime_type: application/json }
@@ -81,15 +105,7 @@ routes:
   - { match: /secret/**, upstream: tools, price: 1 XNO, hidden: true }
 `);
   const child = spawn(FAREGATE, ["serve", "--config", config, "--log-format", "json"], { stdio: ["ignore", "ignore", "pipe"] });
-  let log = "";
-  const address = await new Promise((resolve, reject) => {
-    child.on("exit", () => reject(new Error(`the gateway ended: ${log}`)));
-    child.stderr.on("data", (data) => {
-      log += data;
-      const found = log.match(/"message":"listening","address":"([0-9.:]+)"/);
-      if (found) resolve(found[1]);
-    });
-  });
+  const address = await printed(child, child.stderr, /"message":"listening","address":"([0-9.:]+)"/);
   const close = () => new Promise((resolve) => {
     child.removeAllListeners("exit").on("exit", resolve);
     child.kill();
@@ -153,6 +169,27 @@ async function sells(url, called, mechanism) {
   for (const it of [client, held.client, poor.client]) await it.close();
 }
 
+/** The tools of the public server, whose answers are streams of events. */
+async function sellsPublic(url) {
+  const { fetch: paid, kept } = paying("nanoTxn", 2n * 10n ** 27n);
+  const { client, transport } = await connect(url, { fetch: paid });
+  const before = payer.signed.length;
+  const { tools } = await client.listTools();
+  assert.ok(["echo", "get-sum", "get-env"].every((name) => tools.some((it) => it.name === name)), "its tools, free");
+  assert.equal(payer.signed.length, before, "blocks signed for what is free");
+  const { content } = await client.callTool({ name: "echo", arguments: { message: "hällo 😀" } });
+  assert.match(content[0].text, /hällo 😀/);
+  assert.equal(payer.signed.length, before + 1, "blocks signed for one call");
+  const held = await connect(url, { requestInit: { headers: { "PAYMENT-CAPABILITY": kept.token } } });
+  assert.match((await held.client.callTool({ name: "echo", arguments: { message: "again" } })).content[0].text, /again/);
+  await assert.rejects(held.client.callTool({ name: "echo", arguments: { message: "3" } }), /CAPABILITY_EXHAUSTED/);
+  await assert.rejects(client.callTool({ name: "get-sum", arguments: { a: 1, b: 2 } }), "a price above the cap");
+  await assert.rejects(client.callTool({ name: "get-env", arguments: {} }), /not_offered/);
+  assert.equal(payer.signed.length, before + 1, "blocks signed in all");
+  await transport.terminateSession();
+  for (const it of [client, held.client]) await it.close();
+}
+
 async function publishes(url) {
   const found = await discoverOriginSchema({ target: url });
   assert.equal(found.found, true, JSON.stringify(found));
@@ -171,24 +208,40 @@ function version(name) {
   return JSON.parse(readFileSync(path, "utf8")).version;
 }
 
-async function trial(name, mechanism, work) {
-  let result = "ok";
+async function outcome(work) {
   try {
     await work();
+    return "ok";
   } catch (error) {
-    result = error.message.split("\n").join(" ");
     console.error(error);
     process.exitCode = 1;
+    return error.message.split("\n").join(" ");
   }
-  console.log([name, version(name), mechanism, result].join("\t"));
+}
+
+async function trial(name, mechanism, work) {
+  console.log([name, version(name), mechanism, await outcome(work)].join("\t"));
 }
 
 const called = [];
 const upstream = await server(called);
-const gate = await gateway(upstream.url);
+const gate = await gateway(upstream.url, "mcp", '{ search: 0.001 XNO, "render-*": 0.01 XNO }');
 for (const mechanism of ["nanoTxn", "nanoSignature"]) {
   await trial("@modelcontextprotocol/sdk", mechanism, () => sells(gate.url, called, mechanism));
 }
 await trial("@agentcash/discovery", "openapi.json", () => publishes(gate.url));
 await gate.close();
 upstream.close();
+
+const result = await outcome(async () => {
+  const everything = await publicServer();
+  try {
+    const before = await gateway(everything.url, "everything", "{ echo: 0.001 XNO, get-sum: 0.01 XNO }");
+    await sellsPublic(before.url).finally(before.close);
+  } finally {
+    everything.close();
+  }
+});
+const sdk = "@modelcontextprotocol/sdk";
+const row = [sdk, version(sdk), PUBLIC.split("/")[1], version(PUBLIC), "MCP over streams", result];
+appendFileSync(TRANSPORTS, `${row.join("\t")}\n`);

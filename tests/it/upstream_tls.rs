@@ -1,6 +1,8 @@
 //! Upstreams over TLS as operators have them: an authority of their own, a certificate for the gateway,
 //! another name than the URL's; and what the log says if the two do not agree.
 
+mod versions;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;

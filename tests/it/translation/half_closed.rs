@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Stage, answered, rest};
 use crate::metrics::Uses;
@@ -129,6 +129,34 @@ async fn one_that_is_gone_gets_its_use_back() {
     stage.end().await;
 }
 
+/// Regression: such a client had its use back, twice for each, though it had the answer.
+#[tokio::test]
+async fn one_that_has_its_whole_answer_and_resets_has_used_it() {
+    let mut stage = Stage::set().await;
+    let token = bought(&mut stage).await;
+    for number in 0..6 {
+        let mut client = stage.plain().await;
+        client.write_all(with(&token).as_bytes()).await.unwrap();
+        let call = stage.upstream.call().await;
+        if number % 2 == 0 {
+            client.shutdown().await.unwrap();
+        }
+        let _seen = answered(call, OK).await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok") {
+            answer.push(crate::patience::soon("a byte", client.read_u8()).await.unwrap());
+        }
+        client.set_zero_linger().unwrap();
+        drop(client);
+        let committed = number + 2;
+        eventually("it is counted", async || {
+            Uses::of(&stage.rig, "many") == Uses { committed, given_back: 0 }
+        })
+        .await;
+    }
+    stage.end().await;
+}
+
 /// An answer whose end is that of the connection is not to look whole when it is not (RFC 9112 section 8).
 #[tokio::test]
 async fn a_broken_answer_to_an_old_client_is_a_reset() {
@@ -141,7 +169,7 @@ async fn a_broken_answer_to_an_old_client_is_a_reset() {
         call.send(&answer).await;
         drop(call);
         let mut bytes = Vec::new();
-        let read = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut bytes);
+        let read = client.read_to_end(&mut bytes);
         let ended = crate::patience::within(Duration::from_secs(10), "the end", read).await;
         assert_eq!(ended.is_ok(), is_whole, "{answer:?}: {:?}", String::from_utf8_lossy(&bytes));
     }

@@ -40,6 +40,7 @@ pub(super) enum Hold {
 }
 
 /// A piece of an HTTP/2 request.
+#[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Field(Vec<u8>, Vec<u8>),
     Data(Vec<u8>),

@@ -1,0 +1,93 @@
+//! Connections on which a tunnel may begin.
+//!
+//! Pingora hands on the end of a request and reads the answer at the same time, whichever is ready. If an
+//! upstream is so quick that a 101 is read first, the end of the request is taken for the end of the tunnel,
+//! and that is closed. On these connections an answer is not ready before the end of the request had its
+//! turn: after something was written, the first read waits for one turn of the task.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::connectors::l4::Connect;
+use pingora::prelude::{Error, ErrorType, Result};
+use pingora::protocols::l4::ext::set_tcp_keepalive;
+use pingora::protocols::l4::socket::SocketAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Makes such connections, each within a time.
+#[derive(Debug)]
+pub(super) struct TunnelConnector {
+    pub(super) within: Duration,
+}
+
+#[async_trait]
+impl Connect for TunnelConnector {
+    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
+        let SocketAddr::Inet(address) = address else {
+            return Error::e_explain(ErrorType::InternalError, "no address of the internet");
+        };
+        match timeout(self.within, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
+                let socket = Box::new(OneTurnLate { tcp, has_written: false });
+                Ok(Stream::from(VirtualSocketStream::new(socket)))
+            }
+            Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
+            Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
+        }
+    }
+}
+
+/// A connection that reads one turn after it has written.
+#[derive(Debug)]
+struct OneTurnLate {
+    tcp: TcpStream,
+    has_written: bool,
+}
+
+impl VirtualSocket for OneTurnLate {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.tcp.set_nodelay(true),
+            VirtualSockOpt::KeepAlive(keepalive) => {
+                set_tcp_keepalive(&self.tcp, &keepalive).map_err(io::Error::other)
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl AsyncRead for OneTurnLate {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.has_written) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for OneTurnLate {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.has_written = true;
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
