@@ -314,6 +314,7 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
             body_idle: config.limits.body_idle,
             drained_body: config.limits.drained_body,
             unpaid_per_client: config.limits.per_client.unpaid,
+            settlements_per_client: config.limits.per_client.settlements,
             free_forwards_per_client: config.limits.per_client.free_forwards,
             free_forwards: config.limits.free_forwards.unwrap_or_else(free_forwards),
             bills_per_client: config.limits.per_client.bills,

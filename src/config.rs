@@ -118,7 +118,7 @@ impl Config {
     ) -> Result<Self, Faults> {
         let document = document::read(text, &env).map_err(|faults| Faults::new(file, faults))?;
         let (places, faults) = (document.places, document.faults);
-        let mut judge = Judge { places, faults, warnings: Vec::new(), base };
+        let mut judge = Judge::new(places, faults, base);
         match (checked(&mut judge, document.value), judge.faults.is_empty()) {
             (Ok(mut config), true) => {
                 config.warnings = judge.warnings;

@@ -8,8 +8,8 @@
 //!    it in; Pingora parses the request.
 //! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
 //!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
-//!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]), and counts the request among its
-//!    client's unpaid ones until it takes a use.
+//!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]). The request counts among
+//!    its client's unpaid ones ([`Unpaid`]) until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
 //!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
 //!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
@@ -136,22 +136,24 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new() }
     }
 
-    /// Decides a request, unless its client has too many unpaid ones under way. A request with a valid
-    /// capability is never too many, and is not one of them. An answer that sells nothing waits for its
-    /// client's turn.
+    /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
+    /// capability, or the proof of a payment that is known ([`Decision::shows_right`]). A request that holds a
+    /// use is not one of them. An answer that sells nothing waits for its client's turn.
     async fn decide(&self, session: &mut Session, context: &mut Context) -> Decision {
         let limits = context.tariff.limits;
         let client = context.caller.client();
         context.unpaid = client.and_then(|it| self.unpaid.enter(it, &limits));
         let is_one_too_many = client.is_some() && context.unpaid.is_none();
+        if is_one_too_many && presented::has_proof(session) {
+            context.unpaid = client.and_then(|it| self.unpaid.enter_with_proof(it, &limits));
+        }
         let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
-        if !is_one_too_many || presented::has_token(session) {
+        if !is_one_too_many || context.unpaid.is_some() || presented::has_token(session) {
             let decided = decide::decide(&self.cashier, session, context).await;
-            let is_paid = matches!(&decided, Decision::Forward(it) if it.admission.admitted().is_some());
-            if is_paid {
+            if decided.holds_use() {
                 context.unpaid = None;
             }
-            if is_paid || !is_one_too_many {
+            if decided.shows_right() || !is_one_too_many {
                 decision = decided;
             }
         }
@@ -167,7 +169,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             self.metrics.limit_reached(*limit);
         }
         // One that is beyond its client's share is answered at once: to wait, it would take more.
-        if is_one_too_many || decision.sells() {
+        if is_one_too_many || decision.sells() || decision.shows_right() {
             return decision;
         }
         self.in_turn(client, &limits, decision).await

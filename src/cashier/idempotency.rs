@@ -185,17 +185,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if matches!(checked, Checked::Signature(_)) {
             return Ok(true);
         }
-        let journalled = self.0.store.payment(checked.hash()).await.map_err(|error| no_store(&error))?;
-        if let Some(journalled) = journalled {
-            return Ok(journalled.intent.challenge == checked.challenge().nonce());
+        if let Some(is_under) = self.is_journalled_under(checked).await? {
+            return Ok(is_under);
         }
         match self.0.ledger.block(checked.hash()).await {
-            Ok(seen) => Ok(seen.is_none()),
+            Ok(None) => Ok(true),
+            // Since the journal was asked, a copy of this proof may have been noted there, and then broadcast.
+            Ok(Some(_)) => Ok(self.is_journalled_under(checked).await?.unwrap_or(false)),
             Err(error) => {
                 tracing::warn!(%error, "a second proof under an id could not be looked up");
                 Err(Denied::Wait(Wait::NoNode))
             }
         }
+    }
+
+    /// Whether the journal has the payment under the proof's own challenge; `None` if it does not have it.
+    async fn is_journalled_under(&self, checked: &Checked) -> Result<Option<bool>, Denied> {
+        let journalled = self.0.store.payment(checked.hash()).await.map_err(|error| no_store(&error))?;
+        Ok(journalled.map(|it| it.intent.challenge == checked.challenge().nonce()))
     }
 
     /// Settles a payment that the journal knows, or joins its settlement, and waits for it. A granted

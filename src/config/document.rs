@@ -14,6 +14,8 @@ use super::finding::{Fault, Mark};
 
 /// The largest file, in bytes; tens of thousands of routes fit.
 pub const MAX_FILE: usize = 32 * 1024 * 1024;
+/// The longest key, in bytes. Every path below it repeats it. Longer ones are written after a `?`.
+const MAX_KEY: usize = 1024;
 /// Levels of nesting; the deepest key is at level four.
 const MAX_DEPTH: usize = 16;
 
@@ -226,6 +228,10 @@ impl<'a> Reader<'a> {
                     return Err(Fault::new(Some(mark), "", "a key must be a word", "write `key: value`"));
                 }
             };
+            if key.len() > MAX_KEY {
+                let message = format!("a key is longer than {MAX_KEY} bytes");
+                return Err(Fault::new(Some(mark), "", message, SYNTAX_HINT));
+            }
             let here = below(path, &key);
             let first = self.places.keys.get(&here).copied();
             let (event, at) = self.next()?;

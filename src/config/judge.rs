@@ -1,5 +1,6 @@
 //! Turns the pieces of a file into checked values, and collects every fault on the way.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use serde_yaml::{Mapping, Value};
 use super::document::{Places, below};
 use super::finding::{Fault, Warning};
 use super::mirror::{Count, Given, Piece, Section};
+
+/// For how many wrong words of a file the right one is guessed.
+const MOST_GUESSES: usize = 100;
 
 /// A fault was found, and it has been reported. Only [`Judge`] makes one, so a value cannot be
 /// refused without a message.
@@ -39,9 +43,24 @@ pub(super) struct Judge<'a> {
     pub(super) warnings: Vec<Warning>,
     /// The directory of relative paths.
     pub(super) base: &'a Path,
+    /// For how many more wrong words the right one is guessed.
+    guesses: usize,
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    /// Judges the file whose values have these `places`. `faults` were found before, and relative paths start
+    /// at `base`.
+    pub(super) const fn new(places: Places, faults: Vec<Fault>, base: &'a Path) -> Self {
+        Self { places, faults, warnings: Vec::new(), base, guesses: MOST_GUESSES }
+    }
+
+    /// The known word that is most like `word`, which is wrong. `None` if none is similar, or after
+    /// [`MOST_GUESSES`] wrong words: a guess takes far longer than any other fault.
+    pub(super) fn guess<'k>(&mut self, word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+        self.guesses = self.guesses.checked_sub(1)?;
+        nearest(word, known)
+    }
+
     /// Reports a fault at the value of `path`. The message must not repeat a value that may come
     /// from the environment; [`Judge::refuse`] is for messages that do.
     pub(super) fn fault(&mut self, path: &str, message: impl fmt::Display, hint: &str) -> Reported {
@@ -79,7 +98,7 @@ impl Judge<'_> {
         let section = T::take(path, &mut map);
         for key in map.keys().filter_map(Value::as_str) {
             let here = below(path, key);
-            let hint = match nearest(key, T::KEYS.iter().copied()) {
+            let hint = match self.guess(key, T::KEYS.iter().copied()) {
                 Some(near) => format!("do you mean `{near}`?"),
                 None => known_here::<T>(),
             };
@@ -172,19 +191,19 @@ impl Judge<'_> {
         if values.is_empty() { Err(self.fault(&path, empty, hint)) } else { Ok(Piece::items(&path, values)) }
     }
 
-    /// Judges each item by `judge`; two that are the `same` are a fault. `noun` says what they are.
-    pub(super) fn each<P, T>(
+    /// Judges each item by `judge`; two with the same `key` are a fault. `noun` says what they are.
+    pub(super) fn each<P, T, K: Ord>(
         &mut self,
         items: Vec<Piece<P>>,
         noun: &str,
-        same: impl Fn(&T, &T) -> bool,
+        key: impl Fn(&T) -> K,
         mut judge: impl FnMut(&mut Self, Piece<P>) -> Judged<T>,
     ) -> Judged<Vec<T>> {
-        let (mut found, mut outcome) = (Vec::new(), Ok(()));
+        let (mut found, mut keys, mut outcome) = (Vec::new(), BTreeSet::new(), Ok(()));
         for piece in items {
             let path = piece.path.clone();
             match judge(self, piece) {
-                Ok(it) if found.iter().any(|other| same(other, &it)) => {
+                Ok(it) if !keys.insert(key(&it)) => {
                     let message = format!("this {noun} is named twice");
                     outcome = Err(self.fault(&path, message, &format!("name each {noun} once")));
                 }
@@ -330,8 +349,8 @@ fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// The known word that is most like `word`, if one is similar. Only short words are compared, and only
-/// with the first known ones, so that a file with many of both is judged in linear time.
-pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+/// with the first known ones, so that one guess takes a bounded time.
+fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     /// How many letters a word has for each slip that is forgiven.
     const LETTERS_PER_SLIP: usize = 3;
     /// The longest word that is compared, in bytes, and with how many others.
@@ -346,4 +365,54 @@ pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, it)| it)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::cmp::Ordering;
+
+    use super::*;
+
+    /// A number that counts how often it is compared.
+    struct Counted<'a>(u64, &'a Cell<usize>);
+
+    impl Ord for Counted<'_> {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.1.set(self.1.get() + 1);
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl PartialOrd for Counted<'_> {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl PartialEq for Counted<'_> {
+        fn eq(&self, other: &Self) -> bool {
+            self.cmp(other).is_eq()
+        }
+    }
+
+    impl Eq for Counted<'_> {}
+
+    /// Each was compared with all before it: 32,000 trusted proxies took 22 s.
+    #[test]
+    fn a_long_list_is_searched_for_equals_with_few_comparisons() {
+        let compared = Cell::new(0);
+        let mut judge = Judge::new(Places::default(), Vec::new(), Path::new(""));
+        let items = Piece::items("list", (0..1000_u64).chain([500]).map(Value::from).collect());
+        let judged = judge.each(
+            items,
+            "number",
+            |it| Counted(*it, &compared),
+            |judge, it: Piece<Count>| judge.count(it, 0..=u64::MAX, 0),
+        );
+        assert!(judged.is_err());
+        let told: Vec<_> = judge.faults.iter().map(|it| (it.key.as_str(), it.message.as_str())).collect();
+        assert_eq!(told, [("list[1000]", "this number is named twice")]);
+        assert!(compared.get() < 50_000, "{} comparisons", compared.get());
+    }
 }

@@ -174,7 +174,7 @@ fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Trusted
         return Err(judge.fault(&place, "expected a list", PROXIES_HINT));
     };
     let network = |judge: &mut Judge<'_>, it| judge.need_text(it, PROXIES_HINT, network);
-    let networks = judge.each(Piece::items(&place, items.clone()), "network", PartialEq::eq, network)?;
+    let networks = judge.each(Piece::items(&place, items.clone()), "network", |it| *it, network)?;
     Ok(TrustedProxies::new(networks))
 }
 
@@ -242,6 +242,8 @@ pub(super) fn cors(judge: &mut Judge<'_>, file: CorsFile) -> Judged<CorsConfig> 
     };
     let hint = "write scheme and host, and a port if needed";
     let origin = |judge: &mut Judge<'_>, it| judge.need_text(it, hint, origin);
-    let origins = judge.each(Piece::items(&place, items.clone()), "origin", |_, _| false, origin)?;
+    let origins: Vec<_> =
+        Piece::items(&place, items.clone()).into_iter().map(|it| origin(judge, it)).collect();
+    let origins = origins.into_iter().collect::<Judged<_>>()?;
     Ok(CorsConfig { origins: Origins::These(origins), credentials })
 }

@@ -28,5 +28,5 @@ pub(super) fn list(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Judged<Op
     }
     let items = judge.items(piece, "no mechanism: nobody could pay", HINT)?;
     let mechanism = |judge: &mut Judge<'_>, it| judge.need_text(it, HINT, str::parse::<Mechanism>);
-    judge.each(items, "mechanism", PartialEq::eq, mechanism).map(Some)
+    judge.each(items, "mechanism", |it| *it, mechanism).map(Some)
 }

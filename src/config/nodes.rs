@@ -77,8 +77,7 @@ impl fmt::Debug for SocketUrl {
 pub(super) fn nodes(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Judged<Vec<NodeUrl>> {
     let hint = "write `nodes: [http://127.0.0.1:7076]`";
     let items = judge.items(piece, "no node: payments could not be seen", hint)?;
-    let same = |a: &NodeUrl, b: &NodeUrl| (&a.url, &a.parameters) == (&b.url, &b.parameters);
-    judge.each(items, "node", same, node)
+    judge.each(items, "node", |it: &NodeUrl| (it.url.clone(), it.parameters.clone()), node)
 }
 
 fn node(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<NodeUrl> {
@@ -173,7 +172,7 @@ pub(super) fn websockets(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<V
         }
     };
     let socket = |judge: &mut Judge<'_>, it| judge.need_text(it, hint, socket_url);
-    judge.each(items, "WebSocket", PartialEq::eq, socket)
+    judge.each(items, "WebSocket", |it: &SocketUrl| it.0.clone(), socket)
 }
 
 fn socket_url(text: &str) -> Result<SocketUrl, String> {

@@ -7,7 +7,7 @@ use serde_yaml::Value;
 
 use super::conditions;
 use super::document::{below, item};
-use super::judge::{Judge, Judged, Reported, all, nearest};
+use super::judge::{Judge, Judged, Reported, all};
 use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::upstream::Upstreams;
@@ -216,7 +216,7 @@ fn formerly(judge: &mut Judge<'_>, piece: Piece<Vec<Value>>) -> Judged<Vec<Route
     }
     let items =
         judge.items(piece, "no former name", "leave `formerly` out, or name what the route was called")?;
-    judge.each(items, "name", PartialEq::eq, |judge, it| judge.need_text(it, NAME_HINT, read_name))
+    judge.each(items, "name", Clone::clone, |judge, it| judge.need_text(it, NAME_HINT, read_name))
 }
 
 /// The name of a route; without a `name` it is the `match`.
@@ -250,7 +250,7 @@ fn named_upstream(
     if known.contains_key(&name) {
         return Ok(name);
     }
-    let hint = match nearest(name.as_str(), known.keys().map(UpstreamName::as_str)) {
+    let hint = match judge.guess(name.as_str(), known.keys().map(UpstreamName::as_str)) {
         Some(near) => format!("do you mean `{near}`?"),
         None => "name one of `upstreams`".to_owned(),
     };

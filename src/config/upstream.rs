@@ -48,7 +48,7 @@ pub struct ClientIdentity {
 }
 
 /// One server.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct UpstreamUrl {
     pub tls: bool,
     /// A name or an IP address, without brackets.
@@ -298,7 +298,7 @@ fn urls(
         (true, false) => url(judge, one).map(|it| vec![it]),
         (false, true) => {
             let items = judge.items(many, "the list is empty", URL_HINT)?;
-            judge.each(items, "server", PartialEq::eq, url)
+            judge.each(items, "server", Clone::clone, url)
         }
         (true, true) | (false, false) => {
             Err(judge.fault(path, "an upstream has either `url` or `urls`", URL_HINT))

@@ -6,7 +6,7 @@ use super::context::{Context, Forwarding};
 use super::discovery::Document;
 use super::rejection::Rejection;
 use crate::admission::Admission;
-use crate::cashier::{Bill, IdentifierRefusal, Moved, Replay, Wait};
+use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
 use crate::metrics::Outcome;
 use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
 
@@ -43,6 +43,27 @@ impl Decision {
             Self::Forward(_) | Self::Replay(_) => true,
             Self::Bill(_)
             | Self::Wait(_)
+            | Self::Conflict(_)
+            | Self::Moved(_)
+            | Self::Document(_)
+            | Self::Preflight
+            | Self::Reject(_) => false,
+        }
+    }
+
+    /// Whether it is forwarded with a use.
+    pub(super) fn holds_use(&self) -> bool {
+        matches!(self, Self::Forward(it) if it.admission.admitted().is_some())
+    }
+
+    /// Whether what came with the request has shown a right to an answer: it opens something, or its payment is
+    /// known and waits for its confirmation.
+    pub(super) fn shows_right(&self) -> bool {
+        match self {
+            Self::Replay(_) | Self::Wait(Wait::Pending { reason: PendingReason::Settlement, .. }) => true,
+            Self::Forward(_) => self.holds_use(),
+            Self::Wait(_)
+            | Self::Bill(_)
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)

@@ -53,6 +53,12 @@ pub(super) fn read(
     Ok((presented, Map::new()))
 }
 
+/// Whether a proof of payment came with a request, valid or not.
+pub(super) fn has_proof(session: &Session) -> bool {
+    let headers = &session.req_header().headers;
+    PROOF_HEADERS.iter().chain([&BLOCK_HEADER]).any(|it| headers.contains_key(*it))
+}
+
 /// Whether a capability came with a request, valid or not.
 pub(super) fn has_token(session: &Session) -> bool {
     let headers = &session.req_header().headers;

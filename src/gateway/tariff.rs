@@ -96,7 +96,9 @@ pub struct EdgeLimits {
     pub drained_body: u64,
     /// Requests of one client at the same time that hold no paid use.
     pub unpaid_per_client: usize,
-    /// Of these, those at upstreams.
+    /// Settlements of one client at the same time.
+    pub settlements_per_client: usize,
+    /// Of the unpaid requests, those at upstreams.
     pub free_forwards_per_client: usize,
     /// As before, of all clients together.
     pub free_forwards: usize,

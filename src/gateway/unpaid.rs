@@ -4,7 +4,8 @@
 //! A capability or a confirmed payment is the right to be served. Without one, a client has so many
 //! requests under way, so many of them at upstreams, and so many answers a second. Beyond the first two it
 //! is turned away; answers beyond the last wait for their turn. Waiting takes no processor time, so that
-//! those who have paid find it free ([security guide](crate::guide::security)).
+//! those who have paid find it free. Requests with a proof of payment have a share beside, so that a flood of
+//! requests without one does not keep a payer from hearing of its payment ([security guide](crate::guide::security)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Unpaid {
     under_way: Shares,
+    with_proof: Shares,
     at_upstreams: Shares,
     all_at_upstreams: Arc<AtomicUsize>,
     turns: Turns,
@@ -37,6 +39,7 @@ impl Default for Unpaid {
     fn default() -> Self {
         Self {
             under_way: Shares::default(),
+            with_proof: Shares::default(),
             at_upstreams: Shares::default(),
             all_at_upstreams: Arc::default(),
             turns: Turns::new(),
@@ -61,6 +64,12 @@ impl Unpaid {
     /// Counts a request among those of `client`; `None` if it has its share.
     pub(super) fn enter(&self, client: Client, limits: &EdgeLimits) -> Option<Share> {
         self.under_way.take(client, 1, limits.unpaid_per_client)
+    }
+
+    /// Counts a request that came with a proof of payment, after [`enter`](Self::enter) has turned it away: as
+    /// many as the client may have settlements. `None` beyond that.
+    pub(super) fn enter_with_proof(&self, client: Client, limits: &EdgeLimits) -> Option<Share> {
+        self.with_proof.take(client, 1, limits.settlements_per_client)
     }
 
     /// Counts a free request among those at upstreams.
@@ -134,6 +143,29 @@ mod tests {
 
     fn client(last: u8) -> Client {
         Client::at(std::net::IpAddr::from([192, 0, 2, last]))
+    }
+
+    #[test]
+    fn proofs_have_a_share_beside_that_is_bounded_for_each_client_too() {
+        let second = Duration::from_secs(1);
+        let limits = EdgeLimits {
+            idle_connection: second,
+            body_idle: second,
+            drained_body: 0,
+            unpaid_per_client: 1,
+            settlements_per_client: 2,
+            free_forwards_per_client: 1,
+            free_forwards: 1,
+            bills_per_client: 1,
+        };
+        let unpaid = Unpaid::default();
+        let _bill = unpaid.enter(client(1), &limits).unwrap();
+        assert!(unpaid.enter(client(1), &limits).is_none());
+        let proofs: Vec<_> = (0..3).filter_map(|_| unpaid.enter_with_proof(client(1), &limits)).collect();
+        assert_eq!(proofs.len(), 2);
+        assert!(unpaid.enter_with_proof(client(2), &limits).is_some(), "another client has its own");
+        drop(proofs);
+        assert!(unpaid.enter_with_proof(client(1), &limits).is_some());
     }
 
     #[test]

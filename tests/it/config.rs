@@ -52,6 +52,32 @@ fn a_file_that_is_cut_off_is_wrong_at_its_end() {
     }
 }
 
+/// Each wrong name was compared with 200 right ones, letter by letter: 2,000 of them took half a minute.
+#[test]
+fn every_wrong_name_is_told_and_the_right_one_is_guessed_for_the_first() {
+    let many = |item: fn(usize) -> String| (0..2000).map(item).collect::<String>();
+    let upstreams = many(|it| format!("  an-upstream-{it}: {{ url: http://127.0.0.1:1 }}\n"));
+    let routes = many(|it| format!("  - {{ match: /{it}, upstream: an-upstrem-{it}, free: true }}\n"));
+    let keys = many(|it| format!("  bodie{it}: 1\n"));
+    let found = parse(&format!("upstreams:\n{upstreams}routes:\n{routes}limits:\n{keys}")).unwrap_err();
+    let told = |what: &str| found.faults.iter().filter(|it| it.message.contains(what)).count();
+    assert_eq!((told("unknown upstream"), told("unknown key")), (2000, 2000));
+    let is_guess =
+        |it: &&faregate::config::Fault| it.hint.as_ref().is_some_and(|it| it.starts_with("do you mean"));
+    assert_eq!(found.faults.iter().filter(is_guess).count(), 100);
+}
+
+/// Every path below a key repeats it: with a key of a megabyte, a file of two megabytes took all of the memory.
+#[test]
+fn nothing_is_read_below_a_key_without_end() {
+    let below = "x: 1, ".repeat(1000);
+    let file = |length: usize| format!("? {}\n: {{ {below} }}\n", "k".repeat(length));
+    let found = parse(&file(1025)).unwrap_err();
+    assert_eq!(found.faults.len(), 1, "{found}");
+    assert!(found.to_string().contains("a key is longer than 1024 bytes"), "{found}");
+    assert!(parse(&file(1024)).unwrap_err().faults.len() > 999);
+}
+
 /// Each wrong name was compared with every right one, letter by letter: the long one took seconds for each of them.
 #[test]
 fn many_and_long_wrong_names_are_judged_in_linear_time() {
@@ -61,7 +87,7 @@ fn many_and_long_wrong_names_are_judged_in_linear_time() {
         let upstreams = many(|it| format!("  u{it}: {{ url: http://127.0.0.1:1 }}\n"));
         let routes = many(|it| format!("  - {{ match: /{it}, upstream: v{it}, free: true }}\n"));
         let long = format!("  - {{ match: /long, upstream: {}, free: true }}\n", "x".repeat(1_000_000));
-        let faults = parse(&format!("upstreams:\n{upstreams}routes:\n{routes}{long}")).unwrap_err();
+        let faults = parse(&format!("upstreams:\n{upstreams}routes:\n{long}{routes}")).unwrap_err();
         done.send(faults.faults.len()).unwrap();
     });
     let faults = judged.recv_timeout(Duration::from_secs(60)).expect("linear time");

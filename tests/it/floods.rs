@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use faregate::devnet::DevnetOptions;
 use faregate::listen::{self, Tls};
+use faregate::nano::BlockHash;
 use pingora::server::configuration::ServerConf;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -19,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::metrics::sample;
 use crate::patience::{eventually, soon};
 use crate::proxy::wire::Wire;
-use crate::rig::{PLENTY, Plan, Rig, capability};
+use crate::rig::{PLENTY, Plan, Rig, capability, error};
 use crate::scripted::{Reply, Seen};
 
 /// The loopback of the tests' other client.
@@ -215,6 +217,69 @@ async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones()
 }
 
 /// A call with a body of about this many bytes.
+/// A gateway with these limits, before a ledger that confirms when it is told to, and the proof of a payment.
+async fn unconfirmed(limits: &str) -> (Rig, String, BlockHash) {
+    let devnet = DevnetOptions { confirm_after: Duration::from_secs(3600), ..DevnetOptions::default() };
+    let more = format!("settlement: {{ wait: 100ms }}\nlimits: {{ per_client: {{ {limits} }} }}");
+    let answer =
+        |seen: &Seen| if seen.path.contains("hang") { Reply::Hang } else { Reply::text(200, "here") };
+    let plan = Plan { routes: ROUTES.to_owned(), more, devnet, answer: Box::new(answer), ..Plan::default() };
+    let rig = Rig::with(plan).await;
+    let payer = rig.payer(1, PLENTY);
+    let [offer, _] = rig.bill("/v1/search/a").await;
+    let (proof, block) = rig.txn(&payer, &offer);
+    (rig, proof, block.hash())
+}
+
+/// Status and reason of an answer to what came with this header.
+async fn told(rig: &Rig, path: &str, header: (&str, &str)) -> (u16, String) {
+    let answer = rig.get(path, &[header]).await;
+    (answer.status().as_u16(), error(answer).await)
+}
+
+/// Before: `overloaded`, so that the payer could not tell whether its payment was seen.
+#[tokio::test]
+async fn a_payer_hears_of_its_payment_amid_unpaid_requests_of_its_client() {
+    let (rig, proof, block) = unconfirmed("unpaid: 1").await;
+    let mut hanging = Wire::open(&rig.url).await;
+    hanging.ask("GET /free/hang", &[]).await;
+    eventually("it is under way", async || rig.upstream.seen().len() == 1).await;
+    let overloaded = (503, "overloaded".to_owned());
+    for (path, header) in [
+        ("/v1/search/a", ("x-a", "1")),
+        ("/v1/search/a", ("payment-signature", "e30=")),
+        ("/v1/search/a", ("payment-capability", "bm9uZQ")),
+        ("/free/x", ("payment-signature", proof.as_str())),
+    ] {
+        assert_eq!(told(&rig, path, header).await, overloaded, "{path} {header:?} shows no right");
+    }
+    let header = ("payment-signature", proof.as_str());
+    for _ in 0..3 {
+        assert_eq!(told(&rig, "/v1/search/a", header).await, (503, "settlement_pending".to_owned()));
+    }
+    assert!(rig.devnet.confirm_now(block));
+    assert_eq!(rig.ask_until_decided("/v1/search/a", &proof).await.status(), 200);
+    assert_eq!(rig.upstream.seen().len(), 2);
+    drop(hanging);
+    rig.end().await;
+}
+
+/// Before: the answer waited for a turn behind the bills, and after five seconds was `overloaded`.
+#[tokio::test]
+async fn a_payment_that_is_known_takes_no_turn() {
+    let (rig, proof, _) = unconfirmed("bills: 1").await;
+    let url = format!("{}/v1/search/a", rig.url);
+    let unpaid: Vec<_> = (0..12).map(|_| tokio::spawn(rig.http.get(&url).send())).collect();
+    eventually("they wait", async || reached(&rig, "per_client.bills") >= 1.0).await;
+    let pending = told(&rig, "/v1/search/a", ("payment-signature", &proof)).await;
+    assert_eq!(pending, (503, "settlement_pending".to_owned()));
+    assert!(unpaid.iter().any(|it| !it.is_finished()), "it is answered before them");
+    for one in unpaid {
+        soon("each is answered", one).await.unwrap().unwrap();
+    }
+    rig.end().await;
+}
+
 fn call(method: &str, length: usize) -> String {
     let padding = "x".repeat(length);
     format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\",\"params\":{{\"x\":\"{padding}\"}}}}")

@@ -10,8 +10,9 @@ use faregate::routes::{
 
 /// The routes, the most specific first among those that match one path.
 const ROUTES: [(&str, bool); 12] = [
-    ("/a/b/c", false),
+    // Of equal paths, the case-sensitive one comes first.
     ("/a/b/C", true),
+    ("/a/b/c", false),
     ("/a/{x}/c", false),
     ("/a/b/**", false),
     ("/a/{x}", false),
