@@ -144,19 +144,8 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
-    use futures_util::FutureExt;
-
+    use super::super::scenes::session;
     use super::*;
-
-    /// A request over HTTP/1, as a session.
-    fn session(head: &str) -> Session {
-        let mut session = Session::new_h1(Box::new(Cursor::new(head.as_bytes().to_vec())));
-        let read = session.as_downstream_mut().read_request().now_or_never().unwrap();
-        assert!(read.unwrap());
-        session
-    }
 
     /// The fields of what goes to an upstream of HTTP/1 for a request.
     fn forwarded(head: &str, has_body: bool) -> HeaderMap {

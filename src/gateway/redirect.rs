@@ -221,8 +221,8 @@ fn reference(path: &str, url: &Url, with_fragment: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenes::config;
     use super::*;
-    use crate::config::Config;
 
     fn server(tls: bool, host: &str, port: u16, base_path: &str) -> UpstreamUrl {
         UpstreamUrl { tls, host: host.to_owned(), port, base_path: base_path.to_owned() }
@@ -234,11 +234,7 @@ mod tests {
 
     /// What clients call the gateway.
     fn public() -> PublicUrl {
-        let text = "public_url: https://shop.example\nlisten: { http: \"127.0.0.1:8402\" }\n\
-             nano: { nodes: [\"http://127.0.0.1:1\"], pool: { seed_file: pool.seed, size: 8 } }\n\
-             upstreams: { api: { url: \"http://127.0.0.1:3000\" } }\n\
-             routes: [{ match: /v1/**, upstream: api, price: 1 raw }]\n";
-        Config::parse(text, "test.yaml", std::path::Path::new("."), |_| None).unwrap().public_url
+        config("url: http://127.0.0.1:3000").public_url
     }
 
     #[test]

@@ -64,3 +64,16 @@ fn had_fragment(session: &Session) -> bool {
         line.iter().skip_while(|&&byte| byte != b' ').any(|&byte| byte == b'#')
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::session;
+    use super::*;
+
+    #[test]
+    fn only_the_target_can_have_a_fragment() {
+        let read = |head: &str| canonical(&session(head)).map(|(target, _)| target.as_str().to_owned());
+        assert_eq!(read("M#THOD /a HTTP/1.1\r\nHost: a\r\nX-Own: #\r\n\r\n").as_deref(), Ok("/a"));
+        assert!(read("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
+    }
+}

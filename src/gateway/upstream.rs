@@ -438,25 +438,12 @@ fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) 
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::path::Path;
 
     use pingora::upstreams::peer::Peer;
     use tokio::net::TcpListener;
 
+    use super::super::scenes::upstream;
     use super::*;
-    use crate::config::Config;
-
-    /// The upstream of a configuration in which `settings` stands for it.
-    fn upstream(settings: &str) -> Upstream {
-        let text = format!(
-            "public_url: https://shop.example\nlisten: {{ http: \"127.0.0.1:8402\" }}\n\
-             nano: {{ nodes: [\"http://127.0.0.1:1\"], pool: {{ seed_file: pool.seed, size: 8 }} }}\n\
-             upstreams: {{ api: {{ {settings} }} }}\nroutes: [{{ match: /v1/**, upstream: api, price: 1 raw }}]\n"
-        );
-        let config = Config::parse(&text, "test.yaml", Path::new("."), |_| None);
-        let (name, settings) = config.unwrap().upstreams.into_iter().next().unwrap();
-        Upstream::new(name, &settings, PeerTls::default())
-    }
 
     fn url(tls: bool, host: &str, port: u16) -> UpstreamUrl {
         UpstreamUrl { tls, host: host.to_owned(), port, base_path: String::new() }

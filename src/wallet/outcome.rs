@@ -284,4 +284,21 @@ mod tests {
         let shown = format!("{:?}", proof());
         assert!(shown.contains("payment") && !shown.contains("secret"), "{shown}");
     }
+
+    fn answered(body: &'static str) -> Paid {
+        let response = Response::from(http::Response::new(body));
+        Paid { response, proof: Some(Box::new(proof())), capability: None }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_limit() {
+        assert_eq!(answered("1234").bytes(4).await.unwrap(), b"1234");
+        let too_long = answered("12345").bytes(4).await.unwrap_err();
+        assert!(matches!(too_long, WalletError::AnswerTooLong { max: 4, .. }), "{too_long}");
+        assert_eq!(too_long.proof(), Some(&proof()), "it was paid for");
+        let mut paid = answered("12");
+        assert_eq!(paid.chunk().await.unwrap().as_deref(), Some(&b"12"[..]));
+        assert_eq!(paid.chunk().await.unwrap(), None);
+        assert_eq!(paid.payment(), Some(proof().payment));
+    }
 }
