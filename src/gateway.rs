@@ -66,6 +66,8 @@ mod rejection;
 mod redirect;
 mod reply;
 mod respond;
+#[cfg(test)]
+mod scenes;
 mod session_headers;
 mod target;
 pub mod tariff;

@@ -149,4 +149,13 @@ mod tests {
         drop(second);
         assert!(shares.lock().is_empty(), "nothing is kept of clients that have nothing");
     }
+
+    #[test]
+    fn a_caller_of_the_facilitator_is_not_the_client_at_its_address() {
+        let address = "192.0.2.1".parse().unwrap();
+        let (client, caller) = (Client::at(address), Client::calling(address));
+        assert!(caller.is_caller() && !client.is_caller());
+        assert_ne!(client, caller);
+        assert_eq!(client.network(), caller.network());
+    }
 }

@@ -215,4 +215,14 @@ mod tests {
         assert!(look_ups.reserve(client(1), 1, WAIT).await.is_none());
         assert!(look_ups.reserve(None, 1, WAIT).await.is_some(), "nobody counts");
     }
+
+    #[tokio::test]
+    async fn a_look_up_asks_until_it_is_borne_out() {
+        let look_ups = LookUps::default();
+        let mut look_up = look_ups.reserve(client(1), 1, WAIT).await.unwrap();
+        assert!(look_up.is_asking());
+        look_up.bear_out();
+        assert!(!look_up.is_asking());
+        assert!(!look_ups.reserve(None, 1, WAIT).await.unwrap().is_asking(), "nobody counts");
+    }
 }

@@ -208,6 +208,96 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::x402::decode_header;
+    use crate::x402::payment_identifier::declaration;
+
+    /// A head with everything that can be left out.
+    fn head<'a>(target: &'a str, url: &str) -> Head<'a> {
+        let declared = [(PAYMENT_IDENTIFIER.to_owned(), declaration(true))];
+        Head {
+            required: PaymentRequired {
+                error: Some("PAYMENT_EXPIRED".to_owned()),
+                resource: Resource {
+                    url: url.to_owned(),
+                    description: Some("What it is about, at some length.".to_owned()),
+                    mime_type: Some("application/json".to_owned()),
+                },
+                accepts: Vec::new(),
+                extensions: declared.into_iter().collect(),
+            },
+            target: Named(target),
+            refused: Some(Refused { block: None, code: "PAYMENT_EXPIRED", message: Some("Too late.") }),
+            session: vec![("X-Payment-Session", "x".to_owned())],
+        }
+    }
+
+    /// What is left in a head of at most `room` bytes, in the order in which it is left out.
+    fn left(room: usize) -> (usize, Vec<bool>) {
+        let target = "/a/b?query=1";
+        let url_of = |target: &str| format!("https://shop.example{target}");
+        let headers = head(target, &url_of(target)).within(room, url_of);
+        let size = bytes(&headers);
+        let read = |wanted: &str| {
+            let found = headers.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| Value::Object(decode_header(value).unwrap()))
+        };
+        let (required, response) = (read("PAYMENT-REQUIRED").unwrap(), read("PAYMENT-RESPONSE").unwrap());
+        let resource = &required["resource"];
+        assert!(resource["url"].as_str().unwrap().starts_with("https://shop.example/"));
+        assert_eq!(response["errorReason"], "PAYMENT_EXPIRED", "the code always stays");
+        let declared = required["extensions"][PAYMENT_IDENTIFIER].as_object().unwrap();
+        assert!(declared.contains_key("info"));
+        let whole = vec![
+            resource["url"].as_str().unwrap().len() > "https://shop.example/".len(),
+            response.to_string().contains("Too late."),
+            resource["description"].is_string(),
+            resource["mimeType"].is_string(),
+            declared.contains_key("schema"),
+            headers.iter().any(|(name, _)| *name == "X-Payment-Session"),
+        ];
+        (size, whole)
+    }
+
+    #[test]
+    fn what_can_be_missed_most_is_left_out_first() {
+        let (all, whole) = left(usize::MAX);
+        assert_eq!(whole, [true; 6]);
+        let mut gone = 0;
+        for room in (0..all).rev() {
+            let (size, whole) = left(room);
+            let missing = whole.iter().take_while(|it| !**it).count();
+            assert!(whole.iter().skip(missing).all(|it| *it), "{room}: out of order: {whole:?}");
+            assert!(missing >= gone, "{room}: {whole:?}");
+            assert!(size <= room || missing == whole.len(), "{room}: there was more to leave out");
+            gone = missing;
+        }
+        assert_eq!(gone, 6);
+    }
+
+    #[test]
+    fn a_target_loses_its_query_and_then_folders() {
+        let cut = |target, cut| {
+            let mut named = Named(target);
+            (named.shorten(cut), named.0)
+        };
+        assert_eq!(cut("/a/b?query=1", 100), (true, "/a/b"));
+        assert_eq!(cut("/a/bb/cccc", 2), (true, "/a/bb/"));
+        assert_eq!(cut("/a/bb/cccc", 6), (true, "/a/"));
+        assert_eq!(cut("/a/bb/cccc", 100), (true, "/"));
+        assert_eq!(cut("/", 1), (false, "/"));
+    }
+
+    #[test]
+    fn a_description_is_cut_at_a_character_or_left_out() {
+        let text = "Prices of the day, für alle";
+        assert_eq!(shortened(text, 2).as_deref(), Some("Prices of the day, für…"));
+        assert_eq!(shortened(text, 4).as_deref(), Some("Prices of the day, f…"), "within the `ü`");
+        assert_eq!(shortened("0123456789abcdefghi", 0).as_deref(), Some("0123456789abcdef…"));
+        assert_eq!(shortened("0123456789abcdefgh", 0), None, "15 bytes would be left");
+        assert_eq!(shortened("short", 100), None);
+        let headers = vec![("A", "bc".to_owned()), ("DE", String::new())];
+        assert_eq!(bytes(&headers), "A: bc\r\nDE: \r\n".len());
+    }
 
     proptest! {
         #[test]

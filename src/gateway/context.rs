@@ -191,3 +191,39 @@ impl Context {
         self.at_route.series.label()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::forwarding;
+    use super::*;
+    use crate::routes::Pattern;
+
+    /// A connection that others use too must not be at the mercy of a body, or of what may be done once.
+    #[test]
+    fn what_cannot_be_sent_twice_or_may_leave_something_behind_goes_alone() {
+        for (method, has_body, shared, kept) in [
+            (Method::GET, false, false, false),
+            (Method::GET, true, true, false),
+            (Method::DELETE, false, false, false),
+            (Method::POST, false, true, false),
+            (Method::POST, true, true, false),
+            (Method::HEAD, false, true, true),
+        ] {
+            let usual = forwarding("url: http://a", has_body);
+            let keeping = forwarding("url: http://a, after_body: keep", has_body);
+            assert_eq!(usual.goes_alone(&method), shared, "{method} {has_body}");
+            assert_eq!(keeping.goes_alone(&method), kept, "{method} {has_body}, with `after_body: keep`");
+        }
+        let again = Forwarding { is_repeated: true, ..forwarding("url: http://a", false) };
+        assert!(again.goes_alone(&Method::GET));
+    }
+
+    #[test]
+    fn an_upstream_sees_the_target_without_the_prefix() {
+        let whole = forwarding("url: http://a", false);
+        assert_eq!(whole.seen(), "/a/b?q=1");
+        let pattern = Pattern::parse("/a/**").unwrap();
+        let stripped = Forwarding { strip: Some(Strip::new("/a", &pattern).unwrap()), ..whole };
+        assert_eq!(stripped.seen(), "/b?q=1");
+    }
+}

@@ -148,3 +148,19 @@ pub(super) fn forward(
         is_repeated: false,
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::forwarding;
+    use super::*;
+
+    #[test]
+    fn who_gets_what_it_may_have_waits_for_no_turn() {
+        assert!(Decision::Forward(Box::new(forwarding("url: http://a", false))).sells());
+        for decision in
+            [Decision::Preflight, Decision::Wait(Wait::Overloaded), Decision::Reject(Rejection::NotFound)]
+        {
+            assert!(!decision.sells(), "{decision:?}");
+        }
+    }
+}

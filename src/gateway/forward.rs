@@ -287,3 +287,123 @@ fn private(headers: &HeaderMap) -> HeaderValue {
     }
     HeaderValue::from_str(&kept.join(", ")).unwrap_or(PRIVATE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::{forwarding, session};
+    use super::super::upstream::Server;
+    use super::*;
+    use crate::config::UpstreamUrl;
+
+    /// What goes to an upstream for a request with this head.
+    fn sent(head: &str, version: Version, forwarding: &Forwarding, body_is_read: bool) -> RequestHeader {
+        let session = session(head);
+        let mut to_upstream = session.req_header().clone();
+        to_upstream.set_version(version);
+        request(&session, &mut to_upstream, forwarding, &Caller::default(), body_is_read).unwrap();
+        to_upstream
+    }
+
+    #[test]
+    fn a_client_is_told_to_go_on_by_who_reads_its_body() {
+        let head = "POST /a/b?q=1 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+        for (has_body, body_is_read, expects) in
+            [(true, false, true), (true, true, false), (false, false, false)]
+        {
+            let forwarding = forwarding("url: http://a", has_body);
+            let sent = sent(head, Version::HTTP_11, &forwarding, body_is_read);
+            assert_eq!(sent.headers.contains_key(EXPECT), expects, "{has_body} {body_is_read}");
+        }
+    }
+
+    #[test]
+    fn only_websocket_is_asked_for_and_a_connection_that_is_not_shared_ends() {
+        let asks = |protocol: &str| {
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+        };
+        let connection = |head: &str, version, forwarding: &Forwarding| {
+            let sent = sent(head, version, forwarding, false);
+            sent.headers.get(CONNECTION).map(|it| it.to_str().unwrap().to_owned())
+        };
+        let (usual, alone) = (forwarding("url: http://a", false), forwarding("url: http://a", true));
+        assert_eq!(connection(&asks("websocket"), Version::HTTP_11, &usual).as_deref(), Some("Upgrade"));
+        assert_eq!(connection(&asks("websocket"), Version::HTTP_11, &alone).as_deref(), Some("Upgrade"));
+        assert_eq!(connection(&asks("h2c"), Version::HTTP_11, &usual), None);
+        assert_eq!(connection(&asks("h2c"), Version::HTTP_11, &alone).as_deref(), Some("close"));
+        assert_eq!(connection(&asks("h2c"), Version::HTTP_2, &alone), None, "a stream is nobody else's");
+        let preflight = Forwarding { is_preflight: true, ..usual };
+        assert_eq!(connection(&asks("websocket"), Version::HTTP_11, &preflight), None);
+    }
+
+    #[test]
+    fn servers_of_grpc_hear_that_trailers_are_read() {
+        let head = |kind: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n\r\n");
+        let usual = forwarding("url: http://a", true);
+        let te = |kind, version| sent(&head(kind), version, &usual, false).headers.contains_key(TE);
+        assert!(te("application/grpc", Version::HTTP_2));
+        assert!(!te("application/grpc", Version::HTTP_11));
+        assert!(!te("text/plain", Version::HTTP_2));
+    }
+
+    #[test]
+    fn a_server_is_asked_below_its_base_path_and_by_its_name() {
+        let peer = pingora::prelude::HttpPeer::new(("127.0.0.1", 1), false, String::new());
+        let url = UpstreamUrl { tls: false, host: "a".to_owned(), port: 80, base_path: "/base".to_owned() };
+        let chosen = Server { peer, url, host: Some(HeaderValue::from_static("inner.example")) };
+        let forwarding = Forwarding { chosen: Some(chosen.into()), ..forwarding("url: http://a", false) };
+        let head = "GET /a/b?q=1 HTTP/1.1\r\nHost: shop.example\r\nPayment_Signature: x\r\nX-Own: 1\r\n\r\n";
+        let sent = sent(head, Version::HTTP_11, &forwarding, false);
+        assert_eq!(sent.raw_path(), b"/base/a/b?q=1");
+        assert_eq!(sent.headers[HOST], "inner.example");
+        assert_eq!(sent.headers["x-own"], "1");
+        assert!(!sent.headers.contains_key("payment_signature"), "in no spelling");
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_about_payments() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        let mut last = HeaderMap::new();
+        for (name, value) in [("payment-response", "x"), ("x_payment_block", "x"), ("x-own", "1")] {
+            head.insert_header(name, value).unwrap();
+            last.insert(name, HeaderValue::from_static(value));
+        }
+        interim(&mut head);
+        trailers(&mut last);
+        for headers in [&head.headers, &last] {
+            let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, ["x-own"]);
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_charged_for_is_announced_as_empty() {
+        let mut head = ResponseHeader::build(302, None).unwrap();
+        let fields = [("transfer-encoding", "chunked"), ("content-type", "text/html"), ("location", "/b")];
+        for (name, value) in fields {
+            head.insert_header(name, value).unwrap();
+        }
+        empty(&mut head).unwrap();
+        assert_eq!(head.headers[CONTENT_LENGTH], "0");
+        assert_eq!((head.headers.len(), &head.headers["location"]), (2, &HeaderValue::from_static("/b")));
+    }
+
+    #[test]
+    fn a_stream_may_be_quiet() {
+        let quiet = |fields: &[(&'static str, &'static str)]| {
+            let name = |it: &'static str| HeaderName::from_static(it);
+            let headers = fields.iter().map(|(it, value)| (name(it), HeaderValue::from_static(value)));
+            may_be_quiet(&HeaderMap::from_iter(headers))
+        };
+        assert!(quiet(&[("accept", "application/json, Text/Event-Stream")]));
+        assert!(quiet(&[("content-type", "application/grpc+proto")]));
+        assert!(quiet(&[("upgrade", " WebSocket ")]));
+        assert!(!quiet(&[("accept", "application/json"), ("content-type", "text/event-stream")]));
+        assert!(!quiet(&[("upgrade", "h2c")]) && !quiet(&[]));
+        let twice = [UPGRADE; 2].map(|it| (it, HeaderValue::from_static("websocket")));
+        let mut headers = HeaderMap::new();
+        for (name, value) in twice {
+            let _was_there = headers.append(name, value);
+        }
+        assert!(!asks_for_websocket(&headers));
+    }
+}

@@ -114,3 +114,32 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
     let length = digits.and_then(|it| it.parse().ok());
     if values.next().is_some() { Err(()) } else { length.map(Some).ok_or(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::session;
+    use super::*;
+
+    fn checked(line: &str, fields: &str) -> Result<bool, Rejection> {
+        check(&mut session(&format!("{line}\r\nHost: a\r\n{fields}\r\n")))
+    }
+
+    #[test]
+    fn a_body_is_chunked_or_has_a_length() {
+        assert!(matches!(checked("POST / HTTP/1.1", "Transfer-Encoding: Chunked\r\n"), Ok(true)));
+        assert!(checked("POST / HTTP/1.1", "Transfer-Encoding: gzip\r\n").is_err());
+        assert!(matches!(checked("POST / HTTP/1.1", "Content-Length: 0\r\n"), Ok(false)));
+    }
+
+    /// What Pingora would refuse later, after a use was taken.
+    #[test]
+    fn a_connection_names_at_most_nine_fields_of_its_own() {
+        let named = |names: &str| checked("GET / HTTP/1.1", &format!("Connection: {names}\r\n")).is_ok();
+        let list = |count: usize| (0..count).map(|it| format!("x-{it}")).collect::<Vec<_>>().join(", ");
+        assert!(named(&list(9)) && named(&format!("{},,", list(9))));
+        assert!(!named(&list(10)));
+        for name in ["Host", "X-Forwarded-For", "a b"] {
+            assert!(!named(name), "{name}");
+        }
+    }
+}

@@ -142,4 +142,89 @@ mod tests {
     fn a_message_is_ascii() {
         assert_eq!(encoded("pay 1 raw: 100% sûr\n"), "pay 1 raw: 100%25 s%C3%BBr%0A");
     }
+
+    fn answer(status: StatusCode, fields: &[(&'static str, &str)]) -> ResponseHeader {
+        let mut head = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            head.insert_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn only_grpc_itself_is_a_call() {
+        for kind in ["application/grpc", "application/grpc+proto", "Application/GRPC;charset=utf-8"] {
+            let mut request = RequestHeader::build("POST", b"/", None).unwrap();
+            request.insert_header(CONTENT_TYPE, kind).unwrap();
+            assert!(is_call(&request), "{kind}");
+        }
+        for kind in ["application/grpc-web", "application/grpc-web+proto", "application/json", "application"]
+        {
+            let mut request = RequestHeader::build("POST", b"/", None).unwrap();
+            request.insert_header(CONTENT_TYPE, kind).unwrap();
+            assert!(!is_call(&request), "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    /// What invites to call again is a promise that it helps.
+    #[test]
+    fn a_refusal_has_the_code_of_its_status() {
+        for (code, statuses) in [
+            (9, &[402, 409, 410][..]),
+            (16, &[401]),
+            (7, &[403]),
+            (12, &[404, 415]),
+            (4, &[408, 504]),
+            (8, &[413, 431]),
+            (3, &[400, 405, 417, 421]),
+            (14, &[502, 503]),
+            (13, &[500, 501]),
+        ] {
+            for status in statuses {
+                assert_eq!(code_of(StatusCode::from_u16(*status).unwrap()), code, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_a_head_alone() {
+        let head = refusal(Version::HTTP_2, StatusCode::PAYMENT_REQUIRED, "pay: 1 %").unwrap();
+        assert_eq!(head.status, StatusCode::OK);
+        for (name, value) in
+            [("content-type", "application/grpc"), ("grpc-status", "9"), ("grpc-message", "pay: 1 %25")]
+        {
+            assert_eq!(head.headers[name], value);
+        }
+        assert!(!head.headers.contains_key(CONTENT_LENGTH));
+        let head = refusal(Version::HTTP_11, StatusCode::PAYMENT_REQUIRED, "").unwrap();
+        assert_eq!(head.headers[CONTENT_LENGTH], "0", "a head does not end an answer there");
+    }
+
+    #[test]
+    fn a_call_is_judged_by_its_own_status() {
+        for (status, codes) in [
+            (200, &["0"][..]),
+            (400, &["3", "9", "11"]),
+            (401, &["16"]),
+            (403, &["7"]),
+            (404, &["5"]),
+            (408, &["1"]),
+            (409, &["6", "10"]),
+            (429, &["8"]),
+            (500, &["2", "13", "15", "17", ""]),
+            (501, &["12"]),
+            (503, &["14"]),
+            (504, &["4"]),
+        ] {
+            for code in codes {
+                let fields = [("content-type", "application/grpc"), ("grpc-status", *code)];
+                assert_eq!(judged(&answer(StatusCode::OK, &fields)).as_u16(), status, "{code:?}");
+            }
+        }
+        let open = answer(StatusCode::OK, &[("content-type", "application/grpc")]);
+        assert_eq!((judged(&open), said(&open.headers)), (StatusCode::OK, None), "its trailers say it");
+        let other = answer(StatusCode::ACCEPTED, &[("content-type", "text/plain"), ("grpc-status", "14")]);
+        assert_eq!(judged(&other), StatusCode::ACCEPTED);
+    }
 }

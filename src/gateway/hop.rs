@@ -143,3 +143,147 @@ fn named(headers: &HeaderMap) -> Vec<HeaderName> {
     let names = tokens.filter_map(|it| HeaderName::from_bytes(it.trim_ascii()).ok());
     names.filter(|it| !OF_THE_BODY.contains(it)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::session;
+    use super::*;
+
+    /// The fields of what goes to an upstream of HTTP/1 for a request.
+    fn forwarded(head: &str, has_body: bool) -> HeaderMap {
+        let session = session(head);
+        let mut to_upstream = session.req_header().clone();
+        request(&session, &mut to_upstream, has_body).unwrap();
+        to_upstream.headers.clone()
+    }
+
+    fn upstreams(status: u16, fields: &[(&'static str, &'static str)]) -> ResponseHeader {
+        let mut head = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    /// The fields that a client of this version of HTTP/1 gets.
+    fn answered(version: &str, mut head: ResponseHeader) -> Vec<String> {
+        let mut session = session(&format!("GET / {version}\r\nHost: a\r\n\r\n"));
+        answer(&mut session, &mut head).unwrap();
+        assert_eq!(head.version, Version::HTTP_11);
+        let mut names: Vec<_> = head.headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_client_says_in_any_line_that_it_closes() {
+        let says = |fields: &str| {
+            let session = session(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+            closes(session.req_header())
+        };
+        assert!(says("Connection: close\r\n"));
+        assert!(says("Connection: keep-alive\r\nConnection: x, Close\r\n"));
+        assert!(!says("Connection: keep-alive\r\n") && !says(""));
+    }
+
+    #[test]
+    fn options_that_may_go_no_further_end_here() {
+        let ends = |line: &str, fields: &str| {
+            ends_here(session(&format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).req_header())
+        };
+        assert!(ends("OPTIONS /", "Max-Forwards: 0\r\n"));
+        assert!(!ends("OPTIONS /", "Max-Forwards: 1\r\n"));
+        assert!(!ends("OPTIONS /", ""));
+        assert!(!ends("GET /", "Max-Forwards: 0\r\n"), "it is for `OPTIONS` and `TRACE`");
+    }
+
+    #[test]
+    fn each_forward_is_counted_and_named() {
+        let options = forwarded("OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\r\n", false);
+        assert_eq!(options["max-forwards"], "4");
+        assert_eq!(options["via"], "1.1 faregate");
+        let get = forwarded("GET / HTTP/1.0\r\nMax-Forwards: 5\r\nVia: 1.1 other\r\n\r\n", false);
+        assert_eq!(get["max-forwards"], "5");
+        let via: Vec<_> = get.get_all("via").iter().collect();
+        assert_eq!(via, ["1.1 other", "1.0 faregate"]);
+    }
+
+    #[test]
+    fn a_method_with_a_meaning_for_a_body_says_that_there_is_none() {
+        let length = |method: &str, fields: &str, has_body| {
+            let head = format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            forwarded(&head, has_body).get("content-length").map(|it| it.to_str().unwrap().to_owned())
+        };
+        for method in ["POST", "PUT", "PATCH"] {
+            assert_eq!(length(method, "", false).as_deref(), Some("0"), "{method}");
+        }
+        assert_eq!(length("POST", "Transfer-Encoding: chunked\r\n", true), None);
+        assert_eq!(length("POST", "Content-Length: 00\r\n", false).as_deref(), Some("00"));
+        assert_eq!(length("GET", "", false), None);
+    }
+
+    #[test]
+    fn pieces_of_a_cookie_are_joined() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        join_cookies(&mut request).unwrap();
+        assert!(!request.headers.contains_key(COOKIE));
+        for piece in ["a=1", "b=2; c=3", "d=4"] {
+            request.append_header(COOKIE, piece).unwrap();
+        }
+        join_cookies(&mut request).unwrap();
+        let cookies: Vec<_> = request.headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[test]
+    fn an_old_client_expects_no_answer_before_the_answer() {
+        for (version, stays) in [("HTTP/1.0", false), ("HTTP/1.1", true)] {
+            let mut session = session(&format!("PUT / {version}\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"));
+            old_client(&mut session);
+            assert_eq!(session.req_header().headers.contains_key(EXPECT), stays, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_upstreams_connection_stays_there() {
+        let fields = [
+            ("connection", "x-own, content-length"),
+            ("x-own", "1"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("trailer", "x-sum"),
+            ("content-length", "3"),
+            ("content-type", "text/plain"),
+        ];
+        assert_eq!(answered("HTTP/1.1", upstreams(200, &fields)), ["content-length", "content-type"]);
+    }
+
+    #[test]
+    fn a_tunnel_is_agreed_with_the_client_too() {
+        let fields = [("connection", "Upgrade, x-own"), ("upgrade", "websocket"), ("x-own", "1")];
+        assert_eq!(answered("HTTP/1.1", upstreams(101, &fields)), ["connection", "upgrade"]);
+    }
+
+    #[test]
+    fn an_answer_that_can_have_no_body_announces_none() {
+        for status in [103, 204] {
+            for fields in [[("content-length", "3")], [("transfer-encoding", "chunked")]] {
+                assert_eq!(answered("HTTP/1.1", upstreams(status, &fields)), [""; 0], "{status}");
+            }
+        }
+        assert_eq!(answered("HTTP/1.1", upstreams(304, &[("content-length", "3")])), ["content-length"]);
+    }
+
+    #[test]
+    fn chunks_are_for_clients_that_know_them() {
+        let chunked = || upstreams(200, &[("transfer-encoding", "chunked")]);
+        assert_eq!(answered("HTTP/1.1", chunked()), ["transfer-encoding"]);
+        assert_eq!(answered("HTTP/1.0", chunked()), [""; 0]);
+        for codings in [&[("transfer-encoding", "gzip, chunked")][..], &[("transfer-encoding", "chunked"); 2]]
+        {
+            assert!(check_coding(&upstreams(200, codings).headers).is_err(), "{codings:?}");
+        }
+        assert!(check_coding(&upstreams(200, &[("transfer-encoding", " Chunked")]).headers).is_ok());
+        assert!(check_coding(&HeaderMap::new()).is_ok());
+    }
+}

@@ -96,3 +96,38 @@ pub(super) fn response(response: &mut ResponseHeader) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_answer_only_what_a_browser_reads_is_left() {
+        for (status, expected, names) in [
+            (200, 200, &["access-control-max-age", "allow", "content-length", "vary"][..]),
+            (204, 204, &["access-control-max-age", "allow", "vary"]),
+            (304, 304, &["access-control-max-age", "allow", "vary"]),
+            (402, 502, &["access-control-max-age", "allow", "content-length", "vary"]),
+        ] {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for name in ["allow", "vary", "access-control-max-age", "content-type", "set-cookie"] {
+                head.insert_header(name, "x").unwrap();
+            }
+            response(&mut head).unwrap();
+            let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+            left.sort_unstable();
+            assert_eq!((head.status.as_u16(), left.as_slice()), (expected, names), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_preflight_is_forwarded_without_what_is_about_a_body() {
+        let mut head = RequestHeader::build("OPTIONS", b"/", None).unwrap();
+        for name in ["content-type", "expect", "origin"] {
+            head.insert_header(name, "x").unwrap();
+        }
+        request(&mut head);
+        let left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["origin"]);
+    }
+}

@@ -56,7 +56,7 @@ pub(super) fn read(
 /// Whether a proof of payment came with a request, valid or not.
 pub(super) fn has_proof(session: &Session) -> bool {
     let headers = &session.req_header().headers;
-    PROOF_HEADERS.iter().chain([&BLOCK_HEADER]).any(|it| headers.contains_key(*it))
+    PROOF_HEADERS.iter().chain([&BLOCK_HEADER]).any(|it| headers.contains_key(it))
 }
 
 /// Whether a capability came with a request, valid or not.
@@ -83,5 +83,33 @@ pub(super) fn header(headers: &HeaderMap, name: &HeaderName) -> Result<Option<St
             .map(|it| Some(it.to_owned()))
             .map_err(|_| Rejection::Unreadable(format!("the {name} header is not ASCII"))),
         (Some(_), Some(_)) => Err(Rejection::Unreadable(format!("more than one {name} header: send one"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::session;
+    use super::*;
+
+    fn with(field: &str) -> Session {
+        session(&format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n"))
+    }
+
+    #[test]
+    fn a_capability_has_at_most_the_length_of_a_header() {
+        let presented = |length: usize| {
+            let session = with(&format!("PAYMENT-CAPABILITY: {}\r\n", "a".repeat(length)));
+            read(&session, &RouteName::new("GET /"), &Standing::default())
+        };
+        let (token, _) = presented(x402::MAX_HEADER_BYTES).unwrap();
+        assert!(matches!(token, Presented::Token(it) if it.len() == x402::MAX_HEADER_BYTES));
+        assert!(matches!(presented(x402::MAX_HEADER_BYTES.saturating_add(1)), Err(Rejection::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_token_is_told_from_nothing_and_from_a_proof() {
+        assert!(has_token(&with("PAYMENT-CAPABILITY: a\r\n")));
+        assert!(!has_token(&with("PAYMENT-SIGNATURE: a\r\n")));
+        assert!(!has_token(&with("")));
     }
 }

@@ -217,3 +217,119 @@ fn reference(path: &str, url: &Url, with_fragment: bool) -> String {
     let fragment = url.fragment().filter(|_| with_fragment).map(|it| format!("#{it}")).unwrap_or_default();
     format!("{path}{query}{fragment}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::config;
+    use super::*;
+
+    fn server(tls: bool, host: &str, port: u16, base_path: &str) -> UpstreamUrl {
+        UpstreamUrl { tls, host: host.to_owned(), port, base_path: base_path.to_owned() }
+    }
+
+    fn place(authority: &str) -> Place {
+        Place::of_authority(authority).unwrap()
+    }
+
+    /// What clients call the gateway.
+    fn public() -> PublicUrl {
+        config("url: http://127.0.0.1:3000").public_url
+    }
+
+    #[test]
+    fn a_place_is_the_same_by_http_and_by_tls() {
+        assert!(place("api.example").is(&place("api.example:443")));
+        assert!(place("api.example:3000").is(&place("API.example:3000")));
+        assert!(!place("api.example:3000").is(&place("api.example")));
+        assert!(!place("api.example").is(&place("api.example:3000")));
+        assert!(!place("api.example:3000").is(&place("api.example:3001")));
+        assert!(!place("api.example").is(&place("other.example")));
+        let six = Place::of_upstream(&server(false, "::1", 3000, "")).unwrap();
+        assert!(six.is(&place("[::1]:3000")) && !six.is(&place("[::2]:3000")));
+        assert!(Place::of_authority("").is_none());
+    }
+
+    /// What becomes of URLs that an upstream of two servers names, asked for `/a/b` below its base path.
+    fn mapped(base_path: &str, prefix: &str, text: &str) -> Option<String> {
+        let urls = [server(false, "10.0.0.1", 3000, base_path), server(true, "inner.example", 443, "/other")];
+        let public = public();
+        let map = PlaceMap {
+            urls: &urls,
+            aliases: vec![place("shop.example")],
+            base_path,
+            target: "/a/b",
+            prefix,
+            public: &public,
+        };
+        map.url(text)
+    }
+
+    #[test]
+    fn what_names_the_upstream_leads_to_the_gateway() {
+        for (base_path, prefix, text, expected) in [
+            ("", "", "http://10.0.0.1:3000/x?q=1#top", Some("https://shop.example/x?q=1#top")),
+            ("", "", "http://10.0.0.1:3001/x", None),
+            ("", "", "//10.0.0.1:3000/x", Some("https://shop.example/x")),
+            ("", "", "http://inner.example/other/x", Some("https://shop.example/x")),
+            ("", "", "http://inner.example/other", Some("https://shop.example/")),
+            ("", "", "http://inner.example/otherwise", None),
+            ("", "", "http://shop.example/x", Some("https://shop.example/x")),
+            ("", "", "https://elsewhere.example/x", None),
+            ("", "", "mailto:a@shop.example", None),
+            ("", "", "ftp://10.0.0.1:3000/x", None),
+            ("", "", "/x", None),
+            ("", "", "../x", None),
+            ("/base", "", "/base/x?q=1#top", Some("/x?q=1#top")),
+            ("/base", "", "c", Some("/a/c")),
+            ("/base", "", "/elsewhere", None),
+            ("/base", "", "http://10.0.0.1:3000/base/x", Some("https://shop.example/x")),
+            ("/base", "", "http://10.0.0.1:3000/elsewhere", None),
+            ("/base", "", "http://shop.example/base/x", Some("https://shop.example/x")),
+            ("/base", "", "http://shop.example/x", Some("https://shop.example/x")),
+            ("", "/api", "/x", Some("/api/x")),
+            ("", "/api", "/api/x", Some("/api/x")),
+            ("", "/api", "/apis", Some("/api/apis")),
+            ("", "/api", "c", Some("/api/a/c")),
+            ("", "/api", "http://10.0.0.1:3000/x", Some("https://shop.example/api/x")),
+        ] {
+            let found = mapped(base_path, prefix, text);
+            assert_eq!(found.as_deref(), expected, "{base_path:?} {prefix:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn the_url_of_a_refresh_is_read_as_browsers_do() {
+        let public = public();
+        let urls = [server(false, "10.0.0.1", 3000, "")];
+        let map = PlaceMap {
+            urls: &urls,
+            aliases: vec![],
+            base_path: "",
+            target: "/",
+            prefix: "",
+            public: &public,
+        };
+        for text in [
+            "5; url=http://10.0.0.1:3000/x",
+            "5;URL = 'http://10.0.0.1:3000/x' and more",
+            "5 , \"http://10.0.0.1:3000/x\"",
+            "5;http://10.0.0.1:3000/x",
+        ] {
+            assert_eq!(map.refresh(text).as_deref(), Some("5; url=https://shop.example/x"), "{text}");
+        }
+        for text in ["5", "5; url=/x", "5; url=https://elsewhere.example/"] {
+            assert_eq!(map.refresh(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_values_with_another_text_are_written_again() {
+        let mut response = ResponseHeader::build(StatusCode::OK, None).unwrap();
+        for value in ["one", " two ", "three"] {
+            response.append_header(LOCATION, value).unwrap();
+        }
+        rewrite_header(&mut response, &LOCATION, |it| (it == "two").then(|| "2".to_owned())).unwrap();
+        let values: Vec<_> = response.headers.get_all(LOCATION).iter().collect();
+        assert_eq!(values, ["one", "2", "three"]);
+    }
+}

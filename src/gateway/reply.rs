@@ -135,3 +135,18 @@ pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Opt
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payment_that_failed_is_named_with_its_reason() {
+        let said =
+            |message| x402::decode_header(failed(Some(BlockHash([1; 32])), "NO_FUNDS", message)).unwrap();
+        let whole = said(Some("not enough"));
+        assert_eq!((&whole["success"], &whole["errorReason"]), (&json!(false), &json!("NO_FUNDS")));
+        assert!(whole.values().any(|it| it == "not enough"));
+        assert!(said(None).values().all(|it| it != "not enough"));
+    }
+}

@@ -226,3 +226,32 @@ fn status_of(error: &Error) -> Option<StatusCode> {
         ErrorSource::Internal | ErrorSource::Unset => Some(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_the_status_of_who_made_it() {
+        use ErrorType::{
+            ConnectRefused, ConnectTimedout, InvalidHTTPHeader, ReadError, ReadTimedout, WriteTimedout,
+        };
+        let of = |kind: ErrorType, source: fn(Box<Error>) -> Box<Error>| {
+            status_of(&source(Error::explain(kind, ""))).map(|it| it.as_u16())
+        };
+        for (kind, client, upstream) in [
+            (InvalidHTTPHeader, Some(400), 502),
+            (ReadTimedout, Some(408), 504),
+            (WriteTimedout, None, 504),
+            (ConnectTimedout, None, 504),
+            (ConnectRefused, None, 502),
+            (ReadError, None, 502),
+        ] {
+            assert_eq!(of(kind.clone(), Error::into_down), client, "{kind:?}");
+            assert_eq!(of(kind.clone(), Error::into_up), Some(upstream), "{kind:?}");
+            assert_eq!(of(kind.clone(), Error::into_in), Some(500), "{kind:?}");
+        }
+        assert_eq!(of(ErrorType::HTTPStatus(503), Error::into_up), Some(503));
+        assert_eq!(of(UPSTREAM_BILL, Error::into_up), Some(502));
+    }
+}

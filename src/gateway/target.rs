@@ -76,6 +76,7 @@ fn had_fragment(session: &Session) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::scenes::session;
     use super::*;
 
     proptest! {
@@ -87,5 +88,12 @@ mod tests {
                 prop_assert!(!text.contains(['@', ',', ';']));
             }
         }
+    }
+
+    #[test]
+    fn only_the_target_can_have_a_fragment() {
+        let read = |head: &str| canonical(&session(head)).map(|(target, _)| target.as_str().to_owned());
+        assert_eq!(read("M#THOD /a HTTP/1.1\r\nHost: a\r\nX-Own: #\r\n\r\n").as_deref(), Ok("/a"));
+        assert!(read("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
     }
 }

@@ -192,4 +192,55 @@ mod tests {
             "what it took is ahead of it"
         );
     }
+
+    fn limits(of_one: usize, of_all: usize) -> EdgeLimits {
+        EdgeLimits {
+            idle_connection: Duration::ZERO,
+            body_idle: Duration::ZERO,
+            drained_body: 0,
+            unpaid_per_client: of_one,
+            free_forwards_per_client: of_one,
+            free_forwards: of_all,
+            bills_per_client: 1,
+            settlements_per_client: of_one,
+        }
+    }
+
+    #[test]
+    fn a_client_has_its_share_of_requests_under_way() {
+        let (unpaid, limits) = (Unpaid::default(), limits(2, 0));
+        let held = [unpaid.enter(client(1), &limits), unpaid.enter(client(1), &limits)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(unpaid.enter(client(1), &limits).is_none());
+        assert!(unpaid.enter(client(2), &limits).is_some());
+        drop(held);
+        assert!(unpaid.enter(client(1), &limits).is_some(), "what has ended counts no more");
+    }
+
+    #[test]
+    fn free_requests_at_upstreams_are_counted_by_client_and_together() {
+        let (unpaid, limits) = (Unpaid::default(), limits(1, 2));
+        let forward = |last| unpaid.forward(Some(client(last)), &limits);
+        let one = forward(1).unwrap();
+        assert_eq!(forward(1).unwrap_err(), ReachedLimit::ClientFreeForwards);
+        let unnamed = unpaid.forward(None, &limits).unwrap();
+        assert_eq!(forward(3).unwrap_err(), ReachedLimit::FreeForwards);
+        drop(one);
+        assert!(forward(3).is_ok(), "what has ended counts no more, and what was refused never did");
+        drop(unnamed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_turn_it_is_does_not_wait() {
+        let (unpaid, limits) = (Unpaid::default(), limits(1, 1));
+        #[expect(clippy::disallowed_methods, reason = "the runtime's clock is paused")]
+        let before = tokio::time::Instant::now();
+        assert_eq!(unpaid.turn(client(1), &limits).await, Ok(false));
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(unpaid.turn(client(1), &limits).await, Ok(true));
+        assert!(!before.elapsed().is_zero());
+        let taken = std::iter::from_fn(|| unpaid.turns.take(client(1), 1)).count();
+        assert!(taken > 0, "turns were ahead");
+        assert_eq!(unpaid.turn(client(1), &limits).await, Err(ReachedLimit::ClientBills));
+    }
 }

@@ -484,3 +484,133 @@ fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) 
     }
     check
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use pingora::upstreams::peer::Peer;
+    use tokio::net::TcpListener;
+
+    use super::super::scenes::upstream;
+    use super::*;
+
+    fn url(tls: bool, host: &str, port: u16) -> UpstreamUrl {
+        UpstreamUrl { tls, host: host.to_owned(), port, base_path: String::new() }
+    }
+
+    #[test]
+    fn an_answer_may_pause_for_minutes_and_one_that_is_quiet_by_nature_for_ever() {
+        let seconds = |it: Option<Duration>| it.map(|it| it.as_secs());
+        for (settings, usual, quiet) in [
+            ("url: http://a", Some(300), None),
+            ("url: http://a, timeout: 400s", Some(400), None),
+            ("url: http://a, timeout: 1s, idle_timeout: 20s", Some(20), Some(20)),
+        ] {
+            let upstream = upstream(settings);
+            assert_eq!(seconds(upstream.idle(false)), usual, "{settings}");
+            assert_eq!(seconds(upstream.idle(true)), quiet, "{settings}");
+        }
+        assert_eq!(upstream("url: http://a, timeout: 7s").timeout(), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn a_connection_is_kept_after_a_body_only_where_that_is_said() {
+        assert!(!upstream("url: http://a").keeps_after_body());
+        assert!(upstream("url: http://a, after_body: keep").keeps_after_body());
+    }
+
+    #[tokio::test]
+    async fn an_upstream_is_up_while_one_address_takes_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let there = upstream(&format!(
+            "url: \"http://{address}\", host_header: upstream, health: {{ failures: 2, back_off: 3s }}"
+        ));
+        assert_eq!(
+            (there.addresses(), there.down().map(NonZeroU64::get)),
+            (0, Some(3)),
+            "nothing is known yet"
+        );
+        assert!(there.choose(&[]).is_none());
+        there.begin().await;
+        assert_eq!((there.addresses(), there.down()), (1, None));
+        let chosen = there.choose(&[]).unwrap();
+        let server = SocketAddr::Inet(address);
+        let host = chosen.host.as_ref().map(HeaderValue::as_bytes);
+        assert_eq!((chosen.peer.address(), host), (&server, Some(address.to_string().as_bytes())));
+        assert!(there.choose(std::slice::from_ref(&server)).is_none(), "it was tried");
+        let error = Error::explain(ErrorType::ConnectRefused, "refused");
+        there.failed(&server, &error);
+        assert!(there.choose(&[]).is_some(), "one failure is not enough");
+        there.connected(&server);
+        there.failed(&server, &error);
+        assert!(there.down().is_none(), "the count began again");
+        there.failed(&server, &error);
+        assert_eq!(there.down().map(NonZeroU64::get), Some(3));
+        assert!(there.choose(&[]).is_none());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_takes_no_connection_at_the_start_is_down() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let gone =
+            upstream(&format!("url: \"http://{address}\", health: {{ failures: 5, back_off: 1500ms }}"));
+        gone.begin().await;
+        assert_eq!((gone.addresses(), gone.down().map(NonZeroU64::get)), (1, Some(2)), "rounded up");
+        let never = upstream(&format!("url: \"http://{address}\", health: {{ failures: 0 }}"));
+        never.begin().await;
+        assert!(never.down().is_none() && never.choose(&[]).is_some(), "it is never left out");
+    }
+
+    #[test]
+    fn a_host_that_is_not_found_is_news_once() {
+        let rules = Arc::clone(&upstream("url: \"http://127.0.0.1:1\"").rules);
+        let names = HostNames { urls: Vec::new(), rules, unknown: Mutex::default() };
+        let news = [false, false, true, true, false].map(|found| names.is_news("a", found));
+        assert_eq!(news, [true, false, true, false, true]);
+    }
+
+    /// The host and the path that a client asks for are the client's own business.
+    #[test]
+    fn a_cause_repeats_nothing_of_a_request() {
+        let refused = Error::explain(ErrorType::ConnectRefused, "10.0.0.1:80");
+        assert!(cause(&refused).is_some_and(|it| it.contains("10.0.0.1:80")));
+        let reset = io::Error::other("reset by the other side");
+        let broken = Error::because(ErrorType::ReadError, "/secret", reset);
+        assert_eq!(cause(&broken).as_deref(), Some("reset by the other side"));
+        assert_eq!(cause(&Error::explain(ErrorType::InvalidHTTPHeader, "/secret")), None);
+    }
+
+    #[test]
+    fn a_server_is_asked_for_by_its_own_name() {
+        for (url, expected) in [
+            (url(false, "a.example", 80), "a.example"),
+            (url(false, "a.example", 443), "a.example:443"),
+            (url(true, "a.example", 443), "a.example"),
+            (url(true, "a.example", 80), "a.example:80"),
+            (url(false, "::1", 3000), "[::1]:3000"),
+        ] {
+            assert_eq!(authority(&url), expected);
+        }
+        let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
+        PeerTls { server_name: Some("b.example".to_owned()), ..PeerTls::default() }.apply(&mut peer);
+        assert_eq!(peer.sni, "b.example");
+        PeerTls::default().apply(&mut peer);
+        assert_eq!(peer.sni, "b.example", "as the URL says");
+    }
+
+    #[test]
+    fn connections_are_shared_under_the_same_rules_only() {
+        let (one, other) = (UpstreamName::new("one"), UpstreamName::new("other"));
+        let usual = upstream("url: \"https://a.example\"").rules.settings.clone();
+        let trusting = config::UpstreamConfig { authorities: vec![vec![1].into()], ..usual.clone() };
+        let newer = config::UpstreamConfig { protocol: Protocol::H2, ..usual.clone() };
+        assert_eq!(group(&one, &usual), group(&one, &usual));
+        assert_ne!(group(&one, &usual), group(&other, &usual));
+        assert_ne!(group(&one, &usual), group(&one, &trusting));
+        assert_ne!(group(&one, &usual), group(&one, &newer));
+    }
+}

@@ -261,3 +261,82 @@ pub(super) fn advance(
         None => Ok(Some(payment.sequence)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::nano::{Account, Raw, Representative, Signature, StateBlock, UnixSeconds};
+    use crate::payment::{Mechanism, Nonce};
+    use crate::routes::{Grants, RouteName, Terms};
+
+    const FRONTIER: BlockHash = BlockHash([2; 32]);
+
+    fn intent(challenge: u8) -> Intent {
+        let (payer, amount) = (Account([7; 32]), Raw::new(1));
+        let signed = StateBlock {
+            account: payer,
+            previous: FRONTIER,
+            representative: Representative(payer),
+            balance: Raw::new(0),
+            link: [5; 32],
+            signature: Signature([9; 64]),
+            work: None,
+        };
+        let grants = Grants { requests: NonZeroU32::MIN, seconds: 60 };
+        Intent {
+            block: BlockHash([1; 32]),
+            signed: Some(signed),
+            mechanism: Mechanism::NanoTxn,
+            challenge: Nonce([challenge; 32]),
+            route: RouteName::new("GET /"),
+            terms: Terms { amount, grants },
+            payer,
+            amount,
+            pay_to: Account([5; 32]),
+            valid_before: UnixSeconds(100),
+            identified: None,
+        }
+    }
+
+    /// The claim of a payment in `state`, made for challenge 1.
+    fn claim(state: PaymentState) -> HashClaim {
+        let at = UnixSeconds(1);
+        let payment = PaymentRecord { sequence: 3, intent: intent(1), state, created_at: at, updated_at: at };
+        HashClaim::Payment(Box::new(payment))
+    }
+
+    const STATES: [PaymentState; 4] =
+        [PaymentState::Intent, PaymentState::Parked, PaymentState::Granted, PaymentState::Failed];
+
+    /// An engine asks only for what a decision depends on.
+    #[test]
+    fn a_new_payment_and_one_that_is_taken_up_again_need_a_frontier() {
+        assert_eq!(HashClaim::Nobody.frontier_needed(&intent(1)), Some(FRONTIER));
+        assert_eq!(HashClaim::Marked.frontier_needed(&intent(1)), None);
+        for state in STATES {
+            let parked = (state == PaymentState::Parked).then_some(FRONTIER);
+            assert_eq!(claim(state).frontier_needed(&intent(1)), parked, "{state:?}");
+            assert_eq!(claim(state).frontier_needed(&intent(2)), None, "{state:?}: for another challenge");
+        }
+    }
+
+    #[test]
+    fn only_a_payment_that_becomes_an_intent_takes_its_frontier_again() {
+        for to in STATES {
+            let needed = (to == PaymentState::Intent).then_some(FRONTIER);
+            assert_eq!(claim(PaymentState::Parked).frontier_to_retake(to), needed, "{to:?}");
+            assert_eq!(HashClaim::Nobody.frontier_to_retake(to), None);
+        }
+    }
+
+    #[test]
+    fn only_a_payment_that_is_not_granted_may_get_a_lent_id_back() {
+        for state in STATES {
+            let lent = (state != PaymentState::Granted).then_some((3, FRONTIER));
+            assert_eq!(claim(state).may_have_lent_its_id(), lent, "{state:?}");
+        }
+        assert_eq!(HashClaim::Nobody.may_have_lent_its_id(), None);
+    }
+}

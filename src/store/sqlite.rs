@@ -360,3 +360,344 @@ impl DepositJournal for SqliteStore {
         self.readers.ask(move |db| deposits::sweeps(db, state, after, limit)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::pin::Pin;
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+    use rusqlite::ErrorCode;
+    use tempfile::TempDir;
+
+    use super::checkpoint::Progress;
+    use super::writer::{Command, TAKEN_AWAY};
+    use super::*;
+    use crate::store::StoreEvent;
+
+    type Work = Box<dyn Fn(&Connection) -> Result<(), Fault> + Send>;
+
+    /// A writing thread's state, before a thread has it, over a file.
+    struct Desk {
+        folder: TempDir,
+        path: PathBuf,
+        writer: Writer,
+        /// The operations of each commit.
+        commits: Arc<Mutex<Vec<usize>>>,
+    }
+
+    fn insert(number: i64) -> Work {
+        Box::new(move |db| {
+            db.execute("INSERT INTO written (number) VALUES (?1)", [number])?;
+            Ok(())
+        })
+    }
+
+    fn unfit(db: &Connection, sql: &str) -> Result<(), Fault> {
+        db.execute_batch(sql)?;
+        Err(Fault::Unfit("not this one".to_owned()))
+    }
+
+    fn refused(code: ErrorCode) -> Fault {
+        Fault::Engine(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error { code, extended_code: 0 }, None))
+    }
+
+    fn outlook(answers: &[Result<(), StoreError>]) -> Vec<&'static str> {
+        let word = |answer: &Result<(), StoreError>| match answer {
+            Ok(()) => "done",
+            Err(StoreError::NotApplied(_)) => "not applied",
+            Err(StoreError::Unavailable(_)) => "unavailable",
+            Err(StoreError::Unknown(_)) => "unknown",
+        };
+        answers.iter().map(word).collect()
+    }
+
+    impl Desk {
+        fn new(ballast: u64) -> Self {
+            let folder = TempDir::new().unwrap();
+            let path = folder.path().join("store.db");
+            connection::prepare(&path).unwrap();
+            let connection = connection::writing(&path, Duration::ZERO).unwrap();
+            connection::use_wal(&connection).unwrap();
+            let tables = "CREATE TABLE written (number INTEGER PRIMARY KEY, filler BLOB); \
+                 CREATE TABLE probe (writes INTEGER)";
+            connection.execute_batch(tables).unwrap();
+            let commits = Arc::new(Mutex::new(Vec::new()));
+            let seen = Arc::clone(&commits);
+            let vitals = Arc::new(Vitals {
+                writable: AtomicBool::new(true),
+                commits: AtomicU64::new(0),
+                newest: AtomicU64::new(0),
+                ballast: Ballast::new(&path, ballast),
+                free_space: FreeSpace::new(folder.path().to_owned()),
+                observer: Some(Arc::new(move |event| {
+                    if let StoreEvent::Commit { operations, .. } = event {
+                        seen.lock().unwrap().push(operations);
+                    }
+                })),
+            });
+            let writer = Writer {
+                identity: connection::identity(&path),
+                path: path.clone(),
+                busy_timeout: Duration::ZERO,
+                connection: Some(connection),
+                commands: Queue::new(1).1,
+                vitals,
+            };
+            Self { folder, path, writer, commits }
+        }
+
+        /// Queues all of `works`, then lets the writer serve them. Gives the answers.
+        fn serve(&mut self, works: impl IntoIterator<Item = Work>) -> Vec<Result<(), StoreError>> {
+            let (queue, commands) = Queue::new(1024);
+            self.writer.commands = commands;
+            let mut calls: Vec<Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
+            for work in works {
+                let mut call = Box::pin(queue.run(work));
+                assert!(call.as_mut().now_or_never().is_none(), "queued");
+                calls.push(call);
+            }
+            assert!(queue.close().now_or_never().is_some());
+            self.writer.serve();
+            calls.into_iter().map(|call| call.now_or_never().unwrap()).collect()
+        }
+
+        fn numbers(&self) -> Vec<i64> {
+            let db = connection::reading(&self.path, Duration::ZERO).unwrap();
+            let mut query = db.prepare("SELECT number FROM written ORDER BY number").unwrap();
+            query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        }
+
+        fn is_writable(&self) -> bool {
+            self.writer.vitals.writable.load(Ordering::Relaxed)
+        }
+
+        fn log(&self) -> PathBuf {
+            connection::wal_path(&self.path)
+        }
+
+        /// The checkpoint thread's state, with the other ends of its channels.
+        fn checkpointer(
+            &self,
+            queue: &Queue,
+        ) -> (Checkpointer, std::sync::mpsc::Sender<std::convert::Infallible>) {
+            let (writer_ends, writer_lives) = std::sync::mpsc::channel();
+            let checkpointer = Checkpointer {
+                connection: connection::writing(&self.path, Duration::ZERO).unwrap(),
+                path: self.path.clone(),
+                identity: self.writer.identity,
+                wal: self.log(),
+                writer: queue.downgrade(),
+                vitals: Arc::clone(&self.writer.vitals),
+                writer_lives,
+            };
+            (checkpointer, writer_ends)
+        }
+    }
+
+    #[test]
+    fn calls_that_wait_share_a_commit_of_at_most_512() {
+        let mut desk = Desk::new(0);
+        let answers = desk.serve((0..513).map(insert));
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(*desk.commits.lock().unwrap(), [512, 1]);
+        assert_eq!(desk.numbers().len(), 513);
+    }
+
+    #[test]
+    fn a_call_that_does_not_fit_is_undone_alone() {
+        let mut desk = Desk::new(0);
+        let does_not_fit: Work = Box::new(|db| unfit(db, "INSERT INTO written (number) VALUES (2)"));
+        let answers = desk.serve([insert(1), does_not_fit, insert(3)]);
+        assert_eq!(outlook(&answers), ["done", "not applied", "done"]);
+        assert_eq!(desk.numbers(), [1, 3]);
+        assert!(desk.is_writable());
+    }
+
+    #[test]
+    fn a_write_that_the_disk_refused_stops_sales_until_one_succeeds() {
+        let mut desk = Desk::new(0);
+        let answers = desk.serve([insert(1), Box::new(|_| Err(refused(ErrorCode::SystemIoFailure)))]);
+        assert_eq!(outlook(&answers), ["done", "unavailable"]);
+        assert!(!desk.is_writable(), "though another call was written in the same commit");
+        let reads: Work = Box::new(|_| Ok(()));
+        desk.serve([reads]);
+        assert!(!desk.is_writable(), "nothing was written, which shows nothing");
+        desk.serve([insert(2)]);
+        assert!(desk.is_writable());
+    }
+
+    /// What ran before it in the transaction is gone, and what runs after it would be written outside of any.
+    #[test]
+    fn a_call_that_ended_the_transaction_is_refused_with_all_others() {
+        let mut desk = Desk::new(0);
+        let ends_it: Work = Box::new(|db| unfit(db, "ROLLBACK"));
+        let answers = desk.serve([insert(1), ends_it, insert(3)]);
+        assert_eq!(outlook(&answers), ["unavailable", "not applied", "unavailable"]);
+        assert_eq!(desk.numbers(), [0; 0]);
+        assert!(desk.serve([insert(4)])[0].is_ok());
+        assert_eq!(desk.numbers(), [4]);
+    }
+
+    #[test]
+    fn a_call_that_cannot_be_undone_alone_is_undone_with_all_others() {
+        let mut desk = Desk::new(0);
+        let ends_its_savepoint: Work = Box::new(|db| Ok(db.execute_batch("RELEASE operation")?));
+        let answers = desk.serve([insert(1), ends_its_savepoint]);
+        assert_eq!(outlook(&answers), ["unavailable", "unavailable"]);
+        assert_eq!(desk.numbers(), [0; 0]);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_ballast_makes_room_and_all_is_done_again_once() {
+        let mut desk = Desk::new(1000);
+        let ballast = desk.folder.path().join("store.db-ballast");
+        assert!(ballast.exists());
+        let needed = ballast.clone();
+        let needs_room: Work =
+            Box::new(
+                move |db| {
+                    if needed.exists() { Err(refused(ErrorCode::DiskFull)) } else { insert(2)(db) }
+                },
+            );
+        let answers = desk.serve([insert(1), needs_room, insert(3)]);
+        assert_eq!(outlook(&answers), ["done", "done", "done"]);
+        assert_eq!(desk.numbers(), [1, 2, 3]);
+        assert!(!ballast.exists());
+        assert!(desk.is_writable());
+    }
+
+    #[test]
+    fn on_a_full_disk_without_ballast_nothing_of_the_commit_is_left() {
+        let mut desk = Desk::new(0);
+        let answers = desk.serve([insert(1), Box::new(|_| Err(refused(ErrorCode::DiskFull)))]);
+        assert_eq!(outlook(&answers), ["unavailable", "unavailable"]);
+        assert_eq!(desk.numbers(), [0; 0]);
+        assert!(!desk.is_writable());
+        assert!(desk.writer.connection.is_some(), "a transaction that was undone costs no connection");
+        assert!(desk.serve([insert(2)])[0].is_ok(), "the next one begins anew");
+    }
+
+    #[test]
+    fn a_commit_into_a_file_that_was_replaced_meanwhile_may_be_lost() {
+        let mut desk = Desk::new(0);
+        let (path, old) = (desk.path.clone(), desk.folder.path().join("old.db"));
+        let replaces: Work = Box::new(move |_| {
+            fs::rename(&path, &old).unwrap();
+            fs::write(&path, b"").unwrap();
+            Ok(())
+        });
+        let taken_away = || TAKEN_AWAY.to_owned();
+        let answers = desk.serve([insert(1), replaces]);
+        assert_eq!(answers, [Err(StoreError::Unknown(taken_away())), Err(StoreError::Unknown(taken_away()))]);
+        assert_eq!(desk.serve([insert(2)]), [Err(StoreError::Unavailable(taken_away()))]);
+    }
+
+    #[test]
+    fn the_log_is_emptied_when_the_writer_is_asked_to() {
+        let mut desk = Desk::new(0);
+        desk.serve([insert(1)]);
+        assert!(fs::metadata(desk.log()).unwrap().len() > 0);
+        let (queue, commands) = Queue::new(1);
+        desk.writer.commands = commands;
+        queue.downgrade().upgrade().unwrap().try_send(Command::Truncate).unwrap();
+        drop(queue);
+        desk.writer.serve();
+        assert_eq!(fs::metadata(desk.log()).unwrap().len(), 0);
+        assert_eq!(desk.numbers(), [1]);
+    }
+
+    /// A probe shows an idle gateway that the disk takes writes again.
+    #[test]
+    fn while_the_disk_refuses_writes_every_tenth_check_probes() {
+        let desk = Desk::new(0);
+        let (queue, mut commands) = Queue::new(100);
+        let (checkpointer, _writer_ends) = desk.checkpointer(&queue);
+        let mut progress = Progress::default();
+        let mut probes = |looks| {
+            (0..looks).for_each(|_| checkpointer.look(&mut progress));
+            std::iter::from_fn(|| commands.try_recv().ok()).filter(|it| matches!(it, Command::Probe)).count()
+        };
+        assert_eq!(probes(10), 0, "nothing was refused");
+        desk.writer.vitals.writable.store(false, Ordering::Relaxed);
+        assert_eq!(probes(9), 0);
+        assert_eq!(probes(1), 1);
+        assert_eq!(probes(20), 2);
+    }
+
+    #[test]
+    fn a_long_log_is_copied_into_the_database_and_a_short_one_is_not() {
+        let mut desk = Desk::new(0);
+        let (queue, _commands) = Queue::new(1);
+        let (checkpointer, _writer_ends) = desk.checkpointer(&queue);
+        let mut progress = Progress::default();
+        let fill = |number: i64, mib: i64| -> Work {
+            Box::new(move |db| {
+                db.execute("INSERT INTO written VALUES (?1, zeroblob(?2 << 20))", [number, mib])?;
+                Ok(())
+            })
+        };
+        let file = |desk: &Desk| fs::metadata(&desk.path).unwrap().len();
+        let empty = file(&desk);
+        desk.serve([fill(1, 3)]);
+        checkpointer.look(&mut progress);
+        assert_eq!(file(&desk), empty, "3 MiB may wait");
+        desk.serve([fill(2, 2)]);
+        checkpointer.look(&mut progress);
+        assert!(file(&desk) > 5 << 20);
+    }
+
+    #[test]
+    fn a_checkpoint_that_failed_is_tried_again() {
+        let mut desk = Desk::new(0);
+        let (queue, _commands) = Queue::new(1);
+        let (mut checkpointer, _writer_ends) = desk.checkpointer(&queue);
+        let long = desk.folder.path().join("long");
+        fs::write(&long, vec![1; 5 << 20]).unwrap();
+        desk.serve([insert(1)]);
+        // Bytes that are no database cannot be checkpointed.
+        let sound = std::mem::replace(&mut checkpointer.connection, Connection::open(&long).unwrap());
+        checkpointer.wal = long;
+        let mut progress = Progress::default();
+        checkpointer.look(&mut progress);
+        assert!(progress.failing, "it failed");
+        checkpointer.look(&mut progress);
+        assert!(progress.failing);
+        checkpointer.connection = sound;
+        checkpointer.look(&mut progress);
+        assert!(!progress.failing);
+    }
+
+    #[test]
+    fn the_checkpoint_thread_works_until_the_writer_has_ended() {
+        let desk = Desk::new(0);
+        let (queue, mut commands) = Queue::new(1);
+        let (checkpointer, writer_ends) = desk.checkpointer(&queue);
+        desk.writer.vitals.writable.store(false, Ordering::Relaxed);
+        let thread = std::thread::spawn(move || checkpointer.serve());
+        assert!(matches!(commands.blocking_recv(), Some(Command::Probe)));
+        assert!(!thread.is_finished());
+        drop(writer_ends);
+        thread.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_closed_store_refuses_calls_and_leaves_one_file() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("store.db");
+        let options = SqliteOptions { ballast: 0, ..SqliteOptions::default() };
+        let store = SqliteStore::open(&path, options).unwrap();
+        let spent = BlockHash([1; 32]);
+        assert_eq!(store.mark_spent(spent, UnixSeconds(1)).await, Ok(true));
+        store.close().await;
+        let refused = store.mark_spent(spent, UnixSeconds(1)).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        assert!(store.is_claimed(spent).await.is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the log is merged into the file");
+        let again = SqliteStore::open(&path, options).unwrap();
+        assert_eq!(again.is_claimed(spent).await, Ok(true));
+        again.close().await;
+    }
+}

@@ -191,7 +191,7 @@ impl Notes {
 
     /// Replaces the file by one with `content`, completely or not at all, and continues with that.
     fn replace(&mut self, path: &Path, content: &str) -> io::Result<()> {
-        let directory = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = directory(path);
         let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
         fresh.write_all(content.as_bytes())?;
         fresh.as_file().sync_all()?;
@@ -199,6 +199,11 @@ impl Notes {
         self.file = fresh.persist(path).map_err(|error| error.error)?;
         File::open(directory)?.sync_all()
     }
+}
+
+/// The directory that a file is in.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// `<Unix seconds> <raw> <block>`.
@@ -305,6 +310,14 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(matches!(spend(&it, 1), Err(AllowanceError::File { .. })));
+    }
+
+    /// What takes the place of a file must be on the same file system.
+    #[test]
+    fn a_file_is_replaced_where_it_is() {
+        assert_eq!(directory(Path::new("/var/lib/spent")), Path::new("/var/lib"));
+        assert_eq!(directory(Path::new("lib/spent")), Path::new("lib"));
+        assert_eq!(directory(Path::new("spent")), Path::new("."));
     }
 
     #[test]

@@ -167,6 +167,17 @@ mod tests {
         assert!(held.for_place(&place("/x")).is_none() && held.for_place(&place("/y")).is_none());
     }
 
+    /// An answer to a capability names no route.
+    #[test]
+    fn the_route_of_a_capability_stays_known() {
+        let held = HeldCapabilities::default();
+        held.note(&place("/x"), Some("r".to_owned()), &headers("T; remaining=3"));
+        held.note(&place("/x"), None, &headers("T; remaining=2"));
+        assert_eq!(held.for_route(&place("/y"), "r").unwrap(), "T");
+        held.note(&place("/x"), None, &headers("another; remaining=2"));
+        assert!(held.for_route(&place("/y"), "r").is_none(), "it was bought for another route");
+    }
+
     #[test]
     fn the_oldest_goes_when_there_are_too_many() {
         let held = HeldCapabilities::default();

@@ -219,3 +219,33 @@ fn decoded(headers: &HeaderMap, name: &HeaderName) -> Option<serde_json::Map<Str
 fn excerpt(text: &str) -> String {
     text.chars().filter(|it| !it.is_control()).take(200).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, fields: &[(&HeaderName, String)]) -> Response {
+        let mut response = http::Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, value);
+        }
+        response.body("").unwrap().into()
+    }
+
+    #[test]
+    fn after_a_proof_every_503_means_not_yet_but_the_upstreams_own() {
+        let said = |success: bool| (&RESPONSE, encode_header(&serde_json::json!({ "success": success })));
+        let usual = Some(RETRY_AFTER_DEFAULT);
+        assert_eq!(not_yet(&answer(503, &[]), true), usual);
+        assert_eq!(not_yet(&answer(503, &[]), false), None, "no payment is under way");
+        assert_eq!(not_yet(&answer(503, &[said(false)]), false), usual);
+        assert_eq!(not_yet(&answer(503, &[said(true)]), true), None, "it was accepted");
+        assert_eq!(not_yet(&answer(502, &[]), true), None);
+        for (asked, expected) in
+            [("0", MIN_RETRY_AFTER), ("7", Duration::from_secs(7)), ("99", MAX_RETRY_AFTER)]
+        {
+            let after = answer(503, &[(&RETRY_AFTER, asked.to_owned())]);
+            assert_eq!(not_yet(&after, true), Some(expected), "{asked}");
+        }
+    }
+}

@@ -236,3 +236,69 @@ pub enum WalletSetupError {
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof() -> Proof {
+        let account = Account([7; 32]);
+        let payment = Payment {
+            mechanism: Mechanism::NanoTxn,
+            amount: Raw::new(10_u128.pow(30)),
+            account,
+            pay_to: account,
+            hash: BlockHash([1; 32]),
+            acknowledged: false,
+        };
+        Proof { payment, header: HeaderValue::from_static("secret") }
+    }
+
+    /// Whoever only repeats a request after an error pays twice.
+    #[test]
+    fn an_error_gives_what_was_paid() {
+        let boxed = || Box::new(proof());
+        let so_far = || SoFar { proof: Some(boxed()), capability: None };
+        let broken = WalletError::AnswerBroken { error: String::new(), so_far: so_far() };
+        for error in [
+            WalletError::Refused { reason: "why".to_owned(), proof: boxed() },
+            WalletError::Pending { proof: boxed(), waited: Duration::ZERO },
+            WalletError::AnswerLost { proof: boxed(), error: String::new() },
+            WalletError::AnswerTooLong { max: 1, so_far: so_far() },
+            WalletError::AfterRedirect { error: Box::new(broken), so_far: so_far() },
+        ] {
+            assert_eq!(error.proof(), Some(&proof()), "{error}");
+            assert!(error.capability().is_none());
+            assert!(error.to_string().contains("1 XNO by nanoTxn, block 0101"), "{error}");
+        }
+        let unpaid = WalletError::AnswerTooLong { max: 1, so_far: SoFar::default() };
+        for error in [unpaid, WalletError::BodyNotRepeatable] {
+            assert!(error.proof().is_none() && error.capability().is_none(), "{error}");
+        }
+        assert_eq!(SoFar::default().to_string(), "nothing was paid");
+    }
+
+    /// A proof is as good as what it bought.
+    #[test]
+    fn a_log_does_not_show_a_proof() {
+        let shown = format!("{:?}", proof());
+        assert!(shown.contains("payment") && !shown.contains("secret"), "{shown}");
+    }
+
+    fn answered(body: &'static str) -> Paid {
+        let response = Response::from(http::Response::new(body));
+        Paid { response, proof: Some(Box::new(proof())), capability: None }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_limit() {
+        assert_eq!(answered("1234").bytes(4).await.unwrap(), b"1234");
+        let too_long = answered("12345").bytes(4).await.unwrap_err();
+        assert!(matches!(too_long, WalletError::AnswerTooLong { max: 4, .. }), "{too_long}");
+        assert_eq!(too_long.proof(), Some(&proof()), "it was paid for");
+        let mut paid = answered("12");
+        assert_eq!(paid.chunk().await.unwrap().as_deref(), Some(&b"12"[..]));
+        assert_eq!(paid.chunk().await.unwrap(), None);
+        assert_eq!(paid.payment(), Some(proof().payment));
+    }
+}

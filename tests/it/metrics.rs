@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::patience::{eventually, soon};
 use crate::rig::{PLENTY, Rig, capability, signature};
+use crate::upstream_down::operators;
 
 /// The samples of an exposition, by name and labels as they stand in it, without the prefix.
 /// Buckets are left out: where they begin is a matter of taste.
@@ -338,6 +339,26 @@ store_writable 1
         .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
         .collect();
     assert_eq!(counted, expected);
+    rig.end().await;
+}
+
+/// An operator who stops a gateway sees what it waits for.
+#[tokio::test]
+async fn settlements_under_way_are_told() {
+    let rig = Rig::with(crate::attacks::unhurried()).await;
+    let key = rig.payer(1, PLENTY);
+    let settling = async || {
+        let told: serde_json::Value = serde_json::from_str(&operators(&rig, "/readyz").await).unwrap();
+        assert_eq!(told["ready"], true);
+        told["settling"].as_u64().unwrap()
+    };
+    assert_eq!(settling().await, 0);
+    let [offer, _] = rig.bill("/paid").await;
+    let (proof, block) = rig.txn(&key, &offer);
+    assert_eq!(rig.get("/paid", &[("PAYMENT-SIGNATURE", &proof)]).await.status(), 503);
+    assert_eq!(settling().await, 1);
+    assert!(rig.devnet.confirm_now(block.hash()));
+    eventually("it is settled", async || settling().await == 0).await;
     rig.end().await;
 }
 

@@ -1,12 +1,14 @@
 //! Routes that are renamed or moved while what was bought on them is out.
 
+use std::sync::atomic::Ordering;
+
 use faregate::assemble::stranded;
 use faregate::clock::Clock;
 use faregate::store::{Meters, SqliteOptions, SqliteStore};
 use serde_json::Value;
 
 use crate::metrics::sample;
-use crate::rig::{PLENTY, Plan, Rig, capability, error, signature};
+use crate::rig::{PLENTY, Plan, Rig, capability, error, manual_clock, signature};
 use crate::store::samples::{grantee, hash, sent};
 
 const OLD: &str = r#"
@@ -89,6 +91,31 @@ async fn a_route_that_is_gone_is_no_bill() {
         changed("name: new, match: /a, price: 1 raw, formerly: [old]", "match: GET /x, price: 1 raw");
     rig.services.reload(&rig.config("", &routes)).await.unwrap();
     assert_eq!(status(&rig, "/a", &token).await, 200);
+    rig.end().await;
+}
+
+/// Who has nothing left is not told to ask the operator for it.
+#[tokio::test]
+async fn what_is_used_up_or_has_expired_is_refused_like_any_other() {
+    let (clock, seconds) = manual_clock();
+    let routes =
+        "\n  - { name: old, match: /a, upstream: api, price: 1 raw, grants: { requests: 2, within: 1h } }\n";
+    let rig = Rig::with(Plan { routes: routes.to_owned(), clock, ..Plan::default() }).await;
+    let key = rig.payer(1, PLENTY);
+    let (used_up, _) = capability(&rig.pay(&key, "/a").await);
+    assert_eq!(status(&rig, "/a", &used_up).await, 200);
+    let (left, _) = capability(&rig.pay(&key, "/a").await);
+    let routes = "\n  - { name: new, match: /a, upstream: api, price: 1 raw }\n";
+    rig.services.reload(&rig.config("", routes)).await.unwrap();
+    assert_eq!(status(&rig, "/a", &left).await, 410);
+    let refused = async |token: &str| {
+        let answer = rig.get("/a", &[("PAYMENT-CAPABILITY", token)]).await;
+        assert_eq!(answer.status(), 402);
+        error(answer).await
+    };
+    assert_eq!(refused(&used_up).await, "WRONG_RESOURCE");
+    seconds.fetch_add(3600, Ordering::SeqCst);
+    assert_eq!(refused(&left).await, "WRONG_RESOURCE", "this very second it has expired");
     rig.end().await;
 }
 

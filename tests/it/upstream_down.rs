@@ -14,10 +14,10 @@ use crate::patience::{eventually, soon};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, signature};
 use crate::scripted::{Reply, Scripted, nobody};
 
-/// What the operator's listener says.
-async fn metrics(rig: &Rig) -> String {
+/// What the operator's listener says at `path`.
+pub(crate) async fn operators(rig: &Rig, path: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    let url = format!("http://{}{path}", listener.local_addr().unwrap());
     let (stop, shutdown) = watch::channel(false);
     let serving =
         tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(rig.services.admin())), shutdown));
@@ -54,7 +54,7 @@ async fn an_upstream_that_was_never_there_sells_nothing_until_it_is() {
     assert_down(&rig, "/dead").await;
     assert_down(&rig, "/open").await;
     assert!(is_sold(&rig, "/alive").await, "others are sold");
-    let text = metrics(&rig).await;
+    let text = operators(&rig, "/metrics").await;
     for line in ["faregate_upstream_up{upstream=\"api\"} 1\n", "faregate_upstream_up{upstream=\"dead\"} 0\n"]
     {
         assert!(text.contains(line), "{line} is not in\n{text}");
@@ -62,7 +62,7 @@ async fn an_upstream_that_was_never_there_sells_nothing_until_it_is() {
     let _back = dead.appear(|_| Reply::text(200, "here"));
     eventually("bills", || is_sold(&rig, "/dead")).await;
     assert_eq!(rig.pay(&rig.payer(1, PLENTY), "/dead").await.status(), 200);
-    assert!(metrics(&rig).await.contains("faregate_upstream_up{upstream=\"dead\"} 1\n"));
+    assert!(operators(&rig, "/metrics").await.contains("faregate_upstream_up{upstream=\"dead\"} 1\n"));
     rig.end().await;
 }
 

@@ -280,10 +280,9 @@ impl Meter {
     /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
     /// again.
     pub(super) fn take_in_first(&mut self, lease: Lease) {
-        if self.has_first || lease.granted == 0 {
+        if std::mem::replace(&mut self.has_first, true) {
             return;
         }
-        self.has_first = true;
         self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
     }
 
@@ -542,5 +541,25 @@ mod tests {
         meter.take_in(Lease { revoked: true, ..answer }, NOTHING_REPORTED);
         meter.take_in(answer, NOTHING_REPORTED);
         assert!(meter.is_spent() && !meter.take(NOW, false), "revoked for ever");
+    }
+
+    #[test]
+    fn five_redirects_in_a_row_are_not_charged_for() {
+        let mut meter = with(3);
+        assert!((0..5).all(|_| meter.forgives_redirect()));
+        assert!(!meter.forgives_redirect());
+        assert!(!meter.forgives_redirect());
+        assert!(meter.take(NOW, false));
+        meter.spend();
+        assert!(meter.forgives_redirect(), "a use was spent in between");
+    }
+
+    #[test]
+    fn the_uses_of_a_grant_are_added_once() {
+        let mut meter = without();
+        let lease = Lease { granted: 2, remaining: 3, ..NOTHING };
+        meter.take_in_first(lease);
+        meter.take_in_first(lease);
+        assert_eq!(meter.remaining(), 5);
     }
 }

@@ -81,3 +81,40 @@ pub(super) async fn of(client: &Client) -> Result<Replication, Fault> {
         (false, true) => Replication::Synchronous { standbys },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_lose_payments_is_said_with_what_to_do() {
+        let said = |replication: Replication| (replication.to_string(), replication.caution());
+        for (replication, words) in [
+            (Replication::None, "no standby"),
+            (Replication::Synchronous { standbys: 2 }, "2 standby(s), a commit waits for one"),
+        ] {
+            assert_eq!(said(replication), (words.to_owned(), None));
+        }
+        for (replication, words, advice) in [
+            (
+                Replication::Asynchronous { standbys: 2 },
+                "2 standby(s), none is waited for",
+                "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'",
+            ),
+            (
+                Replication::NotWaitedFor,
+                "the standbys are not waited for",
+                "set it to on for the role and the database",
+            ),
+            (
+                Replication::Missing { named: "ANY 1 (other)".to_owned() },
+                "the standbys to wait for are missing",
+                "synchronous_standby_names is 'ANY 1 (other)'",
+            ),
+        ] {
+            let (display, caution) = said(replication);
+            assert_eq!(display, words);
+            assert!(caution.is_some_and(|it| it.contains(advice)), "{words}");
+        }
+    }
+}

@@ -62,8 +62,7 @@ impl Ballast {
             self.exists.store(true, Ordering::Relaxed);
             return;
         }
-        let free = free_bytes(&connection::directory(&self.path));
-        if free.is_some_and(|free| free < self.space_needed()) {
+        if !self.fits(free_bytes(&connection::directory(&self.path))) {
             return;
         }
         match self.write() {
@@ -83,6 +82,11 @@ impl Ballast {
 
     const fn space_needed(&self) -> u64 {
         self.size.saturating_mul(2)
+    }
+
+    /// Whether `free` bytes are enough to make it. If the system does not say, it is tried.
+    fn fits(&self, free: Option<u64>) -> bool {
+        free.is_none_or(|free| free >= self.space_needed())
     }
 
     fn write(&self) -> io::Result<()> {
@@ -126,6 +130,30 @@ mod tests {
         fs::remove_file(&ballast.path).unwrap();
         fs::create_dir(&ballast.path).unwrap();
         assert!(!ballast.release(), "it cannot be deleted");
-        assert_eq!(Ballast::new(&folder.path().join("other.db"), 0).missing(), 0);
+    }
+
+    #[test]
+    fn ballast_is_made_only_if_as_much_space_again_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let ballast = Ballast::new(&folder.path().join("store.db"), 10);
+        assert!(!ballast.fits(Some(19)));
+        assert!(ballast.fits(Some(20)));
+        assert!(ballast.fits(None), "the system does not say");
+    }
+
+    #[test]
+    fn ballast_that_was_cut_short_is_made_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("store.db-ballast");
+        fs::write(&part, b"part").unwrap();
+        assert_eq!(Ballast::new(&folder.path().join("store.db"), 1000).missing(), 0);
+        assert_eq!(fs::metadata(&part).unwrap().len(), 1000);
+    }
+
+    #[test]
+    fn without_ballast_no_file_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Ballast::new(&folder.path().join("store.db"), 0).missing(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

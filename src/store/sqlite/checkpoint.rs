@@ -39,36 +39,52 @@ pub(super) struct Checkpointer {
     pub(super) writer_lives: Receiver<std::convert::Infallible>,
 }
 
+/// What the checks so far have shown.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    looks: u32,
+    /// The commits after which the log was last short enough.
+    seen: u64,
+    /// Whether the last checkpoint failed. It is logged once.
+    pub(super) failing: bool,
+}
+
 impl Checkpointer {
     /// Serves as long as the writer lives.
     pub(super) fn serve(self) {
-        let (mut seen, mut looks, mut failing) = (0, 0_u32, false);
+        let mut progress = Progress::default();
         while self.writer_lives.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-            looks = looks.wrapping_add(1);
-            if !self.vitals.writable.load(Ordering::Relaxed) && looks.is_multiple_of(PROBE_EVERY) {
-                self.ask(Command::Probe);
-            }
-            self.vitals.free_space.look();
-            if connection::identity(&self.path) != self.identity
-                && self.vitals.writable.swap(false, Ordering::Relaxed)
-            {
-                tracing::error!(path = %self.path.display(), "{TAKEN_AWAY}");
-            }
-            if looks.is_multiple_of(PROBE_EVERY) {
-                self.vitals.ballast.restore();
-            }
-            let commits = self.vitals.commits.load(Ordering::Relaxed);
-            if commits == seen {
-                continue;
-            }
-            match self.checkpoint() {
-                Ok(()) => (seen, failing) = (commits, false),
-                Err(error) if !failing => {
-                    failing = true;
+            self.look(&mut progress);
+        }
+    }
+
+    /// One check.
+    pub(super) fn look(&self, progress: &mut Progress) {
+        progress.looks = progress.looks.wrapping_add(1);
+        let is_tenth = progress.looks.is_multiple_of(PROBE_EVERY);
+        if is_tenth && !self.vitals.writable.load(Ordering::Relaxed) {
+            self.ask(Command::Probe);
+        }
+        self.vitals.free_space.look();
+        if connection::identity(&self.path) != self.identity
+            && self.vitals.writable.swap(false, Ordering::Relaxed)
+        {
+            tracing::error!(path = %self.path.display(), "{TAKEN_AWAY}");
+        }
+        if is_tenth {
+            self.vitals.ballast.restore();
+        }
+        let commits = self.vitals.commits.load(Ordering::Relaxed);
+        if commits == progress.seen {
+            return;
+        }
+        match self.checkpoint() {
+            Ok(()) => (progress.seen, progress.failing) = (commits, false),
+            // The next check tries again.
+            Err(error) => {
+                if !std::mem::replace(&mut progress.failing, true) {
                     tracing::warn!(%error, "the write-ahead log cannot be checkpointed");
                 }
-                // Logged once. The next check tries again.
-                Err(_) => {}
             }
         }
     }

@@ -120,9 +120,7 @@ pub(super) fn wal_path(path: &Path) -> PathBuf {
 /// between processes, which these file systems do not support.
 #[cfg(target_os = "linux")]
 fn network_kind(directory: &Path) -> io::Result<Option<&'static str>> {
-    let kind = rustix::fs::statfs(directory)?.f_type;
-    // The width of the type differs between machines. The numbers are 32 bits.
-    Ok(network_name(i128::from(kind) & 0xffff_ffff))
+    Ok(network_name(i128::from(rustix::fs::statfs(directory)?.f_type)))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -131,10 +129,11 @@ fn network_kind(_: &Path) -> io::Result<Option<&'static str>> {
     Ok(None)
 }
 
-/// The name of a network file system by the number that statfs(2) has for it.
+/// The name of a network file system by the number that statfs(2) has for it. The width of the number and
+/// whether it has a sign differ between machines; 32 bits of it count.
 #[cfg(target_os = "linux")]
 const fn network_name(kind: i128) -> Option<&'static str> {
-    match kind {
+    match kind & 0xffff_ffff {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
         0x5346_414f | 0x6b41_4653 => Some("AFS"),
@@ -143,15 +142,18 @@ const fn network_name(kind: i128) -> Option<&'static str> {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
-    use super::network_name;
+    use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn network_file_systems_are_recognised() {
         assert_eq!(network_name(0x6969), Some("NFS"));
         for smb in [0x517b, 0xff53_4d42, 0xfe53_4d42] {
             assert_eq!(network_name(smb), Some("SMB"));
+            let signed = i128::saturating_sub(smb, 1 << 32);
+            assert_eq!(network_name(signed), Some("SMB"), "where the number has a sign");
         }
         for afs in [0x5346_414f, 0x6b41_4653] {
             assert_eq!(network_name(afs), Some("AFS"));
@@ -159,5 +161,57 @@ mod tests {
         assert_eq!(network_name(0x7375_7245), Some("Coda"));
         assert_eq!(network_name(0xef53), None, "ext4");
         assert_eq!(network_name(0x0102_1994), None, "tmpfs");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_directory_that_cannot_be_asked_about_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(network_kind(&folder.path().join("missing")).is_err());
+        assert_eq!(network_kind(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_name_alone_is_a_file_in_the_current_directory() {
+        assert_eq!(directory(Path::new("store.db")), Path::new("."));
+        assert_eq!(directory(Path::new("data/store.db")), Path::new("data"));
+        assert_eq!(directory(Path::new("/")), Path::new("."));
+        assert_eq!(wal_path(Path::new("data/store.db")), Path::new("data/store.db-wal"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_is_told_from_what_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("x".repeat(300));
+        assert!(matches!(prepare(&long), Err(OpenFault::Io(_))), "the system's own words");
+        assert!(matches!(prepare(folder.path()), Err(OpenFault::NotAFile)));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_is_known_again_under_another_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        std::fs::write(&one, b"").unwrap();
+        std::fs::write(&two, b"").unwrap();
+        let found = identity(&one);
+        assert!(found.is_some());
+        assert_ne!(found, identity(&two));
+        std::fs::rename(&one, folder.path().join("three")).unwrap();
+        assert_eq!(identity(&folder.path().join("three")), found);
+        assert_eq!(identity(&one), None);
+    }
+
+    #[test]
+    fn a_file_in_wal_mode_stays_in_it_and_one_that_cannot_be_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        prepare(&path).unwrap();
+        use_wal(&writing(&path, Duration::ZERO).unwrap()).unwrap();
+        let again = reading(&path, Duration::ZERO).unwrap();
+        let mode: String = again.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+        let memory = Connection::open_in_memory().unwrap();
+        assert!(matches!(use_wal(&memory), Err(OpenFault::NoWal)));
     }
 }

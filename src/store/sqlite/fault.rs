@@ -68,3 +68,45 @@ pub(super) fn of_commit(error: &rusqlite::Error) -> StoreError {
         _ => StoreError::Unknown(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: ErrorCode) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(rusqlite::ffi::Error { code, extended_code: 0 }, None)
+    }
+
+    /// A call that does not fit must not be tried again, and one that the disk refused may be.
+    #[test]
+    fn what_does_not_fit_is_told_from_what_cannot_be_written() {
+        let unfit = |code| matches!(Fault::from(error(code)).before_commit(), StoreError::NotApplied(_));
+        for code in [
+            ErrorCode::ConstraintViolation,
+            ErrorCode::TypeMismatch,
+            ErrorCode::ApiMisuse,
+            ErrorCode::ParameterOutOfRange,
+            ErrorCode::TooBig,
+        ] {
+            assert!(unfit(code), "{code:?}");
+        }
+        for code in [ErrorCode::DiskFull, ErrorCode::SystemIoFailure, ErrorCode::DatabaseBusy] {
+            assert!(!unfit(code), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_full_disk_is_full() {
+        assert!(Fault::from(error(ErrorCode::DiskFull)).is_full());
+        assert!(!Fault::from(error(ErrorCode::SystemIoFailure)).is_full());
+        assert!(!Fault::Unfit(String::new()).is_full());
+    }
+
+    #[test]
+    fn a_commit_that_was_not_begun_or_found_no_room_had_no_effect() {
+        for code in [ErrorCode::DatabaseBusy, ErrorCode::DiskFull] {
+            assert!(matches!(of_commit(&error(code)), StoreError::Unavailable(_)), "{code:?}");
+        }
+        assert!(matches!(of_commit(&error(ErrorCode::SystemIoFailure)), StoreError::Unknown(_)));
+    }
+}

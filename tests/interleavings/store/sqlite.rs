@@ -16,7 +16,6 @@ use super::free_space::FreeSpace;
 
 #[path = "../../../src/store/sqlite/ballast.rs"]
 mod ballast;
-#[expect(dead_code, reason = "what only a whole store needs")]
 #[path = "../../../src/store/sqlite/connection.rs"]
 mod connection;
 #[path = "../../../src/store/sqlite/fault.rs"]

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::{PRICE, REPORT, call, decoded, is_settled, scene};
 use crate::attacks::{ONE, balance, block, frontier, journal, less, more, noms, unhurried};
+use crate::metrics::sample;
+use crate::patience::eventually;
 use crate::rig::{PLENTY, Plan, manual_clock, signature};
 
 const DEAR: &str = "https://shop.example/everything";
@@ -88,6 +90,8 @@ async fn a_block_that_has_paid_already() {
     let public = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
     let stolen = call(&second.entries[0], &second.offers[0].answer(&PaymentProof::NanoTxn { block: public }));
     desk.refused(&stolen, "DUPLICATE_BLOCK_HASH").await;
+    let counted = sample(&desk.rig, "refusals_total{mechanism=\"nanoTxn\",reason=\"DUPLICATE_BLOCK_HASH\"}");
+    assert_eq!(counted, 2.0, "by `/verify` and by `/settle`");
     let (signed, sent) = desk.signed(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &signed).await, &sent));
     let again = decoded(&signature(&key, &sent, &second.offers[1]));
@@ -182,6 +186,21 @@ async fn a_block_that_is_not_confirmed_is_pending_for_settle_and_not_verified() 
     assert_eq!(desk.ok("/verify", &signed).await["isValid"], true, "it is under way");
     assert!(desk.rig.devnet.confirm_now(sent.hash()));
     assert!(is_settled(&desk.settle_until_decided(&signed).await, &sent));
+    desk.end().await;
+}
+
+#[tokio::test]
+async fn a_verification_waits_for_a_confirmation_that_comes_soon() {
+    let (desk, key) = scene(Plan { more: "settlement: { wait: 10s }".to_owned(), ..unhurried() }).await;
+    let asked = || desk.rig.devnet.faults().calls("block_info");
+    let (signed, sent) = desk.signed(&key, &desk.bill(REPORT, PRICE).await);
+    let before = asked();
+    let confirms = async {
+        eventually("the block is looked up", async || asked() > before).await;
+        assert!(desk.rig.devnet.confirm_now(sent.hash()));
+    };
+    let (verified, ()) = tokio::join!(desk.ok("/verify", &signed), confirms);
+    assert_eq!(verified["isValid"], true, "{verified}");
     desk.end().await;
 }
 

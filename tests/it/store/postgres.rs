@@ -12,8 +12,10 @@ use faregate::store::{
     PaymentJournal, PostgresFault, PostgresOptions, PostgresStore, Replication, SqliteOptions, SqliteStore,
     StoreError, StoreEvent, StoreHealth, Unsound, postgres_server,
 };
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_postgres::NoTls;
 
 use super::cluster::{Database, database};
 use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent, set_back, signed};
@@ -389,6 +391,32 @@ async fn the_newest_entry_is_known_to_an_instance_that_starts_and_told_to_one_th
     let store = database.open().await;
     assert_eq!(sells(&store), Ok(()), "the clock was ahead, and that is mended");
     store.close().await;
+}
+
+/// What was begun before a stop is answered, and nothing is begun after it.
+#[tokio::test]
+async fn a_close_waits_for_calls_under_way() {
+    let Some(database) = database().await else { return };
+    let store = Arc::new(database.open().await);
+    let (holder, connection) = postgres_server(&database.address()).unwrap().connect(NoTls).await.unwrap();
+    let driven = tokio::spawn(connection);
+    holder.batch_execute("BEGIN; LOCK TABLE claims IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let caller = Arc::clone(&store);
+    let call = tokio::spawn(async move { caller.mark_spent(hash(1), NOW).await });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'claims'::regclass";
+    crate::rig::eventually("the call waits for the table", async || {
+        database.run(waiting).await.as_deref() == Some("1")
+    })
+    .await;
+    let mut closing = Box::pin(store.close());
+    assert!(closing.as_mut().now_or_never().is_none(), "the call is under way");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(call.await.unwrap(), Ok(true));
+    closing.await;
+    let refused = store.is_claimed(hash(1)).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    drop(holder);
+    driven.await.unwrap().unwrap();
 }
 
 /// Both engines, as the gateway runs them.
