@@ -245,7 +245,7 @@ mod tests {
         let account = Account([7; 32]);
         let payment = Payment {
             mechanism: Mechanism::NanoTxn,
-            amount: Raw::new(10_u128.pow(30)),
+            amount: Raw::new(1_000_000_000_000_000_000_000_000_000_000),
             account,
             pay_to: account,
             hash: BlockHash([1; 32]),

@@ -45,6 +45,8 @@ pub fn is_read_as(one: &Value, other: &JsonValue<'_>) -> bool {
         (Value::Null, JsonValue::Null) => true,
         (Value::Bool(one), JsonValue::Bool(other)) => one == other,
         (Value::String(one), JsonValue::Str(other)) => one == other,
+        // `-0` is a fraction to one and an integer to the other.
+        (Value::Number(one), JsonValue::Int(0)) => one.as_f64() == Some(0.0),
         (Value::Number(one), JsonValue::Int(other)) => one.as_i64() == Some(*other),
         (Value::Number(one), JsonValue::Float(other)) => one.as_f64().is_some_and(|it| is_near(it, *other)),
         (Value::Array(one), JsonValue::Array(other)) => {
