@@ -341,11 +341,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         ) && *error.esource() == ErrorSource::Upstream;
         let again = session.req_header().method.is_idempotent() && !context.has_body && !began;
         match &mut context.forwarding {
-            Some(forwarding) if again && is_lost && connection_was_reused => {
-                forwarding.is_repeated = true;
-                error.set_retry(true);
+            Some(forwarding) if again && !forwarding.is_repeated => {
+                if is_lost && connection_was_reused {
+                    error.set_retry(true);
+                } else {
+                    error.retry.decide_reuse(connection_was_reused);
+                }
+                forwarding.is_repeated = error.retry();
             }
-            Some(_) if again => error.retry.decide_reuse(connection_was_reused),
             Some(_) | None => error.set_retry(false),
         }
         error
@@ -379,7 +382,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
-        if end_of_stream {
+        if !end_of_stream {
+            context.goes_on();
+        } else {
             context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());
@@ -400,6 +405,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         response: &mut ResponseHeader,
         context: &mut Box<Context>,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && !may_become_tunnel(session) {
+            // Nobody asked for it, and no answer would follow (RFC 9110 section 15.2.2).
+            let why = "the upstream switches to a protocol that was not asked for";
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, why)
+                .map_err(|it: Box<Error>| it.into_up());
+        }
         hop::answer(session, response)?;
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
             forward::interim(response);

@@ -167,7 +167,8 @@ pub(super) struct Failure {
 /// The answer to a request whose upstream failed; `None` if no client is left to answer.
 pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Option<Failure> {
     let status = status_of(error)?;
-    if session.response_written().is_some() {
+    // What came before the answer is no part of it (RFC 9110 section 15.2).
+    if session.response_written().is_some_and(|it| !it.status.is_informational()) {
         return Some(Failure { status, answer: None });
     }
     if status == StatusCode::REQUEST_TIMEOUT {

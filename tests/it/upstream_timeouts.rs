@@ -7,7 +7,7 @@ use std::time::Duration;
 use faregate::listen::{self, Tls};
 use pingora::server::configuration::ServerConf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::metrics::Uses;
@@ -53,6 +53,56 @@ async fn an_answer_that_pauses_too_long_is_broken_off() {
     call.send(format!("{CHUNKED}\r\n6\r\nfirst;\r\n")).await;
     assert_eq!(wire.head().await.status, 200);
     assert_eq!(wire.rest().await, b"6\r\nfirst;\r\n", "no last chunk: it is not whole");
+    rig.end().await;
+}
+
+/// Before: the connection was closed without an answer.
+#[tokio::test]
+async fn an_answer_is_late_although_something_came_before_it() {
+    let (rig, mut upstream, token) = played(", timeout: 200ms", "", "").await;
+    let mut wire = Wire::open(&rig.url).await;
+    wire.ask("GET /raw/x", &[&format!("PAYMENT-CAPABILITY: {token}")]).await;
+    let mut call = upstream.call().await;
+    call.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+    assert_eq!(wire.head().await.status, 103);
+    assert_eq!(wire.head().await.status, 504);
+    rig.end().await;
+}
+
+/// Before: the request stayed where it was, with its use and its connection, as long as the client waited.
+#[tokio::test]
+async fn an_upstream_that_takes_no_more_of_a_body_is_late() {
+    let (rig, mut upstream, token) = played(", timeout: 100ms", "", "limits: { body_idle: 200ms }").await;
+    let tcp = TcpStream::connect(rig.url.trim_start_matches("http://")).await.unwrap();
+    let (mut from, mut to) = tcp.into_split();
+    let head = format!(
+        "POST /raw/x HTTP/1.1\r\nHost: a\r\nPAYMENT-CAPABILITY: {token}\r\nContent-Length: 1000000000\r\n\r\n"
+    );
+    let client = tokio::spawn(async move {
+        let mut is_open = to.write_all(head.as_bytes()).await.is_ok();
+        while is_open {
+            is_open = to.write_all(&[b'x'; 65536]).await.is_ok();
+        }
+    });
+    let call = upstream.call().await;
+    let mut line = [0; 12];
+    soon("an answer", from.read_exact(&mut line)).await.unwrap();
+    assert_eq!(&line, b"HTTP/1.1 504");
+    eventually("its use is back", async || Uses::of(&rig, "raw").given_back == 1).await;
+    client.abort();
+    drop(call);
+    rig.end().await;
+}
+
+/// Before: the client got it, whatever it had asked for, and waited.
+#[tokio::test]
+async fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    let (rig, mut upstream, token) = played("", "", "").await;
+    let mut wire = Wire::open(&rig.url).await;
+    wire.ask("GET /raw/x", &[&format!("PAYMENT-CAPABILITY: {token}")]).await;
+    let mut call = upstream.call().await;
+    call.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(wire.head().await.status, 502);
     rig.end().await;
 }
 
