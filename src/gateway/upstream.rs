@@ -439,8 +439,15 @@ fn in_words(error: &Error) -> String {
         return "no connection in time".to_owned();
     }
     let root = error.root_cause();
-    let context = root.downcast_ref::<Error>().and_then(|it| it.context.as_ref());
-    context.map_or_else(|| root.to_string(), |it| it.as_str().to_owned())
+    if let Some(cause) = root.downcast_ref::<std::io::Error>() {
+        return cause.to_string();
+    }
+    // Pingora keeps its own address of a failed connection as the last cause, before what went wrong.
+    if let Some(cause) = std::error::Error::source(root) {
+        return cause.to_string();
+    }
+    let innermost = root.downcast_ref::<Error>().unwrap_or(error);
+    innermost.context.as_ref().map_or_else(|| innermost.to_string(), |it| it.as_str().to_owned())
 }
 
 /// What the network said about a failed request; `None` if that may repeat what was sent.
