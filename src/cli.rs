@@ -21,6 +21,7 @@ mod words;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -93,6 +94,7 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = with_advice(error);
             // Help and version are errors to clap, and go to standard output.
             let printed = error.print();
             let asked = !error.use_stderr();
@@ -105,6 +107,21 @@ pub fn run() -> ExitCode {
         return ExitCode::from(EX_USAGE);
     }
     dispatch(cli.command)
+}
+
+/// Says how a configuration is named, if an argument is left over where one is needed.
+fn with_advice(mut error: clap::Error) -> clap::Error {
+    let takes_config =
+        error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("--config <FILE>"));
+    if error.kind() == ErrorKind::UnknownArgument
+        && takes_config
+        && let Some(ContextValue::String(stray)) = error.get(ContextKind::InvalidArg)
+        && !stray.starts_with('-')
+    {
+        let advice = format!("a configuration is named with `--config {stray}`");
+        let _before = error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    }
+    error
 }
 
 fn dispatch(command: MainCommand) -> ExitCode {
@@ -129,9 +146,9 @@ fn dispatch(command: MainCommand) -> ExitCode {
 
 /// Libraries that log whole requests below `info`, including proofs and capabilities.
 const KEPT_AT_INFO: [&str; 7] = ["pingora", "pingora_core", "h2", "hyper", "hyper_util", "reqwest", "rustls"];
-/// Logs an error for each client that hangs up in a head, as a flood does. The gateway itself logs how
-/// requests end.
-const SILENT: &str = "pingora_proxy=off";
+/// The first logs an error for each client that hangs up in a head, as a flood does, the second a change of
+/// health without the upstream's name. The gateway itself logs how requests end, and whose health changed.
+const SILENT: [&str; 2] = ["pingora_proxy=off", "pingora_load_balancing=off"];
 
 fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
     let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
@@ -139,7 +156,9 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         let directive = format!("{library}=info").parse().map_err(|error| format!("{library}: {error}"))?;
         filter = filter.add_directive(directive);
     }
-    filter = filter.add_directive(SILENT.parse().map_err(|error| format!("{SILENT}: {error}"))?);
+    for library in SILENT {
+        filter = filter.add_directive(library.parse().map_err(|error| format!("{library}: {error}"))?);
+    }
     // Colours are for people: a file or a journal gets none.
     let coloured = io::stderr().is_terminal();
     let builder =

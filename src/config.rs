@@ -143,6 +143,9 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         nano::share_pool(judge, nano, &offered);
     }
     let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
+    if let Ok(table) = &table {
+        prices::warn_of_foreign_patterns(judge, table);
+    }
     if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
         prices::warn_of_free_fallbacks(judge, table, unmatched);

@@ -278,7 +278,7 @@ impl Wallet {
                 }
                 Shown::Lost(error) => return Err(unreachable_origin(place.origin(), error)),
             };
-            if response.status() != StatusCode::PAYMENT_REQUIRED {
+            if offer::status(&response) != StatusCode::PAYMENT_REQUIRED {
                 // Its route is gone, unless the answer brings it along.
                 if let Some(gone) = token.filter(|_| response.status() == StatusCode::GONE) {
                     self.held.forget(&gone);
@@ -372,7 +372,7 @@ impl Wallet {
                 Ok(Shown::Lost(error)) => return Err(WalletError::AnswerLost { proof, error }),
                 Err(error) => return Err(WalletError::AnswerLost { proof, error: error.to_string() }),
             };
-            if response.status() != StatusCode::PAYMENT_REQUIRED {
+            if offer::status(&response) != StatusCode::PAYMENT_REQUIRED {
                 proof.payment.acknowledged = offer::acknowledged(response.headers());
                 let capability = self.held.note(place, entry.route(), response.headers());
                 return Ok(Paid { response, proof: Some(proof), capability });

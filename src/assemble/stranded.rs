@@ -27,7 +27,10 @@ impl fmt::Display for Stranded {
         } else {
             ("has no route", "write it under `formerly` of the route that took its place")
         };
-        write!(f, "{capabilities} capabilities with {uses} uses left open nothing: {route:?} {why}: {hint}")
+        let (noun, verb) =
+            if *capabilities == 1 { ("capability", "opens") } else { ("capabilities", "open") };
+        let left = if *uses == 1 { "use" } else { "uses" };
+        write!(f, "{capabilities} {noun} with {uses} {left} left {verb} nothing: `{route}` {why}: {hint}")
     }
 }
 

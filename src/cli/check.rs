@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
 use super::words::counted;
-use crate::assemble::{Stranded, UpstreamTlsError, stranded, upstreams_tls};
+use crate::assemble::{Stranded, stranded, upstreams_tls};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults};
+use crate::listen::Tls;
 use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 
 #[derive(Args, Clone, Debug)]
@@ -35,8 +36,10 @@ pub struct CheckArgs {
 /// those of the store.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let config = load(&args.config, args.json, out)?;
-    if let Err(error) = upstreams_tls(&config) {
-        return refuse(&unusable(&args.config, &error), args.json, out);
+    let faults = unusable(&config);
+    if !faults.is_empty() {
+        let file = args.config.display().to_string();
+        return refuse(&Faults { file, faults }, args.json, out);
     }
     let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
     let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
@@ -100,11 +103,15 @@ fn refuse<T>(faults: &Faults, json: bool, out: &mut impl Write) -> Result<T, Fai
     Err(Failure::Printed(EX_CONFIG))
 }
 
-/// The fault of a file that the configuration names.
-fn unusable(path: &Path, error: &UpstreamTlsError) -> Faults {
-    let key = format!("upstreams.{}.{}", error.upstream, error.key);
-    let fault = Fault { mark: None, key, message: error.fault.to_string(), hint: None };
-    Faults { file: path.display().to_string(), faults: vec![fault] }
+/// The faults of the files for TLS that the configuration names, which a start would find.
+fn unusable(config: &Config) -> Vec<Fault> {
+    let fault = |key, message| Fault { mark: None, key, message, hint: None };
+    let own = config.listen.tls.as_ref().and_then(|it| Tls::load(&it.certificate, &it.key).err());
+    let own = own.map(|error| fault(format!("listen.tls.{}", error.key()), error.to_string()));
+    let upstreams = upstreams_tls(config)
+        .err()
+        .map(|error| fault(format!("upstreams.{}.{}", error.upstream, error.key), error.fault.to_string()));
+    own.into_iter().chain(upstreams).collect()
 }
 
 fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {

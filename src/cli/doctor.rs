@@ -1,12 +1,13 @@
 //! `faregate doctor`: checks what a gateway depends on. Safe beside a running gateway.
 
-use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 
@@ -15,8 +16,10 @@ use super::failure::Failure;
 use super::words::counted;
 use crate::assemble::{endpoints, open_store, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Nano, PoolSource, StoreLocation, UpstreamConfig};
+use crate::config::{Config, Nano, PoolSource, StoreLocation, UpstreamConfig, UpstreamUrl};
+use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{NodeClient, NodeEndpoint};
+use crate::listen::Tls;
 use crate::nano::UnixSeconds;
 use crate::store::{Health, Replication, StoreHealth, Unsound};
 use crate::vault::{self, Vault, VaultError};
@@ -80,13 +83,17 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Fai
     for endpoint in endpoints(&config.nano) {
         checks.push(node(endpoint).await);
     }
-    for (name, upstream) in &config.upstreams {
-        for url in &upstream.urls {
-            let found = resolved(&url.host, url.port).await;
-            checks.push(Checkup::new(format!("upstream {name}"), found));
+    let tls = upstreams_tls(&config).map_err(|error| error.to_string());
+    for (name, settings) in &config.upstreams {
+        let upstream = tls
+            .as_ref()
+            .ok()
+            .map(|it| Upstream::new(name.clone(), settings, it.get(name).cloned().unwrap_or_default()));
+        for url in &settings.urls {
+            checks.push(server(&format!("upstream {name}"), url, upstream.as_ref()).await);
         }
     }
-    checks.extend(certificates(&config));
+    checks.extend(certificates(&config, tls.map(drop)));
     let good = checks.iter().all(|check| check.good);
     if args.json {
         writeln!(out, "{}", json!({ "good": good, "checks": checks }))?;
@@ -166,20 +173,23 @@ fn keys(config: &Config) -> Vec<Checkup> {
         checks.push(Checkup::new("nano.pool.seed_file", secret(file, true, seed)));
     }
     if let Some(tls) = &config.listen.tls {
-        checks.push(Checkup::new("listen.tls.key", private(&tls.key)));
+        let read = Tls::load(&tls.certificate, &tls.key);
+        checks.push(match read {
+            Ok(_) => Checkup::new("listen.tls", Ok(format!("{} and its key", tls.certificate.display()))),
+            Err(error) => Checkup::new(format!("listen.tls.{}", error.key()), Err(error.to_string())),
+        });
     }
     checks
 }
 
 /// The files of upstreams over TLS, if there are any.
-fn certificates(config: &Config) -> Option<Checkup> {
+fn certificates(config: &Config, found: Result<(), String>) -> Option<Checkup> {
     let own = |it: &&UpstreamConfig| it.identity.is_some() || !it.authorities.is_empty();
     let count = config.upstreams.values().filter(own).count();
-    let found = upstreams_tls(config).map_err(|error| error.to_string());
     (count > 0).then(|| {
         Checkup::new(
             "upstream certificates",
-            found.map(|_| format!("read, of {}", counted(count, "upstream"))),
+            found.map(|()| format!("read, of {}", counted(count, "upstream"))),
         )
     })
 }
@@ -199,20 +209,6 @@ fn secret(
     }
 }
 
-/// Whether a file exists, and only its owner and its group may read it.
-fn private(path: &Path) -> Result<String, String> {
-    let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o7777;
-    if mode & 0o007 == 0 {
-        Ok(path.display().to_string())
-    } else {
-        Err(format!(
-            "{}: everybody may read this file (mode {mode:04o}); run `chmod 600` on it",
-            path.display()
-        ))
-    }
-}
-
 async fn node(endpoint: NodeEndpoint) -> Checkup {
     let what = format!("node {}", endpoint.label());
     let found = match NodeClient::new(vec![endpoint]) {
@@ -223,13 +219,46 @@ async fn node(endpoint: NodeEndpoint) -> Checkup {
     Checkup::new(what, found)
 }
 
-async fn resolved(host: &str, port: u16) -> Result<String, String> {
+/// Whether the servers of a URL take connections. Without an `upstream` its certificates are at fault, and
+/// nobody is connected to.
+async fn server(what: &str, url: &UpstreamUrl, upstream: Option<&Upstream>) -> Checkup {
+    let host = &url.host;
+    let addresses = match resolved(host, url.port).await {
+        Ok(addresses) => addresses,
+        Err(error) => return Checkup::new(what, Err(format!("{host}: {error}"))),
+    };
+    let listed: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let Some(upstream) = upstream else {
+        let detail = format!("{host}: {}; not connected to, see the certificates", listed.join(", "));
+        return Checkup::warning(what, detail);
+    };
+    let tried = join_all(addresses.into_iter().map(|address| upstream.reach(address, url))).await;
+    let some_work = tried.iter().any(Result::is_ok);
+    let all_work = tried.iter().all(Result::is_ok);
+    let told: Vec<_> = listed
+        .into_iter()
+        .zip(tried)
+        .map(|(address, outcome)| match outcome {
+            Ok(()) => format!("{address} takes connections"),
+            Err(why) => format!("{address} takes no connections: {why}"),
+        })
+        .collect();
+    let told = format!("{host}: {}", told.join("; "));
+    match (some_work, all_work) {
+        (true, true) => Checkup::new(what, Ok(told)),
+        (true, false) => Checkup::warning(what, told),
+        (false, _) => Checkup::new(what, Err(told)),
+    }
+}
+
+/// The addresses of a host, at least one.
+async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     match tokio::time::timeout(LOOK_UP_WITHIN, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(found)) => {
-            let addresses: Vec<_> = found.map(|address| address.to_string()).collect();
-            Ok(format!("{host}: {}", addresses.join(", ")))
+            let addresses: Vec<_> = found.collect();
+            if addresses.is_empty() { Err("no address".to_owned()) } else { Ok(addresses) }
         }
-        Ok(Err(error)) => Err(format!("{host}: {error}")),
-        Err(_elapsed) => Err(format!("{host}: no answer within {} s", LOOK_UP_WITHIN.as_secs())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_elapsed) => Err(format!("no answer within {} s", LOOK_UP_WITHIN.as_secs())),
     }
 }

@@ -179,10 +179,23 @@ impl<'a> Explanation<'a> {
         others.map(|it| (it.route, winner.precedence_over(it.route).to_string()))
     }
 
-    /// The routes of which the request fails a condition, each with what it fails.
+    /// The routes of which the request fails a condition, each with what it fails. If none takes it, those
+    /// for other methods as well.
     fn failed(&self) -> impl Iterator<Item = (&'a Arc<Route>, String)> {
-        let failed = self.candidates.iter().filter(|it| it.met != Met::Yes);
-        failed.map(|it| (it.route, it.route.conditions.unmet_by(&self.head).join(", ")))
+        let failed = self.candidates.iter().filter(|it| it.met != Met::Yes).map(|it| it.route);
+        let others = match self.found {
+            Found::Nothing => self.config.table.for_other_methods(&self.head),
+            Found::Document | Found::Unclear(_) | Found::Route(_) => Vec::new(),
+        };
+        failed.chain(others).map(|it| (it, self.unmet_by_request(it).join(", ")))
+    }
+
+    /// What `route` needs and the request does not have.
+    fn unmet_by_request(&self, route: &Route) -> Vec<String> {
+        let (pattern, method) = (&route.pattern, self.head.method);
+        let other_method = (!pattern.admits_method(method))
+            .then(|| format!("takes {}, not {method}", pattern.methods().join(", ")));
+        other_method.into_iter().chain(route.conditions.unmet_by(&self.head)).collect()
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {

@@ -92,9 +92,10 @@ fn amount(text: &str) -> Result<Raw, AmountError> {
 /// How `faregate pay` ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PayExit {
-    /// Every request was answered with a status below 400.
+    /// Every request was answered with a status below 400, and with no error of gRPC.
     Answered,
-    /// The last answer was an error of the upstream or the gateway (status 400 or above).
+    /// An answer was an error of the upstream or the gateway (status 400 or above, or a `grpc-status` other
+    /// than 0 in its head).
     ErrorAnswer,
     /// The arguments do not fit together (`EX_USAGE`).
     Usage,
@@ -186,6 +187,7 @@ async fn pay(
     for _ in 0..args.repeat {
         let mut paid = wallet.request(request(args)?).await?;
         let status = paid.response.status();
+        let failed_call = failed_call(&paid);
         if args.json {
             let line = as_json(&wallet, &mut paid).await?;
             writeln!(out, "{line}")?;
@@ -197,7 +199,8 @@ async fn pay(
                 out.write_all(&chunk)?;
             }
         }
-        exit = if status.is_client_error() || status.is_server_error() { PayExit::ErrorAnswer } else { exit };
+        let failed = status.is_client_error() || status.is_server_error() || failed_call.is_some();
+        exit = if failed { PayExit::ErrorAnswer } else { exit };
     }
     Ok(exit)
 }
@@ -260,6 +263,14 @@ fn progress_bar() -> WorkObserver {
     })
 }
 
+/// How a call of gRPC failed, if the head of its answer says so.
+fn failed_call(paid: &Paid) -> Option<String> {
+    let said = |name| paid.response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
+    let code = said("grpc-status").filter(|code| *code != "0")?;
+    let message = said("grpc-message").map(|it| format!(": {it}")).unwrap_or_default();
+    Some(format!("grpc-status {code}{message}"))
+}
+
 /// What the request cost and what is left, in lines.
 fn summary(paid: &Paid) -> Vec<String> {
     let mut lines = Vec::new();
@@ -282,6 +293,7 @@ fn summary(paid: &Paid) -> Vec<String> {
     } else if !paid.response.status().is_success() {
         lines.push(format!("status {}", paid.response.status()));
     }
+    lines.extend(failed_call(paid));
     if let Some(Redirect { to, is_same_origin }) = Redirect::of(&paid.response) {
         let how =
             if is_same_origin { "with --follow it is followed" } else { "nothing is sent to another origin" };

@@ -63,7 +63,7 @@ impl BoundListeners {
         let tls = match &config.listen.tls {
             Some(it) => {
                 let tls = Tls::load(&it.certificate, &it.key)
-                    .map_err(|error| Failure::Config(format!("`listen.tls`: {error}")))?;
+                    .map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))?;
                 Some((bind("listen.tls.address", it.address).await?, tls))
             }
             None => None,

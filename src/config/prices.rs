@@ -347,6 +347,32 @@ pub(super) fn unmatched(
     Ok(Unmatched::Free(upstream))
 }
 
+/// Warns of paths with a segment that means "any" elsewhere and only itself here.
+pub(super) fn warn_of_foreign_patterns(judge: &mut Judge<'_>, table: &PriceTable) {
+    for (index, route) in table.routes().iter().enumerate() {
+        let Some(segment) = route.pattern.as_str().split('/').skip(1).find(|it| is_foreign_pattern(it))
+        else {
+            continue;
+        };
+        let message = format!("`{segment}` stands for these very characters, not for any others");
+        let hint = "write `{name}` for any one segment, or `/**` at the end for any rest of the path";
+        judge.warn(&below(&item("routes", index), "match"), message, hint);
+    }
+}
+
+/// Whether a segment looks like a placeholder or a regular expression of another program: `:id`, `<id>`,
+/// `[a-z]+`, `(a|b)`.
+fn is_foreign_pattern(segment: &str) -> bool {
+    let within = |from: char, to: char| {
+        segment.split_once(from).and_then(|(_, rest)| rest.split_once(to)).map(|(inside, _)| inside)
+    };
+    let is_name = |text: &str| text.starts_with(|it: char| it.is_ascii_alphabetic() || it == '_');
+    segment.strip_prefix(':').is_some_and(is_name)
+        || within('<', '>').is_some()
+        || within('[', ']').is_some()
+        || within('(', ')').is_some_and(|it| it.contains('|'))
+}
+
 /// Warns of priced routes whose path is free for another method.
 pub(super) fn warn_of_free_methods(judge: &mut Judge<'_>, table: &PriceTable, unmatched: &Unmatched) {
     for (index, route) in table.routes().iter().enumerate() {

@@ -3,11 +3,11 @@
 mod trials;
 mod tunnel;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,6 +49,8 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     #[cfg(target_os = "linux")]
     user_timeout: Duration::ZERO,
 };
+/// Addresses of which it is known why they failed their last health check.
+const MOST_FAILURES: usize = 1024;
 /// Requests at one time on a connection of HTTP/2.
 const STREAMS: usize = 100;
 /// How long an idle connection to the upstream is kept.
@@ -207,7 +209,7 @@ impl Upstream {
         let names = HostNames { urls, rules: Arc::clone(&rules), unknown: Mutex::default() };
         let mut backends = Backends::new(Box::new(names));
         if let Some(health) = &settings.health.check {
-            backends.set_health_check(Box::new(Checks::new(health, &settings.urls, &rules.tls)));
+            backends.set_health_check(Box::new(Checks::new(&name, health, &settings.urls, &rules.tls)));
         }
         Self {
             name,
@@ -290,6 +292,20 @@ impl Upstream {
         let Some(server) = known.iter().find(|it| it.addr == *address).and_then(server) else {
             return Error::e_explain(ErrorType::InternalError, "an address that is not known");
         };
+        self.connect(address, server).await
+    }
+
+    /// Connects to `address` as to a server of `url`, over TLS if the URL says so, and hangs up.
+    ///
+    /// # Errors
+    /// Why it takes no connections, in words for people.
+    pub async fn reach(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Result<(), String> {
+        let address = SocketAddr::Inet(address);
+        let server = self.rules.server(address.clone(), url.clone());
+        self.connect(&address, &server).await.map_err(|error| in_words(&error))
+    }
+
+    async fn connect(&self, address: &SocketAddr, server: &Server) -> Result<()> {
         if server.url.tls {
             let connector = self.connector.get_or_init(|| TransportConnector::new(None));
             let chosen = connector.new_stream(&server.peer).await?.selected_alpn_proto();
@@ -413,6 +429,27 @@ fn no_http2() -> Result<()> {
     Error::e_explain(ErrorType::H2Downgrade, why).map_err(|it: Box<Error>| it.into_up())
 }
 
+/// Why a server was not reached or is not healthy, for people: what it answered, or what the network or TLS
+/// says.
+fn in_words(error: &Error) -> String {
+    if let ErrorType::CustomCode(_, status) = error.etype() {
+        return format!("it answers {status}");
+    }
+    if *error.etype() == ErrorType::ConnectTimedout {
+        return "no connection in time".to_owned();
+    }
+    let root = error.root_cause();
+    if let Some(cause) = root.downcast_ref::<std::io::Error>() {
+        return cause.to_string();
+    }
+    // Pingora keeps its own address of a failed connection as the last cause, before what went wrong.
+    if let Some(cause) = std::error::Error::source(root) {
+        return cause.to_string();
+    }
+    let innermost = root.downcast_ref::<Error>().unwrap_or(error);
+    innermost.context.as_ref().map_or_else(|| innermost.to_string(), |it| it.as_str().to_owned())
+}
+
 /// What the network said about a failed request; `None` if that may repeat what was sent.
 pub(super) fn cause(error: &Error) -> Option<String> {
     let connecting = [
@@ -448,21 +485,60 @@ fn authority(url: &UpstreamUrl) -> String {
 }
 
 /// Checks each server's health under its own name and below its own base path.
-struct Checks(Vec<(UpstreamUrl, HttpHealthCheck)>);
+struct Checks {
+    upstream: UpstreamName,
+    by_url: Vec<(UpstreamUrl, HttpHealthCheck)>,
+    /// Why addresses failed their last check, for the log.
+    failures: Mutex<BTreeMap<SocketAddr, String>>,
+}
 
 impl Checks {
-    fn new(health: &config::HealthCheck, urls: &[UpstreamUrl], tls: &PeerTls) -> Self {
-        Self(urls.iter().map(|url| (url.clone(), health_check(health, url, tls))).collect())
+    fn new(
+        upstream: &UpstreamName,
+        health: &config::HealthCheck,
+        urls: &[UpstreamUrl],
+        tls: &PeerTls,
+    ) -> Self {
+        let by_url = urls.iter().map(|url| (url.clone(), health_check(health, url, tls))).collect();
+        Self { upstream: upstream.clone(), by_url, failures: Mutex::default() }
+    }
+
+    // Changes only; no await while it is held.
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, target: &Backend) -> Result<()> {
+        let asked = server(target).and_then(|server| self.by_url.iter().find(|(it, _)| *it == server.url));
+        match asked {
+            Some((_, check)) => check.check(target).await,
+            None => Error::e_explain(ErrorType::InternalError, "a server that is not configured"),
+        }
     }
 }
 
 #[async_trait]
 impl HealthCheck for Checks {
     async fn check(&self, target: &Backend) -> Result<()> {
-        let asked = server(target).and_then(|server| self.0.iter().find(|(it, _)| *it == server.url));
-        match asked {
-            Some((_, check)) => check.check(target).await,
-            None => Error::e_explain(ErrorType::InternalError, "a server that is not configured"),
+        let outcome = self.ask(target).await;
+        if let Err(error) = &outcome {
+            let mut failures = self.failures();
+            // Names may come to mean ever other addresses.
+            if failures.len() >= MOST_FAILURES {
+                failures.clear();
+            }
+            drop(failures.insert(target.addr.clone(), in_words(error)));
+        }
+        outcome
+    }
+
+    async fn health_status_change(&self, target: &Backend, healthy: bool) {
+        let (upstream, address) = (&self.upstream, &target.addr);
+        let why = self.failures().remove(address).unwrap_or_default();
+        if healthy {
+            tracing::info!(%upstream, %address, "the address passes its health check again");
+        } else {
+            tracing::warn!(%upstream, %address, why, "the address fails its health check");
         }
     }
 

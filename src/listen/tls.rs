@@ -39,10 +39,23 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 pub enum TlsError {
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
+    #[error("{}: {why}", path.display())]
+    KeyFile { path: PathBuf, why: String },
     #[error(transparent)]
     Key(#[from] VaultError),
     #[error("the certificate and the key do not belong together: {0}")]
     Unfit(rustls::Error),
+}
+
+impl TlsError {
+    /// Which of the two files it is about: `certificate` or `key`.
+    #[must_use]
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::File { .. } | Self::Unfit(_) => "certificate",
+            Self::KeyFile { .. } | Self::Key(_) => "key",
+        }
+    }
 }
 
 /// A certificate and its key, which can be replaced while connections are served.
@@ -95,7 +108,8 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         return Err(TlsError::File { path: certificate.to_owned(), why: "holds no certificate".to_owned() });
     }
     vault::check_private(key)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(fault(key))?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| TlsError::KeyFile { path: key.to_owned(), why: error.to_string() })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unfit)?

@@ -201,7 +201,8 @@ impl Pattern {
     }
 
     /// Whether the pattern matches `method`. `HEAD` is priced as `GET`. Letter case does not count.
-    pub(super) fn admits_method(&self, method: &str) -> bool {
+    #[must_use]
+    pub fn admits_method(&self, method: &str) -> bool {
         let is = |own: &String| {
             own.eq_ignore_ascii_case(method) || (own == "GET" && method.eq_ignore_ascii_case("HEAD"))
         };

@@ -173,6 +173,20 @@ impl PriceTable {
         }
     }
 
+    /// Every route whose path matches a request and whose methods do not, in the order of precedence.
+    #[must_use]
+    pub fn for_other_methods(&self, request: &RequestHead<'_>) -> Vec<&Arc<Route>> {
+        let mut all = Vec::new();
+        match self.visit(request.target, None, &mut |route| {
+            if !route.pattern.admits_method(request.method) {
+                all.push(route);
+            }
+            ControlFlow::Continue(())
+        }) {
+            ControlFlow::Break(()) | ControlFlow::Continue(()) => all,
+        }
+    }
+
     /// Whether some request for this host, path and query falls under a route with a price, whatever its
     /// method and headers.
     #[must_use]

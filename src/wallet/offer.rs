@@ -19,6 +19,7 @@ use crate::x402::{
 
 static REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 static RESPONSE: HeaderName = HeaderName::from_static("payment-response");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The shortest and the longest pause that a gateway can ask for.
 const MIN_RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -178,6 +179,18 @@ pub(super) fn proof(
     Ok(header)
 }
 
+/// The status that an answer stands for. To a call of gRPC the gateway says 402 and 503 in `grpc-status`,
+/// under a status 200 of HTTP.
+pub(super) fn status(response: &Response) -> StatusCode {
+    let headers = response.headers();
+    let grpc = headers.get(&GRPC_STATUS).filter(|_| response.status() == StatusCode::OK);
+    match grpc.map(HeaderValue::as_bytes) {
+        Some(b"9") if headers.contains_key(&REQUIRED) => StatusCode::PAYMENT_REQUIRED,
+        Some(b"14") => StatusCode::SERVICE_UNAVAILABLE,
+        Some(_) | None => response.status(),
+    }
+}
+
 /// Whether the gateway says that it accepted the payment.
 pub(super) fn acknowledged(headers: &HeaderMap) -> bool {
     success(headers) == Some(true)
@@ -191,7 +204,7 @@ pub(super) fn not_yet(response: &Response, proof: bool) -> Option<Duration> {
         Some(accepted) => !accepted,
         None => proof,
     };
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE || !pending {
+    if status(response) != StatusCode::SERVICE_UNAVAILABLE || !pending {
         return None;
     }
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -233,6 +246,22 @@ mod tests {
     }
 
     #[test]
+    fn a_call_of_grpc_that_failed_is_billed_if_there_is_a_bill() {
+        let code = |code: &str| (&GRPC_STATUS, code.to_owned());
+        let billed = (&REQUIRED, "e30=".to_owned());
+        for (http, fields, expected) in [
+            (200, vec![code("9"), billed.clone()], 402),
+            (200, vec![code("9")], 200),
+            (200, vec![code("0"), billed.clone()], 200),
+            (200, vec![billed.clone()], 200),
+            (500, vec![code("9"), billed.clone()], 500),
+            (402, vec![billed], 402),
+        ] {
+            assert_eq!(status(&answer(http, &fields)).as_u16(), expected, "{http} {fields:?}");
+        }
+    }
+
+    #[test]
     fn after_a_proof_every_503_means_not_yet_but_the_upstreams_own() {
         let said = |success: bool| (&RESPONSE, encode_header(&serde_json::json!({ "success": success })));
         let usual = Some(RETRY_AFTER_DEFAULT);
@@ -241,6 +270,10 @@ mod tests {
         assert_eq!(not_yet(&answer(503, &[said(false)]), false), usual);
         assert_eq!(not_yet(&answer(503, &[said(true)]), true), None, "it was accepted");
         assert_eq!(not_yet(&answer(502, &[]), true), None);
+        let call = |fields: &[(&HeaderName, String)]| answer(200, fields);
+        let unavailable = (&GRPC_STATUS, "14".to_owned());
+        assert_eq!(not_yet(&call(std::slice::from_ref(&unavailable)), true), usual, "a call of gRPC");
+        assert_eq!(not_yet(&call(&[unavailable, said(true)]), true), None, "its upstream is unavailable");
         for (asked, expected) in
             [("0", MIN_RETRY_AFTER), ("7", Duration::from_secs(7)), ("99", MAX_RETRY_AFTER)]
         {

@@ -82,7 +82,13 @@ fn explain_says_which_route_and_why() {
     assert!(!out.contains("note"), "{out}");
     let (foreign, _) = explained("GET", "http://other.example/docs", false);
     assert!(!foreign.contains("note"), "the host counts in this file: {foreign}");
-    assert!(explained("POST", "/v1/quote/xno", false).0.contains("404"));
+    let (out, code) = explained("POST", "/v1/quote/xno", false);
+    assert!(code == 0 && out.contains("answer    404"), "{out}");
+    let other = "fails     GET /v1/quote/{symbol} (`GET /v1/quote/{symbol}`): takes GET, not POST\n";
+    assert!(out.contains(other), "{out}");
+    let why = json(&explained("POST", "/v1/quote/xno", true).0);
+    assert_eq!(why["failed"][0]["why"], "takes GET, not POST", "{why}");
+    assert!(!explained("POST", "/v1/quotes/xno", false).0.contains("fails"), "its path is another");
     let (out, code) = explained("GET", "/docs/%2e%2e/v1", false);
     assert!(code == 65 && out.contains("`.` or `..`"), "{out}");
     let (_, code) = explained("GET", "docs", true);
@@ -214,6 +220,23 @@ fn program(arguments: &[&str]) -> String {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_faregate")).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_configuration_without_its_option_is_told_how_it_is_named() {
+    let run = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_faregate")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for command in ["check", "serve", "doctor"] {
+        let told = run(&[command, "my.yaml"]);
+        assert!(told.contains("a configuration is named with `--config my.yaml`"), "{told}");
+    }
+    for arguments in [["check", "--my.yaml"], ["man", "my.yaml"]] {
+        assert!(!run(&arguments).contains("is named with"), "{arguments:?}");
+    }
 }
 
 const SUBCOMMANDS: [&str; 14] = [

@@ -437,6 +437,32 @@ fn a_path_that_is_priced_for_one_method_and_free_for_others_is_a_warning() {
 }
 
 #[test]
+fn a_segment_that_is_a_pattern_elsewhere_is_a_warning() {
+    for (path, segment) in [
+        ("/v1/:symbol", Some(":symbol")),
+        ("GET /v1/[a-z]+", Some("[a-z]+")),
+        ("/v1/<int:id>/x", Some("<int:id>")),
+        ("/v1/(a|b)/**", Some("(a|b)")),
+        ("/v1/{symbol}/**", None),
+        ("/v1/jobs:cancel", None),
+        ("/v1/:8080", None),
+        ("/odata/Products(1)", None),
+    ] {
+        let routes = format!("routes: [{{ match: \"{path}\", upstream: api, price: 1 raw }}]");
+        let Ok(config) = parse(&file(NANO, &routes)) else {
+            assert!(segment.is_some(), "{path} is a fault");
+            continue;
+        };
+        let warnings: Vec<_> = config.warnings.iter().map(|it| it.about("f.yaml").to_string()).collect();
+        assert_eq!(warnings.len(), usize::from(segment.is_some()), "{path}: {warnings:?}");
+        if let (Some(segment), Some(warning)) = (segment, warnings.first()) {
+            let message = format!("routes[0].match: `{segment}` stands for these very characters");
+            assert!(warning.contains(&message) && warning.contains("write `{name}`"), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn a_reload_sees_what_changed() {
     let one = parse(&file(NANO, ROUTES)).unwrap();
     assert_eq!(one, parse(&file(NANO, ROUTES)).unwrap());

@@ -313,3 +313,30 @@ async fn an_upstreams_words_about_payments_are_not_taken_for_the_gateways() {
     }
     rig.end().await;
 }
+
+/// Regression: the bill of a call of gRPC, under a status 200 of HTTP, was taken for the answer.
+#[tokio::test]
+async fn a_bill_of_grpc_is_paid_and_a_failed_call_is_an_error() {
+    let answer = |seen: &Seen| match seen.path.as_str() {
+        "/free/Lost" => Reply::text(200, "").with("grpc-status", "12").with("grpc-message", "no such method"),
+        _ => Reply::text(200, "here"),
+    };
+    let routes = "  - { match: \"/sold/**\", upstream: api, price: 1 raw }\n  - { match: \"/free/**\", upstream: api, free: true }\n";
+    let plan = Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() };
+    let rig = Rig::with(plan).await;
+    rig.devnet.fund(payer(), PLENTY).unwrap();
+    rig.devnet.receive_all(&seed().key(0)).unwrap();
+    let node = rig.devnet.rpc_url().to_string().parse().unwrap();
+    let call = async |path: &str, max: &str| {
+        let url = format!("{}{path}", rig.url).parse().unwrap();
+        pay_at(&url, &node, &["--max", max, "-H", "Content-Type: application/grpc", "-d", "hi"]).await
+    };
+    let Outcome { exit, err, .. } = call("/sold/Ok", "0 raw").await;
+    assert_eq!(exit, PayExit::TooExpensive, "{err}");
+    let Outcome { exit, out, err } = call("/sold/Ok", "1 raw").await;
+    assert_eq!((exit, out.as_str()), (PayExit::Answered, "here"), "{err}");
+    assert!(err.starts_with("paid 0.000000000000000000000000000001 XNO by nanoTxn"), "{err}");
+    let Outcome { exit, err, .. } = call("/free/Lost", "1 raw").await;
+    assert_eq!((exit, err.trim_end()), (PayExit::ErrorAnswer, "grpc-status 12: no such method"));
+    rig.end().await;
+}

@@ -167,8 +167,9 @@ async fn a_check_says_what_a_file_would_take_away() {
     };
     let (code, told) = check("match: /v2/quote");
     assert_eq!(code, Some(65), "{told}");
-    assert!(told.contains("1 capabilities with 10 uses left open nothing"), "{told}");
     let name = intent.route.as_str();
+    let expected = format!("1 capability with 10 uses left opens nothing: `{name}` has no route: write it");
+    assert!(told.contains(&expected), "{told}");
     let (code, told) = check(&format!("match: /v2/quote, formerly: [\"{name}\"]"));
     assert_eq!(code, Some(0), "{told}");
 }

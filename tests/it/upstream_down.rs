@@ -9,6 +9,7 @@ use pingora::apps::http_app::HttpServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::logs::Logs;
 use crate::metrics::Uses;
 use crate::patience::{eventually, soon};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, signature};
@@ -112,6 +113,28 @@ async fn sick() -> (Rig, Scripted, Arc<AtomicBool>) {
 async fn becomes_sick(rig: &Rig, works: &AtomicBool) {
     works.store(false, Ordering::SeqCst);
     eventually("no bill", || async { rig.get("/sick/x", &[]).await.status() == 503 }).await;
+}
+
+#[tokio::test]
+async fn a_change_of_health_is_logged_with_the_upstream_and_why() {
+    let logs = Logs::keep();
+    let (rig, upstream, works) = sick().await;
+    becomes_sick(&rig, &works).await;
+    works.store(true, Ordering::SeqCst);
+    eventually("a bill", || async { rig.get("/sick/x", &[]).await.status() == 402 }).await;
+    let address = format!("{}:{}", upstream.url.host_str().unwrap(), upstream.url.port().unwrap());
+    for (level, message, why) in [
+        ("WARN", "the address fails its health check", "it answers 503"),
+        ("INFO", "the address passes its health check again", ""),
+    ] {
+        eventually(message, || async { logs.text().contains(message) }).await;
+        let text = logs.text();
+        let line = text.lines().find(|it| it.contains(message)).unwrap();
+        for part in [level, "upstream", "sick", &address, why] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+    rig.end().await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use faregate::cli::doctor;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -217,16 +218,25 @@ async fn the_log_names_the_cause_of_a_failed_handshake_and_the_client_learns_not
 
 /// Runs the program on a configuration with these keys; its exit code and what it printed.
 fn run(command: &str, folder: &Path, keys: &str) -> (Option<i32>, String) {
+    run_on(command, &configured(folder, "http: 127.0.0.1:8402", "https://127.0.0.1:1", keys))
+}
+
+/// A configuration that listens so, for an upstream with these keys beside its URL.
+fn configured(folder: &Path, listen: &str, url: &str, keys: &str) -> PathBuf {
     let file = folder.join("faregate.yaml");
     let text = format!(
-        "public_url: http://127.0.0.1:8402\nlisten: {{ http: 127.0.0.1:8402 }}\n\
+        "public_url: http://127.0.0.1:8402\nlisten: {{ {listen} }}\n\
          nano: {{ nodes: [http://127.0.0.1:1], pool: {{ seed_file: pool.seed }} }}\n\
-         upstreams: {{ tls: {{ url: \"https://127.0.0.1:1\"{keys} }} }}\n\
+         upstreams: {{ tls: {{ url: \"{url}\"{keys} }} }}\n\
          routes: [{{ match: /**, upstream: tls, free: true }}]\n"
     );
     std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn run_on(command: &str, file: &Path) -> (Option<i32>, String) {
     let output =
-        Command::new(env!("CARGO_BIN_EXE_faregate")).args([command, "--config"]).arg(&file).output().unwrap();
+        Command::new(env!("CARGO_BIN_EXE_faregate")).args([command, "--config"]).arg(file).output().unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
@@ -261,6 +271,62 @@ fn check_and_doctor_open_the_files() {
         let (code, text) = run("check", folder, keys);
         assert_eq!(code, Some(78), "{text}");
         assert!(text.contains(complaint), "{text}");
+    }
+}
+
+#[test]
+fn check_and_doctor_open_the_listeners_own_files() {
+    let (authority, files) = (Authority::new(), Files::new());
+    let folder = files.0.path();
+    files.client(&authority.signed("gateway"));
+    files.write("open.key", &KeyPair::generate().unwrap().serialize_pem(), 0o644);
+    files.write("other.key", &KeyPair::generate().unwrap().serialize_pem(), 0o600);
+    files.write("empty.pem", "", 0o600);
+    let run = |command: &str, certificate: &str, key: &str| {
+        let listen = format!("tls: {{ address: 127.0.0.1:8443, certificate: {certificate}, key: {key} }}");
+        run_on(command, &configured(folder, &listen, "http://127.0.0.1:1", ""))
+    };
+    let (code, text) = run("check", "client.pem", "client.key");
+    assert_eq!(code, Some(0), "{text}");
+    let (_, text) = run("doctor", "client.pem", "client.key");
+    assert!(text.lines().any(|line| line.starts_with("ok     listen.tls ")), "{text}");
+    for (certificate, key, place, complaint) in [
+        ("nowhere.pem", "client.key", "listen.tls.certificate", "nowhere.pem"),
+        ("empty.pem", "client.key", "listen.tls.certificate", "holds no certificate"),
+        ("client.pem", "nowhere.key", "listen.tls.key", "nowhere.key"),
+        ("client.pem", "empty.pem", "listen.tls.key", "empty.pem"),
+        ("client.pem", "open.key", "listen.tls.key", "0644"),
+        ("client.pem", "other.key", "listen.tls.certificate", "do not belong together"),
+    ] {
+        let (code, text) = run("check", certificate, key);
+        assert_eq!(code, Some(78), "{text}");
+        let (_, examined) = run("doctor", certificate, key);
+        for text in [text, examined] {
+            assert!(text.contains(place) && text.contains(complaint), "{place}, {complaint}:\n{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_connects_as_the_gateway_does() {
+    let (servers, files) = (Authority::new(), Files::new());
+    let front = front(servers.signed(NAME), None).await;
+    let (trusted, named) = (files.authority(&servers), named());
+    for (url, keys, good, told) in [
+        (front.url.as_str(), format!("{trusted}{named}"), true, "takes connections"),
+        (front.url.as_str(), named.clone(), false, "UnknownIssuer"),
+        (front.url.as_str(), format!("{trusted}{named}, protocol: h2"), false, "did not choose HTTP/2"),
+        ("http://127.0.0.1:1", String::new(), false, "127.0.0.1:1 takes no connections: Connection refused"),
+        ("http://nowhere.invalid", String::new(), false, "nowhere.invalid: "),
+    ] {
+        let config = configured(files.0.path(), "http: 127.0.0.1:8402", url, &keys);
+        let mut out = Vec::new();
+        doctor::run(doctor::DoctorArgs { config, json: true }, &mut out).await.unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|it| it["what"] == "upstream tls").unwrap();
+        assert_eq!(check["good"], good, "{check}");
+        assert!(check["detail"].as_str().unwrap().contains(told), "{check}");
     }
 }
 

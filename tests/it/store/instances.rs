@@ -186,8 +186,10 @@ async fn the_doctor_tells_what_is_sound_and_what_is_not() {
         let text = format!(
             "public_url: {}\nlisten: {{ http: 127.0.0.1:8402 }}\n\
              nano: {{ nodes: [{node}], pool: {{ seed_file: pool.seed, size: 8 }} }}\n\
-             upstreams: {{ api: {{ url: http://127.0.0.1:3000 }} }}\n{more}\n\
+             upstreams: {{ api: {{ url: {} }} }}\n{more}\n\
              routes: [{{ match: /v1/**, upstream: api, price: 1 raw }}]\n",
+            // The gateway itself stands for a server that takes connections.
+            rig.url,
             rig.url
         );
         std::fs::write(&file, text).unwrap();
