@@ -382,9 +382,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
-        if !end_of_stream {
-            context.goes_on();
-        } else {
+        if end_of_stream {
             context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());

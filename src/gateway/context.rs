@@ -150,15 +150,6 @@ impl Context {
         }
     }
 
-    /// A part of the request goes on to the upstream, and more will follow. Where the client's pauses end,
-    /// and then the wait for an answer, the upstream is what holds the request up: it takes no more of it.
-    pub(super) fn goes_on(&self) {
-        let (Some(deadline), Some(forwarding)) = (&self.deadline, &self.forwarding) else { return };
-        if !self.is_answered {
-            deadline.set(self.tariff.limits.body_idle.saturating_add(forwarding.upstream.timeout()));
-        }
-    }
-
     /// The answer has begun, or the request has failed.
     pub(super) fn answered(&mut self) {
         self.is_answered = true;
