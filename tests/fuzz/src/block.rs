@@ -32,7 +32,8 @@ fn block_text(data: &[u8]) {
         // In a member that nobody reads, `serde_json` looks neither for UTF-8 nor for what escapes stand for.
         Err(error) => {
             let error = error.to_string();
-            let known = ["invalid unicode code point", "lone leading surrogate", "unexpected end of hex escape"];
+            let known =
+                ["invalid unicode code point", "lone leading surrogate", "unexpected end of hex escape"];
             return assert!(known.iter().any(|it| error.starts_with(it)), "what was read once: {error}");
         }
     };
