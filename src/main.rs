@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// What a request takes and gives back is many small pieces: this allocator needs the fewest instructions
-/// for them of those that were tried (`benches/README.md`).
+/// What a request takes and gives back is many small pieces: this allocator needs fewer instructions for
+/// them than the C library's.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -58,7 +58,7 @@ pub struct Tariff {
     pub watched: watch::Sender<bool>,
 }
 
-/// What is kept for one route, so that no request makes it anew.
+/// What is kept for one route, so that no request makes it again.
 #[derive(Debug)]
 pub struct AtRoute {
     pub(super) series: RouteSeries,

@@ -147,17 +147,7 @@ mod tests {
 
     #[test]
     fn proofs_have_a_share_beside_that_is_bounded_for_each_client_too() {
-        let second = Duration::from_secs(1);
-        let limits = EdgeLimits {
-            idle_connection: second,
-            body_idle: second,
-            drained_body: 0,
-            unpaid_per_client: 1,
-            settlements_per_client: 2,
-            free_forwards_per_client: 1,
-            free_forwards: 1,
-            bills_per_client: 1,
-        };
+        let limits = EdgeLimits { settlements_per_client: 2, ..limits(1, 1) };
         let unpaid = Unpaid::default();
         let _bill = unpaid.enter(client(1), &limits).unwrap();
         assert!(unpaid.enter(client(1), &limits).is_none());

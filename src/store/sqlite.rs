@@ -577,7 +577,7 @@ mod tests {
         assert_eq!(desk.numbers(), [0; 0]);
         assert!(!desk.is_writable());
         assert!(desk.writer.connection.is_some(), "a transaction that was undone costs no connection");
-        assert!(desk.serve([insert(2)])[0].is_ok(), "the next one begins anew");
+        assert!(desk.serve([insert(2)])[0].is_ok(), "the next one begins again");
     }
 
     #[test]

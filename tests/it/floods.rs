@@ -216,7 +216,6 @@ async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones()
     rig.end().await;
 }
 
-/// A call with a body of about this many bytes.
 /// A gateway with these limits, before a ledger that confirms when it is told to, and the proof of a payment.
 async fn unconfirmed(limits: &str) -> (Rig, String, BlockHash) {
     let devnet = DevnetOptions { confirm_after: Duration::from_secs(3600), ..DevnetOptions::default() };
@@ -264,6 +263,23 @@ async fn a_payer_hears_of_its_payment_amid_unpaid_requests_of_its_client() {
     rig.end().await;
 }
 
+/// Before: a client whose share was taken had proofs checked as fast as it could send them.
+#[tokio::test]
+async fn proofs_beyond_the_share_that_show_no_right_take_turns() {
+    let (rig, _, _) = unconfirmed("unpaid: 1, bills: 2").await;
+    let mut hanging = Wire::open(&rig.url).await;
+    hanging.ask("GET /free/hang", &[]).await;
+    eventually("it is under way", async || rig.upstream.seen().len() == 1).await;
+    let before = reached(&rig, "per_client.bills");
+    for _ in 0..6 {
+        let told = told(&rig, "/v1/search/a", ("payment-signature", "e30=")).await;
+        assert_eq!(told, (503, "overloaded".to_owned()));
+    }
+    assert!(reached(&rig, "per_client.bills") > before, "the last of them waited");
+    drop(hanging);
+    rig.end().await;
+}
+
 /// Before: the answer waited for a turn behind the bills, and after five seconds was `overloaded`.
 #[tokio::test]
 async fn a_payment_that_is_known_takes_no_turn() {
@@ -280,6 +296,7 @@ async fn a_payment_that_is_known_takes_no_turn() {
     rig.end().await;
 }
 
+/// A call with a body of about this many bytes.
 fn call(method: &str, length: usize) -> String {
     let padding = "x".repeat(length);
     format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"{method}\",\"params\":{{\"x\":\"{padding}\"}}}}")
