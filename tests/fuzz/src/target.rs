@@ -115,8 +115,11 @@ fn check_route(target: &CanonicalTarget, segments: &[Vec<u8>]) {
         assert_eq!(found, expected(method, segments), "{method} {target}");
         // Any other spelling of the same path.
         let all: Vec<_> = segments.iter().map(|it| escaped_bytes(it)).collect();
-        let other = CanonicalTarget::parse(&all.join("/"));
-        let other = other.unwrap_or_else(|why| panic!("{all:?}: {why}"));
+        let all = all.join("/");
+        if all.len() > MAX_PATH {
+            continue; // three characters for a byte can be more than a path may have
+        }
+        let other = CanonicalTarget::parse(&all).unwrap_or_else(|why| panic!("{all:?}: {why}"));
         assert_eq!(named(TABLE.find(&RequestHead::new(method, &other))), found);
         assert_eq!(decoded(other.path()), decoded(target.path()));
     }
