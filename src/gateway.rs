@@ -170,10 +170,14 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
             self.metrics.limit_reached(*limit);
         }
-        // One that is beyond its client's shares is answered at once: to wait, it would take more. A proof that has
-        // its share beside was looked at: it waits, or proofs could be had checked as fast as they can be sent.
+        if decision.sells() || decision.shows_right() {
+            return decision;
+        }
+        // A proof that has its share beside was looked at: it takes a turn, or proofs could be had checked as fast as
+        // they can be sent.
         let has_no_share = is_one_too_many && context.unpaid.is_none();
-        if has_no_share || decision.sells() || decision.shows_right() {
+        if let Some(client) = client.filter(|_| has_no_share) {
+            self.unpaid.turn_away(client, &limits).await;
             return decision;
         }
         self.in_turn(client, &limits, decision).await

@@ -3,8 +3,9 @@
 //!
 //! A capability or a confirmed payment is the right to be served. Without one, a client has so many
 //! requests under way, so many of them at upstreams, and so many answers a second. Beyond the first two it
-//! is turned away; answers beyond the last wait for their turn. Waiting takes no processor time, so that
-//! those who have paid find it free. Requests with a proof of payment have a share beside, so that a flood of
+//! is turned away; answers beyond the last wait for their turn. So does the answer that turns one away, if
+//! not too many wait already: a client that asks again at once would else take all of a core by being
+//! refused. Waiting takes no processor time, so that those who have paid find it free. Requests with a proof of payment have a share beside, so that a flood of
 //! requests without one does not keep a payer from hearing of its payment ([security guide](crate::guide::security)).
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::sync::{Mutex, PoisonError};
 
 /// The longest that an answer waits for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long a client waits to hear that it is turned away: as long as `Retry-After` then tells it to wait.
+const TURNED_AWAY_AFTER: Duration = Duration::from_secs(1);
 /// Turns that a client did not take are saved for so long.
 const SAVED: Duration = Duration::from_secs(1);
 /// Clients whose turns are counted at once, and how long without an answer. Beyond, the oldest begin again.
@@ -30,6 +33,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 pub struct Unpaid {
     under_way: Shares,
     with_proof: Shares,
+    turned_away: Shares,
     at_upstreams: Shares,
     all_at_upstreams: Arc<AtomicUsize>,
     turns: Turns,
@@ -40,6 +44,7 @@ impl Default for Unpaid {
         Self {
             under_way: Shares::default(),
             with_proof: Shares::default(),
+            turned_away: Shares::default(),
             at_upstreams: Shares::default(),
             all_at_upstreams: Arc::default(),
             turns: Turns::new(),
@@ -88,6 +93,15 @@ impl Unpaid {
         let counted = self.all_at_upstreams.fetch_update(set, read, one_more);
         counted.map_err(|_| ReachedLimit::FreeForwards)?;
         Ok(AtUpstream { _share: share, all: Arc::clone(&self.all_at_upstreams) })
+    }
+
+    /// Waits before `client` is told that it has its share of requests under way. As many of them wait as may be
+    /// under way; the answer to one beyond that does not wait, since what waits takes memory.
+    pub(super) async fn turn_away(&self, client: Client, limits: &EdgeLimits) {
+        let waits = self.turned_away.take(client, 1, limits.unpaid_per_client);
+        if waits.is_some() {
+            tokio::time::sleep(TURNED_AWAY_AFTER).await;
+        }
     }
 
     /// Waits until it is `client`'s turn for an answer that sells nothing. Gives whether it had to wait.
@@ -139,6 +153,8 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn client(last: u8) -> Client {
@@ -218,6 +234,24 @@ mod tests {
         drop(one);
         assert!(forward(3).is_ok(), "what has ended counts no more, and what was refused never did");
         drop(unnamed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_wait_to_be_turned_away_as_may_be_under_way() {
+        let (unpaid, limits) = (Unpaid::default(), limits(2, 1));
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(unpaid.turn_away(client(1), &limits))).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().now_or_never().is_none(), "it waits");
+        }
+        assert!(unpaid.turn_away(client(1), &limits).now_or_never().is_some(), "there is no room to wait");
+        assert!(unpaid.turn_away(client(2), &limits).now_or_never().is_none(), "another client has its own");
+        #[expect(clippy::disallowed_methods, reason = "the runtime's clock is paused")]
+        let before = tokio::time::Instant::now();
+        for one in waiting {
+            one.await;
+        }
+        assert_eq!(before.elapsed(), TURNED_AWAY_AFTER);
+        assert!(unpaid.turn_away(client(1), &limits).now_or_never().is_none(), "there is room again");
     }
 
     #[tokio::test(start_paused = true)]
