@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use serde_yaml::{Mapping, Value};
 
 use super::finding::{Fault, Mark};
@@ -82,8 +82,8 @@ pub(super) fn item(path: &str, index: usize) -> String {
 /// # Errors
 /// Every fault found so far, if the text is not YAML.
 pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Document, Vec<Fault>> {
-    let mut reader =
-        Reader { parser: Parser::new_from_str(text), places: Places::default(), env, faults: Vec::new() };
+    let parser = Parser::new_from_str(text);
+    let mut reader = Reader { parser, end: end_of(text), places: Places::default(), env, faults: Vec::new() };
     let outcome = if text.len() > MAX_FILE {
         let message = format!("the file is larger than {MAX_FILE} bytes");
         Err(Fault::new(None, "", message, "is this the right file?"))
@@ -93,30 +93,28 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<D
     let Reader { places, mut faults, .. } = reader;
     match outcome {
         Ok(value) => Ok(Document { value, places, faults }),
-        Err(mut fault) => {
-            fault.mark = fault.mark.map(|mark| within(text, mark));
+        Err(fault) => {
             faults.push(fault);
             Err(faults)
         }
     }
 }
 
-/// `mark`, or the end of the text if it is after that: the parser ends a last line that has no line end, and
-/// finds the fault on the next one.
-fn within(text: &str, mark: Mark) -> Mark {
+/// The place behind the last character.
+fn end_of(text: &str) -> Mark {
     let text = text.replace("\r\n", "\n");
-    let (mut count, mut last) = (0_usize, "");
-    for line in text.split(['\n', '\r']) {
-        (count, last) = (count.saturating_add(1), line);
+    let (mut line, mut last) = (0_usize, "");
+    for each in text.split(['\n', '\r']) {
+        (line, last) = (line.saturating_add(1), each);
     }
-    if mark.line <= count {
-        return mark;
-    }
-    Mark { line: count, column: last.chars().count().saturating_add(1) }
+    Mark { line, column: last.chars().count().saturating_add(1) }
 }
 
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    /// No place is behind this one. The parser ends a last line that has no line end, and finds what is missing on
+    /// the next one.
+    end: Mark,
     places: Places,
     env: &'a dyn Fn(&str) -> Option<String>,
     faults: Vec<Fault>,
@@ -124,24 +122,21 @@ struct Reader<'a> {
 
 const SYNTAX_HINT: &str = "look at brackets, quotes, colons and indentation here and just above";
 
-fn mark_of(span: Span) -> Mark {
-    Mark { line: span.start.line(), column: span.start.col().saturating_add(1) }
-}
-
-fn not_yaml(error: &ScanError) -> Fault {
-    let at = error.marker();
-    let mark = Mark { line: at.line(), column: at.col().saturating_add(1) };
-    Fault::new(Some(mark), "", format_args!("not YAML: {}", error.info()), SYNTAX_HINT)
-}
-
 /// An `Err` is a fault after which the file cannot be read further.
 impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Mark), Fault> {
         match self.parser.next_event() {
-            Some(Ok((event, span))) => Ok((event, mark_of(span))),
-            Some(Err(error)) => Err(not_yaml(&error)),
+            Some(Ok((event, span))) => Ok((event, self.place(&span.start))),
+            Some(Err(error)) => {
+                let message = format_args!("not YAML: {}", error.info());
+                Err(Fault::new(Some(self.place(error.marker())), "", message, SYNTAX_HINT))
+            }
             None => Err(Fault::new(None, "", "not YAML: it ends too early", SYNTAX_HINT)),
         }
+    }
+
+    fn place(&self, at: &Marker) -> Mark {
+        Mark { line: at.line(), column: at.col().saturating_add(1) }.min(self.end)
     }
 
     fn document(&mut self) -> Result<Value, Fault> {

@@ -50,6 +50,11 @@ fn a_file_that_is_cut_off_is_wrong_at_its_end() {
         let mark = found.faults[0].mark.unwrap();
         assert_eq!((mark.line, mark.column), (3, 9), "{found}");
     }
+    // A key that is announced and missing.
+    let text = "listen: { http: 127.0.0.1:1 }\nupstreams:\n ? # none";
+    let found = parse(text).unwrap_err();
+    assert!(found.faults.iter().any(|it| it.key == "upstreams."), "{found}");
+    assert!(found.faults.iter().filter_map(|it| it.mark).all(|it| it.line <= 3), "{found}");
 }
 
 /// Each wrong name was compared with 200 right ones, letter by letter: 2,000 of them took half a minute.
