@@ -237,6 +237,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         session.set_write_timeout(Some(listen::STALL));
         session.set_read_timeout(Some(context.tariff.limits.body_idle));
+        hop::upgrade(session);
         let is_tunnel = may_become_tunnel(session);
         // Whatever follows is the tunnel's. If there will be none, it is nobody's.
         let closes = is_tunnel || session.get_keepalive().is_none() || hop::closes(session.req_header());
