@@ -96,7 +96,7 @@ use pingora::upstreams::peer::Peer;
 use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
-use crate::listen::Connection;
+use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
 
@@ -112,8 +112,6 @@ pub use context::Context;
 
 /// How long a client may take to send the rest of a body that is not needed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may take to accept more of its answer.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The gateway, to be served by Pingora.
 #[derive(Debug)]
@@ -241,8 +239,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn early_request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<()> {
         // Without these, Pingora leaves an idle connection, a slow body and a stuck client alone for ever.
         session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_write_timeout(Some(listen::STALL));
         session.set_read_timeout(Some(context.tariff.limits.body_idle));
+        hop::upgrade(session);
         let is_tunnel = may_become_tunnel(session);
         // Whatever follows is the tunnel's. If there will be none, it is nobody's.
         let closes = is_tunnel || session.get_keepalive().is_none() || hop::closes(session.req_header());

@@ -17,6 +17,7 @@ mod plain;
 mod proxies;
 mod proxy_protocol;
 mod refusal;
+mod stall;
 mod tls;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -41,6 +42,7 @@ pub use connection::Connection;
 pub use deadline::Deadline;
 pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
 pub use proxies::TrustedProxies;
+pub use stall::STALL;
 pub use tls::{Tls, TlsError};
 
 use door::{Complaints, Entered};
@@ -49,9 +51,6 @@ use plain::Buffered;
 
 /// How long connections may go on after the shutdown signal.
 pub const GRACE: Duration = Duration::from_secs(10);
-
-/// How long a new connection may send nothing.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// The pause after a failed accept. The usual cause is that no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -136,17 +135,28 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     app: Arc<A>,
     mut shutdown: StopSignal,
 ) {
-    if !begins(&tcp, &mut shutdown).await {
+    let (peer, idle) = (entered.peer, entered.rules.idle);
+    if !begins(&tcp, idle, &mut shutdown).await {
         return;
     }
-    let peer = entered.peer;
     let Some(client) = client_of(&mut tcp, &mut entered, &door).await else { return };
+    if entered.is_proxied && !begins(&tcp, idle, &mut shutdown).await {
+        return;
+    }
     if let Err(error) = tcp.set_nodelay(true) {
         // The peer is gone already.
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
-    let is_http2 = tls.is_none() && entered.rules.h2c && h2c::begins(&tcp, entered.rules.head_time).await;
+    let late = || {
+        let limit = door.reached(ReachedLimit::HeadTime).as_str();
+        tracing::debug!(%peer, limit, "connection closed: a head took too long");
+    };
+    let mut is_http2 = false;
+    if tls.is_none() && entered.rules.h2c {
+        let Ok(begins) = h2c::begins(&tcp, entered.rules.head_time).await else { return late() };
+        is_http2 = begins;
+    }
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
@@ -162,11 +172,10 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
             }
         },
     };
-    let timed = Timed::new(app, &head);
-    let idle = entered.rules.idle;
+    let timed = Timed::new(app, &head, idle);
     let served = async {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return http2::serve(stream, timed, idle, shutdown).await;
+            return http2::serve(stream, timed, Arc::clone(&head), idle, shutdown).await;
         }
         let mut next = Some(stream);
         while let Some(stream) = next {
@@ -175,10 +184,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     };
     tokio::select! {
         () = served => {}
-        () = head.late() => {
-            let limit = door.reached(ReachedLimit::HeadTime).as_str();
-            tracing::debug!(%peer, limit, "connection closed: a head took too long");
-        }
+        () = head.late() => late(),
     }
 }
 
@@ -204,14 +210,14 @@ async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> O
     }
 }
 
-/// Whether the client sends anything before [`SILENCE`] and the shutdown. Without this, a silent
+/// Whether the client sends anything within the time `idle` and before the shutdown. Without this, a silent
 /// connection would delay the shutdown by the whole grace period.
-async fn begins(tcp: &TcpStream, shutdown: &mut StopSignal) -> bool {
+async fn begins(tcp: &TcpStream, idle: Duration, shutdown: &mut StopSignal) -> bool {
     // Peeking consumes nothing and, unlike readiness, never reports a byte that is not there.
     let mut first = [0];
     tokio::select! {
         biased;
-        heard = tokio::time::timeout(SILENCE, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
+        heard = tokio::time::timeout(idle, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
         () = shutdown::asked_for(shutdown) => false,
     }
 }

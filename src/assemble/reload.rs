@@ -9,7 +9,8 @@ use crate::routes::RouteName;
 /// The keys that differ between the running configuration and a new one, and that cannot change while
 /// the gateway runs.
 pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let addresses = |it: &Config| (it.listen.http, it.listen.tls.clone());
+    // The certificate's files are read again on each reload, whatever their names.
+    let addresses = |it: &Config| (it.listen.http, it.listen.tls.as_ref().map(|it| it.address));
     let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
     [
         ("listen", addresses(new) != addresses(old)),

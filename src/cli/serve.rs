@@ -187,12 +187,13 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
             return;
         }
     };
-    if let (Some(tls), Some(files)) = (tls, &config.listen.tls)
-        && let Err(error) = tls.reload(&files.certificate, &files.key)
-    {
-        services.metrics().reload_failed();
-        tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
-    }
+    let renewed = tls.zip(config.listen.tls.as_ref()).and_then(|(tls, files)| {
+        let loaded = Tls::load(&files.certificate, &files.key).inspect_err(|error| {
+            services.metrics().reload_failed();
+            tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
+        });
+        loaded.ok().map(|it| (tls, it))
+    });
     let held_back = match services.reload(&config).await {
         Ok(held_back) => held_back,
         Err(error) => {
@@ -201,6 +202,9 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
             return;
         }
     };
+    if let Some((tls, renewed)) = renewed {
+        tls.replace(&renewed);
+    }
     if held_back.is_empty() {
         tracing::info!("configuration reloaded");
     } else {

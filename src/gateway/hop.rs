@@ -34,6 +34,17 @@ pub(super) fn old_client(session: &mut Session) {
     }
 }
 
+/// Leaves an `Upgrade` out that is to be ignored, so that the request is an ordinary one: in HTTP/1.0, and if
+/// `Connection` does not name it. Then it is meant for somebody before the gateway (RFC 9110 section 7.8).
+pub(super) fn upgrade(session: &mut Session) {
+    let request = session.req_header();
+    let is_ignored = request.headers.contains_key(UPGRADE)
+        && (request.version != Version::HTTP_11 || !named(&request.headers).contains(&UPGRADE));
+    if is_ignored {
+        let _removed = session.req_header_mut().remove_header(&UPGRADE).is_some();
+    }
+}
+
 /// Whether the client says that it closes its connection after the answer, in whichever line (RFC 9112
 /// section 9.6).
 pub(super) fn closes(request: &RequestHeader) -> bool {
@@ -242,6 +253,20 @@ mod tests {
             old_client(&mut session);
             assert_eq!(session.req_header().headers.contains_key(EXPECT), stays, "{version}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_by_the_connection_and_in_http_1_1() {
+        let asks = |version: &str, options: &str| {
+            let fields = format!("Host: a\r\n{options}Upgrade: websocket\r\n");
+            let mut session = session(&format!("GET / {version}\r\n{fields}\r\n"));
+            upgrade(&mut session);
+            session.req_header().headers.contains_key(UPGRADE)
+        };
+        assert!(asks("HTTP/1.1", "Connection: Upgrade\r\n"));
+        assert!(asks("HTTP/1.1", "Connection: keep-alive\r\nConnection: x, upgrade\r\n"));
+        assert!(!asks("HTTP/1.1", "") && !asks("HTTP/1.1", "Connection: upgrades\r\n"));
+        assert!(!asks("HTTP/1.0", "Connection: Upgrade\r\n"));
     }
 
     #[test]

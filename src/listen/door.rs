@@ -29,7 +29,8 @@ pub struct DoorRules {
     pub per_client: usize,
     /// How long the head of a request may take from its first byte to its last.
     pub head_time: Duration,
-    /// How long a connection over HTTP/2 may have no request under way.
+    /// How long a connection may say nothing before its first request; over HTTP/2, how long it may have none
+    /// under way.
     pub idle: Duration,
     pub proxies: TrustedProxies,
     /// Whether connections of trusted proxies begin with the PROXY protocol.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -12,8 +13,11 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// that means harm.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Whether the connection begins with the preface, all of which comes `within` this time. Nothing is read.
-pub(super) async fn begins(tcp: &TcpStream, within: Duration) -> bool {
+/// Whether the connection begins with the preface. Nothing is read.
+///
+/// # Errors
+/// What came `within` this time may become a preface.
+pub(super) async fn begins(tcp: &TcpStream, within: Duration) -> Result<bool, Elapsed> {
     let look = async {
         let mut first = [0; PREFACE.len()];
         loop {
@@ -25,5 +29,5 @@ pub(super) async fn begins(tcp: &TcpStream, within: Duration) -> bool {
             sleep(LOOK_EVERY).await;
         }
     };
-    timeout(within, look).await.is_ok_and(|it| it.is_some())
+    timeout(within, look).await.map(|it| it.is_some())
 }

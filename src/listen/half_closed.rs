@@ -4,6 +4,9 @@
 //! So the end of what a client sends is kept from the app while a whole request of it is under way. If no
 //! answer has begun after a while, the client is told to go on waiting: from one that is gone, a reset
 //! comes back, and that the app is told. A client that leaves in the middle of its answer is believed.
+//!
+//! Over HTTP/2 [`http2`](super::http2) judges it, which knows of all requests. The client is sent a ping at once,
+//! so it is looked at oftener at first, and no answer begins before.
 
 use std::io;
 use std::pin::Pin;
@@ -18,6 +21,9 @@ use super::head::HeadSignal;
 
 /// How often a connection is looked at for a reset.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The same over HTTP/2, for so many looks until its answers may begin.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+const SOON_LOOKS: u32 = 10;
 /// After so many looks a client is told to wait, unless its answer has begun.
 const LOOKS_BEFORE_ASKING: u32 = 4;
 /// How late after the request the sending side may be closed although the answer has begun.
@@ -43,22 +49,28 @@ impl HalfClosed {
         tcp: fn(&S) -> &TcpStream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let is_shared = head.is_shared();
         let leaves = || head.is_answered() && head.is_older_than(LATE);
-        if !head.is_whole() || (!self.is_waiting && leaves()) {
+        if !is_shared && (!head.is_whole() || (!self.is_waiting && leaves())) {
             *self = Self::default();
             return Poll::Ready(Ok(()));
         }
         self.is_waiting = true;
         head.close_half();
         loop {
-            let next = self.next.get_or_insert_with(|| Box::pin(sleep(LOOK_EVERY)));
+            let pause = if is_shared && self.looks < SOON_LOOKS { LOOK_SOON } else { LOOK_EVERY };
+            let next = self.next.get_or_insert_with(|| Box::pin(sleep(pause)));
             ready!(next.as_mut().poll(cx));
             self.next = None;
             self.looks = self.looks.saturating_add(1);
             if let Some(error) = tcp(stream).take_error()? {
                 return Poll::Ready(Err(error));
             }
-            if self.looks == LOOKS_BEFORE_ASKING && head.knows_interim() && !head.is_answered() {
+            if is_shared {
+                if self.looks == SOON_LOOKS {
+                    head.keep_waiting();
+                }
+            } else if self.looks == LOOKS_BEFORE_ASKING && head.knows_interim() && !head.is_answered() {
                 ask(stream, cx)?;
             }
         }

@@ -37,8 +37,13 @@ pub(super) struct HeadSignal {
     is_answered: AtomicBool,
     /// Whether its client knows answers before the answer.
     knows_interim: AtomicBool,
-    /// Whether the client has closed its sending side.
+    /// Whether several requests share the connection.
+    is_shared: AtomicBool,
+    /// Whether the client has closed its sending side, and was not gone for good a while later.
     is_half_closed: AtomicBool,
+    is_waiting: AtomicBool,
+    /// Either of the two has changed.
+    closing: Notify,
     /// Runs from the moment at which the app has the request. Locked to copy it, no longer.
     age: Mutex<Option<Stopwatch>>,
     late: Notify,
@@ -89,12 +94,52 @@ impl HeadSignal {
         self.age.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Several requests share the connection: from here on the end of what its client sends is for those to
+    /// judge who know of them all.
+    pub(super) fn share(&self) {
+        self.is_shared.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
+    }
+
+    /// The client has closed its sending side.
     pub(super) fn close_half(&self) {
-        self.is_half_closed.store(true, Ordering::Relaxed);
+        if !self.is_half_closed.swap(true, Ordering::SeqCst) {
+            self.closing.notify_waiters();
+        }
     }
 
     pub(super) fn is_half_closed(&self) -> bool {
-        self.is_half_closed.load(Ordering::Relaxed)
+        self.is_half_closed.load(Ordering::SeqCst)
+    }
+
+    /// Returns once the client has closed its sending side.
+    pub(super) async fn half_closed(&self) {
+        self.once(&self.is_half_closed).await;
+    }
+
+    /// A client that has closed its sending side did not turn out to be gone for good.
+    pub(super) fn keep_waiting(&self) {
+        self.is_waiting.store(true, Ordering::SeqCst);
+        self.closing.notify_waiters();
+    }
+
+    /// Returns once [`HeadSignal::keep_waiting`] was called.
+    pub(super) async fn waits(&self) {
+        self.once(&self.is_waiting).await;
+    }
+
+    async fn once(&self, flag: &AtomicBool) {
+        loop {
+            // Made first: no change after this is missed.
+            let changed = self.closing.notified();
+            if flag.load(Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Returns once a head took too long.
@@ -213,11 +258,14 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Timed<A> {
     app: Arc<A>,
     head: Arc<HeadSignal>,
+    idle: Duration,
+    has_begun: AtomicBool,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Timed<A> {
-    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>) -> Arc<Self> {
-        Arc::new(Self { app, head: Arc::clone(head) })
+    /// An app for a connection that may say nothing for the time `idle` before its first request.
+    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>, idle: Duration) -> Arc<Self> {
+        Arc::new(Self { app, head: Arc::clone(head), idle, has_begun: AtomicBool::new(false) })
     }
 
     /// Serves one request of HTTP/2, whose session watches `deadline`.
@@ -240,7 +288,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
     // Written out, not `async`: a session is some 5 kB, and each future that holds it copies it.
     fn process_new_http<'s, 'w, 'f>(
         self: &'s Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &'w StopSignal,
     ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'f>>
     where
@@ -249,6 +297,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
         Self: 'f,
     {
         self.head.expect();
+        if !self.has_begun.swap(true, Ordering::Relaxed) && session.get_keepalive().is_some() {
+            // Pingora gives every new connection 60 s. For 0 it would wait for ever.
+            session.set_keepalive(Some(self.idle.as_secs().max(1)));
+        }
         let deadline = Arc::clone(&self.head.answer);
         let served = self.app.process_new_http(session, shutdown);
         Box::pin(async move { deadline.within(GRACE, served).await.flatten() })

@@ -6,11 +6,15 @@
 
 mod session;
 
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
+use h2::server::{Connection, SendResponse};
+use h2::{Ping, Reason, RecvStream};
 use http::header::HOST;
 use http::{Method, Request};
 use pingora::apps::HttpServerApp;
@@ -22,20 +26,25 @@ use pingora::protocols::http::authority::{
 use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::protocols::{Digest, Stream};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::deadline::Deadline;
-use super::head::Timed;
+use super::head::{HeadSignal, Timed};
 use super::refusal;
+use super::stall::STALL;
 use crate::shutdown::{self, StopSignal};
 use session::Http2Session;
 
 /// After so many requests that cannot be read, a connection is closed. What is read before counts too.
 const MOST_UNREADABLE: usize = 32;
+/// How long a client may take to accept the last frame of its connection, which says why it ends, and how long
+/// one that was told that the gateway ends may stay without a request.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// One connection.
 struct Http2<A> {
     app: Arc<Timed<A>>,
+    head: Arc<HeadSignal>,
     digest: Arc<Digest>,
     shutdown: StopSignal,
     requests: JoinSet<()>,
@@ -45,9 +54,14 @@ struct Http2<A> {
 /// Serves the requests of `stream` by `app` until the client goes, or until there was none for the time
 /// `idle`. After the shutdown signal it goes on with those that have begun, and the client is told to send
 /// no more.
+///
+/// A client that has closed its sending side (`head` says so) may wait for the answers to what it has asked, as
+/// over HTTP/1; for the time `idle`, since it may be gone for good. It can make no room any more (RFC 9113
+/// section 6.9), so it gets as much of them as it has made room for before.
 pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     stream: Stream,
     app: Arc<Timed<A>>,
+    head: Arc<HeadSignal>,
     idle: Duration,
     shutdown: StopSignal,
 ) {
@@ -57,15 +71,21 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let options = app.h2_options().unwrap_or_else(default_h2_options);
-    let mut connection = match options.handshake::<_, Bytes>(stream).await {
-        Ok(connection) => connection,
-        Err(error) => return tracing::debug!(%error, "no HTTP/2 handshake"),
-    };
     let mut stop = shutdown.clone();
-    let mut is_ending = false;
-    let mut http2 = Http2 { app, digest, shutdown, requests: JoinSet::new(), unreadable: 0 };
-    loop {
+    let Some(mut connection) = handshake(stream, &app, idle, &mut stop).await else { return };
+    head.share();
+    let mut pings = connection.ping_pong();
+    let (mut is_ending, mut is_sending, mut half_closed_for) = (false, false, None);
+    let mut http2 = Http2 { app, head, digest, shutdown, requests: JoinSet::new(), unreadable: 0 };
+    let (reason, within) = loop {
+        let (is_idle, is_half_closed) = (http2.requests.is_empty(), half_closed_for.is_some());
+        let quiet = if is_sending {
+            STALL
+        } else if is_ending {
+            FAREWELL
+        } else {
+            idle
+        };
         tokio::select! {
             biased;
             () = shutdown::asked_for(&mut stop), if !is_ending => {
@@ -73,23 +93,100 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
                 is_ending = true;
             }
             Some(ended) = http2.requests.join_next() => report(ended),
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => http2.begin(request, respond),
+            () = http2.head.half_closed(), if !is_half_closed => {
+                half_closed_for = Some(Box::pin(sleep(idle)));
+                // Whoever is gone for good answers this with a reset.
+                if connection.has_streams()
+                    && let Some(Err(error)) = pings.as_mut().map(|it| it.send_ping(Ping::opaque()))
+                {
+                    tracing::debug!(%error, "a client is not asked whether it waits");
+                }
+            }
+            accepted = next(&mut connection, is_half_closed && is_idle) => match accepted {
+                Some(Ok((request, respond))) => {
+                    is_sending = false;
+                    http2.begin(request, respond);
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 connection ended");
-                    break;
+                    break (Reason::NO_ERROR, FAREWELL);
                 }
-                None => break,
+                // The rest of an answer may be on its way.
+                None => break (Reason::NO_ERROR, STALL),
             },
-            () = sleep(idle), if http2.requests.is_empty() && !is_ending => return,
+            () = over(&mut half_closed_for) => break (Reason::NO_ERROR, FAREWELL),
+            () = sleep(quiet), if is_idle => {
+                if is_sending || !connection.has_streams() {
+                    break (Reason::NO_ERROR, FAREWELL);
+                }
+                // What was written of an answer is not sent yet.
+                is_sending = true;
+            }
         }
         if http2.unreadable == MOST_UNREADABLE {
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-            is_ending = true;
+            break (Reason::ENHANCE_YOUR_CALM, FAREWELL);
         }
-    }
+    };
     // Each learns from its own stream that the connection is gone, and is counted and logged.
     http2.requests.detach_all();
+    farewell(&mut connection, reason, within).await;
+}
+
+/// The next request; `None` at the end of the connection. If the client can send no more (`is_last`), that is
+/// as soon as all answers are on their way.
+async fn next(
+    connection: &mut Connection<Stream, Bytes>,
+    is_last: bool,
+) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+    poll_fn(|cx| {
+        let accepted = pin!(connection.accept()).poll(cx);
+        if is_last && accepted.is_pending() && !connection.has_streams() {
+            return Poll::Ready(None);
+        }
+        accepted
+    })
+    .await
+}
+
+/// Returns once a time is over that has begun.
+async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.await,
+        None => pending().await,
+    }
+}
+
+/// Begins to speak HTTP/2, for which the client has the time `idle`. `None` if it is not begun, or the
+/// gateway ends first.
+async fn handshake<A: HttpServerApp + Send + Sync + 'static>(
+    stream: Stream,
+    app: &Timed<A>,
+    idle: Duration,
+    stop: &mut StopSignal,
+) -> Option<Connection<Stream, Bytes>> {
+    let options = app.h2_options().unwrap_or_else(default_h2_options);
+    let begun = tokio::select! {
+        biased;
+        begun = timeout(idle, options.handshake::<_, Bytes>(stream)) => begun,
+        () = shutdown::asked_for(stop) => return None,
+    };
+    match begun {
+        Ok(Ok(connection)) => return Some(connection),
+        Ok(Err(error)) => tracing::debug!(%error, "no HTTP/2 handshake"),
+        Err(error) => tracing::debug!(%error, "connection closed: no preface of HTTP/2 came"),
+    }
+    None
+}
+
+/// Ends a connection for this reason, if it has not ended, and says which requests were read: what is on its way
+/// meanwhile may be sent again (RFC 9113 section 6.8). A client that does not read `within` this time does not
+/// learn it.
+async fn farewell(connection: &mut Connection<Stream, Bytes>, reason: Reason, within: Duration) {
+    connection.abrupt_shutdown(reason);
+    let closed = poll_fn(|cx| connection.poll_closed(cx));
+    if !timeout(within, closed).await.is_ok_and(|it| it.is_ok()) {
+        tracing::debug!(%reason, "an HTTP/2 connection was cut off: its client did not take the reason");
+    }
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
@@ -99,8 +196,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
         let head = RequestHeader::from(parts);
         let is_readable = is_readable(&head);
         let deadline = Arc::new(Deadline::default());
-        let digest = Arc::clone(&self.digest);
-        let session = Http2Session::new(head, body, respond, digest, Arc::clone(&deadline));
+        let (digest, signal) = (Arc::clone(&self.digest), Arc::clone(&self.head));
+        let session = Http2Session::new(head, body, respond, digest, signal, Arc::clone(&deadline));
         let session = ServerSession::new_custom(Box::new(session));
         if is_readable {
             let (app, shutdown) = (Arc::clone(&self.app), self.shutdown.clone());
@@ -139,7 +236,78 @@ fn is_readable(request: &RequestHeader) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use pingora::apps::ReusedHttpStream;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::listen::refusal::SAY;
+
+    /// Answers nothing.
+    struct Mute;
+
+    #[async_trait]
+    impl HttpServerApp for Mute {
+        async fn process_new_http(
+            self: &Arc<Self>,
+            _: ServerSession,
+            _: &StopSignal,
+        ) -> Option<ReusedHttpStream> {
+            None
+        }
+    }
+
+    const IDLE: Duration = Duration::from_secs(30);
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    /// A connection that a client has begun with these bytes, and on which so many bytes wait to be read.
+    async fn begun(bytes: &[u8], room: usize) -> (DuplexStream, impl Future<Output = ()>) {
+        let (mut client, stream) = tokio::io::duplex(room);
+        client.write_all(bytes).await.unwrap();
+        let head = Arc::new(HeadSignal::default());
+        let served = async move {
+            let (_stop, shutdown) = watch::channel(false);
+            let app = Timed::new(Arc::new(Mute), &head, IDLE);
+            serve(Box::new(stream), app, head, IDLE, shutdown).await;
+        };
+        (client, served)
+    }
+
+    /// A connection with so many requests without a host, whose client makes room for `window` bytes of each
+    /// answer.
+    fn unreadable(requests: u8, window: u32) -> Vec<u8> {
+        let settings = [&b"\0\0\x06\x04\0\0\0\0\0\0\x04"[..], &window.to_be_bytes()].concat();
+        let mut bytes = [PREFACE, &settings].concat();
+        for number in 0..requests {
+            // GET, https and / by the static table (RFC 7541 appendix A).
+            bytes.extend([0, 0, 3, 1, 5, 0, 0, 0, number * 2 + 1, 0x82, 0x87, 0x84]);
+        }
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_begin_is_an_idle_one() {
+        for said in [&b""[..], &PREFACE[..20], PREFACE] {
+            let (_client, served) = begun(said, 1024).await;
+            timeout(IDLE + FAREWELL * 2, served).await.unwrap_or_else(|_| panic!("{said:?}"));
+        }
+    }
+
+    /// Regression: it kept its connection for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_cut_off() {
+        let bytes = unreadable(MOST_UNREADABLE as u8, 65_535);
+        let (_client, served) = begun(&bytes, bytes.len()).await;
+        timeout(FAREWELL * 2, served).await.unwrap();
+    }
+
+    /// Regression: the gateway's own answers had no limit, and a connection with one under way is not idle.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_makes_no_room_for_an_answer_is_not_waited_for() {
+        let (_client, served) = begun(&unreadable(1, 0), 1024).await;
+        timeout(SAY + IDLE + FAREWELL * 2, served).await.unwrap();
+    }
 
     fn request(target: &str, host: &[&str]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
 use super::refusal::Refused;
+use super::stall::Unstalled;
 
 /// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
 /// them.
@@ -28,7 +29,7 @@ const WRITE_BUFFER: usize = 16 * 1024;
 /// has a buffer of its own, and an idle connection does not need a second one.
 #[derive(Debug)]
 pub(super) struct Buffered {
-    stream: BufWriter<TcpStream>,
+    stream: BufWriter<Unstalled<TcpStream>>,
     digest: Arc<SocketDigest>,
     /// Over the heads, if no other layer reads them.
     watch: Option<HeadWatch>,
@@ -40,7 +41,7 @@ pub(super) struct Buffered {
 
 impl Buffered {
     pub(super) fn new(tcp: TcpStream, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
-        let stream = BufWriter::with_capacity(WRITE_BUFFER, tcp);
+        let stream = BufWriter::with_capacity(WRITE_BUFFER, Unstalled::new(tcp));
         Self {
             stream,
             digest: Arc::new(digest),
@@ -58,7 +59,7 @@ impl Buffered {
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
-        self.stream.get_ref()
+        self.stream.get_ref().get_ref()
     }
 
     pub(super) fn digest(&self) -> &SocketDigest {
@@ -73,10 +74,9 @@ impl Buffered {
 
 impl Drop for Buffered {
     /// Sends what was written and not flushed, as much as the socket takes at once. The rest would go to a
-    /// peer that has stopped reading.
+    /// peer that has stopped reading. There may be no runtime any more whose timer could limit it.
     fn drop(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        let _sent = Pin::new(&mut self.stream).poll_flush(&mut context);
+        let _sent = self.tcp().try_write(self.stream.buffer()).is_ok();
     }
 }
 
@@ -93,7 +93,7 @@ impl AsyncRead for Buffered {
         if buf.filled().len() > before {
             return Poll::Ready(Ok(()));
         }
-        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref(), cx)
+        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref().get_ref(), cx)
     }
 }
 

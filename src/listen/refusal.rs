@@ -16,12 +16,15 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer. Closed at
 /// once, the connection would be reset, and the client could lose the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a client of HTTP/2 may take to make room for its answer.
+pub(super) const SAY: Duration = Duration::from_secs(10);
 
 /// The mark of an answer that Pingora has made.
 const MARK: &[u8] = b"\r\nServer: Pingora\r\n";
@@ -141,8 +144,10 @@ async fn say(mut session: ServerSession, status: StatusCode, more: &[(HeaderName
         session.write_response_header(Box::new(head)).await?;
         if is_head { session.finish_body().await } else { session.write_response_body(body, true).await }
     };
-    if let Err(error) = written.await {
-        tracing::debug!(%error, "the client was gone before it was refused");
+    match timeout(SAY, written).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the client was gone before it was refused"),
+        Err(error) => tracing::debug!(%error, "the client does not take its refusal"),
     }
 }
 

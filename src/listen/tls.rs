@@ -77,13 +77,10 @@ impl Tls {
         Ok(Self(Arc::new(ArcSwap::from_pointee(config(certificate, key)?))))
     }
 
-    /// Reads the files again for future connections.
-    ///
-    /// # Errors
-    /// [`TlsError`]; the certificate in use stays.
-    pub fn reload(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
-        self.0.store(Arc::new(config(certificate, key)?));
-        Ok(())
+    /// Takes the certificate and key of `other`, which was loaded from the same files or from others, for future
+    /// connections.
+    pub fn replace(&self, other: &Self) {
+        self.0.store(other.0.load_full());
     }
 
     /// Makes the TLS handshake over `plain`.

@@ -180,6 +180,47 @@ async fn over_tls_too_a_slow_head_and_an_idle_connection_end() {
     rig.end().await;
 }
 
+/// Before: 60 s, whatever the setting said, and over HTTP/2 for ever.
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_an_idle_one_from_its_beginning() {
+    let more = "limits: { idle_connection: 1s }".to_owned();
+    let plan = |listen| Plan { routes: ROUTES.to_owned(), more: more.clone(), listen, ..Plan::default() };
+    let rig = Rig::with(plan(Some("h2c: true"))).await;
+    let proxied =
+        Rig::with(plan(Some("h2c: true, trusted_proxies: [127.0.0.1], proxy_protocol: true"))).await;
+    let secured = Secured::start(&rig).await;
+    let over_tls = format!("http://{}", secured.address);
+    let mut plain = Vec::new();
+    for (url, said) in [
+        (&rig.url, ""),
+        (&proxied.url, ""),
+        (&proxied.url, "PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n"),
+        (&over_tls, ""),
+        (&rig.url, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ] {
+        let mut wire = Wire::open(url).await;
+        wire.send(said).await;
+        plain.push((said, wire));
+    }
+    let mut shaken = Vec::new();
+    for (protocol, said) in [("http/1.1", ""), ("h2", ""), ("h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n")] {
+        let mut stream = secured.connect(protocol.as_bytes()).await;
+        stream.write_all(said.as_bytes()).await.unwrap();
+        shaken.push((protocol, said, stream));
+    }
+    for (said, mut wire) in plain {
+        let seen = wire.rest().await;
+        assert!(seen.is_empty() || said.starts_with("PRI"), "{said:?}: {seen:?}");
+    }
+    for (protocol, said, mut stream) in shaken {
+        let mut seen = Vec::new();
+        let _reset = soon(&format!("{protocol} {said:?}"), stream.read_to_end(&mut seen)).await.is_err();
+    }
+    secured.end().await;
+    rig.end().await;
+    proxied.end().await;
+}
+
 #[tokio::test]
 async fn unpaid_requests_of_one_client_leave_room_for_others_and_for_paid_ones() {
     let rig = scene("per_client: { unpaid: 2, bills: 1 }").await;

@@ -461,6 +461,43 @@ async fn a_hangup_takes_a_renewed_certificate_over() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
+/// Before: the certificate changed, and the log said that it would with a restart.
+#[tokio::test]
+async fn a_hangup_takes_a_certificate_from_another_file() {
+    let world = World::start().await;
+    let make = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(world.folder.path().join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        write_private(&world.folder.path().join(format!("{name}.key")), made.signing_key.serialize_pem());
+        reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
+    };
+    let listen = |address: &str, name: &str| {
+        format!("{{ tls: {{ address: {address}, certificate: {name}.pem, key: {name}.key }} }}")
+    };
+    let (first, second) = (make("first"), make("second"));
+    let mut process =
+        Process::start(&world.write(&listen("127.0.0.1:0", "first"), "", ROUTES), 2, "info").await;
+    let address = process.addresses["listening, TLS"];
+    let url = format!("https://localhost:{}/free/x", address.port());
+    let takes = async |root: &reqwest::Certificate| {
+        let client = http_client().tls_certs_only([root.clone()]).resolve("localhost", address);
+        client.build().unwrap().get(&url).send().await.is_ok()
+    };
+    assert!(takes(&first).await);
+    world.write(&listen("127.0.0.1:0", "second"), "", ROUTES);
+    process.signal("-HUP");
+    eventually("the other certificate", || async { takes(&second).await }).await;
+    eventually("it is said", || async { process.has_said("configuration reloaded") }).await;
+    assert!(!process.has_said("needs a restart"));
+    // An address does need one.
+    world.write(&listen("127.0.0.1:1", "first"), "", ROUTES);
+    process.signal("-HUP");
+    eventually("it is said", || async { process.has_said("needs a restart") }).await;
+    assert!(takes(&first).await, "the certificate has changed");
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn connections_that_say_nothing_do_not_hold_the_end_up() {
     let world = World::start().await;

@@ -30,6 +30,7 @@ use pingora::protocols::l4::socket::SocketAddr;
 use tokio::time::timeout;
 
 use crate::listen::deadline::Deadline;
+use crate::listen::head::HeadSignal;
 
 /// How much of a body is kept, so that it can be sent to another server.
 const KEPT: usize = 64 * 1024;
@@ -63,6 +64,8 @@ pub(super) struct Http2Session {
     /// What was read of the body, so that it can be sent again.
     kept: Option<FixedBuffer>,
     digest: Arc<Digest>,
+    /// What is known of the connection.
+    head: Arc<HeadSignal>,
     deadline: Arc<Deadline>,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
@@ -85,12 +88,13 @@ impl Drop for Http2Session {
 }
 
 impl Http2Session {
-    /// A request whose head is read. `deadline` is for its answer.
+    /// A request whose head is read. `deadline` is for its answer, `head` knows of its connection.
     pub(super) const fn new(
         request: RequestHeader,
         body: RecvStream,
         respond: SendResponse<Bytes>,
         digest: Arc<Digest>,
+        head: Arc<HeadSignal>,
         deadline: Arc<Deadline>,
     ) -> Self {
         Self {
@@ -105,6 +109,7 @@ impl Http2Session {
             sent: 0,
             kept: None,
             digest,
+            head,
             deadline,
             read_timeout: None,
             write_timeout: None,
@@ -129,9 +134,29 @@ impl Http2Session {
         }
     }
 
+    /// Waits, if the client has closed its sending side, until it is known whether it is there for its answer.
+    async fn wait_for_client(&mut self) -> Result<()> {
+        let head = Arc::clone(&self.head);
+        if !head.is_half_closed() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            left = self.left() => left.map(|_| ()),
+            () = head.waits() => Ok(()),
+        }
+    }
+
     async fn next_part(&mut self) -> Result<Option<Bytes>> {
         let failed = |error| Error::because(ErrorType::ReadError, "while reading the body", error);
-        let Some(part) = self.body.data().await.transpose().map_err(failed)? else { return Ok(None) };
+        let part = tokio::select! {
+            biased;
+            part = self.body.data() => part,
+            () = self.head.half_closed() => {
+                return Error::e_explain(ErrorType::ConnectionClosed, "the rest of the body does not come");
+            }
+        };
+        let Some(part) = part.transpose().map_err(failed)? else { return Ok(None) };
         self.read = self.read.saturating_add(part.len());
         if let Some(kept) = &mut self.kept {
             kept.write_to_buffer(&part);
@@ -212,7 +237,10 @@ impl Http2Session {
     /// Writes one part of an answer; returns whether it is the last.
     async fn write_task(&mut self, task: HttpTask) -> Result<bool> {
         match task {
-            HttpTask::Header(head, end) => self.write_head(head, end).map(|()| end),
+            HttpTask::Header(head, end) => {
+                self.wait_for_client().await?;
+                self.write_head(head, end).map(|()| end)
+            }
             HttpTask::Body(part, end) => match part.filter(|it| !it.is_empty()) {
                 Some(part) => self.write_part(part, end).await.map(|()| end),
                 None => Ok(end),

@@ -7,8 +7,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{Stage, answered, rest};
 use crate::metrics::Uses;
-use crate::patience::eventually;
+use crate::patience::{PATIENCE, eventually};
 use crate::rig::{PLENTY, capability};
+use crate::upstreams::cases::Piece;
+use crate::upstreams::http2;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -172,6 +174,90 @@ async fn a_broken_answer_to_an_old_client_is_a_reset() {
         let read = client.read_to_end(&mut bytes);
         let ended = crate::patience::within(Duration::from_secs(10), "the end", read).await;
         assert_eq!(ended.is_ok(), is_whole, "{answer:?}: {:?}", String::from_utf8_lossy(&bytes));
+    }
+    stage.end().await;
+}
+
+/// A connection of HTTP/2 with one request for `/many/x`, and its body.
+fn over_http2(token: &str, body: &[Piece]) -> Vec<u8> {
+    let fields = [
+        (":method", if body.is_empty() { "GET" } else { "POST" }),
+        (":scheme", "https"),
+        (":authority", "gateway.test"),
+        (":path", "/many/x"),
+        ("payment-capability", token),
+    ];
+    let fields = fields.map(|(name, value)| Piece::Field(name.into(), value.into()));
+    http2::request(&[&fields, body].concat())
+}
+
+/// Regression: such a client got nothing. What of the answer it has made room for beforehand arrives.
+#[tokio::test]
+async fn over_http2_it_is_answered_too() {
+    let mut stage = Stage::set().await;
+    let token = bought(&mut stage).await;
+    let part = |text: &str| Piece::Data(text.into());
+    for (number, body) in [vec![], vec![part("abc"), part("")], vec![]].into_iter().enumerate() {
+        let mut client = stage.secured(b"h2").await;
+        client.write_all(&over_http2(&token, &body)).await.unwrap();
+        client.shutdown().await.unwrap();
+        let call = stage.upstream.call().await;
+        let seen = answered(call, OK).await;
+        assert_eq!(seen.contains("abc"), !body.is_empty(), "{seen}");
+        assert_eq!(http2::answer(&mut client, PATIENCE).await, Some((200, b"ok".to_vec())));
+        // The connection ends of itself.
+        let _farewell = rest(&mut client).await;
+        let committed = number as u64 + 2;
+        eventually("its use is spent", async || {
+            Uses::of(&stage.rig, "many") == Uses { committed, given_back: 0 }
+        })
+        .await;
+    }
+    stage.end().await;
+}
+
+/// A request whose body does not end is none, and its use comes back at once.
+#[tokio::test]
+async fn half_a_request_over_http2_is_not_waited_for() {
+    let mut stage = Stage::set().await;
+    let token = bought(&mut stage).await;
+    let mut client = stage.secured(b"h2").await;
+    let bytes = over_http2(&token, &[Piece::Data("abc".into()), Piece::Reset]);
+    // Without the frame of 13 bytes that resets it.
+    client.write_all(&bytes[..bytes.len() - 13]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let answer = http2::answer(&mut client, PATIENCE).await;
+    assert!(answer.as_ref().is_none_or(|it| it.0 >= 400), "{answer:?}");
+    eventually("its use came back", async || {
+        Uses::of(&stage.rig, "many") == Uses { committed: 1, given_back: 1 }
+    })
+    .await;
+    while !stage.upstream.is_idle() {}
+    stage.end().await;
+}
+
+/// To be told from one that waits, a client of HTTP/2 is sent a ping, and no answer begins until it could have
+/// come back as a reset.
+#[tokio::test]
+async fn one_of_http2_that_is_gone_gets_its_use_back() {
+    let mut stage = Stage::set().await;
+    let token = bought(&mut stage).await;
+    for (committed, given_back) in [(1, 1), (1, 2), (2, 2)] {
+        let mut client = stage.secured(b"h2").await;
+        client.write_all(&over_http2(&token, &[])).await.unwrap();
+        let call = stage.upstream.call().await;
+        // What was not read would be a reset as soon as it closes.
+        let (mut frame, is_last) = ([0; 9], |it: &[u8; 9]| it[3..5] == [4, 1]);
+        while !is_last(&frame) {
+            let _head = client.read_exact(&mut frame).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize];
+            let _payload = client.read_exact(&mut payload).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+        drop(client);
+        let _seen = answered(call, OK).await;
+        eventually("it is counted", async || Uses::of(&stage.rig, "many") == Uses { committed, given_back })
+            .await;
     }
     stage.end().await;
 }

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
 use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -178,6 +180,33 @@ async fn what_cannot_be_read_is_answered_in_the_gateways_words() {
     stage.end().await;
 }
 
+/// The library that reads the frames cuts a fragment off, as the protocol guide says. Once it does not, it is to be
+/// refused as over HTTP/1. Until then what is matched and billed is what is forwarded.
+#[tokio::test]
+async fn a_fragment_is_cut_off_before_anything_is_matched() {
+    let mut stage = Stage::set().await;
+    let ask = |path: &str| {
+        let field = |name: &str, value: &str| Piece::Field(name.into(), value.into());
+        let fields =
+            [(":method", "GET"), (":scheme", "https"), (":authority", "gateway.test"), (":path", path)];
+        fields.map(|(name, value)| field(name, value))
+    };
+    for path in ["/free/x#", "/free/x#/../../once/x", "/free/x?a=b#?c"] {
+        let asked = ask(path);
+        let exchange = exchange(stage.secured(b"h2").await, &asked, PATIENCE);
+        let called = async { answered(stage.upstream.call().await, OK).await };
+        let (answer, seen) = tokio::join!(exchange, called);
+        assert_eq!(answer.map(|it| it.0), Some(200), "{path}");
+        let without = path.split('#').next().unwrap();
+        assert!(seen.starts_with(&format!("GET {without} HTTP/1.1\n")), "{path}: {seen}");
+    }
+    for path in ["/once/x#", "/once/x#/../../free/x"] {
+        let stream = stage.secured(b"h2").await;
+        assert_eq!(exchange(stream, &ask(path), PATIENCE).await.map(|it| it.0), Some(402), "{path}");
+    }
+    stage.end().await;
+}
+
 /// Who goes on sending what cannot be read has no connection any more.
 #[tokio::test]
 async fn a_connection_is_closed_after_32_requests_that_cannot_be_read() {
@@ -227,7 +256,20 @@ async fn a_client_that_waits_before_its_body_is_told_to_send_it() {
     rig.end().await;
 }
 
-/// A server of HTTP/2 that gives each request a hint, an answer and trailers.
+/// Gives a request a hint, an answer that says how many trailers it had, and trailers.
+async fn talk(mut asked: RecvStream, mut respond: SendResponse<Bytes>) {
+    while asked.data().await.is_some_and(|it| it.is_ok()) {}
+    let count = asked.trailers().await.unwrap().map_or(0, |it| it.len());
+    let hint = Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
+    respond.send_informational(hint).unwrap();
+    let answer = Response::builder().header("had-trailers", count).body(()).unwrap();
+    let mut body = respond.send_response(answer, false).unwrap();
+    body.send_data(Bytes::from_static(b"ok"), false).unwrap();
+    let trailers = [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from(1))];
+    body.send_trailers(trailers.into_iter().collect()).unwrap();
+}
+
+/// A server of HTTP/2 that talks so.
 struct Talkative {
     url: String,
     task: JoinHandle<()>,
@@ -248,14 +290,8 @@ impl Talkative {
                 tokio::spawn(async move {
                     // A trial of the gateway connects and says nothing.
                     let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-                    while let Some(Ok((_, mut respond))) = connection.accept().await {
-                        let hint =
-                            Response::builder().status(103).header("link", "</a.css>").body(()).unwrap();
-                        respond.send_informational(hint).unwrap();
-                        let mut body = respond.send_response(Response::new(()), false).unwrap();
-                        body.send_data(Bytes::from_static(b"ok"), false).unwrap();
-                        let trailers = [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from(1))];
-                        body.send_trailers(trailers.into_iter().collect()).unwrap();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        tokio::spawn(talk(request.into_body(), respond));
                     }
                 });
             }
@@ -283,6 +319,22 @@ async fn trailers_pass_between_http2_only_and_no_hint_of_an_http2_upstream_does(
     old.ask("GET /x", &["TE: trailers", "Connection: close, TE"]).await;
     let text = String::from_utf8(old.rest().await).unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n2\r\nok\r\n0\r\n\r\n"), "{text}");
-    drop((client, body));
+
+    // Those of requests are left out, and the request goes on.
+    let mut old = Wire::open(&rig.url).await;
+    let fields = ["Connection: close", "Transfer-Encoding: chunked", "Trailer: X-Sum"];
+    old.ask("POST /x", &fields).await;
+    old.send("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n").await;
+    let text = String::from_utf8(old.rest().await).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n2\r\nok\r\n0\r\n\r\n"), "{text}");
+    assert!(text.to_ascii_lowercase().contains("had-trailers: 0\r\n"), "{text}");
+    let request = Request::post("http://gateway.test/x").body(()).unwrap();
+    let (answer, mut sending) = client.send_request(request, false).unwrap();
+    sending.send_data(Bytes::from_static(b"abc"), false).unwrap();
+    let trailers = [(http::HeaderName::from_static("x-sum"), http::HeaderValue::from(1))];
+    sending.send_trailers(trailers.into_iter().collect()).unwrap();
+    let answer = soon("the answer", answer).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["had-trailers"].as_bytes()), (200, &b"0"[..]));
+    drop((client, body, answer));
     rig.end().await;
 }

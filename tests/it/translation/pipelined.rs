@@ -105,6 +105,29 @@ async fn what_follows_a_tunnel_that_is_not_granted_is_given_up_aloud() {
     stage.end().await;
 }
 
+/// RFC 9110 section 7.8. Regression: it was a tunnel, so that its connection ended.
+#[tokio::test]
+async fn an_upgrade_that_connection_does_not_name_is_an_ordinary_request() {
+    let mut stage = Stage::set().await;
+    let mut wire = Wire::open(&stage.rig.url).await;
+    let ignored = get("/free/1", "Upgrade: websocket\r\n");
+    wire.send(ignored + &get("/once/x", "Upgrade: websocket\r\n") + &get("/free/2", LAST)).await;
+    echo(&mut stage, 1).await;
+    let answer = wire.answer().await;
+    assert_eq!((answer.text(), answer.one("connection")), ("/free/1", "keep-alive"));
+    assert_eq!(wire.answer().await.status, 402);
+    echo(&mut stage, 1).await;
+    assert_eq!(wire.answer().await.text(), "/free/2");
+    assert_eq!(wire.rest().await, b"");
+    // Who switches all the same is not followed.
+    let mut wire = Wire::open(&stage.rig.url).await;
+    wire.send(get("/free/3", "Upgrade: websocket\r\n")).await;
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stage.upstream.play(switched).await;
+    assert_eq!(wire.answer().await.status, 502);
+    stage.end().await;
+}
+
 /// Regression: what Pingora does not take for a request was answered in its name, without a body.
 #[tokio::test]
 async fn what_is_no_request_is_answered_as_all_that_is_refused() {

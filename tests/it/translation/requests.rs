@@ -83,6 +83,24 @@ const OVER_HTTP1: &[Row] = &[
         &["HTTP/1.1 200", "!100 Continue"],
     ),
     (
+        "9110 7.8 an upgrade that Connection does not name is ignored",
+        "GET /free/x HTTP/1.1\r\n{H}\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        &["!\nupgrade:", "!connection: upgrade", "sec-websocket-version: 13"],
+        &["HTTP/1.1 200", "Connection: close"],
+    ),
+    (
+        "9110 7.8 so its request may have a body",
+        "POST /free/x HTTP/1.1\r\n{H}\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+        &["!\nupgrade:", "\n\nabc"],
+        &["HTTP/1.1 200"],
+    ),
+    (
+        "9110 7.8 HTTP/1.0 has none",
+        "POST /free/x HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
+        &["!\nupgrade:", "!connection: upgrade", "\n\nabc"],
+        &["HTTP/1.1 200"],
+    ),
+    (
         "9110 8.6 no body is said to be none",
         "POST /free/x HTTP/1.1\r\n{H}\r\n\r\n",
         &["content-length: 0", "!transfer-encoding"],

@@ -63,7 +63,7 @@ fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// The bytes of a whole connection with one request.
-fn request(pieces: &[Piece]) -> Vec<u8> {
+pub(crate) fn request(pieces: &[Piece]) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     let (mut fields, mut trailers, mut data, mut resets) = (Vec::new(), Vec::new(), Vec::new(), false);
@@ -97,6 +97,14 @@ pub(crate) async fn exchange(
     patience: Duration,
 ) -> Option<(u16, Vec<u8>)> {
     let _closed_early = stream.write_all(&request(pieces)).await.is_err() || stream.flush().await.is_err();
+    answer(&mut stream, patience).await
+}
+
+/// Reads the answer to the one request that was sent.
+pub(crate) async fn answer(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    patience: Duration,
+) -> Option<(u16, Vec<u8>)> {
     let (mut status, mut body) = (None, Vec::new());
     loop {
         let mut head = [0; 9];
