@@ -38,7 +38,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
 pub use connection::Connection;
-pub use deadline::Deadline;
+pub use deadline::{Deadline, LastWords};
 pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
 pub use proxies::TrustedProxies;
 pub use tls::{Tls, TlsError};
@@ -179,6 +179,9 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
             let limit = door.reached(ReachedLimit::HeadTime).as_str();
             tracing::debug!(%peer, limit, "connection closed: a head took too long");
         }
+    }
+    if let Some(tcp) = head.take_dropped() {
+        refusal::linger(tcp).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! A TCP connection with the traits that Pingora asks of a stream.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -76,7 +76,25 @@ impl Drop for Buffered {
     /// peer that has stopped reading.
     fn drop(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
+        if let Some(signal) = self.watch.as_ref().map(HeadWatch::signal)
+            && let Some(words) = signal.last_words()
+        {
+            say_last(&mut self.stream, &words, &mut context);
+            signal.outlive(self.tcp().as_fd().try_clone_to_owned());
+        }
         let _sent = Pin::new(&mut self.stream).poll_flush(&mut context);
+    }
+}
+
+/// Writes an answer to a client whose request is dropped, and ends what is sent. Nothing was written to it
+/// before, so there is room; if there is not, the client is gone.
+pub(super) fn say_last(stream: &mut (impl AsyncWrite + Unpin), words: &[u8], cx: &mut Context<'_>) {
+    let written = Pin::new(&mut *stream).poll_write(cx, words);
+    if !matches!(written, Poll::Ready(Ok(length)) if length == words.len())
+        || !matches!(Pin::new(&mut *stream).poll_flush(cx), Poll::Ready(Ok(())))
+        || !matches!(Pin::new(stream).poll_shutdown(cx), Poll::Ready(Ok(())))
+    {
+        tracing::debug!("the client was gone before it was answered");
     }
 }
 
