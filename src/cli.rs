@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod devnet;
 pub mod doctor;
+mod exit_codes;
 pub mod explain;
 mod failure;
 pub mod manual;
@@ -53,34 +54,46 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum MainCommand {
     /// Show everything in one process on this machine: a ledger, a gateway, a wallet that pays
+    #[command(after_help = exit_codes::DEMO)]
     Demo(demo::DemoArgs),
     /// Run the gateway
+    #[command(after_help = exit_codes::SERVE)]
     Serve(serve::ServeArgs),
     /// Print all faults of a configuration, or what it sells
+    #[command(after_help = exit_codes::CHECK)]
     Check(check::CheckArgs),
     /// Say which route a request takes, and what it costs
+    #[command(after_help = exit_codes::EXPLAIN)]
     Explain(explain::ExplainArgs),
     /// Run a development ledger with a node's RPC
+    #[command(after_help = exit_codes::DEVNET)]
     Devnet(devnet::DevnetArgs),
     /// Send a request and pay what it costs
+    #[command(after_help = exit_codes::PAY)]
     Pay(Box<pay::PayArgs>),
     /// Check the store, the clock, keys, nodes and upstreams
+    #[command(after_help = exit_codes::DOCTOR)]
     Doctor(doctor::DoctorArgs),
     /// Copy the store while the gateway runs, and verify the copy
+    #[command(after_help = exit_codes::BACKUP)]
     Backup(backup::BackupArgs),
     /// After restoring a backup: claim again what was spent since
+    #[command(after_help = exit_codes::RECOVER)]
     Recover(recover::RecoverArgs),
     /// The pool's addresses
-    #[command(subcommand)]
+    #[command(subcommand, after_help = exit_codes::POOL)]
     Pool(pool::PoolCommand),
     /// Receive what the pool was sent and forward it to the treasury
+    #[command(after_help = exit_codes::SWEEP)]
     Sweep(sweep::SweepArgs),
     /// The journal of payments
-    #[command(subcommand)]
+    #[command(subcommand, after_help = exit_codes::PAYMENTS)]
     Payments(payments::PaymentsCommand),
     /// Print the completions for a shell
+    #[command(after_help = exit_codes::COMPLETIONS)]
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one for each subcommand
+    #[command(after_help = exit_codes::MAN)]
     Man(manual::ManArgs),
 }
 

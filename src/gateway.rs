@@ -35,7 +35,8 @@
 //!     metering, or gives it back if the answer is not charged for. [`Admission::part`] sees each part of
 //!     the body.
 //! 12. **Fail**, [`Gateway::fail_to_proxy`], instead of or after step 11: the use is given back, then the
-//!     client is told.
+//!     client is told. While Pingora waits for an upstream that takes no more of a body, it can do neither: then
+//!     the request is dropped, and [`departure::if_dropped`] does both.
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
 //!     and the one line in the log.
@@ -101,7 +102,7 @@ use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::store::Store;
 
 use client::Caller;
-use context::IfDropped;
+use context::{Asked, IfDropped};
 use decision::Decision;
 use rejection::Rejection;
 use tariff::{EdgeLimits, Tariff};
@@ -121,19 +122,21 @@ pub struct Gateway<L, S> {
     metrics: Arc<Metrics>,
     unpaid: Unpaid,
     upstream_bills: UpstreamBills,
+    if_dropped: IfDropped,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
     /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
     ) -> Self {
-        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new() }
+        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
+        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -198,28 +201,6 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         self.count(context, result);
     }
 
-    /// Sees to it that a request over HTTP/2 that is dropped because its answer is late is counted. One whose
-    /// session is read from meanwhile is not dropped, but fails.
-    fn watch(&self, session: &Session, context: &mut Context) {
-        if session.as_http1().is_some() {
-            return;
-        }
-        let (cashier, metrics) = (self.cashier.clone(), Arc::clone(&self.metrics));
-        context.if_dropped = Some(IfDropped(Box::new(move |context: &mut Context| {
-            if !context.is_late() {
-                return;
-            }
-            let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
-            let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
-            let (route, took) = (context.route_label(), context.started.elapsed());
-            if let Some(result) = result {
-                metrics.capability_use(&context.at_route.series, result);
-            }
-            metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
-            tracing::info!(route, error = "ReadTimedout", "request failed: it was reset, its answer is late");
-        })));
-    }
-
     fn count(&self, context: &Context, result: Option<UseResult>) {
         if let Some(result) = result {
             self.metrics.capability_use(&context.at_route.series, result);
@@ -261,7 +242,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.decided = decision.outcome();
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
-            self.watch(session, context);
+            context.if_dropped = Some(self.if_dropped.clone());
+            context.asked = Some(Asked::of(session.req_header()));
             fail::fail_point!("use-held", |_| std::process::abort());
         }
         Ok(context.forwarding.is_none())
@@ -332,7 +314,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context: &mut Box<Context>,
         connection_was_reused: bool,
     ) -> Box<Error> {
-        if context.is_late() && !context.is_answered {
+        let is_late = context.is_late() && !context.is_answered;
+        if (is_late || *error.esource() == ErrorSource::Upstream)
+            && let Some(forwarding) = &context.forwarding
+        {
+            forwarding.doubt();
+        }
+        if is_late {
             return Error::explain(ErrorType::ReadTimedout, "the answer did not begin in time").into_up();
         }
         let mut error = error;
@@ -398,6 +386,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             if let Some(connection) = Connection::of(session).filter(|_| !may_become_tunnel(session)) {
                 connection.complete();
             }
+        } else {
+            context.awaits_progress();
         }
         Ok(())
     }

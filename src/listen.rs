@@ -39,7 +39,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::metrics::ReachedLimit;
 use crate::shutdown::{self, StopSignal};
 pub use connection::Connection;
-pub use deadline::Deadline;
+pub use deadline::{Deadline, LastWords};
 pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
 pub use proxies::TrustedProxies;
 pub use stall::STALL;
@@ -185,6 +185,9 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     tokio::select! {
         () = served => {}
         () = head.late() => late(),
+    }
+    if let Some(tcp) = head.take_dropped() {
+        refusal::linger(tcp).await;
     }
 }
 

@@ -37,7 +37,7 @@ mod offer;
 mod outcome;
 mod redirect;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -45,7 +45,7 @@ use reqwest::{Request, Response};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::clock::Clock;
-use crate::ledger::node::{NodeClient, NodeEndpoint};
+use crate::ledger::node::{Authorities, NodeClient, NodeEndpoint, read_authorities};
 use crate::ledger::work::WorkSource;
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold, Thresholds};
 use crate::outbound;
@@ -104,6 +104,9 @@ pub struct WalletOptions {
     /// Whether redirects are followed within one origin. Nothing is sent to another origin, and one
     /// request pays once, however many redirects it takes.
     pub follow: bool,
+    /// A PEM file with authorities that vouch for gateways over TLS, beside those that browsers trust.
+    /// [`Wallet::open`] trusts them for nodes too.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl WalletOptions {
@@ -118,7 +121,13 @@ impl WalletOptions {
             confirm_wait: Duration::from_secs(30),
             settle_wait: Duration::from_secs(120),
             follow: false,
+            ca_file: None,
         }
+    }
+
+    fn authorities(&self) -> Result<Authorities, WalletSetupError> {
+        let read = self.ca_file.as_deref().map(read_authorities).transpose();
+        Ok(read.map_err(WalletSetupError::Authorities)?.unwrap_or_default())
     }
 }
 
@@ -164,9 +173,11 @@ impl Wallet {
         options: WalletOptions,
     ) -> Result<Self, WalletSetupError> {
         let vault = Vault::open(seed_file)?;
+        let authorities = options.authorities()?;
         let endpoint = |text: &str| {
             let url = text.parse().map_err(|error| WalletSetupError::Address(text.to_owned(), error))?;
-            Ok::<_, WalletSetupError>(NodeEndpoint::from_url(url, NODE_TIMEOUT)?)
+            let endpoint = NodeEndpoint::from_url(url, NODE_TIMEOUT)?;
+            Ok::<_, WalletSetupError>(endpoint.believing(Authorities::clone(&authorities)))
         };
         let endpoints: Result<Vec<_>, _> = nodes.into_iter().map(endpoint).collect();
         let nodes = NodeClient::new(endpoints?)?;
@@ -177,7 +188,7 @@ impl Wallet {
     /// A wallet that pays from the account at `index` of `vault`.
     ///
     /// # Errors
-    /// [`WalletSetupError::Tls`], if TLS cannot be set up.
+    /// [`WalletSetupError::Tls`], if TLS cannot be set up; [`WalletSetupError::Authorities`].
     pub fn new(
         vault: Vault,
         index: u32,
@@ -185,7 +196,7 @@ impl Wallet {
         work: WorkSource,
         options: WalletOptions,
     ) -> Result<Self, WalletSetupError> {
-        let http = outbound::http(&[])
+        let http = outbound::http(&options.authorities()?)
             .map_err(|error| WalletSetupError::Tls(error.to_string()))?
             .user_agent(concat!("faregate/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)

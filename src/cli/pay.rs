@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::arguments;
 use super::words::counted;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
+use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError, read_authorities};
 use crate::ledger::work::{WorkObserver, WorkSource};
 use crate::nano::{AmountError, Raw};
 use crate::payment::Mechanism;
@@ -49,6 +49,10 @@ pub struct PayArgs {
     /// The file of the seed that pays: 64 hexadecimal digits, mode 0600
     #[arg(long, value_name = "FILE")]
     pub seed_file: PathBuf,
+    /// A PEM file with authorities that vouch for the gateway, the nodes and the work server over TLS,
+    /// beside those that browsers trust
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Which of the seed's accounts pays
     #[arg(long, default_value_t = 0)]
     pub index: u32,
@@ -109,7 +113,7 @@ pub enum PayExit {
     NotPayable,
     /// It would cost more than `--max` (`EX_NOPERM`).
     TooExpensive,
-    /// The seed file is missing, not private or has no seed (`EX_CONFIG`).
+    /// The seed file is missing, not private or has no seed, or another file cannot be used (`EX_CONFIG`).
     Configuration,
 }
 
@@ -144,6 +148,8 @@ enum PayError {
     Seed(#[from] VaultError),
     #[error("--node: {0}")]
     Node(#[from] NodeSetupError),
+    #[error("--ca-file: {0}")]
+    Authorities(NodeSetupError),
     #[error("{0}: not an http or https address")]
     Address(Url),
     #[error(transparent)]
@@ -207,20 +213,24 @@ async fn pay(
 
 fn wallet(args: &PayArgs) -> Result<Wallet, PayError> {
     let vault = Vault::open(&args.seed_file)?;
-    let endpoints: Result<Vec<_>, _> =
-        args.nodes.iter().map(|url| NodeEndpoint::from_url(url.clone(), NODE_TIMEOUT)).collect();
+    let authorities = args.ca_file.as_deref().map(read_authorities).transpose();
+    let authorities = authorities.map_err(PayError::Authorities)?.unwrap_or_default();
+    let endpoint = |url: &Url, timeout| {
+        NodeEndpoint::from_url(url.clone(), timeout).map(|it| it.believing(Arc::clone(&authorities)))
+    };
+    let endpoints: Result<Vec<_>, _> = args.nodes.iter().map(|url| endpoint(url, NODE_TIMEOUT)).collect();
     let nodes = NodeClient::new(endpoints?)?;
     let mut work = WorkSource::node_first(nodes.clone());
     if let Some(server) = &args.work_server {
-        let server = NodeEndpoint::from_url(server.clone(), WORK_TIMEOUT)?;
+        let server = endpoint(server, WORK_TIMEOUT)?;
         work = work.served_by(NodeClient::new(vec![server])?);
     }
     if io::stderr().is_terminal() && !args.json {
         work = work.observed_by(progress_bar());
     }
     let per_day = args.max_per_day.map(|max| DayLimit { max, file: Some(spent_file(args)) });
-    let (mechanism, follow) = (args.mechanism, args.follow);
-    let options = WalletOptions { mechanism, per_day, follow, ..WalletOptions::up_to(args.max) };
+    let (mechanism, follow, ca_file) = (args.mechanism, args.follow, args.ca_file.clone());
+    let options = WalletOptions { mechanism, per_day, follow, ca_file, ..WalletOptions::up_to(args.max) };
     Ok(Wallet::new(vault, args.index, nodes, work, options)?)
 }
 
@@ -371,6 +381,7 @@ const fn wallet_error(error: &PayError) -> Option<&WalletError> {
         PayError::Wallet(error) => Some(error),
         PayError::Seed(_)
         | PayError::Node(_)
+        | PayError::Authorities(_)
         | PayError::Setup(_)
         | PayError::Address(_)
         | PayError::Output(_) => None,
@@ -380,7 +391,7 @@ const fn wallet_error(error: &PayError) -> Option<&WalletError> {
 /// The exit code of an error, and what to do about it.
 fn judged(error: &PayError) -> (PayExit, Option<&'static str>) {
     match error {
-        PayError::Seed(_) => (PayExit::Configuration, None),
+        PayError::Seed(_) | PayError::Authorities(_) => (PayExit::Configuration, None),
         PayError::Node(_) | PayError::Address(_) => (PayExit::Usage, None),
         PayError::Setup(_) => (PayExit::Unavailable, None),
         PayError::Output(_) => (PayExit::Output, None),

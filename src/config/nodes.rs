@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde_yaml::Value;
 use url::Url;
 
@@ -13,7 +12,7 @@ use super::document::item;
 use super::judge::{Judge, Judged};
 use super::mirror::{Count, Given, NodeFile, Piece};
 use super::web_address::{self, HTTP};
-use crate::ledger::node::{is_near, provider};
+use crate::ledger::node::{is_near, provider, read_authorities};
 
 /// The address of a node's RPC. Prints without path and parameters: they may contain keys.
 #[derive(Clone, Eq, PartialEq)]
@@ -150,14 +149,12 @@ pub(super) fn authorities(
 ) -> Judged<Vec<CertificateDer<'static>>> {
     let place = piece.path.clone();
     let Some(path) = judge.file(piece)? else { return Ok(Vec::new()) };
-    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let fault = match read {
-        Ok(found) if !found.is_empty() => return Ok(found),
-        Ok(_none) => "there is no certificate in it".to_owned(),
-        Err(error) => error.to_string(),
+    let fault = match read_authorities(&path) {
+        Ok(found) => return Ok(found.to_vec()),
+        Err(error) => error,
     };
     let hint = "name a PEM file with the certificate of the authority that signed the server's";
-    Err(judge.refuse(&place, format_args!("{}: {fault}", path.display()), hint))
+    Err(judge.refuse(&place, format_args!("{fault}"), hint))
 }
 
 /// One WebSocket or a list of them; none if the key is missing.

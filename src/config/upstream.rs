@@ -20,7 +20,7 @@ use crate::routes::{CanonicalTarget, UpstreamName};
 pub struct UpstreamConfig {
     /// At least one, none twice.
     pub urls: Vec<UpstreamUrl>,
-    /// How long the upstream may take until its answer begins.
+    /// How long the upstream may take until its answer begins, or to take a part of a body.
     pub timeout: Duration,
     /// How long its answer may pause, at least `timeout`. `None`: five minutes, and for ever where pauses are
     /// usual.

@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr;
+use pingora::upstreams::peer::Peer;
 
 use super::body::BodyPermit;
 use super::client::Caller;
@@ -54,10 +55,31 @@ pub struct Context {
     pub(super) is_answered: bool,
     /// What is done if the request is dropped before it is logged.
     pub(super) if_dropped: Option<IfDropped>,
+    /// How it is answered then.
+    pub(super) asked: Option<Asked>,
 }
 
-/// What is done about a request that is dropped.
-pub(super) struct IfDropped(pub(super) Box<dyn FnOnce(&mut Context) + Send + Sync>);
+/// What the form of an answer depends on, where there is no session any more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) version: Version,
+    pub(super) is_head: bool,
+    pub(super) is_grpc: bool,
+}
+
+impl Asked {
+    pub(super) fn of(request: &RequestHeader) -> Self {
+        Self {
+            version: request.version,
+            is_head: request.method == Method::HEAD,
+            is_grpc: grpc::is_call(request),
+        }
+    }
+}
+
+/// What is done about a request that is dropped, the same for all.
+#[derive(Clone)]
+pub(super) struct IfDropped(pub(super) Arc<dyn Fn(&mut Context) + Send + Sync>);
 
 impl fmt::Debug for IfDropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,6 +132,13 @@ impl Forwarding {
 }
 
 impl Forwarding {
+    /// Has the server tried that the request went to, because it failed.
+    pub(super) fn doubt(&self) {
+        if let Some(chosen) = &self.chosen {
+            self.upstream.doubt(chosen.peer.address());
+        }
+    }
+
     /// What the upstream sees of the target, without its base path.
     pub(super) fn seen(&self) -> Cow<'_, str> {
         let whole = || Cow::Borrowed(self.target.as_str());
@@ -135,13 +164,23 @@ impl Context {
             deadline: Deadline::current(),
             is_answered: false,
             if_dropped: None,
+            asked: None,
             host: None,
             varies_by: String::new(),
         }
     }
 
-    /// The whole request has gone on to the upstream: its answer is waited for. The wait for more of a body
-    /// is limited where it is read.
+    /// A part of the body, not the last, goes on to the upstream. The wait for the next one is limited where it
+    /// is read.
+    pub(super) fn awaits_progress(&self) {
+        if let (Some(deadline), Some(forwarding), false) =
+            (&self.deadline, &self.forwarding, self.is_answered)
+        {
+            deadline.set_for_part(forwarding.upstream.timeout());
+        }
+    }
+
+    /// The whole request has gone on to the upstream: its answer is waited for.
     pub(super) fn awaits_answer(&self, request: &RequestHeader) {
         let (Some(deadline), Some(forwarding)) = (&self.deadline, &self.forwarding) else { return };
         if !self.is_answered {

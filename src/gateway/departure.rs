@@ -1,10 +1,45 @@
-//! How an answer ends that breaks off.
+//! How a request ends that Pingora does not end: its answer breaks off, or it is dropped because the upstream is
+//! late and Pingora reads from nobody.
+
+use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
 use pingora::prelude::Session;
 
+use super::context::{Context, IfDropped};
+use super::respond;
+use crate::cashier::Cashier;
+use crate::ledger::Ledger;
 use crate::listen::Connection;
+use crate::metrics::{Metrics, Outcome};
+use crate::store::Store;
+
+/// What is done about a request that is dropped: if it was late, its use is given back, it is counted and
+/// logged, and its client is answered.
+pub(super) fn if_dropped<L: Ledger, S: Store>(cashier: Cashier<L, S>, metrics: Arc<Metrics>) -> IfDropped {
+    IfDropped(Arc::new(move |context: &mut Context| {
+        if !context.is_late() {
+            return;
+        }
+        if let Some(forwarding) = &context.forwarding {
+            forwarding.doubt();
+        }
+        // Before the use is given back, which it says.
+        let words = respond::last_words(context);
+        let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
+        let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
+        let (route, took) = (context.route_label(), context.started.elapsed());
+        if let Some(result) = result {
+            metrics.capability_use(&context.at_route.series, result);
+        }
+        metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
+        tracing::info!(route, error = "ReadTimedout", "request failed: its answer is late");
+        if let Some((words, deadline)) = words.zip(context.deadline.as_ref()) {
+            deadline.leave(words);
+        }
+    }))
+}
 
 /// Ends the connection with a reset, if nothing else says that the answer is not whole.
 pub(super) fn break_off(session: &Session) {

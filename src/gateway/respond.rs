@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING, VARY};
 use pingora::ErrorSource;
@@ -10,12 +11,13 @@ use pingora::prelude::{Error, ErrorType, Result, Session};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::context::{Context, Forwarding};
+use super::context::{Asked, Context, Forwarding};
 use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
 use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
+use crate::listen::LastWords;
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -98,9 +100,18 @@ fn gone(moved: &Moved) -> Reply {
 }
 
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
+    let (response, body) = written(Asked::of(session.req_header()), context, answer)?;
+    spare_connection(session, context);
+    write(session, response, body).await?;
+    linger(session).await;
+    Ok(())
+}
+
+/// The head and the body of an answer of the gateway's own.
+fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHeader, Option<Bytes>)> {
     let Reply { status, headers, message, body } = answer;
-    let (mut response, body) = if grpc::is_call(session.req_header()) {
-        (grpc::refusal(session.req_header().version, status, &message)?, None)
+    let (mut response, body) = if asked.is_grpc {
+        (grpc::refusal(asked.version, status, &message)?, None)
     } else {
         let mut response = ResponseHeader::build(status, Some(12))?;
         response.insert_header(CONTENT_TYPE, "application/json")?;
@@ -116,10 +127,20 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
     }
-    spare_connection(session, context);
-    write(session, response, body).await?;
-    linger(session).await;
-    Ok(())
+    Ok((response, body))
+}
+
+/// The answer to a request that is dropped because the upstream is late; `None` if an answer has begun.
+pub(super) fn last_words(context: &Context) -> Option<LastWords> {
+    let asked = context.asked.filter(|_| !context.is_answered)?;
+    let answer = upstream_failed(context, StatusCode::GATEWAY_TIMEOUT, false);
+    match written(asked, context, answer) {
+        Ok((head, body)) => Some(LastWords { head, body: body.filter(|_| !asked.is_head) }),
+        Err(error) => {
+            tracing::warn!(%error, "a request that is dropped cannot be answered");
+            None
+        }
+    }
 }
 
 /// Reads on for a while before the connection of a client that is still sending is closed. Closed at
@@ -176,9 +197,15 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
             "the body did not arrive in time: send the whole request again, with what it was paid with";
         return Some(Failure { status, answer: Some(plain(status, "body_too_slow", message)) });
     }
+    let answer = upstream_failed(context, status, *error.etype() == UPSTREAM_BILL);
+    Some(Failure { status, answer: Some(answer) })
+}
+
+/// An upstream's failure in words, with what the client has. `is_bill`: it asks for money of its own.
+fn upstream_failed(context: &Context, status: StatusCode, is_bill: bool) -> Reply {
     let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
     let (code, message) = match admitted {
-        Some(_) if *error.etype() == UPSTREAM_BILL => (
+        Some(_) if is_bill => (
             "upstream_payment_required",
             "the upstream asks the operator of this gateway for money, not you: nothing was charged, do not pay \
              again; tell the operator, and send the PAYMENT-CAPABILITY of this answer later",
@@ -194,7 +221,7 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
     if let Some(admitted) = admitted {
         answer.headers.extend(forward::receipt_of(admitted, false).headers());
     }
-    Some(Failure { status, answer: Some(answer) })
+    answer
 }
 
 impl Failure {

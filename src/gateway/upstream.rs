@@ -23,9 +23,11 @@ use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::{ALPN, CaType};
 use pingora::utils::tls::CertKey;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::clock::Stopwatch;
 use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
@@ -85,6 +87,8 @@ pub struct Upstream {
     balancer: LoadBalancer<RoundRobin>,
     rules: Arc<Rules>,
     trials: Trials,
+    /// When a request's failure last had an address tried. Changes only; no await while it is held.
+    doubted: Mutex<Option<Stopwatch>>,
     /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
     connector: OnceLock<TransportConnector>,
 }
@@ -216,12 +220,13 @@ impl Upstream {
             balancer: LoadBalancer::from_backends(backends),
             rules,
             trials: Trials::new(&settings.health),
+            doubted: Mutex::default(),
             connector: OnceLock::new(),
         }
     }
 
     /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is
-    /// billed for an upstream that is not there.
+    /// billed for an upstream that is not there, or that has not shown the version of HTTP it is to speak.
     pub async fn begin(&self) {
         self.refresh().await;
         let found: Vec<_> = std::iter::from_fn(|| self.trials.next()).collect();
@@ -232,7 +237,13 @@ impl Upstream {
                     self.complain(address, &error);
                     self.trials.leave(address, true);
                 }
-                Err(_elapsed) => self.trials.leave(address, false),
+                Err(_elapsed) => {
+                    let speaks_first = matches!(self.rules.settings.protocol, Protocol::H2 | Protocol::H2c);
+                    if speaks_first {
+                        self.complain(address, &Error::explain(ErrorType::ConnectTimedout, NO_HTTP2));
+                    }
+                    self.trials.leave(address, speaks_first);
+                }
             }
         }))
         .await;
@@ -306,22 +317,31 @@ impl Upstream {
     }
 
     async fn connect(&self, address: &SocketAddr, server: &Server) -> Result<()> {
+        let settings = &self.rules.settings;
         if server.url.tls {
             let connector = self.connector.get_or_init(|| TransportConnector::new(None));
-            let chosen = connector.new_stream(&server.peer).await?.selected_alpn_proto();
-            let speaks_http2 = matches!(chosen, Some(ALPN::H2));
-            let needs_http2 = self.rules.settings.protocol == Protocol::H2;
-            return if speaks_http2 || !needs_http2 { Ok(()) } else { no_http2() };
+            let stream = connector.new_stream(&server.peer).await?;
+            return match stream.selected_alpn_proto() {
+                Some(ALPN::H2) => speaks_http2(stream, settings.connect_timeout).await,
+                _ if settings.protocol == Protocol::H2 => no_http2(),
+                _ => Ok(()),
+            };
         }
         let SocketAddr::Inet(address) = address else {
             return Error::e_explain(ErrorType::InternalError, "no address of the internet");
         };
         let connected = tokio::net::TcpStream::connect(address);
-        match tokio::time::timeout(self.rules.settings.connect_timeout, connected).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
-            Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
+        let tcp = match tokio::time::timeout(settings.connect_timeout, connected).await {
+            Ok(Ok(tcp)) => tcp,
+            Ok(Err(error)) => return Error::e_because(ErrorType::ConnectError, "no connection", error),
+            Err(error) => {
+                return Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error);
+            }
+        };
+        if settings.protocol == Protocol::H2c {
+            return speaks_http2(tcp, settings.connect_timeout).await;
         }
+        Ok(())
     }
 
     fn complain(&self, address: &SocketAddr, error: &Error) {
@@ -335,9 +355,25 @@ impl Upstream {
         }
     }
 
-    /// Notes that a request connected to `address`.
+    /// Notes that a request connected to `address`. That a server speaks HTTP/2, only its answer shows.
     pub(super) fn connected(&self, address: &SocketAddr) {
-        self.trials.connected(address);
+        if self.rules.settings.protocol == Protocol::Http1 {
+            self.trials.connected(address);
+        }
+    }
+
+    /// Has `address` tried, because a request to it failed after it had connected: perhaps the server there does
+    /// not speak HTTP/2 any more. Once in the time of `health.back_off`, however many requests fail.
+    pub(super) fn doubt(&self, address: &SocketAddr) {
+        let config::UpstreamConfig { protocol, health, .. } = &self.rules.settings;
+        if *protocol == Protocol::Http1 {
+            return;
+        }
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubted.is_none_or(|it| it.elapsed() >= health.back_off) {
+            *doubted = Some(Stopwatch::start());
+            self.trials.doubt(address.clone());
+        }
     }
 
     /// How long an answer may take to begin.
@@ -421,6 +457,31 @@ impl Upstream {
 
 fn server(backend: &Backend) -> Option<&Arc<Server>> {
     backend.ext.get()
+}
+
+/// Why a server is not sold that is to be spoken to in HTTP/2.
+const NO_HTTP2: &str =
+    "the server does not speak HTTP/2, as `protocol` says: it did not answer to its preface";
+
+/// Begins a connection of HTTP/2 as a request does, and waits for the answer to a ping (RFC 9113 sections 3.4
+/// and 6.7), `within` this time.
+async fn speaks_http2(stream: impl AsyncRead + AsyncWrite + Send + Unpin, within: Duration) -> Result<()> {
+    let spoken = async {
+        // The connection ends with the last handle to it.
+        let (_client, mut connection) = h2::client::handshake(stream).await?;
+        let Some(mut pings) = connection.ping_pong() else { return Ok(false) };
+        tokio::select! {
+            biased;
+            answered = pings.ping(h2::Ping::opaque()) => answered.map(|_pong| true),
+            ended = &mut connection => ended.map(|()| false),
+        }
+    };
+    match tokio::time::timeout(within, spoken).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Error::e_explain(ErrorType::H2Error, NO_HTTP2),
+        Ok(Err(error)) => Error::e_because(ErrorType::H2Error, NO_HTTP2, error),
+        Err(_elapsed) => Error::e_explain(ErrorType::H2Error, NO_HTTP2),
+    }
 }
 
 fn no_http2() -> Result<()> {

@@ -38,7 +38,7 @@ use crate::nano::{Account, BlockHash, Raw, StateBlock, Threshold, Thresholds, Wo
 
 pub use answer::{AccountInfo, BlockCount, BlockInfo, Contents, Receivable, Telemetry, Version};
 pub use breaker::BreakerState;
-pub use endpoint::{Authorities, NodeEndpoint, NodeSetupError, is_near, provider};
+pub use endpoint::{Authorities, NodeEndpoint, NodeSetupError, is_near, provider, read_authorities};
 pub use ledger::NodeLedger;
 pub use many::{Balance, MOST_RECEIVABLE, ReceivedSend};
 pub use socket::{SocketEndpoint, SocketStatus};

@@ -5,6 +5,8 @@
 //! the connection's task if it comes too late. The preface of HTTP/2 (RFC 9113, section 3.4) has an empty
 //! line too; after it, only the time without a request is bounded.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +14,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v2::server::H2Options;
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use super::deadline::{Deadline, DeadlineWatch};
+use super::deadline::{Deadline, DeadlineWatch, LastWords};
 use super::refusal;
 use crate::clock::Stopwatch;
 use crate::shutdown::StopSignal;
@@ -49,6 +53,8 @@ pub(super) struct HeadSignal {
     late: Notify,
     /// For the answer to the request whose head was read.
     answer: Arc<Deadline>,
+    /// The connection, if its request was dropped and has been answered. Locked to exchange it, no longer.
+    dropped: Mutex<Option<OwnedFd>>,
 }
 
 impl HeadSignal {
@@ -102,6 +108,38 @@ impl HeadSignal {
 
     pub(super) fn is_shared(&self) -> bool {
         self.is_shared.load(Ordering::Relaxed)
+    }
+
+    /// What is to be said to a client whose request is dropped, as it goes over the wire.
+    pub(super) fn last_words(&self) -> Option<Bytes> {
+        self.answer.take_words().map(|LastWords { head, body }| {
+            let mut wire = BytesMut::with_capacity(1024);
+            let status = head.status;
+            let reason = status.canonical_reason().unwrap_or_default();
+            wire.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
+            head.header_to_h1_wire(&mut wire);
+            wire.extend_from_slice(b"Date: ");
+            wire.extend_from_slice(get_cached_date().as_bytes());
+            wire.extend_from_slice(b"\r\nConnection: close\r\n\r\n");
+            wire.extend_from_slice(body.as_deref().unwrap_or_default());
+            wire.freeze()
+        })
+    }
+
+    /// A request was dropped and answered: the connection lives on as `tcp` until the client has read that.
+    pub(super) fn outlive(&self, tcp: io::Result<OwnedFd>) {
+        match tcp {
+            Ok(tcp) => *self.dropped() = Some(tcp),
+            Err(error) => tracing::debug!(%error, "a connection is closed at once"),
+        }
+    }
+
+    pub(super) fn take_dropped(&self) -> Option<OwnedFd> {
+        self.dropped().take()
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The client has closed its sending side.
@@ -197,8 +235,8 @@ impl HeadWatch {
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-        read: impl FnOnce(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<std::io::Result<()>>,
-    ) -> Poll<std::io::Result<()>> {
+        read: impl FnOnce(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
         if !self.head.is_awaited.load(Ordering::Relaxed) {
             (self.place, self.deadline) = (Place::default(), None);
             let before = buf.filled().len();
@@ -206,7 +244,7 @@ impl HeadWatch {
             // A client that has closed its sending side waits for the answer too.
             let is_quiet = buf.filled().len() == before;
             if is_quiet && self.answer.poll(cx).is_ready() {
-                return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             return outcome;
         }
@@ -249,8 +287,9 @@ impl HeadWatch {
     }
 }
 
-/// How long after its deadline a request is left to what Pingora reads from. Pingora does not read while it
-/// keeps the beginning of the next request, or waits for an upstream that takes no more of a body.
+/// How long after the deadline of its answer a request is left to what Pingora reads from. Pingora does not read
+/// while it keeps the beginning of the next request, or waits for an upstream that does not take the end of a
+/// body.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The app of one connection: it says when a head begins, and how long an answer may take to begin.

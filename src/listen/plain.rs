@@ -1,10 +1,10 @@
 //! A TCP connection with the traits that Pingora asks of a stream.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -76,7 +76,25 @@ impl Drop for Buffered {
     /// Sends what was written and not flushed, as much as the socket takes at once. The rest would go to a
     /// peer that has stopped reading. There may be no runtime any more whose timer could limit it.
     fn drop(&mut self) {
+        if let Some(signal) = self.watch.as_ref().map(HeadWatch::signal)
+            && let Some(words) = signal.last_words()
+        {
+            say_last(&mut self.stream, &words, &mut Context::from_waker(Waker::noop()));
+            signal.outlive(self.tcp().as_fd().try_clone_to_owned());
+        }
         let _sent = self.tcp().try_write(self.stream.buffer()).is_ok();
+    }
+}
+
+/// Writes an answer to a client whose request is dropped, and ends what is sent. Nothing was written to it
+/// before, so there is room; if there is not, the client is gone.
+pub(super) fn say_last(stream: &mut (impl AsyncWrite + Unpin), words: &[u8], cx: &mut Context<'_>) {
+    let written = Pin::new(&mut *stream).poll_write(cx, words);
+    if !matches!(written, Poll::Ready(Ok(length)) if length == words.len())
+        || !matches!(Pin::new(&mut *stream).poll_flush(cx), Poll::Ready(Ok(())))
+        || !matches!(Pin::new(stream).poll_shutdown(cx), Poll::Ready(Ok(())))
+    {
+        tracing::debug!("the client was gone before it was answered");
     }
 }
 

@@ -5,6 +5,7 @@
 //! the gateway's words.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, timeout};
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer. Closed at
@@ -149,6 +151,23 @@ async fn say(mut session: ServerSession, status: StatusCode, more: &[(HeaderName
         Ok(Err(error)) => tracing::debug!(%error, "the client was gone before it was refused"),
         Err(error) => tracing::debug!(%error, "the client does not take its refusal"),
     }
+}
+
+/// Reads on for a while from a client that has been answered and may be sending still.
+pub(super) async fn linger(tcp: OwnedFd) {
+    let tcp = std::net::TcpStream::from(tcp);
+    let Ok(mut tcp) = TcpStream::from_std(tcp) else { return };
+    let read = async {
+        let (mut bytes, mut left) = ([0; 4096], LINGER_BYTES);
+        while let Ok(length @ 1..) = tcp.read(&mut bytes).await {
+            left = left.saturating_sub(length);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Closed either way, whether in time or not.
+    let _in_time = timeout(LINGER, read).await.is_ok();
 }
 
 fn no_proxy() -> String {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
 /// How long a client may take to accept more of what it is sent.
@@ -37,6 +38,10 @@ impl<S> Unstalled<S> {
         if outcome.is_ready() {
             self.stalled = None;
             return outcome;
+        }
+        // A stream that is dropped with its runtime may have last words to say.
+        if Handle::try_current().is_err() {
+            return Poll::Ready(Err(io::ErrorKind::WouldBlock.into()));
         }
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL)));
         ready!(stalled.as_mut().poll(cx));
@@ -88,6 +93,18 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    #[test]
+    fn without_a_runtime_nothing_is_waited_for() {
+        let (ours, _theirs) = tokio::io::duplex(4);
+        let mut stream = Unstalled::new(ours);
+        let mut write = || {
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            Pin::new(&mut stream).poll_write(&mut context, &[0; 4])
+        };
+        assert!(matches!(write(), Poll::Ready(Ok(4))));
+        assert!(matches!(write(), Poll::Ready(Err(why)) if why.kind() == io::ErrorKind::WouldBlock));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_fails_if_nothing_is_taken_and_not_if_a_little_is() {

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
-use super::plain::Buffered;
+use super::plain::{Buffered, say_last};
 use super::refusal::Refused;
 use crate::vault::{self, VaultError};
 
@@ -143,6 +144,15 @@ impl Secured {
 
     pub(super) const fn watch(&self) -> &HeadWatch {
         &self.watch
+    }
+}
+
+impl Drop for Secured {
+    fn drop(&mut self) {
+        if let Some(words) = self.watch.signal().last_words() {
+            say_last(&mut self.stream, &words, &mut Context::from_waker(Waker::noop()));
+            self.watch.signal().outlive(self.plain().tcp().as_fd().try_clone_to_owned());
+        }
     }
 }
 

@@ -235,6 +235,9 @@ pub enum WalletSetupError {
     Node(#[from] NodeSetupError),
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    /// [`WalletOptions::ca_file`](super::WalletOptions::ca_file) cannot be used.
+    #[error("certificates of authorities: {0}")]
+    Authorities(NodeSetupError),
 }
 
 #[cfg(test)]

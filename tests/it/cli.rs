@@ -1,8 +1,10 @@
 //! The subcommands that need no server: what they print, and their exit codes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use faregate::cli::pay::PayExit;
 use faregate::cli::{Failure, check, explain};
 use serde_json::Value;
 
@@ -255,6 +257,115 @@ const SUBCOMMANDS: [&str; 14] = [
     "completions",
     "man",
 ];
+
+/// What the help of a command says its exit codes are.
+fn exit_codes(command: &str) -> BTreeMap<u8, String> {
+    let help = program(&[command, "--help"]);
+    let (_, listed) = help.split_once("Exit codes:\n").unwrap_or_else(|| panic!("{command}:\n{help}"));
+    let mut codes = BTreeMap::new();
+    for line in listed.lines() {
+        match line.trim_start().split_once("  ").map(|(code, what)| (code.parse(), what)) {
+            Some((Ok(code), what)) => drop(codes.insert(code, what.to_owned())),
+            Some((Err(_), _)) | None => assert!(line.starts_with("      "), "{command}: {line:?}"),
+        }
+    }
+    codes
+}
+
+/// Regression: nothing said what `explain` exits with.
+#[test]
+fn the_help_of_each_command_says_what_its_exit_codes_are() {
+    for command in SUBCOMMANDS {
+        let codes = exit_codes(command);
+        for code in [0, 64] {
+            assert!(codes.contains_key(&code), "{command}: {code}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    program(&["man", "--to", folder.path().to_str().unwrap()]);
+    let page = std::fs::read_to_string(folder.path().join("faregate-explain.1")).unwrap();
+    assert!(page.contains("Exit codes:"), "{page}");
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/README.md");
+    let documents = std::fs::read_to_string(documents).unwrap();
+    for code in SUBCOMMANDS.iter().flat_map(|it| exit_codes(it).into_keys()) {
+        assert!(documents.contains(&format!("\n| {code} | ")), "{code} is not in the table");
+    }
+    let paying = [
+        PayExit::Answered,
+        PayExit::ErrorAnswer,
+        PayExit::Usage,
+        PayExit::Unavailable,
+        PayExit::Output,
+        PayExit::Pending,
+        PayExit::NotPayable,
+        PayExit::TooExpensive,
+        PayExit::Configuration,
+    ];
+    let codes: Vec<u8> = exit_codes("pay").into_keys().collect();
+    assert_eq!(codes, paying.map(PayExit::code));
+}
+
+/// The process's own code, of each command that ends by itself.
+#[test]
+fn each_command_exits_as_its_help_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (full, faulty) = (shipped("full.yaml"), shipped("bad/zero-price.yaml"));
+    let (full, faulty) = (full.to_str().unwrap(), faulty.to_str().unwrap());
+    let empty = path("empty.yaml");
+    std::fs::write(
+        &empty,
+        "public_url: http://127.0.0.1:8402\nlisten: { http: 127.0.0.1:1 }\n\
+         nano: { nodes: [http://127.0.0.1:1], pool: { seed_file: pool.seed } }\n\
+         upstreams: { api: { url: http://127.0.0.1:1 } }\nroutes: [{ match: /**, upstream: api, free: true }]\n",
+    )
+    .unwrap();
+    let (copy, missing) = (path("copy.db"), path("no/such/folder"));
+    let hash = "0".repeat(64);
+    let url = "http://127.0.0.1:1/";
+    let cases: &[(&[&str], u8)] = &[
+        (&["check", "--config", full], 0),
+        (&["check", "--config", faulty], 78),
+        (&["check", "--config", &missing], 78),
+        (&["check"], 64),
+        (&["explain", "--config", full, "GET", "/v1/search/x"], 0),
+        (&["explain", "--config", full, "GET", "/nowhere"], 0),
+        (&["explain", "--config", full, "GET", "nowhere"], 64),
+        (&["explain", "--config", full, "G E T", "/x"], 64),
+        (&["explain", "--config", full, "-H", "Host: a", "GET", "/x"], 64),
+        (&["explain", "--config", full, "GET", "/a/../b"], 65),
+        (&["explain", "--config", full, "--host", "b.test", "GET", "http://a.test/x"], 65),
+        (&["explain", "--config", faulty, "GET", "/x"], 78),
+        (&["explain", "--config", full, "GET"], 64),
+        (&["doctor", "--config", &empty], 1),
+        (&["doctor", "--config", faulty], 78),
+        (&["serve", "--config", faulty], 78),
+        (&["backup", "--config", &empty, "--to", &copy], 74),
+        (&["backup", "--config", faulty, "--to", &copy], 78),
+        (&["recover", "--from-ledger", "--config", faulty], 78),
+        (&["pool", "addresses", "--config", faulty], 78),
+        (&["sweep", "--once", "--config", &empty], 78),
+        (&["payments", "list", "--config", &empty], 78),
+        (&["payments", "show", &hash, "--config", faulty], 78),
+        (&["pay", url, "--node", url, "--seed-file", &missing], 78),
+        (&["pay", url], 64),
+        (&["devnet", "--rpc", "nowhere"], 64),
+        (&["completions", "bash"], 0),
+        (&["completions", "no-shell"], 64),
+        (&["man"], 0),
+        (&["man", "--to", &missing], 69),
+        (&["no-command"], 64),
+        (&["--help"], 0),
+    ];
+    for (arguments, code) in cases {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_faregate")).args(*arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(*code)), "{arguments:?}: {output:?}");
+        if SUBCOMMANDS.contains(&arguments[0]) {
+            assert!(exit_codes(arguments[0]).contains_key(code), "{arguments:?}: {code} is not in its help");
+        }
+    }
+}
 
 #[test]
 fn help_completions_and_manual_have_every_subcommand() {

@@ -52,6 +52,7 @@ mod sweep;
 mod tidy;
 mod translation;
 mod upstream_down;
+mod upstream_http2;
 mod upstream_timeouts;
 mod upstream_tls;
 mod upstreams;

@@ -3,7 +3,7 @@
 mod cost;
 mod rivals;
 mod socket;
-mod tls;
+pub(crate) mod tls;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use faregate::cli::pay::{PayArgs, PayExit, run};
+use faregate::nano::Raw;
+use faregate::wallet::{Wallet, WalletOptions};
 use serde_json::Value;
 
+use crate::network::tls::{certificate, front};
 use crate::rig::{PLENTY, Plan, Rig};
 use crate::scripted::{Reply, Scripted, Seen, nobody};
 use crate::wallet::world::{
@@ -63,6 +66,55 @@ async fn the_answer_goes_to_one_place_and_the_cost_to_another() {
         (seen.method.as_str(), seen.body.as_slice(), seen.header("x-mine")),
         ("POST", &b"ask"[..], Some("a: b"))
     );
+}
+
+/// Regression: a gateway with a certificate of the operator's own could not be paid.
+#[tokio::test]
+async fn own_authorities_vouch_for_the_gateway_and_the_node() {
+    let books = Books::with_balance(1000);
+    let (plain_node, plain_gateway) = (node(&books).await, selling(&books).await);
+    let (certificate, key) = certificate();
+    let secured = async |url: &url::Url, path: &str| {
+        let front = front(format!("127.0.0.1:{}", url.port().unwrap()), &certificate, &key).await;
+        (url::Url::parse(&format!("https://localhost:{}{path}", front.port)).unwrap(), front)
+    };
+    let (node, _front_of_node) = secured(&plain_node.url, "/").await;
+    let (gateway, _front_of_gateway) = secured(&plain_gateway.url, "/q").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pem = format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &certificate)
+    );
+    let (own, empty) = (file("own.pem", &pem), file("empty.pem", ""));
+
+    for (gateway, node) in [(&gateway, &plain_node.url), (&plain_gateway.url, &node)] {
+        let Outcome { exit, err, .. } = pay_at(gateway, node, &[]).await;
+        assert_eq!(exit, PayExit::Unavailable, "{gateway} {node}: {err}");
+    }
+    let Outcome { exit, out, err } = pay_at(&gateway, &node, &["--ca-file", &own, "--max", "100 raw"]).await;
+    assert_eq!((exit, out.as_str()), (PayExit::Answered, "quote"), "{err}");
+    for (file, why) in [(empty.as_str(), "no certificate"), ("nowhere.pem", "nowhere.pem")] {
+        let Outcome { exit, err, .. } = pay_at(&gateway, &node, &["--ca-file", file]).await;
+        assert_eq!(exit, PayExit::Configuration, "{err}");
+        assert!(err.contains("--ca-file") && err.contains(why), "{err}");
+    }
+
+    // The library's wallet.
+    let seed = seed_file(folder.path());
+    let open = |ca_file: Option<&str>| {
+        let options =
+            WalletOptions { ca_file: ca_file.map(Into::into), ..WalletOptions::up_to(Raw::new(100)) };
+        Wallet::open(&seed, [node.as_str()], options)
+    };
+    assert!(open(Some(&empty)).unwrap_err().to_string().contains("no certificate"));
+    assert!(open(None).unwrap().get(gateway.as_str()).send().await.is_err());
+    let paid = open(Some(&own)).unwrap().get(gateway.as_str()).send().await.unwrap();
+    assert_eq!(paid.response.status(), 200);
 }
 
 #[tokio::test]

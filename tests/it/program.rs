@@ -40,6 +40,25 @@ impl Program {
         Self { url: format!("http://{address}"), config }
     }
 
+    /// The same, with these lines more at the end of the configuration, and these under `nano`.
+    pub(crate) fn with(self, nano: &str, more: &str) -> Self {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let text = text.replacen("\nnano:\n", &format!("\nnano:\n{nano}"), 1) + more;
+        std::fs::write(&self.config, text).unwrap();
+        self
+    }
+
+    /// A second one of this configuration, in the same folder, that listens elsewhere: as when it takes over.
+    pub(crate) fn beside(&self) -> Self {
+        let (address, own) = (free_address(), self.url.trim_start_matches("http://"));
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let listen = |address: &str| format!("listen: {{ http: {address} }}");
+        assert!(text.contains(&listen(own)));
+        let config = self.config.with_file_name("beside.yaml");
+        std::fs::write(&config, text.replacen(&listen(own), &listen(&address), 1)).unwrap();
+        Self { url: format!("http://{address}"), config }
+    }
+
     /// Starts it; `failpoints` in the language of the `fail` crate.
     pub(crate) fn start(&self, failpoints: Option<&str>) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));

@@ -1,7 +1,14 @@
 //! Load balancers in front of the gateway: who is believed about a client, and who is not.
 
+use std::path::Path;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
 use crate::metrics::sample;
 use crate::patience::eventually;
+use crate::program::free_address;
 use crate::proxy::wire::Wire;
 use crate::rig::{Plan, Rig};
 use crate::scripted::{Reply, Seen};
@@ -174,5 +181,116 @@ async fn connections_are_counted_for_the_client_that_the_proxy_protocol_names() 
     assert_eq!(sample(&rig, "limits_reached_total{limit=\"per_client.connections\"}"), 1.0);
     assert_eq!(open("192.0.2.2").await.answer().await.status, 200);
     drop(held);
+    rig.end().await;
+}
+
+/// A proxy of other people before a gateway.
+struct Front {
+    url: String,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Front {
+    /// `text` is its configuration, `arguments` come before the file's name.
+    async fn start(program: &str, arguments: &[&str], text: impl FnOnce(&Path, &str) -> String) -> Self {
+        let (folder, address) = (TempDir::new().unwrap(), free_address());
+        let file = folder.path().join("front.conf");
+        std::fs::write(&file, text(folder.path(), &address)).unwrap();
+        let mut command = Command::new(program);
+        command.current_dir(folder.path()).args(arguments).arg(&file).kill_on_drop(true);
+        let process = command.spawn().unwrap_or_else(|error| panic!("{program} in PATH: {error}"));
+        eventually("it listens", async || TcpStream::connect(&address).await.is_ok()).await;
+        Self { url: format!("http://{address}"), process, _folder: folder }
+    }
+
+    /// What the upstream is told of a client that says so of itself.
+    async fn told(&self, rig: &Rig) -> [Option<String>; 4] {
+        let headers = [
+            "X-Forwarded-For: 203.0.113.5",
+            "X-Forwarded-Proto: gopher",
+            "X-Forwarded-Host: other.test",
+            "Forwarded: for=203.0.113.5;proto=gopher",
+        ];
+        let mut wire = Wire::open_from(STRANGER, &self.url).await;
+        wire.ask("GET /free/x", &headers).await;
+        assert_eq!(wire.answer().await.status, 200);
+        told(rig)
+    }
+
+    async fn end(mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+/// `deploy/nginx.conf`, without TLS and on other ports.
+#[tokio::test]
+#[ignore = "needs nginx; run by tests/upstreams/run"]
+async fn the_shipped_configuration_of_nginx_says_who_the_client_is() {
+    let rig = scene(TRUSTED, "unpaid: 1").await;
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nginx.conf")).unwrap();
+    let gateway = rig.url.trim_start_matches("http://");
+    let front = Front::start("nginx", &["-p", ".", "-c"], |folder, address| {
+        let server = shipped
+            .replace("server 127.0.0.1:8402;", &format!("server {gateway};"))
+            .replace("listen 443 ssl;", &format!("listen {address};"));
+        assert!(server.contains(gateway) && server.contains(address), "both are replaced");
+        let server: Vec<_> = server.lines().filter(|it| !it.contains("ssl_certificate")).collect();
+        let place = folder.display();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|it| format!("{it}_temp_path {place}/{it};\n"))
+            .concat();
+        format!(
+            "daemon off;\nmaster_process off;\npid {place}/pid;\nerror_log {place}/error.log;\n\
+             events {{ worker_connections 64; }}\nhttp {{\naccess_log off;\n{temporary}{}\n}}\n",
+            server.join("\n")
+        )
+    })
+    .await;
+    let client = format!("{STRANGER}, 127.0.0.1");
+    assert_eq!(front.told(&rig).await, some([&client, "http", "gateway.test", ""]));
+    // Its limits are its own, and not nginx's.
+    let mut hanging = Wire::open_from(STRANGER, &front.url).await;
+    hanging.ask("GET /free/hang", &[]).await;
+    eventually("it is under way", async || rig.upstream.seen().len() == 2).await;
+    for (from, status) in [(STRANGER, 503), ("127.0.0.3", 200)] {
+        let mut wire = Wire::open_from(from, &front.url).await;
+        wire.ask("GET /free/x", &["X-Forwarded-For: 203.0.113.9"]).await;
+        assert_eq!(wire.answer().await.status, status, "{from}");
+    }
+    drop(hanging);
+    front.end().await;
+    rig.end().await;
+}
+
+/// What `deploy/README.md` says of HAProxy.
+#[tokio::test]
+#[ignore = "needs haproxy; run by tests/upstreams/run"]
+async fn haproxy_says_who_the_client_is() {
+    let rig = scene("trusted_proxies: [127.0.0.1], proxy_protocol: true", "bodies: 1 MiB").await;
+    let shipped = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+    let gateway = rig.url.trim_start_matches("http://");
+    let front = Front::start("haproxy", &["-q", "-f"], |_, address| {
+        let lines = [
+            "server gateway 127.0.0.1:8402 send-proxy-v2",
+            "http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]",
+            "http-request del-header X-Forwarded-For",
+            "http-request del-header X-Forwarded-Host",
+            "http-request del-header Forwarded",
+        ];
+        for line in lines {
+            assert!(shipped.contains(&format!("`{line}`")) || line.starts_with("server"), "{line}");
+        }
+        let [server, rules @ ..] = lines;
+        format!(
+            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
+             frontend all\n  bind {address}\n  {}\n  default_backend gateways\nbackend gateways\n  {}\n",
+            rules.join("\n  "),
+            server.replace("127.0.0.1:8402", gateway)
+        )
+    })
+    .await;
+    assert_eq!(front.told(&rig).await, some([STRANGER, "http", "gateway.test", ""]));
+    front.end().await;
     rig.end().await;
 }

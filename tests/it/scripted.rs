@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
@@ -168,7 +168,7 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
 }
 
 /// A chunked body, with its trailers thrown away.
-pub(crate) async fn chunks(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+pub(crate) async fn chunks(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let mut line = String::new();

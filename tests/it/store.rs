@@ -8,6 +8,7 @@ pub(crate) mod model;
 mod deposits;
 pub(crate) mod overtaken;
 mod postgres;
+mod processes;
 pub(crate) mod samples;
 mod sequences;
 pub(crate) mod server;

@@ -7,6 +7,7 @@ mod http2;
 mod pipelined;
 mod requests;
 mod stale;
+mod stalled;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +51,13 @@ impl Stage {
         let upstream = Played::start().await;
         let limits = if limits.is_empty() { String::new() } else { format!("limits: {{ {limits} }}\n") };
         let more = format!("  played: {{ url: \"{}\" }}\n{limits}", upstream.url);
-        let rig = Rig::with(Plan { more, routes: ROUTES.to_owned(), ..Plan::default() }).await;
+        Self::before(upstream, more, ROUTES).await
+    }
+
+    /// With these upstreams and routes, and HTTP/2 without TLS too.
+    async fn before(upstream: Played, more: String, routes: &str) -> Self {
+        let plan = Plan { more, routes: routes.to_owned(), listen: Some("h2c: true"), ..Plan::default() };
+        let rig = Rig::with(plan).await;
         let made = rcgen::generate_simple_self_signed(vec!["gateway.test".to_owned()]).unwrap();
         let [cert, key] = ["cert.pem", "key.pem"].map(|name| rig.folder.path().join(name));
         std::fs::write(&cert, made.cert.pem()).unwrap();

@@ -130,6 +130,13 @@ async fn a_change_of_health_is_logged_with_the_upstream_and_why() {
     for part in ["WARN", "upstream", "sick", &address, "it answers 503"] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
+    let message = "the address passes its health check again";
+    eventually(message, || async { logs.text().contains(message) }).await;
+    let text = logs.text();
+    let line = text.lines().find(|it| it.contains(message)).unwrap();
+    for part in ["INFO", "upstream", "sick", &address] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
     rig.end().await;
 }
 

@@ -1,14 +1,30 @@
 //! The address of a node. Its URL and parameters may hold keys, so neither is ever printed.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::{Host, Url};
 
 /// Certificates of authorities that are trusted for nodes, in addition to the usual web authorities.
 pub type Authorities = Arc<[CertificateDer<'static>]>;
+
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// [`NodeSetupError::Authorities`].
+pub fn read_authorities(path: &Path) -> Result<Authorities, NodeSetupError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let why = match read {
+        Ok(found) if !found.is_empty() => return Ok(found.into()),
+        Ok(_none) => "there is no certificate in it".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(NodeSetupError::Authorities { path: path.to_owned(), why })
+}
 
 /// The address of a node and the parameters of each call to it.
 #[derive(Clone)]
@@ -39,6 +55,12 @@ impl NodeEndpoint {
         url.set_query(None);
         url.set_fragment(None);
         Ok(Self { url, parameters, timeout, trusted: true, authorities: Authorities::default() })
+    }
+
+    /// Makes the endpoint's `https` trust these authorities too.
+    #[must_use]
+    pub fn believing(self, authorities: Authorities) -> Self {
+        Self { authorities, ..self }
     }
 
     /// Host and port: the node's name in logs, metrics and errors. It never contains a key.
@@ -99,6 +121,8 @@ pub enum NodeSetupError {
     SocketScheme(String),
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    #[error("{}: {why}", path.display())]
+    Authorities { path: PathBuf, why: String },
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use pingora::protocols::http::v2::write_body;
 use pingora::protocols::l4::socket::SocketAddr;
 use tokio::time::timeout;
 
-use crate::listen::deadline::Deadline;
+use crate::listen::deadline::{Deadline, LastWords};
 use crate::listen::head::HeadSignal;
 
 /// How much of a body is kept, so that it can be sent to another server.
@@ -79,8 +79,13 @@ impl fmt::Debug for Http2Session {
 }
 
 impl Drop for Http2Session {
-    /// An answer that is not whole is not to look whole.
+    /// A client whose request is dropped is told so, and an answer that is not whole is not to look whole.
     fn drop(&mut self) {
+        if let Some(words) = self.deadline.take_words() {
+            self.say_last(words).unwrap_or_else(|error| {
+                tracing::debug!(%error, "the client was gone before it was answered");
+            });
+        }
         if self.written.is_some() {
             self.reset(Reason::INTERNAL_ERROR);
         }
@@ -115,6 +120,16 @@ impl Http2Session {
             write_timeout: None,
             drain_timeout: None,
         }
+    }
+
+    /// Answers as far as nothing has to be waited for.
+    fn say_last(&mut self, LastWords { head, body }: LastWords) -> Result<()> {
+        self.write_head(Box::new(head), body.is_none())?;
+        let Some((body, writer)) = body.zip(self.writer.as_mut()) else { return Ok(()) };
+        let failed = |error| Error::because(ErrorType::WriteError, "while writing last words", error);
+        writer.send_data(body, true).map_err(failed)?;
+        self.is_ended = true;
+        Ok(())
     }
 
     fn has_no_body(&self) -> bool {
@@ -396,6 +411,11 @@ impl Session for Http2Session {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let deadline = Arc::clone(&self.deadline);
+        // Begins once it is clear that the client is waited for.
+        let overdue = async {
+            deadline.reads_on();
+            deadline.overdue(Duration::ZERO).await;
+        };
         let heard = async {
             if no_body_expected || self.is_body_done() {
                 self.left().await
@@ -406,7 +426,7 @@ impl Session for Http2Session {
         tokio::select! {
             biased;
             heard = heard => heard,
-            () = deadline.overdue(Duration::ZERO) => {
+            () = overdue => {
                 Error::e_explain(ErrorType::ReadTimedout, "the answer did not begin in time")
             }
         }

@@ -18,8 +18,8 @@ use super::{WAIT, endpoint, key};
 use crate::rig::eventually;
 
 /// TLS in front of a plain address.
-struct Front {
-    port: u16,
+pub(crate) struct Front {
+    pub(crate) port: u16,
     task: JoinHandle<()>,
 }
 
@@ -30,12 +30,16 @@ impl Drop for Front {
 }
 
 /// A self-signed certificate for `localhost`, and its key.
-fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub(crate) fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into())
 }
 
-async fn front(to: String, certificate: &CertificateDer<'static>, key: &PrivateKeyDer<'static>) -> Front {
+pub(crate) async fn front(
+    to: String,
+    certificate: &CertificateDer<'static>,
+    key: &PrivateKeyDer<'static>,
+) -> Front {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -1,7 +1,7 @@
 //! HTTP by hand: a client that sees what is on the wire, and an upstream whose every byte, and when
 //! it is sent, the test decides.
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -99,39 +99,16 @@ impl Wire {
 
     /// Head and body of the next answer.
     pub(crate) async fn answer(&mut self) -> Answer {
-        let mut answer = self.head().await;
-        answer.body = if answer.all("transfer-encoding") == ["chunked"] {
-            soon("chunks", chunks(&mut self.0)).await.expect("a whole chunked body")
-        } else {
-            let mut body = vec![0; answer.one("content-length").parse().unwrap()];
-            soon("the body", self.0.read_exact(&mut body)).await.unwrap();
-            body
-        };
-        answer
+        answer_on(&mut self.0).await
     }
 
     /// Head of the next answer; the body stays on the wire.
     pub(crate) async fn head(&mut self) -> Answer {
-        let first = self.line().await;
-        let status = first.split(' ').nth(1).unwrap_or_else(|| panic!("no status line: {first:?}"));
-        let mut answer = Answer {
-            status: status.parse().unwrap(),
-            head: first.len(),
-            headers: Vec::new(),
-            body: Vec::new(),
-        };
-        loop {
-            let line = self.line().await;
-            answer.head += line.len();
-            let Some((name, value)) = line.split_once(':') else { return answer };
-            answer.headers.push((name.to_owned(), value.trim().to_owned()));
-        }
+        head_on(&mut self.0).await
     }
 
     pub(crate) async fn line(&mut self) -> String {
-        let mut line = String::new();
-        soon("a line", self.0.read_line(&mut line)).await.unwrap();
-        line
+        line_on(&mut self.0).await
     }
 
     pub(crate) async fn exactly(&mut self, length: usize) -> Vec<u8> {
@@ -147,6 +124,38 @@ impl Wire {
         let _reset = soon("the end", self.0.read_to_end(&mut bytes)).await.is_err();
         bytes
     }
+}
+
+/// Head and body of the next answer on a connection.
+pub(crate) async fn answer_on(from: &mut (impl AsyncBufRead + Unpin)) -> Answer {
+    let mut answer = head_on(from).await;
+    answer.body = if answer.all("transfer-encoding") == ["chunked"] {
+        soon("chunks", chunks(from)).await.expect("a whole chunked body")
+    } else {
+        let mut body = vec![0; answer.one("content-length").parse().unwrap()];
+        soon("the body", from.read_exact(&mut body)).await.unwrap();
+        body
+    };
+    answer
+}
+
+async fn head_on(from: &mut (impl AsyncBufRead + Unpin)) -> Answer {
+    let first = line_on(from).await;
+    let status = first.split(' ').nth(1).unwrap_or_else(|| panic!("no status line: {first:?}"));
+    let mut answer =
+        Answer { status: status.parse().unwrap(), head: first.len(), headers: Vec::new(), body: Vec::new() };
+    loop {
+        let line = line_on(from).await;
+        answer.head += line.len();
+        let Some((name, value)) = line.split_once(':') else { return answer };
+        answer.headers.push((name.to_owned(), value.trim().to_owned()));
+    }
+}
+
+async fn line_on(from: &mut (impl AsyncBufRead + Unpin)) -> String {
+    let mut line = String::new();
+    soon("a line", from.read_line(&mut line)).await.unwrap();
+    line
 }
 
 /// An upstream that the test plays.

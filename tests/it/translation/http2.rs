@@ -24,7 +24,7 @@ use crate::upstreams::http2::exchange;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
+pub(super) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
     let (client, connection) = soon("the handshake", h2::client::handshake(stream)).await.unwrap();
     tokio::spawn(async move {
         // It ends with the gateway.
@@ -33,7 +33,7 @@ async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> S
     soon("a stream", client.ready()).await.unwrap()
 }
 
-async fn plain(rig: &Rig) -> SendRequest<Bytes> {
+pub(super) async fn plain(rig: &Rig) -> SendRequest<Bytes> {
     over(TcpStream::connect(rig.url.trim_start_matches("http://")).await.unwrap()).await
 }
 
@@ -41,7 +41,7 @@ fn get(path: &str) -> Request<()> {
     Request::get(format!("https://gateway.test{path}")).body(()).unwrap()
 }
 
-fn post(path: &str, token: &str) -> Request<()> {
+pub(super) fn post(path: &str, token: &str) -> Request<()> {
     let request = Request::post(format!("https://gateway.test{path}"));
     request.header("payment-capability", token).body(()).unwrap()
 }
@@ -56,7 +56,7 @@ async fn interim(answer: &mut ResponseFuture) -> Vec<Response<()>> {
 }
 
 /// Status, body as JSON and headers of an answer.
-async fn whole(answer: ResponseFuture) -> (u16, serde_json::Value, HeaderMap) {
+pub(super) async fn whole(answer: ResponseFuture) -> (u16, serde_json::Value, HeaderMap) {
     let (head, mut body) = within(Duration::from_secs(20), "the answer", answer).await.unwrap().into_parts();
     let mut bytes = Vec::new();
     while let Some(part) = soon("a part", body.data()).await {
@@ -65,7 +65,7 @@ async fn whole(answer: ResponseFuture) -> (u16, serde_json::Value, HeaderMap) {
     (head.status.as_u16(), serde_json::from_slice(&bytes).unwrap(), head.headers)
 }
 
-fn remaining(headers: &HeaderMap) -> &str {
+pub(super) fn remaining(headers: &HeaderMap) -> &str {
     headers["payment-capability"].to_str().unwrap().split("; ").nth(1).unwrap()
 }
 
