@@ -116,7 +116,8 @@ fn is_half_a_kind(data: &[u8]) -> bool {
 
 fn by_text(data: &[u8], peer: SocketAddr) -> Option<(SocketAddr, usize)> {
     use ppp::v1::{Addresses, Header};
-    let header = Header::try_from(data).ok()?;
+    // `ppp` also takes a line that LF alone ends, or nothing. Section 2.1 of the description wants CR LF.
+    let header = Header::try_from(data).ok().filter(|it| it.header.ends_with("\r\n"))?;
     let client = match header.addresses {
         Addresses::Unknown => peer,
         Addresses::Tcp4(it) => SocketAddr::new(it.source_address.into(), it.source_port),
