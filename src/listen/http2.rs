@@ -305,7 +305,8 @@ mod tests {
     /// Regression: the gateway's own answers had no limit, and a connection with one under way is not idle.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_makes_no_room_for_an_answer_is_not_waited_for() {
-        let (_client, served) = begun(&unreadable(1, 0), 1024).await;
+        let bytes = unreadable(1, 0);
+        let (_client, served) = begun(&bytes, 1024).await;
         timeout(SAY + IDLE + FAREWELL * 2, served).await.unwrap();
     }
 
