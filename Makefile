@@ -5,7 +5,7 @@ CARGO ?= cargo
 # The folder that cargo builds in, absolute or relative.
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The configurations that are shipped for use.
-CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose-faregate.yaml
+CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose/faregate.yaml
 
 .PHONY: help demo test check configs bench build cmake
 
