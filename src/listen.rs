@@ -18,6 +18,7 @@ mod proxies;
 mod proxy_protocol;
 mod refusal;
 mod tls;
+mod write_buffer;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -146,7 +147,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
         tracing::debug!(%peer, %error, "connection lost before it was served");
         return;
     }
-    let is_http2 = tls.is_none() && entered.rules.h2c && h2c::begins(&tcp, entered.rules.head_time).await;
+    let is_http2 = tls.is_none() && entered.rules.h2c && Box::pin(h2c::begins(&tcp, entered.rules.head_time)).await;
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
     // Known from accept; the kernel may not know it any more once the peer has hung up.
     let _known = digest.peer_addr.set(Some(PeerAddress::Inet(client)));
@@ -154,7 +155,8 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
         None => Box::new(Buffered::new(tcp, digest, Some(watch)).speaking_http2(is_http2)),
-        Some(tls) => match tls.accept(Buffered::new(tcp, digest, None), watch).await {
+        // Boxed, as what follows: a connection would keep the room for it.
+        Some(tls) => match Box::pin(tls.accept(Buffered::new(tcp, digest, None), watch)).await {
             Ok(secured) => Box::new(secured),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS handshake");
@@ -166,7 +168,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let idle = entered.rules.idle;
     let served = async {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return http2::serve(stream, timed, idle, shutdown).await;
+            return Box::pin(http2::serve(stream, timed, idle, shutdown)).await;
         }
         let mut next = Some(stream);
         while let Some(stream) = next {
@@ -189,7 +191,7 @@ async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> O
     if !*is_proxied {
         return Some(*peer);
     }
-    let named = tokio::time::timeout(rules.head_time, proxy_protocol::read(tcp, *peer));
+    let named = tokio::time::timeout(rules.head_time, Box::pin(proxy_protocol::read(tcp, *peer)));
     let named = named.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut));
     match named.flatten() {
         Ok(client) if client == *peer => Some(client),

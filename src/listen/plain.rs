@@ -13,22 +13,18 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
 use super::refusal::Refused;
+use super::write_buffer::WriteBuffer;
 
-/// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
-/// them.
-const WRITE_BUFFER: usize = 16 * 1024;
-
-/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes. Reads are not buffered: the HTTP session
-/// has a buffer of its own, and an idle connection does not need a second one.
+/// A TCP stream with a write buffer.
 #[derive(Debug)]
 pub(super) struct Buffered {
-    stream: BufWriter<TcpStream>,
+    stream: WriteBuffer<TcpStream>,
     digest: Arc<SocketDigest>,
     /// Over the heads, if no other layer reads them.
     watch: Option<HeadWatch>,
@@ -40,9 +36,8 @@ pub(super) struct Buffered {
 
 impl Buffered {
     pub(super) fn new(tcp: TcpStream, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
-        let stream = BufWriter::with_capacity(WRITE_BUFFER, tcp);
         Self {
-            stream,
+            stream: WriteBuffer::new(tcp),
             digest: Arc::new(digest),
             watch,
             refused: Refused::default(),
@@ -58,7 +53,7 @@ impl Buffered {
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
-        self.stream.get_ref()
+        self.stream.socket()
     }
 
     pub(super) fn digest(&self) -> &SocketDigest {
@@ -93,7 +88,7 @@ impl AsyncRead for Buffered {
         if buf.filled().len() > before {
             return Poll::Ready(Ok(()));
         }
-        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref(), cx)
+        half_closed.poll_end(watch.signal(), stream, WriteBuffer::socket, cx)
     }
 }
 
