@@ -3,6 +3,7 @@
 //! Run all with `make bench`, or one group with `cargo bench --bench hot_path -- challenge`. `benches/proxy/run`
 //! measures whole requests.
 #![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "a benchmark fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -38,6 +39,15 @@ const PRICE: Raw = Raw::new(1_000_000_000_000_000_000_000_000);
 const THRESHOLD: Threshold = Threshold(0xffff_fff8_0000_0000);
 /// Capabilities in the cache.
 const CACHED: u64 = 1_000_000;
+/// The most memory that one of them may take, with the cache's part of it.
+const BYTES_EACH: u64 = 2048;
+/// Addresses in a large pool.
+const ADDRESSES: u32 = 10_000;
+
+// The gateway's allocator.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn keys() -> MacKeys {
     MacKeys::new(MacKey::from_bytes([0x42; 32]), None)
@@ -123,6 +133,23 @@ fn bill(c: &mut Criterion) {
         b.iter_batched(
             || offer(Mechanism::NanoTxn),
             |offer| Challenge::recognise(&keys, &pool, minted.nonce(), offer).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    let seed = Seed::from_bytes([0x19; 32]);
+    let large = AddressPool::new((0..ADDRESSES).map(|index| seed.key(index).account()).collect(), Vec::new());
+    let minted = Challenge::mint(&keys, &large, 1_u128.to_le_bytes(), offer(Mechanism::NanoTxn));
+    let mut random = 0_u128;
+    group.bench_function(format!("mint one, {ADDRESSES} addresses"), |b| {
+        b.iter(|| {
+            random += 1;
+            Challenge::mint(&keys, &large, random.to_le_bytes(), offer(Mechanism::NanoTxn))
+        });
+    });
+    group.bench_function(format!("recognise, {ADDRESSES} addresses"), |b| {
+        b.iter_batched(
+            || minted.offer().clone(),
+            |offer| Challenge::recognise(&keys, &large, minted.nonce(), offer).unwrap(),
             BatchSize::SmallInput,
         );
     });
@@ -310,6 +337,13 @@ fn id(number: u64) -> CapabilityId {
     CapabilityId(id)
 }
 
+/// The resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 /// A capability: its token, the cache, a use.
 fn capabilities(c: &mut Criterion) {
     let (keys, route) = (keys(), route());
@@ -326,9 +360,13 @@ fn capabilities(c: &mut Criterion) {
 
     let clock = Clock::from_fn(|| NOW);
     let held = Capabilities::new(Arc::new(Plenty), clock, Holder([1; 16]), CACHED * 2);
+    let before = resident();
     for number in 0..CACHED {
         at_once(held.find(id(number))).unwrap().unwrap();
     }
+    let each = resident().saturating_sub(before) / CACHED;
+    println!("{each} bytes of memory for each of {CACHED} cached capabilities");
+    assert!(each <= BYTES_EACH, "a cached capability takes more than {BYTES_EACH} bytes");
     let mut number = 0_u64;
     group.bench_function("find one of a million, reserve a use, commit it", |b| {
         b.iter(|| {

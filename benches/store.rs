@@ -1,9 +1,10 @@
 //! Settlements per second: several payers at the same time, each paying repeatedly, over each engine.
 //!
-//! `cargo bench --bench store -- [--postgres ADDRESS] [--seconds N] [--spent N] [--directory PATH]`
+//! `cargo bench --bench store -- [--postgres ADDRESS] [--instances N] [--seconds N] [--spent N] [--directory PATH]`
 //!
 //! One settlement is one `grant`: the hash is claimed, the payment journalled, the capability made and
-//! leased, all on the disk. `--spent` first fills each store with this many spent hashes (ten million take
+//! leased, all on the disk. One report is one `lease`: a use that is spent, and another one leased. With
+//! `--instances` the payers are spread over so many stores on one server. `--spent` first fills each store with this many spent hashes (ten million take
 //! about a gigabyte in each) and then measures look-ups too. Compare only the figures of one run: two runs
 //! on a busy machine differ.
 //!
@@ -33,11 +34,13 @@ use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::{Mechanism, Nonce};
 use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::{
-    CapabilityId, Claims, Engine, Grant, Grantee, Holder, Intent, Meters, PaymentJournal, PaymentRecord,
-    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, postgres_server,
+    CapabilityId, Claims, Engine, Grant, Grantee, Holder, Intent, Lease, LeaseRequest, Meters,
+    PaymentJournal, PaymentRecord, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
+    postgres_server,
 };
 use futures_util::{SinkExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::Barrier;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const PAYERS: [usize; 4] = [1, 16, 64, 256];
@@ -52,18 +55,21 @@ const LOOKUPS: u64 = 20_000;
 
 struct Options {
     postgres: Option<String>,
+    instances: usize,
     seconds: u64,
     spent: u64,
     directory: PathBuf,
 }
 
 fn main() {
-    let mut options = Options { postgres: None, seconds: 3, spent: 0, directory: std::env::temp_dir() };
+    let mut options =
+        Options { postgres: None, instances: 1, seconds: 3, spent: 0, directory: std::env::temp_dir() };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
         match argument.as_str() {
             "--postgres" => options.postgres = Some(value()),
+            "--instances" => options.instances = value().parse().unwrap(),
             "--seconds" => options.seconds = value().parse().unwrap(),
             "--spent" => options.spent = value().parse().unwrap(),
             "--directory" => options.directory = value().into(),
@@ -80,21 +86,26 @@ async fn run(options: &Options) {
     let folder = tempfile::Builder::new().prefix("faregate-bench").tempdir_in(&options.directory).unwrap();
     let path = folder.path().join("store.db");
     let sqlite = Arc::new(Engine::from(SqliteStore::open(&path, SqliteOptions::default()).unwrap()));
-    let mut engines = vec![("SQLite", sqlite)];
+    let mut engines = vec![("SQLite", vec![sqlite])];
     if let Some(address) = &options.postgres {
         let server = PostgresOptions::new(postgres_server(address).unwrap_or_else(|why| panic!("{why}")));
-        let store = PostgresStore::open(&server).await.unwrap_or_else(|fault| panic!("{fault}"));
-        engines.push(("PostgreSQL", Arc::new(Engine::from(store))));
+        let mut instances = Vec::new();
+        for _ in 0..options.instances {
+            let store = PostgresStore::open(&server).await.unwrap_or_else(|fault| panic!("{fault}"));
+            instances.push(Arc::new(Engine::from(store)));
+        }
+        engines.push(("PostgreSQL", instances));
     }
     // Starts after all earlier runs: a server keeps its rows.
     let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let next = Arc::new(AtomicU64::new(start));
     if options.spent > 0 {
-        fill(&engines[0].1, options.spent, &path).await;
+        fill(&engines[0].1[0], options.spent, &path).await;
         if let Some(address) = &options.postgres {
             fill_server(address, options.spent).await;
         }
-        for (name, engine) in &engines {
+        for (name, instances) in &engines {
+            let engine = &instances[0];
             let spent = |number| filler(number % options.spent, options.spent);
             lookups(name, engine, "spent", &spent, |found| assert_eq!(found, None)).await;
             let nobodys = |number| hash(u64::MAX / 2 + number);
@@ -102,11 +113,33 @@ async fn run(options: &Options) {
         }
     }
     println!("{:<12} {:>7} {:>14} {:>10} {:>10}", "engine", "payers", "settlements/s", "p50 ms", "p99 ms");
+    measure(options, &engines, &next, Kind::Settlements).await;
+    println!("{:<12} {:>7} {:>14} {:>10} {:>10}", "engine", "holders", "reports/s", "p50 ms", "p99 ms");
+    measure(options, &engines, &next, Kind::Reports).await;
+    for (name, instances) in engines {
+        let engine = &instances[0];
+        // Those of the last rounds, of all engines in turn: not each is in this one's journal.
+        let granted = granted_by(engine, start..next.load(Ordering::Relaxed)).await;
+        let known = |number: u64| granted[number as usize % granted.len()];
+        lookups(name, engine, "granted", &known, |found| assert!(found.is_some())).await;
+        for engine in instances {
+            engine.close().await;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Settlements,
+    Reports,
+}
+
+async fn measure(options: &Options, engines: &[(&str, Vec<Arc<Engine>>)], next: &Arc<AtomicU64>, kind: Kind) {
     for payers in PAYERS {
         for _ in 0..ROUNDS {
-            for (name, engine) in &engines {
+            for (name, instances) in engines {
                 let time = Duration::from_secs(options.seconds);
-                let mut took = settle(engine, payers, time, &next).await;
+                let mut took = repeat(instances, payers, time, next, kind).await;
                 took.sort_unstable();
                 let rate = took.len() as f64 / options.seconds as f64;
                 let (half, most) = (percentile(&took, 50), percentile(&took, 99));
@@ -114,30 +147,39 @@ async fn run(options: &Options) {
             }
         }
     }
-    for (name, engine) in engines {
-        // Those of the last rounds, of all engines in turn: not each is in this one's journal.
-        let granted = granted_by(&engine, start..next.load(Ordering::Relaxed)).await;
-        let known = |number: u64| granted[number as usize % granted.len()];
-        lookups(name, &engine, "granted", &known, |found| assert!(found.is_some())).await;
-        engine.close().await;
-    }
 }
 
-async fn settle(engine: &Arc<Engine>, payers: usize, time: Duration, next: &Arc<AtomicU64>) -> Vec<Duration> {
-    let end = Instant::now() + time;
-    let payers: Vec<_> = (0..payers)
-        .map(|_| {
-            let (engine, next) = (Arc::clone(engine), Arc::clone(next));
+async fn repeat(
+    instances: &[Arc<Engine>],
+    payers: usize,
+    time: Duration,
+    next: &Arc<AtomicU64>,
+    kind: Kind,
+) -> Vec<Duration> {
+    let ready = Arc::new(Barrier::new(payers));
+    let payers: Vec<_> = instances
+        .iter()
+        .cycle()
+        .take(payers)
+        .enumerate()
+        .map(|(holder, engine)| {
+            let (engine, next, ready) = (Arc::clone(engine), Arc::clone(next), Arc::clone(&ready));
             tokio::spawn(async move {
+                let holder = Holder([holder as u8; 16]);
+                let mut used = 0;
                 let mut took = Vec::new();
+                let own = settle(&engine, holder, &next).await;
+                ready.wait().await;
+                let end = Instant::now() + time;
                 while Instant::now() < end {
-                    let intent = intent(next.fetch_add(1, Ordering::Relaxed));
                     let watch = Instant::now();
-                    let id = CapabilityId::of_payment(intent.block);
-                    let granted = engine
-                        .grant(&intent, Grantee { id, holder: Holder([7; 16]), want: 1, ttl: 30 }, NOW)
-                        .await;
-                    assert!(matches!(granted, Ok(Grant::Granted { fresh: true, .. })), "{granted:?}");
+                    match kind {
+                        Kind::Settlements => drop(settle(&engine, holder, &next).await),
+                        Kind::Reports => {
+                            used += 1;
+                            report(&engine, own, holder, used).await;
+                        }
+                    }
                     took.push(watch.elapsed());
                 }
                 took
@@ -149,6 +191,21 @@ async fn settle(engine: &Arc<Engine>, payers: usize, time: Duration, next: &Arc<
         all.extend(payer.await.unwrap());
     }
     all
+}
+
+async fn settle(engine: &Engine, holder: Holder, next: &AtomicU64) -> CapabilityId {
+    let intent = intent(next.fetch_add(1, Ordering::Relaxed));
+    let id = CapabilityId::of_payment(intent.block);
+    let granted = engine.grant(&intent, Grantee { id, holder, want: 1, ttl: 30 }, NOW).await;
+    assert!(matches!(granted, Ok(Grant::Granted { fresh: true, .. })), "{granted:?}");
+    id
+}
+
+async fn report(engine: &Engine, capability: CapabilityId, holder: Holder, sequence: u64) {
+    let request =
+        LeaseRequest { capability, holder, sequence, used: 1, returned: 0, broken: 0, want: 1, ttl: 30 };
+    let leased = engine.lease(request, NOW).await;
+    assert!(matches!(leased, Ok(Lease { granted: 1, .. })), "{leased:?}");
 }
 
 /// Fills the file through the store's own calls, many of them in one commit.
@@ -271,7 +328,7 @@ fn intent(number: u64) -> Intent {
         route: RouteName::new("GET /v1/quote/{symbol}"),
         terms: Terms {
             amount: Raw::new(10_u128.pow(26)),
-            grants: Grants { requests: NonZeroU32::new(10).unwrap(), seconds: 3600 },
+            grants: Grants { requests: NonZeroU32::MAX, seconds: 3600 },
         },
         payer: Account([5; 32]),
         amount: Raw::new(10_u128.pow(26)),

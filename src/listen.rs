@@ -19,6 +19,7 @@ mod proxy_protocol;
 mod refusal;
 mod stall;
 mod tls;
+mod write_buffer;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -154,7 +155,8 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     };
     let mut is_http2 = false;
     if tls.is_none() && entered.rules.h2c {
-        let Ok(begins) = h2c::begins(&tcp, entered.rules.head_time).await else { return late() };
+        let begins = Box::pin(h2c::begins(&tcp, entered.rules.head_time)).await;
+        let Ok(begins) = begins else { return late() };
         is_http2 = begins;
     }
     let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
@@ -164,7 +166,8 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let watch = HeadWatch::new(&head, entered.rules.head_time);
     let stream: pingora::protocols::Stream = match tls {
         None => Box::new(Buffered::new(tcp, digest, Some(watch)).speaking_http2(is_http2)),
-        Some(tls) => match tls.accept(Buffered::new(tcp, digest, None), watch).await {
+        // Boxed, as what follows: a connection would keep the room for it.
+        Some(tls) => match Box::pin(tls.accept(Buffered::new(tcp, digest, None), watch)).await {
             Ok(secured) => Box::new(secured),
             Err(error) => {
                 tracing::debug!(%peer, %error, "no TLS handshake");
@@ -175,7 +178,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     let timed = Timed::new(app, &head, idle);
     let served = async {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return http2::serve(stream, timed, Arc::clone(&head), idle, shutdown).await;
+            return Box::pin(http2::serve(stream, timed, Arc::clone(&head), idle, shutdown)).await;
         }
         let mut next = Some(stream);
         while let Some(stream) = next {
@@ -198,7 +201,7 @@ async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> O
     if !*is_proxied {
         return Some(*peer);
     }
-    let named = tokio::time::timeout(rules.head_time, proxy_protocol::read(tcp, *peer));
+    let named = tokio::time::timeout(rules.head_time, Box::pin(proxy_protocol::read(tcp, *peer)));
     let named = named.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut));
     match named.flatten() {
         Ok(client) if client == *peer => Some(client),

@@ -13,23 +13,19 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
 use super::refusal::Refused;
 use super::stall::Unstalled;
+use super::write_buffer::WriteBuffer;
 
-/// The head of an answer and a usual body are sent in one packet; Pingora's default of 1460 bytes splits
-/// them.
-const WRITE_BUFFER: usize = 16 * 1024;
-
-/// A TCP stream with a write buffer of [`WRITE_BUFFER`] bytes. Reads are not buffered: the HTTP session
-/// has a buffer of its own, and an idle connection does not need a second one.
+/// A TCP stream with a write buffer.
 #[derive(Debug)]
 pub(super) struct Buffered {
-    stream: BufWriter<Unstalled<TcpStream>>,
+    stream: WriteBuffer<Unstalled<TcpStream>>,
     digest: Arc<SocketDigest>,
     /// Over the heads, if no other layer reads them.
     watch: Option<HeadWatch>,
@@ -41,9 +37,8 @@ pub(super) struct Buffered {
 
 impl Buffered {
     pub(super) fn new(tcp: TcpStream, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
-        let stream = BufWriter::with_capacity(WRITE_BUFFER, Unstalled::new(tcp));
         Self {
-            stream,
+            stream: WriteBuffer::new(Unstalled::new(tcp)),
             digest: Arc::new(digest),
             watch,
             refused: Refused::default(),
@@ -59,7 +54,7 @@ impl Buffered {
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
-        self.stream.get_ref().get_ref()
+        self.stream.socket().get_ref()
     }
 
     pub(super) fn digest(&self) -> &SocketDigest {
@@ -82,7 +77,7 @@ impl Drop for Buffered {
             say_last(&mut self.stream, &words, &mut Context::from_waker(Waker::noop()));
             signal.outlive(self.tcp().as_fd().try_clone_to_owned());
         }
-        let _sent = self.tcp().try_write(self.stream.buffer()).is_ok();
+        let _sent = self.tcp().try_write(self.stream.waiting()).is_ok();
     }
 }
 
@@ -111,7 +106,7 @@ impl AsyncRead for Buffered {
         if buf.filled().len() > before {
             return Poll::Ready(Ok(()));
         }
-        half_closed.poll_end(watch.signal(), stream, |it| it.get_ref().get_ref(), cx)
+        half_closed.poll_end(watch.signal(), stream, |it| it.socket().get_ref(), cx)
     }
 }
 

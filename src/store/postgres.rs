@@ -1,12 +1,15 @@
 //! The store of several instances: one PostgreSQL database.
 //!
-//! Every operation is one statement or one short transaction, and is correct under READ COMMITTED. The
-//! number of connections is bounded, and so is every wait. A call that was not sent is `Unavailable`. A call
-//! whose connection was lost after it was sent is `Unknown`.
+//! Every operation is one statement or one short transaction, and is correct under READ COMMITTED. Claims,
+//! grants and leases that wait share a transaction ([`batch`]). The number of connections is bounded, and so
+//! is every wait. A call that was not sent is `Unavailable`. A call whose connection was lost after it was
+//! sent is `Unknown`.
 //!
 //! Use it from the runtime it was opened on, which drives its connections.
 
 mod answers;
+mod attempt;
+mod batch;
 mod capabilities;
 mod claims;
 mod connect;
@@ -24,12 +27,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Client, HookError, Object, Pool, PoolError};
+use deadpool_postgres::{Client, HookError, PoolError};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use self::attempt::{Server, Vitals};
+use self::batch::{Batches, Call};
+use self::capabilities::Leasing;
+use self::claims::{Beginning, Granting};
 use self::fault::{Fault, unreachable};
-use self::probe::{CALL_WITHIN, Vitals};
 use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
@@ -46,14 +52,13 @@ pub use connect::server;
 pub use options::{PostgresFault, PostgresOptions};
 pub use replication::Replication;
 
-/// How often a call that another call overtook is tried.
-const ATTEMPTS: u32 = 6;
-
 /// The store in one PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresStore {
-    connections: Pool,
-    vitals: Arc<Vitals>,
+    server: Server,
+    begins: Batches<Beginning>,
+    grants: Batches<Granting>,
+    leases: Batches<Leasing>,
     /// [`Health::floor`].
     floor: u64,
     /// Ends the probe.
@@ -91,8 +96,16 @@ impl PostgresStore {
             free_space,
         });
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(probe::serve(connections.clone(), Arc::clone(&vitals), stopped));
-        Ok(Self { connections, vitals, floor: options.free_space, stop })
+        let server = Server { connections, vitals };
+        tokio::spawn(probe::serve(server.clone(), stopped));
+        Ok(Self {
+            begins: Batches::start(server.clone()),
+            grants: Batches::start(server.clone()),
+            leases: Batches::start(server.clone()),
+            server,
+            floor: options.free_space,
+            stop,
+        })
     }
 
     /// As [`Engine::inspect`](super::Engine::inspect). The server checks its files itself.
@@ -124,9 +137,9 @@ impl PostgresStore {
     /// Ends the probe and the connections. Later calls are refused.
     pub async fn close(&self) {
         self.stop.send_replace(true);
-        self.connections.close();
+        self.server.connections.close();
         // A connection ends when its last user drops it.
-        while self.connections.status().size > 0 {
+        while self.server.connections.status().size > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -137,20 +150,20 @@ impl PostgresStore {
         now: UnixSeconds,
         work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
     ) -> Result<T, StoreError> {
-        let outcome = self.run(work, StoreError::Unknown).await;
-        match &outcome {
-            Ok(_) => {
-                // A write that fits into an existing page shows nothing about the next one.
-                if !self.vitals.full.load(Ordering::Relaxed) {
-                    self.vitals.writable.store(true, Ordering::Relaxed);
-                }
-                self.vitals.newest.fetch_max(now.0, Ordering::Relaxed);
-            }
-            Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => {
-                self.vitals.writable.store(false, Ordering::Relaxed);
-            }
-            Err(StoreError::NotApplied(_)) => {}
-        }
+        let outcome = self.server.run(work, Fault::Unknown).await;
+        self.server.note(now, &outcome);
+        outcome
+    }
+
+    /// One call that writes, together with others of its kind.
+    async fn batched<C: Call>(
+        &self,
+        batches: &Batches<C>,
+        call: C,
+        now: UnixSeconds,
+    ) -> Result<C::Answer, StoreError> {
+        let outcome = batches.make(call).await;
+        self.server.note(now, &outcome);
         outcome
     }
 
@@ -159,44 +172,13 @@ impl PostgresStore {
         &self,
         work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
     ) -> Result<T, StoreError> {
-        self.run(work, StoreError::Unavailable).await
-    }
-
-    async fn run<T>(
-        &self,
-        work: impl for<'c> Fn(&'c mut Client) -> BoxFuture<'c, Result<T, Fault>> + Send + Sync,
-        late: impl Fn(String) -> StoreError + Send + Sync,
-    ) -> Result<T, StoreError> {
-        let mut overtaken = String::new();
-        for _ in 0..ATTEMPTS {
-            let mut client =
-                self.connections.get().await.map_err(|error| StoreError::Unavailable(unreachable(&error)))?;
-            match tokio::time::timeout(CALL_WITHIN, work(&mut client)).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(Fault::Overtaken(why))) => overtaken = why,
-                Ok(Err(fault)) => {
-                    if matches!(fault, Fault::Unknown(_)) {
-                        drop(Object::take(client));
-                    }
-                    if matches!(fault, Fault::Full(_)) {
-                        self.vitals.full.store(true, Ordering::Relaxed);
-                    }
-                    return Err(fault.into_error());
-                }
-                Err(_elapsed) => {
-                    // Whatever still happens on that connection, no caller waits for it.
-                    drop(Object::take(client));
-                    return Err(late(format!("no answer within {} s", CALL_WITHIN.as_secs())));
-                }
-            }
-        }
-        Err(StoreError::Unavailable(format!("overtaken {ATTEMPTS} times: {overtaken}")))
+        self.server.run(work, Fault::Unavailable).await
     }
 }
 
 impl Claims for PostgresStore {
     async fn begin(&self, intent: &Intent, now: UnixSeconds) -> Result<Begin, StoreError> {
-        self.write(now, |client| Box::pin(claims::begin(client, intent.clone(), now))).await
+        self.batched(&self.begins, Beginning { intent: intent.clone(), now }, now).await
     }
 
     async fn advance(
@@ -230,7 +212,7 @@ impl PaymentJournal for PostgresStore {
 
 impl Meters for PostgresStore {
     async fn grant(&self, intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Result<Grant, StoreError> {
-        self.write(now, |client| Box::pin(claims::grant(client, intent.clone(), grantee, now))).await
+        self.batched(&self.grants, Granting { intent: intent.clone(), grantee, now }, now).await
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
@@ -238,7 +220,7 @@ impl Meters for PostgresStore {
     }
 
     async fn lease(&self, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, StoreError> {
-        self.write(now, |client| Box::pin(capabilities::lease(client, request, now))).await
+        self.batched(&self.leases, Leasing { request, now }, now).await
     }
 
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
@@ -262,15 +244,15 @@ impl Answers for PostgresStore {
 
 impl StoreHealth for PostgresStore {
     fn is_writable(&self) -> bool {
-        self.vitals.writable.load(Ordering::Relaxed) && !self.connections.is_closed()
+        self.server.vitals.writable.load(Ordering::Relaxed) && !self.server.connections.is_closed()
     }
 
     fn health(&self) -> Health {
         Health {
             writable: self.is_writable(),
-            free_bytes: self.vitals.free_space.as_ref().and_then(FreeSpace::free),
+            free_bytes: self.server.vitals.free_space.as_ref().and_then(FreeSpace::free),
             floor: self.floor,
-            newest: UnixSeconds(self.vitals.newest.load(Ordering::Relaxed)),
+            newest: UnixSeconds(self.server.vitals.newest.load(Ordering::Relaxed)),
         }
     }
 }

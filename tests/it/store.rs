@@ -14,4 +14,5 @@ mod sequences;
 pub(crate) mod server;
 mod sqlite;
 mod standbys;
+mod together;
 mod upgrade;

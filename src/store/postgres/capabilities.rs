@@ -1,17 +1,23 @@
 //! The operations on capabilities and their leases. A capability's row is locked while its uses move.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use deadpool_postgres::{Client, GenericClient, Transaction};
+use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
+use super::batch::{Call, Key};
 use super::fault::Fault;
-use super::query::{Value, apply, query};
+use super::query::{Value, apply, begin_batch, column, commit_batch, or_undone, query};
 use super::rows::CAPABILITY_COLUMNS;
 use crate::nano::UnixSeconds;
-use crate::store::columns::{self, SHARE_COLUMNS};
+use crate::store::columns::{self, Columns, SHARE_COLUMNS};
 use crate::store::encoding::{hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{
-    CapabilityId, CapabilityRecord, Grantee, Intent, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
+    CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest, OutstandingGrants,
+    PaymentRecord,
 };
 
 /// The payment that bought the capability with the id `$1`. `$2` and `$3` are the first and the last hash
@@ -20,51 +26,70 @@ const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
         UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
         WHERE c.block BETWEEN $2::bytea AND $3::bytea AND b.name IS NULL)";
 
-/// No capability has the id of an [`opening`].
-pub(super) const FREE: &str = "AND NOT EXISTS (SELECT FROM capabilities WHERE name = $17::bytea)
-        AND NOT EXISTS (SELECT FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
-            WHERE c.block BETWEEN $18::bytea AND $19::bytea AND b.name IS NULL)";
+/// As [`BY_ID`], of the id and the hashes of an item of a batch.
+const BY_ITEM: &str = "SELECT payment FROM capabilities WHERE name = item.id
+        UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
+        WHERE c.block BETWEEN item.first AND item.last AND b.name IS NULL";
 
-/// Makes the capability `$20` … of an [`opening`], with the share of its first holder.
+/// What a batch of grants has beside the intents: the [`Opening`]s.
+pub(super) const OPENINGS: &str =
+    "capability, first, last, name, uses, expires_at, holder, lent, remaining, lapses_at";
+
+/// The arrays of [`OPENINGS`].
+pub(super) const OPENING_ARRAYS: &str =
+    "$17::bytea[], $18::bytea[], $19::bytea[], $20::bytea[], $21::bigint[],
+            $22::bigint[], $23::bytea[], $24::bigint[], $25::bigint[], $26::bigint[]";
+
+/// Nothing has the id of the item's capability, and no other hash begins with it.
+pub(super) const FREE: &str = "(SELECT true FROM capabilities AS k WHERE k.name = item.capability) IS NULL
+            AND coalesce((SELECT c.block FROM claims AS c WHERE c.block >= item.first AND c.block <> item.block
+                ORDER BY c.block LIMIT 1) > item.last, true)";
+
+/// Makes the capabilities of the items whose payments are in `granted`, each with the share of its first
+/// holder, who has all out that it was lent.
 pub(super) const OPEN: &str = ", bought AS (
         INSERT INTO capabilities (payment, name, uses, expires_at)
-        SELECT sequence, $20::bytea, $21::bigint, $22::bigint FROM paid
-    ), lent AS (
+        SELECT sequence, name, uses, expires_at FROM granted JOIN item USING (block)
+    ), shared AS (
         INSERT INTO leases
             (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at)
-        SELECT sequence, $23::bytea, 0, $24::bigint, 0, $25::bigint, $26::bigint, 0, $27::bigint FROM paid
+        SELECT sequence, holder, 0, lent, 0, lent, remaining, 0, lapses_at FROM granted JOIN item USING (block)
     )";
 
-/// A capability that one statement makes together with its payment.
+/// A capability that is made together with its payment, or as soon as that is granted.
 pub(super) struct Opening {
     pub(super) record: CapabilityRecord,
     pub(super) lease: Lease,
-    /// `$17` … of [`FREE`] and [`OPEN`].
-    pub(super) values: Vec<Value>,
+    holder: Holder,
 }
 
-/// The capability that `intent` buys at `now`, and the lease of its first holder.
-pub(super) fn opening(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Opening {
-    let record = CapabilityRecord::bought(intent, grantee.id, now);
-    let capability = StoredCapability { payment: 0, record, spent: 0, broken: 0 };
-    let lease = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now).answer;
-    let record = capability.record;
-    let [id, first, last] = bounds(grantee.id);
-    let values: Vec<Value> = vec![
-        Box::new(id),
-        Box::new(first),
-        Box::new(last),
-        Box::new(stored_name(grantee.id, intent.block)),
-        Box::new(i64::from(record.uses)),
-        Box::new(stored(record.expires_at.0)),
-        Box::new(grantee.holder.0.to_vec()),
-        // All that is granted is outstanding.
-        Box::new(i64::from(lease.granted)),
-        Box::new(i64::from(lease.granted)),
-        Box::new(i64::from(lease.remaining)),
-        Box::new(stored(lease.expires_at.0)),
-    ];
-    Opening { record, lease, values }
+impl Opening {
+    /// The capability that `intent` buys at `now`, and the lease of its first holder.
+    pub(super) fn new(intent: &Intent, grantee: Grantee, now: UnixSeconds) -> Self {
+        let record = CapabilityRecord::bought(intent, grantee.id, now);
+        let capability = StoredCapability { payment: 0, record, spent: 0, broken: 0 };
+        let lease = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now).answer;
+        Self { record: capability.record, lease, holder: grantee.holder }
+    }
+}
+
+/// The values of [`OPENING_ARRAYS`].
+pub(super) fn opening_arrays(openings: &[Opening]) -> Vec<Value> {
+    let records = || openings.iter().map(|it| &it.record);
+    let leases = || openings.iter().map(|it| it.lease);
+    let bounds = || records().map(|it| bounds(it.id));
+    vec![
+        column(bounds().map(|[id, _, _]| id)),
+        column(bounds().map(|[_, first, _]| first)),
+        column(bounds().map(|[_, _, last]| last)),
+        column(records().map(|it| stored_name(it.id, it.block))),
+        column(records().map(|it| i64::from(it.uses))),
+        column(records().map(|it| stored(it.expires_at.0))),
+        column(openings.iter().map(|it| it.holder.0.to_vec())),
+        column(leases().map(|it| i64::from(it.granted))),
+        column(leases().map(|it| i64::from(it.remaining))),
+        column(leases().map(|it| stored(it.expires_at.0))),
+    ]
 }
 
 /// An id, and the first and the last hash that begin with it.
@@ -147,11 +172,116 @@ pub(super) async fn join(
 }
 
 /// `Meters::lease`.
-pub(super) async fn lease(
-    client: &mut Client,
-    request: LeaseRequest,
-    now: UnixSeconds,
-) -> Result<Lease, Fault> {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leasing {
+    pub(super) request: LeaseRequest,
+    pub(super) now: UnixSeconds,
+}
+
+impl Call for Leasing {
+    type Answer = Lease;
+
+    fn keys(&self) -> Vec<Key> {
+        vec![Key::Capability(self.request.capability)]
+    }
+
+    fn together(
+        client: &mut Client,
+        calls: Arc<Vec<Self>>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Lease>>, Fault>> {
+        Box::pin(async move {
+            let outcome = lease_together(client, calls).await;
+            or_undone(client, outcome).await
+        })
+    }
+
+    fn alone(client: &mut Client, call: Arc<Self>) -> BoxFuture<'_, Result<Lease, Fault>> {
+        Box::pin(lease(client, call.request, call.now))
+    }
+}
+
+/// A lease call that fits is applied; one that does not has to be made alone, for its reason.
+async fn lease_together(client: &Client, calls: Arc<Vec<Leasing>>) -> Result<Vec<Option<Lease>>, Fault> {
+    let bounds = || calls.iter().map(|call| bounds(call.request.capability));
+    let arrays = [
+        column(bounds().map(|[id, _, _]| id)),
+        column(bounds().map(|[_, first, _]| first)),
+        column(bounds().map(|[_, _, last]| last)),
+    ];
+    let sql = format!(
+        "WITH item AS MATERIALIZED (
+            SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) AS i(id, first, last)
+        ), wanted AS MATERIALIZED (
+            SELECT found.payment FROM item, LATERAL ({BY_ITEM}) AS found
+        )
+        SELECT {CAPABILITY_COLUMNS} FROM wanted JOIN capabilities AS k ON k.payment = wanted.payment
+        JOIN payments AS p ON p.sequence = k.payment ORDER BY k.payment FOR UPDATE OF k"
+    );
+    let found = begin_batch(client, &sql, &arrays).await?;
+    let mut capabilities = BTreeMap::new();
+    for row in &found {
+        let capability = columns::capability(row)?;
+        capabilities.insert(capability.record.id, capability);
+    }
+    // A statement of its own after the locks, so that it sees what their last holders wrote.
+    let payments: Vec<i64> = capabilities.values().map(|it| stored(it.payment)).collect();
+    let sql = format!("SELECT {SHARE_COLUMNS}, payment FROM leases WHERE payment = ANY($1)");
+    let mut shares: BTreeMap<u64, Vec<Share>> = BTreeMap::new();
+    for row in query(client, &sql, &[&payments]).await? {
+        shares.entry(row.number(9)?).or_default().push(columns::share(&row)?);
+    }
+    let mut answers = Vec::with_capacity(calls.len());
+    let mut changed = Vec::new();
+    for Leasing { request, now } in calls.iter() {
+        let applied = capabilities.get(&request.capability).and_then(|capability| {
+            let shares = shares.remove(&capability.payment).unwrap_or_default();
+            let changes = Escrow::new(capability, shares, *now).apply_lease(request, *now).ok()?;
+            Some((capability.payment, changes))
+        });
+        answers.push(applied.as_ref().map(|(_, changes)| changes.answer));
+        changed.extend(applied);
+    }
+    commit_batch(client, &write_together(&changed)).await?;
+    Ok(answers)
+}
+
+/// The statements that write what the calls of a batch changed.
+fn write_together(changed: &[(u64, Changes)]) -> [(&'static str, Vec<Value>); 2] {
+    let counts = || changed.iter().filter_map(|(payment, it)| Some((*payment, it.counts?)));
+    let shares =
+        || changed.iter().flat_map(|(payment, it)| it.shares.iter().map(move |share| (*payment, share)));
+    let count = "UPDATE capabilities AS k SET spent = c.spent, broken = c.broken
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS c(payment, spent, broken)
+        WHERE k.payment = c.payment";
+    let counted = vec![
+        column(counts().map(|(payment, _)| stored(payment))),
+        column(counts().map(|(_, it)| i64::from(it.spent))),
+        column(counts().map(|(_, it)| i64::from(it.broken))),
+    ];
+    let share = "INSERT INTO leases (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere,
+            expires_at, broken)
+        SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+        ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence,
+            outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted,
+            remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at,
+            broken = excluded.broken";
+    let shared = vec![
+        column(shares().map(|(payment, _)| stored(payment))),
+        column(shares().map(|(_, it)| it.holder.0.to_vec())),
+        column(shares().map(|(_, it)| stored(it.sequence))),
+        column(shares().map(|(_, it)| i64::from(it.outstanding))),
+        column(shares().map(|(_, it)| i64::from(it.late))),
+        column(shares().map(|(_, it)| i64::from(it.answer.granted))),
+        column(shares().map(|(_, it)| i64::from(it.answer.remaining))),
+        column(shares().map(|(_, it)| i64::from(it.answer.elsewhere))),
+        column(shares().map(|(_, it)| stored(it.answer.expires_at.0))),
+        column(shares().map(|(_, it)| i64::from(it.answer.broken))),
+    ];
+    [(count, counted), (share, shared)]
+}
+
+async fn lease(client: &mut Client, request: LeaseRequest, now: UnixSeconds) -> Result<Lease, Fault> {
     let transaction = client.transaction().await.map_err(Fault::before_commit)?;
     let capability = by_id(&transaction, request.capability, "FOR UPDATE OF k")
         .await?

@@ -1,38 +1,153 @@
 //! Claiming, moving and granting payments.
 //!
-//! A new payment takes one statement, which applies only if nothing stands in its way. Otherwise what
-//! stands in its way is loaded under locks, and [`claim_rules`] decide. If two calls meet at the same
+//! Payments that have nothing in their way are written by one statement for many of them. For any other, what
+//! is in its way is loaded under locks, and [`claim_rules`] decide. If two calls meet at the same
 //! instant, one of them fails on a unique index and starts again ([`Fault::Overtaken`]).
 
-use deadpool_postgres::{Client, Transaction};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::capabilities;
+use deadpool_postgres::{Client, Transaction};
+use futures_util::future::BoxFuture;
+use tokio_postgres::Row;
+
+use super::batch::{Call, Key};
+use super::capabilities::{self, FREE, OPEN, OPENING_ARRAYS, OPENINGS, Opening};
 use super::fault::Fault;
-use super::journal::{self, GATE, PAY};
-use super::query::apply_numbered;
+use super::journal::{self, ARRAYS, GATE, ITEMS, PAY};
+use super::query::apply_batch;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::store::claim_rules::{self, BeginStep, Decision, GrantStep, HashClaim, Standing};
+use crate::store::columns::Columns;
 use crate::store::{Begin, Grant, Grantee, Intent, PaymentRecord, PaymentState};
 
 /// `Claims::begin`.
-pub(super) async fn begin(client: &mut Client, intent: Intent, now: UnixSeconds) -> Result<Begin, Fault> {
-    let mut values = journal::values(&intent, PaymentState::Intent, now);
-    values.push(Box::new(claim_rules::frontier(&intent).map(|previous| previous.0.to_vec())));
-    let sql = format!(
-        "{GATE} AND NOT EXISTS (SELECT FROM payments WHERE previous = $17::bytea AND state = 0)
-        {PAY} SELECT sequence FROM paid"
-    );
-    if let Some(sequence) = apply_numbered(client, &sql, &values).await? {
-        let state = PaymentState::Intent;
-        return Ok(Begin::Fresh(PaymentRecord { sequence, intent, state, created_at: now, updated_at: now }));
+#[derive(Clone, Debug)]
+pub(super) struct Beginning {
+    pub(super) intent: Intent,
+    pub(super) now: UnixSeconds,
+}
+
+/// `Meters::grant`.
+#[derive(Clone, Debug)]
+pub(super) struct Granting {
+    pub(super) intent: Intent,
+    pub(super) grantee: Grantee,
+    pub(super) now: UnixSeconds,
+}
+
+impl Call for Beginning {
+    type Answer = Begin;
+
+    fn keys(&self) -> Vec<Key> {
+        let frontier = claim_rules::frontier(&self.intent).map(Key::Frontier);
+        frontier.into_iter().chain(changed(&self.intent)).collect()
     }
+
+    fn together(
+        client: &mut Client,
+        calls: Arc<Vec<Self>>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Begin>>, Fault>> {
+        Box::pin(begin_together(client, calls))
+    }
+
+    fn alone(client: &mut Client, call: Arc<Self>) -> BoxFuture<'_, Result<Begin, Fault>> {
+        Box::pin(begin(client, call))
+    }
+}
+
+impl Call for Granting {
+    type Answer = Grant;
+
+    fn keys(&self) -> Vec<Key> {
+        changed(&self.intent).chain([Key::Capability(self.grantee.id)]).collect()
+    }
+
+    fn together(
+        client: &mut Client,
+        calls: Arc<Vec<Self>>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Grant>>, Fault>> {
+        Box::pin(grant_together(client, calls))
+    }
+
+    fn alone(client: &mut Client, call: Arc<Self>) -> BoxFuture<'_, Result<Grant, Fault>> {
+        Box::pin(grant(client, call))
+    }
+}
+
+/// The unique values of a payment.
+fn changed(intent: &Intent) -> impl Iterator<Item = Key> {
+    [Key::Block(intent.block)].into_iter().chain(intent.identified.map(|it| Key::Identifier(it.id)))
+}
+
+/// Journals the intents that have nothing in their way.
+async fn begin_together(client: &Client, calls: Arc<Vec<Beginning>>) -> Result<Vec<Option<Begin>>, Fault> {
+    let (state, items) = (PaymentState::Intent, calls.iter().map(|it| (&it.intent, it.now)));
+    let sql = format!(
+        "WITH {ITEMS}) AS MATERIALIZED (SELECT * FROM unnest({ARRAYS})), {GATE}
+            AND (SELECT true FROM payments AS p
+                WHERE p.previous = substring(item.signed FROM 33 FOR 32) AND p.state = 0) IS NULL
+        {PAY} SELECT sequence, block FROM paid"
+    );
+    let written = written(apply_batch(client, &sql, &journal::arrays(items, state)).await?)?;
+    let answer = |Beginning { intent, now }: &Beginning| {
+        let sequence = *written.get(&intent.block)?;
+        let intent = intent.clone();
+        Some(Begin::Fresh(PaymentRecord { sequence, intent, state, created_at: *now, updated_at: *now }))
+    };
+    Ok(calls.iter().map(answer).collect())
+}
+
+/// Grants the payments that have nothing in their way: new ones, and those in the journal that are not
+/// granted, for the same challenge and without a client's id.
+async fn grant_together(client: &Client, calls: Arc<Vec<Granting>>) -> Result<Vec<Option<Grant>>, Fault> {
+    let openings: Vec<Opening> =
+        calls.iter().map(|it| Opening::new(&it.intent, it.grantee, it.now)).collect();
+    let items = calls.iter().map(|it| (&it.intent, it.now));
+    let mut arrays = journal::arrays(items, PaymentState::Granted);
+    arrays.extend(capabilities::opening_arrays(&openings));
+    let sql = format!(
+        "WITH {ITEMS}, {OPENINGS}) AS MATERIALIZED (
+            SELECT * FROM unnest({ARRAYS}, {OPENING_ARRAYS})
+        ), known AS MATERIALIZED (
+            SELECT p.sequence, item.called_at FROM item JOIN claims AS c ON c.block = item.block
+            JOIN payments AS p ON p.sequence = c.sequence
+            WHERE p.state <> 2 AND p.challenge = item.challenge AND p.identifier IS NULL AND p.request IS NULL
+                AND p.route = item.route AND p.requests = item.requests AND p.seconds = item.seconds AND {FREE}
+            FOR UPDATE OF p
+        ), moved AS (
+            UPDATE payments AS p SET state = 2, updated_at = known.called_at FROM known
+            WHERE p.sequence = known.sequence RETURNING p.sequence, p.block
+        ), {GATE} AND {FREE} {PAY}, granted AS (
+            SELECT sequence, block FROM paid UNION ALL SELECT sequence, block FROM moved
+        ) {OPEN} SELECT sequence, block FROM granted"
+    );
+    let written = written(apply_batch(client, &sql, &arrays).await?)?;
+    let answer = |opening: Opening| {
+        let Opening { record, lease, .. } = opening;
+        written.contains_key(&record.block).then_some(Grant::Granted { record, lease, fresh: true })
+    };
+    Ok(openings.into_iter().map(answer).collect())
+}
+
+/// The numbers of the payments that a batch wrote.
+fn written(rows: Vec<Row>) -> Result<BTreeMap<BlockHash, u64>, Fault> {
+    rows.iter().map(|row| Ok((BlockHash(row.bytes(1)?), row.number(0)?))).collect()
+}
+
+async fn begin(client: &mut Client, call: Arc<Beginning>) -> Result<Begin, Fault> {
+    if let Some(Some(begun)) = begin_together(client, Arc::new(vec![(*call).clone()])).await?.pop() {
+        return Ok(begun);
+    }
+    let Beginning { intent, now } = &*call;
+    let now = *now;
     let transaction = client.transaction().await.map_err(Fault::before_commit)?;
-    let standing = standing(&transaction, &intent).await?;
-    let frontier_holder = match standing.hash.frontier_needed(&intent) {
+    let standing = standing(&transaction, intent).await?;
+    let frontier_holder = match standing.hash.frontier_needed(intent) {
         Some(frontier) => journal::frontier_holder(&transaction, frontier).await?,
         None => None,
     };
-    let Decision { id_changes, step } = claim_rules::begin(&intent, standing, frontier_holder);
+    let Decision { id_changes, step } = claim_rules::begin(intent, standing, frontier_holder);
     if let (BeginStep::Answer(answer), []) = (&step, &id_changes[..]) {
         // Nothing to commit.
         return Ok(answer.clone());
@@ -73,27 +188,19 @@ pub(super) async fn advance(
     Ok(true)
 }
 
-/// `Meters::grant`.
-pub(super) async fn grant(
-    client: &mut Client,
-    intent: Intent,
-    grantee: Grantee,
-    now: UnixSeconds,
-) -> Result<Grant, Fault> {
-    let mut values = journal::values(&intent, PaymentState::Granted, now);
-    let opening = capabilities::opening(&intent, grantee, now);
-    values.extend(opening.values);
-    let sql = format!("{GATE} {} {PAY} {} SELECT sequence FROM paid", capabilities::FREE, capabilities::OPEN);
-    if apply_numbered(client, &sql, &values).await?.is_some() {
-        return Ok(Grant::Granted { record: opening.record, lease: opening.lease, fresh: true });
+async fn grant(client: &mut Client, call: Arc<Granting>) -> Result<Grant, Fault> {
+    if let Some(Some(granted)) = grant_together(client, Arc::new(vec![(*call).clone()])).await?.pop() {
+        return Ok(granted);
     }
+    let Granting { intent, grantee, now } = &*call;
+    let (grantee, now) = (*grantee, *now);
     let transaction = client.transaction().await.map_err(Fault::before_commit)?;
-    let standing = standing(&transaction, &intent).await?;
+    let standing = standing(&transaction, intent).await?;
     let borrower = match standing.hash.may_have_lent_its_id() {
         Some((sequence, previous)) => journal::borrower(&transaction, sequence, previous).await?,
         None => None,
     };
-    let Decision { id_changes, step } = claim_rules::grant(&intent, standing, borrower);
+    let Decision { id_changes, step } = claim_rules::grant(intent, standing, borrower);
     if let (GrantStep::Answer(answer), []) = (&step, &id_changes[..]) {
         return Ok(answer.clone());
     }

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
-use super::query::{Value, apply, query};
+use super::query::{Value, apply, column, query};
 use super::rows::{self, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, RequestDigest};
@@ -16,45 +16,60 @@ use crate::store::encoding::{encode_block, in_state, most, state_code, stored};
 use crate::store::inspection::{INVARIANTS, Inspection};
 use crate::store::{Filter, Intent, PaymentRecord, PaymentState};
 
-/// Draws a number in the journal if nobody has claimed `$1` and no payment holds the id `$15`.
-pub(super) const GATE: &str = "WITH gate AS MATERIALIZED (
-        SELECT pg_advisory_xact_lock_shared(1178686021, 'payments'::regclass::oid::int)
-        WHERE NOT EXISTS (SELECT FROM claims WHERE block = $1)
-            AND NOT EXISTS (SELECT FROM payments WHERE identifier = $15::bytea)";
+/// The beginning of the rows of a batch, `item`: the intents `$1` … `$14`, the state in which they are to be
+/// written, and the times of their calls.
+pub(super) const ITEMS: &str =
+    "item(block, signed, mechanism, challenge, route, price, requests, seconds, payer,
+        amount, pay_to, valid_before, identifier, request, state, called_at";
 
-/// Writes the payment `$1` … `$16` under the number that the gate gave, and claims its hash.
+/// The arrays of [`ITEMS`].
+pub(super) const ARRAYS: &str = "$1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::text[], $6::text[],
+            $7::bigint[], $8::bigint[], $9::bytea[], $10::text[], $11::bytea[], $12::bigint[], $13::bytea[],
+            $14::bytea[], $15::smallint[], $16::bigint[]";
+
+/// Draws a number in the journal for each item whose hash nobody has claimed and whose id no payment holds.
+/// Each look-up is a subquery of its own, so that it goes through an index.
+pub(super) const GATE: &str = "gate AS MATERIALIZED (
+        SELECT item.*, pg_advisory_xact_lock_shared(1178686021, 'payments'::regclass::oid::int) FROM item
+        WHERE (SELECT true FROM claims AS c WHERE c.block = item.block) IS NULL
+            AND (SELECT true FROM payments AS p WHERE p.identifier = item.identifier) IS NULL";
+
+/// Writes the payments of the items that passed the gate, and claims their hashes.
 pub(super) const PAY: &str = "), numbered AS MATERIALIZED (
-        SELECT nextval('journal') AS sequence FROM gate
+        SELECT nextval('journal') AS sequence, gate.* FROM gate
     ), paid AS (
         INSERT INTO payments (sequence, block, signed, mechanism, challenge, route, price, requests, seconds,
             payer, amount, pay_to, valid_before, state, created_at, updated_at, identifier, request)
-        SELECT sequence, $1::bytea, $2::bytea, $3::text, $4::bytea, $5::text, $6::text::numeric, $7::bigint,
-            $8::bigint, $9::bytea, $10::text::numeric, $11::bytea, $12::bigint, $13::smallint, $14::bigint,
-            $14::bigint, $15::bytea, $16::bytea
-        FROM numbered RETURNING sequence
+        SELECT sequence, block, signed, mechanism, challenge, route, price::numeric, requests, seconds, payer,
+            amount::numeric, pay_to, valid_before, state, called_at, called_at, identifier, request
+        FROM numbered RETURNING sequence, block
     ), claimed AS (
-        INSERT INTO claims (block, sequence) SELECT $1::bytea, sequence FROM paid
+        INSERT INTO claims (block, sequence) SELECT block, sequence FROM paid
     )";
 
-/// The values `$1` … `$16`.
-pub(super) fn values(intent: &Intent, state: PaymentState, now: UnixSeconds) -> Vec<Value> {
+/// The values of [`ARRAYS`]: intents that are to be written in `state`, and the times of their calls.
+pub(super) fn arrays<'a>(
+    items: impl Iterator<Item = (&'a Intent, UnixSeconds)> + Clone,
+    state: PaymentState,
+) -> Vec<Value> {
+    let intents = || items.clone().map(|(intent, _)| intent);
     vec![
-        Box::new(intent.block.0.to_vec()),
-        Box::new(intent.signed.as_ref().map(encode_block)),
-        Box::new(intent.mechanism.as_str()),
-        Box::new(intent.challenge.0.to_vec()),
-        Box::new(intent.route.as_str().to_owned()),
-        Box::new(intent.terms.amount.to_string()),
-        Box::new(i64::from(intent.terms.grants.requests.get())),
-        Box::new(stored(intent.terms.grants.seconds)),
-        Box::new(intent.payer.0.to_vec()),
-        Box::new(intent.amount.to_string()),
-        Box::new(intent.pay_to.0.to_vec()),
-        Box::new(stored(intent.valid_before.0)),
-        Box::new(i16::from(state_code(state))),
-        Box::new(stored(now.0)),
-        Box::new(intent.identified.map(|it| it.id.0.to_vec())),
-        Box::new(intent.identified.map(|it| it.request.0.to_vec())),
+        column(intents().map(|it| it.block.0.to_vec())),
+        column(intents().map(|it| it.signed.as_ref().map(encode_block))),
+        column(intents().map(|it| it.mechanism.as_str())),
+        column(intents().map(|it| it.challenge.0.to_vec())),
+        column(intents().map(|it| it.route.as_str().to_owned())),
+        column(intents().map(|it| it.terms.amount.to_string())),
+        column(intents().map(|it| i64::from(it.terms.grants.requests.get()))),
+        column(intents().map(|it| stored(it.terms.grants.seconds))),
+        column(intents().map(|it| it.payer.0.to_vec())),
+        column(intents().map(|it| it.amount.to_string())),
+        column(intents().map(|it| it.pay_to.0.to_vec())),
+        column(intents().map(|it| stored(it.valid_before.0))),
+        column(intents().map(|it| it.identified.map(|it| it.id.0.to_vec()))),
+        column(intents().map(|it| it.identified.map(|it| it.request.0.to_vec()))),
+        column(intents().map(|_| i16::from(state_code(state)))),
+        column(items.map(|(_, at)| stored(at.0))),
     ]
 }
 

@@ -2,8 +2,7 @@
 //! has a full disk, or loses writes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool, PoolError, TimeoutType};
@@ -12,14 +11,13 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 
+use super::attempt::{CALL_WITHIN, Server};
 use super::fault::unreachable;
 use super::journal;
 use super::replication::{self, Replication};
 use crate::outbound::chain;
 use crate::store::free_space::FreeSpace;
 
-/// How long one call may take on its connection.
-pub(super) const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// How often the server is checked.
 const EVERY: Duration = Duration::from_secs(1);
 /// Its standbys are checked once in so many checks.
@@ -27,21 +25,8 @@ const STANDBYS_EVERY: u64 = 60;
 /// The server's port if none is named.
 const PORT: u16 = 5432;
 
-/// What the calls and the probe share.
-#[derive(Debug)]
-pub(super) struct Vitals {
-    /// Whether the last write succeeded.
-    pub(super) writable: AtomicBool,
-    /// Whether a write found the disk full and no space was seen since. Other writes may still succeed.
-    pub(super) full: AtomicBool,
-    /// The latest time in the journal, as far as is known.
-    pub(super) newest: AtomicU64,
-    /// The free space on the server's disk, if that is on this machine.
-    pub(super) free_space: Option<FreeSpace>,
-}
-
 /// Checks until `stopped` turns true.
-pub(super) async fn serve(connections: Pool, vitals: Arc<Vitals>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn serve(Server { connections, vitals }: Server, mut stopped: watch::Receiver<bool>) {
     let (mut looks, mut standbys): (u64, _) = (0, None);
     loop {
         tokio::select! {
