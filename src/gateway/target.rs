@@ -67,8 +67,10 @@ fn is_host(text: &str) -> bool {
 fn had_fragment(session: &Session) -> bool {
     session.as_http1().is_some_and(|session| {
         let line = session.get_headers_raw_bytes();
-        let line = line.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
-        line.iter().skip_while(|&&byte| byte != b' ').any(|&byte| byte == b'#')
+        let line = line.trim_ascii_start();
+        let line = memchr::memchr(b'\n', line).and_then(|end| line.get(..end)).unwrap_or(line);
+        let target = memchr::memchr(b' ', line).and_then(|start| line.get(start..)).unwrap_or_default();
+        memchr::memchr(b'#', target).is_some()
     })
 }
 

@@ -22,10 +22,11 @@ pub struct CanonicalTarget {
     /// The path, and `?query` if there is one.
     text: String,
     path_length: usize,
-    /// The decoded path. An encoded slash is refused, so it has the same segments as the path.
-    decoded: String,
-    /// `decoded` in the form in which letter case does not count.
-    folded: String,
+    /// The decoded path; `None` if it is the path. An encoded slash is refused, so it has the same segments as the
+    /// path.
+    decoded: Option<String>,
+    /// The decoded path in the form in which letter case does not count; `None` if it is the decoded path.
+    folded: Option<String>,
 }
 
 /// Why a request target has no canonical form. All are answered with 400
@@ -79,42 +80,27 @@ impl CanonicalTarget {
         if target == "*" {
             return Err(NotCanonical::Asterisk);
         }
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
+        let mark = memchr::memchr(b'?', target.as_bytes()).and_then(|at| target.split_at_checked(at));
+        let (path, query) = mark.map_or((target, None), |(path, query)| (path, query.strip_prefix('?')));
         if path.len() > MAX_PATH {
             return Err(NotCanonical::PathTooLong);
         }
         if let Some(query) = query {
             check_query(query)?;
         }
-        let segments = path.strip_prefix('/').ok_or(NotCanonical::NoLeadingSlash)?;
-        let (mut text, mut decoded) =
-            (String::with_capacity(target.len()), String::with_capacity(path.len()));
-        let mut rest = Some(segments);
-        while let Some(here) = rest {
-            let (segment, after) = match here.split_once('/') {
-                Some((segment, after)) => (segment, Some(after)),
-                None => (here, None),
-            };
-            text.push('/');
-            decoded.push('/');
-            // Only the last segment may be empty: that is a trailing slash.
-            if segment.is_empty() && after.is_some() {
-                return Err(NotCanonical::EmptySegment);
-            }
-            let segment = CanonicalSegment::parse(segment)?;
-            text.push_str(&segment.text);
-            decoded.push_str(&segment.decoded);
-            rest = after;
+        if is_plain(path) {
+            let folded = path.bytes().any(|it| it.is_ascii_uppercase()).then(|| fold(path));
+            return Ok(Self { text: target.to_owned(), path_length: path.len(), decoded: None, folded });
         }
+        let (mut text, decoded) = spell(path)?;
+        let decoded = Some(decoded).filter(|it| *it != text);
+        let folded = Some(fold(decoded.as_ref().unwrap_or(&text)));
+        let folded = folded.filter(|it| it != decoded.as_ref().unwrap_or(&text));
         let path_length = text.len();
         if let Some(query) = query {
             text.push('?');
             text.push_str(query);
         }
-        let folded = fold(&decoded);
         Ok(Self { text, path_length, decoded, folded })
     }
 
@@ -138,13 +124,51 @@ impl CanonicalTarget {
 
     /// The decoded path in its original letter case.
     pub(super) fn decoded(&self) -> &str {
-        &self.decoded
+        self.decoded.as_deref().unwrap_or_else(|| self.path())
     }
 
     /// The decoded path in the form in which letter case does not count.
     pub(super) fn folded(&self) -> &str {
-        &self.folded
+        self.folded.as_deref().unwrap_or_else(|| self.decoded())
     }
+}
+
+/// Whether a path is canonical as it stands, as most are: [`spell`] would give it back.
+fn is_plain(path: &str) -> bool {
+    let mut before = 0;
+    path.starts_with('/')
+        && path.bytes().all(|byte| {
+            let begins = std::mem::replace(&mut before, byte) == b'/';
+            match byte {
+                // An empty segment, or one of dots.
+                b'/' | b'.' => !begins,
+                _ => is_unreserved(byte) || is_delimiter(byte),
+            }
+        })
+}
+
+/// A path in its canonical spelling, and decoded.
+fn spell(path: &str) -> Result<(String, String), NotCanonical> {
+    let segments = path.strip_prefix('/').ok_or(NotCanonical::NoLeadingSlash)?;
+    let (mut text, mut decoded) = (String::with_capacity(path.len()), String::with_capacity(path.len()));
+    let mut rest = Some(segments);
+    while let Some(here) = rest {
+        let (segment, after) = match here.split_once('/') {
+            Some((segment, after)) => (segment, Some(after)),
+            None => (here, None),
+        };
+        text.push('/');
+        decoded.push('/');
+        // Only the last segment may be empty: that is a trailing slash.
+        if segment.is_empty() && after.is_some() {
+            return Err(NotCanonical::EmptySegment);
+        }
+        let segment = CanonicalSegment::parse(segment)?;
+        text.push_str(&segment.text);
+        decoded.push_str(&segment.decoded);
+        rest = after;
+    }
+    Ok((text, decoded))
 }
 
 impl fmt::Display for CanonicalTarget {
@@ -174,6 +198,9 @@ impl<'a> AbsoluteTarget<'a> {
     /// Splits `http(s)://authority/path?query`; `None` if the target has another form.
     #[must_use]
     pub fn split(target: &'a str) -> Option<Self> {
+        if target.starts_with('/') {
+            return None;
+        }
         let (scheme, rest) = target.split_once("://")?;
         let secure = scheme.eq_ignore_ascii_case("https");
         if !secure && !scheme.eq_ignore_ascii_case("http") {
@@ -286,4 +313,29 @@ fn hex_digit(value: u8) -> char {
 fn hex_pair(high: Option<u8>, low: Option<u8>) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|it| u8::try_from(it).ok());
     digit(high?)?.checked_mul(16)?.checked_add(digit(low?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_short_way_reads_a_path_as_the_long_way(path in "/?[/aZ9.%2fF~;: @-]{0,8}", query in "(\\?[a?/]{0,3})?") {
+            let long = spell(&path);
+            if is_plain(&path) {
+                prop_assert_eq!(long.clone(), Ok((path.clone(), path.clone())));
+            }
+            let parsed = CanonicalTarget::parse(&format!("{path}{query}"));
+            prop_assert_eq!(parsed.clone().err(), long.clone().err());
+            if let (Ok(parsed), Ok((text, decoded))) = (parsed, long) {
+                prop_assert_eq!(parsed.as_str(), format!("{text}{query}"));
+                prop_assert_eq!((parsed.path(), parsed.decoded()), (&*text, &*decoded));
+                prop_assert_eq!(parsed.folded(), fold(&decoded));
+                prop_assert_eq!(parsed.query(), query.strip_prefix('?'));
+            }
+        }
+    }
 }
