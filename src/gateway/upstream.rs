@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,7 @@ use http::{HeaderValue, Version};
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
-use pingora::lb::selection::RoundRobin;
-use pingora::lb::{Backend, Backends, LoadBalancer};
+use pingora::lb::{Backend, Backends};
 use pingora::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
@@ -35,8 +35,6 @@ use crate::shutdown::{self, StopSignal};
 use trials::Trials;
 use tunnel::TunnelConnector;
 
-/// Addresses tried for one selection before all count as unhealthy.
-const SELECT_TRIES: usize = 64;
 /// How often host names are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How long a start waits for the first connection to each address.
@@ -84,7 +82,9 @@ impl PeerTls {
 /// One upstream of the configuration, ready to be spoken to.
 pub struct Upstream {
     name: UpstreamName,
-    balancer: LoadBalancer<RoundRobin>,
+    backends: Backends,
+    /// How many servers were chosen: each is the next one's turn.
+    chosen: AtomicUsize,
     rules: Arc<Rules>,
     trials: Trials,
     /// When a request's failure last had an address tried. Changes only; no await while it is held.
@@ -217,7 +217,8 @@ impl Upstream {
         }
         Self {
             name,
-            balancer: LoadBalancer::from_backends(backends),
+            backends,
+            chosen: AtomicUsize::new(0),
             rules,
             trials: Trials::new(&settings.health),
             doubted: Mutex::default(),
@@ -251,11 +252,11 @@ impl Upstream {
 
     /// Looks the host names up. Without an answer the known addresses stay. New ones are tried.
     async fn refresh(&self) {
-        let known = self.balancer.backends().get_backend();
-        if let Err(error) = self.balancer.update().await {
+        let known = self.backends.get_backend();
+        if let Err(error) = self.backends.update(drop).await {
             tracing::debug!(upstream = %self.name, %error, "the addresses were not refreshed");
         }
-        for new in self.balancer.backends().get_backend().difference(&known) {
+        for new in self.backends.get_backend().difference(&known) {
             self.trials.doubt(new.addr.clone());
         }
     }
@@ -272,7 +273,7 @@ impl Upstream {
             tokio::select! {
                 _ = names.tick() => self.refresh().await,
                 _ = lost.tick(), if self.addresses() == 0 => self.refresh().await,
-                _ = checks.tick() => self.balancer.backends().run_health_check(true).await,
+                _ = checks.tick() => self.backends.run_health_check(true).await,
                 () = self.trials.untried() => while let Some(address) = self.trials.next() {
                     trials.spawn(Arc::clone(&self).try_until_it_connects(address));
                 },
@@ -284,7 +285,7 @@ impl Upstream {
 
     /// Tries an address in doubt until it takes a connection or is not this upstream's any more.
     async fn try_until_it_connects(self: Arc<Self>, address: SocketAddr) {
-        while self.balancer.backends().get_backend().iter().any(|it| it.addr == address) {
+        while self.backends.get_backend().iter().any(|it| it.addr == address) {
             let Err(error) = self.try_address(&address).await else { break };
             let Some((pause, is_down)) = self.trials.trial_failed(&address) else { return };
             if is_down {
@@ -299,7 +300,7 @@ impl Upstream {
 
     /// Connects to an address, over TLS if its URL says so.
     async fn try_address(&self, address: &SocketAddr) -> Result<()> {
-        let known = self.balancer.backends().get_backend();
+        let known = self.backends.get_backend();
         let Some(server) = known.iter().find(|it| it.addr == *address).and_then(server) else {
             return Error::e_explain(ErrorType::InternalError, "an address that is not known");
         };
@@ -425,17 +426,16 @@ impl Upstream {
     /// How many addresses there are to try.
     #[must_use]
     pub fn addresses(&self) -> usize {
-        self.balancer.backends().get_backend().len()
+        self.backends.get_backend().len()
     }
 
     /// Whether no address is known and healthy: seconds after which that may be over. `None`: it is up.
     #[must_use]
     pub fn down(&self) -> Option<NonZeroU64> {
-        let backends = self.balancer.backends();
-        let (known, health) = (backends.get_backend(), &self.rules.settings.health);
+        let (known, health) = (self.backends.get_backend(), &self.rules.settings.health);
         let mut pause = health.back_off;
         for backend in known.iter() {
-            let every = health.check.as_ref().map(|it| it.every).filter(|_| !backends.ready(backend));
+            let every = health.check.as_ref().map(|it| it.every).filter(|_| !self.backends.ready(backend));
             match self.trials.pause(&backend.addr).max(every) {
                 None => return None,
                 Some(longer) => pause = pause.max(longer),
@@ -448,10 +448,16 @@ impl Upstream {
     /// The next healthy server whose address is not among those `tried`.
     #[must_use]
     pub fn choose(&self, tried: &[SocketAddr]) -> Option<Arc<Server>> {
-        let backend = self.balancer.select_with(b"", SELECT_TRIES, |it, healthy| {
-            healthy && !tried.contains(&it.addr) && self.trials.pause(&it.addr).is_none()
-        })?;
-        server(&backend).map(Arc::clone)
+        let known = self.backends.get_backend();
+        // Without health checks all are healthy.
+        let is_checked = self.rules.settings.health.check.is_some();
+        let takes = |it: &&Backend| {
+            let is_healthy = !is_checked || self.backends.ready(it);
+            is_healthy && !tried.contains(&it.addr) && self.trials.pause(&it.addr).is_none()
+        };
+        let turn = self.chosen.fetch_add(1, Ordering::Relaxed).checked_rem(known.len())?;
+        let mut in_turn = known.iter().skip(turn).chain(known.iter().take(turn));
+        in_turn.find(takes).and_then(server).map(Arc::clone)
     }
 }
 
