@@ -20,6 +20,7 @@ mod template;
 
 pub use facilitate::{AcceptsRequest, Demanded, FacilitatorRequest, Wanted, supported};
 pub use fault::{FieldFault, Malformed, URL_BOUND};
+pub(crate) use header::push_text;
 pub use header::{UnreadableHeader, decode_header, encode_header, encode_text};
 pub use offer::{NanoOffer, NanoOffers, ProofRequest};
 pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
@@ -28,7 +29,7 @@ pub use required::{
 };
 pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS};
 pub use session_headers::session_headers;
-pub use settlement::{CapabilityNotice, SettlementOutcome, SettlementResponse};
+pub use settlement::{CapabilityNotice, SettlementOutcome, SettlementResponse, failed_text};
 pub use template::EntryTemplate;
 
 /// The only version of x402 that is supported.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::nano::Account;
 use crate::routes::{PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
-use crate::x402::{EntryTemplate, PaymentRequirements, Track, X402_VERSION};
+use crate::x402::{EntryTemplate, PaymentRequirements, Track, X402_VERSION, push_text};
 
 /// What one route's bills say each time. Written with the first bill of each mechanism.
 #[derive(Debug, Default)]
@@ -130,17 +130,5 @@ impl BillParts<'_> {
         json.push_str(itoa::Buffer::new().format(X402_VERSION));
         json.push('}');
         json
-    }
-}
-
-/// Writes a text as a string of JSON.
-fn push_text(json: &mut String, text: &str) {
-    let is_plain = |it: u8| it >= b' ' && it != b'"' && it != b'\\';
-    if text.bytes().all(is_plain) {
-        json.push('"');
-        json.push_str(text);
-        json.push('"');
-    } else {
-        json.push_str(&Value::from(text).to_string());
     }
 }

@@ -7,11 +7,11 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
-use serde_json::{Map, json};
+use serde_json::json;
 
 use crate::cashier::{PendingReason, Wait};
-use crate::nano::{BlockHash, Network};
-use crate::x402::{self, SettlementResponse};
+use crate::nano::BlockHash;
+use crate::x402;
 
 /// Seconds after which a request may be tried again.
 const RETRY_SECONDS: u64 = 1;
@@ -31,13 +31,7 @@ pub(super) struct Reply {
 
 /// The `PAYMENT-RESPONSE` to a payment that is not settled.
 pub(super) fn failed(block: Option<BlockHash>, reason: &str, message: Option<&str>) -> String {
-    let outcome = x402::SettlementOutcome::Failed {
-        transaction: block,
-        payer: None,
-        reason: reason.to_owned(),
-        message: message.map(str::to_owned),
-    };
-    SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() }.to_header()
+    x402::encode_text(&x402::failed_text(block, reason, message))
 }
 
 /// 503: the same request may come again, and no client is to pay again.

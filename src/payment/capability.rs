@@ -6,8 +6,6 @@
 
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use bytes::Bytes;
@@ -70,9 +68,9 @@ impl Token {
         bytes.extend(route_tag(&capability.route));
         bytes.extend(capability.uses.to_be_bytes());
         bytes.extend(capability.expires_at.0.to_be_bytes());
-        let mac = keys.mac(TOKEN_DOMAIN, |part| part(&bytes));
+        let mac = keys.mac_after(TOKEN_DOMAIN, &[VERSION], |part| part(bytes.get(1..).unwrap_or_default()));
         bytes.extend(mac);
-        Self(URL_SAFE_NO_PAD.encode(bytes))
+        Self(base64_simd::URL_SAFE_NO_PAD.encode_to_string(bytes))
     }
 
     /// The text. Send it only to the client that paid.
@@ -156,7 +154,8 @@ impl fmt::Debug for CapabilityText {
 
 /// A token as presented, without what was sent after it.
 fn bare(presented: &str) -> &str {
-    presented.split(';').next().unwrap_or_default().trim()
+    let end = memchr::memchr(b';', presented.as_bytes()).unwrap_or(presented.len());
+    presented.get(..end).unwrap_or_default().trim()
 }
 
 /// Verifies a token that a client presents for `route` at `now`. The token may be followed by the
@@ -172,24 +171,16 @@ pub fn recognise(
     route: &RouteName,
     now: UnixSeconds,
 ) -> Result<Capability, Refusal> {
-    let text = bare(presented);
-    let mut bytes = [0; LENGTH];
-    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Refusal::CapabilityUnknown)?;
-    if length != LENGTH {
-        return Err(Refusal::CapabilityUnknown);
-    }
+    let bytes = bytes_in(presented).ok_or(Refusal::CapabilityUnknown)?;
     let (body, mac) = bytes.split_at(BODY);
-    if !keys.verify(TOKEN_DOMAIN, mac, |part| part(body)) {
+    let (version, body) = body.split_at(1);
+    if version != [VERSION] || !keys.verify_after(TOKEN_DOMAIN, version, mac, |part| part(body)) {
         return Err(Refusal::CapabilityUnknown);
     }
     let mut fields = Fields(body);
-    let version = fields.take::<1>();
     let (id, tag) = (CapabilityId(fields.take()), fields.take::<8>());
     let (uses, expires_at) =
         (u32::from_be_bytes(fields.take()), UnixSeconds(u64::from_be_bytes(fields.take())));
-    if version != [VERSION] {
-        return Err(Refusal::CapabilityUnknown);
-    }
     if tag != route_tag(route) {
         return Err(Refusal::WrongResource);
     }
@@ -203,12 +194,22 @@ pub fn recognise(
 /// it is the very text of a capability that was recognised before ([`CapabilityText::is_presented`]).
 #[must_use]
 pub fn id_in(presented: &str) -> Option<CapabilityId> {
-    let text = bare(presented);
-    let mut bytes = [0; LENGTH];
-    URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    let bytes = bytes_in(presented)?;
     let mut fields = Fields(&bytes);
     let [_version] = fields.take();
     Some(CapabilityId(fields.take()))
+}
+
+/// The bytes of a token's text; `None` if it is not as long as one, or no base64.
+fn bytes_in(presented: &str) -> Option<[u8; LENGTH]> {
+    let text = bare(presented).as_bytes();
+    let mut bytes = [0; LENGTH];
+    let encoding = base64_simd::URL_SAFE_NO_PAD;
+    if encoding.encoded_length(LENGTH) != text.len() {
+        return None;
+    }
+    encoding.decode(text, base64_simd::Out::from_slice(&mut bytes)).ok()?;
+    Some(bytes)
 }
 
 /// The bytes of a token that are not read yet; their length was checked before.

@@ -60,10 +60,7 @@ impl Challenge {
     ) -> Result<Self, Refusal> {
         let (random, mac) = nonce.0.split_at(16);
         let deployment = pool.deployment();
-        let of_deployment = keys.verify(DOMAIN, mac, |part| {
-            part(&deployment);
-            feed(part, random, &offer);
-        });
+        let of_deployment = keys.verify_after(DOMAIN, &deployment, mac, |part| feed(part, random, &offer));
         let is_ours = if of_deployment {
             pool.is_payee(offer.pay_to)
         } else {

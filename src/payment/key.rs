@@ -49,7 +49,8 @@ impl fmt::Debug for MacKey {
 pub struct MacKeys {
     active: MacKey,
     previous: Option<MacKey>,
-    begun: OnceLock<Begun>,
+    /// For challenges and for tokens.
+    begun: [OnceLock<Begun>; 2],
 }
 
 /// A MAC with the active key that has begun: what all that are computed begin with is read already. Its
@@ -57,7 +58,7 @@ pub struct MacKeys {
 #[derive(Clone)]
 struct Begun {
     domain: [u8; 16],
-    first: [u8; 32],
+    first: Box<[u8]>,
     mac: Blake2bMac<U16>,
 }
 
@@ -73,7 +74,7 @@ type Feed<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 impl MacKeys {
     #[must_use]
     pub const fn new(active: MacKey, previous: Option<MacKey>) -> Self {
-        Self { active, previous, begun: OnceLock::new() }
+        Self { active, previous, begun: [const { OnceLock::new() }; 2] }
     }
 
     /// The MAC with the active key over the parts that `feed` gives.
@@ -81,27 +82,15 @@ impl MacKeys {
         compute(&self.active, domain, &feed).finalize().into_bytes().into()
     }
 
-    /// As [`MacKeys::mac`], over `first` and the parts that `feed` gives. The first 32 bytes that this is called
-    /// with are remembered, so that they and the key are read once.
+    /// As [`MacKeys::mac`], over `first` and the parts that `feed` gives. What the first calls for two purposes
+    /// begin with is remembered, so that it and the key are read once.
     pub(super) fn mac_after(
         &self,
         domain: &[u8; 16],
-        first: &[u8; 32],
+        first: &[u8],
         feed: impl Fn(&mut dyn FnMut(&[u8])),
     ) -> [u8; 16] {
-        let begun = self.begun.get_or_init(|| {
-            let mac = compute(&self.active, domain, &|part| part(first));
-            Begun { domain: *domain, first: *first, mac }
-        });
-        if (&begun.domain, &begun.first) != (domain, first) {
-            return self.mac(domain, |part| {
-                part(first);
-                feed(part);
-            });
-        }
-        let mut mac = begun.mac.clone();
-        feed(&mut |part| Mac::update(&mut mac, part));
-        mac.finalize().into_bytes().into()
+        self.continued(domain, first, &feed).finalize().into_bytes().into()
     }
 
     /// Whether `mac` is the MAC of one of the keys over the parts that `feed` gives. Takes the same time
@@ -111,6 +100,44 @@ impl MacKeys {
             .chain(&self.previous)
             .any(|key| compute(key, domain, &feed).verify_slice(mac).is_ok())
     }
+
+    /// As [`MacKeys::verify`], over `first` and the parts that `feed` gives, and as [`MacKeys::mac_after`].
+    pub(super) fn verify_after(
+        &self,
+        domain: &[u8; 16],
+        first: &[u8],
+        mac: &[u8],
+        feed: impl Fn(&mut dyn FnMut(&[u8])),
+    ) -> bool {
+        self.continued(domain, first, &feed).verify_slice(mac).is_ok()
+            || self
+                .previous
+                .as_ref()
+                .is_some_and(|key| after(key, domain, first, &feed).verify_slice(mac).is_ok())
+    }
+
+    fn continued(&self, domain: &[u8; 16], first: &[u8], feed: &Feed<'_>) -> Blake2bMac<U16> {
+        let mut places = self.begun.iter().map(|it| {
+            it.get_or_init(|| Begun {
+                domain: *domain,
+                first: first.into(),
+                mac: after(&self.active, domain, first, &|_| {}),
+            })
+        });
+        let Some(begun) = places.find(|it| it.domain == *domain && *it.first == *first) else {
+            return after(&self.active, domain, first, feed);
+        };
+        let mut mac = begun.mac.clone();
+        feed(&mut |part| Mac::update(&mut mac, part));
+        mac
+    }
+}
+
+fn after(key: &MacKey, domain: &[u8; 16], first: &[u8], feed: &Feed<'_>) -> Blake2bMac<U16> {
+    compute(key, domain, &|part| {
+        part(first);
+        feed(part);
+    })
 }
 
 fn compute(key: &MacKey, domain: &[u8; 16], feed: &Feed<'_>) -> Blake2bMac<U16> {
@@ -138,6 +165,11 @@ mod tests {
                     let after = keys.mac_after(domain, &first, |part| part(rest));
                     assert_eq!(after, whole(domain, &first, rest));
                     assert_eq!(keys.clone().mac_after(domain, &first, |part| part(rest)), after);
+                    assert!(keys.verify_after(domain, &first, &after, |part| part(rest)));
+                    assert!(!keys.verify_after(domain, &first, &[0; 16], |part| part(rest)));
+                    let rotated = MacKeys::new(MacKey::from_bytes([9; 32]), Some(keys.active.clone()));
+                    assert!(rotated.verify_after(domain, &first, &after, |part| part(rest)));
+                    assert_ne!(rotated.mac_after(domain, &first, |part| part(rest)), after);
                 }
             }
         }

@@ -37,6 +37,18 @@ pub fn encode_text(json: &str) -> String {
     base64_simd::STANDARD.encode_to_string(json)
 }
 
+/// Writes a text as a string of JSON, as it is written everywhere else.
+pub(crate) fn push_text(json: &mut String, text: &str) {
+    let is_plain = |it: u8| it >= b' ' && it != b'"' && it != b'\\';
+    if text.bytes().all(is_plain) {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        json.push_str(&Value::from(text).to_string());
+    }
+}
+
 /// The JSON object in the value of a header. Both base64 alphabets are read, with or without padding
 /// and with optional white space (RFC 9110, section 5.6.3) around the value.
 ///

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
-use super::{Credential, FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
+use super::{Credential, FieldFault, X402_VERSION, encode_header, push_text, readable, serde_json_form};
 use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
 
 /// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement"). A receipt that cannot
@@ -136,6 +136,33 @@ impl SettlementResponse {
     }
 }
 
+/// The receipt of a payment that is not settled, as text: what [`SettlementResponse::to_json`] says of it, without
+/// making the values first.
+#[must_use]
+pub fn failed_text(transaction: Option<BlockHash>, reason: &str, message: Option<&str>) -> String {
+    let mut json = String::with_capacity(256_usize.saturating_add(message.map_or(0, str::len)));
+    json.push('{');
+    if let Some(message) = message {
+        json.push_str("\"errorMessage\":");
+        push_text(&mut json, message);
+        json.push(',');
+    }
+    json.push_str("\"errorReason\":");
+    push_text(&mut json, reason);
+    json.push_str(",\"network\":\"");
+    json.push_str(&Network::Mainnet.to_string());
+    json.push_str("\",\"result\":{\"error\":");
+    push_text(&mut json, reason);
+    json.push_str(",\"mode\":\"failed\"},\"success\":false,\"transaction\":\"");
+    if let Some(hash) = transaction {
+        json.push_str(&hash.lower_hex());
+    }
+    json.push_str("\",\"x402Version\":");
+    json.push_str(itoa::Buffer::new().format(X402_VERSION));
+    json.push('}');
+    json
+}
+
 impl CapabilityNotice {
     fn to_json(&self) -> Value {
         json!({ "token": self.token.expose(), "remaining": self.remaining, "expires": self.expires })
@@ -152,3 +179,25 @@ impl CapabilityNotice {
 
 readable!(SettlementResponse);
 serde_json_form!(SettlementResponse);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_receipt_of_nothing_reads_as_its_json_form_is_written(
+            hash in proptest::option::of(any::<[u8; 32]>()),
+            reason in ".{0,20}",
+            message in proptest::option::of(".{0,40}"),
+        ) {
+            let (transaction, payer) = (hash.map(BlockHash), None);
+            let text = failed_text(transaction, &reason, message.as_deref());
+            let outcome = SettlementOutcome::Failed { transaction, payer, reason, message };
+            let whole = SettlementResponse { network: Network::Mainnet, outcome, extensions: Map::new() };
+            prop_assert_eq!(text, whole.to_json().to_string());
+        }
+    }
+}
