@@ -30,6 +30,7 @@ const CHARGE: HeaderName = HeaderName::from_static("faregate-charge");
 
 /// Says that an answer was given before.
 pub(super) const REPLAYED: &str = "Idempotent-Replayed";
+const REPLAYED_NAME: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
@@ -57,10 +58,11 @@ pub(super) fn request(
     let chosen = forwarding.chosen.as_ref();
     let base_path = chosen.map_or("", |it| it.url.base_path.as_str());
     let seen = forwarding.seen();
-    if base_path.is_empty() {
-        request.set_raw_path(seen.as_bytes())?;
-    } else {
+    if !base_path.is_empty() {
         request.set_raw_path(format!("{base_path}{seen}").as_bytes())?;
+    } else if request.raw_path() != seen.as_bytes() || request.uri.authority().is_some() {
+        // Otherwise it came as it goes on.
+        request.set_raw_path(seen.as_bytes())?;
     }
     if body_is_read || !forwarding.has_body {
         // The client was told to go on before, or there is nothing to go on with.
@@ -129,7 +131,7 @@ pub(super) fn response(
     if charge == Charge::Redirected {
         empty(response)?;
     }
-    let _not_the_upstreams_to_say = response.remove_header(REPLAYED);
+    let _not_the_upstreams_to_say = response.remove_header(&REPLAYED_NAME);
     for (name, text) in receipt_of(admitted, charge == Charge::Taken).headers() {
         response.insert_header(name, value(text)?)?;
     }

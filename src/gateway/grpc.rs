@@ -8,13 +8,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use http::{StatusCode, Version};
+use http::{HeaderName, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Result;
 
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
-const TIMEOUT: &str = "grpc-timeout";
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const KIND: &str = "application/grpc";
 
 /// Whether a request is a call of gRPC.
@@ -31,7 +31,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// How long the client itself waits at most for its answer.
 pub(super) fn deadline(request: &RequestHeader) -> Option<Duration> {
-    let text = request.headers.get(TIMEOUT)?.to_str().ok()?;
+    let text = request.headers.get(&TIMEOUT)?.to_str().ok()?;
     // At most eight digits and a unit, so nothing here overflows.
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?).filter(|(it, _)| it.len() <= 8)?;
     let number = number.bytes().all(|it| it.is_ascii_digit()).then(|| number.parse::<u64>().ok())??;
