@@ -77,12 +77,7 @@ impl MacKeys {
         Self { active, previous, begun: [const { OnceLock::new() }; 2] }
     }
 
-    /// The MAC with the active key over the parts that `feed` gives.
-    pub(super) fn mac(&self, domain: &[u8; 16], feed: impl Fn(&mut dyn FnMut(&[u8]))) -> [u8; 16] {
-        compute(&self.active, domain, &feed).finalize().into_bytes().into()
-    }
-
-    /// As [`MacKeys::mac`], over `first` and the parts that `feed` gives. What the first calls for two purposes
+    /// The MAC with the active key over `first` and the parts that `feed` gives. What the first calls for two purposes
     /// begin with is remembered, so that it and the key are read once.
     pub(super) fn mac_after(
         &self,
