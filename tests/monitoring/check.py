@@ -21,12 +21,12 @@ ALERTS = (DEPLOY / "prometheus/alerts.yaml").read_text()
 README = (DEPLOY / "README.md").read_text()
 
 # How long a panel may take to have data, in seconds.
-PATIENCE = 40
-# What Grafana puts in place of its variables. The run is a minute old.
+PATIENCE = 90
+# What Grafana puts in place of its variables. The run is a minute or two old.
 VARIABLES = {
     "$job": "faregate",
     "$route": ".*",
-    "$__rate_interval": "30s",
+    "$__rate_interval": "2m",
     "$__range": "5m",
     "$__interval": "15s",
 }
@@ -149,7 +149,7 @@ def asked(server, text, instant):
     if instant:
         return get(server, "/api/v1/query", query=text)
     now = time.time()
-    return get(server, "/api/v1/query_range", query=text, start=now - 60, end=now, step=5)
+    return get(server, "/api/v1/query_range", query=text, start=now - 120, end=now, step=5)
 
 
 def numbers(series):
