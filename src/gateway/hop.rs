@@ -175,22 +175,6 @@ mod tests {
         names
     }
 
-    /// RFC 9113 section 8.2.3.
-    #[test]
-    fn the_pieces_of_a_cookie_become_one_field() {
-        for (pieces, whole) in
-            [(&["a=1"][..], "a=1"), (&["a=1", "b=2"], "a=1; b=2"), (&["a=1", "b=2", "c=3"], "a=1; b=2; c=3")]
-        {
-            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
-            for piece in pieces {
-                head.append_header(COOKIE, *piece).unwrap();
-            }
-            join_cookies(&mut head).unwrap();
-            let joined: Vec<_> = head.headers.get_all(COOKIE).iter().map(|it| it.to_str().unwrap()).collect();
-            assert_eq!(joined, [whole]);
-        }
-    }
-
     #[test]
     fn a_client_says_in_any_line_that_it_closes() {
         let says = |fields: &str| {

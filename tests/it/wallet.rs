@@ -558,12 +558,3 @@ async fn a_wallet_opens_from_a_seed_file_and_says_what_is_wrong_with_it() {
     std::fs::remove_file(&seed).unwrap();
     assert!(fault("http://a").ends_with("there is no such file"));
 }
-
-#[tokio::test]
-async fn what_is_there_and_what_waits_may_be_just_enough() {
-    let books = Books::with_balance(40);
-    books.lock().unwrap().let_wait(60);
-    let (node, gateway) = (node(&books).await, selling(&books).await);
-    assert!(wallet(&node).request(get(&gateway, "/q")).await.unwrap().payment().unwrap().acknowledged);
-    assert_eq!(books.lock().unwrap().frontier.unwrap().balance, Raw::new(0));
-}
