@@ -553,3 +553,82 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         reserved.ok_or(Unsettled::Wait(Wait::Overloaded))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use tokio::sync::oneshot;
+
+    use super::flights::{FlightKey, Frontier};
+    use super::*;
+    use crate::nano::Account;
+    use crate::sync::Handle;
+
+    const SOON: Duration = Duration::from_secs(9);
+
+    fn key(number: u8) -> FlightKey {
+        FlightKey { block: BlockHash([number; 32]), nonce: Nonce([number; 32]), frontier: None }
+    }
+
+    /// Starts a settlement that goes on until what is returned is dropped.
+    fn begin(flights: &Flights, number: u8, limit: SettlementLimit) -> oneshot::Sender<()> {
+        let (end, ended) = oneshot::channel();
+        flights.start(key(number), limit, &Handle::current(), || async move {
+            drop(ended.await);
+            Err(Unsettled::pending(key(number).block))
+        });
+        end
+    }
+
+    #[tokio::test]
+    async fn a_client_and_all_together_have_so_many_settlements_under_way_and_no_more() {
+        let (flights, client) = (Flights::default(), Client::at(IpAddr::from([192, 0, 2, 1])));
+        let of_client = SettlementLimit { all: 3, client: Some((client, 2)) };
+        let of_nobody = SettlementLimit { all: 3, client: None };
+        let is_under_way = |number| flights.is_under_way(key(number).block, key(number).nonce);
+        let has_share = || flights.has_its_share((client, 2));
+        let first = begin(&flights, 1, of_client);
+        assert!(is_under_way(1) && !has_share());
+        let _second = begin(&flights, 2, of_client);
+        assert!(is_under_way(2) && has_share());
+        drop(begin(&flights, 3, of_client));
+        assert!(!is_under_way(3), "the client has its share");
+
+        drop(first);
+        let ended = flights.join(key(1), SOON).await;
+        assert!(matches!(ended, Some(Err(Unsettled::Wait(Wait::Pending { .. })))), "a copy waits for it");
+        assert!(flights.join(key(1), SOON).await.is_none(), "it has ended");
+        assert!(!is_under_way(1) && !has_share());
+        let _third = begin(&flights, 3, of_client);
+        assert!(is_under_way(3) && has_share(), "the other one still counts");
+
+        let _fourth = begin(&flights, 4, of_nobody);
+        drop(begin(&flights, 5, of_nobody));
+        assert_eq!((flights.count(), is_under_way(4), is_under_way(5)), (3, true, false));
+    }
+
+    #[test]
+    fn a_frontier_is_held_for_one_block_until_the_last_that_holds_it_lets_go() {
+        let flights = Flights::default();
+        let [one, other] = [1, 2].map(|it| BlockHash([it; 32]));
+        let frontier = Frontier { account: Account([7; 32]), previous: BlockHash([8; 32]) };
+        assert!(!flights.holds_frontier(frontier, other));
+        let first = flights.hold_frontier(frontier, one).unwrap();
+        let second = flights.hold_frontier(frontier, one).unwrap();
+        for holder in [first, second] {
+            assert!(flights.holds_frontier(frontier, other) && !flights.holds_frontier(frontier, one));
+            assert!(flights.hold_frontier(frontier, other).is_none());
+            drop(holder);
+        }
+        assert!(!flights.holds_frontier(frontier, other));
+        assert!(flights.hold_frontier(frontier, other).is_some());
+    }
+
+    #[test]
+    fn a_client_is_a_caller_if_it_was_let_in_as_one() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        assert!(!Client::at(address).is_caller());
+        assert!(Client::calling(address).is_caller());
+    }
+}

@@ -90,3 +90,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 fn foreign_slot(route: &RouteName) -> Option<[u8; 8]> {
     route.is_foreign().then(|| Blake2b::<U8>::digest(route.as_str()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_resource_has_the_same_address_each_time_and_a_route_has_any() {
+        let slot = |resource| foreign_slot(&RouteName::of_foreign(resource));
+        assert!(slot("https://a.example/one").is_some());
+        assert_eq!(slot("https://a.example/one"), slot("https://a.example/one"));
+        assert_ne!(slot("https://a.example/one"), slot("https://a.example/two"));
+        assert_eq!(foreign_slot(&RouteName::new("GET /")), None);
+    }
+}

@@ -111,3 +111,69 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let value = values.next().filter(|_| values.next().is_none())?;
     value.to_str().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::session;
+    use super::*;
+
+    const FIELDS: &str = "Host: a.example\r\nX-Forwarded-Host: b.example\r\nX-Forwarded-Proto: https\r\n\
+        X-Forwarded-For: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\n";
+
+    /// What the upstream is told.
+    fn told(caller: Caller, fields: &str) -> Vec<(&'static str, String)> {
+        let session = session(&format!("GET / HTTP/1.1\r\n{fields}\r\n"));
+        let mut said = Vec::new();
+        let stated = caller.state(session.req_header(), |name, value| {
+            said.push((name, value.to_owned()));
+            Ok(())
+        });
+        stated.unwrap();
+        said
+    }
+
+    fn caller(peer: &str, is_believed: bool) -> Caller {
+        let peer = Some(peer.parse().unwrap());
+        Caller { peer, address: peer, is_believed, is_secure: false }
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_itself_is_not_handed_on() {
+        let said = told(caller("203.0.113.5", false), FIELDS);
+        let expected = [
+            ("x-forwarded-host", "a.example"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-for", "203.0.113.5"),
+        ];
+        assert_eq!(said, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_handed_on_with_its_own_address() {
+        let said = told(caller("2001:db8::5", true), FIELDS);
+        let expected = [
+            ("x-forwarded-host", "b.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.7, 2001:db8::5"),
+            ("forwarded", "for=192.0.2.7, for=\"[2001:db8::5]\";proto=http"),
+        ];
+        assert_eq!(said, expected.map(|(name, value)| (name, value.to_owned())));
+        let twice =
+            "Host: a.example\r\nX-Forwarded-Host: b\r\nX-Forwarded-Host: c\r\nX-Forwarded-Proto: gopher\r\n";
+        let secure = Caller { is_secure: true, ..caller("192.0.2.1", true) };
+        let expected = [
+            ("x-forwarded-host", "a.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ];
+        assert_eq!(told(secure, twice), expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn an_address_is_written_as_the_standard_library_does() {
+        for address in ["0.0.0.0", "192.0.2.255", "2001:db8::1", "::"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(text(address), address.to_string());
+        }
+    }
+}

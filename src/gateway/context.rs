@@ -258,6 +258,13 @@ mod tests {
     }
 
     #[test]
+    fn a_log_names_what_has_no_fields() {
+        assert_eq!(format!("{:?}", IfDropped(Box::new(|_| {}))), "IfDropped(..)");
+        let forwarding = format!("{:?}", forwarding("url: http://a, timeout: 7s", false));
+        assert!(forwarding.contains("Upstream {") && forwarding.contains("timeout: 7s"), "{forwarding}");
+    }
+
+    #[test]
     fn an_upstream_sees_the_target_without_the_prefix() {
         let whole = forwarding("url: http://a", false);
         assert_eq!(whole.seen(), "/a/b?q=1");

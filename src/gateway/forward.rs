@@ -307,6 +307,16 @@ mod tests {
     }
 
     #[test]
+    fn other_spellings_of_what_frames_a_body_are_known() {
+        for name in ["content_length", "transfer_encoding", "keep_alive", "mcp_method"] {
+            assert!(is_other_spelling(name), "{name}");
+        }
+        for name in ["content-length", "transfer-encoding", "host", "x_content_length", "te"] {
+            assert!(!is_other_spelling(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_client_is_told_to_go_on_by_who_reads_its_body() {
         let head = "POST /a/b?q=1 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
         for (has_body, body_is_read, expects) in

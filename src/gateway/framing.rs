@@ -128,6 +128,53 @@ mod tests {
     fn a_body_is_chunked_or_has_a_length() {
         assert!(matches!(checked("POST / HTTP/1.1", "Transfer-Encoding: Chunked\r\n"), Ok(true)));
         assert!(matches!(checked("POST / HTTP/1.1", "Content-Length: 0\r\n"), Ok(false)));
+        assert!(matches!(checked("POST / HTTP/1.1", "Content-Length: 7\r\n"), Ok(true)));
+        assert!(matches!(checked("POST / HTTP/1.1", ""), Ok(false)));
+    }
+
+    fn fields(name: &HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|it| (name.clone(), http::HeaderValue::from_static(it))).collect()
+    }
+
+    #[test]
+    fn a_length_is_one_decimal_number() {
+        let read = |values: &[&'static str]| length(&fields(&CONTENT_LENGTH, values));
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!([read(&["0"]), read(&["17"])], [Ok(Some(0)), Ok(Some(17))]);
+        for bad in [&["+3"][..], &["3, 3"], &["3", "3"], &[""], &["-1"], &["18446744073709551616"], &["x"]] {
+            assert_eq!(read(bad), Err(()), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_may_stand_once_has_one_value() {
+        let is_chunked = |values: &[&'static str]| {
+            is_only(&fields(&TRANSFER_ENCODING, values), &TRANSFER_ENCODING, b"chunked")
+        };
+        assert!(is_chunked(&["chunked"]) && is_chunked(&[" Chunked\t"]));
+        for bad in [&[][..], &["gzip"], &["gzip, chunked"], &["chunked", "chunked"], &["chunked", "gzip"]] {
+            assert!(!is_chunked(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_seen_in_the_head_as_received() {
+        let has = |head: &str| names(head.as_bytes(), &CONTENT_LENGTH);
+        assert!(has("POST / HTTP/1.1\r\nHost: a\r\nContent-length: 3\r\n\r\n"));
+        assert!(has("POST / HTTP/1.1\r\ncontent-length : 3\r\n\r\n"));
+        for head in ["POST / HTTP/1.1\r\nX-Content-Length: 3\r\n\r\n", "X: Content-Length\r\n", ""] {
+            assert!(!has(head), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn each_line_ends_with_both_characters() {
+        for good in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", ""] {
+            assert!(ends_every_line(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["\n", "a\r\nb\n", "a\rb\r\n", "a\r\r\n", "a\n\r"] {
+            assert!(!ends_every_line(bad.as_bytes()), "{bad:?}");
+        }
     }
 
     /// What Pingora would refuse later, after a use was taken.

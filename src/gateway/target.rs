@@ -93,6 +93,20 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_a_name_or_an_address_and_a_port() {
+        for good in ["", "a", "a.example", "a-b", "a_b", "a:80", "a_b:80", "192.0.2.1:1", "[::1]", "[::1]:80"]
+        {
+            assert!(is_host(good), "{good:?}");
+        }
+        for bad in [
+            ":", ":80", "a:b", "a_b:b", "a,b", "a_,b", "a;b", "u@a", "a:80@b", "[::1", "::1]", "a]", "[a",
+            "[::1]:x", "[::1:80", "a/b", "a b",
+        ] {
+            assert!(!is_host(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn only_the_target_can_have_a_fragment() {
         let read = |head: &str| canonical(&session(head)).map(|(target, _)| target.as_str().to_owned());
         assert_eq!(read("M#THOD /a HTTP/1.1\r\nHost: a\r\nX-Own: #\r\n\r\n").as_deref(), Ok("/a"));

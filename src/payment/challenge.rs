@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_challenge_from_before_deployments_is_good_if_the_pool_has_its_address() {
         let random = [7; 16];
-        let mac = keys().mac(WITHOUT_DEPLOYMENT, |part| feed(part, &random, &offer(1)));
+        let mac = keys().mac_after(WITHOUT_DEPLOYMENT, &[], |part| feed(part, &random, &offer(1)));
         let mut nonce = [7; 32];
         nonce[16..].copy_from_slice(&mac);
         let earlier = Challenge { nonce: Nonce(nonce), offer: offer(1) };

@@ -339,4 +339,82 @@ mod tests {
         }
         assert_eq!(HashClaim::Nobody.may_have_lent_its_id(), None);
     }
+
+    #[test]
+    fn a_payment_is_moved_from_the_states_that_are_named_and_never_out_of_granted() {
+        use PaymentState::{Failed, Granted, Intent, Parked};
+        let other = BlockHash([9; 32]);
+        let moved = |state, to, holder| advance(&claim(state), &[Intent, Parked, Granted], to, holder);
+        assert_eq!(moved(Intent, Failed, None), Ok(Some(3)));
+        assert_eq!(moved(Granted, Failed, None), Ok(None));
+        assert_eq!(moved(Failed, Parked, None), Ok(None), "it is not among the states");
+        assert_eq!(moved(Intent, Granted, None), Err(MoveError::ToGranted));
+        let block = intent(1).block;
+        let held = MoveError::FrontierHeld { holder: other, block };
+        assert_eq!(moved(Parked, Intent, Some(other)), Err(held));
+        assert_eq!(moved(Parked, Intent, Some(block)), Ok(Some(3)), "it holds it itself");
+        assert_eq!(moved(Intent, Parked, Some(other)), Ok(Some(3)), "it needs no frontier");
+        for nobody in [HashClaim::Nobody, HashClaim::Marked] {
+            assert_eq!(advance(&nobody, &STATES, Failed, None), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_grant_is_for_the_challenge_that_has_the_hash() {
+        let standing = |hash| Standing { hash, id_holder: None, heir: None };
+        let step = |hash, challenge| grant(&intent(challenge), standing(hash), None).step;
+        assert_eq!(step(HashClaim::Nobody, 1), GrantStep::Insert);
+        assert_eq!(step(HashClaim::Marked, 1), GrantStep::Answer(Grant::Taken));
+        for state in STATES {
+            assert_eq!(step(claim(state), 2), GrantStep::Answer(Grant::Taken), "{state:?}");
+            let HashClaim::Payment(payment) = claim(state) else { unreachable!() };
+            let own = match state {
+                PaymentState::Granted => GrantStep::Join(payment),
+                PaymentState::Intent | PaymentState::Parked | PaymentState::Failed => {
+                    GrantStep::Move(payment)
+                }
+            };
+            assert_eq!(step(claim(state), 1), own, "{state:?}");
+        }
+    }
+
+    /// A payment that failed, or one of two on a frontier, lets the other have its id. One that may still be
+    /// confirmed gets it back from one that builds on something else.
+    #[test]
+    fn an_id_is_given_up_to_who_can_still_be_confirmed() {
+        let request = RequestDigest([6; 32]);
+        let identified = crate::payment::IdentifiedRequest { id: IdentifierKey([5; 32]), request };
+        let holder = |state| {
+            let HashClaim::Payment(mut payment) = claim(state) else { unreachable!() };
+            payment.intent.identified = Some(identified);
+            *payment
+        };
+        let on = |previous| {
+            let mut next = Intent { identified: Some(identified), ..intent(2) };
+            next.signed.as_mut().unwrap().previous = previous;
+            next
+        };
+        let elsewhere = BlockHash([9; 32]);
+        assert_eq!(heir(&holder(PaymentState::Failed), &on(elsewhere)), Some((FRONTIER, request)));
+        assert_eq!(heir(&holder(PaymentState::Failed), &on(FRONTIER)), None, "it is the only one there");
+        assert_eq!(heir(&holder(PaymentState::Intent), &on(elsewhere)), None);
+        for (state, previous, gives) in [
+            (PaymentState::Failed, elsewhere, true),
+            (PaymentState::Parked, FRONTIER, true),
+            (PaymentState::Parked, elsewhere, false),
+            (PaymentState::Intent, FRONTIER, false),
+            (PaymentState::Granted, FRONTIER, false),
+        ] {
+            let standing = Standing { hash: HashClaim::Nobody, id_holder: Some(holder(state)), heir: None };
+            let Decision { id_changes, step } = begin(&on(previous), standing, None);
+            if gives {
+                let keeps_request = state == PaymentState::Parked;
+                assert_eq!(id_changes, [IdChange { sequence: 3, id: None, keeps_request }], "{state:?}");
+                assert_eq!(step, BeginStep::Insert, "{state:?}");
+            } else {
+                assert_eq!(id_changes, [], "{state:?}");
+                assert_eq!(step, BeginStep::Answer(Begin::IdHeld(intent(1).block)), "{state:?}");
+            }
+        }
+    }
 }

@@ -127,3 +127,35 @@ pub(super) fn decode_headers(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_as_large_as_a_database_can_count() {
+        assert_eq!([0, 1, 7].map(most), [0, 1, 7]);
+        assert_eq!(most(usize::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn a_list_is_of_the_state_that_is_asked_for() {
+        let condition = |state| in_state(Filter { state });
+        assert_eq!(condition(None), "");
+        assert_eq!(condition(Some(PaymentState::Granted)), "AND p.state = 2");
+        assert_eq!(condition(Some(PaymentState::Parked)), "AND p.state <> 2 AND p.state = 1");
+        assert_eq!(in_sweep_state(None), "");
+        assert_eq!(in_sweep_state(Some(SweepState::Superseded)), "AND state = 2");
+    }
+
+    /// The id of a capability is the beginning of its block's hash, but for those of earlier versions.
+    #[test]
+    fn a_name_is_stored_if_the_hash_does_not_begin_with_it() {
+        let block = BlockHash([7; 32]);
+        assert_eq!(stored_name(CapabilityId([7; 16]), block), None);
+        assert_eq!(stored_name(CapabilityId([8; 16]), block), Some(vec![8; 16]));
+        let [first, last] = hashes_from(CapabilityId([7; 16]));
+        assert_eq!((&first[..16], &first[16..]), (&[7; 16][..], &[0; 16][..]));
+        assert_eq!((&last[..16], &last[16..]), (&[7; 16][..], &[0xff; 16][..]));
+    }
+}

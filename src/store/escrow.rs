@@ -257,3 +257,164 @@ impl Share {
         late
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nano::BlockHash;
+    use crate::routes::RouteName;
+
+    const ID: CapabilityId = CapabilityId([1; 16]);
+    const ONE: Holder = Holder([1; 16]);
+    const OTHER: Holder = Holder([2; 16]);
+    /// Every lease lasts for 10 seconds.
+    const TTL: u64 = 10;
+
+    /// A capability of 10 uses, its shares, and the time.
+    struct Book {
+        capability: StoredCapability,
+        shares: Vec<Share>,
+        now: UnixSeconds,
+    }
+
+    impl Book {
+        fn new() -> Self {
+            let record = CapabilityRecord {
+                id: ID,
+                block: BlockHash([1; 32]),
+                route: RouteName::new("GET /"),
+                uses: 10,
+                expires_at: UnixSeconds(500),
+                revoked: false,
+            };
+            let capability = StoredCapability { payment: 1, record, spent: 0, broken: 0 };
+            Self { capability, shares: Vec::new(), now: UnixSeconds(100) }
+        }
+
+        fn escrow(&self) -> Escrow {
+            Escrow::new(&self.capability, self.shares.clone(), self.now)
+        }
+
+        /// Writes what an engine would write.
+        fn write(&mut self, changes: Changes) -> Lease {
+            if let Some(Counts { spent, broken }) = changes.counts {
+                (self.capability.spent, self.capability.broken) = (spent, broken);
+            }
+            for share in changes.shares {
+                self.shares.retain(|it| it.holder != share.holder);
+                self.shares.push(share);
+            }
+            changes.answer
+        }
+
+        fn grant(&mut self, holder: Holder, want: u32) -> Lease {
+            let changes = self.escrow().apply_grant(Grantee { id: ID, holder, want, ttl: TTL }, self.now);
+            self.write(changes)
+        }
+
+        fn lease(&mut self, request: LeaseRequest) -> Result<Lease, Misfit> {
+            let changes = self.escrow().apply_lease(&request, self.now)?;
+            Ok(self.write(changes))
+        }
+    }
+
+    /// Reports nothing and wants nothing.
+    fn call(holder: Holder, sequence: u64) -> LeaseRequest {
+        LeaseRequest { capability: ID, holder, sequence, used: 0, returned: 0, broken: 0, want: 0, ttl: TTL }
+    }
+
+    /// Granted, remaining and elsewhere.
+    fn numbers(lease: Lease) -> [u32; 3] {
+        [lease.granted, lease.remaining, lease.elsewhere]
+    }
+
+    #[test]
+    fn uses_are_handed_out_once_and_never_more_than_were_bought() {
+        let mut book = Book::new();
+        let first = book.grant(ONE, 4);
+        assert_eq!((numbers(first), first.expires_at), ([4, 6, 0], UnixSeconds(110)));
+        let other = book.lease(LeaseRequest { want: 9, ..call(OTHER, 1) }).unwrap();
+        assert_eq!(numbers(other), [6, 0, 4]);
+        assert_eq!(numbers(book.lease(LeaseRequest { want: 1, ..call(ONE, 1) }).unwrap()), [0, 0, 6]);
+        let spent = book.lease(LeaseRequest { used: 3, returned: 1, ..call(ONE, 2) }).unwrap();
+        assert_eq!((numbers(spent), book.capability.spent), ([0, 1, 6], 3));
+        assert_eq!(numbers(book.grant(OTHER, 9)), [0, 1, 0], "a grant after other calls leases nothing");
+    }
+
+    /// An answer may be lost, so a call is made again. It must count once.
+    #[test]
+    fn a_call_that_is_repeated_changes_nothing_and_gets_the_same_answer() {
+        let mut book = Book::new();
+        let first = book.grant(ONE, 4);
+        assert_eq!((book.grant(ONE, 4), book.grant(ONE, 9)), (first, first));
+        let request = LeaseRequest { used: 2, want: 3, broken: 1, ..call(ONE, 1) };
+        let answer = book.lease(request).unwrap();
+        assert_eq!((numbers(answer), answer.broken), ([3, 3, 0], 1));
+        assert_eq!(book.lease(request).unwrap(), answer);
+        assert_eq!((book.capability.spent, book.capability.broken), (2, 1));
+        book.capability.record.revoked = true;
+        assert_eq!(book.lease(request).unwrap(), Lease { revoked: true, ..answer }, "but it says what ended");
+    }
+
+    #[test]
+    fn a_call_out_of_order_or_of_more_than_is_out_is_refused() {
+        let mut book = Book::new();
+        assert_eq!(book.lease(call(ONE, 0)), Err(Misfit::NoNumber));
+        book.grant(ONE, 4);
+        book.lease(call(ONE, 5)).unwrap();
+        assert_eq!(book.lease(call(ONE, 4)), Err(Misfit::OutOfOrder { came: 4, last: 5 }));
+        for (used, returned) in [(5, 0), (0, 5), (2, 3)] {
+            let refused = book.lease(LeaseRequest { used, returned, ..call(ONE, 6) });
+            assert_eq!(refused, Err(Misfit::MoreThanOut { used, returned, out: 4 }));
+        }
+        assert_eq!(book.capability.spent, 0);
+    }
+
+    #[test]
+    fn what_lapses_goes_back_and_may_be_reported_late_while_it_is_there() {
+        let mut book = Book::new();
+        book.grant(ONE, 4);
+        book.now = UnixSeconds(109);
+        assert_eq!(numbers(book.lease(LeaseRequest { want: 9, ..call(OTHER, 1) }).unwrap()), [6, 0, 4]);
+        book.now = UnixSeconds(110);
+        assert_eq!(numbers(book.lease(LeaseRequest { want: 3, ..call(OTHER, 2) }).unwrap()), [3, 1, 0]);
+        // Two of the four were used all the same, and one is left to spend.
+        let late = book.lease(LeaseRequest { used: 2, ..call(ONE, 1) }).unwrap();
+        assert_eq!((numbers(late), book.capability.spent), ([0, 0, 9], 1));
+        assert_eq!(
+            book.lease(LeaseRequest { used: 3, ..call(ONE, 2) }),
+            Err(Misfit::MoreThanOut { used: 3, returned: 0, out: 2 }),
+            "they are reported once"
+        );
+    }
+
+    #[test]
+    fn a_spent_use_begins_the_count_of_broken_answers_again() {
+        let mut book = Book::new();
+        book.grant(ONE, 9);
+        let broken = |book: &mut Book, sequence, used, broken| {
+            book.lease(LeaseRequest { used, broken, ..call(ONE, sequence) }).unwrap().broken
+        };
+        assert_eq!(broken(&mut book, 1, 0, 1), 1);
+        assert_eq!(broken(&mut book, 2, 0, 1), 2);
+        assert_eq!(broken(&mut book, 3, 1, 1), 1, "counted after what was used");
+        assert_eq!(broken(&mut book, 4, 1, 0), 0);
+    }
+
+    #[test]
+    fn nothing_is_handed_out_after_the_end() {
+        for is_revoked in [false, true] {
+            let mut book = Book::new();
+            book.now = UnixSeconds(499);
+            assert_eq!(numbers(book.grant(ONE, 4)), [4, 6, 0]);
+            if is_revoked {
+                book.capability.record.revoked = true;
+            } else {
+                book.now = UnixSeconds(500);
+            }
+            let after = book.lease(LeaseRequest { used: 1, want: 2, ..call(ONE, 1) }).unwrap();
+            assert_eq!((numbers(after), after.revoked), ([0, 6, 0], is_revoked));
+            assert_eq!(numbers(book.lease(LeaseRequest { want: 2, ..call(OTHER, 1) }).unwrap()), [0, 6, 3]);
+        }
+    }
+}

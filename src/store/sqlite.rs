@@ -650,6 +650,24 @@ mod tests {
     }
 
     #[test]
+    fn the_writer_is_asked_to_empty_a_log_that_is_too_long() {
+        let mut desk = Desk::new(0);
+        let (queue, mut commands) = Queue::new(9);
+        let (mut checkpointer, _writer_ends) = desk.checkpointer(&queue);
+        checkpointer.wal = desk.folder.path().join("long");
+        let log = fs::File::create(&checkpointer.wal).unwrap();
+        let mut is_asked = |number, length| {
+            desk.serve([insert(number)]);
+            log.set_len(length).unwrap();
+            checkpointer.look(&mut Progress::default());
+            std::iter::from_fn(|| commands.try_recv().ok()).any(|it| matches!(it, Command::Truncate))
+        };
+        assert!(!is_asked(1, 256 << 20));
+        assert!(is_asked(2, (256 << 20) + 1));
+        assert!(is_asked(3, 1 << 30));
+    }
+
+    #[test]
     fn a_checkpoint_that_failed_is_tried_again() {
         let mut desk = Desk::new(0);
         let (queue, _commands) = Queue::new(1);

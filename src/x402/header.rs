@@ -92,3 +92,18 @@ fn trim(mut value: &[u8]) -> &[u8] {
     }
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_written_as_json_reads_it() {
+        for text in ["", "plain", "a\"b", "a\\b", "a\nb", "\u{1f}", "\u{7f} ", "ä\u{2028}"] {
+            let mut json = "x".to_owned();
+            push_text(&mut json, text);
+            let written = json.strip_prefix('x').unwrap();
+            assert_eq!(serde_json::from_str::<String>(written).unwrap(), text, "{written}");
+        }
+    }
+}

@@ -324,6 +324,22 @@ async fn a_bill_from_before_a_crash_is_redeemed_after_it() {
     }
 }
 
+/// The journal knows what it bought.
+#[tokio::test]
+async fn what_was_granted_before_a_restart_is_served_although_no_node_shows_its_block() {
+    let rig = Rig::with(plan()).await;
+    let key = rig.payer(1, PLENTY);
+    let offer = session_offer(&rig, MANY).await;
+    let proof = session_proof(&offer, pay_session(&rig, &key, &offer));
+    assert_eq!(present(&rig, MANY, &proof).await.status(), 200);
+    let rig = rig.restart(Ending::Orderly).await;
+    for action in ["block_info", "blocks_info"] {
+        rig.devnet.order(action, InjectedFault::ServerError, Times::Always);
+    }
+    assert_eq!(present(&rig, MANY, &proof).await.status(), 200);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn an_unconfirmed_payment_survives_a_crash_and_the_end_of_its_session() {
     let (clock, seconds) = manual_clock();

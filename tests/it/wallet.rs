@@ -48,6 +48,17 @@ async fn a_signed_block_pays_and_what_it_bought_is_used_up_first() {
 }
 
 #[tokio::test]
+async fn a_log_shows_whose_wallet_it_is_and_how_many_capabilities_it_has_and_no_secret() {
+    let books = Books::with_balance(1000);
+    let (node, gateway) = (node(&books).await, selling(&books).await);
+    let wallet = wallet(&node);
+    let token = wallet.request(get(&gateway, "/q")).await.unwrap().capability.unwrap();
+    let shown = format!("{wallet:?}");
+    assert!(shown.contains(&format!("PayerChain {{ account: {:?}", payer())), "{shown}");
+    assert!(shown.contains("HeldCapabilities(1)") && !shown.contains(token.token()), "{shown}");
+}
+
+#[tokio::test]
 async fn the_entry_is_echoed_as_it_came() {
     let books = Books::with_balance(1000);
     let (node, gateway) = (node(&books).await, selling(&books).await);

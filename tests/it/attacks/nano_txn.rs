@@ -476,6 +476,7 @@ async fn a_node_makes_the_payer_richer_than_it_is() {
     let answer = rig.get(QUOTE, &[(PROOF, &txn_proof(&offer, sent))]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "INSUFFICIENT_AMOUNT"));
     assert_eq!((rig.upstream.seen().len(), received(&rig, offer.pay_to)), (0, ONE));
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Parked), "for an operator to look at");
     rig.devnet.faults().clear();
     // The block is on the ledger for good, and does not become a payment by coming again.
     let again = rig.get(QUOTE, &[(PROOF, &txn_proof(&offer, sent))]).await;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use faregate::nano::{BlockHash, Raw, UnixSeconds};
 use faregate::store::{
-    Begin, CLOCK_GRACE, Claims, Filter, Grant, Health, Meters, OpenFault, PaymentJournal, SqliteOptions,
-    SqliteStore, StoreError, StoreHealth, Unsound, backup_sqlite,
+    Begin, CLOCK_GRACE, Claims, Engine, Filter, Grant, Health, Meters, OpenFault, PaymentJournal,
+    SqliteOptions, SqliteStore, StoreError, StoreHealth, Unsound, backup_sqlite,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -51,6 +51,15 @@ async fn the_file_is_its_owners_only() {
     }
     store.close().await;
     assert!(!directory.path().join("store.db-wal").exists(), "a closed store is one file");
+}
+
+#[tokio::test]
+async fn a_log_shows_whether_a_store_can_be_written() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory.path().join("store.db"));
+    let shown = format!("{store:?}");
+    assert!(shown.contains("writable: true"), "{shown}");
+    assert_eq!(format!("{:?}", Engine::from(store)), shown);
 }
 
 #[test]
