@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_log_names_what_has_no_fields() {
-        assert_eq!(format!("{:?}", IfDropped(Box::new(|_| {}))), "IfDropped(..)");
+        assert_eq!(format!("{:?}", IfDropped(Arc::new(|_| {}))), "IfDropped(..)");
         let forwarding = format!("{:?}", forwarding("url: http://a, timeout: 7s", false));
         assert!(forwarding.contains("Upstream {") && forwarding.contains("timeout: 7s"), "{forwarding}");
     }
