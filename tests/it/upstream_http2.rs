@@ -79,7 +79,9 @@ async fn serve(mut tcp: TcpStream, manner: Manner, seen: Arc<AtomicUsize>) {
             let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
             while let Some(Ok((_, mut respond))) = connection.accept().await {
                 let number = seen.fetch_add(1, Ordering::SeqCst);
-                if manner == Manner::Refuses || (manner == Manner::RefusesEverySecond && number % 2 == 0) {
+                if manner == Manner::Refuses
+                    || (manner == Manner::RefusesEverySecond && number.is_multiple_of(2))
+                {
                     respond.send_reset(h2::Reason::REFUSED_STREAM);
                 } else {
                     let mut body = respond.send_response(Response::new(()), false).unwrap();

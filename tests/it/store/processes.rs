@@ -68,7 +68,7 @@ impl Pair {
         .await;
     }
 
-    async fn store(&self) -> SqliteStore {
+    fn store(&self) -> SqliteStore {
         SqliteStore::open(&self.folder.path().join("faregate.db"), SqliteOptions::default()).unwrap()
     }
 
@@ -137,7 +137,7 @@ async fn two_processes_over_one_file_sell_serve_and_sweep_once() {
     assert_eq!(pair.upstream.seen().len(), 5 * USES, "the upstream served no more");
 
     let earned = PRICE * 5;
-    let store = pair.store().await;
+    let store = pair.store();
     let sums = async || {
         let sweeps = store.sweeps(Some(SweepState::Confirmed), None, 1000).await.unwrap();
         let sum = |actions: &[Action]| {
@@ -189,7 +189,7 @@ async fn a_payment_that_one_process_is_about_to_broadcast_survives_the_start_of_
             }
         }
     });
-    let store = pair.store().await;
+    let store = pair.store();
     let states = async || {
         let payments = store.scan(0, Filter::default(), 10).await.unwrap();
         payments.iter().map(|it| it.state).collect::<Vec<_>>()
