@@ -4,7 +4,7 @@
 //!
 //! From accept to log line, in the order in which it happens:
 //!
-//! 1. **Accept.** [`listen`](crate::listen) accepts the connection if its [`Door`](crate::listen::Door) lets
+//! 1. **Accept.** [`listen`] accepts the connection if its [`Door`](crate::listen::Door) lets
 //!    it in; Pingora parses the request.
 //! 2. **Begin**, [`Gateway::new_ctx`]: the clock starts, and the request keeps the [`Tariff`] of this
 //!    moment, whatever is reloaded meanwhile. [`Gateway::early_request_filter`] sets the connection's time
