@@ -40,7 +40,7 @@ const THRESHOLD: Threshold = Threshold(0xffff_fff8_0000_0000);
 /// Capabilities in the cache.
 const CACHED: u64 = 1_000_000;
 /// The most memory that one of them may take, with the cache's part of it.
-const BYTES_EACH: u64 = 2048;
+const BYTES_EACH: u64 = 1400;
 /// Addresses in a large pool.
 const ADDRESSES: u32 = 10_000;
 
@@ -136,7 +136,8 @@ fn bill(c: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    let seed = Seed::from_bytes([0x19; 32]);
+    // The pool of which the address of an offer is.
+    let seed = Seed::from_bytes([0x18; 32]);
     let large = AddressPool::new((0..ADDRESSES).map(|index| seed.key(index).account()).collect(), Vec::new());
     let minted = Challenge::mint(&keys, &large, 1_u128.to_le_bytes(), offer(Mechanism::NanoTxn));
     let mut random = 0_u128;

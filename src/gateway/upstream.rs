@@ -1,5 +1,7 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
+mod http2;
+mod reasons;
 mod trials;
 mod tunnel;
 
@@ -23,7 +25,6 @@ use pingora::protocols::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::tls::{ALPN, CaType};
 use pingora::utils::tls::CertKey;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -32,8 +33,12 @@ use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
+use http2::{NO_HTTP2, no_http2, speaks_http2};
+use reasons::in_words;
 use trials::Trials;
 use tunnel::TunnelConnector;
+
+pub(super) use reasons::cause;
 
 /// How often host names are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -465,76 +470,6 @@ fn server(backend: &Backend) -> Option<&Arc<Server>> {
     backend.ext.get()
 }
 
-/// Why a server is not sold that is to be spoken to in HTTP/2.
-const NO_HTTP2: &str =
-    "the server does not speak HTTP/2, as `protocol` says: it did not answer to its preface";
-
-/// Begins a connection of HTTP/2 as a request does, and waits for the answer to a ping (RFC 9113 sections 3.4
-/// and 6.7), `within` this time.
-async fn speaks_http2(stream: impl AsyncRead + AsyncWrite + Send + Unpin, within: Duration) -> Result<()> {
-    let spoken = async {
-        // The connection ends with the last handle to it.
-        let (_client, mut connection) = h2::client::handshake(stream).await?;
-        let Some(mut pings) = connection.ping_pong() else { return Ok(false) };
-        tokio::select! {
-            biased;
-            answered = pings.ping(h2::Ping::opaque()) => answered.map(|_pong| true),
-            ended = &mut connection => ended.map(|()| false),
-        }
-    };
-    match tokio::time::timeout(within, spoken).await {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Error::e_explain(ErrorType::H2Error, NO_HTTP2),
-        Ok(Err(error)) => Error::e_because(ErrorType::H2Error, NO_HTTP2, error),
-        Err(_elapsed) => Error::e_explain(ErrorType::H2Error, NO_HTTP2),
-    }
-}
-
-fn no_http2() -> Result<()> {
-    let why =
-        "the server did not choose HTTP/2 in the handshake of TLS (ALPN): let it, or set `protocol: auto`";
-    Error::e_explain(ErrorType::H2Downgrade, why).map_err(|it: Box<Error>| it.into_up())
-}
-
-/// Why a server was not reached or is not healthy, for people: what it answered, or what the network or TLS
-/// says.
-fn in_words(error: &Error) -> String {
-    if let ErrorType::CustomCode(_, status) = error.etype() {
-        return format!("it answers {status}");
-    }
-    if *error.etype() == ErrorType::ConnectTimedout {
-        return "no connection in time".to_owned();
-    }
-    let root = error.root_cause();
-    if let Some(cause) = root.downcast_ref::<std::io::Error>() {
-        return cause.to_string();
-    }
-    // Pingora keeps its own address of a failed connection as the last cause, before what went wrong.
-    if let Some(cause) = std::error::Error::source(root) {
-        return cause.to_string();
-    }
-    let innermost = root.downcast_ref::<Error>().unwrap_or(error);
-    innermost.context.as_ref().map_or_else(|| innermost.to_string(), |it| it.as_str().to_owned())
-}
-
-/// What the network said about a failed request; `None` if that may repeat what was sent.
-pub(super) fn cause(error: &Error) -> Option<String> {
-    let connecting = [
-        ErrorType::ConnectTimedout,
-        ErrorType::ConnectRefused,
-        ErrorType::ConnectNoRoute,
-        ErrorType::ConnectError,
-        ErrorType::TLSHandshakeFailure,
-        ErrorType::TLSHandshakeTimedout,
-        ErrorType::InvalidCert,
-        ErrorType::H2Downgrade,
-    ];
-    if connecting.contains(error.etype()) {
-        return Some(error.to_string());
-    }
-    error.root_cause().downcast_ref::<std::io::Error>().map(ToString::to_string)
-}
-
 /// Tells connections apart that were made for another upstream, trusting other authorities, or in another
 /// version of HTTP.
 fn group(name: &UpstreamName, settings: &config::UpstreamConfig) -> u64 {
@@ -630,8 +565,6 @@ fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) 
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use pingora::upstreams::peer::Peer;
     use tokio::net::TcpListener;
 
@@ -714,17 +647,6 @@ mod tests {
         let names = HostNames { urls: Vec::new(), rules, unknown: Mutex::default() };
         let news = [false, false, true, true, false].map(|found| names.is_news("a", found));
         assert_eq!(news, [true, false, true, false, true]);
-    }
-
-    /// The host and the path that a client asks for are the client's own business.
-    #[test]
-    fn a_cause_repeats_nothing_of_a_request() {
-        let refused = Error::explain(ErrorType::ConnectRefused, "10.0.0.1:80");
-        assert!(cause(&refused).is_some_and(|it| it.contains("10.0.0.1:80")));
-        let reset = io::Error::other("reset by the other side");
-        let broken = Error::because(ErrorType::ReadError, "/secret", reset);
-        assert_eq!(cause(&broken).as_deref(), Some("reset by the other side"));
-        assert_eq!(cause(&Error::explain(ErrorType::InvalidHTTPHeader, "/secret")), None);
     }
 
     #[test]

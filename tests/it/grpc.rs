@@ -8,9 +8,9 @@ use bytes::Bytes;
 use faregate::nano::SecretKey;
 use faregate::x402::{NanoOffer, NanoOffers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
+use crate::listening::Listening;
 use crate::metrics::Uses;
 use crate::patience::{eventually, soon};
 use crate::proxy::wire::Wire;
@@ -18,37 +18,25 @@ use crate::rig::{PLENTY, Plan, Rig};
 
 /// A server whose methods do what their names say.
 struct Server {
-    url: String,
+    listening: Listening,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Server {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let log = Arc::clone(&log);
-                tokio::spawn(async move {
-                    // A trial of the gateway connects and says nothing.
-                    let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        log.lock().unwrap().push(request.headers().clone());
-                        tokio::spawn(call(request, respond));
-                    }
-                });
-            }
-        });
-        Self { url, seen, task }
+        let listening = Listening::start(move |tcp| serve(tcp, Arc::clone(&log))).await;
+        Self { listening, seen }
+    }
+}
+
+async fn serve(tcp: TcpStream, log: Arc<Mutex<Vec<HeaderMap>>>) {
+    // A trial of the gateway asks for nothing.
+    let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        log.lock().unwrap().push(request.headers().clone());
+        tokio::spawn(call(request, respond));
     }
 }
 
@@ -156,7 +144,7 @@ impl Client {
 
 async fn rig(options: &str) -> (Rig, Server) {
     let server = Server::start().await;
-    let more = format!("  grpc: {{ url: \"{}\", protocol: h2c{options} }}\n", server.url);
+    let more = format!("  grpc: {{ url: \"{}\", protocol: h2c{options} }}\n", server.listening.url);
     let routes = r#"
   - { name: call, match: "/svc/**", upstream: grpc, price: 1 raw, grants: { requests: 5, within: 1h } }
   - { match: "/free/**", upstream: api, free: true }

@@ -24,6 +24,7 @@ mod floods;
 mod grpc;
 mod kills;
 mod listen;
+mod listening;
 mod logs;
 mod mcp;
 mod metrics;

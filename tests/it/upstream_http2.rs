@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
+use crate::listening::Listening;
 use crate::logs::Logs;
 use crate::metrics::Uses;
 use crate::patience::eventually;
@@ -32,33 +32,22 @@ enum Manner {
 
 /// A server without TLS that can change its manner.
 struct Server {
-    url: String,
+    listening: Listening,
     speaks: Arc<AtomicBool>,
     /// Requests that came.
     seen: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 impl Server {
     /// It has this manner for as long as it does not speak.
     async fn start(manner: Manner, speaks: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let (speaks, seen) = (Arc::new(AtomicBool::new(speaks)), Arc::new(AtomicUsize::new(0)));
         let (now, count) = (Arc::clone(&speaks), Arc::clone(&seen));
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let manner = if now.load(Ordering::SeqCst) { Manner::Speaks } else { manner };
-                tokio::spawn(serve(tcp, manner, Arc::clone(&count)));
-            }
+        let listening = Listening::start(move |tcp| {
+            let manner = if now.load(Ordering::SeqCst) { Manner::Speaks } else { manner };
+            serve(tcp, manner, Arc::clone(&count))
         });
-        Self { url, speaks, seen, task }
+        Self { listening: listening.await, speaks, seen }
     }
 }
 
@@ -94,7 +83,7 @@ async fn serve(mut tcp: TcpStream, manner: Manner, seen: Arc<AtomicUsize>) {
 
 /// A gateway before this server.
 async fn gateway(server: &Server, options: &str) -> Rig {
-    let more = format!("  two: {{ url: \"{}\", protocol: h2c{options} }}\n", server.url);
+    let more = format!("  two: {{ url: \"{}\", protocol: h2c{options} }}\n", server.listening.url);
     let routes = r#"
   - { name: two, match: "/two/**", upstream: two, price: 1 raw, grants: { requests: 10, within: 1h } }
   - { match: "/open/**", upstream: two, free: true }
@@ -160,7 +149,7 @@ async fn a_request_that_is_refused_is_sent_once_more_and_no_oftener() {
     drop(server);
 
     let server = Server::start(Manner::Refuses, false).await;
-    let more = format!("  two: {{ url: \"{}\", protocol: h2c }}\n", server.url);
+    let more = format!("  two: {{ url: \"{}\", protocol: h2c }}\n", server.listening.url);
     let routes = r#"
   - { name: two, match: "/two/**", upstream: two, price: 1 raw, grants: { requests: 10, within: 1h } }
 "#;

@@ -10,10 +10,10 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
 use super::{Stage, answered};
+use crate::listening::Listening;
 use crate::metrics::Uses;
 use crate::patience::{PATIENCE, eventually, soon, within};
 use crate::proxy::requests;
@@ -270,40 +270,18 @@ async fn talk(mut asked: RecvStream, mut respond: SendResponse<Bytes>) {
 }
 
 /// A server of HTTP/2 that talks so.
-struct Talkative {
-    url: String,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Talkative {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Talkative {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    // A trial of the gateway connects and says nothing.
-                    let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        tokio::spawn(talk(request.into_body(), respond));
-                    }
-                });
-            }
-        });
-        Self { url, task }
+async fn talkative(tcp: TcpStream) {
+    // A trial of the gateway asks for nothing.
+    let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        tokio::spawn(talk(request.into_body(), respond));
     }
 }
 
 /// What Pingora 0.9 does not read or write, as the protocol guide says. Once it does, say so there.
 #[tokio::test]
 async fn trailers_pass_between_http2_only_and_no_hint_of_an_http2_upstream_does() {
-    let upstream = Talkative::start().await;
+    let upstream = Listening::start(talkative).await;
     let more = format!("  two: {{ url: \"{}\", protocol: h2c }}\n", upstream.url);
     let routes = "  - { match: \"/**\", upstream: two, free: true }\n".to_owned();
     let rig = Rig::with(Plan { more, routes, listen: Some("h2c: true"), ..Plan::default() }).await;

@@ -6,11 +6,11 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
 use super::Stage;
 use super::http2::{plain, post, remaining, whole};
+use crate::listening::Listening;
 use crate::metrics::Uses;
 use crate::patience::{eventually, soon};
 use crate::proxy::requests;
@@ -21,46 +21,22 @@ use crate::rig::{PLENTY, capability};
 const LENGTH: usize = 48 << 20;
 
 /// A server of HTTP/2 that answers a request without a body, and reads no body of any other.
-struct Mute {
-    url: String,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Mute {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Mute {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let task = tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(Self::serve(tcp));
-            }
-        });
-        Self { url, task }
-    }
-
-    async fn serve(tcp: TcpStream) {
-        let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
-        let mut kept: Vec<(Request<RecvStream>, SendResponse<Bytes>)> = Vec::new();
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            if request.body().is_end_stream() {
-                let mut body = respond.send_response(Response::new(()), false).unwrap();
-                body.send_data(Bytes::from_static(b"ok"), true).unwrap();
-            } else {
-                kept.push((request, respond));
-            }
+async fn answer_without_reading(tcp: TcpStream) {
+    let Ok(mut connection) = h2::server::handshake(tcp).await else { return };
+    let mut kept: Vec<(Request<RecvStream>, SendResponse<Bytes>)> = Vec::new();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if request.body().is_end_stream() {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+        } else {
+            kept.push((request, respond));
         }
     }
 }
 
 /// A gateway before an upstream of each version, and a capability for each, with 9 uses left.
-async fn stage(timeout: &str) -> (Stage, Mute, [String; 2]) {
-    let (upstream, mute) = (Played::start().await, Mute::start().await);
+async fn stage(timeout: &str) -> (Stage, Listening, [String; 2]) {
+    let (upstream, mute) = (Played::start().await, Listening::start(answer_without_reading).await);
     let more = format!(
         "  one: {{ url: \"{}\", timeout: {timeout} }}\n  two: {{ url: \"{}\", protocol: h2c, timeout: {timeout} }}\n",
         upstream.url, mute.url

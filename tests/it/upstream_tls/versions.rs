@@ -71,7 +71,7 @@ impl Server {
 }
 
 async fn serve_http2(stream: TlsStream<TcpStream>, number: usize) {
-    // A trial of the gateway says nothing.
+    // A trial of the gateway asks for nothing.
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((_, mut respond))) = connection.accept().await {
         let mut body = respond.send_response(Response::new(()), false).unwrap();
