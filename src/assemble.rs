@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::gateway::bill_text::AddressTexts;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
+use crate::gateway::request_id::RequestIds;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerTls, Upstream};
@@ -103,6 +104,7 @@ pub struct Services {
     door: Door,
     /// What unpaid requests take.
     unpaid: Unpaid,
+    request_ids: Arc<RequestIds>,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -173,6 +175,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         metrics,
         door,
         unpaid,
+        request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
         ledger,
         store,
         clock,
@@ -335,7 +338,13 @@ impl Services {
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone())
+        Gateway::new(
+            self.cashier.clone(),
+            tariff,
+            metrics,
+            self.unpaid.clone(),
+            Arc::clone(&self.request_ids),
+        )
     }
 
     /// The door of the gateway's listeners.

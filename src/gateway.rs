@@ -66,6 +66,7 @@ mod presented;
 mod rejection;
 mod redirect;
 mod reply;
+pub mod request_id;
 mod respond;
 #[cfg(test)]
 mod scenes;
@@ -93,6 +94,7 @@ use pingora::prelude::{Error, ErrorType, HttpPeer, ProxyHttp, Result, Session};
 use pingora::protocols::Digest;
 use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
+use tracing::Instrument;
 
 use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Client};
@@ -105,6 +107,7 @@ use client::Caller;
 use context::{Asked, IfDropped};
 use decision::Decision;
 use rejection::Rejection;
+use request_id::{RequestIds, X_REQUEST_ID};
 use tariff::{EdgeLimits, Tariff};
 use unpaid::Unpaid;
 use upstream_bill::UpstreamBills;
@@ -120,6 +123,7 @@ pub struct Gateway<L, S> {
     cashier: Cashier<L, S>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
+    ids: Arc<RequestIds>,
     unpaid: Unpaid,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
@@ -127,16 +131,18 @@ pub struct Gateway<L, S> {
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and `ids` names
+    /// all requests.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
+        ids: Arc<RequestIds>,
     ) -> Self {
         let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
-        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
+        Self { cashier, tariff, metrics, ids, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -196,8 +202,14 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
 
     /// Closes the request's admission, if it has one that is open.
     async fn close(&self, context: &mut Context, ending: Ending) {
+        let span = (ending != Ending::Whole).then(|| context.request_id.span());
         let Some(forwarding) = context.forwarding.as_mut() else { return };
-        let result = forwarding.admission.close(&self.cashier, ending).await;
+        let closing = forwarding.admission.close(&self.cashier, ending);
+        let result = match span {
+            // Only what broke off has something to say.
+            Some(span) => Box::pin(closing.instrument(span)).await,
+            None => closing.await,
+        };
         self.count(context, result);
     }
 
@@ -238,6 +250,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
         context.caller = Caller::of(session, &context.tariff.proxies);
+        context.request_id = self.ids.of(session, &context.caller);
         let decision = self.decide(session, context).await;
         context.decided = decision.outcome();
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
@@ -362,7 +375,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         match &context.forwarding {
             Some(forwarding) => {
-                forward::request(session, request, forwarding, &context.caller, context.body.is_some())
+                forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
+                request.insert_header(X_REQUEST_ID, context.request_id.value())
             }
             None => not_admitted(),
         }
@@ -416,6 +430,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         self.upstream_bills.check(response, context)?;
         let charge = forward::response(session.req_header(), response, context)?;
+        response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
@@ -492,17 +507,26 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             departure::break_off(session);
         }
         let (route, outcome) = (context.route_label(), context.outcome());
+        let request_id = context.request_id.as_str();
         self.metrics.request(&context.at_route.series, outcome, took);
         let duration_ms = took.as_millis();
-        tracing::debug!(route, status, outcome = outcome.as_str(), duration_ms, "request");
+        tracing::debug!(request_id, route, status, outcome = outcome.as_str(), duration_ms, "request");
         let Some(error) = error else { return };
         let (kind, source, cause) = (error.etype().as_str(), error.esource(), upstream::cause(error));
         // A client that pays for nothing must not be able to fill the log.
         let is_paid = matches!(outcome, Outcome::Paid | Outcome::Unlocked);
         if *source == ErrorSource::Downstream && !is_paid {
-            tracing::debug!(route, status, error = kind, source = source.as_str(), "request failed");
+            tracing::debug!(
+                request_id,
+                route,
+                status,
+                error = kind,
+                source = source.as_str(),
+                "request failed"
+            );
         } else {
-            tracing::info!(route, status, error = kind, source = source.as_str(), cause, "request failed");
+            let source = source.as_str();
+            tracing::info!(request_id, route, status, error = kind, source, cause, "request failed");
         }
     }
 
@@ -512,7 +536,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     }
 
     fn request_summary(&self, session: &Session, context: &Box<Context>) -> String {
-        format!("{} on route {}", session.req_header().method, context.route_label())
+        format!("{} on route {}, {}", session.req_header().method, context.route_label(), context.request_id)
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 use super::client::Client;
 use super::reasons::Wait;
@@ -222,13 +223,16 @@ impl Flights {
         drop(under_way);
         let entry = Entry { flights: Arc::clone(&self.0), key, client };
         let settle = settle();
-        runtime.spawn(async move {
+        // What it logs, it logs for the request that began it.
+        let span = Span::current();
+        let task = async move {
             let settled = settle.await;
             // Off the list first: a request that comes after finds the result in the journal.
             drop(entry);
             // If nobody waits for it, the journal has it.
             let _waited_for = sender.send(settled).is_ok();
-        });
+        };
+        runtime.spawn(task.instrument(span));
         Joined::UnderWay(result)
     }
 }

@@ -59,7 +59,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
         look_up.ends_with(&settled);
         let duration_ms = watch.elapsed().as_millis();
         match &settled {
-            Ok(_) => tracing::info!(%block, %mechanism, duration_ms, "payment granted"),
+            Ok(held) => {
+                let Intent { route, amount, payer, .. } = held.intent();
+                let route = route.label();
+                tracing::info!(%block, %mechanism, route, amount_raw = %amount, %payer, duration_ms, "payment granted");
+            }
             Err(Unsettled::Refused(_, Some(Particular::Amount { came, asked }))) => {
                 tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
             }

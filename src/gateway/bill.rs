@@ -14,6 +14,7 @@ use super::bill_text::{BillParts, declared};
 use super::context::Context;
 use super::decision::Billed;
 use super::reply::{Reply, failed};
+use super::request_id::X_REQUEST_ID;
 use crate::nano::BlockHash;
 use crate::routes::{CanonicalTarget, Route};
 use crate::x402::payment_identifier::PAYMENT_IDENTIFIER;
@@ -21,8 +22,8 @@ use crate::x402::{self, PaymentRequired, PaymentRequirements, Resource};
 
 /// The most bytes of a bill's head.
 const MAX_HEAD: usize = 4095;
-/// What the head holds beside the headers of this file: the status line and what every answer of the
-/// gateway's own has. It was 274 bytes, and there is some to spare.
+/// What the head holds beside the headers of this file and the request's id: the status line and what every answer
+/// of the gateway's own has. It was 274 bytes, and there is some to spare.
 const OTHERS: usize = 320;
 /// The headers that let a page of another origin read it, without the origin. They were 264 bytes.
 const EXPOSING: usize = 300;
@@ -86,7 +87,9 @@ fn required(route: &Route, code: &str, url: String, accepts: Vec<PaymentRequirem
 fn room(context: &Context) -> usize {
     let origin = context.origin.as_ref().map_or(0, |it| it.len().saturating_add(EXPOSING));
     let varies_by = context.varies_by.len().saturating_add(AROUND);
-    MAX_HEAD.saturating_sub(OTHERS).saturating_sub(origin).saturating_sub(varies_by)
+    let id = X_REQUEST_ID.len().saturating_add(context.request_id.as_str().len()).saturating_add(AROUND);
+    let others = [OTHERS, origin, varies_by, id];
+    others.into_iter().fold(MAX_HEAD, usize::saturating_sub)
 }
 
 /// The headers of a bill.

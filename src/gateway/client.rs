@@ -59,7 +59,8 @@ impl Caller {
         self.believed(request).and_then(|it| one(it, &X_FORWARDED_HOST)).or(host)
     }
 
-    fn believed<'r>(&self, request: &'r RequestHeader) -> Option<&'r HeaderMap> {
+    /// The headers of `request`, if its sender is believed about them.
+    pub(super) fn believed<'r>(&self, request: &'r RequestHeader) -> Option<&'r HeaderMap> {
         self.is_believed.then_some(&request.headers)
     }
 
@@ -106,7 +107,7 @@ fn text(address: IpAddr) -> String {
 }
 
 /// The value of a header that came once, as text.
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
     value.to_str().ok()

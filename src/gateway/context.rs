@@ -13,6 +13,7 @@ use pingora::upstreams::peer::Peer;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
+use super::request_id::RequestId;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
@@ -28,6 +29,7 @@ use crate::routes::{CanonicalTarget, Strip};
 #[derive(Debug)]
 pub struct Context {
     pub(super) started: Stopwatch,
+    pub(super) request_id: RequestId,
     pub(super) tariff: Arc<Tariff>,
     pub(super) at_route: Arc<AtRoute>,
     /// How the request ends if it is not forwarded.
@@ -151,6 +153,7 @@ impl Context {
     pub(super) fn new(tariff: Arc<Tariff>) -> Self {
         Self {
             started: Stopwatch::start(),
+            request_id: RequestId::none(),
             at_route: Arc::clone(&tariff.by_no_route),
             tariff,
             decided: Outcome::Free,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::header::ORIGIN;
 use pingora::prelude::Session;
+use tracing::Instrument;
 
 use super::calls::{self, Sale};
 use super::context::Context;
@@ -109,12 +110,14 @@ async fn sell<L: Ledger, S: Store>(
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
     let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
-    let (mut identified, mut url) = (None, None);
+    let (mut identified, mut url, mut span) = (None, None, None);
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
         identified = Box::pin(idempotency::read(session, context, request, &extensions)).await?;
         url = Some(context.public_url().join(target.as_str()));
+        // What is logged of a payment is found by its request.
+        span = Some(context.request_id.span());
     }
     let ask = Ask {
         route: sale.route,
@@ -127,7 +130,12 @@ async fn sell<L: Ledger, S: Store>(
         down: context.tariff.upstreams.get(&route.upstream).and_then(|it| it.down()),
         url,
     };
-    Ok(match cashier.decide(ask).await {
+    let deciding = cashier.decide(ask);
+    let verdict = match span {
+        Some(span) => Box::pin(deciding.instrument(span)).await,
+        None => deciding.await,
+    };
+    Ok(match verdict {
         Verdict::Admit(admitted) => {
             let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
             return forward(context, Destination::of(&route), target, admission, false);

@@ -34,7 +34,7 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(cashier: Cashier<L, S>, metrics: A
             metrics.capability_use(&context.at_route.series, result);
         }
         metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
-        tracing::info!(route, error = "ReadTimedout", "request failed: its answer is late");
+        tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", "request failed: its answer is late");
         if let Some((words, deadline)) = words.zip(context.deadline.as_ref()) {
             deadline.leave(words);
         }

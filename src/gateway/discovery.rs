@@ -21,6 +21,7 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 
 use super::reply;
+use super::request_id::RequestId;
 use crate::config::{Config, PublicUrl};
 use crate::payment::Mechanism;
 use crate::routes::{CanonicalTarget, Found, HostPattern, PriceTable, RequestHead, Route, RouteName};
@@ -128,7 +129,7 @@ impl Document {
     }
 
     /// Answers a request for the document. Any client and any web page may read it.
-    pub(super) async fn send(&self, session: &mut Session) -> Result<()> {
+    pub(super) async fn send(&self, session: &mut Session, id: &RequestId) -> Result<()> {
         let known = session.req_header().headers.get_all(IF_NONE_MATCH);
         let is_known = known.iter().filter_map(|it| it.to_str().ok()).any(|it| self.is_among(it));
         let status = if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
@@ -140,7 +141,7 @@ impl Document {
             response.insert_header(CONTENT_TYPE, self.kind)?;
             response.insert_header(CONTENT_LENGTH, self.body.len())?;
         }
-        reply::write(session, response, (!is_known).then(|| self.body.clone())).await
+        reply::write(session, id, response, (!is_known).then(|| self.body.clone())).await
     }
 
     /// Whether a list of entity tags names this document (RFC 9110 section 13.1.2).

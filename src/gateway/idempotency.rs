@@ -81,8 +81,8 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
     }
     let head = session.req_header().method == Method::HEAD;
     if head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
-        return reply::write(session, response, None).await;
+        return reply::write(session, &context.request_id, response, None).await;
     }
     response.insert_header(CONTENT_LENGTH, body.len())?;
-    reply::write(session, response, Some(Bytes::from(body))).await
+    reply::write(session, &context.request_id, response, Some(Bytes::from(body))).await
 }

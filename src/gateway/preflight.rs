@@ -70,7 +70,7 @@ pub(super) async fn answer(session: &mut Session, context: &Context) -> Result<(
             CorsPolicy::answer_preflight(&mut response, &session.req_header().headers)?;
         }
     }
-    reply::write(session, response, None).await
+    reply::write(session, &context.request_id, response, None).await
 }
 
 /// Removes what a preflight has no use for before it is forwarded.

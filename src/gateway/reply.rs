@@ -9,6 +9,7 @@ use pingora::http::ResponseHeader;
 use pingora::prelude::{Error, ErrorType, Result, Session};
 use serde_json::json;
 
+use super::request_id::{RequestId, X_REQUEST_ID};
 use crate::cashier::{PendingReason, Wait};
 use crate::nano::BlockHash;
 use crate::x402;
@@ -114,8 +115,14 @@ pub(super) fn value(text: Bytes) -> Result<HeaderValue> {
 }
 
 /// Writes a whole answer, to HEAD without its body: Pingora would send it over HTTP/2, and the client
-/// would reset the stream.
-pub(super) async fn write(session: &mut Session, head: ResponseHeader, body: Option<Bytes>) -> Result<()> {
+/// would reset the stream. It has the request's id.
+pub(super) async fn write(
+    session: &mut Session,
+    id: &RequestId,
+    mut head: ResponseHeader,
+    body: Option<Bytes>,
+) -> Result<()> {
+    head.insert_header(X_REQUEST_ID, id.value())?;
     let body = body.filter(|_| session.req_header().method != Method::HEAD);
     if body.is_none()
         && let Some(session) = session.as_downstream_mut().as_custom_mut()

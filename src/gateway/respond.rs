@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::context::{Asked, Context, Forwarding};
 use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
+use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
@@ -37,7 +38,7 @@ pub(super) async fn respond(
         }
         Decision::Document(document) => {
             spare_connection(session, context);
-            return Box::pin(document.send(session)).await.map(|()| None);
+            return Box::pin(document.send(session, &context.request_id)).await.map(|()| None);
         }
         Decision::Preflight => {
             return Box::pin(preflight::answer(session, context)).await.map(|()| None);
@@ -102,7 +103,7 @@ fn gone(moved: &Moved) -> Reply {
 async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result<()> {
     let (response, body) = written(Asked::of(session.req_header()), context, answer)?;
     spare_connection(session, context);
-    write(session, response, body).await?;
+    write(session, &context.request_id, response, body).await?;
     linger(session).await;
     Ok(())
 }
@@ -110,6 +111,7 @@ async fn send(session: &mut Session, context: &Context, answer: Reply) -> Result
 /// The head and the body of an answer of the gateway's own.
 fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHeader, Option<Bytes>)> {
     let Reply { status, headers, message, body } = answer;
+    let body = with_id(&body, &context.request_id);
     let (mut response, body) = if asked.is_grpc {
         (grpc::refusal(asked.version, status, &message)?, None)
     } else {
@@ -130,14 +132,29 @@ fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHe
     Ok((response, body))
 }
 
+/// A JSON object with the request's id as its last member, which needs no escape.
+fn with_id(body: &[u8], id: &RequestId) -> Bytes {
+    match body.strip_suffix(b"}") {
+        Some(members) => {
+            let separator: &[u8] = if members.ends_with(b"{") { b"" } else { b"," };
+            [members, separator, b"\"request_id\":\"", id.as_str().as_bytes(), b"\"}"].concat().into()
+        }
+        None => Bytes::copy_from_slice(body),
+    }
+}
+
 /// The answer to a request that is dropped because the upstream is late; `None` if an answer has begun.
 pub(super) fn last_words(context: &Context) -> Option<LastWords> {
     let asked = context.asked.filter(|_| !context.is_answered)?;
     let answer = upstream_failed(context, StatusCode::GATEWAY_TIMEOUT, false);
-    match written(asked, context, answer) {
+    let words = written(asked, context, answer).and_then(|(mut head, body)| {
+        head.insert_header(X_REQUEST_ID, context.request_id.value())?;
+        Ok((head, body))
+    });
+    match words {
         Ok((head, body)) => Some(LastWords { head, body: body.filter(|_| !asked.is_head) }),
         Err(error) => {
-            tracing::warn!(%error, "a request that is dropped cannot be answered");
+            tracing::warn!(request_id = %context.request_id, %error, "a request that is dropped cannot be answered");
             None
         }
     }

@@ -34,11 +34,12 @@ impl UpstreamBills {
         if response.status != StatusCode::PAYMENT_REQUIRED || !has_paid {
             return Ok(());
         }
-        self.complain(context.route_label());
+        self.complain(context);
         Err(Error::explain(UPSTREAM_BILL, "the upstream answered 402").into_up())
     }
 
-    fn complain(&self, route: &str) {
+    fn complain(&self, context: &Context) {
+        let route = context.route_label();
         // Held for a look into a short map, never while something is awaited.
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if said.get(route).is_some_and(|it| it.elapsed() < COMPLAIN_EVERY) {
@@ -47,6 +48,7 @@ impl UpstreamBills {
         let _before = said.insert(route.to_owned(), Stopwatch::start());
         drop(said);
         tracing::warn!(
+            request_id = %context.request_id,
             route,
             "the upstream answers 402: it asks for money of its own. Look at your account with it. Clients are \
              answered 502 (upstream_payment_required) and are not charged"

@@ -7,10 +7,11 @@
 #[must_use]
 pub fn is_own_header(name: &str) -> bool {
     const STARTS: [&str; 6] = ["payment-", "x-payment", "x-x402", "faregate-", "x-forwarded-", "x-original-"];
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
         "payment",
         "forwarded",
         "x-real-ip",
+        "x-request-id",
         "x-rewrite-url",
         "x-http-method",
         "x-http-method-override",

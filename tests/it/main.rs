@@ -42,6 +42,7 @@ mod program;
 mod proxies;
 mod proxy;
 mod renamed;
+mod request_id;
 mod rig;
 mod routes;
 mod scripted;

@@ -180,6 +180,7 @@ async fn a_usual_bill_says_the_same_in_its_head_and_its_body() {
     wire.ask(&format!("GET /0/{}?q={}", "p".repeat(200), "v".repeat(100)), &[]).await;
     let answer = wire.answer().await;
     let (head, mut body) = (header_of(&answer), answer.json());
+    assert!(body.as_object_mut().unwrap().remove("request_id").unwrap().is_string());
     let _for_people = body.as_object_mut().unwrap().remove("message").unwrap();
     assert_eq!(head, body);
     drop(wire);

@@ -73,6 +73,7 @@ async fn a_bill_says_the_same_in_header_and_body_and_is_kept_by_nobody() {
     let required: Value =
         serde_json::from_slice(&STANDARD.decode(answer.one("payment-required")).unwrap()).unwrap();
     let mut body = answer.json();
+    assert!(body.as_object_mut().unwrap().remove("request_id").unwrap().is_string());
     assert!(body.as_object_mut().unwrap().remove("message").unwrap().is_string());
     assert_eq!(required, body);
     assert_eq!(required["resource"]["url"], format!("{}/v1/search/x?y=z", rig.url));

@@ -1,0 +1,113 @@
+//! The id of a request: who may choose it, whom it is told, and where it is found again.
+
+use serde_json::Value;
+
+use crate::logs::Logs;
+use crate::rig::{PLENTY, Plan, Rig, header};
+
+const X_REQUEST_ID: &str = "x-request-id";
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// The ids that the upstream was told, a list for each request.
+fn told(rig: &Rig) -> Vec<Vec<String>> {
+    let is_id =
+        |name: &str| name.eq_ignore_ascii_case(X_REQUEST_ID) || name.eq_ignore_ascii_case("x_request_id");
+    let ids = |seen: &crate::scripted::Seen| {
+        let ids = seen.headers().iter().filter(|(name, _)| is_id(name));
+        ids.map(|(_, value)| value.clone()).collect()
+    };
+    rig.upstream.seen().iter().map(ids).collect()
+}
+
+fn is_made(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|it| it.is_ascii_hexdigit())
+}
+
+#[tokio::test]
+async fn a_request_gets_an_id_that_its_sender_cannot_choose() {
+    let plan = Plan {
+        answer: Box::new(|_| crate::scripted::Reply::text(200, "ok").with("X-Request-Id", "of-the-upstream")),
+        ..Plan::default()
+    };
+    let rig = Rig::with(plan).await;
+    let chosen = [
+        (X_REQUEST_ID, "chosen"),
+        ("x_request_id", "spelled"),
+        ("traceparent", TRACE),
+        ("tracestate", "a=b"),
+    ];
+    let (first, second) = (rig.get("/free/x", &chosen).await, rig.get("/free/y", &[]).await);
+    let ids = [header(&first, X_REQUEST_ID), header(&second, X_REQUEST_ID)].map(str::to_owned);
+    assert!(ids.iter().all(|it| is_made(it)) && ids[0] != ids[1], "{ids:?}");
+    assert_eq!(first.headers().get_all(X_REQUEST_ID).iter().count(), 1);
+    assert_eq!(told(&rig), ids.map(|it| vec![it]));
+    let seen = rig.upstream.seen();
+    assert_eq!(seen[0].header("traceparent"), Some(TRACE), "passed on as it came");
+    assert_eq!(seen[0].header("tracestate"), Some("a=b"));
+    assert_eq!(seen[1].header("traceparent"), None, "none is made");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_chooses_the_id_if_it_can_stand_anywhere() {
+    let rig = Rig::with(Plan { listen: Some("trusted_proxies: [127.0.0.1]"), ..Plan::default() }).await;
+    let id = "Root=1-67891233-abcdef012345678912345678";
+    assert_eq!(header(&rig.get("/free/x", &[(X_REQUEST_ID, id)]).await, X_REQUEST_ID), id);
+    assert_eq!(told(&rig), [[id]]);
+    let (long, twice) = ("a".repeat(129), [(X_REQUEST_ID, "one"), (X_REQUEST_ID, "other")]);
+    for headers in [&[(X_REQUEST_ID, "a\"b")][..], &[(X_REQUEST_ID, "")], &[(X_REQUEST_ID, &long)], &twice] {
+        let answer = rig.get("/free/x", headers).await;
+        assert!(is_made(header(&answer, X_REQUEST_ID)), "{headers:?}");
+        assert_eq!(told(&rig).pop().unwrap(), [header(&answer, X_REQUEST_ID)], "{headers:?}");
+    }
+    rig.end().await;
+}
+
+/// Bills and refusals, errors of the gateway's own and of the upstream.
+#[tokio::test]
+async fn every_error_names_its_request() {
+    let plan = Plan { answer: Box::new(|_| crate::scripted::Reply::Drop), ..Plan::default() };
+    let rig = Rig::with(plan).await;
+    let malformed = [("payment-signature", "?")];
+    for (path, headers, status) in [
+        ("/paid", &[][..], 402),
+        ("/paid", &[("payment-capability", "bm9uZQ")], 402),
+        ("/paid", &malformed, 400),
+        ("/nowhere", &[], 404),
+        ("/free/x", &[], 502),
+    ] {
+        let answer = rig.get(path, headers).await;
+        assert_eq!(answer.status(), status, "{path}");
+        let id = header(&answer, X_REQUEST_ID).to_owned();
+        let body: Value = answer.json().await.unwrap();
+        assert!(is_made(&id) && body["error"].is_string(), "{body}");
+        assert_eq!(body["request_id"], id.as_str(), "{path} {status}");
+    }
+    let document = rig.get("/openapi.json", &[]).await;
+    assert!(is_made(header(&document, X_REQUEST_ID)), "what is published has the header alone");
+    rig.end().await;
+}
+
+/// The settlement of a payment runs in a task of its own: its lines name the request that began it.
+#[tokio::test]
+async fn what_is_logged_of_a_payment_names_its_request_and_what_was_bought() {
+    let logs = Logs::keep();
+    let rig = Rig::start().await;
+    let key = rig.payer(1, PLENTY);
+    let answer = rig.pay(&key, "/v1/search/a").await;
+    assert_eq!(answer.status(), 200);
+    let id = header(&answer, X_REQUEST_ID).to_owned();
+    let text = logs.text();
+    let granted = text.lines().find(|it| it.contains("payment granted")).unwrap();
+    let payer = key.account().to_string();
+    let said = [
+        &format!("request_id=\"{id}\""),
+        "route=\"search\"",
+        "amount_raw=1000000000000000000000000000",
+        &payer,
+    ];
+    for said in said {
+        assert!(granted.contains(said), "{said} is not in: {granted}");
+    }
+    rig.end().await;
+}
