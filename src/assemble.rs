@@ -9,10 +9,12 @@ mod pool;
 mod reach;
 mod reload;
 mod stranded;
+mod swept;
 mod sweeping;
 mod upstreams;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier, ClientLimits};
 use crate::clock::Clock;
@@ -39,17 +42,19 @@ use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::listen::{self, Door, DoorRules};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
-use crate::routes::UpstreamName;
+use crate::routes::{Access, RouteName, UpstreamName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
 use crate::store::{
     Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
     StoreObserver, Unsound,
 };
+use crate::sweep::Action;
 use crate::sweeper::SweepJournal;
 use crate::vault::{self, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
+use swept::SweptCount;
 
 pub use nodes::{endpoints, node_client};
 pub use pool::{PoolError, address_pool, pool_accounts};
@@ -105,6 +110,7 @@ pub struct Services {
     /// What unpaid requests take.
     unpaid: Unpaid,
     request_ids: Arc<RequestIds>,
+    access_log: AccessLog,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -141,7 +147,9 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         capabilities_cached: config.limits.capabilities_cached,
         runtime: tokio::runtime::Handle::current(),
     });
-    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff(&config, upstreams_tls(&config)?).await)));
+    let tariff = tariff(&config, upstreams_tls(&config)?).await;
+    begin_series(&metrics, &config, &tariff);
+    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff)));
     metrics.configured();
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -157,15 +165,21 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     tasks.spawn(async move { log_store_readiness(&watching, until).await });
     let (metering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { metering.capabilities().run(until).await });
+    let mut swept = SweptCount::new(Arc::clone(&store), Arc::clone(&metrics), clock.clone());
+    // Before anything is swept here. If it fails, what is in the journal counts as swept from now on.
+    if let Err(error) = swept.look().await {
+        tracing::warn!(%error, "the journal of sweeps cannot be read");
+    }
     let watch = DepositWatch {
         ledger: NodeLedger::clone(&ledger),
         store: Arc::clone(&store),
         metrics: Arc::clone(&metrics),
         clock: clock.clone(),
+        swept,
     };
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
     let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
-    if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, &metrics, shutdown)? {
+    if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
         tasks.spawn(sweep);
     }
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
@@ -176,6 +190,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         door,
         unpaid,
         request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
+        access_log: AccessLog::none(),
         ledger,
         store,
         clock,
@@ -231,6 +246,25 @@ async fn log_store_readiness(cashier: &Cashier<NodeLedger, Engine>, mut shutdown
             () = tokio::time::sleep(CHECK_STORE_EVERY) => {}
             () = shutdown::asked_for(&mut shutdown) => return,
         }
+    }
+}
+
+/// Shows every counter whose labels the configuration decides at 0, before anything happens.
+fn begin_series(metrics: &Metrics, config: &Config, tariff: &Tariff) {
+    for route in config.table.routes() {
+        let label = route.name.label();
+        metrics.begin_route(label);
+        if !matches!(route.access, Access::Free) {
+            metrics.begin_sales(label, config.mechanisms.get(&route.name).unwrap_or(&config.nano.mechanisms));
+        }
+    }
+    metrics.begin_route(tariff.documents.label.label());
+    metrics.begin_route(tariff.by_no_route.label());
+    if config.facilitator.is_some() {
+        metrics.begin_sales(RouteName::of_foreign("").label(), &config.nano.in_use);
+    }
+    for action in Action::ALL {
+        metrics.begin_sweep(action.as_str());
     }
 }
 
@@ -322,6 +356,7 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
             free_forwards: config.limits.free_forwards.unwrap_or_else(free_forwards),
             bills_per_client: config.limits.per_client.bills,
         },
+        logged: config.logged_requests,
         proxies: config.listen.trusted_proxies.clone(),
         documents,
         bodies: BodyBudget::new(
@@ -334,17 +369,21 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
 }
 
 impl Services {
+    /// Has the requests of gateways that are made after this logged to `out`.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn log_requests_to(&mut self, out: impl io::Write + Send + 'static) -> io::Result<()> {
+        self.access_log = AccessLog::to(out, Arc::clone(&self.metrics))?;
+        Ok(())
+    }
+
     /// The gateway, to serve on one listener or several.
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        Gateway::new(
-            self.cashier.clone(),
-            tariff,
-            metrics,
-            self.unpaid.clone(),
-            Arc::clone(&self.request_ids),
-        )
+        let (ids, access_log) = (Arc::clone(&self.request_ids), self.access_log.clone());
+        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone(), ids, access_log)
     }
 
     /// The door of the gateway's listeners.
@@ -414,7 +453,9 @@ impl Services {
         }
         self.cashier.configure(settings(&config));
         self.door.change(door_rules(&config));
-        self.tariff.store(Arc::new(tariff(&config, tls).await));
+        let tariff = tariff(&config, tls).await;
+        begin_series(&self.metrics, &config, &tariff);
+        self.tariff.store(Arc::new(tariff));
         self.metrics.configured();
         self.report_stranded(&config).await;
         Ok(held_back)
@@ -453,5 +494,6 @@ impl Services {
             tracing::warn!("background tasks cut off");
         }
         self.store.close().await;
+        self.access_log.flush().await;
     }
 }

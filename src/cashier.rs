@@ -20,6 +20,7 @@ mod proof;
 mod reasons;
 mod recovery;
 mod settlement;
+mod troubles;
 mod unsettled;
 mod verdict;
 
@@ -52,6 +53,7 @@ use idempotency::Under;
 use lanes::Lanes;
 use look_ups::{LookUp, LookUps};
 use proof::Checked;
+use troubles::Troubles;
 use unsettled::{SettlementResult, Unsettled};
 
 pub use client::{Client, Share, Shares};
@@ -182,6 +184,7 @@ struct Core<L, S> {
     flights: Flights,
     lanes: Lanes,
     look_ups: LookUps,
+    troubles: Troubles,
     runtime: tokio::runtime::Handle,
     /// How many refusals were explained at some cost, and in which second.
     explained: Mutex<(UnixSeconds, u32)>,
@@ -207,6 +210,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             flights: Flights::default(),
             lanes: Lanes::default(),
             look_ups: LookUps::default(),
+            troubles: Troubles::default(),
             runtime: parts.runtime,
             explained: Mutex::new((UnixSeconds(0), 0)),
         }))
@@ -273,10 +277,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Ok(verdict) => verdict,
             Err(Denied::Identifier(refusal)) => Verdict::Conflict(refusal),
             Err(Denied::Moved(moved)) => Verdict::Moved(moved),
-            Err(Denied::Wait(wait)) => Verdict::Wait(wait),
+            Err(Denied::Wait(wait)) => {
+                if matches!(wait, Wait::Overloaded) {
+                    let mechanism = payment.map(|(mechanism, _)| mechanism);
+                    self.0.metrics.refusal(route.label(), "overloaded", mechanism);
+                }
+                Verdict::Wait(wait)
+            }
             Err(Denied::Refused { refusal, explanation, late }) => {
                 let (mechanism, block) = payment.unzip();
-                self.0.metrics.refusal(refusal, mechanism);
+                self.0.metrics.refusal(route.label(), refusal.code(), mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
                 bill(late.as_deref(), Some(refused))

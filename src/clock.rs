@@ -40,6 +40,13 @@ impl fmt::Debug for Clock {
     }
 }
 
+/// The machine's time as a log shows it. Nothing is decided by it.
+#[must_use]
+pub fn for_logs() -> SystemTime {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    SystemTime::now()
+}
+
 /// Measures elapsed time. It is monotonic, and it stops while a simulation pauses the runtime's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);

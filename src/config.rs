@@ -31,10 +31,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::access_log::LoggedRequests;
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
-use mirror::ConfigFile;
+use mirror::{AccessLogFile, ConfigFile};
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
@@ -62,6 +63,8 @@ pub struct Config {
     pub listen: Listen,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
+    /// Which requests have a line in the access log.
+    pub logged_requests: LoggedRequests,
     /// The listener for other servers that sell for Nano; `None` if it is off.
     pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
@@ -156,6 +159,12 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         public_url: listen::public_url(judge, file.public_url),
         listen: listen.and_then(|it| listen::listen(judge, it)),
         admin: judge.optional(file.admin, listen::admin),
+        logged_requests: judge
+            .section(file.access_log)
+            .and_then(|it: AccessLogFile| {
+                judge.choice(it.requests, LoggedRequests::ALL, LoggedRequests::as_str)
+            })
+            .map(Option::unwrap_or_default),
         facilitator: judge.optional(file.facilitator, listen::facilitator),
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
         nano,

@@ -100,12 +100,16 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
     /// A facilitator that decides by `cashier`. With a `token`, callers must send it. `proxies` are believed
     /// about the callers they speak for.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         cashier: Cashier<L, S>,
         metrics: Arc<Metrics>,
         token: Option<BearerToken>,
         proxies: TrustedProxies,
     ) -> Self {
+        for endpoint in Endpoint::ALL {
+            metrics.begin_endpoint(endpoint.as_str());
+        }
+        metrics.begin_endpoint(NO_ENDPOINT);
         Self { cashier, metrics, token, proxies }
     }
 

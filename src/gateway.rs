@@ -96,6 +96,7 @@ use pingora::proxy::FailToProxy;
 use pingora::upstreams::peer::Peer;
 use tracing::Instrument;
 
+use crate::access_log::{AccessLog, RequestLine};
 use crate::admission::{Charge, Ending};
 use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
@@ -124,6 +125,7 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     ids: Arc<RequestIds>,
+    access_log: AccessLog,
     unpaid: Unpaid,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
@@ -132,7 +134,7 @@ pub struct Gateway<L, S> {
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
     /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and `ids` names
-    /// all requests.
+    /// all requests. `access_log` gets a line for those that the tariff says.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
@@ -140,9 +142,11 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
         ids: Arc<RequestIds>,
+        access_log: AccessLog,
     ) -> Self {
-        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
-        Self { cashier, tariff, metrics, ids, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
+        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), access_log.clone());
+        let upstream_bills = UpstreamBills::new();
+        Self { cashier, tariff, metrics, ids, access_log, unpaid, upstream_bills, if_dropped }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -252,11 +256,22 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         context.request_id = self.ids.of(session, &context.caller);
         let decision = self.decide(session, context).await;
+        if let Some(reason) = decision.rejected_for() {
+            self.metrics.refusal(context.route_label(), reason, None);
+        }
         context.decided = decision.outcome();
+        if self.access_log.is_on() {
+            context.noted.payment = decision.payment();
+            context.noted.refusal = decision.refusal();
+        }
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
             context.if_dropped = Some(self.if_dropped.clone());
             context.asked = Some(Asked::of(session.req_header()));
+            // How it ends if it is dropped.
+            if self.access_log.is_on() && context.is_logged(Outcome::UpstreamFailed) {
+                context.noted.line = Some(line_of(session));
+            }
             fail::fail_point!("use-held", |_| std::process::abort());
         }
         Ok(context.forwarding.is_none())
@@ -267,6 +282,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session: &mut Session,
         context: &mut Box<Context>,
     ) -> Result<Box<HttpPeer>> {
+        context.noted.chosen_after = self.access_log.is_on().then(|| context.started.elapsed());
         let Some(forwarding) = context.forwarding.as_mut() else { return not_admitted() };
         let Some(chosen) = forwarding.upstream.choose(&forwarding.unreached) else {
             let why = "no address of the upstream is known and healthy";
@@ -506,9 +522,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         if error.is_some() {
             departure::break_off(session);
         }
-        let (route, outcome) = (context.route_label(), context.outcome());
-        let request_id = context.request_id.as_str();
+        let outcome = context.outcome();
+        if self.access_log.is_on() && context.is_logged(outcome) {
+            let line = context.noted.line.take().unwrap_or_else(|| line_of(session));
+            self.access_log.line(context.entry(line, (status, session.body_bytes_sent()), took, outcome));
+        }
+        let (route, request_id) = (context.route_label(), context.request_id.as_str());
         self.metrics.request(&context.at_route.series, outcome, took);
+        self.metrics.response(&context.at_route.series, status);
         let duration_ms = took.as_millis();
         tracing::debug!(request_id, route, status, outcome = outcome.as_str(), duration_ms, "request");
         let Some(error) = error else { return };
@@ -538,6 +559,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     fn request_summary(&self, session: &Session, context: &Box<Context>) -> String {
         format!("{} on route {}, {}", session.req_header().method, context.route_label(), context.request_id)
     }
+}
+
+/// What a request asks for, as the access log says it.
+fn line_of(session: &Session) -> RequestLine {
+    let request = session.req_header();
+    RequestLine::new(&request.method, request.uri.path(), request.version)
 }
 
 /// Whether an answer can make a tunnel of the request's connection.

@@ -14,10 +14,11 @@
 //! * [`sweep`]: which blocks bring the money of a pool account home.
 //!
 //! Ports, which give access to the outside world:
-//! * [`clock`], [`entropy`], [`shutdown`], `outbound` and `sync`: time, randomness, the end of the
-//!   process, outgoing connections, synchronisation.
+//! * [`clock`], [`entropy`], [`shutdown`], [`repeats`], `outbound` and `sync`: time, randomness, the end of the
+//!   process, log lines that would repeat, outgoing connections, synchronisation.
 //! * [`vault`]: keys and other secrets. [`ledger`]: the nodes of the Nano network.
 //! * [`store`]: the journal of payments and capabilities. [`metrics`]: what is counted.
+//!   [`access_log`]: a line for each request.
 //!
 //! Drivers, which apply the rules:
 //! * [`cashier`]: decides one request. [`admission`]: the use that an admitted request holds until its
@@ -53,12 +54,15 @@ pub mod shutdown;
 mod outbound;
 #[cfg(feature = "gateway")]
 mod sync;
+pub mod repeats;
 pub mod vault;
 pub mod ledger;
 #[cfg(feature = "gateway")]
 pub mod store;
 #[cfg(feature = "gateway")]
 pub mod metrics;
+#[cfg(feature = "gateway")]
+pub mod access_log;
 
 #[cfg(feature = "gateway")]
 pub mod cashier;

@@ -88,7 +88,8 @@ pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
                 Ok((tcp, peer)) => match door.enter(&tcp, peer, connections.len()) {
                     Ok(entered) => {
                         let (door, tls, app) = (door.clone(), tls.clone(), Arc::clone(&app));
-                        connections.spawn(connection(tcp, entered, door, tls, app, shutdown.clone()));
+                        let serving = connection(tcp, entered, door.clone(), tls, app, shutdown.clone());
+                        connections.spawn(door.counted(serving));
                     }
                     Err(limit) => if let Some(others) = turned_away.due() {
                         let limit = limit.as_str();

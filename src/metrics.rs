@@ -3,16 +3,17 @@
 //! Names begin with `faregate_` and use base units. The values of labels come from the
 //! configuration or from this crate, never from a client, so that their number is bounded.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::nano::Raw;
-use crate::payment::{Mechanism, Refusal};
+use crate::payment::Mechanism;
 
 vocabulary! {
     /// How a request ended, for `requests_total` and `request_duration_seconds`.
@@ -126,8 +127,10 @@ pub struct Declared {
 /// Buckets of a duration, in seconds, that is usually short.
 const FAST: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Buckets of a duration, in seconds, that includes a wait for the network or for work.
-const SLOW: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0];
+/// Buckets of a duration, in seconds, that includes a wait for the network or for work: about the second that a
+/// confirmation takes, and up to what a recovery after an outage takes.
+const SLOW: &[f64] =
+    &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 /// Buckets of a number of things.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
@@ -138,6 +141,8 @@ macro_rules! declare {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// What the system says of the process, under the names that everybody uses.
+            process: Registry,
             $($(#[doc = $help])+ $name: $kind,)+
         }
 
@@ -161,7 +166,12 @@ macro_rules! declare {
                     let $name = declare!(@make $kind, options $(, $($label),+)?)?;
                     registry.register(Box::new($name.clone()))?;
                 )+
-                let metrics = Self { registry, $($name),+ };
+                let process = Registry::new();
+                process.register(Box::new(ProcessCollector::for_self()))?;
+                let metrics = Self { registry, process, $($name),+ };
+                for limit in ReachedLimit::ALL {
+                    let _at_zero = metrics.limits_reached_total.with_label_values(&[limit.as_str()]);
+                }
                 metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
                 Ok(metrics)
             }
@@ -182,12 +192,18 @@ declare! {
     requests_total: IntCounterVec[route, outcome];
     /// Time from the head of the request to the end of the answer.
     request_duration_seconds: HistogramVec[route, outcome] in FAST;
+    /// Answers, by route and by the class of their status.
+    responses_total: IntCounterVec[route, class];
+    /// Connections of clients and callers that are open.
+    connections_open: IntGauge;
+    /// When the certificate of listen.tls expires, in seconds since 1970; 0 without one.
+    certificate_expires_timestamp_seconds: IntGauge;
     /// Calls to the facilitator, by endpoint and by how they ended.
     facilitator_requests_total: IntCounterVec[endpoint, outcome];
     /// Bills sent: 402 answers, those to a refused payment included.
     challenges_issued_total: IntCounterVec[route];
-    /// Payments and capabilities that were refused, by code.
-    refusals_total: IntCounterVec[reason, mechanism];
+    /// Payments and capabilities that were refused, by code, and requests that a limit turned away, by limit.
+    refusals_total: IntCounterVec[route, reason, mechanism];
     /// Connections closed and requests turned away because a limit was reached, by limit.
     limits_reached_total: IntCounterVec[limit];
     /// Payments that were settled, each into one capability.
@@ -246,9 +262,9 @@ declare! {
     pool_receivable_xno: Gauge;
     /// Sends to the pool that no payment claims, received or not, at the last look.
     unclaimed_payments: IntGauge;
-    /// Sent from the pool to the treasury, in XNO.
+    /// Sent from the pool to the treasury since the start, in XNO, as the journal has it, whoever sweeps.
     swept_xno_total: Counter;
-    /// Confirmed blocks of sweeps, by action.
+    /// Confirmed blocks of sweeps since the start, by action, as the journal has them.
     sweep_blocks_total: IntCounterVec[action];
     /// Time that a work server took for one block, by whether it made the work.
     work_duration_seconds: HistogramVec[outcome] in SLOW;
@@ -256,6 +272,8 @@ declare! {
     unclaimed_journalled_total: IntCounter;
     /// Unclaimed sends, the smallest, that were dropped because the journal was full.
     unclaimed_dropped_total: IntCounter;
+    /// Lines of the access log that were dropped: they could not be written, or too many waited.
+    access_log_dropped_total: IntCounter;
     /// Always 1; the labels say which build this is.
     build_info: IntGaugeVec[version];
 }
@@ -264,22 +282,47 @@ declare! {
 /// that a request costs no look-up by its labels.
 #[derive(Debug)]
 pub struct RouteSeries {
-    label: String,
+    label: Arc<str>,
     requests: [OnceLock<(IntCounter, Histogram)>; Outcome::ALL.len()],
     uses: [OnceLock<IntCounter>; UseResult::ALL.len()],
+    responses: [OnceLock<IntCounter>; CLASSES.len()],
+}
+
+/// The `class` label of a status, by its first digit.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counts a connection as open while it lives.
+#[derive(Debug)]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl RouteSeries {
     /// Of the route that `label` names in metrics.
     #[must_use]
     pub fn new(label: &str) -> Self {
-        Self { label: label.to_owned(), requests: Default::default(), uses: Default::default() }
+        Self {
+            label: label.into(),
+            requests: Default::default(),
+            uses: Default::default(),
+            responses: Default::default(),
+        }
     }
 
     /// The `route` label.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared_label(&self) -> Arc<str> {
+        Arc::clone(&self.label)
     }
 }
 
@@ -293,7 +336,7 @@ impl Metrics {
     pub fn request(&self, route: &RouteSeries, outcome: Outcome, took: Duration) {
         let Some(place) = place(&Outcome::ALL, outcome, &route.requests) else { return };
         let (count, duration) = place.get_or_init(|| {
-            let labels = [route.label.as_str(), outcome.as_str()];
+            let labels = [route.label(), outcome.as_str()];
             let duration = self.request_duration_seconds.with_label_values(&labels);
             (self.requests_total.with_label_values(&labels), duration)
         });
@@ -311,11 +354,70 @@ impl Metrics {
         self.challenges_issued_total.with_label_values(&[route]).inc();
     }
 
-    /// Counts a refusal. `mechanism` is `None` for a capability and for a proof that could not be read.
-    pub fn refusal(&self, reason: Refusal, mechanism: Option<Mechanism>) {
-        self.refusals_total
-            .with_label_values(&[reason.code(), mechanism.map_or("none", Mechanism::as_str)])
-            .inc();
+    /// Counts a refusal at `route`. `reason` is a word of this crate: the code of a [`Refusal`](crate::payment::Refusal),
+    /// a limit, or the `error` of an answer. `mechanism` is `None` for a capability and for a proof that could not be
+    /// read.
+    pub fn refusal(&self, route: &str, reason: &'static str, mechanism: Option<Mechanism>) {
+        let mechanism = mechanism.map_or("none", Mechanism::as_str);
+        self.refusals_total.with_label_values(&[route, reason, mechanism]).inc();
+    }
+
+    /// Counts an answer with `status`, 0 if none began.
+    pub fn response(&self, route: &RouteSeries, status: u16) {
+        let index = usize::from(status / 100);
+        let (Some(place), Some(class)) = (route.responses.get(index), CLASSES.get(index).copied()) else {
+            return;
+        };
+        place.get_or_init(|| self.responses_total.with_label_values(&[route.label(), class])).inc();
+    }
+
+    /// A connection is open until what this returns is dropped.
+    #[must_use]
+    pub fn connection_opened(&self) -> OpenConnection {
+        self.connections_open.inc();
+        OpenConnection(self.connections_open.clone())
+    }
+
+    /// Shows when the certificate of the listener expires, in seconds since 1970.
+    pub fn certificate_expires(&self, at: i64) {
+        self.certificate_expires_timestamp_seconds.set(at);
+    }
+
+    /// Shows the counters of a route at 0, so that what happens first is seen as a step.
+    pub fn begin_route(&self, route: &str) {
+        for outcome in Outcome::ALL {
+            let _at_zero = self.requests_total.with_label_values(&[route, outcome.as_str()]);
+        }
+        for class in CLASSES {
+            let _at_zero = self.responses_total.with_label_values(&[route, class]);
+        }
+    }
+
+    /// Shows the counters of what a route sells at 0. `sold_by` is how its payments may be proven.
+    pub fn begin_sales(&self, route: &str, sold_by: &[Mechanism]) {
+        let _at_zero = self.challenges_issued_total.with_label_values(&[route]);
+        for result in UseResult::ALL {
+            let _at_zero = self.capability_uses_total.with_label_values(&[route, result.as_str()]);
+        }
+        for mechanism in sold_by {
+            let labels = [route, mechanism.as_str()];
+            let _at_zero = self.payments_settled_total.with_label_values(&labels);
+            let _at_zero = self.revenue_xno_total.with_label_values(&labels);
+            let _at_zero = self.settlement_duration_seconds.with_label_values(&[mechanism.as_str()]);
+        }
+    }
+
+    /// Shows the counters of an action of sweeps at 0.
+    pub fn begin_sweep(&self, action: &str) {
+        let _at_zero = self.sweep_blocks_total.with_label_values(&[action]);
+    }
+
+    /// Shows the counters of an endpoint of the facilitator at 0.
+    pub fn begin_endpoint(&self, endpoint: &str) {
+        for outcome in FacilitatorOutcome::ALL {
+            let labels = [endpoint, outcome.as_str()];
+            let _at_zero = self.facilitator_requests_total.with_label_values(&labels);
+        }
     }
 
     /// Counts a connection or a request that was turned away because `limit` was reached.
@@ -339,7 +441,7 @@ impl Metrics {
     /// Counts one use of a capability for `route`.
     pub fn capability_use(&self, route: &RouteSeries, result: UseResult) {
         let Some(place) = place(&UseResult::ALL, result, &route.uses) else { return };
-        let labels = [route.label.as_str(), result.as_str()];
+        let labels = [route.label(), result.as_str()];
         place.get_or_init(|| self.capability_uses_total.with_label_values(&labels)).inc();
     }
 
@@ -349,8 +451,11 @@ impl Metrics {
         self.capability_evictions_total.inc_by(evicted.saturating_sub(self.capability_evictions_total.get()));
     }
 
-    /// Shows whether a node answers.
+    /// Shows whether a node answers, and the counters that it has at 0.
     pub fn node_up(&self, node: &str, up: bool) {
+        for counter in [&self.rpc_disagreement_total, &self.hedge_total] {
+            let _at_zero = counter.with_label_values(&[node]);
+        }
         self.node_up.with_label_values(&[node]).set(i64::from(up));
     }
 
@@ -386,9 +491,8 @@ impl Metrics {
     /// Records one call to a node; `ok` says whether its answer was usable.
     pub fn node_rpc(&self, node: &str, action: &str, took: Duration, ok: bool) {
         self.node_rpc_duration_seconds.with_label_values(&[node, action]).observe(took.as_secs_f64());
-        if !ok {
-            self.node_rpc_errors_total.with_label_values(&[node, action]).inc();
-        }
+        // It is there with the first call, so that the first error is seen as a step.
+        self.node_rpc_errors_total.with_label_values(&[node, action]).inc_by(u64::from(!ok));
     }
 
     /// Shows the state of the store: its `free` bytes, if known, and whether the clock is behind it.
@@ -401,9 +505,7 @@ impl Metrics {
     /// Records one call to the store; `ok` says whether it succeeded.
     pub fn store_call(&self, operation: &str, took: Duration, ok: bool) {
         self.store_duration_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
-        if !ok {
-            self.store_errors_total.with_label_values(&[operation]).inc();
-        }
+        self.store_errors_total.with_label_values(&[operation]).inc_by(u64::from(!ok));
     }
 
     /// Records one commit of this number of operations.
@@ -449,6 +551,11 @@ impl Metrics {
         self.unclaimed_dropped_total.inc_by(dropped);
     }
 
+    /// Counts lines of the access log that were dropped.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.access_log_dropped_total.inc_by(lines);
+    }
+
     /// Counts a confirmed block of a sweep. `sent` is the amount that it sent to the treasury.
     pub fn sweep_block(&self, action: &str, sent: Option<Raw>) {
         self.sweep_blocks_total.with_label_values(&[action]).inc();
@@ -464,6 +571,7 @@ impl Metrics {
     pub fn text(&self) -> prometheus::Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        TextEncoder::new().encode(&self.process.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::pool::pool_accounts;
+use super::swept::SweptCount;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -26,6 +27,12 @@ use crate::store::{Engine, PaymentJournal};
 
 /// The pause between two looks at a pool that is not swept.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
+
+/// How often the journal is asked what was swept.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// After a sweep, the pool is looked at again no sooner than this after the last look.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// The most reported sends that wait for their proof. The next look sees those beyond.
 const AWAITING: usize = 100_000;
@@ -43,6 +50,7 @@ pub(super) struct DepositWatch {
     pub(super) store: Arc<Engine>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
+    pub(super) swept: SweptCount,
 }
 
 impl DepositWatch {
@@ -55,7 +63,7 @@ impl DepositWatch {
         }
     }
 
-    async fn watch(self, config: Config) {
+    async fn watch(mut self, config: Config) {
         let heard = self.ledger.sends_heard();
         let every = config.sweep.as_ref().map_or(LOOK_EVERY, |it| it.every);
         let grace = Duration::from_secs(config.challenge.lifetime);
@@ -70,12 +78,23 @@ impl DepositWatch {
         let books = Books::new(self.ledger.clone(), Arc::clone(&self.store), pool);
         let (started, mut next_look) = (Stopwatch::start(), Duration::ZERO);
         let mut reported = BTreeSet::new();
+        let (mut last_look, mut next_count) = (Duration::ZERO, Duration::ZERO);
         loop {
+            if started.elapsed() >= next_count {
+                match self.swept.look().await {
+                    // What was swept is received.
+                    Ok(true) => next_look = next_look.min(last_look.saturating_add(LOOK_AGAIN_AFTER)),
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(%error, "the journal of sweeps cannot be read"),
+                }
+                next_count = started.elapsed().saturating_add(COUNT_EVERY);
+            }
             if started.elapsed() >= next_look {
                 if let Err(error) = self.look(&books, &mut reported).await {
                     tracing::debug!(%error, "the pool cannot be looked at");
                 }
-                next_look = started.elapsed().saturating_add(every);
+                last_look = started.elapsed();
+                next_look = last_look.saturating_add(every);
             }
             let due = awaited.due(&started);
             if !due.is_empty()
@@ -83,7 +102,7 @@ impl DepositWatch {
             {
                 tracing::debug!(%error, "reported sends cannot be looked up; the next look will see them");
             }
-            awaited.listen(&started, next_look).await;
+            awaited.listen(&started, next_look.min(next_count)).await;
         }
     }
 

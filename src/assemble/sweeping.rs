@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,12 +10,11 @@ use super::reach::reach;
 use crate::config::{Config, PoolSource, can_sweep};
 use crate::ledger::node::{NodeClient, NodeLedger, NodeSetupError};
 use crate::ledger::work::WorkSource;
-use crate::metrics::Metrics;
 use crate::nano::Representative;
 use crate::payment::Mechanism;
 use crate::payment::address_pool::seed_indexes;
 use crate::shutdown::StopSignal;
-use crate::sweep::{Action, Rules, Step};
+use crate::sweep::Rules;
 use crate::sweeper::{SweepJournal, SweepSettings, Sweeper, TreasuryInPool};
 use crate::vault::{Vault, VaultError};
 
@@ -80,7 +78,6 @@ pub(super) fn sweep_in_background(
     config: &Config,
     ledger: &NodeLedger,
     journal: SweepJournal,
-    metrics: &Arc<Metrics>,
     shutdown: StopSignal,
 ) -> Result<Option<impl Future<Output = ()> + use<>>, SweepSetupError> {
     let Some(sweep) = &config.sweep else { return Ok(None) };
@@ -89,11 +86,6 @@ pub(super) fn sweep_in_background(
     let threads = NonZeroUsize::new(cores.div_ceil(2)).unwrap_or(NonZeroUsize::MIN);
     let work = WorkSource::node_first(ledger.client().clone()).on_threads(threads);
     let (sweeper, seed_file) = sweeper(config, ledger.clone(), work)?;
-    let metrics = Arc::clone(metrics);
-    let sweeper = sweeper.observed_by(Arc::new(move |step: &Step| {
-        let sent = (step.action == Action::Send).then_some(step.amount);
-        metrics.sweep_block(step.action.as_str(), sent);
-    }));
     let sweeper = sweeper.journalled_in(journal);
     Ok(Some(sweeper.run(seed_file, sweep.every, shutdown)))
 }

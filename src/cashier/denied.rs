@@ -2,6 +2,7 @@
 //! becomes this one, and [`Cashier::decide`](super::Cashier::decide) turns it into a verdict.
 
 use super::reasons::{IdentifierRefusal, Moved, Wait};
+use super::troubles;
 use super::unsettled::Unsettled;
 use crate::payment::challenge::Challenge;
 use crate::payment::{Mechanism, Particular, Refusal};
@@ -52,7 +53,7 @@ impl Denied {
 
     /// The store could not be asked; `what` is for the log.
     pub(super) fn no_store(error: &StoreError, what: &str) -> Self {
-        tracing::warn!(%error, "{what}");
+        troubles::no_store(error, what);
         Self::Wait(Wait::NoStore)
     }
 }

@@ -116,7 +116,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Account, Unpaid> {
         let mechanism = proof.offer.mechanism;
         let verified = self.judge(proof, demand, caller).await.map_err(Unpaid::from);
-        self.count(mechanism, &verified);
+        self.count(demand, mechanism, &verified);
         verified
     }
 
@@ -143,13 +143,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),
         };
-        self.count(mechanism, &settled);
+        self.count(demand, mechanism, &settled);
         settled
     }
 
-    fn count<T>(&self, mechanism: Mechanism, outcome: &Result<T, Unpaid>) {
+    fn count<T>(&self, demand: &Demand, mechanism: Mechanism, outcome: &Result<T, Unpaid>) {
         if let Err(Unpaid::Refused(refusal)) = outcome {
-            self.0.metrics.refusal(*refusal, Some(mechanism));
+            self.0.metrics.refusal(demand.route.label(), refusal.code(), Some(mechanism));
         }
     }
 
@@ -237,12 +237,18 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
     }
 
+    fn no_node(&self, error: &LedgerError) -> Denied {
+        self.0.troubles.no_node(error, "a payment could not be verified");
+        Denied::Wait(Wait::NoNode)
+    }
+
     async fn judge_txn(&self, checked: nano_txn::Checked) -> Result<Account, Denied> {
         let payer = checked.payer();
         if self.0.flights.holds_frontier(Frontier::under(&checked), checked.hash()) {
             return Err(Refusal::DuplicateFrontier.into());
         }
-        let facts = self.0.ledger.account_at(payer, checked.previous()).await.map_err(no_node)?;
+        let facts =
+            self.0.ledger.account_at(payer, checked.previous()).await.map_err(|it| self.no_node(&it))?;
         Ok(checked.judge(facts.as_ref()).map(|_| payer)?)
     }
 
@@ -253,7 +259,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         judge: impl FnOnce(BlockFacts) -> Result<Seen, Unsettled>,
         look_up: &mut LookUp,
     ) -> Result<Account, Denied> {
-        let Some(facts) = self.0.ledger.block(block).await.map_err(no_node)? else {
+        let Some(facts) = self.0.ledger.block(block).await.map_err(|it| self.no_node(&it))? else {
             return Err(Denied::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound }));
         };
         let seen = judge(facts)?;
@@ -262,17 +268,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let mut later = None;
         if !seen.is_confirmed() {
             let wait = self.0.settings.load().wait;
-            match self.0.ledger.await_confirmation(block, wait).await.map_err(no_node)? {
+            match self.0.ledger.await_confirmation(block, wait).await.map_err(|it| self.no_node(&it))? {
                 Sighting::Confirmed(facts) => later = Some(facts),
                 Sighting::Unconfirmed(_) | Sighting::Unknown => {}
             }
         }
         Ok(seen.confirm(later.as_ref()).map(|_| payer)?)
     }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn no_node(error: LedgerError) -> Denied {
-    tracing::warn!(%error, "a payment could not be verified");
-    Denied::Wait(Wait::NoNode)
 }

@@ -32,12 +32,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         loop {
             if self.0.ledger.is_healthy() {
                 if let Err(error) = self.recover_once(PaymentState::Intent).await {
-                    tracing::warn!(%error, "unfinished payments could not be read");
+                    self.complain(&error, "unfinished payments could not be read");
                 }
                 if rounds.is_multiple_of(PARKED_ROUNDS)
                     && let Err(error) = self.recover_once(PaymentState::Parked).await
                 {
-                    tracing::warn!(%error, "parked payments could not be read");
+                    self.complain(&error, "parked payments could not be read");
                 }
                 rounds = rounds.saturating_add(1);
             }
@@ -46,6 +46,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 () = shutdown::asked_for(&mut shutdown) => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
+        }
+    }
+
+    fn complain(&self, error: &StoreError, what: &str) {
+        if let Some(held_back) = self.0.troubles.recovery.again() {
+            tracing::warn!(%error, held_back, "{what}");
         }
     }
 

@@ -12,7 +12,7 @@ use super::look_ups::LookUp;
 use super::proof::Checked;
 use super::reasons::{PendingReason, Wait};
 use super::unsettled::{SettlementResult, Unsettled};
-use super::{Core, PATIENCE};
+use super::{Core, PATIENCE, troubles};
 use crate::clock::Stopwatch;
 use crate::ledger::work::NoWork;
 use crate::ledger::{Ledger, LedgerError, PublishError, Sighting};
@@ -23,6 +23,7 @@ use crate::payment::nano_txn::{Approved, Judged, Workless};
 use crate::payment::{
     BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Particular, Refusal, Seen, nano_txn,
 };
+use crate::repeats::Repeats;
 use crate::store::capabilities::{self, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError};
 use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
@@ -63,6 +64,10 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 let Intent { route, amount, payer, .. } = held.intent();
                 let route = route.label();
                 tracing::info!(%block, %mechanism, route, amount_raw = %amount, %payer, duration_ms, "payment granted");
+                if let Some(spell) = self.troubles.settlement.over() {
+                    let (after_s, times) = (spell.lasted.as_secs(), spell.times);
+                    tracing::info!(after_s, times, "payments are settled again");
+                }
             }
             Err(Unsettled::Refused(_, Some(Particular::Amount { came, asked }))) => {
                 tracing::info!(%block, %mechanism, amount_raw = %came, %asked, "payment of another amount refused");
@@ -74,7 +79,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Err(Unsettled::Wait(Wait::Pending { reason, .. })) => {
                 tracing::info!(%block, %mechanism, ?reason, "payment pending");
             }
-            Err(Unsettled::Wait(why)) => tracing::warn!(%block, %mechanism, ?why, "payment not settled"),
+            Err(Unsettled::Wait(why)) => {
+                if let Some(held_back) = self.troubles.settlement.again() {
+                    tracing::warn!(%block, %mechanism, ?why, held_back, "payment not settled");
+                }
+            }
         }
         settled
     }
@@ -96,7 +105,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let frontier = Frontier::under(&checked);
         let _held = self.flights.hold_frontier(frontier, hash).ok_or(Refusal::DuplicateFrontier)?;
         let facts = self.ledger.account_at(checked.payer(), checked.previous()).await;
-        let facts = facts.map_err(|it| no_node(&it, "the payer's account could not be looked up"))?;
+        let facts = facts.map_err(|it| self.no_node(&it, "the payer's account could not be looked up"))?;
         let judged = match checked.judge(facts.as_ref()) {
             Ok(judged) => judged,
             // Unless another instance has taken up this very payment since the journal was asked: then its
@@ -119,6 +128,11 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Claim::IdHeld => Err(Unsettled::IdHeld),
             Claim::Spent => Err(Refusal::DuplicateBlockHash.into()),
         }
+    }
+
+    fn no_node(&self, error: &LedgerError, what: &str) -> Unsettled {
+        self.troubles.no_node(error, what);
+        Unsettled::Wait(Wait::NoNode)
     }
 
     async fn journalled(&self, block: BlockHash) -> Result<Option<PaymentRecord>, Unsettled> {
@@ -213,10 +227,13 @@ impl<L: Ledger, S: Store> Core<L, S> {
         fail::fail_point!("payment-claimed", |_| std::process::abort());
         let follow = Stopwatch::start();
         // Even after a refusal the block is looked up: the node may have it already.
-        let mut accepted = self.publish(&block).await;
+        let refusals = Repeats::new();
+        let mut accepted = self.publish(&block, &refusals).await;
         fail::fail_point!("payment-broadcast", |_| std::process::abort());
         while follow.elapsed() < PATIENCE {
-            match self.look_for(block.hash(), accepted).await {
+            let seen = self.look_for(block.hash(), accepted).await;
+            self.note_look(&block, &seen);
+            match seen {
                 Ok(Sighting::Confirmed(facts)) => {
                     self.metrics.confirmed(follow.elapsed());
                     let confirmed = Confirmed::by_ledger(claimed.into_intent(), &facts);
@@ -227,17 +244,14 @@ impl<L: Ledger, S: Store> Core<L, S> {
                 }
                 Ok(Sighting::Unconfirmed(_)) => {
                     accepted = true;
-                    self.publish(&block).await;
+                    self.publish(&block, &refusals).await;
                 }
                 Ok(Sighting::Unknown) => {
                     self.unseen(&block, accepted).await?;
                     tokio::time::sleep(PAUSE).await;
-                    accepted = self.publish(&block).await;
+                    accepted = self.publish(&block, &refusals).await;
                 }
-                Err(error) => {
-                    tracing::warn!(block = %block.hash(), %error, "confirmation not seen");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
         pending
@@ -266,16 +280,40 @@ impl<L: Ledger, S: Store> Core<L, S> {
         })
     }
 
-    /// Broadcasts a block; false if every node that answered refused it.
-    async fn publish(&self, block: &StateBlock) -> bool {
+    /// Logs that a block could not be looked at, or that blocks can be again.
+    fn note_look(&self, block: &StateBlock, seen: &Result<Sighting, LedgerError>) {
+        let look = &self.troubles.look;
+        if let Err(error) = seen {
+            if let Some(held_back) = look.again() {
+                tracing::warn!(block = %block.hash(), %error, held_back, "confirmation not seen");
+            }
+        } else if let Some(spell) = look.over() {
+            let (after_s, times) = (spell.lasted.as_secs(), spell.times);
+            tracing::info!(after_s, times, "confirmations are looked at again");
+        }
+    }
+
+    /// Broadcasts a block; false if every node that answered refused it. `refusals` are those of this block.
+    async fn publish(&self, block: &StateBlock, refusals: &Repeats) -> bool {
+        let broadcast = &self.troubles.broadcast;
         match self.ledger.publish_send(block).await {
-            Ok(()) => true,
+            Ok(()) => {
+                if let Some(spell) = broadcast.over() {
+                    let (after_s, times) = (spell.lasted.as_secs(), spell.times);
+                    tracing::info!(after_s, times, "broadcasts are answered again");
+                }
+                true
+            }
             Err(PublishError::Unknown(error)) => {
-                tracing::warn!(block = %block.hash(), %error, "broadcast without an answer");
+                if let Some(held_back) = broadcast.again() {
+                    tracing::warn!(block = %block.hash(), %error, held_back, "broadcast without an answer");
+                }
                 true
             }
             Err(PublishError::Refused(reason)) => {
-                tracing::info!(block = %block.hash(), %reason, "broadcast refused");
+                if let Some(held_back) = refusals.again() {
+                    tracing::info!(block = %block.hash(), %reason, held_back, "broadcast refused");
+                }
                 false
             }
         }
@@ -347,7 +385,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             None => identified,
         };
         let facts = self.ledger.block(block).await;
-        let facts = facts.map_err(|it| no_node(&it, "the payment's block could not be looked up"))?;
+        let facts = facts.map_err(|it| self.no_node(&it, "the payment's block could not be looked up"))?;
         let not_found = Unsettled::Wait(Wait::Pending { block, reason: PendingReason::BlockNotFound });
         let seen = judge(facts.ok_or(not_found)?)?.under(identified);
         look_up.bear_out();
@@ -385,14 +423,9 @@ impl From<Unfit> for Unsettled {
 
 impl From<StoreError> for Unsettled {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "a payment could not be recorded");
+        troubles::no_store(&error, "a payment could not be recorded");
         Self::Wait(Wait::NoStore)
     }
-}
-
-fn no_node(error: &LedgerError, what: &str) -> Unsettled {
-    tracing::warn!(%error, "{what}");
-    Unsettled::Wait(Wait::NoNode)
 }
 
 /// Why the payment of `block` was not granted.

@@ -1,7 +1,9 @@
 //! `faregate serve`: runs the gateway. SIGTERM and SIGINT drain it, SIGHUP reloads its configuration.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -116,7 +118,11 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
     }
     let bound = BoundListeners::bind(&config).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
-    let services = assemble::assemble(config, Clock::system()).await?;
+    let mut services = assemble::assemble(config, Clock::system()).await?;
+    services.log_requests_to(standard_output()?).map_err(Failure::Threads)?;
+    if let Some(tls) = &tls {
+        services.metrics().certificate_expires(tls.expires_at());
+    }
     let (stop, shutdown) = watch::channel(false);
     let mut listeners = listen(&services, bound, &shutdown);
     loop {
@@ -132,6 +138,13 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
     services.stop().await;
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output, for whole lines that nothing holds back.
+fn standard_output() -> Result<File, Failure> {
+    let copied = io::stdout().as_fd().try_clone_to_owned();
+    let failed = |error| Failure::Unavailable(format!("standard output cannot be opened: {error}"));
+    copied.map(File::from).map_err(failed)
 }
 
 fn load(path: &Path) -> Result<Config, Faults> {
@@ -204,6 +217,7 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
     };
     if let Some((tls, renewed)) = renewed {
         tls.replace(&renewed);
+        services.metrics().certificate_expires(tls.expires_at());
     }
     if held_back.is_empty() {
         tracing::info!("configuration reloaded");

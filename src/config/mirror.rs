@@ -122,6 +122,7 @@ sections! {
         public_url: String,
         listen: Value,
         admin: Value,
+        access_log: Value,
         facilitator: Value,
         nano: Value,
         challenge: Value,
@@ -151,6 +152,9 @@ sections! {
     }
     "admin" => AdminFile {
         listen: String,
+    }
+    "access_log" => AccessLogFile {
+        requests: String,
     }
     "facilitator" => FacilitatorFile {
         listen: String,

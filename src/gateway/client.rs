@@ -51,6 +51,11 @@ impl Caller {
         self.address.map(Client::at)
     }
 
+    /// The client's address, as far as it is known.
+    pub(super) const fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// The host that the upstream is told that `request` asked for: what came with it, or what the sender
     /// says if it is believed.
     pub(super) fn host<'r>(&self, request: &'r RequestHeader) -> Option<&'r str> {

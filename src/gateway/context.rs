@@ -17,13 +17,18 @@ use super::request_id::RequestId;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
+use crate::access_log::{Entry, Money, RequestLine};
 use crate::admission::Admission;
-use crate::cashier::Share;
-use crate::clock::Stopwatch;
+use crate::cashier::{Admitted, Share};
+use crate::clock::{self, Stopwatch};
 use crate::config::PublicUrl;
 use crate::listen::Deadline;
 use crate::metrics::Outcome;
+use crate::nano::BlockHash;
+use crate::payment::Refusal;
+use crate::payment::capability::CapabilityText;
 use crate::routes::{CanonicalTarget, Strip};
+use crate::store::capabilities::CachedCapability;
 
 /// What is known about one request while it is under way.
 #[derive(Debug)]
@@ -59,6 +64,51 @@ pub struct Context {
     pub(super) if_dropped: Option<IfDropped>,
     /// How it is answered then.
     pub(super) asked: Option<Asked>,
+    pub(super) noted: Noted,
+}
+
+/// What the access log says of a request that is gone by the time it is written.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    /// Set if there may be no session any more.
+    pub(super) line: Option<RequestLine>,
+    pub(super) payment: Option<Payment>,
+    pub(super) refusal: Option<Refusal>,
+    /// When the upstream's server was chosen, from the beginning of the request.
+    pub(super) chosen_after: Option<Duration>,
+    /// How long that server took to begin its answer, or to fail.
+    pub(super) upstream_took: Option<Duration>,
+}
+
+/// The payment that a request is about.
+#[derive(Debug)]
+pub(super) enum Payment {
+    /// What it bought serves the request.
+    Served { said: CapabilityText, held: Arc<CachedCapability> },
+    /// It serves nothing, or not yet.
+    Shown(BlockHash),
+}
+
+impl Payment {
+    pub(super) fn of(admitted: &Admitted) -> Self {
+        Self::Served { said: admitted.said.clone(), held: Arc::clone(admitted.taken.held()) }
+    }
+
+    const fn is_served(&self) -> bool {
+        matches!(self, Self::Served { .. })
+    }
+
+    fn money(&self) -> Money {
+        match self {
+            Self::Served { said, held } => Money {
+                payer: Some(said.payer()),
+                block: Some(said.block()),
+                amount_raw: Some(said.amount()),
+                remaining: Some(held.remaining()),
+            },
+            Self::Shown(block) => Money { block: Some(block.to_string().into()), ..Money::default() },
+        }
+    }
 }
 
 /// What the form of an answer depends on, where there is no session any more.
@@ -168,6 +218,7 @@ impl Context {
             is_answered: false,
             if_dropped: None,
             asked: None,
+            noted: Noted::default(),
             host: None,
             varies_by: String::new(),
         }
@@ -195,6 +246,9 @@ impl Context {
     /// The answer has begun, or the request has failed.
     pub(super) fn answered(&mut self) {
         self.is_answered = true;
+        if let (Some(chosen), None) = (self.noted.chosen_after, self.noted.upstream_took) {
+            self.noted.upstream_took = Some(self.started.elapsed().saturating_sub(chosen));
+        }
         if let Some(deadline) = &self.deadline {
             deadline.clear();
         }
@@ -227,6 +281,39 @@ impl Context {
     /// Whether a use waits for the end of the answer.
     pub(super) fn holds_use(&self) -> bool {
         self.forwarding.as_ref().is_some_and(|it| it.admission.admitted().is_some())
+    }
+
+    /// Whether the request has a line in the access log if it ends as `outcome`.
+    pub(super) fn is_logged(&self, outcome: Outcome) -> bool {
+        let had_use = self.noted.payment.as_ref().is_some_and(Payment::is_served);
+        self.tariff.logged.include(outcome, had_use)
+    }
+
+    /// The request's line in the access log: `line` was answered with `status` and so many `bytes` of a body,
+    /// after so long, and ended as `outcome`.
+    pub(super) fn entry(
+        &self,
+        line: RequestLine,
+        (status, bytes): (u16, usize),
+        duration_ms: Duration,
+        outcome: Outcome,
+    ) -> Box<Entry> {
+        let chosen = self.forwarding.as_ref().and_then(|it| it.chosen.as_ref());
+        Box::new(Entry {
+            time: clock::for_logs(),
+            request_id: self.request_id.value().clone(),
+            client: self.caller.address(),
+            line,
+            status,
+            bytes,
+            duration_ms,
+            route: self.at_route.series.shared_label(),
+            outcome,
+            reason: self.noted.refusal.map(Refusal::code),
+            upstream: chosen.and_then(|it| it.peer.address().as_inet()).copied(),
+            upstream_ms: self.noted.upstream_took,
+            money: self.noted.payment.as_ref().map(Payment::money).unwrap_or_default(),
+        })
     }
 
     pub(super) fn route_label(&self) -> &str {

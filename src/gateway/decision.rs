@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::context::{Context, Forwarding};
+use super::context::{Context, Forwarding, Payment};
 use super::discovery::Document;
 use super::rejection::Rejection;
 use crate::admission::Admission;
 use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
 use crate::metrics::Outcome;
+use crate::payment::Refusal;
 use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
 
 /// What to do with a request.
@@ -69,6 +70,43 @@ impl Decision {
             | Self::Document(_)
             | Self::Preflight
             | Self::Reject(_) => false,
+        }
+    }
+
+    /// The payment that it is about.
+    pub(super) fn payment(&self) -> Option<Payment> {
+        match self {
+            Self::Forward(it) => it.admission.admitted().map(Payment::of),
+            Self::Replay(it) => Some(Payment::Served { said: it.said.clone(), held: Arc::clone(&it.held) }),
+            Self::Bill(it) => it.bill.refused.as_ref().and_then(|it| it.block).map(Payment::Shown),
+            Self::Wait(Wait::Pending { block, .. }) => Some(Payment::Shown(*block)),
+            Self::Moved(it) => Some(Payment::Shown(it.block)),
+            Self::Wait(_) | Self::Conflict(_) | Self::Document(_) | Self::Preflight | Self::Reject(_) => None,
+        }
+    }
+
+    /// Why what came with the request was refused.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let Self::Bill(billed) = self else { return None };
+        billed.bill.refused.as_ref().map(|it| it.refusal)
+    }
+
+    /// Why a request that wants to buy or use something goes no further than here, in one word: the limit that it
+    /// reached, or that what it shows cannot be read. `None` for a request that is wrong in another way, or that the
+    /// cashier has judged.
+    pub(super) const fn rejected_for(&self) -> Option<&'static str> {
+        match self {
+            Self::Reject(Rejection::Overloaded(limit)) => Some(limit.as_str()),
+            Self::Reject(Rejection::UnreadablePayment(_)) => Some("bad_request"),
+            Self::Forward(_)
+            | Self::Bill(_)
+            | Self::Wait(_)
+            | Self::Replay(_)
+            | Self::Conflict(_)
+            | Self::Moved(_)
+            | Self::Document(_)
+            | Self::Preflight
+            | Self::Reject(_) => None,
         }
     }
 

@@ -9,6 +9,7 @@ use pingora::prelude::Session;
 
 use super::context::{Context, IfDropped};
 use super::respond;
+use crate::access_log::AccessLog;
 use crate::cashier::Cashier;
 use crate::ledger::Ledger;
 use crate::listen::Connection;
@@ -17,7 +18,11 @@ use crate::store::Store;
 
 /// What is done about a request that is dropped: if it was late, its use is given back, it is counted and
 /// logged, and its client is answered.
-pub(super) fn if_dropped<L: Ledger, S: Store>(cashier: Cashier<L, S>, metrics: Arc<Metrics>) -> IfDropped {
+pub(super) fn if_dropped<L: Ledger, S: Store>(
+    cashier: Cashier<L, S>,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+) -> IfDropped {
     IfDropped(Arc::new(move |context: &mut Context| {
         if !context.is_late() {
             return;
@@ -34,7 +39,15 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(cashier: Cashier<L, S>, metrics: A
             metrics.capability_use(&context.at_route.series, result);
         }
         metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
+        let status = words.as_ref().map_or(0, |it| it.head.status.as_u16());
+        metrics.response(&context.at_route.series, status);
         tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", "request failed: its answer is late");
+        if let Some(line) = context.noted.line.take() {
+            let answered = words.as_ref().map_or((0, 0), |it| {
+                (it.head.status.as_u16(), it.body.as_ref().map_or(0, |body| body.len()))
+            });
+            access_log.line(context.entry(line, answered, took, Outcome::UpstreamFailed));
+        }
         if let Some((words, deadline)) = words.zip(context.deadline.as_ref()) {
             deadline.leave(words);
         }

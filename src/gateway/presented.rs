@@ -21,6 +21,17 @@ pub(super) fn read(
     route: &RouteName,
     standing: &Standing,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
+    read_headers(session, route, standing).map_err(|rejection| match rejection {
+        Rejection::Unreadable(why) => Rejection::UnreadablePayment(why),
+        other => other,
+    })
+}
+
+fn read_headers(
+    session: &Session,
+    route: &RouteName,
+    standing: &Standing,
+) -> Result<(Presented, Map<String, Value>), Rejection> {
     let headers = &session.req_header().headers;
     for name in &PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
@@ -103,7 +114,8 @@ mod tests {
         };
         let (token, _) = presented(x402::MAX_HEADER_BYTES).unwrap();
         assert!(matches!(token, Presented::Token(it) if it.len() == x402::MAX_HEADER_BYTES));
-        assert!(matches!(presented(x402::MAX_HEADER_BYTES.saturating_add(1)), Err(Rejection::Unreadable(_))));
+        let too_long = presented(x402::MAX_HEADER_BYTES.saturating_add(1));
+        assert!(matches!(too_long, Err(Rejection::UnreadablePayment(_))));
     }
 
     #[test]

@@ -18,6 +18,8 @@ const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 pub(super) enum Rejection {
     /// It cannot be read, or two servers could read it in two ways.
     Unreadable(String),
+    /// What it shows to be served cannot be read: a payment, or a capability.
+    UnreadablePayment(String),
     NotFound,
     /// A body that its method has none of.
     UndueBody,
@@ -49,6 +51,7 @@ impl Rejection {
             Self::Overloaded(_) => Outcome::Unavailable,
             Self::NoUpstream => Outcome::UpstreamFailed,
             Self::Unreadable(_)
+            | Self::UnreadablePayment(_)
             | Self::NotFound
             | Self::UndueBody
             | Self::Untraceable
@@ -66,7 +69,9 @@ impl Rejection {
     /// The answer; an error if no client is left to answer.
     pub(super) fn reply(self) -> Result<Reply> {
         Ok(match self {
-            Self::Unreadable(why) => plain(StatusCode::BAD_REQUEST, "bad_request", why),
+            Self::Unreadable(why) | Self::UnreadablePayment(why) => {
+                plain(StatusCode::BAD_REQUEST, "bad_request", why)
+            }
             Self::NotFound => {
                 plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
             }

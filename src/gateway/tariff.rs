@@ -19,6 +19,7 @@ use super::bill_text::{AddressTexts, BillText};
 use super::body::BodyBudget;
 use super::discovery::Documents;
 use super::upstream::Upstream;
+use crate::access_log::LoggedRequests;
 use crate::config::{Origins, PublicUrl};
 use crate::listen::TrustedProxies;
 use crate::metrics::RouteSeries;
@@ -50,6 +51,8 @@ pub struct Tariff {
     /// What a bill says about a block's work.
     pub work: WorkTerms,
     pub limits: EdgeLimits,
+    /// Which requests have a line in the access log.
+    pub logged: LoggedRequests,
     /// The proxies that are believed about their clients.
     pub proxies: TrustedProxies,
     /// For the bodies that are read before the decision.
@@ -70,6 +73,12 @@ impl AtRoute {
     #[must_use]
     pub fn new(label: &str) -> Arc<Self> {
         Arc::new(Self { series: RouteSeries::new(label), bills: BillText::default() })
+    }
+
+    /// The `route` label of metrics.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.series.label()
     }
 
     /// Of no route.

@@ -237,12 +237,18 @@ impl NodeClient {
                 let call = RpcCall::new("block_count", []);
                 match client.call(&node, &call, answer::block_count).await {
                     Ok(count) => {
+                        if let Some(spell) = node.silent.over() {
+                            let after_s = spell.lasted.as_secs();
+                            tracing::info!(node = node.label(), after_s, "a node answers again");
+                        }
                         node.health.set_cemented(count.cemented);
                         client.compare_with_peers(&node).await;
                     }
                     Err(fault) => {
                         node.health.down();
-                        tracing::warn!(node = node.label(), %fault, "a node does not answer");
+                        if let Some(held_back) = node.silent.again() {
+                            tracing::warn!(node = node.label(), %fault, held_back, "a node does not answer");
+                        }
                     }
                 }
             });

@@ -116,6 +116,12 @@ impl Door {
         share.ok_or_else(|| self.reached(ReachedLimit::ClientConnections))
     }
 
+    /// Serves a connection, which counts as open until it ends.
+    pub(super) async fn counted(self, serving: impl Future<Output = ()>) {
+        let _open = self.0.metrics.as_ref().map(|it| it.connection_opened());
+        serving.await;
+    }
+
     /// Counts that a limit was reached.
     pub(super) fn reached(&self, limit: ReachedLimit) -> ReachedLimit {
         if let Some(metrics) = &self.0.metrics {

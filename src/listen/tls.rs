@@ -61,7 +61,14 @@ impl TlsError {
 
 /// A certificate and its key, which can be replaced while connections are served.
 #[derive(Clone)]
-pub struct Tls(Arc<ArcSwap<ServerConfig>>);
+pub struct Tls(Arc<ArcSwap<Loaded>>);
+
+/// What was read from the files.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// In seconds since 1970.
+    expires_at: i64,
+}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +82,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`], which names the file.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        Ok(Self(Arc::new(ArcSwap::from_pointee(config(certificate, key)?))))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(load(certificate, key)?))))
     }
 
     /// Takes the certificate and key of `other`, which was loaded from the same files or from others, for future
@@ -84,16 +91,22 @@ impl Tls {
         self.0.store(other.0.load_full());
     }
 
+    /// When the certificate expires, or an earlier one of its chain, in seconds since 1970.
+    #[must_use]
+    pub fn expires_at(&self) -> i64 {
+        self.0.load().expires_at
+    }
+
     /// Makes the TLS handshake over `plain`.
     pub(super) async fn accept(&self, plain: Buffered, watch: HeadWatch) -> io::Result<Secured> {
-        let accepted = TlsAcceptor::from(self.0.load_full()).accept(plain);
+        let accepted = TlsAcceptor::from(Arc::clone(&self.0.load().config)).accept(plain);
         let stream =
             tokio::time::timeout(HANDSHAKE, accepted).await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(Secured::new(stream, watch))
     }
 }
 
-fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+fn load(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
     let fault = |path: &Path| {
         let path = path.to_owned();
         move |error: rustls::pki_types::pem::Error| TlsError::File { path, why: error.to_string() }
@@ -105,6 +118,11 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     if chain.is_empty() {
         return Err(TlsError::File { path: certificate.to_owned(), why: "holds no certificate".to_owned() });
     }
+    let expiry = |it: &CertificateDer<'_>| {
+        let read = x509_parser::parse_x509_certificate(it).ok();
+        read.map(|(_, it)| it.validity().not_after.timestamp())
+    };
+    let expires_at = chain.iter().filter_map(expiry).min().unwrap_or(0);
     vault::check_private(key)?;
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| TlsError::KeyFile { path: key.to_owned(), why: error.to_string() })?;
@@ -115,7 +133,7 @@ fn config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         .with_single_cert(chain, key)
         .map_err(TlsError::Unfit)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Loaded { config: Arc::new(config), expires_at })
 }
 
 /// A TLS connection with the traits that Pingora asks of a stream.

@@ -24,7 +24,7 @@ mod store;
 mod sync;
 
 // Modules that the sources name.
-use faregate::{clock, nano, payment, routes, shutdown};
+use faregate::{clock, nano, payment, repeats, routes, shutdown};
 
 /// Orders in an ordinary test run.
 const ORDERS: usize = 300;

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod access_log;
 mod attacks;
 mod cli;
 mod config;
@@ -42,6 +43,7 @@ mod program;
 mod proxies;
 mod proxy;
 mod renamed;
+mod repeats;
 mod request_id;
 mod rig;
 mod routes;

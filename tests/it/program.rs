@@ -61,10 +61,20 @@ impl Program {
 
     /// Starts it; `failpoints` in the language of the `fail` crate.
     pub(crate) fn start(&self, failpoints: Option<&str>) -> Child {
+        let mut command = self.command();
+        command.envs(failpoints.map(|it| ("FAILPOINTS", it))).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Starts it with these for standard output and standard error.
+    pub(crate) fn start_with(&self, out: Stdio, err: Stdio) -> Child {
+        self.command().stdout(out).stderr(err).spawn().unwrap()
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
         command.args(["serve", "--log", "error", "--config"]).arg(&self.config);
-        command.env_remove("FAILPOINTS").envs(failpoints.map(|it| ("FAILPOINTS", it)));
-        command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+        command.env_remove("FAILPOINTS").kill_on_drop(true);
+        command
     }
 }
 

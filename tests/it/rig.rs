@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use faregate::assemble::{self, Services};
 use faregate::clock::Clock;
@@ -94,6 +94,8 @@ pub(crate) struct Rig {
     pub(crate) url: String,
     pub(crate) http: Client,
     pub(crate) folder: TempDir,
+    /// The access log.
+    logged: Arc<Mutex<Vec<u8>>>,
     config: Config,
     clock: Clock,
     stop: watch::Sender<bool>,
@@ -141,13 +143,15 @@ impl Rig {
         clock: Clock,
     ) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
+        let mut services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        services.log_requests_to(Kept(Arc::clone(&logged))).unwrap();
         let proxy = pingora::proxy::http_proxy(&Arc::new(ServerConf::default()), services.gateway());
         let (stop, shutdown) = watch::channel(false);
         let served =
             tokio::spawn(listen::serve_behind(services.door(), listener, None, Arc::new(proxy), shutdown));
         let http = http_client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { devnet, upstream, services, url, http, folder, config, clock, stop, served }
+        Self { devnet, upstream, services, url, http, folder, logged, config, clock, stop, served }
     }
 
     /// Ends the gateway, with or without its last words to the store, and starts another on the same
@@ -207,6 +211,17 @@ impl Rig {
         wait_for("a decision about the payment", decided).await
     }
 
+    /// The access log as it is.
+    pub(crate) fn logged(&self) -> String {
+        String::from_utf8(self.logged.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The first `count` lines of the access log, once there are so many.
+    pub(crate) async fn lines(&self, count: usize) -> Vec<Value> {
+        eventually("the requests are logged", async || self.logged().lines().count() >= count).await;
+        self.logged().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     pub(crate) fn effects(&self) -> Effects {
         Effects { forwarded: self.upstream.seen().len(), broadcast: self.devnet.faults().calls("process") }
     }
@@ -237,6 +252,20 @@ impl Rig {
         let [txn, _] = self.bill(path).await;
         let (header, _) = self.txn(key, &txn);
         self.get(path, &[("PAYMENT-SIGNATURE", &header)]).await
+    }
+}
+
+/// Keeps what is written.
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -542,7 +542,8 @@ async fn at_the_limit_of_descriptors_the_operator_is_answered_and_the_log_stays_
     }
     assert_eq!(text(&client(), process.admin("/healthz")).await.0, 200);
     let (_, metrics) = text(&client(), process.admin("/metrics")).await;
-    assert!(metrics.contains("faregate_limits_reached_total{limit=\"descriptors\"}"), "{metrics}");
+    let reached = "\nfaregate_limits_reached_total{limit=\"descriptors\"} ";
+    assert!(metrics.contains(reached) && !metrics.contains(&format!("{reached}0\n")), "{metrics}");
     let lines = process.log.lock().unwrap().len();
     assert!(lines < 20, "{lines} lines for 200 connections");
     drop(strangers);

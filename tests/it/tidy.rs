@@ -20,19 +20,21 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("shutdown", &[], false),
     ("outbound", &[], false),
     ("sync", &[], false),
+    ("repeats", &["clock", "sync"], false),
     ("vault", &["entropy", "nano", "payment"], false),
-    ("ledger", &["clock", "entropy", "nano", "outbound", "payment"], false),
+    ("ledger", &["clock", "entropy", "nano", "outbound", "payment", "repeats"], false),
     (
         "store",
-        &["clock", "nano", "outbound", "payment", "routes", "shutdown", "sweep", "sync", "vault"],
+        &["clock", "nano", "outbound", "payment", "repeats", "routes", "shutdown", "sweep", "sync", "vault"],
         false,
     ),
     ("metrics", &["nano", "payment"], false),
+    ("access_log", &["clock", "metrics", "repeats"], false),
     (
         "cashier",
         &[
-            "clock", "entropy", "ledger", "metrics", "nano", "payment", "routes", "shutdown", "store",
-            "sync", "x402",
+            "clock", "entropy", "ledger", "metrics", "nano", "payment", "repeats", "routes", "shutdown",
+            "store", "sync", "x402",
         ],
         false,
     ),
@@ -40,10 +42,11 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
-    ("config", &["ledger", "listen", "nano", "payment", "routes", "store"], false),
+    ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store"], false),
     (
         "gateway",
         &[
+            "access_log",
             "admission",
             "cashier",
             "clock",
@@ -72,6 +75,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "assemble",
         &[
+            "access_log",
             "admin",
             "cashier",
             "clock",

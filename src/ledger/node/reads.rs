@@ -291,7 +291,7 @@ impl RoundFindings {
             Ok(None) => self.absent = true,
             Err(fault) => {
                 if matches!(fault, TransportFault::NotBelieved(_) | TransportFault::Nonsense(_)) {
-                    tracing::warn!(node = node.label(), %fault, "a node's answer is ignored");
+                    node.complain(&fault);
                 }
                 self.faults.push((node.label().to_owned(), fault));
             }

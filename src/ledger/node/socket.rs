@@ -27,6 +27,7 @@ use super::{Authorities, NodeSetupError};
 use crate::clock::Stopwatch;
 use crate::nano::{Account, BlockHash};
 use crate::outbound;
+use crate::repeats::Repeats;
 
 /// The most accounts in one message. A node accepts 2000 in about 30 ms.
 const CHUNK: usize = 1000;
@@ -99,6 +100,7 @@ pub(super) struct Socket {
     endpoint: SocketEndpoint,
     label: String,
     connected: AtomicBool,
+    trouble: Repeats,
 }
 
 /// Why a connection ended. It contains nothing of the URL.
@@ -134,6 +136,7 @@ impl<'a> Subscribed<'a> {
         socket.connected.store(true, Ordering::Relaxed);
         // Blocks that were confirmed before the subscription are found at once.
         watcher.set_subscribed(true);
+        let _was_away = socket.trouble.over().is_some();
         tracing::info!(node = socket.label, "subscribed to confirmations");
         Self { socket, watcher }
     }
@@ -148,7 +151,7 @@ impl Drop for Subscribed<'_> {
 
 impl Socket {
     pub(super) fn new(endpoint: SocketEndpoint) -> Self {
-        Self { label: endpoint.label(), endpoint, connected: AtomicBool::new(false) }
+        Self { label: endpoint.label(), endpoint, connected: AtomicBool::new(false), trouble: Repeats::new() }
     }
 
     pub(super) fn status(&self) -> SocketStatus {
@@ -165,7 +168,9 @@ impl Socket {
             if watch.elapsed() >= HELD {
                 backoff = FIRST_BACKOFF;
             }
-            tracing::warn!(node = self.label, %ended, "a WebSocket is not connected");
+            if let Some(held_back) = self.trouble.again() {
+                tracing::warn!(node = self.label, %ended, held_back, "a WebSocket is not connected");
+            }
             tokio::time::sleep(jittered(backoff)).await;
             backoff = backoff.saturating_mul(2).min(LONGEST_BACKOFF);
         }

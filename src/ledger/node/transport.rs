@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::{NodeEndpoint, NodeSetupError, provider};
 use crate::clock::Stopwatch;
 use crate::outbound;
+use crate::repeats::Repeats;
 
 /// The longest answer that is read, in bytes. A `block_info` has 1.5 KiB.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -158,6 +159,10 @@ pub(super) struct Node {
     provider: String,
     http: reqwest::Client,
     pub(super) health: NodeHealth,
+    /// It does not answer.
+    pub(super) silent: Repeats,
+    /// It answers what is not believed.
+    pub(super) unbelieved: Repeats,
 }
 
 impl Node {
@@ -175,7 +180,22 @@ impl Node {
             .no_proxy();
         let http = http.build().map_err(|error| NodeSetupError::Tls(outbound::chain(&error)))?;
         let provider = provider(&endpoint.url);
-        Ok(Self { endpoint, label, provider, http, health: NodeHealth::new() })
+        Ok(Self {
+            endpoint,
+            label,
+            provider,
+            http,
+            health: NodeHealth::new(),
+            silent: Repeats::new(),
+            unbelieved: Repeats::new(),
+        })
+    }
+
+    /// Logs that an answer is not believed.
+    pub(super) fn complain(&self, fault: &impl std::fmt::Display) {
+        if let Some(held_back) = self.unbelieved.again() {
+            tracing::warn!(node = self.label(), %fault, held_back, "a node's answer is ignored");
+        }
     }
 
     pub(super) fn label(&self) -> &str {

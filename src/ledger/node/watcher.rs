@@ -383,7 +383,7 @@ impl Watcher {
         }
         drop(state);
         for (hash, fault) in lies {
-            tracing::warn!(node = node.label(), %fault, "a node's answer is ignored");
+            node.complain(&fault);
             node.health.trip();
             self.failed(index, node, &[hash], &fault);
         }

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Meters, StoreError, StoreHealth};
 use super::meter::{BrokenAnswer, CachedCapability, Calls, Reports, Use, UseTally};
 use crate::clock::Clock;
+use crate::repeats::Repeats;
 use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
@@ -68,13 +69,16 @@ pub(super) struct Leases<S> {
     reports: Arc<Reports>,
     /// Numbers the lease calls of this holder.
     sequence: AtomicU64,
+    /// Uses cannot be reported.
+    trouble: Repeats,
 }
 
 impl<S: Meters + StoreHealth> Leases<S> {
     /// No leases yet, for the instance `holder`.
     pub(super) fn new(store: Arc<S>, clock: Clock, holder: Holder) -> Self {
         let sequence = AtomicU64::new(0);
-        Self { store, clock, holder, out: Mutex::default(), reports: Arc::default(), sequence }
+        let (out, reports, trouble) = (Mutex::default(), Arc::default(), Repeats::new());
+        Self { store, clock, holder, out, reports, sequence, trouble }
     }
 
     fn out(&self) -> MutexGuard<'_, BTreeMap<CapabilityId, Arc<CachedCapability>>> {
@@ -281,7 +285,8 @@ impl<S: Meters + StoreHealth> Leases<S> {
         let waiting = self.reports.take();
         // All at once, so that the store commits them in one group.
         let calls = waiting.iter().map(|held| self.settle_up(held, false));
-        join_all(calls).await;
+        let reports = join_all(calls).await;
+        self.complain(&reports);
     }
 
     async fn look_over(&self, hand_back_all: bool) {
@@ -300,15 +305,37 @@ impl<S: Meters + StoreHealth> Leases<S> {
             }
             meter.is_out() || unresolved || calls.is_err()
         });
-        join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
+        let reports = join_all(due.iter().map(|(held, hand_back)| self.settle_up(held, *hand_back))).await;
+        self.complain(&reports);
     }
 
-    async fn settle_up(&self, held: &Arc<CachedCapability>, hand_back: bool) {
-        let mut unresolved = held.calls.lock().await;
-        if let Err(error) = self.call(held, &mut unresolved, 0, hand_back).await {
-            // The uses stay unreported. The next check reports them again.
-            tracing::warn!(capability = %held.record().id, %error, "uses not reported");
+    /// Logs if uses could not be reported, or can be again. A store that is away fails all calls alike.
+    fn complain(&self, reports: &[Option<(CapabilityId, StoreError)>]) {
+        match reports.iter().flatten().next() {
+            Some((capability, error)) => {
+                if let Some(held_back) = self.trouble.again() {
+                    tracing::warn!(%capability, %error, held_back, "uses not reported");
+                }
+            }
+            None if reports.is_empty() => {}
+            None => {
+                if let Some(spell) = self.trouble.over() {
+                    tracing::info!(after_s = spell.lasted.as_secs(), "uses are reported again");
+                }
+            }
         }
+    }
+
+    /// Reports the uses of a capability. Gives why it could not: then they stay unreported, and the next check reports
+    /// them again.
+    async fn settle_up(
+        &self,
+        held: &Arc<CachedCapability>,
+        hand_back: bool,
+    ) -> Option<(CapabilityId, StoreError)> {
+        let mut unresolved = held.calls.lock().await;
+        let reported = self.call(held, &mut unresolved, 0, hand_back).await;
+        reported.err().map(|error| (held.record().id, error))
     }
 }
 

@@ -90,7 +90,10 @@ async fn a_block_that_has_paid_already() {
     let public = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
     let stolen = call(&second.entries[0], &second.offers[0].answer(&PaymentProof::NanoTxn { block: public }));
     desk.refused(&stolen, "DUPLICATE_BLOCK_HASH").await;
-    let counted = sample(&desk.rig, "refusals_total{mechanism=\"nanoTxn\",reason=\"DUPLICATE_BLOCK_HASH\"}");
+    let counted = sample(
+        &desk.rig,
+        "refusals_total{mechanism=\"nanoTxn\",reason=\"DUPLICATE_BLOCK_HASH\",route=\"foreign:\"}",
+    );
     assert_eq!(counted, 2.0, "by `/verify` and by `/settle`");
     let (signed, sent) = desk.signed(&key, &first);
     assert!(is_settled(&desk.ok("/settle", &signed).await, &sent));

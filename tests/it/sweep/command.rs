@@ -227,6 +227,23 @@ async fn without_once_it_sweeps_repeatedly_until_shutdown() {
     home.devnet.stop().await;
 }
 
+/// A sweep by hand is another process: the gateway knows it from the journal.
+#[tokio::test]
+async fn a_sweep_by_hand_is_counted_by_the_gateway() {
+    let home = Home::new(POOL, "").await;
+    home.fund(Mechanism::NanoTxn, 0, ONE_XNO);
+    let services = assemble::assemble(Config::load(&home.config).unwrap(), Clock::system()).await.unwrap();
+    let shows = |series: &str| services.metrics().text().unwrap().contains(&format!("\nfaregate_{series}\n"));
+    eventually("the deposit is seen", async || shows("pool_receivable_xno 1")).await;
+    assert!(shows("swept_xno_total 0"));
+    let (code, out, err) = sweep(&home, &["--once"]).await;
+    assert_eq!((code, err.as_str(), home.treasury()), (0, "", ONE_XNO), "{out}");
+    eventually("the sweep is counted", async || shows("swept_xno_total 1")).await;
+    assert!(shows("sweep_blocks_total{action=\"open\"} 1") && shows("sweep_blocks_total{action=\"send\"} 1"));
+    services.stop().await;
+    home.devnet.stop().await;
+}
+
 #[tokio::test]
 async fn beside_a_gateway_the_pool_is_swept_and_counted() {
     let home = Home::new(POOL, "sweep: { every: 1s }").await;
