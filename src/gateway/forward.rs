@@ -102,7 +102,7 @@ pub(super) fn request(
         request.insert_header("X-Payment-Payer", value(said.payer())?)?;
         request.insert_header("X-Payment-Transaction", value(said.block())?)?;
         request.insert_header("X-Payment-Amount", value(said.amount())?)?;
-        request.insert_header("X-Payment-Route", admitted.taken.held().intent().route.configured())?;
+        request.insert_header("X-Payment-Route", admitted.taken.held().record().route.configured())?;
     }
     Ok(())
 }
@@ -194,7 +194,7 @@ impl Receipt {
 /// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
 /// uses come back to what is left.
 pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u32) -> Receipt {
-    let (record, intent) = (held.record(), held.intent());
+    let (record, purchase) = (held.record(), held.purchase());
     let remaining = held.remaining().saturating_add(unspent);
     let token = said.token();
     let (mut left, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
@@ -215,9 +215,9 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
         expires: record.expires_at,
     };
     let outcome = x402::SettlementOutcome::Settled {
-        transaction: intent.block,
-        payer: intent.payer,
-        amount: intent.amount,
+        transaction: purchase.block,
+        payer: purchase.payer,
+        amount: purchase.amount,
         capability: Some(notice),
     };
     let response =
