@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::gateway::bill_text::AddressTexts;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
+use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerTls, Upstream};
@@ -103,6 +104,8 @@ pub struct Services {
     door: Door,
     /// What unpaid requests take.
     unpaid: Unpaid,
+    /// What the rules of routes count.
+    rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -173,6 +176,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         metrics,
         door,
         unpaid,
+        rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
         clock,
@@ -335,7 +339,8 @@ impl Services {
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone())
+        let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
+        Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook)
     }
 
     /// The door of the gateway's listeners.

@@ -21,6 +21,7 @@ mod nano;
 mod nodes;
 mod pool;
 mod prices;
+mod rules;
 mod store;
 mod sweep;
 mod upstream;
@@ -51,7 +52,7 @@ pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use upstream::{
     AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
-    UpstreamConfig, UpstreamUrl,
+    UpstreamAuth, UpstreamConfig, UpstreamUrl,
 };
 pub use work_server::WorkMaker;
 

@@ -12,7 +12,8 @@
 //!    its client's unpaid ones ([`Unpaid`]) until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
 //!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
-//!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
+//!    own way ([`preflight::decide`]). The route's rules turn some away ([`Rulebook`]), and later let some pass
+//!    without a bill. An MCP endpoint's body is read to learn what it calls
 //!    ([`calls::price`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
@@ -67,11 +68,13 @@ mod rejection;
 mod redirect;
 mod reply;
 mod respond;
+pub mod rulebook;
 #[cfg(test)]
 mod scenes;
 mod session_headers;
 mod target;
 pub mod tariff;
+mod turns;
 pub mod unpaid;
 pub mod upstream;
 mod upstream_bill;
@@ -105,6 +108,7 @@ use client::Caller;
 use context::{Asked, IfDropped};
 use decision::Decision;
 use rejection::Rejection;
+use rulebook::Rulebook;
 use tariff::{EdgeLimits, Tariff};
 use unpaid::Unpaid;
 use upstream_bill::UpstreamBills;
@@ -121,22 +125,25 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     unpaid: Unpaid,
+    rulebook: Rulebook,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
+    /// `rulebook` what the rules of routes count.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
+        rulebook: Rulebook,
     ) -> Self {
         let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
-        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
+        Self { cashier, tariff, metrics, unpaid, rulebook, upstream_bills: UpstreamBills::new(), if_dropped }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -152,7 +159,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         }
         let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
         if !is_one_too_many || context.unpaid.is_some() || presented::has_token(session) {
-            let decided = decide::decide(&self.cashier, session, context).await;
+            let decided = decide::decide(&self.cashier, &self.rulebook, session, context).await;
             if decided.holds_use() {
                 context.unpaid = None;
             }
@@ -170,6 +177,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
             self.metrics.limit_reached(*limit);
+        }
+        if let Decision::Reject(Rejection::TooOften(_)) = &decision {
+            self.metrics.limit_reached(ReachedLimit::RouteLimit);
         }
         if decision.sells() || decision.shows_right() {
             return decision;

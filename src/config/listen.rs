@@ -179,7 +179,7 @@ fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Trusted
 }
 
 /// A network, or one address.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is not a network of IP addresses"))
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use http::{HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
@@ -63,7 +63,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The same, of one on which no tunnel began.
 const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
-/// How its servers are known over TLS, and the gateway to them.
+/// How its servers are known, and the gateway to them.
 #[derive(Clone, Debug, Default)]
 pub struct PeerTls {
     /// Those who vouch for servers. `None`: the authorities that the system trusts.
@@ -72,6 +72,8 @@ pub struct PeerTls {
     pub identity: Option<Arc<CertKey>>,
     /// The name that a server's certificate is for. `None`: its URL's host.
     pub server_name: Option<String>,
+    /// The header that each request has, by which the gateway's operator is known. Its value is secret.
+    pub auth: Option<(HeaderName, HeaderValue)>,
 }
 
 impl PeerTls {
@@ -229,6 +231,11 @@ impl Upstream {
             doubted: Mutex::default(),
             connector: OnceLock::new(),
         }
+    }
+
+    /// The header that each request has, by which the gateway's operator is known.
+    pub(super) fn auth(&self) -> Option<&(HeaderName, HeaderValue)> {
+        self.rules.tls.auth.as_ref()
     }
 
     /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is

@@ -44,6 +44,7 @@ mod proxy;
 mod renamed;
 mod rig;
 mod routes;
+mod rules;
 mod scripted;
 mod serve;
 mod simulation;
