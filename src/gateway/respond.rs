@@ -257,6 +257,7 @@ fn status_of(error: &Error) -> Option<StatusCode> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenes::session;
     use super::*;
 
     #[test]
@@ -281,5 +282,22 @@ mod tests {
         }
         assert_eq!(of(ErrorType::HTTPStatus(503), Error::into_up), Some(503));
         assert_eq!(of(UPSTREAM_BILL, Error::into_up), Some(502));
+    }
+
+    /// Whether nothing is left of a body of `length` bytes after lingering.
+    async fn is_read(fields: &str, length: usize) -> bool {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{fields}\r\n");
+        let mut session = session(&(head + &"a".repeat(length)));
+        linger(&mut session).await;
+        session.is_body_done()
+    }
+
+    /// A connection that is closed with unread bytes is reset, and the client may lose the answer with it.
+    #[tokio::test]
+    async fn a_body_of_at_most_16_mib_is_read_before_the_connection_closes() {
+        assert!(is_read("", 5).await);
+        assert!(is_read("", 16 * 1024 * 1024).await);
+        assert!(!is_read("", 17 * 1024 * 1024).await);
+        assert!(!is_read("Expect: 100-continue\r\n", 5).await, "it was not asked to send it");
     }
 }

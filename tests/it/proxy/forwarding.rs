@@ -195,6 +195,21 @@ async fn several_servers_are_taken_in_turn_and_a_dead_one_is_passed_over() {
     rig.end().await;
 }
 
+/// Nothing was sent to the first, so the request loses nothing by another try.
+#[tokio::test]
+async fn a_server_that_takes_no_connection_is_passed_over_although_it_is_never_left_out() {
+    let (there, dead) = (Scripted::start(|_| Reply::text(200, "here")).await, nobody());
+    let more =
+        format!("  two: {{ urls: [\"{}\", \"{}\"], health: {{ failures: 0 }} }}\n", dead.url, there.url);
+    let routes = "  - { match: \"/two/**\", upstream: two, free: true }\n".to_owned();
+    let rig = Rig::with(Plan { more, routes, ..Plan::default() }).await;
+    for _ in 0..6 {
+        assert_eq!(rig.get("/two/x", &[]).await.status(), 200);
+    }
+    assert_eq!(there.seen().len(), 6);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn health_checks_ask_below_the_base_path_and_a_sick_server_is_left_alone() {
     let sick = Scripted::start(|seen| match seen.path.as_str() {
