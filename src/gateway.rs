@@ -328,10 +328,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // sent once more, over a connection of its own (RFC 9110 section 9.2.2). Nothing else uses an old
         // connection, see `Forwarding::goes_alone`.
         let began = session.response_written().is_some_and(|it| !it.status.is_informational());
-        let is_lost = matches!(
-            error.etype(),
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-        ) && *error.esource() == ErrorSource::Upstream;
+        let is_lost = is_lost(&error);
         let again = session.req_header().method.is_idempotent() && !context.has_body && !began;
         match &mut context.forwarding {
             Some(forwarding) if again && !forwarding.is_repeated => {
@@ -531,6 +528,13 @@ fn ending(error: Option<&Error>) -> Ending {
     }
 }
 
+/// Whether the connection to the upstream broke.
+fn is_lost(error: &Error) -> bool {
+    let broke =
+        matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+    broke && *error.esource() == ErrorSource::Upstream
+}
+
 /// Whether a connection to `peer` may be one of HTTP/1, which carries one request at a time.
 fn may_speak_http1(peer: &HttpPeer) -> bool {
     peer.get_alpn().is_none_or(|it| it.get_min_http_version() == 1)
@@ -538,4 +542,44 @@ fn may_speak_http1(peer: &HttpPeer) -> bool {
 
 fn not_admitted<T>() -> Result<T> {
     Error::e_explain(ErrorType::InternalError, "no upstream without an admission")
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::tls::ALPN;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_to_the_upstream_is_lost_if_it_broke_and_not_if_the_client_left_or_it_is_slow() {
+        use ErrorType::{ConnectionClosed, InvalidHTTPHeader, ReadError, ReadTimedout, WriteError};
+        for kind in [ConnectionClosed, ReadError, WriteError] {
+            assert!(is_lost(&Error::explain(kind.clone(), "").into_up()), "{kind:?}");
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_down()), "{kind:?}");
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_in()), "{kind:?}");
+        }
+        for kind in [ReadTimedout, InvalidHTTPHeader] {
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_up()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_may_choose_http_1_may_speak_it() {
+        let may = |alpn: ALPN| {
+            let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
+            peer.options.alpn = alpn;
+            may_speak_http1(&peer)
+        };
+        assert!(may(ALPN::H1) && may(ALPN::H2H1));
+        assert!(!may(ALPN::H2));
+    }
+
+    #[test]
+    fn an_exchange_ends_by_who_ended_it() {
+        let error = |source: fn(Box<Error>) -> Box<Error>| source(Error::explain(ErrorType::ReadError, ""));
+        assert_eq!(ending(None), Ending::Whole);
+        assert_eq!(ending(Some(&error(Error::into_down))), Ending::ClientGone);
+        assert_eq!(ending(Some(&error(Error::into_up))), Ending::Failed);
+        assert_eq!(ending(Some(&error(Error::into_in))), Ending::Failed);
+    }
 }

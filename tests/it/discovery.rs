@@ -180,7 +180,7 @@ async fn the_openapi_document_says_in_words_what_is_sold_and_refers_to_what_is_i
     let mcp = described("post", "/mcp");
     let start = "An MCP endpoint, priced by what is called; a payment buys 1 request within 1h, and a batch costs \
                  the sum. ";
-    assert!(mcp.starts_with(start) && mcp.ends_with(" Covers `tools`."), "{mcp}");
+    assert!(mcp.starts_with(start) && mcp.ends_with(" Covers `POST /mcp`."), "{mcp}");
     assert!(mcp.contains("free") && mcp.contains("search") && !mcp.contains("secretive"), "{mcp}");
 
     let body = of("post", "/mcp")["requestBody"].clone();

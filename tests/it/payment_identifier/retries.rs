@@ -63,7 +63,10 @@ async fn another_proof_is_not_settled_and_gets_the_same_answer() {
     let left = balance(&rig, &key);
     // As the official wrappers do after a lost answer: a new payment on the new frontier.
     let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let grants = || crate::metrics::sample(&rig, "store_duration_seconds_count{operation=\"grant\"}");
+    let before = grants();
     assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &second)]).await).await, first.as_replayed());
+    assert_eq!(grants(), before, "it is in hand what the first one bought");
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
     assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     assert_eq!(balance(&rig, &key), left);
@@ -190,6 +193,22 @@ async fn copies_at_once_of_many_uses_take_one() {
     assert_eq!(bodies.len(), 1);
     wait_until_kept(&rig, &block).await;
     assert_eq!(rig.upstream.seen().len(), 1);
+    rig.end().await;
+}
+
+/// Each waits for the answer to the one before, or each would take a use of what the first one bought.
+#[tokio::test]
+async fn proofs_at_once_of_one_payer_and_id_take_one_use_of_many() {
+    let rig = start().await;
+    let key = rig.payer(1, PLENTY);
+    let mut proofs = Vec::new();
+    for salt in 0..8 {
+        proofs.push(txn_proof(&rig, &key, "/many/x", ID, salt).await.0);
+    }
+    let ask = async |proof: &String| Answered::read(rig.ask_until_decided("/many/x", proof).await).await;
+    let answers = join_all(proofs.iter().map(ask)).await;
+    assert_eq!(answers.iter().filter(|it| !it.replayed).count(), 1, "{answers:?}");
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
 
