@@ -317,6 +317,30 @@ async fn an_upgrade_is_tunnelled_once_it_is_paid_and_not_before() {
     rig.end().await;
 }
 
+/// What was bought is the tunnel. Before: one that ended with a reset gave its use back, twice in a row.
+#[tokio::test]
+async fn a_tunnel_is_charged_for_however_it_ends() {
+    let (rig, mut upstream, token) = played("", "", "").await;
+    let credential = format!("PAYMENT-CAPABILITY: {token}");
+    let [connection, upgrade, version, key] = UPGRADE;
+    for committed in 2..=3 {
+        let mut wire = Wire::open(&rig.url).await;
+        wire.ask("GET /raw/socket", &[&credential, connection, upgrade, version, key]).await;
+        let mut call = upstream.call().await;
+        call.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        assert_eq!(wire.head().await.status, 101);
+        call.send("\u{1}ping").await;
+        assert_eq!(wire.exactly(5).await, b"\x01ping");
+        call.stream.get_ref().set_zero_linger().unwrap();
+        drop(call);
+        assert_eq!(wire.rest().await, b"");
+        eventually("it is charged for", async || Uses::of(&rig, "raw") == Uses { committed, given_back: 0 })
+            .await;
+    }
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn informational_answers_pass_and_do_not_count() {
     let (rig, mut upstream, token) = played("", "", "").await;
