@@ -29,6 +29,8 @@ mod meters;
 mod outstanding;
 mod postgres;
 mod repeat;
+#[cfg(test)]
+mod samples;
 pub mod settle;
 mod sqlite;
 

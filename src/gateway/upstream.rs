@@ -685,4 +685,35 @@ mod tests {
         assert_ne!(group(&one, &usual), group(&one, &trusting));
         assert_ne!(group(&one, &usual), group(&one, &newer));
     }
+
+    /// A name may come to mean ever other addresses.
+    #[tokio::test]
+    async fn why_checks_failed_is_kept_of_so_many_addresses_only() {
+        let checks =
+            Checks { upstream: UpstreamName::new("a"), by_url: Vec::new(), failures: Mutex::default() };
+        for number in 0..=MOST_FAILURES {
+            let kept = if number < MOST_FAILURES { number } else { MOST_FAILURES };
+            assert_eq!(checks.failures().len(), kept);
+            let address = format!("127.0.0.1:{}", number.saturating_add(1));
+            assert!(checks.check(&Backend::new(&address).unwrap()).await.is_err());
+        }
+        assert_eq!(checks.failures().len(), 1);
+        let why = checks.failures().values().next().cloned();
+        assert!(why.is_some_and(|it| it.contains("a server that is not configured")));
+    }
+
+    #[test]
+    fn a_tunnel_begins_by_http_1_on_a_connection_of_its_own() {
+        let prepared = |protocol: &str| {
+            let upstream = upstream(&format!("url: \"https://a.example\", protocol: {protocol}"));
+            let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
+            peer.group_key = upstream.rules.group;
+            peer.options.set_http_version(2, 1);
+            upstream.prepare_tunnel(&mut peer);
+            (peer.group_key == upstream.rules.group, peer.options.idle_timeout, peer.options.alpn)
+        };
+        assert!(matches!(prepared("auto"), (false, Some(TUNNEL_IDLE), ALPN::H1)));
+        assert!(matches!(prepared("http1"), (false, Some(TUNNEL_IDLE), _)));
+        assert!(matches!(prepared("h2"), (true, None, ALPN::H2H1)), "there is none over HTTP/2");
+    }
 }

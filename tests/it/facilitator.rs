@@ -258,6 +258,7 @@ async fn a_bill_says_what_was_ordered() {
     assert_eq!(entry["extra"]["mechanism"], "nanoSignature");
     assert_eq!(entry["extra"]["route"], format!("foreign:{REPORT}"));
     assert_eq!(entry["extra"]["grants"]["requests"], 1);
+    assert_eq!(entry["extra"]["grants"]["seconds"], 86_400, "a settled payment is told again for a day");
     assert_eq!(desk.bill(REPORT, PRICE).await.offers[0].amount, Raw::with_unit(PRICE).unwrap());
     desk.end().await;
 }

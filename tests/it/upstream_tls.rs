@@ -202,7 +202,7 @@ async fn the_log_names_the_cause_of_a_failed_handshake_and_the_client_learns_not
         eventually("a line in the log", async || logs.text().contains(cause)).await;
         let text = logs.text();
         let line = text.lines().find(|it| it.contains("request failed")).unwrap();
-        assert!(line.contains(cause), "{what}: {line}");
+        assert!(line.contains(cause) && line.contains("/**"), "{what}: {line}");
         rig.end().await;
     }
     // Without a trial of its own the gateway would sell what it cannot serve.
