@@ -37,7 +37,7 @@ check: cmake configs
 configs: cmake
 	$(CARGO) build --locked
 	@for file in $(CONFIGS); do \
-		$(TARGET)/debug/faregate check --config "$$file" || exit 1; \
+		$(TARGET)/debug/faregate check --offline --config "$$file" || exit 1; \
 	done
 
 bench: cmake
