@@ -26,6 +26,7 @@ mod grpc;
 mod kills;
 mod listen;
 mod listening;
+mod live;
 mod logs;
 mod mcp;
 mod metrics;
