@@ -126,11 +126,12 @@ async fn a_demo_that_fails_or_is_ended_sends_back_what_it_paid() {
     assert!(said.contains("Sent back: ") && !said.contains("6. The upstream fails"), "{said}");
     assert_eq!(site.holdings(), COST, "{said}");
 
-    // By a node that refuses a payment: the first block receives, the second pays, the third is refused.
+    // By a node that refuses what the third step asks of it, after the second has paid.
     let site = Site::new(COST).await;
+    site.devnet.receive_all(&Seed::from_bytes([0x5c; 32]).key(0)).unwrap();
     let refuse = async {
-        site.devnet.faults().called("process", 2).await;
-        site.devnet.order("process", InjectedFault::Refuse("Fork".to_owned()), Times::Only(2));
+        site.devnet.faults().called("process", 1).await;
+        site.devnet.order("account_info", InjectedFault::Refuse("not today".to_owned()), Times::ONCE);
     };
     let ((code, said), ()) = tokio::join!(site.run(), refuse);
     assert_eq!(code, Some(70), "{said}");

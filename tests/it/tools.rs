@@ -145,9 +145,9 @@ fn a_command_whose_reader_has_ended_ends_quietly() {
     let backup = ["backup", "--to", copy.to_str().unwrap()];
     let commands: &[&[&str]] = &[
         &["payments", "list"],
-        &["payments", "list", "--unclaimed"],
-        &["payments", "list", "--sweeps"],
         &["payments", "export"],
+        &["payments", "export", "--unclaimed"],
+        &["payments", "export", "--sweeps"],
         &["check"],
         &["check", "--json"],
         &["explain", "GET", "/v1/x"],
