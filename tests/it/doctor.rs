@@ -282,7 +282,8 @@ async fn a_node_that_is_behind_is_told_from_one_that_is_not_there() {
     let file = site.path("both.yaml");
     std::fs::write(&file, both).unwrap();
     let mut out = Vec::new();
-    drop(doctor::run(doctor::DoctorArgs { config: file.into(), json: false }, &mut out).await.unwrap());
+    let code = doctor::run(doctor::DoctorArgs { config: file.into(), json: false }, &mut out).await.unwrap();
+    assert!(format!("{code:?}").contains("(1)"), "{code:?}");
     let text = String::from_utf8(out).unwrap();
     let line = |of: &str| text.lines().find(|it| it.contains(of)).unwrap_or_else(|| panic!("{of}: {text}"));
     assert!(
