@@ -327,7 +327,7 @@ fn each_command_exits_as_its_help_says() {
         (&["check", "--config", full], 0),
         (&["check", "--config", faulty], 78),
         (&["check", "--config", &missing], 78),
-        (&["check"], 64),
+        (&["check", "--config"], 64),
         (&["explain", "--config", full, "GET", "/v1/search/x"], 0),
         (&["explain", "--config", full, "GET", "/nowhere"], 0),
         (&["explain", "--config", full, "GET", "nowhere"], 64),
