@@ -60,7 +60,7 @@ pub use proof::{Evidence, Proof};
 pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
 pub use verdict::{Admitted, Ask, Bill, How, Keeping, Presented, Refused, Replay, Verdict};
 
-/// How long a settlement's own task waits for a confirmation. After that, the recovery in the
+/// How long a settlement's own task waits for a confirmation, at least. After that, the recovery in the
 /// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -210,6 +210,14 @@ impl BearerToken {
     }
 }
 
+/// The token in `path`, which must exist.
+///
+/// # Errors
+/// [`VaultError`], as for [`bearer_token`], and if there is no file.
+pub fn existing_bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
+    read_secret(path, "token").map(|bytes| BearerToken(*bytes))
+}
+
 /// The token in `path`, which the first start makes. Processes that start together get the same token.
 ///
 /// # Errors

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::arguments;
+use super::arguments::{self, ConfigArgs};
 use super::check::{describe, load};
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use crate::config::{Config, Unmatched};
@@ -22,9 +21,8 @@ use crate::routes::{
 
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

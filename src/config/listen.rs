@@ -142,12 +142,6 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     }
     let http = judge.text(file.http, SOCKET_HINT, str::parse::<SocketAddr>);
     let tls = judge.optional(file.tls, tls);
-    if let (Ok(Some(http)), Ok(Some(tls))) = (http, &tls)
-        && http == tls.address
-        && http.port() != 0
-    {
-        judge.fault("listen.tls.address", "`http` listens there already", "give each listener its own port");
-    }
     let (list, wanted) = (file.trusted_proxies.path.clone(), file.proxy_protocol.path.clone());
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);

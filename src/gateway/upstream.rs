@@ -1,6 +1,7 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
 mod http2;
+mod inquiry;
 mod reasons;
 mod trials;
 mod tunnel;
@@ -38,6 +39,7 @@ use reasons::in_words;
 use trials::Trials;
 use tunnel::TunnelConnector;
 
+pub use inquiry::Inquiry;
 pub(super) use reasons::cause;
 
 /// How often host names are looked up again.
