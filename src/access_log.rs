@@ -144,7 +144,7 @@ impl LoggedRequests {
                 | Outcome::Pending
                 | Outcome::Unavailable => true,
                 Outcome::UpstreamFailed => had_use,
-                Outcome::Free | Outcome::Challenged => false,
+                Outcome::Free | Outcome::Allowance | Outcome::Shadow | Outcome::Challenged => false,
             },
         }
     }

@@ -35,6 +35,7 @@ use crate::gateway::bill_text::AddressTexts;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
 use crate::gateway::request_id::RequestIds;
+use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerTls, Upstream};
@@ -56,7 +57,7 @@ use crate::vault::{self, BearerToken, VaultError};
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
 
-pub use nodes::{endpoints, node_client};
+pub use nodes::{endpoints, node_client, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
@@ -111,6 +112,8 @@ pub struct Services {
     unpaid: Unpaid,
     request_ids: Arc<RequestIds>,
     access_log: AccessLog,
+    /// What the rules of routes count.
+    rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -191,6 +194,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         unpaid,
         request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
         access_log: AccessLog::none(),
+        rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
         clock,
@@ -383,7 +387,8 @@ impl Services {
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
         let (ids, access_log) = (Arc::clone(&self.request_ids), self.access_log.clone());
-        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone(), ids, access_log)
+        let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
+        Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, ids, access_log)
     }
 
     /// The door of the gateway's listeners.

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
 use crate::assemble::{self, Services};
@@ -26,9 +26,8 @@ use crate::shutdown::StopSignal;
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// The signals that the process obeys.
@@ -106,7 +105,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     runtime.block_on(serve(&args.config, config))
 }
 
-async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
+async fn serve(file: &ConfigArgs, config: Config) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
     match process::raise_descriptors() {
@@ -129,7 +128,7 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(path, &services, tls.as_ref()).await,
+            _ = signals.hangup.recv() => reload(file, &services, tls.as_ref()).await,
         }
     }
     tracing::info!("ending: no new connections are accepted, requests under way are finished");
@@ -147,10 +146,10 @@ fn standard_output() -> Result<File, Failure> {
     copied.map(File::from).map_err(failed)
 }
 
-fn load(path: &Path) -> Result<Config, Faults> {
-    let config = Config::load(path)?;
+fn load(file: &ConfigArgs) -> Result<Config, Faults> {
+    let config = file.load()?;
     for warning in &config.warnings {
-        tracing::warn!("{}", warning.about(&path.display().to_string()));
+        tracing::warn!("{}", warning.about(&file.path().display().to_string()));
     }
     Ok(config)
 }
@@ -191,8 +190,8 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
 }
 
 /// Applies the file as it is now, or leaves everything as it was and logs why.
-async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
-    let config = match load(path) {
+async fn reload(file: &ConfigArgs, services: &Services, tls: Option<&Tls>) {
+    let config = match load(file) {
         Ok(config) => config,
         Err(error) => {
             services.metrics().reload_failed();
@@ -200,13 +199,16 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
             return;
         }
     };
-    let renewed = tls.zip(config.listen.tls.as_ref()).and_then(|(tls, files)| {
-        let loaded = Tls::load(&files.certificate, &files.key).inspect_err(|error| {
+    let files = tls.zip(config.listen.tls.as_ref());
+    let renewed = files.map(|(tls, files)| Tls::load(&files.certificate, &files.key).map(|it| (tls, it)));
+    let renewed = match renewed.transpose() {
+        Ok(renewed) => renewed,
+        Err(error) => {
             services.metrics().reload_failed();
-            tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
-        });
-        loaded.ok().map(|it| (tls, it))
-    });
+            tracing::error!(%error, "not reloaded, the old configuration stays in use");
+            return;
+        }
+    };
     let held_back = match services.reload(&config).await {
         Ok(held_back) => held_back,
         Err(error) => {

@@ -46,14 +46,14 @@ impl Caller {
         }
     }
 
-    /// What the limits for each client count by.
-    pub(super) fn client(&self) -> Option<Client> {
-        self.address.map(Client::at)
-    }
-
     /// The client's address, as far as it is known.
     pub(super) const fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+
+    /// What the limits for each client count by.
+    pub(super) fn client(&self) -> Option<Client> {
+        self.address.map(Client::at)
     }
 
     /// The host that the upstream is told that `request` asked for: what came with it, or what the sender

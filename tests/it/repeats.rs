@@ -1,6 +1,7 @@
 //! Log lines that would repeat: what goes wrong with every payment and every look is said once, and so is its end.
 
-use faregate::devnet::{ANY, InjectedFault, Times};
+use faregate::devnet::faults::ANY;
+use faregate::devnet::{InjectedFault, Times};
 
 use crate::logs::Logs;
 use crate::patience::eventually;
