@@ -41,7 +41,7 @@ pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
-pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -60,6 +60,7 @@ pub use work_server::WorkMaker;
 pub struct Config {
     pub public_url: PublicUrl,
     pub listen: Listen,
+    pub drain: Drain,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
     /// The listener for other servers that sell for Nano; `None` if it is off.
@@ -155,6 +156,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     all!(Config {
         public_url: listen::public_url(judge, file.public_url),
         listen: listen.and_then(|it| listen::listen(judge, it)),
+        drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin: judge.optional(file.admin, listen::admin),
         facilitator: judge.optional(file.facilitator, listen::facilitator),
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),

@@ -99,6 +99,7 @@ use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
 use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
+use crate::shutdown::StopSignal;
 use crate::store::Store;
 
 use client::Caller;
@@ -123,20 +124,24 @@ pub struct Gateway<L, S> {
     unpaid: Unpaid,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
+    /// Once it says so, each answer ends its connection.
+    drains: StopSignal,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take. Once `drains`
+    /// says so, each answer ends its connection.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
+        drains: StopSignal,
     ) -> Self {
         let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
-        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped }
+        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped, drains }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -194,6 +199,14 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         turn.map_or_else(|limit| Decision::Reject(Rejection::Overloaded(limit)), |_| decision)
     }
 
+    /// The answer that is about to begin ends its connection if the gateway drains, also if it did not yet when
+    /// the request came.
+    fn part(&self, session: &mut Session) {
+        if *self.drains.borrow() {
+            session.set_keepalive(None);
+        }
+    }
+
     /// Closes the request's admission, if it has one that is open.
     async fn close(&self, context: &mut Context, ending: Ending) {
         let Some(forwarding) = context.forwarding.as_mut() else { return };
@@ -240,6 +253,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         let decision = self.decide(session, context).await;
         context.decided = decision.outcome();
+        self.part(session);
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
             context.if_dropped = Some(self.if_dropped.clone());
@@ -410,6 +424,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Ok(());
         }
         context.answered();
+        self.part(session);
         if let Some(forwarding) = &context.forwarding {
             // The client's side of a stream may pause as long as the upstream's.
             session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));

@@ -1,10 +1,15 @@
 //! `faregate serve`: runs the gateway. SIGTERM and SIGINT drain it, SIGHUP reloads its configuration.
+//!
+//! It ends in this order. It drains: it says that it is not ready, and accepts connections all the same until
+//! balancers have seen that. The listeners for clients close. What is under way gets its time: answers, then
+//! settlements. The operator's listener closes, and then the store.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use pingora::apps::http_app::HttpServer;
@@ -13,14 +18,20 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::failure::Failure;
 use super::process;
 use crate::assemble::{self, Services};
-use crate::clock::Clock;
-use crate::config::{Config, Faults};
+use crate::clock::{Clock, Stopwatch};
+use crate::config::{Config, Drain, Faults};
 use crate::listen::{self, Tls};
-use crate::shutdown::StopSignal;
+use crate::shutdown::{Shutdown, StopSignal};
+
+/// How long after its begin a connection is waited for whose first request has not come when the listeners close:
+/// as long as the delay, within these bounds.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -116,22 +127,61 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
     }
     let bound = BoundListeners::bind(&config).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
-    let services = assemble::assemble(config, Clock::system()).await?;
-    let (stop, shutdown) = watch::channel(false);
-    let mut listeners = listen(&services, bound, &shutdown);
+    let drain = config.drain;
+    let mut services = assemble::assemble(config, Clock::system()).await?;
+    let ((close, closes), (end, ends)) = (watch::channel(false), watch::channel(false));
+    let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+    let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
+    let (mut for_clients, mut for_operator) = listen(&services, bound, &shutdown, ends);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => break,
             _ = signals.hangup.recv() => reload(path, &services, tls.as_ref()).await,
         }
     }
-    tracing::info!("ending: no new connections are accepted, requests under way are finished");
-    stop.send_replace(true);
-    while listeners.join_next().await.is_some() {}
-    services.stop().await;
+    services.drain();
+    delay(drain, &mut signals).await;
+    close.send_replace(true);
+    let closed = Stopwatch::start();
+    while for_clients.join_next().await.is_some() {}
+    services.finish(drain.grace.saturating_sub(closed.elapsed())).await;
+    end.send_replace(true);
+    while for_operator.join_next().await.is_some() {}
+    services.close().await;
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns with the next of either signal.
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Returns when the listeners are to close: once balancers have had their time, or somebody is in a hurry.
+async fn delay(drain: Drain, signals: &mut Signals) {
+    let (delay_ms, grace_ms) = (drain.delay.as_millis(), drain.grace.as_millis());
+    tracing::info!(
+        delay_ms,
+        grace_ms,
+        "draining: not ready, and connections are accepted until the delay is over"
+    );
+    let over = sleep(drain.delay);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => break,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => {
+                tracing::info!("a second signal ends the delay");
+                break;
+            }
+            _ = signals.hangup.recv() => tracing::warn!("not reloaded: the gateway is ending"),
+        }
+    }
+    tracing::info!("ending: no new connections are accepted, requests under way are finished");
 }
 
 fn load(path: &Path) -> Result<Config, Faults> {
@@ -142,9 +192,14 @@ fn load(path: &Path) -> Result<Config, Faults> {
     Ok(config)
 }
 
-/// Serves every listener that is bound.
-fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> JoinSet<()> {
-    let mut listeners = JoinSet::new();
+/// Serves every listener that is bound: those for clients, and the operator's, which `ends` ends.
+fn listen(
+    services: &Services,
+    bound: BoundListeners,
+    shutdown: &Shutdown,
+    ends: StopSignal,
+) -> (JoinSet<()>, JoinSet<()>) {
+    let (mut for_clients, mut for_operator) = (JoinSet::new(), JoinSet::new());
     let mut conf = ServerConf::default();
     // Idle connections to upstreams are among the descriptors that are kept from clients.
     let most = listen::descriptors().and_then(|all| usize::try_from(all.div_euclid(16)).ok());
@@ -158,23 +213,23 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
     };
     if let Some(listener) = bound.http {
         tracing::info!(address = at(&listener), "listening");
-        listeners.spawn(behind(listener, None));
+        for_clients.spawn(behind(listener, None));
     }
     if let Some((listener, tls)) = bound.tls {
         tracing::info!(address = at(&listener), "listening, TLS");
-        listeners.spawn(behind(listener, Some(tls)));
+        for_clients.spawn(behind(listener, Some(tls)));
     }
     if let Some(listener) = bound.admin {
         tracing::info!(address = at(&listener), "listening, admin");
         let admin = Arc::new(HttpServer::new_app(services.admin()));
-        listeners.spawn(listen::serve(listener, admin, shutdown.clone()));
+        for_operator.spawn(listen::serve(listener, admin, ends));
     }
     if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
         tracing::info!(address = at(&listener), "listening, facilitator");
         let (door, app) = (services.facilitator_door(), Arc::new(facilitator));
-        listeners.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
+        for_clients.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
     }
-    listeners
+    (for_clients, for_operator)
 }
 
 /// Applies the file as it is now, or leaves everything as it was and logs why.

@@ -121,6 +121,7 @@ sections! {
     "" => ConfigFile {
         public_url: String,
         listen: Value,
+        drain: Value,
         admin: Value,
         facilitator: Value,
         nano: Value,
@@ -148,6 +149,10 @@ sections! {
         address: String,
         certificate: String,
         key: String,
+    }
+    "drain" => DrainFile {
+        delay: String,
+        grace: String,
     }
     "admin" => AdminFile {
         listen: String,
