@@ -4,8 +4,10 @@
 //! balancers have seen that. The listeners for clients close. What is under way gets its time: answers, then
 //! settlements. The operator's listener closes, and then the store.
 
+mod sockets;
+mod systemd;
+
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{Config, Drain, Faults};
 use crate::listen::{self, Tls};
 use crate::shutdown::{Shutdown, StopSignal};
+use sockets::{HandedOver, Name, Others, Socket};
 
 /// How long after its begin a connection is waited for whose first request has not come when the listeners close:
 /// as long as the delay, within these bounds.
@@ -57,47 +60,52 @@ impl Signals {
     }
 }
 
-/// The listeners of a configuration, bound.
-struct BoundListeners {
-    http: Option<TcpListener>,
-    tls: Option<(TcpListener, Tls)>,
-    admin: Option<TcpListener>,
-    facilitator: Option<TcpListener>,
+/// The listeners of a configuration; each is a [`Socket`] first and then a [`TcpListener`].
+struct Listeners<T> {
+    http: Option<T>,
+    tls: Option<(T, Tls)>,
+    admin: Option<T>,
+    facilitator: Option<T>,
 }
 
-impl BoundListeners {
-    async fn bind(config: &Config) -> Result<Self, Failure> {
-        let http = match config.listen.http {
-            Some(address) => Some(bind("listen.http", address).await?),
-            None => None,
-        };
-        let tls = match &config.listen.tls {
-            Some(it) => {
-                let tls = Tls::load(&it.certificate, &it.key)
-                    .map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))?;
-                Some((bind("listen.tls.address", it.address).await?, tls))
+impl Listeners<Socket> {
+    /// Binds what systemd has not handed over.
+    async fn bind(config: &Config, mut handed_over: HandedOver) -> Result<Self, Failure> {
+        let tls = config.listen.tls.as_ref().map(|it| {
+            let tls = Tls::load(&it.certificate, &it.key);
+            tls.map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))
+        });
+        let tls = tls.transpose()?;
+        let mut socket = async |name, address| match address {
+            None => Ok(None),
+            Some(address) => {
+                Socket::of(name, address, config.listen.reuse_port, &mut handed_over).await.map(Some)
             }
-            None => None,
         };
-        let admin = match config.admin {
-            Some(address) => Some(bind("admin.listen", address).await?),
-            None => None,
-        };
-        let facilitator = match &config.facilitator {
-            Some(it) => Some(bind("facilitator.listen", it.address).await?),
-            None => None,
-        };
-        Ok(Self { http, tls, admin, facilitator })
+        let http = socket(Name::Http, config.listen.http).await?;
+        let secured = socket(Name::Tls, config.listen.tls.as_ref().map(|it| it.address)).await?;
+        let admin = socket(Name::Admin, config.admin).await?;
+        let facilitator = socket(Name::Facilitator, config.facilitator.as_ref().map(|it| it.address)).await?;
+        handed_over.all_taken()?;
+        Ok(Self { http, tls: secured.zip(tls), admin, facilitator })
     }
-}
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::Unavailable(format!(
-            "`{key}`: cannot listen on {address}: {error}; is it in use, or may this user not use ports \
-             below 1024?"
-        ))
-    })
+    /// From where new connections can be led to another process.
+    fn others(&self) -> Others {
+        let secured = self.tls.as_ref().map(|(socket, _)| socket);
+        let all = [self.http.as_ref(), secured, self.admin.as_ref(), self.facilitator.as_ref()];
+        Others(all.into_iter().flatten().filter_map(Socket::for_others).collect())
+    }
+
+    /// Listens. Clients may connect from here on, and wait until they are served.
+    fn listen(self) -> Result<Listeners<TcpListener>, Failure> {
+        Ok(Listeners {
+            http: self.http.map(Socket::listen).transpose()?,
+            tls: self.tls.map(|(socket, tls)| Ok::<_, Failure>((socket.listen()?, tls))).transpose()?,
+            admin: self.admin.map(Socket::listen).transpose()?,
+            facilitator: self.facilitator.map(Socket::listen).transpose()?,
+        })
+    }
 }
 
 /// Runs the gateway until SIGTERM or SIGINT, on as many threads as its configuration says.
@@ -107,15 +115,17 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 /// needs cannot be opened.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let config = load(&args.config)?;
+    // Before there are threads.
+    let handed_over = HandedOver::take()?;
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     if let Some(count) = config.limits.threads {
         threads.worker_threads(count);
     }
     let runtime = threads.enable_all().build().map_err(Failure::Threads)?;
-    runtime.block_on(serve(&args.config, config))
+    runtime.block_on(serve(&args.config, config, handed_over))
 }
 
-async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
+async fn serve(path: &Path, config: Config, handed_over: HandedOver) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
     match process::raise_descriptors() {
@@ -125,21 +135,30 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
         }
         Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
-    let bound = BoundListeners::bind(&config).await?;
+    let bound = Listeners::bind(&config, handed_over).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
     let drain = config.drain;
     let mut services = assemble::assemble(config, Clock::system()).await?;
     let ((close, closes), (end, ends)) = (watch::channel(false), watch::channel(false));
     let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
     let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
-    let (mut for_clients, mut for_operator) = listen(&services, bound, &shutdown, ends);
+    let others = bound.others();
+    let (mut for_clients, mut for_operator) = listen(&services, bound.listen()?, &shutdown, ends);
+    systemd::ready();
+    let watchdog = systemd::feed_watchdog();
     loop {
         tokio::select! {
             () = either(&mut signals.terminate, &mut signals.interrupt) => break,
-            _ = signals.hangup.recv() => reload(path, &services, tls.as_ref()).await,
+            _ = signals.hangup.recv() => {
+                systemd::reloading();
+                reload(path, &services, tls.as_ref()).await;
+                systemd::ready();
+            }
         }
     }
+    systemd::stopping();
     services.drain();
+    others.take_over();
     delay(drain, &mut signals).await;
     close.send_replace(true);
     let closed = Stopwatch::start();
@@ -148,6 +167,7 @@ async fn serve(path: &Path, config: Config) -> Result<ExitCode, Failure> {
     end.send_replace(true);
     while for_operator.join_next().await.is_some() {}
     services.close().await;
+    drop(watchdog);
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
 }
@@ -195,7 +215,7 @@ fn load(path: &Path) -> Result<Config, Faults> {
 /// Serves every listener that is bound: those for clients, and the operator's, which `ends` ends.
 fn listen(
     services: &Services,
-    bound: BoundListeners,
+    bound: Listeners<TcpListener>,
     shutdown: &Shutdown,
     ends: StopSignal,
 ) -> (JoinSet<()>, JoinSet<()>) {

@@ -76,6 +76,9 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// Whether clients may speak HTTP/2 without TLS, if they know beforehand that they may.
     pub h2c: bool,
+    /// Whether other processes of the same user may listen at the addresses of this gateway, also the operator's and
+    /// the facilitator's: a second gateway that takes over.
+    pub reuse_port: bool,
 }
 
 /// A listener that speaks TLS.
@@ -171,6 +174,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);
     let h2c = judge.flag(file.h2c, false);
+    let reuse_port = judge.flag(file.reuse_port, false);
     if let (Ok(true), Ok(trusted)) = (proxy_protocol, &trusted_proxies)
         && trusted.is_empty()
     {
@@ -183,7 +187,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
         let message = "everybody is trusted: any client can pretend to be any other";
         judge.warn(&list, message, "name only the networks of your own proxies");
     }
-    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c })
+    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c, reuse_port })
 }
 
 fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TrustedProxies> {

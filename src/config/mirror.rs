@@ -144,6 +144,7 @@ sections! {
         trusted_proxies: Value,
         proxy_protocol: bool,
         h2c: bool,
+        reuse_port: bool,
     }
     "listen.tls" => TlsFile {
         address: String,

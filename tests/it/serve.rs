@@ -24,6 +24,8 @@ use crate::scripted::{Reply, Scripted};
 
 mod drain;
 mod ready;
+mod systemd;
+mod upgrade;
 
 /// What a gateway process needs around it.
 struct World {
