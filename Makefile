@@ -7,11 +7,12 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The configurations that are shipped for use.
 CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose/faregate.yaml
 
-.PHONY: help demo test check configs bench build cmake
+.PHONY: help demo live test check configs bench build cmake
 
 help:
 	@echo 'make demo         the whole exchange on this machine, with play money; nothing to install or set up'
 	@echo 'make demo KEEP=1  the same, and leaves everything running, for you to try'
+	@echo 'make live NODE=URL SEED_FILE=FILE   the same with real money before a node of yours; says what it costs'
 	@echo 'make test         every test'
 	@echo 'make check        format, lints, documentation, shipped configurations'
 	@echo 'make bench        what the parts of a request cost, then whole requests; takes minutes'
@@ -20,6 +21,11 @@ help:
 # A debug build is ready sooner and plays the same exchange.
 demo: cmake
 	$(CARGO) run --locked -- demo $(if $(KEEP),,--once)
+
+# With real money, which is sent back at the end. A release build, since work is computed.
+live: cmake
+	@test -n "$(NODE)" && test -n "$(SEED_FILE)" || { echo 'make live NODE=http://127.0.0.1:7076 SEED_FILE=FILE' >&2; exit 64; }
+	$(CARGO) run --locked --release -- demo $(foreach it,$(NODE),--node '$(it)') --seed-file "$(SEED_FILE)"
 
 test: cmake
 	$(CARGO) test --locked
@@ -37,7 +43,7 @@ check: cmake configs
 configs: cmake
 	$(CARGO) build --locked
 	@for file in $(CONFIGS); do \
-		$(TARGET)/debug/faregate check --config "$$file" || exit 1; \
+		$(TARGET)/debug/faregate check --offline --config "$$file" || exit 1; \
 	done
 
 bench: cmake

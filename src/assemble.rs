@@ -31,6 +31,7 @@ use crate::gateway::Gateway;
 use crate::gateway::bill_text::AddressTexts;
 use crate::gateway::body::BodyBudget;
 use crate::gateway::discovery::Documents;
+use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerTls, Upstream};
@@ -50,7 +51,7 @@ use crate::vault::{self, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
 
-pub use nodes::{endpoints, node_client};
+pub use nodes::{endpoints, node_client, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
@@ -103,6 +104,8 @@ pub struct Services {
     door: Door,
     /// What unpaid requests take.
     unpaid: Unpaid,
+    /// What the rules of routes count.
+    rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
@@ -174,6 +177,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         metrics,
         door,
         unpaid,
+        rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
         clock,
@@ -337,7 +341,8 @@ impl Services {
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        Gateway::new(self.cashier.clone(), tariff, metrics, self.unpaid.clone(), self.drains())
+        let (unpaid, rulebook, self.drains()) = (self.unpaid.clone(), self.rulebook.clone());
+        Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains())
     }
 
     /// The door of the gateway's listeners.

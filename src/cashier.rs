@@ -60,7 +60,7 @@ pub use proof::{Evidence, Proof};
 pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
 pub use verdict::{Admitted, Ask, Bill, How, Keeping, Presented, Refused, Replay, Verdict};
 
-/// How long a settlement's own task waits for a confirmation. After that, the recovery in the
+/// How long a settlement's own task waits for a confirmation, at least. After that, the recovery in the
 /// background takes over.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -329,8 +329,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             None => Box::pin(self.recognise(token, wanted)).await?,
         };
-        let (record, intent) = (held.record(), held.intent());
-        let bought = Bought { route: &record.route, terms: intent.terms, place: intent.challenge.place() };
+        let (record, purchase) = (held.record(), held.purchase());
+        let bought =
+            Bought { route: &record.route, terms: purchase.terms, place: purchase.challenge.place() };
         let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
         if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
@@ -404,7 +405,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 uses: record.uses,
                 expires_at: record.expires_at,
             };
-            CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.intent())
+            CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.purchase())
         })
     }
 
@@ -491,7 +492,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// The capability that this very payment bought, if it is in the cache.
     fn in_hand(&self, block: BlockHash, challenge: &Challenge) -> Option<Arc<CachedCapability>> {
         let held = self.0.capabilities.known(CapabilityId::of_payment(block))?;
-        (held.intent().challenge == challenge.nonce()).then_some(held)
+        (held.purchase().challenge == challenge.nonce()).then_some(held)
     }
 
     /// Settles a checked payment, or joins the settlement that is under way, and waits for it. To start one

@@ -15,6 +15,7 @@ pub mod payments;
 pub mod pool;
 mod process;
 pub mod recover;
+mod secrets;
 pub mod serve;
 pub mod sweep;
 mod words;
@@ -26,8 +27,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+pub use arguments::ConfigArgs;
 pub use failure::Failure;
-use failure::{EX_SOFTWARE, EX_USAGE};
+use failure::{EX_IOERR, EX_SOFTWARE, EX_USAGE};
 
 /// A reverse proxy that puts a price on any HTTP API, paid in feeless Nano (XNO).
 #[derive(Debug, Parser)]
@@ -111,7 +113,11 @@ pub fn run() -> ExitCode {
             // Help and version are errors to clap, and go to standard output.
             let printed = error.print();
             let asked = !error.use_stderr();
-            return if asked && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EX_USAGE) };
+            return match printed {
+                Ok(()) if asked => ExitCode::SUCCESS,
+                Err(_unwritable) if asked => ExitCode::from(EX_IOERR),
+                Ok(()) | Err(_) => ExitCode::from(EX_USAGE),
+            };
         }
     };
     let usual = if matches!(cli.command, MainCommand::Serve(_)) { "info" } else { "error" };
@@ -124,10 +130,9 @@ pub fn run() -> ExitCode {
 
 /// Says how a configuration is named, if an argument is left over where one is needed.
 fn with_advice(mut error: clap::Error) -> clap::Error {
-    let takes_config =
-        error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("--config <FILE>"));
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
     if error.kind() == ErrorKind::UnknownArgument
-        && takes_config
+        && takes_config(&usage)
         && let Some(ContextValue::String(stray)) = error.get(ContextKind::InvalidArg)
         && !stray.starts_with('-')
     {
@@ -135,6 +140,18 @@ fn with_advice(mut error: clap::Error) -> clap::Error {
         let _before = error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
     }
     error
+}
+
+/// Whether the command of a usage line takes a configuration.
+fn takes_config(usage: &str) -> bool {
+    let (mut program, words) = (Cli::command(), usage.split_whitespace().skip_while(|it| *it != "faregate"));
+    for word in words.skip(1) {
+        match program.find_subcommand(word) {
+            Some(command) => program = command.clone(),
+            None => break,
+        }
+    }
+    program.get_arguments().any(|it| it.get_long() == Some("config"))
 }
 
 fn dispatch(command: MainCommand) -> ExitCode {

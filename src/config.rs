@@ -11,16 +11,19 @@ mod calls;
 mod conditions;
 mod discovery;
 mod document;
+mod env_file;
 mod finding;
 mod judge;
 mod limits;
 mod listen;
+mod listeners;
 mod mechanisms;
 mod mirror;
 mod nano;
 mod nodes;
 mod pool;
 mod prices;
+mod rules;
 mod store;
 mod sweep;
 mod upstream;
@@ -29,7 +32,7 @@ mod work_server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
@@ -51,7 +54,7 @@ pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use upstream::{
     AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
-    UpstreamConfig, UpstreamUrl,
+    UpstreamAuth, UpstreamConfig, UpstreamUrl,
 };
 pub use work_server::WorkMaker;
 
@@ -88,17 +91,40 @@ pub struct Config {
     pub warnings: Vec<Warning>,
 }
 
+/// How a file is read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Reading {
+    /// A file of variables, in the form of systemd's `EnvironmentFile=`. The environment comes before it.
+    pub env_file: Option<PathBuf>,
+    /// Whether no file is read that the configuration names. Then it is good for judging alone.
+    pub offline: bool,
+}
+
 impl Config {
     /// Reads a file, with the process's environment. Relative paths start at the file's directory.
     ///
     /// # Errors
     /// All [`Faults`].
     pub fn load(path: &Path) -> Result<Self, Faults> {
+        Self::load_by(path, &Reading::default())
+    }
+
+    /// The same, as `reading` says.
+    ///
+    /// # Errors
+    /// All [`Faults`].
+    pub fn load_by(path: &Path, reading: &Reading) -> Result<Self, Faults> {
         let file = path.display().to_string();
+        let variables = match &reading.env_file {
+            Some(named) => env_file::read(named).map_err(|fault| Faults::new(&file, vec![fault]))?,
+            None => BTreeMap::new(),
+        };
         #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        let env = |name: &str| std::env::var(name).ok();
+        let env = |name: &str| std::env::var(name).ok().or_else(|| variables.get(name).cloned());
         match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &file, path.parent().unwrap_or(Path::new("")), env),
+            Ok(text) => {
+                Self::read(&text, &file, path.parent().unwrap_or(Path::new("")), &env, reading.offline)
+            }
             Err(error) => {
                 let message = format!("the file cannot be read: {error}");
                 Err(Faults::new(&file, vec![Fault::new(None, "", message, document::SMALLEST)]))
@@ -117,9 +143,19 @@ impl Config {
         base: &Path,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Faults> {
-        let document = document::read(text, &env).map_err(|faults| Faults::new(file, faults))?;
+        Self::read(text, file, base, &env, false)
+    }
+
+    fn read(
+        text: &str,
+        file: &str,
+        base: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        offline: bool,
+    ) -> Result<Self, Faults> {
+        let document = document::read(text, env).map_err(|faults| Faults::new(file, faults))?;
         let (places, faults) = (document.places, document.faults);
-        let mut judge = Judge::new(places, faults, base);
+        let mut judge = Judge::new(places, faults, base, offline);
         match (checked(&mut judge, document.value), judge.faults.is_empty()) {
             (Ok(mut config), true) => {
                 config.warnings = judge.warnings;
@@ -153,12 +189,17 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         warn_of_unused(judge, known.keys(), table, unmatched);
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
+    let listen = listen.and_then(|it| listen::listen(judge, it));
+    let admin = judge.optional(file.admin, listen::admin);
+    let facilitator = judge.optional(file.facilitator, listen::facilitator);
+    let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
+    listeners::apart(judge, listen.as_ref().ok(), admin.ok().flatten(), beside);
     all!(Config {
         public_url: listen::public_url(judge, file.public_url),
-        listen: listen.and_then(|it| listen::listen(judge, it)),
+        listen,
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
-        admin: judge.optional(file.admin, listen::admin),
-        facilitator: judge.optional(file.facilitator, listen::facilitator),
+        admin,
+        facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
         nano,
         challenge: judge.section(file.challenge).and_then(|it| limits::challenge(judge, it)),

@@ -232,7 +232,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
         let (block, payer, caller) = (proof.block(), proof.payer(), self.caller(session));
         let unpaid = match unless_gone(session, self.cashier.settle(proof, &demand, caller)).await? {
             Ok(admitted) => {
-                let answer = FacilitatorAnswer::settled(admitted.taken.held().intent());
+                let answer = FacilitatorAnswer::settled(admitted.taken.held().purchase());
                 return Ok(FacilitatorReply { answer, spends: Some(admitted.taken) });
             }
             // Another call is being answered with the use. It is free again if that caller hangs up.
@@ -246,7 +246,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
     /// for the same call made again. The answer comes first, because a crash between the two must not
     /// cost the payer what it bought.
     async fn close(&self, mut taken: Use, delivered: bool) {
-        let route = taken.held().intent().route.clone();
+        let route = taken.held().record().route.clone();
         let result = if delivered {
             fail::fail_point!("settle-answered", |_| std::process::abort());
             if let Err(error) = self.cashier.capabilities().commit_durably(&mut taken).await {

@@ -12,7 +12,8 @@
 //!    its client's unpaid ones ([`Unpaid`]) until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
 //!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
-//!    own way ([`preflight::decide`]). An MCP endpoint's body is read to learn what it calls
+//!    own way ([`preflight::decide`]). The route's rules turn some away ([`Rulebook`]), and later let some pass
+//!    without a bill. An MCP endpoint's body is read to learn what it calls
 //!    ([`calls::price`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
@@ -67,11 +68,13 @@ mod rejection;
 mod redirect;
 mod reply;
 mod respond;
+pub mod rulebook;
 #[cfg(test)]
 mod scenes;
 mod session_headers;
 mod target;
 pub mod tariff;
+mod turns;
 pub mod unpaid;
 pub mod upstream;
 mod upstream_bill;
@@ -106,6 +109,7 @@ use client::Caller;
 use context::{Asked, IfDropped};
 use decision::Decision;
 use rejection::Rejection;
+use rulebook::Rulebook;
 use tariff::{EdgeLimits, Tariff};
 use unpaid::Unpaid;
 use upstream_bill::UpstreamBills;
@@ -122,6 +126,7 @@ pub struct Gateway<L, S> {
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     unpaid: Unpaid,
+    rulebook: Rulebook,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
     /// Once it says so, each answer ends its connection.
@@ -130,18 +135,20 @@ pub struct Gateway<L, S> {
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take. Once `drains`
-    /// says so, each answer ends its connection.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
+    /// `rulebook` what the rules of routes count. Once `drains` says so, each answer ends its connection.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
         tariff: Arc<ArcSwap<Tariff>>,
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
+        rulebook: Rulebook,
         drains: StopSignal,
     ) -> Self {
         let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics));
-        Self { cashier, tariff, metrics, unpaid, upstream_bills: UpstreamBills::new(), if_dropped, drains }
+        let upstream_bills = UpstreamBills::new();
+        Self { cashier, tariff, metrics, unpaid, rulebook, upstream_bills, if_dropped, drains }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -157,7 +164,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         }
         let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
         if !is_one_too_many || context.unpaid.is_some() || presented::has_token(session) {
-            let decided = decide::decide(&self.cashier, session, context).await;
+            let decided = decide::decide(&self.cashier, &self.rulebook, session, context).await;
             if decided.holds_use() {
                 context.unpaid = None;
             }
@@ -175,6 +182,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
             self.metrics.limit_reached(*limit);
+        }
+        if let Decision::Reject(Rejection::TooOften(_)) = &decision {
+            self.metrics.limit_reached(ReachedLimit::RouteLimit);
         }
         if decision.sells() || decision.shows_right() {
             return decision;
@@ -341,11 +351,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         // The upstream may have closed an old connection as the request arrived. What may be done twice is
         // sent once more, over a connection of its own (RFC 9110 section 9.2.2). Nothing else uses an old
         // connection, see `Forwarding::goes_alone`.
-        let began = session.response_written().is_some_and(|it| !it.status.is_informational());
-        let is_lost = matches!(
-            error.etype(),
-            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-        ) && *error.esource() == ErrorSource::Upstream;
+        let began = session.response_written().is_some_and(|it| respond::begins_answer(it.status));
+        let is_lost = is_lost(&error);
         let again = session.req_header().method.is_idempotent() && !context.has_body && !began;
         match &mut context.forwarding {
             Some(forwarding) if again && !forwarding.is_repeated => {
@@ -480,7 +487,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.answered();
         let failure = respond::failure(session, context, error);
         // Before the answer leaves: a client that tries again at once finds the use.
-        self.close(context, ending(Some(error))).await;
+        let answered = session.response_written().map(|it| it.status);
+        self.close(context, ending(Some(error), answered)).await;
         let error_code = match failure {
             Some(failure) => failure.send(session, context).await,
             None => 0,
@@ -490,11 +498,11 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Box<Context>) {
         context.if_dropped = None;
-        let status = session.response_written().map_or(0, |it| it.status.as_u16());
+        let answered = session.response_written().map(|it| it.status);
+        let status = answered.map_or(0, |it| it.as_u16());
         drop(context.at_upstream.take());
         let took = context.started.elapsed();
-        // What was bought is the tunnel. How it ends is up to those who use it.
-        let mut ending = ending(error.filter(|_| status != StatusCode::SWITCHING_PROTOCOLS.as_u16()));
+        let mut ending = ending(error, answered);
         if ending == Ending::Whole
             && context.holds_use()
             && let Some(connection) = Connection::of(session)
@@ -537,13 +545,22 @@ fn may_become_tunnel(session: &Session) -> bool {
     forward::asks_for_websocket(headers) && preflight::method_asked_for(session).is_none()
 }
 
-/// How an exchange ended that ended with `error`.
-fn ending(error: Option<&Error>) -> Ending {
-    match error.map(Error::esource) {
+/// How an exchange ended that ended with `error`, after an answer with the status `answered`.
+fn ending(error: Option<&Error>, answered: Option<StatusCode>) -> Ending {
+    // What was bought is the tunnel. How it ends is up to those who use it.
+    let is_tunnel = answered == Some(StatusCode::SWITCHING_PROTOCOLS);
+    match error.filter(|_| !is_tunnel).map(Error::esource) {
         None => Ending::Whole,
         Some(ErrorSource::Downstream) => Ending::ClientGone,
         Some(ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset) => Ending::Failed,
     }
+}
+
+/// Whether the connection to the upstream broke.
+fn is_lost(error: &Error) -> bool {
+    let broke =
+        matches!(error.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError);
+    broke && *error.esource() == ErrorSource::Upstream
 }
 
 /// Whether a connection to `peer` may be one of HTTP/1, which carries one request at a time.
@@ -553,4 +570,50 @@ fn may_speak_http1(peer: &HttpPeer) -> bool {
 
 fn not_admitted<T>() -> Result<T> {
     Error::e_explain(ErrorType::InternalError, "no upstream without an admission")
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::tls::ALPN;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_to_the_upstream_is_lost_if_it_broke_and_not_if_the_client_left_or_it_is_slow() {
+        use ErrorType::{ConnectionClosed, InvalidHTTPHeader, ReadError, ReadTimedout, WriteError};
+        for kind in [ConnectionClosed, ReadError, WriteError] {
+            assert!(is_lost(&Error::explain(kind.clone(), "").into_up()), "{kind:?}");
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_down()), "{kind:?}");
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_in()), "{kind:?}");
+        }
+        for kind in [ReadTimedout, InvalidHTTPHeader] {
+            assert!(!is_lost(&Error::explain(kind.clone(), "").into_up()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_may_choose_http_1_may_speak_it() {
+        let may = |alpn: ALPN| {
+            let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
+            peer.options.alpn = alpn;
+            may_speak_http1(&peer)
+        };
+        assert!(may(ALPN::H1) && may(ALPN::H2H1));
+        assert!(!may(ALPN::H2));
+    }
+
+    #[test]
+    fn an_exchange_ends_by_who_ended_it() {
+        let error = |source: fn(Box<Error>) -> Box<Error>| source(Error::explain(ErrorType::ReadError, ""));
+        for answered in [None, Some(StatusCode::OK)] {
+            assert_eq!(ending(None, answered), Ending::Whole);
+            assert_eq!(ending(Some(&error(Error::into_down)), answered), Ending::ClientGone);
+            assert_eq!(ending(Some(&error(Error::into_up)), answered), Ending::Failed);
+            assert_eq!(ending(Some(&error(Error::into_in)), answered), Ending::Failed);
+        }
+        for source in [Error::into_down, Error::into_up, Error::into_in] {
+            let error = error(source);
+            assert_eq!(ending(Some(&error), Some(StatusCode::SWITCHING_PROTOCOLS)), Ending::Whole);
+        }
+    }
 }

@@ -98,4 +98,10 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Whether enough nodes answered recently. While they do not, the gateway sells nothing.
     fn is_healthy(&self) -> bool;
+
+    /// How long a call to it takes at present. Whoever waits for something to show on the ledger waits for several of
+    /// these.
+    fn pace(&self) -> Duration {
+        Duration::ZERO
+    }
 }

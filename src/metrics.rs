@@ -20,6 +20,10 @@ vocabulary! {
     pub enum Outcome {
         /// Served on a free route.
         Free = "free",
+        /// Served free on a priced route: one of the client's free requests of the day.
+        Allowance = "allowance",
+        /// Served free on a priced route whose price is not enforced for the client.
+        Shadow = "shadow",
         /// Answered 402; it carried no payment.
         Challenged = "challenged",
         /// Served with the payment that it carried.
@@ -97,6 +101,8 @@ vocabulary! {
         ClientFreeForwards = "per_client.free_forwards",
         /// Answers a second that sell nothing, to one client. It counts those that had to wait.
         ClientBills = "per_client.bills",
+        /// Requests to a route that has a `limit`, of one client or payer.
+        RouteLimit = "limit",
         /// Settlements under way, of one client.
         ClientSettlements = "per_client.settlements",
         /// Look-ups for proofs, of one client.

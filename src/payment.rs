@@ -23,7 +23,7 @@ use std::str::FromStr;
 use crate::nano::{Account, BlockHash, Raw, StateBlock, hex_text, serde_text};
 use crate::routes::Place;
 
-pub use intent::{Confirmed, Intent, Seen};
+pub use intent::{Confirmed, Intent, Purchase, Seen};
 pub use key::{MacKey, MacKeys};
 pub use particular::Particular;
 pub use payment_identifier::{IdentifiedRequest, IdentifierKey, RequestDigest};

@@ -14,6 +14,7 @@ mod own_headers;
 mod pattern;
 mod precedence;
 mod request;
+mod rules;
 mod standing;
 mod strip;
 mod table;
@@ -36,10 +37,12 @@ pub use conditions::{
 };
 pub use head::RequestHead;
 pub use host::{HostFault, HostPattern, MAX_HOST, RequestHost};
+pub(crate) use own_headers::is_of_the_connection;
 pub use own_headers::is_own_header;
 pub use pattern::{MAX_METHODS, MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use precedence::Precedence;
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};
+pub use rules::{CountedBy, Enforcement, Guests, RateLimit, Rules};
 pub use standing::{Bearing, Bought, Place, Standing};
 pub use strip::{Strip, StripFault};
 pub use table::{Candidate, Found, MAX_ALTERNATIVES, PriceTable, TableFault};
@@ -328,6 +331,8 @@ pub struct Route {
     pub body: BodyRule,
     /// Whether letter case and a trailing slash make a different path.
     pub case_sensitive: bool,
+    /// The rules beside the price, if there are any.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// The method and path that a route matches, and its conditions in brackets: `GET /img (query size=large)`.

@@ -29,6 +29,8 @@ mod meters;
 mod outstanding;
 mod postgres;
 mod repeat;
+#[cfg(test)]
+mod samples;
 pub mod settle;
 mod sqlite;
 
@@ -44,7 +46,10 @@ pub use inspection::Inspection;
 pub use journal::{Begin, Claims, Filter, PaymentJournal, PaymentRecord, PaymentState};
 pub use meters::{CapabilityRecord, Grant, Grantee, Holder, Lease, LeaseRequest, Meters};
 pub use outstanding::OutstandingGrants;
-pub use postgres::{PostgresFault, PostgresOptions, PostgresStore, Replication, server as postgres_server};
+pub use postgres::{
+    PostgresFault, PostgresOptions, PostgresStore, Replication, check_files as check_postgres_files,
+    server as postgres_server,
+};
 pub use repeat::repeat_unknown;
 pub use sqlite::{BackupError, OpenError, OpenFault, SqliteOptions, SqliteStore, backup_sqlite};
 

@@ -16,8 +16,9 @@ use crate::entropy::{self, NoEntropy};
 use crate::nano::{Account, Seed, Signature, StateBlock, UnsignedBlock, Work, noms_digest};
 use crate::payment::MacKey;
 
-/// The longest file that is read, in bytes. A secret's file has 64 digits and a line end.
-const MAX_FILE: u64 = 1024;
+/// The longest file that is read, in bytes. Most secrets' files have 64 digits and a line end; the key of an
+/// upstream may be longer.
+const MAX_FILE: u64 = 8192;
 
 /// The user who may let a group read a secret.
 #[cfg(unix)]
@@ -40,6 +41,8 @@ pub enum VaultError {
     NotAFile { path: PathBuf },
     #[error("{}: this is not a {what}, which is 64 hexadecimal digits on one line", path.display())]
     NotHex { path: PathBuf, what: &'static str },
+    #[error("{}: this is not text in UTF-8", path.display())]
+    NotText { path: PathBuf },
     #[error("{}: the file exists already and is left as it is", path.display())]
     Exists { path: PathBuf },
     #[error("{}: cannot be read: {error}", path.display())]
@@ -207,6 +210,14 @@ impl BearerToken {
     }
 }
 
+/// The token in `path`, which must exist.
+///
+/// # Errors
+/// [`VaultError`], as for [`bearer_token`], and if there is no file.
+pub fn existing_bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
+    read_secret(path, "token").map(|bytes| BearerToken(*bytes))
+}
+
 /// The token in `path`, which the first start makes. Processes that start together get the same token.
 ///
 /// # Errors
@@ -226,13 +237,29 @@ fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, 
     }
 }
 
-fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+/// The secret text of a file, without white space around it.
+///
+/// # Errors
+/// [`VaultError`] if the file is not private, or is no text.
+pub fn text(path: &Path) -> Result<Zeroizing<String>, VaultError> {
+    let bytes = read_private(path)?;
+    let text = std::str::from_utf8(bytes.trim_ascii());
+    let text = text.map_err(|_| VaultError::NotText { path: path.to_owned() })?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, VaultError> {
     let unreadable = |error| unreadable(path, error);
     let file = File::open(path).map_err(unreadable)?;
     check_metadata(path, &file.metadata().map_err(unreadable)?)?;
     // Large enough from the start: a buffer that grows leaves an unwiped copy behind.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(0)));
     file.take(MAX_FILE).read_to_end(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+fn read_secret(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {
+    let text = read_private(path)?;
     let mut secret = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.trim_ascii(), secret.as_mut())
         .map_err(|_| VaultError::NotHex { path: path.to_owned(), what })?;

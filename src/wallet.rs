@@ -68,6 +68,12 @@ use offer::{PayableBill, PayableEntry};
 /// more, a client could compute for days.
 const MAX_THRESHOLD: Threshold = Threshold(0xffff_ffff_0000_0000);
 
+/// # Errors
+/// [`WalletError::WorkTooHard`] beyond [`MAX_THRESHOLD`].
+fn refuse_hard(asked: Threshold) -> Result<(), WalletError> {
+    if asked > MAX_THRESHOLD { Err(WalletError::WorkTooHard { asked }) } else { Ok(()) }
+}
+
 /// How often one block is signed again after its challenge expired.
 const MAX_RESIGNS: u32 = 3;
 
@@ -317,10 +323,8 @@ impl Wallet {
         if entry.amount() > self.options.max {
             return Err(WalletError::TooExpensive { amount: entry.amount(), max: self.options.max });
         }
-        match entry.threshold {
-            Some(asked) if asked > MAX_THRESHOLD => Err(WalletError::WorkTooHard { asked }),
-            Some(_) | None => Ok(entry),
-        }
+        entry.threshold.map_or(Ok(()), refuse_hard)?;
+        Ok(entry)
     }
 
     /// Pays by `entry` and redeems the payment. Money is spent only here.
@@ -481,4 +485,16 @@ fn cause(error: reqwest::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_done_up_to_the_limit() {
+        assert!(refuse_hard(Threshold(0)).is_ok() && refuse_hard(MAX_THRESHOLD).is_ok());
+        let beyond = Threshold(MAX_THRESHOLD.0.saturating_add(1));
+        assert!(matches!(refuse_hard(beyond), Err(WalletError::WorkTooHard { asked }) if asked == beyond));
+    }
 }

@@ -43,6 +43,15 @@ pub(super) fn endpoint(nano: &Nano, node: &NodeUrl) -> NodeEndpoint {
     }
 }
 
+/// The servers of a configuration that are asked for work, each with its key.
+#[must_use]
+pub fn work_servers(config: &Config) -> Vec<(&'static str, NodeEndpoint)> {
+    let payments = config.nano.work.server.as_ref().map(|it| ("nano.work.optional", &it.server));
+    let sweeps = config.sweep.as_ref().and_then(|it| it.work_server.as_ref());
+    let sweeps = sweeps.map(|it| ("sweep.work_server", it));
+    payments.into_iter().chain(sweeps).map(|(key, it)| (key, endpoint(&config.nano, it))).collect()
+}
+
 /// What work a payment's block needs, and who computes it if the client does not.
 pub(super) fn work(nano: &Nano) -> Result<cashier::WorkRules, NodeSetupError> {
     let server = match &nano.work.server {

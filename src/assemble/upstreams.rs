@@ -1,16 +1,18 @@
-//! What upstreams over TLS are shown and who is believed for them.
+//! What upstreams are shown, and who is believed for those over TLS.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
-use crate::config::{ClientIdentity, Config, UpstreamConfig};
+use crate::config::{ClientIdentity, Config, UpstreamAuth, UpstreamConfig};
 use crate::gateway::upstream::PeerTls;
 use crate::routes::UpstreamName;
 use crate::vault::{self, VaultError};
@@ -20,7 +22,7 @@ use crate::vault::{self, VaultError};
 #[error("`upstreams.{upstream}.{key}`: {fault}")]
 pub struct UpstreamTlsError {
     pub upstream: UpstreamName,
-    /// `ca_file`, `certificate` or `key`.
+    /// `ca_file`, `certificate`, `key` or `auth.value_file`.
     pub key: &'static str,
     pub fault: UpstreamTlsFault,
 }
@@ -32,6 +34,8 @@ pub enum UpstreamTlsFault {
     File { path: PathBuf, why: String },
     #[error(transparent)]
     Key(#[from] VaultError),
+    #[error("{}: not the value of a header, which is one line of visible characters", path.display())]
+    NoValue { path: PathBuf },
     #[error("not the certificate of an authority: {0}")]
     Authority(rustls::Error),
     #[error("the certificate and the key do not belong together: {0}")]
@@ -58,7 +62,21 @@ fn peer_tls(settings: &UpstreamConfig) -> Result<PeerTls, (&'static str, Upstrea
     let authorities = (!settings.authorities.is_empty())
         .then(|| settings.authorities.iter().map(|it| WrappedX509::new(it.to_vec(), parse_x509)).collect());
     let identity = settings.identity.as_ref().map(|it| identity(it, roots)).transpose()?.map(Arc::new);
-    Ok(PeerTls { authorities, identity, server_name: settings.server_name.clone() })
+    let auth = settings.auth.as_ref().map(auth).transpose().map_err(|it| ("auth.value_file", it))?;
+    Ok(PeerTls { authorities, identity, server_name: settings.server_name.clone(), auth })
+}
+
+/// The header by which an upstream knows the gateway's operator.
+fn auth(settings: &UpstreamAuth) -> Result<(HeaderName, HeaderValue), UpstreamTlsFault> {
+    let UpstreamAuth { header, file, prefix } = settings;
+    let secret = vault::text(file)?;
+    let value = Zeroizing::new(format!("{prefix}{}", secret.as_str()));
+    let mut value = HeaderValue::from_str(&value)
+        .ok()
+        .filter(|it| it.len() > prefix.len())
+        .ok_or_else(|| UpstreamTlsFault::NoValue { path: file.clone() })?;
+    value.set_sensitive(true);
+    Ok((header.clone(), value))
 }
 
 /// A client's certificate chain and its key.

@@ -169,4 +169,17 @@ mod tests {
         assert_ne!(client, caller);
         assert_eq!(client.network(), caller.network());
     }
+
+    /// Or a map of many clients would be a list.
+    #[test]
+    fn clients_of_different_addresses_hash_apart() {
+        let hash = |text: &str| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            client(text).hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_ne!(hash("192.0.2.1"), hash("192.0.2.2"));
+        assert_ne!(hash("2001:db8:1:2::"), hash("2001:db8:1:3::"));
+        assert_eq!(hash("2001:db8:1:2::1"), hash("2001:db8:1:2::2"), "one network");
+    }
 }

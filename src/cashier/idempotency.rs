@@ -228,8 +228,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         lane: Lane,
         metering: Metering,
     ) -> Result<Verdict, Denied> {
-        let intent = held.intent();
-        if intent.identified.is_some_and(|it| it.id != identified.id) {
+        let own = held.purchase().identifier.as_deref();
+        if own.is_some_and(|id| *id != identified.id) {
             return Err(Denied::Identifier(IdentifierRefusal::OtherId));
         }
         let gone = || Denied::Identifier(IdentifierRefusal::Gone);
@@ -247,17 +247,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         };
         // The answer to a payment without an id could not be found again. A payment that gave its id up may
         // have it back.
-        let block = intent.block;
+        let block = held.record().block;
         let holds = |it: PaymentRecord| it.intent.block == block;
-        let named =
-            intent.identified.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
+        let named = own.is_some() || self.payment_under(identified.id).await?.is_some_and(holds);
         let largest = self.0.settings.load().identifiers.largest_answer;
         let keeping = named.then_some(Keeping { _lane: lane, largest });
         Ok(Verdict::Admit(Admitted { keeping, ..admitted }))
     }
 
     async fn kept(&self, held: &CachedCapability) -> Result<Option<Answer>, Denied> {
-        self.0.store.kept(held.intent().block).await.map_err(|error| no_store(&error))
+        self.0.store.kept(held.record().block).await.map_err(|error| no_store(&error))
     }
 
     /// A kept answer, given again; `None` if only the fact that there was one is kept.
@@ -270,7 +269,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Keeps the answer to an admitted request, before its use is spent: a crash between the two favours
     /// the payer. False if it could not be kept.
     pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
-        let block = admitted.taken.held().intent().block;
+        let block = admitted.taken.held().record().block;
         let now = self.0.clock.now();
         match repeat_unknown(|| self.0.store.keep(block, answer, now)).await {
             Ok(_first) => true,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::flights::{FlightKey, Frontier, SettlementLimit};
 use super::unsettled::{SettlementResult, Unsettled};
-use super::{Cashier, Core, PATIENCE};
+use super::{Cashier, Core};
 use crate::clock::Stopwatch;
 use crate::ledger::{Ledger, Sighting};
 use crate::nano::StateBlock;
@@ -93,7 +93,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             {
                 tracing::debug!(block = %intent.block, %error, "broadcast again without effect");
             }
-            match self.ledger.await_confirmation(intent.block, PATIENCE).await {
+            match self.ledger.await_confirmation(intent.block, self.patience()).await {
                 Ok(Sighting::Confirmed(confirmed)) => facts = confirmed,
                 Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => return pending,
             }

@@ -27,8 +27,12 @@ use crate::store::capabilities::{self, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError};
 use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
 
-/// How long a broadcast block is waited for before it is looked up again.
+/// How long a broadcast block is waited for before it is broadcast again, at least.
 const SLICE: Duration = Duration::from_secs(3);
+/// So many calls to the ledger fit into that time, however slow it is: to broadcast, and to look more than once.
+const CALLS: u32 = 4;
+/// So many of these times fit into the time of a settlement.
+const SLICES: u32 = 4;
 /// The pause between two looks when the ledger has nothing to say.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -196,7 +200,17 @@ impl<L: Ledger, S: Store> Core<L, S> {
         Ok(self.capabilities.admit(found.map_err(|it| unsettled(&it, block))?))
     }
 
-    /// Broadcasts a claimed payment and follows it until it is granted, fails, or [`PATIENCE`] ends.
+    /// [`SLICE`], or longer over a slow ledger.
+    fn slice(&self) -> Duration {
+        self.ledger.pace().saturating_mul(CALLS).max(SLICE)
+    }
+
+    /// How long a settlement's own task waits for a confirmation: [`PATIENCE`], or longer over a slow ledger.
+    pub(super) fn patience(&self) -> Duration {
+        self.slice().saturating_mul(SLICES).max(PATIENCE)
+    }
+
+    /// Broadcasts a claimed payment and follows it until it is granted, fails, or its time ends.
     /// `process` is repeated while the block is not seen: a node can drop a block it accepted.
     async fn carry_out(&self, claimed: Claimed, watch: Stopwatch) -> SettlementResult {
         let pending = Err(Unsettled::pending(claimed.intent().block));
@@ -211,7 +225,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
         // Even after a refusal the block is looked up: the node may have it already.
         let mut accepted = self.publish(&block).await;
         fail::fail_point!("payment-broadcast", |_| std::process::abort());
-        while follow.elapsed() < PATIENCE {
+        while follow.elapsed() < self.patience() {
             match self.look_for(block.hash(), accepted).await {
                 Ok(Sighting::Confirmed(facts)) => {
                     self.metrics.confirmed(follow.elapsed());
@@ -253,7 +267,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
     /// Waits for a block that a node took; looks once for a block that all nodes refused.
     async fn look_for(&self, hash: BlockHash, accepted: bool) -> Result<Sighting, LedgerError> {
         if accepted {
-            return self.ledger.await_confirmation(hash, SLICE).await;
+            return self.ledger.await_confirmation(hash, self.slice()).await;
         }
         Ok(match self.ledger.block(hash).await? {
             Some(facts) if facts.confirmed() => Sighting::Confirmed(facts),
@@ -356,7 +370,7 @@ impl<L: Ledger, S: Store> Core<L, S> {
             }
             fail::fail_point!("payment-claimed", |_| std::process::abort());
             let follow = Stopwatch::start();
-            match self.ledger.await_confirmation(block, PATIENCE).await {
+            match self.ledger.await_confirmation(block, self.patience()).await {
                 Ok(Sighting::Confirmed(facts)) => later = Some(facts),
                 Ok(Sighting::Unconfirmed(_) | Sighting::Unknown) | Err(_) => {
                     return Err(Unsettled::pending(block));

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::arguments::ConfigArgs;
 use super::check::load;
 use super::failure::Failure;
 use super::words::counted;
@@ -14,9 +15,8 @@ use crate::store::backup_sqlite;
 
 #[derive(Args, Clone, Debug)]
 pub struct BackupArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// The copy's path; no file may be there yet
     #[arg(long, value_name = "PATH")]
     pub to: PathBuf,

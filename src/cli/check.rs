@@ -1,26 +1,31 @@
 //! `faregate check`: all faults of a configuration, or what it sells.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::arguments::ConfigArgs;
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
+use super::secrets::secrets;
 use super::words::counted;
 use crate::assemble::{Stranded, stranded, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Fault, Faults};
+use crate::config::{Config, Fault, Faults, StoreLocation};
 use crate::listen::Tls;
 use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
+use crate::store::check_postgres_files;
 
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Read no other file and take nothing from this machine but variables: for a machine that has neither the keys
+    /// nor the certificates
+    #[arg(long, conflicts_with = "against_store")]
+    pub offline: bool,
     /// Also say which grants in the store would open no route; exit code 65 if there are some
     #[arg(long)]
     pub against_store: bool,
@@ -35,15 +40,14 @@ pub struct CheckArgs {
 /// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`]; with `--against-store`
 /// those of the store.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = load(&args.config, args.json, out)?;
-    let faults = unusable(&config);
+    let config = args.config.load_by(args.offline).or_else(|faults| refuse(&faults, args.json, out))?;
+    let file = args.config.path().display().to_string();
+    let faults = if args.offline { Vec::new() } else { unusable(&config) };
     if !faults.is_empty() {
-        let file = args.config.display().to_string();
         return refuse(&Faults { file, faults }, args.json, out);
     }
     let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
     let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
-    let file = args.config.display().to_string();
     if args.json {
         let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
         let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes,
@@ -87,8 +91,8 @@ fn describe_stranded(one: &Stranded) -> Value {
 ///
 /// # Errors
 /// [`Failure::Printed`] with exit code 78, [`Failure::Output`].
-pub(super) fn load(path: &Path, json: bool, out: &mut impl Write) -> Result<Config, Failure> {
-    Config::load(path).or_else(|faults| refuse(&faults, json, out))
+pub(super) fn load(config: &ConfigArgs, json: bool, out: &mut impl Write) -> Result<Config, Failure> {
+    config.load().or_else(|faults| refuse(&faults, json, out))
 }
 
 /// Prints faults.
@@ -103,7 +107,8 @@ fn refuse<T>(faults: &Faults, json: bool, out: &mut impl Write) -> Result<T, Fai
     Err(Failure::Printed(EX_CONFIG))
 }
 
-/// The faults of the files for TLS that the configuration names, which a start would find.
+/// The faults of the files that the configuration names, which a start would find. Those with authorities and
+/// addresses were read with it.
 fn unusable(config: &Config) -> Vec<Fault> {
     let fault = |key, message| Fault { mark: None, key, message, hint: None };
     let own = config.listen.tls.as_ref().and_then(|it| Tls::load(&it.certificate, &it.key).err());
@@ -111,7 +116,16 @@ fn unusable(config: &Config) -> Vec<Fault> {
     let upstreams = upstreams_tls(config)
         .err()
         .map(|error| fault(format!("upstreams.{}.{}", error.upstream, error.key), error.fault.to_string()));
-    own.into_iter().chain(upstreams).collect()
+    let postgres = match &config.store {
+        StoreLocation::Postgres(options) => check_postgres_files(options).err(),
+        StoreLocation::Sqlite { .. } => None,
+    };
+    let postgres = postgres.map(|error| fault("store.postgres".to_owned(), error.to_string()));
+    let secrets = secrets(config).into_iter().filter_map(|secret| {
+        let message = secret.found.err()?;
+        Some(fault(secret.key.to_owned(), message))
+    });
+    own.into_iter().chain(upstreams).chain(postgres).chain(secrets).collect()
 }
 
 fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {

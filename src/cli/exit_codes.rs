@@ -6,9 +6,10 @@ pub(super) const DEMO: &str = "\
 Exit codes:
    0  the story was told to its end, or a signal ended it
   64  an argument is wrong
-  69  something cannot be started, such as a listener
-  70  a step did not end as it must
-  74  the output cannot be written";
+  69  something cannot be started, such as a listener; with --node: no node answers, or the account has too little
+  70  a step did not end as it must, or with --node not everything was sent back
+  74  the output cannot be written
+  78  the seed's file cannot be used";
 
 pub(super) const SERVE: &str = "\
 Exit codes:

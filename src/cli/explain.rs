@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,21 +9,20 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
-use super::arguments;
+use super::arguments::{self, ConfigArgs};
 use super::check::{describe, load};
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{
-    AbsoluteTarget, Access, CallFault, Candidate, CanonicalTarget, Met, PreflightRule, Quote, RequestHead,
-    RequestHost, Route, Unclear, UpstreamName,
+    AbsoluteTarget, Access, CallFault, Candidate, CanonicalTarget, Enforcement, Met, PreflightRule, Quote,
+    RateLimit, RequestHead, RequestHost, Route, Unclear, UpstreamName,
 };
 
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -243,6 +241,7 @@ impl<'a> Explanation<'a> {
             None => writeln!(out, "why       no other route covers it")?,
         }
         self.write_price(winner, out)?;
+        write_rules(winner, out)?;
         if self.head.method.eq_ignore_ascii_case("OPTIONS") {
             writeln!(out, "preflight answered by the {}", self.who_answers_preflights(winner))?;
         }
@@ -342,5 +341,32 @@ impl<'a> Explanation<'a> {
             "upstream": upstream.map(UpstreamName::as_str),
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
         })
+    }
+}
+
+/// The rules beside the price, a line each.
+fn write_rules(route: &Route, out: &mut impl Write) -> io::Result<()> {
+    let Some(rules) = route.rules.as_deref() else { return Ok(()) };
+    for (word, clients, payers) in [
+        ("only for ", &rules.clients.allow, &rules.payers.allow),
+        ("not for  ", &rules.clients.deny, &rules.payers.deny),
+    ] {
+        let named: Vec<_> =
+            clients.iter().map(ToString::to_string).chain(payers.iter().map(ToString::to_string)).collect();
+        if !named.is_empty() {
+            writeln!(out, "{word} {}", named.join(", "))?;
+        }
+    }
+    if let Some(RateLimit { requests, per, burst, by }) = rules.limit {
+        let per = humantime::format_duration(per);
+        writeln!(out, "limit     {requests} in {per} for each {}, {burst} at once", by.as_str())?;
+    }
+    if let Some(free) = rules.free_per_day {
+        writeln!(out, "free      {free} a day for each client")?;
+    }
+    match rules.enforcement {
+        Enforcement::All => Ok(()),
+        Enforcement::Percent(share) => writeln!(out, "billed    {share} % of the clients"),
+        Enforcement::Shadow => writeln!(out, "billed    nobody (mode: shadow)"),
     }
 }

@@ -113,6 +113,11 @@ impl Failure {
         }
     }
 
+    /// Whether the reader of the output has ended, as `head` does. It knows that itself.
+    fn is_end_of_reader(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// The process's exit code; an error is printed to standard error.
     pub(super) fn end(outcome: Result<ExitCode, Self>) -> ExitCode {
         Self::end_on(outcome, &mut io::stderr())
@@ -121,7 +126,7 @@ impl Failure {
     /// The process's exit code; an error is printed to `err`.
     pub(super) fn end_on(outcome: Result<ExitCode, Self>, err: &mut dyn Write) -> ExitCode {
         outcome.unwrap_or_else(|failure| {
-            if !matches!(failure, Self::Printed(_)) {
+            if !matches!(failure, Self::Printed(_)) && !failure.is_end_of_reader() {
                 // If even that fails, the exit code has to say it.
                 let _written = writeln!(err, "faregate: {failure}").is_ok();
             }

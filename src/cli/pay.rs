@@ -160,6 +160,13 @@ enum PayError {
     Output(#[from] io::Error),
 }
 
+impl PayError {
+    /// Whether the reader of the output has ended, as `head` does. It knows that itself.
+    fn is_end_of_reader(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
 /// Runs `faregate pay`. The answer goes to `out`, everything else to `err`.
 pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> PayExit {
     let outcome = pay(&args, out, err).await.and_then(|exit| {
@@ -170,7 +177,9 @@ pub async fn run(args: PayArgs, out: &mut (dyn Write + Send), err: &mut (dyn Wri
         Ok(exit) => exit,
         Err(error) => {
             let (exit, advice) = judged(&error);
-            let report = if args.json {
+            let report = if error.is_end_of_reader() {
+                Ok(())
+            } else if args.json {
                 writeln!(out, "{}", failed(&error)).and_then(|()| out.flush())
             } else {
                 let advice = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();

@@ -11,15 +11,14 @@ pub(super) mod selection;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use self::print::{Format, Printer};
 use self::selection::{JournalArgs, Selection, open};
+use super::arguments::ConfigArgs;
 use super::failure::Failure;
-use crate::config::Config;
 use crate::nano::BlockHash;
 use crate::store::{PaymentJournal, PaymentRecord};
 
@@ -60,9 +59,8 @@ pub struct ListArgs {
 pub struct ShowArgs {
     /// The hash of the payment's block
     hash: BlockHash,
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -85,9 +83,8 @@ pub struct ExportArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct ReconcileArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -144,7 +141,7 @@ async fn list(args: &ListArgs, printer: &mut Printer<'_>) -> Result<ExitCode, Fa
 }
 
 async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode, Failure> {
-    let store = open(&Config::load(&args.config)?).await?;
+    let store = open(&args.config.load()?).await?;
     let payment = store
         .payment(args.hash)
         .await?

@@ -1,15 +1,14 @@
 //! `faregate pool`: the addresses that payments are sent to.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::words::counted;
 use crate::assemble::address_pool;
-use crate::config::Config;
 use crate::payment::Mechanism;
 
 #[derive(Debug, Subcommand)]
@@ -21,9 +20,8 @@ pub enum PoolCommand {
 
 #[derive(Args, Clone, Debug)]
 pub struct AddressesArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Prints the addresses, in turn for each mechanism: a file of them is divided as the seed is.
@@ -32,7 +30,7 @@ pub struct AddressesArgs {
 /// [`Failure`], if the configuration has faults or the seed cannot be read.
 pub fn run(command: &PoolCommand, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let PoolCommand::Addresses(args) = command;
-    let config = Config::load(&args.config)?;
+    let config = args.config.load()?;
     let pool = address_pool(&config.nano)?;
     let mechanisms: Vec<Mechanism> =
         Mechanism::ALL.into_iter().filter(|it| config.nano.in_use.contains(it)).collect();

@@ -12,13 +12,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::arguments::ConfigArgs;
 use super::check::load;
 use super::failure::Failure;
 use super::words::counted;
@@ -41,9 +41,8 @@ const PAGE: usize = 500;
 
 #[derive(Args, Clone, Debug)]
 pub struct RecoverArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Claim what the ledger shows as received
     #[arg(long, required = true)]
     pub from_ledger: bool,

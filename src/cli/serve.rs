@@ -8,7 +8,6 @@ mod sockets;
 mod systemd;
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
 use crate::assemble::{self, Services};
@@ -38,9 +38,8 @@ const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// The signals that the process obeys.
@@ -125,7 +124,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     runtime.block_on(serve(&args.config, config, handed_over))
 }
 
-async fn serve(path: &Path, config: Config, handed_over: HandedOver) -> Result<ExitCode, Failure> {
+async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
     match process::raise_descriptors() {
@@ -151,7 +150,7 @@ async fn serve(path: &Path, config: Config, handed_over: HandedOver) -> Result<E
             () = either(&mut signals.terminate, &mut signals.interrupt) => break,
             _ = signals.hangup.recv() => {
                 systemd::reloading();
-                reload(path, &services, tls.as_ref()).await;
+                reload(file, &services, tls.as_ref()).await;
                 systemd::ready();
             }
         }
@@ -204,10 +203,10 @@ async fn delay(drain: Drain, signals: &mut Signals) {
     tracing::info!("ending: no new connections are accepted, requests under way are finished");
 }
 
-fn load(path: &Path) -> Result<Config, Faults> {
-    let config = Config::load(path)?;
+fn load(file: &ConfigArgs) -> Result<Config, Faults> {
+    let config = file.load()?;
     for warning in &config.warnings {
-        tracing::warn!("{}", warning.about(&path.display().to_string()));
+        tracing::warn!("{}", warning.about(&file.path().display().to_string()));
     }
     Ok(config)
 }
@@ -253,8 +252,8 @@ fn listen(
 }
 
 /// Applies the file as it is now, or leaves everything as it was and logs why.
-async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
-    let config = match load(path) {
+async fn reload(file: &ConfigArgs, services: &Services, tls: Option<&Tls>) {
+    let config = match load(file) {
         Ok(config) => config,
         Err(error) => {
             services.metrics().reload_failed();
@@ -262,13 +261,16 @@ async fn reload(path: &Path, services: &Services, tls: Option<&Tls>) {
             return;
         }
     };
-    let renewed = tls.zip(config.listen.tls.as_ref()).and_then(|(tls, files)| {
-        let loaded = Tls::load(&files.certificate, &files.key).inspect_err(|error| {
+    let files = tls.zip(config.listen.tls.as_ref());
+    let renewed = files.map(|(tls, files)| Tls::load(&files.certificate, &files.key).map(|it| (tls, it)));
+    let renewed = match renewed.transpose() {
+        Ok(renewed) => renewed,
+        Err(error) => {
             services.metrics().reload_failed();
-            tracing::error!(%error, "the certificate was not reloaded, the old one stays in use");
-        });
-        loaded.ok().map(|it| (tls, it))
-    });
+            tracing::error!(%error, "not reloaded, the old configuration stays in use");
+            return;
+        }
+    };
     let held_back = match services.reload(&config).await {
         Ok(held_back) => held_back,
         Err(error) => {

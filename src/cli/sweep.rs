@@ -1,7 +1,7 @@
 //! `faregate sweep`: receives what the pool was sent and forwards it to the treasury.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::words::counted;
 use crate::assemble::{node_client, open_store, sweeper};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::ledger::node::NodeLedger;
 use crate::ledger::work::WorkSource;
 use crate::nano::Raw;
@@ -25,9 +25,8 @@ use crate::vault::Turn;
 
 #[derive(Args, Clone, Debug)]
 pub struct SweepArgs {
-    /// The configuration: its pool must have a `seed_file`, and it must name a `treasury`
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Sweep once and end; otherwise sweep every `sweep.every` (10 minutes) until SIGTERM
     #[arg(long)]
     pub once: bool,
@@ -48,7 +47,7 @@ pub async fn run(args: SweepArgs, out: &mut (dyn Write + Send), err: &mut (dyn W
 
 /// Sweeps; gives whether every account was swept completely.
 async fn sweep(args: &SweepArgs, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
-    let config = Config::load(&args.config)?;
+    let config = args.config.load()?;
     let client = node_client(&config.nano)?;
     let mut work = WorkSource::node_first(client.clone());
     let bar = (io::stderr().is_terminal() && !args.json && !args.dry_run).then(progress_bar);

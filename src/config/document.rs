@@ -262,7 +262,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Replaces `${NAME}` by the variable's value; `$${` is a literal `${`.
+    /// Replaces `${NAME}` by the variable's value, and `${NAME:-TEXT}` by TEXT if the variable is not set or empty;
+    /// `$${` is a literal `${`.
     fn substitute(&mut self, text: &str, path: &str, mark: Mark) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -281,7 +282,6 @@ impl<'a> Reader<'a> {
                 self.fault(mark, path, "`${` without `}`", hint);
                 return out;
             };
-            self.places.substituted.insert(path.to_owned());
             out.push_str(&self.variable(name, path, mark));
             rest = after;
         }
@@ -289,19 +289,37 @@ impl<'a> Reader<'a> {
         out
     }
 
-    fn variable(&mut self, name: &str, path: &str, mark: Mark) -> String {
+    /// The value of a variable, or the text that stands for it (as in POSIX shells, section 2.6.2).
+    fn variable(&mut self, inside: &str, path: &str, mark: Mark) -> String {
+        let (name, instead) = match inside.split_once(":-") {
+            Some((name, instead)) => (name, Some(instead)),
+            None => (inside, None),
+        };
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if name.is_empty() || !name.bytes().all(is_name) {
             let message = format!("`${{{name}}}` is not a variable's name");
-            self.fault(mark, path, message, "a name has letters, digits and `_`");
+            self.fault(mark, path, message, "a name has letters, digits and `_`, and a default follows `:-`");
             return UNSET.to_owned();
         }
-        (self.env)(name).unwrap_or_else(|| {
-            let message = format!("the environment variable {name} is not set");
-            let hint = format!("set {name}, or write `$${{{name}}}` if you mean the text itself");
-            self.fault(mark, path, message, &hint);
-            UNSET.to_owned()
-        })
+        match ((self.env)(name), instead) {
+            // What the file says itself is no secret.
+            (None, Some(instead)) => instead.to_owned(),
+            (Some(value), Some(instead)) if value.is_empty() => instead.to_owned(),
+            (Some(value), _) => {
+                self.places.substituted.insert(path.to_owned());
+                value
+            }
+            (None, None) => {
+                self.places.substituted.insert(path.to_owned());
+                let message = format!("the environment variable {name} is not set");
+                let hint = format!(
+                    "set {name}, name a file that has it with `--env-file`, give it a default (`${{{name}:-…}}`), or write \
+                     `$${{{name}}}` if you mean the text itself"
+                );
+                self.fault(mark, path, message, &hint);
+                UNSET.to_owned()
+            }
+        }
     }
 
     /// Notes a fault after which the rest can still be read.

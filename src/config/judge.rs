@@ -43,6 +43,8 @@ pub(super) struct Judge<'a> {
     pub(super) warnings: Vec<Warning>,
     /// The directory of relative paths.
     pub(super) base: &'a Path,
+    /// Whether no file but the configuration is read.
+    pub(super) offline: bool,
     /// For how many more wrong words the right one is guessed.
     guesses: usize,
 }
@@ -50,8 +52,8 @@ pub(super) struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// Judges the file whose values have these `places`. `faults` were found before, and relative paths start
     /// at `base`.
-    pub(super) const fn new(places: Places, faults: Vec<Fault>, base: &'a Path) -> Self {
-        Self { places, faults, warnings: Vec::new(), base, guesses: MOST_GUESSES }
+    pub(super) const fn new(places: Places, faults: Vec<Fault>, base: &'a Path, offline: bool) -> Self {
+        Self { places, faults, warnings: Vec::new(), base, offline, guesses: MOST_GUESSES }
     }
 
     /// The known word that is most like `word`, which is wrong. `None` if none is similar, or after
@@ -402,7 +404,7 @@ mod tests {
     #[test]
     fn a_long_list_is_searched_for_equals_with_few_comparisons() {
         let compared = Cell::new(0);
-        let mut judge = Judge::new(Places::default(), Vec::new(), Path::new(""));
+        let mut judge = Judge::new(Places::default(), Vec::new(), Path::new(""), false);
         let items = Piece::items("list", (0..1000_u64).chain([500]).map(Value::from).collect());
         let judged = judge.each(
             items,

@@ -164,12 +164,6 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     }
     let http = judge.text(file.http, SOCKET_HINT, str::parse::<SocketAddr>);
     let tls = judge.optional(file.tls, tls);
-    if let (Ok(Some(http)), Ok(Some(tls))) = (http, &tls)
-        && http == tls.address
-        && http.port() != 0
-    {
-        judge.fault("listen.tls.address", "`http` listens there already", "give each listener its own port");
-    }
     let (list, wanted) = (file.trusted_proxies.path.clone(), file.proxy_protocol.path.clone());
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);
@@ -202,7 +196,7 @@ fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Trusted
 }
 
 /// A network, or one address.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is not a network of IP addresses"))
 }

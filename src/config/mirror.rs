@@ -239,6 +239,12 @@ sections! {
         server_name: String,
         redirects: String,
         after_body: String,
+        auth: Value,
+    }
+    "upstreams.*.auth" => AuthFile {
+        header: String,
+        prefix: String,
+        value_file: String,
     }
     "upstreams.*.health" => HealthFile {
         path: String,
@@ -269,6 +275,18 @@ sections! {
         mechanisms: Vec<Value>,
         case_sensitive: bool,
         mcp: Value,
+        allow: Vec<Value>,
+        deny: Vec<Value>,
+        limit: Value,
+        free_per_day: Count,
+        mode: String,
+        enforce: String,
+    }
+    "routes[].limit" => LimitFile {
+        requests: Count,
+        per: String,
+        burst: Count,
+        by: String,
     }
     "routes[].mcp" => McpFile {
         body: Value,

@@ -97,7 +97,7 @@ pub(super) fn share_pool(judge: &mut Judge<'_>, nano: &mut Nano, by_route: &ByRo
                  `seed_file` or an `addresses_file`",
             );
         }
-        PoolSource::Addresses { accounts, .. } if accounts.len() < count => {
+        PoolSource::Addresses { accounts, .. } if accounts.len() < count && !judge.offline => {
             judge.fault(
                 "nano.pool.addresses_file",
                 format_args!(

@@ -142,13 +142,13 @@ pub(super) fn quorum(judge: &mut Judge<'_>, piece: Piece<Count>, nodes: Option<&
     Ok(quorum)
 }
 
-/// The certificates of a PEM file, at least one; none if the key is missing.
+/// The certificates of a PEM file, at least one; none if the key is missing, or no file is read.
 pub(super) fn authorities(
     judge: &mut Judge<'_>,
     piece: Piece<String>,
 ) -> Judged<Vec<CertificateDer<'static>>> {
     let place = piece.path.clone();
-    let Some(path) = judge.file(piece)? else { return Ok(Vec::new()) };
+    let Some(path) = judge.file(piece)?.filter(|_| !judge.offline) else { return Ok(Vec::new()) };
     let fault = match read_authorities(&path) {
         Ok(found) => return Ok(found.to_vec()),
         Err(error) => error,

@@ -12,7 +12,7 @@ use crate::nano::Account;
 pub enum PoolSource {
     /// `size` accounts for each mechanism, derived from the seed in `file`.
     Seed { file: PathBuf, size: u32 },
-    /// The accounts in `file`, whose keys are elsewhere; none twice.
+    /// The accounts in `file`, whose keys are elsewhere; none twice. None at all if the file was not read.
     Addresses { file: PathBuf, accounts: Vec<Account> },
     /// One account, for one mechanism.
     Address(Account),
@@ -49,7 +49,8 @@ pub(super) fn pool(judge: &mut Judge<'_>, file: PoolFile, treasury: Option<Accou
     }
     let place = file.addresses_file.path.clone();
     if let Some(path) = judge.file(file.addresses_file)? {
-        let accounts = addresses(judge, &place, &path, treasury)?;
+        // Nobody knows them then.
+        let accounts = if judge.offline { Vec::new() } else { addresses(judge, &place, &path, treasury)? };
         return Ok(PoolSource::Addresses { file: path, accounts });
     }
     let place = file.address.path.clone();

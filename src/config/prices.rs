@@ -10,7 +10,9 @@ use super::document::{below, item};
 use super::judge::{Judge, Judged, Reported, all};
 use super::mechanisms::{self, ByRoute, Offered};
 use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
+use super::rules::{self, RulePieces};
 use super::upstream::Upstreams;
+use crate::payment::Mechanism;
 use crate::routes::{
     Access, BodyRule, ChargeOn, Conditions, Found, Grants, MAX_ALTERNATIVES, Metering, PART, Pattern,
     PaymentIdentifiers, PreflightRule, PriceTable, Route, RouteName, Standing, TableFault, Terms,
@@ -152,14 +154,26 @@ fn route(
     let formerly = formerly(judge, file.formerly);
     let standing = standing(known_pattern(), conditions.as_ref().map_err(|it| *it), formerly);
     let access = access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp);
+    let rule_pieces = RulePieces {
+        allow: file.allow,
+        deny: file.deny,
+        limit: file.limit,
+        free_per_day: file.free_per_day,
+        mode: file.mode,
+        enforce: file.enforce,
+    };
     if let Ok(Access::Free) = access {
-        for path in priced_only.into_iter().flatten() {
+        for path in priced_only.into_iter().chain(rule_pieces.of_a_price()).flatten() {
             let key = path.rsplit('.').next().unwrap_or_default();
             judge.fault(&path, format_args!("`{key}` without a price"), PRICE_HINT);
         }
     }
     let (identifiers, place) = (file.payment_identifier, file.mechanisms.path.clone());
     let mechanisms = mechanisms::list(judge, file.mechanisms);
+    let names_payers = matches!(&mechanisms, Ok(Some(list)) if !list.contains(&Mechanism::NanoSession))
+        || mechanisms.is_err();
+    let is_free = matches!(access, Ok(Access::Free));
+    let rules = rules::rules(judge, rule_pieces, is_free, names_payers);
     let line = |it: Judged<Option<String>>| it.map(Option::unwrap_or_default);
     let route = all!(Route {
         name,
@@ -180,6 +194,7 @@ fn route(
         preflight: judge.choice(file.preflight, PreflightRule::ALL, PreflightRule::as_str),
         body: judge.choice(file.body, BodyRule::ALL, BodyRule::as_str).map(Option::unwrap_or_default),
         case_sensitive: judge.flag(file.case_sensitive, false),
+        rules,
     })?;
     if let Some(mechanisms) = mechanisms? {
         offered.insert(route.name.clone(), Offered { mechanisms, path: place });

@@ -62,6 +62,6 @@ fn postgres(judge: &mut Judge<'_>, file: StoreFile) -> Judged<PostgresOptions> {
         ca_file: judge.file(file.ca_file),
         connections: connections.map(|it| NonZeroUsize::new(it).unwrap_or(PostgresOptions::CONNECTIONS)),
         allow_unsafe: judge.flag(file.allow_unsafe, false),
-        free_space: judge.bytes(file.free_space, 0..=MAX_FREE_SPACE, SqliteOptions::FREE_SPACE),
+        free_space: judge.bytes(file.free_space, 0..=MAX_FREE_SPACE, PostgresOptions::FREE_SPACE),
     })
 }

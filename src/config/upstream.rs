@@ -5,15 +5,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_yaml::Value;
 
 use super::document::below;
 use super::judge::{Judge, Judged, all};
-use super::mirror::{HealthFile, Piece, UpstreamFile};
+use super::mirror::{AuthFile, HealthFile, Piece, UpstreamFile};
 use super::nodes;
 use super::web_address::{self, HTTP};
-use crate::routes::{CanonicalTarget, UpstreamName};
+use crate::routes::{CanonicalTarget, UpstreamName, is_of_the_connection, is_own_header};
 
 /// One service, on one server or on several that take turns.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,6 +39,18 @@ pub struct UpstreamConfig {
     pub identity: Option<ClientIdentity>,
     /// The name that its servers' certificates are for, if it is not the URL's host.
     pub server_name: Option<String>,
+    /// The header by which its servers know the gateway's operator.
+    pub auth: Option<UpstreamAuth>,
+}
+
+/// A header that each request to an upstream has, with a secret value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UpstreamAuth {
+    pub header: HeaderName,
+    /// The file with the value, or with what follows `prefix`.
+    pub file: PathBuf,
+    /// What the value begins with, such as `Bearer `.
+    pub prefix: String,
 }
 
 /// The PEM files of a client's certificate.
@@ -233,11 +246,36 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
             .map(Option::unwrap_or_default),
         authorities: nodes::authorities(judge, file.ca_file),
         identity: identity(judge, path, file.certificate, file.key),
+        auth: judge.optional(file.auth, auth),
         server_name: judge.text(file.server_name, "write a name such as `api.internal`", server_name),
         redirects: judge
             .choice(file.redirects, Redirects::ALL, Redirects::as_str)
             .map(Option::unwrap_or_default),
     })
+}
+
+const AUTH_HINT: &str = "write `auth: { header: Authorization, prefix: \"Bearer \", value_file: api.key }`";
+
+fn auth(judge: &mut Judge<'_>, file: AuthFile) -> Judged<UpstreamAuth> {
+    let prefix = judge.text(file.prefix, "write what comes before the key, such as `Bearer `", prefix);
+    all!(UpstreamAuth {
+        header: judge.need_text(file.header, AUTH_HINT, auth_header),
+        file: judge.need_file(file.value_file, AUTH_HINT),
+        prefix: prefix.map(Option::unwrap_or_default),
+    })
+}
+
+fn auth_header(text: &str) -> Result<HeaderName, &'static str> {
+    let name = HeaderName::try_from(text).map_err(|_| "not the name of a header")?;
+    if is_own_header(&name.as_str().replace('_', "-")) || is_of_the_connection(name.as_str()) {
+        return Err("the gateway itself says what is in this header");
+    }
+    Ok(name)
+}
+
+fn prefix(text: &str) -> Result<String, &'static str> {
+    let is_visible = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if text.bytes().all(is_visible) { Ok(text.to_owned()) } else { Err("not visible characters on one line") }
 }
 
 /// HTTP/2 without TLS has no handshake in which it could be chosen.

@@ -8,7 +8,7 @@ use crate::cashier::facilitate::Unpaid;
 use crate::cashier::{PendingReason, Wait};
 use crate::metrics::FacilitatorOutcome;
 use crate::nano::{Account, BlockHash, Network};
-use crate::payment::{Intent, Mechanism, Refusal};
+use crate::payment::{Mechanism, Purchase, Refusal};
 use crate::x402::{self, PaymentRequired, SettlementOutcome, SettlementResponse};
 
 /// The `Retry-After` of an answer that nothing can be settled now, in seconds.
@@ -99,8 +99,8 @@ impl FacilitatorAnswer {
         Self::ok(FacilitatorOutcome::Refused, body)
     }
 
-    pub(super) fn settled(payment: &Intent) -> Self {
-        let Intent { block, payer, amount, .. } = *payment;
+    pub(super) fn settled(payment: &Purchase) -> Self {
+        let Purchase { block, payer, amount, .. } = *payment;
         let outcome = SettlementOutcome::Settled { transaction: block, payer, amount, capability: None };
         Self::ok(FacilitatorOutcome::Settled, settlement(outcome))
     }

@@ -205,11 +205,16 @@ fn bytes(headers: &Headers) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use proptest::prelude::*;
 
+    use super::super::scenes::config;
     use super::*;
-    use crate::x402::decode_header;
+    use crate::nano::{Account, Network, Raw, UnixSeconds};
+    use crate::routes::Grants;
     use crate::x402::payment_identifier::declaration;
+    use crate::x402::{Asset, Extra, Scheme, Track, decode_header};
 
     /// A head with everything that can be left out.
     fn head<'a>(target: &'a str, url: &str) -> Head<'a> {
@@ -322,5 +327,49 @@ mod tests {
             with_message.as_object_mut().unwrap().insert("message".to_owned(), message.clone().into());
             prop_assert_eq!(bill.json(Some(&message)), with_message.to_string());
         }
+    }
+
+    fn entry() -> PaymentRequirements {
+        PaymentRequirements {
+            scheme: Scheme::Exact,
+            network: Network::Mainnet,
+            asset: Asset::Xno,
+            amount: Raw::new(1),
+            pay_to: Account([2; 32]),
+            max_timeout_seconds: 60,
+            extra: Extra {
+                challenge: [1; 32],
+                valid_before: UnixSeconds(1),
+                route: "GET /".to_owned(),
+                grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+                track: Track::NanoSignature,
+            },
+        }
+    }
+
+    #[test]
+    fn the_first_entry_always_stays() {
+        let mut head = head("/", "https://shop.example/");
+        head.required.accepts = vec![entry(), entry(), entry()];
+        let headers = head.within(0, |_| "https://shop.example/".to_owned());
+        let names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["PAYMENT-REQUIRED", "PAYMENT-RESPONSE"]);
+        let required = Value::Object(decode_header(&headers[0].1).unwrap());
+        assert_eq!(required["accepts"], Value::Array(vec![entry().to_json()]));
+    }
+
+    /// What the shorter head of a bill says of its resource is what the route says.
+    #[test]
+    fn a_resource_has_the_words_that_its_route_has() {
+        let config = config("url: http://a");
+        let said = |description: &str, mime_type: &str| {
+            let (description, mime_type) = (description.to_owned(), mime_type.to_owned());
+            let route = Route { description, mime_type, ..Route::clone(&config.table.routes()[0]) };
+            let resource = required(&route, UNPAID, "https://a".to_owned(), vec![entry()]).resource;
+            (resource.description, resource.mime_type)
+        };
+        assert_eq!(said("", ""), (None, None));
+        assert_eq!(said("Quotes", ""), (Some("Quotes".to_owned()), None));
+        assert_eq!(said("", "text/csv"), (None, Some("text/csv".to_owned())));
     }
 }

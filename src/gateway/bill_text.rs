@@ -132,3 +132,38 @@ impl BillParts<'_> {
         json
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenes::config;
+    use super::*;
+
+    fn account(number: usize) -> Account {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        Account(bytes)
+    }
+
+    /// A pool may be larger than what is worth its memory.
+    #[test]
+    fn the_text_of_an_address_is_made_once_as_long_as_there_is_room() {
+        let texts = AddressTexts::default();
+        let is_kept = |number| Arc::ptr_eq(&texts.of(account(number)), &texts.of(account(number)));
+        assert!((0..ADDRESSES).all(is_kept));
+        assert!(!is_kept(ADDRESSES));
+        assert!(is_kept(0), "what is known stays");
+        for number in [0, ADDRESSES] {
+            assert_eq!(*texts.of(account(number)), account(number).to_string());
+        }
+    }
+
+    #[test]
+    fn a_bill_of_a_route_without_payment_identifiers_has_no_extensions() {
+        let config = config("url: http://a");
+        let route = Route { payment_identifier: None, ..Route::clone(&config.table.routes()[0]) };
+        assert_eq!(BillText::default().extensions(&route), "");
+        let route = Route { payment_identifier: Some(PaymentIdentifiers::Optional), ..route };
+        let text = BillText::default();
+        assert!(text.extensions(&route).starts_with(&format!("{{\"{PAYMENT_IDENTIFIER}\":{{")));
+    }
+}

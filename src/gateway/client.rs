@@ -46,6 +46,11 @@ impl Caller {
         }
     }
 
+    /// The client's address, as far as it is known.
+    pub(super) const fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// What the limits for each client count by.
     pub(super) fn client(&self) -> Option<Client> {
         self.address.map(Client::at)

@@ -13,6 +13,7 @@ use pingora::upstreams::peer::Peer;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
+use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
@@ -43,6 +44,8 @@ pub struct Context {
     pub(super) body: Option<BodyPermit>,
     /// Whether the request has a body.
     pub(super) has_body: bool,
+    /// Why it is not billed although it has a price.
+    pub(super) unbilled: Option<Unbilled>,
     /// The origin of the page that asks, if it is allowed.
     pub(super) origin: Option<String>,
     /// The host that is asked for, if the route is for some hosts only.
@@ -160,6 +163,7 @@ impl Context {
             at_upstream: None,
             body: None,
             has_body: false,
+            unbilled: None,
             origin: None,
             deadline: Deadline::current(),
             is_answered: false,
@@ -218,7 +222,10 @@ impl Context {
 
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
-        self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome())
+        match (self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome()), self.unbilled) {
+            (Outcome::Free, Some(unbilled)) => unbilled.outcome(),
+            (outcome, _) => outcome,
+        }
     }
 
     /// Whether a use waits for the end of the answer.

@@ -12,6 +12,7 @@ use super::decision::{Billed, Decision, Destination, forward};
 use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
+use super::rulebook::Rulebook;
 use super::tariff::Unmatched;
 use super::{framing, hop, preflight, target};
 use crate::admission::{Admission, HeldUse};
@@ -23,15 +24,17 @@ use crate::store::Store;
 /// Decides a request. Notes its route and origin in the context.
 pub(super) async fn decide<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
+    rulebook: &Rulebook,
     session: &mut Session,
     context: &mut Context,
 ) -> Decision {
-    let decided = find_and_price(cashier, session, context).await;
+    let decided = find_and_price(cashier, rulebook, session, context).await;
     decided.unwrap_or_else(Decision::Reject)
 }
 
 async fn find_and_price<L: Ledger, S: Store>(
     cashier: &Cashier<L, S>,
+    rulebook: &Rulebook,
     session: &mut Session,
     context: &mut Context,
 ) -> Result<Decision, Rejection> {
@@ -88,6 +91,7 @@ async fn find_and_price<L: Ledger, S: Store>(
             }
         };
     };
+    rulebook.admit_client(&route, context.caller, presented::has_proof(session))?;
     let sale = match &route.access {
         Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
         // Boxed, as all that few requests come to: what a future may hold is copied with each request.
@@ -95,13 +99,13 @@ async fn find_and_price<L: Ledger, S: Store>(
         Access::Free => None,
     };
     match sale {
-        Some(sale) => sell(cashier, session, context, route, sale, target).await,
+        Some(sale) => sell((cashier, rulebook), session, context, route, sale, target).await,
         None => forward(context, Destination::of(&route), target, Admission::free(), false),
     }
 }
 
 async fn sell<L: Ledger, S: Store>(
-    cashier: &Cashier<L, S>,
+    (cashier, rulebook): (&Cashier<L, S>, &Rulebook),
     session: &mut Session,
     context: &mut Context,
     route: Arc<Route>,
@@ -110,6 +114,14 @@ async fn sell<L: Ledger, S: Store>(
 ) -> Result<Decision, Rejection> {
     let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
     let (mut identified, mut url) = (None, None);
+    if let Presented::Proof(proof) = &presented {
+        rulebook.admit_payment(&route, proof.payer())?;
+    } else if matches!(presented, Presented::Nothing) {
+        context.unbilled = rulebook.unbilled(&route, context.caller.client(), sale.terms);
+        if context.unbilled.is_some() {
+            return forward(context, Destination::of(&route), target, Admission::free(), false);
+        }
+    }
     // A capability is not a payment: an id beside it has nothing to make idempotent.
     if matches!(presented, Presented::Proof(_)) {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
@@ -129,6 +141,8 @@ async fn sell<L: Ledger, S: Store>(
     };
     Ok(match cashier.decide(ask).await {
         Verdict::Admit(admitted) => {
+            // A use that goes no further is given back where it is dropped.
+            rulebook.admit_use(&route, &admitted)?;
             let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
             return forward(context, Destination::of(&route), target, admission, false);
         }

@@ -151,8 +151,60 @@ pub(super) fn forward(
 
 #[cfg(test)]
 mod tests {
-    use super::super::scenes::forwarding;
+    use super::super::scenes::{config, forwarding};
     use super::*;
+    use crate::cashier::Refused;
+    use crate::nano::BlockHash;
+    use crate::payment::Refusal;
+
+    fn billed(refused: Option<Refused>) -> Decision {
+        let config = config("url: http://a");
+        let route = Arc::clone(&config.table.routes()[0]);
+        let bill = Bill { challenges: Vec::new(), refused };
+        let target = CanonicalTarget::parse("/v1/x").unwrap();
+        Decision::Bill(Box::new(Billed { bill, route, target }))
+    }
+
+    fn pending(reason: PendingReason) -> Decision {
+        Decision::Wait(Wait::Pending { block: BlockHash([1; 32]), reason })
+    }
+
+    #[test]
+    fn a_payment_that_waits_for_its_confirmation_shows_a_right_and_a_free_request_none() {
+        assert!(pending(PendingReason::Settlement).shows_right());
+        for decision in [
+            pending(PendingReason::BlockNotFound),
+            Decision::Wait(Wait::Overloaded),
+            Decision::Preflight,
+            Decision::Reject(Rejection::NotFound),
+            Decision::Forward(Box::new(forwarding("url: http://a", false))),
+            billed(None),
+        ] {
+            assert!(!decision.shows_right() && !decision.holds_use(), "{decision:?}");
+        }
+    }
+
+    #[test]
+    fn how_a_request_ends_is_what_the_metrics_say() {
+        let refused = Refused {
+            refusal: Refusal::PaymentExpired,
+            mechanism: None,
+            block: None,
+            message: String::new(),
+        };
+        for (decision, outcome) in [
+            (billed(None), Outcome::Challenged),
+            (billed(Some(refused)), Outcome::Refused),
+            (pending(PendingReason::BlockNotFound), Outcome::Pending),
+            (Decision::Wait(Wait::UsesOut), Outcome::Pending),
+            (Decision::Wait(Wait::SameId), Outcome::Pending),
+            (Decision::Wait(Wait::NoStore), Outcome::Unavailable),
+            (Decision::Preflight, Outcome::Free),
+            (Decision::Forward(Box::new(forwarding("url: http://a", false))), Outcome::Free),
+        ] {
+            assert_eq!(decision.outcome(), outcome, "{decision:?}");
+        }
+    }
 
     #[test]
     fn who_gets_what_it_may_have_waits_for_no_turn() {

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, StatusCode};
+use pingora::http::ResponseHeader;
 use pingora::prelude::Session;
 
 use super::context::{Context, IfDropped};
-use super::respond;
+use super::{framing, respond};
 use crate::cashier::Cashier;
 use crate::ledger::Ledger;
 use crate::listen::Connection;
@@ -43,14 +44,41 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(cashier: Cashier<L, S>, metrics: A
 
 /// Ends the connection with a reset, if nothing else says that the answer is not whole.
 pub(super) fn break_off(session: &Session) {
-    let ends_with_connection = session.response_written().is_some_and(|it| {
-        let is_bodiless = it.status.is_informational()
-            || it.status == StatusCode::NO_CONTENT
-            || it.status == StatusCode::NOT_MODIFIED;
-        let is_framed = it.headers.contains_key(CONTENT_LENGTH) || it.headers.contains_key(TRANSFER_ENCODING);
-        !is_bodiless && !is_framed && session.req_header().method != Method::HEAD
-    });
-    if let Some(connection) = Connection::of(session).filter(|_| ends_with_connection) {
+    let method = &session.req_header().method;
+    let is_open = session.response_written().is_some_and(|it| ends_with_connection(method, it));
+    if let Some(connection) = Connection::of(session).filter(|_| is_open) {
         connection.break_off();
+    }
+}
+
+/// Whether only the end of the connection says that the answer is whole.
+fn ends_with_connection(method: &Method, response: &ResponseHeader) -> bool {
+    let is_framed = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|it| response.headers.contains_key(it));
+    !is_framed && !framing::ends_with_head(method, response.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer that is cut off must not look whole: all other answers say themselves where they end.
+    #[test]
+    fn an_answer_without_a_length_ends_with_the_connection() {
+        let ends = |method: Method, status: u16, field: Option<(&'static str, &str)>| {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            if let Some((name, value)) = field {
+                head.insert_header(name, value).unwrap();
+            }
+            ends_with_connection(&method, &head)
+        };
+        for status in [200, 201, 404, 500] {
+            assert!(ends(Method::GET, status, None), "{status}");
+            assert!(!ends(Method::HEAD, status, None), "{status} to HEAD");
+            assert!(!ends(Method::GET, status, Some(("Content-Length", "5"))), "{status}");
+            assert!(!ends(Method::GET, status, Some(("Transfer-Encoding", "chunked"))), "{status}");
+        }
+        for status in [100, 103, 204, 304] {
+            assert!(!ends(Method::GET, status, None), "{status}");
+        }
     }
 }

@@ -69,7 +69,9 @@ pub(super) fn request(
         let _removed = request.remove_header(&EXPECT).is_some();
     }
     let headers = &session.req_header().headers;
-    let stops = |name: &str| is_own_header(&plainest(name)) || is_other_spelling(name);
+    let auth = forwarding.upstream.auth();
+    let is_auth = |name: &str| auth.is_some_and(|(own, _)| plainest(name) == plainest(own.as_str()));
+    let stops = |name: &str| is_own_header(&plainest(name)) || is_other_spelling(name) || is_auth(name);
     for name in headers.keys().filter(|it| stops(it.as_str())) {
         let _removed = request.remove_header(name).is_some();
     }
@@ -97,12 +99,15 @@ pub(super) fn request(
     if let Some(own) = chosen.and_then(|it| it.host.as_ref()) {
         request.insert_header(HOST, own)?;
     }
+    if let Some((name, value)) = auth {
+        request.insert_header(name, value)?;
+    }
     if let Some(admitted) = forwarding.admission.admitted() {
         let said = &admitted.said;
         request.insert_header("X-Payment-Payer", value(said.payer())?)?;
         request.insert_header("X-Payment-Transaction", value(said.block())?)?;
         request.insert_header("X-Payment-Amount", value(said.amount())?)?;
-        request.insert_header("X-Payment-Route", admitted.taken.held().intent().route.configured())?;
+        request.insert_header("X-Payment-Route", admitted.taken.held().record().route.configured())?;
     }
     Ok(())
 }
@@ -125,7 +130,15 @@ pub(super) fn response(
     }
     vary_by_price(response, context)?;
     let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
-    let Some(admitted) = admission.admitted() else { return Ok(Charge::Excused) };
+    let Some(admitted) = admission.admitted() else {
+        if let Some(unbilled) = context.unbilled {
+            let (name, text) = unbilled.header();
+            response.insert_header(name, value(text)?)?;
+            // The next client may have to pay.
+            keep_private(response)?;
+        }
+        return Ok(Charge::Excused);
+    };
     let redirects = redirect::leads_to_a_price(response, target, context);
     let charge = admission.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
     if charge == Charge::Redirected {
@@ -135,13 +148,18 @@ pub(super) fn response(
     for (name, text) in receipt_of(admitted, charge == Charge::Taken).headers() {
         response.insert_header(name, value(text)?)?;
     }
+    keep_private(response)?;
+    Ok(charge)
+}
+
+/// Keeps an answer out of shared caches.
+fn keep_private(response: &mut ResponseHeader) -> Result<()> {
     let cache_control = private(&response.headers);
     response.insert_header(CACHE_CONTROL, cache_control)?;
     for name in stopped(&response.headers, |it| SHARED_CACHES.contains(&it)) {
         let _removed = response.remove_header(&name);
     }
-    extend_list(response, VARY, VARIES_BY)?;
-    Ok(charge)
+    extend_list(response, VARY, VARIES_BY)
 }
 
 /// Removes from an answer, final or not, what only the gateway may say.
@@ -194,7 +212,7 @@ impl Receipt {
 /// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
 /// uses come back to what is left.
 pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u32) -> Receipt {
-    let (record, intent) = (held.record(), held.intent());
+    let (record, purchase) = (held.record(), held.purchase());
     let remaining = held.remaining().saturating_add(unspent);
     let token = said.token();
     let (mut left, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
@@ -215,9 +233,9 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
         expires: record.expires_at,
     };
     let outcome = x402::SettlementOutcome::Settled {
-        transaction: intent.block,
-        payer: intent.payer,
-        amount: intent.amount,
+        transaction: purchase.block,
+        payer: purchase.payer,
+        amount: purchase.amount,
         capability: Some(notice),
     };
     let response =

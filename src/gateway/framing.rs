@@ -7,7 +7,7 @@
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use pingora::prelude::Session;
 
 use super::rejection::Rejection;
@@ -78,6 +78,14 @@ fn check_options(headers: &HeaderMap) -> Result<(), &'static str> {
 /// Whether no body belongs to a request of this method.
 pub(super) fn takes_no_body(method: &Method) -> bool {
     WITHOUT_BODY.iter().any(|it| method.as_str().eq_ignore_ascii_case(it))
+}
+
+/// Whether an answer with this status to a request of this method ends with its head (RFC 9112 section 6.3).
+pub(super) fn ends_with_head(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
 }
 
 /// Whether every LF follows a CR and every CR is followed by an LF.
@@ -186,6 +194,32 @@ mod tests {
         assert!(!named(&list(10)));
         for name in ["Host", "X-Forwarded-For", "a b"] {
             assert!(!named(name), "{name}");
+        }
+    }
+
+    /// RFC 9110 section 9.3: a body has no meaning for these.
+    #[test]
+    fn what_takes_no_body_is_known_in_any_letter_case() {
+        let takes_none = |name: &str| takes_no_body(&Method::from_bytes(name.as_bytes()).unwrap());
+        for name in ["GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "get", "Delete"] {
+            assert!(takes_none(name), "{name}");
+        }
+        for name in ["POST", "PUT", "PATCH", "QUERY", "GETS"] {
+            assert!(!takes_none(name), "{name}");
+        }
+    }
+
+    /// A body after such a head would be read as the next answer.
+    #[test]
+    fn an_answer_to_head_and_one_of_a_bodiless_status_end_with_their_heads() {
+        let ends =
+            |method: Method, status: u16| ends_with_head(&method, StatusCode::from_u16(status).unwrap());
+        for status in [100, 103, 204, 304] {
+            assert!(ends(Method::GET, status) && ends(Method::HEAD, status), "{status}");
+        }
+        for status in [200, 201, 205, 303, 404, 500] {
+            assert!(!ends(Method::GET, status) && !ends(Method::POST, status), "{status}");
+            assert!(ends(Method::HEAD, status), "{status}");
         }
     }
 }

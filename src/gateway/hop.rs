@@ -311,4 +311,22 @@ mod tests {
         assert!(check_coding(&upstreams(200, &[("transfer-encoding", " Chunked")]).headers).is_ok());
         assert!(check_coding(&HeaderMap::new()).is_ok());
     }
+
+    /// Only HTTP/2 cuts it: what a client of HTTP/1 sends in two lines is not known to be one cookie list.
+    #[test]
+    fn the_cookies_of_a_client_of_http_1_stay_as_they_are() {
+        let cookies = forwarded("GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1\r\nCookie: b=2\r\n\r\n", false);
+        let lines: Vec<_> = cookies.get_all(COOKIE).iter().collect();
+        assert_eq!(lines, ["a=1", "b=2"]);
+    }
+
+    /// Pingora forwards no trailers to a client of HTTP/1, whatever the upstream speaks.
+    #[test]
+    fn no_trailers_are_announced_to_a_client_of_http_1() {
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let mut head = upstreams(200, &[("trailer", "x-sum"), ("content-type", "text/plain")]);
+            head.set_version(version);
+            assert_eq!(answered("HTTP/1.1", head), ["content-type"], "{version:?}");
+        }
+    }
 }

@@ -1,15 +1,15 @@
 //! Payment identifiers at the edge: which request an id stands for, and the answer that is given again.
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
-use http::{Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::prelude::{Result, Session};
 use serde_json::{Map, Value};
 
 use super::context::Context;
 use super::rejection::Rejection;
-use super::{forward, reply};
+use super::{forward, framing, reply};
 use crate::cashier::{How, Replay};
 use crate::config::MAX_BODY;
 use crate::payment::{IdentifiedRequest, IdentifierKey, RequestDigest};
@@ -79,8 +79,7 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
     }
-    let head = session.req_header().method == Method::HEAD;
-    if head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+    if framing::ends_with_head(&session.req_header().method, status) {
         return reply::write(session, response, None).await;
     }
     response.insert_header(CONTENT_LENGTH, body.len())?;

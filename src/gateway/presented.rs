@@ -112,4 +112,13 @@ mod tests {
         assert!(!has_token(&with("PAYMENT-SIGNATURE: a\r\n")));
         assert!(!has_token(&with("")));
     }
+
+    #[test]
+    fn a_proof_is_told_from_nothing_and_from_a_token() {
+        for name in ["PAYMENT-SIGNATURE", "X-PAYMENT", BLOCK_HEADER.as_str()] {
+            assert!(has_proof(&with(&format!("{name}: a\r\n"))), "{name}");
+        }
+        assert!(!has_proof(&with("PAYMENT-CAPABILITY: a\r\n")));
+        assert!(!has_proof(&with("")));
+    }
 }

@@ -1,7 +1,9 @@
 //! Why a request is rejected before any payment that came with it is looked at.
 
+use std::num::NonZeroU64;
+
 use http::StatusCode;
-use http::header::ALLOW;
+use http::header::{ALLOW, RETRY_AFTER};
 use pingora::prelude::{Error, Result};
 
 use super::reply::{Reply, come_again, plain};
@@ -32,6 +34,12 @@ pub(super) enum Rejection {
     /// Its body is longer than this many bytes.
     BodyTooLong(usize),
     BodyTooSlow,
+    /// The route is not for this client.
+    ClientNotAllowed,
+    /// What this account pays opens nothing here.
+    PayerNotAllowed,
+    /// The route's own limit is reached. The request may come again after so many seconds.
+    TooOften(NonZeroU64),
     /// A limit is reached. The same request may come again.
     Overloaded(ReachedLimit),
     /// The client is gone, or its framing is broken.
@@ -46,7 +54,7 @@ pub(super) enum Rejection {
 impl Rejection {
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::Overloaded(_) => Outcome::Unavailable,
+            Self::Overloaded(_) | Self::TooOften(_) => Outcome::Unavailable,
             Self::NoUpstream => Outcome::UpstreamFailed,
             Self::Unreadable(_)
             | Self::NotFound
@@ -57,6 +65,8 @@ impl Rejection {
             | Self::UnsupportedBody(_)
             | Self::BodyTooLong(_)
             | Self::BodyTooSlow
+            | Self::ClientNotAllowed
+            | Self::PayerNotAllowed
             | Self::Lost(_)
             | Self::NoIdentifier
             | Self::BadIdentifier(_) => Outcome::Refused,
@@ -95,6 +105,22 @@ impl Rejection {
             }
             Self::BodyTooSlow => {
                 plain(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time")
+            }
+            Self::ClientNotAllowed => {
+                plain(StatusCode::FORBIDDEN, "client_not_allowed", "this route is not for this client")
+            }
+            Self::PayerNotAllowed => plain(
+                StatusCode::FORBIDDEN,
+                "payer_not_allowed",
+                "this route is not for this account: nothing was charged, do not pay; ask the operator about what \
+                 was sent already",
+            ),
+            Self::TooOften(after) => {
+                let why =
+                    "too many requests: nothing was charged, send the same request again after Retry-After";
+                let mut reply = plain(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", why);
+                reply.headers.push((RETRY_AFTER.as_str(), after.to_string().into()));
+                reply
             }
             Self::Overloaded(_) => come_again(&Wait::Overloaded),
             Self::Lost(error) => return Err(error),

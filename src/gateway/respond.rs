@@ -185,11 +185,16 @@ pub(super) struct Failure {
     answer: Option<Reply>,
 }
 
+/// Whether a head with this status begins the answer. What comes before the answer is no part of it (RFC 9110
+/// section 15.2); a tunnel is all that follows.
+pub(super) fn begins_answer(status: StatusCode) -> bool {
+    !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
+}
+
 /// The answer to a request whose upstream failed; `None` if no client is left to answer.
 pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Option<Failure> {
     let status = status_of(error)?;
-    // What came before the answer is no part of it (RFC 9110 section 15.2).
-    if session.response_written().is_some_and(|it| !it.status.is_informational()) {
+    if session.response_written().is_some_and(|it| begins_answer(it.status)) {
         return Some(Failure { status, answer: None });
     }
     if status == StatusCode::REQUEST_TIMEOUT {
@@ -257,6 +262,7 @@ fn status_of(error: &Error) -> Option<StatusCode> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenes::session;
     use super::*;
 
     #[test]
@@ -281,5 +287,29 @@ mod tests {
         }
         assert_eq!(of(ErrorType::HTTPStatus(503), Error::into_up), Some(503));
         assert_eq!(of(UPSTREAM_BILL, Error::into_up), Some(502));
+    }
+
+    #[test]
+    fn an_answer_begins_with_a_tunnel_too_and_not_with_what_comes_before_it() {
+        let begins = |status: u16| begins_answer(StatusCode::from_u16(status).unwrap());
+        assert!([101, 200, 204, 304, 402, 500].into_iter().all(begins));
+        assert!(![100, 102, 103].into_iter().any(begins));
+    }
+
+    /// Whether nothing is left of a body of `length` bytes after lingering.
+    async fn is_read(fields: &str, length: usize) -> bool {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{fields}\r\n");
+        let mut session = session(&(head + &"a".repeat(length)));
+        linger(&mut session).await;
+        session.is_body_done()
+    }
+
+    /// A connection that is closed with unread bytes is reset, and the client may lose the answer with it.
+    #[tokio::test]
+    async fn a_body_of_at_most_16_mib_is_read_before_the_connection_closes() {
+        assert!(is_read("", 5).await);
+        assert!(is_read("", 16 * 1024 * 1024).await);
+        assert!(!is_read("", 17 * 1024 * 1024).await);
+        assert!(!is_read("Expect: 100-continue\r\n", 5).await, "it was not asked to send it");
     }
 }

@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::tariff::EdgeLimits;
+use super::turns::{Pace, Turns};
 use crate::cashier::{Client, Share, Shares};
-use crate::clock::Stopwatch;
 use crate::metrics::ReachedLimit;
-use crate::sync::{Mutex, PoisonError};
 
 /// The longest that an answer waits for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -36,7 +35,7 @@ pub struct Unpaid {
     turned_away: Shares,
     at_upstreams: Shares,
     all_at_upstreams: Arc<AtomicUsize>,
-    turns: Turns,
+    turns: Turns<Client>,
 }
 
 impl Default for Unpaid {
@@ -47,7 +46,7 @@ impl Default for Unpaid {
             turned_away: Shares::default(),
             at_upstreams: Shares::default(),
             all_at_upstreams: Arc::default(),
-            turns: Turns::new(),
+            turns: Turns::new(CLIENTS, FORGOTTEN_AFTER),
         }
     }
 }
@@ -109,46 +108,19 @@ impl Unpaid {
     /// # Errors
     /// [`ReachedLimit::ClientBills`], after the longest wait, if its turn has not come.
     pub(super) async fn turn(&self, client: Client, limits: &EdgeLimits) -> Result<bool, ReachedLimit> {
-        let wait = self.turns.take(client, limits.bills_per_client);
+        let wait = self.turns.take(client, pace(limits.bills_per_client));
         let pause = wait.unwrap_or(LONGEST_WAIT);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        if wait.is_some() { Ok(!pause.is_zero()) } else { Err(ReachedLimit::ClientBills) }
+        if wait.is_ok() { Ok(!pause.is_zero()) } else { Err(ReachedLimit::ClientBills) }
     }
 }
 
-/// When each client's next turn is, counted from the start.
-#[derive(Clone, Debug)]
-struct Turns {
-    next: moka::sync::Cache<Client, Arc<Mutex<Duration>>>,
-    clock: Stopwatch,
-}
-
-impl Turns {
-    fn new() -> Self {
-        let next = moka::sync::Cache::builder().max_capacity(CLIENTS).time_to_idle(FORGOTTEN_AFTER).build();
-        Self { next, clock: Stopwatch::start() }
-    }
-
-    /// Takes the next turn of `client`, which has `per_second` of them; gives how long it is until then.
-    /// `None`, and nothing taken, beyond the longest wait.
-    fn take(&self, client: Client, per_second: u32) -> Option<Duration> {
-        self.take_at(self.clock.elapsed(), client, per_second)
-    }
-
-    fn take_at(&self, now: Duration, client: Client, per_second: u32) -> Option<Duration> {
-        let each = Duration::from_secs(1).checked_div(per_second)?;
-        let next = self.next.get_with(client, Arc::default);
-        let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = (*next).max(now.saturating_sub(SAVED));
-        let wait = turn.saturating_sub(now);
-        if wait > LONGEST_WAIT {
-            return None;
-        }
-        *next = turn.saturating_add(each);
-        Some(wait)
-    }
+/// So many turns a second.
+fn pace(per_second: u32) -> Pace {
+    let each = Duration::from_secs(1).checked_div(per_second).unwrap_or(Duration::MAX);
+    Pace { each, saved: SAVED, longest_wait: LONGEST_WAIT }
 }
 
 #[cfg(test)]
@@ -172,31 +144,6 @@ mod tests {
         assert!(unpaid.enter_with_proof(client(2), &limits).is_some(), "another client has its own");
         drop(proofs);
         assert!(unpaid.enter_with_proof(client(1), &limits).is_some());
-    }
-
-    #[test]
-    fn a_client_has_its_turns_a_second_and_those_it_saved() {
-        let (turns, second) = (Turns::new(), Duration::from_secs(1));
-        let now = 10 * second;
-        let waits: Vec<_> = (0..30).filter_map(|_| turns.take_at(now, client(1), 10)).collect();
-        assert_eq!(waits.len(), 30);
-        assert!(waits[..11].iter().all(Duration::is_zero), "a second's worth was saved: {waits:?}");
-        assert_eq!(waits[11..14], [1, 2, 3].map(|it| it * second / 10));
-        assert_eq!(turns.take_at(now, client(2), 10), Some(Duration::ZERO), "another client has its own");
-        assert_eq!(turns.take_at(now + 2 * second, client(1), 10), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn nobody_waits_longer_than_the_longest_wait() {
-        let turns = Turns::new();
-        let waits: Vec<_> = (0..1000).map_while(|_| turns.take_at(SAVED, client(1), 10)).collect();
-        assert_eq!(waits.len(), 61, "ten saved, then ten a second for five seconds");
-        assert!(waits.iter().all(|it| *it <= LONGEST_WAIT));
-        assert_eq!(
-            turns.take_at(SAVED + Duration::from_secs(1), client(1), 10),
-            Some(Duration::from_millis(4100)),
-            "what it took is ahead of it"
-        );
     }
 
     fn limits(of_one: usize, of_all: usize) -> EdgeLimits {
@@ -259,11 +206,13 @@ mod tests {
         let (unpaid, limits) = (Unpaid::default(), limits(1, 1));
         #[expect(clippy::disallowed_methods, reason = "the runtime's clock is paused")]
         let before = tokio::time::Instant::now();
-        assert_eq!(unpaid.turn(client(1), &limits).await, Ok(false));
+        for _ in ["its turn", "the one that was saved"] {
+            assert_eq!(unpaid.turn(client(1), &limits).await, Ok(false));
+        }
         assert_eq!(before.elapsed(), Duration::ZERO);
         assert_eq!(unpaid.turn(client(1), &limits).await, Ok(true));
         assert!(!before.elapsed().is_zero());
-        let taken = std::iter::from_fn(|| unpaid.turns.take(client(1), 1)).count();
+        let taken = std::iter::from_fn(|| unpaid.turns.take(client(1), pace(1)).ok()).count();
         assert!(taken > 0, "turns were ahead");
         assert_eq!(unpaid.turn(client(1), &limits).await, Err(ReachedLimit::ClientBills));
     }

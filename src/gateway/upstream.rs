@@ -1,6 +1,7 @@
 //! An upstream: its addresses, which of them are healthy, and how it is spoken to.
 
 mod http2;
+mod inquiry;
 mod reasons;
 mod trials;
 mod tunnel;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use http::{HeaderValue, Version};
+use http::{HeaderName, HeaderValue, Version};
 use pingora::connectors::TransportConnector;
 use pingora::lb::discovery::ServiceDiscovery;
 use pingora::lb::health_check::{HealthCheck, HttpHealthCheck};
@@ -38,6 +39,7 @@ use reasons::in_words;
 use trials::Trials;
 use tunnel::TunnelConnector;
 
+pub use inquiry::Inquiry;
 pub(super) use reasons::cause;
 
 /// How often host names are looked up again.
@@ -63,7 +65,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// The same, of one on which no tunnel began.
 const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
-/// How its servers are known over TLS, and the gateway to them.
+/// How its servers are known, and the gateway to them.
 #[derive(Clone, Debug, Default)]
 pub struct PeerTls {
     /// Those who vouch for servers. `None`: the authorities that the system trusts.
@@ -72,6 +74,8 @@ pub struct PeerTls {
     pub identity: Option<Arc<CertKey>>,
     /// The name that a server's certificate is for. `None`: its URL's host.
     pub server_name: Option<String>,
+    /// The header that each request has, by which the gateway's operator is known. Its value is secret.
+    pub auth: Option<(HeaderName, HeaderValue)>,
 }
 
 impl PeerTls {
@@ -229,6 +233,11 @@ impl Upstream {
             doubted: Mutex::default(),
             connector: OnceLock::new(),
         }
+    }
+
+    /// The header that each request has, by which the gateway's operator is known.
+    pub(super) fn auth(&self) -> Option<&(HeaderName, HeaderValue)> {
+        self.rules.tls.auth.as_ref()
     }
 
     /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is
@@ -677,5 +686,36 @@ mod tests {
         assert_ne!(group(&one, &usual), group(&other, &usual));
         assert_ne!(group(&one, &usual), group(&one, &trusting));
         assert_ne!(group(&one, &usual), group(&one, &newer));
+    }
+
+    /// A name may come to mean ever other addresses.
+    #[tokio::test]
+    async fn why_checks_failed_is_kept_of_so_many_addresses_only() {
+        let checks =
+            Checks { upstream: UpstreamName::new("a"), by_url: Vec::new(), failures: Mutex::default() };
+        for number in 0..=MOST_FAILURES {
+            let kept = if number < MOST_FAILURES { number } else { MOST_FAILURES };
+            assert_eq!(checks.failures().len(), kept);
+            let address = format!("127.0.0.1:{}", number.saturating_add(1));
+            assert!(checks.check(&Backend::new(&address).unwrap()).await.is_err());
+        }
+        assert_eq!(checks.failures().len(), 1);
+        let why = checks.failures().values().next().cloned();
+        assert!(why.is_some_and(|it| it.contains("a server that is not configured")));
+    }
+
+    #[test]
+    fn a_tunnel_begins_by_http_1_on_a_connection_of_its_own() {
+        let prepared = |protocol: &str| {
+            let upstream = upstream(&format!("url: \"https://a.example\", protocol: {protocol}"));
+            let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
+            peer.group_key = upstream.rules.group;
+            peer.options.set_http_version(2, 1);
+            upstream.prepare_tunnel(&mut peer);
+            (peer.group_key == upstream.rules.group, peer.options.idle_timeout, peer.options.alpn)
+        };
+        assert!(matches!(prepared("auto"), (false, Some(TUNNEL_IDLE), ALPN::H1)));
+        assert!(matches!(prepared("http1"), (false, Some(TUNNEL_IDLE), _)));
+        assert!(matches!(prepared("h2"), (true, None, ALPN::H2H1)), "there is none over HTTP/2");
     }
 }

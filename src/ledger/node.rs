@@ -224,12 +224,21 @@ impl NodeClient {
         providers.len() >= self.quorum
     }
 
+    /// How long the slowest of the nodes that are up takes for a call at present. Zero while none has answered.
+    #[must_use]
+    pub fn pace(&self) -> Duration {
+        let up = self.nodes.iter().filter(|node| node.health.is_up());
+        up.map(|node| node.health.pace.typical()).max().unwrap_or_default()
+    }
+
     /// Asks each node for its block count and, less often, for that of its peers. A node that does not
-    /// answer is marked down; a node with far too few confirmed blocks is marked behind.
+    /// answer is marked down; a node with far too few confirmed blocks is marked behind. A node that is left alone for a
+    /// while is asked all the same if the others are not enough.
     pub async fn probe(&self) {
         let mut probes = JoinSet::new();
+        let urgent = !self.is_healthy();
         for node in self.nodes.iter() {
-            if !node.health.admit() {
+            if !node.health.admit_probe(urgent) {
                 continue;
             }
             let (client, node) = (self.clone(), Arc::clone(node));
@@ -237,6 +246,7 @@ impl NodeClient {
                 let call = RpcCall::new("block_count", []);
                 match client.call(&node, &call, answer::block_count).await {
                     Ok(count) => {
+                        node.health.recovered();
                         node.health.set_cemented(count.cemented);
                         client.compare_with_peers(&node).await;
                     }

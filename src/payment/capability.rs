@@ -11,7 +11,7 @@ use blake2::{Blake2b, Digest};
 use bytes::Bytes;
 
 use super::key::MacKeys;
-use super::{Intent, Refusal};
+use super::{Purchase, Refusal};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::routes::RouteName;
 
@@ -90,25 +90,24 @@ impl fmt::Debug for Token {
 /// Written once, into one piece of memory. Prints as `****`.
 #[derive(Clone)]
 pub struct CapabilityText {
+    /// Token, payer, block and amount, one behind the other.
     text: Bytes,
-    /// Where payer, block and amount begin. The token is first, of the one length that tokens have; the
-    /// amount is last.
-    payer: usize,
-    block: usize,
-    amount: usize,
 }
 
+/// Where the payer begins: after the token, which is [`LENGTH`] bytes in base64 without padding.
+const PAYER: usize = (LENGTH * 4).div_ceil(3);
+/// Where the block begins: after `nano_` and the 60 characters of an account.
+const BLOCK: usize = PAYER + 65;
+/// Where the amount begins: after the 64 digits of a hash.
+const AMOUNT: usize = BLOCK + 64;
+
 impl CapabilityText {
-    /// The text of a capability that has this `token` and was bought by `intent`.
+    /// The text of a capability that has this `token` and was bought by `purchase`.
     #[must_use]
-    pub fn new(token: &Token, intent: &Intent) -> Self {
+    pub fn new(token: &Token, purchase: &Purchase) -> Self {
         let (payer, block, amount) =
-            (intent.payer.to_string(), intent.block.to_string(), intent.amount.to_string());
-        let text = [token.expose(), &payer, &block, &amount].concat();
-        let amount = text.len().saturating_sub(amount.len());
-        let block = amount.saturating_sub(block.len());
-        let payer = block.saturating_sub(payer.len());
-        Self { text: text.into(), payer, block, amount }
+            (purchase.payer.to_string(), purchase.block.to_string(), purchase.amount.to_string());
+        Self { text: [token.expose(), &payer, &block, &amount].concat().into() }
     }
 
     /// Whether a client presents this token, with or without the `; remaining=…` that it was sent with.
@@ -116,7 +115,7 @@ impl CapabilityText {
     #[must_use]
     pub fn is_presented(&self, presented: &str) -> bool {
         let text = bare(presented).as_bytes();
-        let (token, _) = self.text.split_at(self.payer);
+        let (token, _) = self.text.split_at(PAYER);
         let differing = token.iter().zip(text).fold(0, |all, (own, other)| all | (own ^ other));
         token.len() == text.len() && std::hint::black_box(differing) == 0
     }
@@ -124,25 +123,25 @@ impl CapabilityText {
     /// The token. Send it only to the client that paid.
     #[must_use]
     pub fn token(&self) -> Bytes {
-        self.text.slice(..self.payer)
+        self.text.slice(..PAYER)
     }
 
     /// The account that paid.
     #[must_use]
     pub fn payer(&self) -> Bytes {
-        self.text.slice(self.payer..self.block)
+        self.text.slice(PAYER..BLOCK)
     }
 
     /// The hash of the payment's block.
     #[must_use]
     pub fn block(&self) -> Bytes {
-        self.text.slice(self.block..self.amount)
+        self.text.slice(BLOCK..AMOUNT)
     }
 
     /// What was paid, in raw.
     #[must_use]
     pub fn amount(&self) -> Bytes {
-        self.text.slice(self.amount..)
+        self.text.slice(AMOUNT..)
     }
 }
 

@@ -2,7 +2,7 @@
 //! ledger, and one that the ledger has confirmed.
 
 use super::challenge::Challenge;
-use super::{BlockFacts, BlockKind, IdentifiedRequest, Mechanism, Nonce, Refusal, tag};
+use super::{BlockFacts, BlockKind, IdentifiedRequest, IdentifierKey, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -26,6 +26,28 @@ pub struct Intent {
     pub valid_before: UnixSeconds,
     /// The id that the client gave, with its request. No other payment can have this id.
     pub identified: Option<IdentifiedRequest>,
+}
+
+/// What is kept of a payment for as long as what it bought is cached.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Purchase {
+    /// See [`Intent::block`].
+    pub block: BlockHash,
+    /// See [`Intent::challenge`].
+    pub challenge: Nonce,
+    pub terms: Terms,
+    pub payer: Account,
+    /// The amount that the block sends, in raw.
+    pub amount: Raw,
+    /// The id that the client gave. Few payments have one, so it has its own place.
+    pub identifier: Option<Box<IdentifierKey>>,
+}
+
+impl From<&Intent> for Purchase {
+    fn from(intent: &Intent) -> Self {
+        let Intent { block, challenge, terms, payer, amount, identified, .. } = *intent;
+        Self { block, challenge, terms, payer, amount, identifier: identified.map(|it| Box::new(it.id)) }
+    }
 }
 
 impl Intent {

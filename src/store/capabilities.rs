@@ -25,6 +25,7 @@ use self::leases::Leases;
 use super::settle::Settled;
 use super::{CapabilityId, Grant, Grantee, Holder, Lease, Meters, PaymentJournal, StoreError, StoreHealth};
 use crate::clock::Clock;
+use crate::payment::Purchase;
 use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
@@ -91,7 +92,10 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
     #[must_use]
     pub fn admit(&self, settled: Settled) -> Arc<CachedCapability> {
         let (intent, record, lease) = settled.into_parts();
-        self.take_in(CachedCapability::new(record, intent, lease, self.leases.clock.now()), lease)
+        self.take_in(
+            CachedCapability::new(record, Purchase::from(&intent), lease, self.leases.clock.now()),
+            lease,
+        )
     }
 
     fn take_in(&self, held: CachedCapability, lease: Lease) -> Arc<CachedCapability> {
@@ -140,7 +144,10 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         let (holder, now) = (self.holder(), clock.now());
         match store.grant(&payment.intent, Grantee { id, holder, want: 0, ttl: 0 }, now).await? {
             Grant::Granted { record, lease, .. } => {
-                Ok(Some(self.take_in(CachedCapability::new(record, payment.intent, lease, now), lease)))
+                Ok(Some(self.take_in(
+                    CachedCapability::new(record, Purchase::from(&payment.intent), lease, now),
+                    lease,
+                )))
             }
             Grant::Taken | Grant::IdHeld(_) => Ok(None),
         }

@@ -264,41 +264,9 @@ pub(super) fn advance(
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
+    use super::super::samples::{FRONTIER, intent};
     use super::*;
-    use crate::nano::{Account, Raw, Representative, Signature, StateBlock, UnixSeconds};
-    use crate::payment::{Mechanism, Nonce};
-    use crate::routes::{Grants, RouteName, Terms};
-
-    const FRONTIER: BlockHash = BlockHash([2; 32]);
-
-    fn intent(challenge: u8) -> Intent {
-        let (payer, amount) = (Account([7; 32]), Raw::new(1));
-        let signed = StateBlock {
-            account: payer,
-            previous: FRONTIER,
-            representative: Representative(payer),
-            balance: Raw::new(0),
-            link: [5; 32],
-            signature: Signature([9; 64]),
-            work: None,
-        };
-        let grants = Grants { requests: NonZeroU32::MIN, seconds: 60 };
-        Intent {
-            block: BlockHash([1; 32]),
-            signed: Some(signed),
-            mechanism: Mechanism::NanoTxn,
-            challenge: Nonce([challenge; 32]),
-            route: RouteName::new("GET /"),
-            terms: Terms { amount, grants },
-            payer,
-            amount,
-            pay_to: Account([5; 32]),
-            valid_before: UnixSeconds(100),
-            identified: None,
-        }
-    }
+    use crate::nano::UnixSeconds;
 
     /// The claim of a payment in `state`, made for challenge 1.
     fn claim(state: PaymentState) -> HashClaim {

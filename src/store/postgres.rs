@@ -48,7 +48,7 @@ use super::{
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::IdentifierKey;
 
-pub use connect::server;
+pub use connect::{check_files, server};
 pub use options::{PostgresFault, PostgresOptions};
 pub use replication::Replication;
 

@@ -67,11 +67,15 @@ pub async fn claim<S: Claims>(
 /// [`StoreError`], as [`claim`].
 pub async fn note<S: Claims>(store: &S, seen: &Seen, now: UnixSeconds) -> Result<bool, StoreError> {
     let intent = seen.intent();
-    Ok(match repeat_unknown(|| store.begin(intent, now)).await? {
+    Ok(is_noted(&repeat_unknown(|| store.begin(intent, now)).await?, intent))
+}
+
+fn is_noted(begun: &Begin, intent: &Intent) -> bool {
+    match begun {
         Begin::Fresh(_) => true,
         Begin::Existing(payment) => payment.intent.challenge == intent.challenge,
         Begin::FrontierHeld(_) | Begin::IdHeld(_) | Begin::Spent => false,
-    })
+    }
 }
 
 /// Takes up a payment of the journal again, after a crash or when the client retries. Gives
@@ -92,18 +96,21 @@ pub async fn resume<S: Claims>(
 }
 
 async fn begin<S: Claims>(store: &S, intent: Intent, now: UnixSeconds) -> Result<Claim, StoreError> {
-    let begun = repeat_unknown(|| store.begin(&intent, now)).await?;
-    Ok(match begun {
+    Ok(claimed(repeat_unknown(|| store.begin(&intent, now)).await?, &intent))
+}
+
+fn claimed(begun: Begin, intent: &Intent) -> Claim {
+    match begun {
         Begin::Fresh(payment) => Claim::Mine(Box::new(Claimed { intent: payment.intent })),
         // A call that is repeated after an unknown outcome finds its own first attempt.
-        Begin::Existing(payment) if payment.state == PaymentState::Intent && payment.intent == intent => {
+        Begin::Existing(payment) if payment.state == PaymentState::Intent && payment.intent == *intent => {
             Claim::Mine(Box::new(Claimed { intent: payment.intent }))
         }
         Begin::Existing(payment) => Claim::Existing(Box::new(payment)),
         Begin::FrontierHeld(_) => Claim::FrontierHeld,
         Begin::IdHeld(_) => Claim::IdHeld,
         Begin::Spent => Claim::Spent,
-    })
+    }
 }
 
 /// A payment that is spent for ever and has become a capability, in one durable step.
@@ -209,5 +216,50 @@ async fn grant<S: Meters>(
         Grant::Granted { record, lease, fresh } => Ok(Settled { intent, record, lease, fresh }),
         Grant::Taken => Err(SettleError::Taken),
         Grant::IdHeld(_) => Err(SettleError::IdHeld),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::intent;
+    use super::*;
+
+    /// A journalled payment for challenge 1.
+    fn payment(state: PaymentState) -> PaymentRecord {
+        let at = UnixSeconds(1);
+        PaymentRecord { sequence: 3, intent: intent(1), state, created_at: at, updated_at: at }
+    }
+
+    /// A call that is repeated after an unknown outcome finds what its first attempt has journalled. No other
+    /// payment that is found may be broadcast by this call.
+    #[test]
+    fn a_claim_is_the_callers_if_it_is_new_or_its_own_first_attempt() {
+        let is_mine = |begun: Begin, asked: &Intent| matches!(claimed(begun, asked), Claim::Mine(_));
+        let asked = intent(1);
+        assert!(is_mine(Begin::Fresh(payment(PaymentState::Intent)), &asked));
+        assert!(is_mine(Begin::Existing(payment(PaymentState::Intent)), &asked));
+        assert!(!is_mine(Begin::Existing(payment(PaymentState::Intent)), &intent(2)), "another challenge");
+        for state in [PaymentState::Parked, PaymentState::Granted, PaymentState::Failed] {
+            assert!(!is_mine(Begin::Existing(payment(state)), &asked), "{state:?}");
+            assert!(!is_mine(Begin::Existing(payment(state)), &intent(2)), "{state:?}: another challenge");
+        }
+        let block = asked.block;
+        assert!(matches!(claimed(Begin::FrontierHeld(block), &asked), Claim::FrontierHeld));
+        assert!(matches!(claimed(Begin::IdHeld(block), &asked), Claim::IdHeld));
+        assert!(matches!(claimed(Begin::Spent, &asked), Claim::Spent));
+    }
+
+    #[test]
+    fn a_payment_is_noted_under_one_challenge() {
+        for state in [PaymentState::Intent, PaymentState::Parked, PaymentState::Granted, PaymentState::Failed]
+        {
+            assert!(is_noted(&Begin::Existing(payment(state)), &intent(1)), "{state:?}");
+            assert!(!is_noted(&Begin::Existing(payment(state)), &intent(2)), "{state:?}: another challenge");
+        }
+        let asked = intent(1);
+        assert!(is_noted(&Begin::Fresh(payment(PaymentState::Intent)), &asked));
+        for begun in [Begin::FrontierHeld(asked.block), Begin::IdHeld(asked.block), Begin::Spent] {
+            assert!(!is_noted(&begun, &asked), "{begun:?}");
+        }
     }
 }

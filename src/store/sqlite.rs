@@ -718,4 +718,9 @@ mod tests {
         assert_eq!(again.is_claimed(spent).await, Ok(true));
         again.close().await;
     }
+
+    #[test]
+    fn nothing_is_sold_with_less_than_64_mib_free_unless_told_otherwise() {
+        assert_eq!(SqliteOptions::default().free_space, 67_108_864);
+    }
 }

@@ -351,4 +351,19 @@ mod tests {
         spend(&it, 5).unwrap();
         assert!(spend(&it, 1).is_err());
     }
+
+    /// It is read whole at each payment.
+    #[test]
+    fn a_file_of_at_most_256_mib_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("spent");
+        let read = |length: u64| {
+            // The system keeps no bytes of a hole.
+            File::create(&path).unwrap().set_len(length).unwrap();
+            Notes::open(&path).unwrap().read(&path).map(|notes| notes.len())
+        };
+        assert!(matches!(read(256 * 1024 * 1024), Ok(0)), "a line without an end is cut off");
+        let error = read(256 * 1024 * 1024 + 1).unwrap_err();
+        assert!(error.to_string().contains("too long for a file of payments"), "{error}");
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use super::offer::PayableEntry;
-use super::{MAX_THRESHOLD, WalletError, WalletOptions};
+use super::{WalletError, WalletOptions, refuse_hard};
 use crate::ledger::node::{NodeClient, NodeLedger, ProcessError, Receivable, Subtype};
 use crate::ledger::work::WorkSource;
 use crate::ledger::{Ledger, LedgerError, Sighting};
@@ -115,14 +115,16 @@ impl PayerChain {
         let looks = async {
             loop {
                 let info = self.ledger.client().account_info(self.account).await?;
-                let confirmed = info.is_none_or(|info| info.confirmed_frontier == info.frontier);
-                let head = match info {
-                    Some(info) if confirmed => self.ledger.proven_head(self.account, info.frontier).await?,
-                    Some(_) | None => ProvenHead::unopened(self.account),
-                };
-                // A node that shows the block before `last` as the newest has not seen `last`.
-                if confirmed && last.is_none_or(|last| last.previous != head.hash()) {
-                    return Ok::<_, LedgerError>(head);
+                let confirmed = info.as_ref().is_none_or(|info| info.confirmed_frontier == info.frontier);
+                if confirmed {
+                    let head = match info {
+                        Some(info) => self.ledger.proven_head(self.account, info.frontier).await?,
+                        None => ProvenHead::unopened(self.account),
+                    };
+                    // A node that shows the block before `last` as the newest has not seen `last`.
+                    if last.is_none_or(|last| last.previous != head.hash()) {
+                        return Ok::<_, LedgerError>(head);
+                    }
                 }
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
@@ -192,7 +194,7 @@ impl PayerChain {
                 })
             })
             .await;
-        let asked = thresholds.send.max(thresholds.receive);
-        if asked > MAX_THRESHOLD { Err(WalletError::WorkTooHard { asked }) } else { Ok(*thresholds) }
+        refuse_hard(thresholds.send.max(thresholds.receive))?;
+        Ok(*thresholds)
     }
 }

@@ -235,7 +235,15 @@ fn excerpt(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
+    use crate::nano::{Network, Representative, UnixSeconds};
+    use crate::routes::Grants;
+    use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
+    use crate::x402::{
+        Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, SessionTerms, Track,
+    };
 
     fn answer(status: u16, fields: &[(&HeaderName, String)]) -> Response {
         let mut response = http::Response::builder().status(status);
@@ -280,5 +288,102 @@ mod tests {
             let after = answer(503, &[(&RETRY_AFTER, asked.to_owned())]);
             assert_eq!(not_yet(&after, true), Some(expected), "{asked}");
         }
+    }
+
+    /// The bill of a gateway with one entry, for a route of this name. `identified`: it asks for an id.
+    fn bill_of(track: Track, route: &str, identified: bool) -> PayableBill {
+        let amount = match track {
+            Track::NanoSession(terms) => terms.amount().unwrap(),
+            Track::NanoTxn { .. } | Track::NanoSignature => Raw::new(7),
+        };
+        let entry = PaymentRequirements {
+            scheme: Scheme::Exact,
+            network: Network::Mainnet,
+            asset: Asset::Xno,
+            amount,
+            pay_to: Account([2; 32]),
+            max_timeout_seconds: 60,
+            extra: Extra {
+                challenge: [1; 32],
+                valid_before: UnixSeconds(1),
+                route: route.to_owned(),
+                grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+                track,
+            },
+        };
+        let declared = identified.then(|| (PAYMENT_IDENTIFIER.to_owned(), declaration(true)));
+        let required = PaymentRequired {
+            error: None,
+            resource: Resource { url: "https://a.example/".to_owned(), description: None, mime_type: None },
+            accepts: vec![entry],
+            extensions: declared.into_iter().collect(),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(&REQUIRED, required.to_header().parse().unwrap());
+        bill(&headers).unwrap()
+    }
+
+    fn first(bill: &PayableBill) -> &PayableEntry {
+        bill.choose(None).unwrap()
+    }
+
+    fn block() -> StateBlock {
+        StateBlock {
+            account: Account([3; 32]),
+            previous: BlockHash([4; 32]),
+            representative: Representative(Account([3; 32])),
+            balance: Raw::new(1),
+            link: [2; 32],
+            signature: Signature([9; 64]),
+            work: None,
+        }
+    }
+
+    const SESSION: Track = Track::NanoSession(SessionTerms { price: Raw::new(7), tag_amount: Raw::new(3) });
+
+    #[test]
+    fn a_bill_names_the_route_that_is_paid_for() {
+        assert_eq!(bill_of(Track::NanoSignature, "GET /v1", false).route().as_deref(), Some("GET /v1"));
+    }
+
+    /// Then a lost answer can still be given again under it.
+    #[test]
+    fn a_payment_that_is_signed_again_keeps_its_id() {
+        let old = bill_of(Track::NanoSignature, "GET /v1", true);
+        let new = bill_of(Track::NanoSignature, "GET /v1", false);
+        let renewed = new.renewal_of(first(&old)).unwrap();
+        assert!(renewed.identifier.is_some() && renewed.identifier == first(&old).identifier);
+        let without = old.renewal_of(first(&new)).unwrap();
+        assert_eq!(without.identifier, None, "it had none");
+        assert!(bill_of(SESSION, "GET /v1", true).renewal_of(first(&old)).is_none());
+    }
+
+    #[test]
+    fn a_proof_is_the_block_its_hash_or_a_signature_over_it() {
+        let hash = block().hash().lower_hex().to_string();
+        let payload = |track: Track, signature: Option<Signature>| {
+            let proof = proof(first(&bill_of(track, "GET /", false)), &block(), signature).unwrap();
+            decode_header(&proof).unwrap()["payload"].to_string().to_lowercase()
+        };
+        let (txn, session) = (payload(Track::NanoTxn { work: None }, None), payload(SESSION, None));
+        assert!(txn.contains("balance") && txn.contains("previous"), "{txn}");
+        assert!(session.contains(&hash) && !session.contains("balance"), "{session}");
+        let signed = payload(Track::NanoSignature, Some(Signature([8; 64])));
+        assert!(signed.contains(&hash) && signed.contains(&"08".repeat(64)), "{signed}");
+    }
+
+    /// A gateway reads no longer header.
+    #[test]
+    fn a_proof_has_at_most_the_length_that_is_read() {
+        let length = |name: usize| {
+            let bill = bill_of(Track::NanoSignature, &"r".repeat(name), false);
+            proof(first(&bill), &block(), None).map(|it| it.len())
+        };
+        let lengths: Vec<_> = (10_000..11_800).step_by(100).map(length).collect();
+        let long = lengths.iter().take_while(|it| it.is_ok()).count();
+        assert!(long > 0 && long < lengths.len(), "{lengths:?}");
+        let start = 10_000 + 100 * (long - 1);
+        let longest = (start..start + 100).map_while(|it| length(it).ok()).last();
+        assert_eq!(longest, Some(MAX_HEADER_BYTES));
     }
 }

@@ -26,7 +26,7 @@ fn json(text: &str) -> Value {
 
 fn checked(name: &str, json: bool) -> Printed {
     let mut out = Vec::new();
-    let args = check::CheckArgs { config: shipped(name), against_store: false, json };
+    let args = check::CheckArgs { config: shipped(name).into(), offline: false, against_store: false, json };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let outcome = runtime.block_on(check::run(&args, &mut out));
     printed(out, outcome)
@@ -55,7 +55,7 @@ fn explained_with(data: Option<&str>, method: &str, url: &str, json: bool) -> Pr
     let data = data.map(str::to_owned);
     let mut out = Vec::new();
     let args = explain::ExplainArgs {
-        config: shipped("full.yaml"),
+        config: shipped("full.yaml").into(),
         json,
         data,
         headers: Vec::new(),
@@ -117,7 +117,7 @@ fn explained_at(
     let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
     let mut out = Vec::new();
     let args = explain::ExplainArgs {
-        config: shipped("full.yaml"),
+        config: shipped("full.yaml").into(),
         json,
         data: None,
         headers: headers.collect(),
@@ -327,7 +327,7 @@ fn each_command_exits_as_its_help_says() {
         (&["check", "--config", full], 0),
         (&["check", "--config", faulty], 78),
         (&["check", "--config", &missing], 78),
-        (&["check"], 64),
+        (&["check", "--config"], 64),
         (&["explain", "--config", full, "GET", "/v1/search/x"], 0),
         (&["explain", "--config", full, "GET", "/nowhere"], 0),
         (&["explain", "--config", full, "GET", "nowhere"], 64),

@@ -85,7 +85,10 @@ async fn the_manifest_has_each_price_as_it_is_billed() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|it| (it["method"].as_str().unwrap(), it["tool"].as_str(), it["terms"][0]["amount"].as_str()))
+        .map(|it| {
+            assert_eq!(it["free"], it["terms"].as_array().unwrap().is_empty());
+            (it["method"].as_str().unwrap(), it["tool"].as_str(), it["terms"][0]["amount"].as_str())
+        })
         .collect();
     assert_eq!(
         calls,
@@ -151,6 +154,75 @@ async fn the_openapi_document_has_each_route_once_and_at_its_price() {
     rig.end().await;
 }
 
+/// Every `$ref` below a value.
+fn references(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("$ref").and_then(Value::as_str);
+            own.into_iter().chain(fields.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn the_openapi_document_says_in_words_what_is_sold_and_refers_to_what_is_in_it() {
+    let rig = scene("").await;
+    let api = json(&rig, "/openapi.json").await;
+    let of = |method: &str, path: &str| api["paths"][path][method].clone();
+    let described = |method: &str, path: &str| of(method, path)["description"].as_str().unwrap().to_owned();
+    assert_eq!(
+        described("get", "/v1/quote/{symbol}"),
+        "0.0001 XNO (100000000000000000000000000 raw) for 1 request within 1h. Covers `GET /v1/quote/{symbol}`."
+    );
+    assert_eq!(described("get", "/docs/{rest}"), "Free. Covers `/docs/**`.");
+    let mcp = described("post", "/mcp");
+    let start = "An MCP endpoint, priced by what is called; a payment buys 1 request within 1h, and a batch costs \
+                 the sum. ";
+    assert!(mcp.starts_with(start) && mcp.ends_with(" Covers `POST /mcp`."), "{mcp}");
+    assert!(mcp.contains("free") && mcp.contains("search") && !mcp.contains("secretive"), "{mcp}");
+
+    let body = of("post", "/mcp")["requestBody"].clone();
+    assert_eq!(
+        (&body["required"], &body["content"]["application/json"]["schema"]["type"]),
+        (&json!(true), &json!(["object", "array"]))
+    );
+    assert_eq!(of("post", "/v1/both/{a}")["requestBody"], json!({ "content": { "*/*": {} } }));
+    assert_eq!(of("get", "/v1/both/{a}").get("requestBody"), None);
+
+    let rest = api["paths"]["/v1/search/{rest1}/{rest}"]["parameters"].as_array().unwrap();
+    let said: Vec<_> =
+        rest.iter().map(|it| (it["name"].as_str().unwrap(), it.get("description").is_some())).collect();
+    assert_eq!(said, [("rest1", false), ("rest", true)], "only the last may hold slashes");
+
+    let references = references(&api);
+    assert!(references.contains(&"#/components/schemas/PaymentRequirements"), "{references:?}");
+    for reference in references {
+        assert!(api.pointer(reference.strip_prefix('#').unwrap()).is_some(), "{reference} is not in it");
+    }
+    rig.end().await;
+}
+
+/// Where letter case counts, a slash at the end does too.
+#[tokio::test]
+async fn the_openapi_document_has_a_slash_at_the_end_where_it_counts() {
+    let routes = r#"
+  - { name: root, match: "GET /", upstream: api, free: true }
+  - { name: leaf, match: "GET /a", upstream: api, free: true, case_sensitive: true }
+  - { name: folder, match: "POST /a/", upstream: api, free: true, case_sensitive: true }
+  - { name: loose, match: "GET /b/", upstream: api, free: true }
+"#;
+    let rig = Rig::with(Plan { routes: routes.to_owned(), ..Plan::default() }).await;
+    let paths = json(&rig, "/openapi.json").await["paths"].clone();
+    let told = |item: &Value| item.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let found: Vec<_> =
+        paths.as_object().unwrap().iter().map(|(path, item)| (path.as_str(), told(item))).collect();
+    let one = |method: &str| vec![method.to_owned()];
+    assert_eq!(found, [("/", one("get")), ("/a", one("get")), ("/a/", one("post")), ("/b", one("get"))]);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_guide_says_each_price_in_words() {
     let rig = scene("discovery: { description: Two words. }").await;
@@ -167,6 +239,12 @@ async fn the_guide_says_each_price_in_words() {
         assert!(guide.lines().any(|it| it == line), "{line:?} is not in:\n{guide}");
     }
     assert!(guide.contains("   - `nanoTxn`: ") && !guide.contains("nanoSession"), "{guide}");
+    for proof in [
+        "`{\"block\": <a signed send block with its work>}`",
+        "sign `<block hash>:<extra.nonce>:<extra.validBefore>`",
+    ] {
+        assert!(guide.contains(proof), "{proof} is not in:\n{guide}");
+    }
     assert!(!guide.contains("anything else"), "what is refused is not on offer");
     rig.end().await;
 }

@@ -11,7 +11,7 @@ mod shares;
 use std::sync::Arc;
 
 use faregate::listen;
-use faregate::nano::{Raw, SecretKey, StateBlock};
+use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock};
 use faregate::store::PaymentState;
 use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, decode_header};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::attacks::{balance, journal, received};
-use crate::patience::wait_for;
+use crate::patience::{eventually, wait_for};
 use crate::rig::{Ending, PLENTY, Plan, Rig, signature};
 
 /// What the resource server sells.
@@ -123,6 +123,11 @@ impl Desk {
         assert_eq!(settled["network"], "nano:mainnet");
         assert!(settled["transaction"].is_string(), "{settled}");
         assert_eq!(self.rig.devnet.faults().calls("process"), broadcast, "{code}: a block was broadcast");
+    }
+
+    /// Confirms a block, once the ledger has it. On a busy machine a caller is told to wait before it is broadcast.
+    async fn confirm(&self, block: BlockHash) {
+        eventually("the ledger has the block", async || self.rig.devnet.confirm_now(block)).await;
     }
 
     /// Settles until the answer is no longer "pending".
@@ -253,6 +258,7 @@ async fn a_bill_says_what_was_ordered() {
     assert_eq!(entry["extra"]["mechanism"], "nanoSignature");
     assert_eq!(entry["extra"]["route"], format!("foreign:{REPORT}"));
     assert_eq!(entry["extra"]["grants"]["requests"], 1);
+    assert_eq!(entry["extra"]["grants"]["seconds"], 86_400, "a settled payment is told again for a day");
     assert_eq!(desk.bill(REPORT, PRICE).await.offers[0].amount, Raw::with_unit(PRICE).unwrap());
     desk.end().await;
 }

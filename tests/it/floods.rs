@@ -304,6 +304,24 @@ async fn a_payer_hears_of_its_payment_amid_unpaid_requests_of_its_client() {
     rig.end().await;
 }
 
+/// A limit that is told although nobody met it would have an operator raise it for nothing.
+#[tokio::test]
+async fn a_settlement_beyond_the_share_is_turned_away_and_told_and_no_other() {
+    let (rig, proof, block) = unconfirmed("settlements: 1").await;
+    let header = ("payment-signature", proof.as_str());
+    for _ in 0..2 {
+        assert_eq!(told(&rig, "/v1/search/a", header).await, (503, "settlement_pending".to_owned()));
+    }
+    assert_eq!(reached(&rig, "per_client.settlements"), 0.0, "the share is taken, and nobody wanted more");
+    let [offer, _] = rig.bill("/v1/search/a").await;
+    let (other, _) = rig.txn(&rig.payer(2, PLENTY), &offer);
+    let beyond = told(&rig, "/v1/search/a", ("payment-signature", &other)).await;
+    assert_eq!((beyond, reached(&rig, "per_client.settlements")), ((503, "overloaded".to_owned()), 1.0));
+    assert!(rig.devnet.confirm_now(block));
+    assert_eq!(rig.ask_until_decided("/v1/search/a", &proof).await.status(), 200);
+    rig.end().await;
+}
+
 /// Before: a client whose share was taken had proofs checked as fast as it could send them.
 #[tokio::test]
 async fn proofs_beyond_the_share_that_show_no_right_take_turns() {

@@ -101,6 +101,8 @@ const TWO_SECONDS: Duration = Duration::from_secs(2);
 fn requests_are_counted_by_route_and_outcome() {
     for (outcome, label) in [
         (Outcome::Free, "free"),
+        (Outcome::Allowance, "allowance"),
+        (Outcome::Shadow, "shadow"),
         (Outcome::Challenged, "challenged"),
         (Outcome::Paid, "paid"),
         (Outcome::Unlocked, "unlocked"),

@@ -2,6 +2,7 @@
 
 mod cost;
 mod rivals;
+mod slow;
 mod socket;
 pub(crate) mod tls;
 

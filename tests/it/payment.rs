@@ -9,7 +9,7 @@ use faregate::payment::address_pool::{AddressPool, INDEXES_PER_MECHANISM};
 use faregate::payment::capability::{Capability, CapabilityId, CapabilityText, Token};
 use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::nano_signature::{self, SignatureEvidence};
-use faregate::payment::{BlockFacts, Confirmed, MacKey, MacKeys, Mechanism, Refusal, Seen};
+use faregate::payment::{BlockFacts, Confirmed, MacKey, MacKeys, Mechanism, Purchase, Refusal, Seen};
 use faregate::routes::{Grants, MAX_QUERY, RouteName, Terms};
 use faregate::x402::{MAX_HEADER_BYTES, MAX_RESPONSE_HEADERS_BYTES};
 
@@ -99,7 +99,7 @@ fn a_capability_is_told_by_the_whole_text_of_its_token() {
     let (intent, id) = (confirmed.intent(), CapabilityId::of_payment(confirmed.intent().block));
     let capability = Capability { id, route: RouteName::new("quote"), uses: 1, expires_at: UnixSeconds(9) };
     let token = Token::issue(&keys(), &capability);
-    let text = CapabilityText::new(&token, intent);
+    let text = CapabilityText::new(&token, &Purchase::from(intent));
     assert_eq!(text.token(), token.expose());
     assert_eq!(text.payer(), intent.payer.to_string());
     assert_eq!(text.block(), intent.block.to_string());

@@ -9,6 +9,8 @@ mod retries;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::nano::{Account, Raw, Representative, SecretKey, StateBlock};
+use faregate::payment::{IdentifiedRequest, IdentifierKey, Intent, Mechanism, RequestDigest};
+use faregate::routes::{Grants, RouteName, Terms};
 use faregate::store::Answers;
 use faregate::x402::payment_identifier::PaymentIdentifier;
 use faregate::x402::{
@@ -28,7 +30,7 @@ const ROUTES: &str = r#"
   - { name: plain, match: "/plain", upstream: api, price: 0.001 XNO }
 "#;
 
-const ID: &str = "pay_0123456789abcdef";
+pub(crate) const ID: &str = "pay_0123456789abcdef";
 const OTHER_ID: &str = "pay_fedcba9876543210";
 const PROOF: &str = "PAYMENT-SIGNATURE";
 
@@ -55,7 +57,7 @@ async fn rig_with(routes: &str, more: &str, answer: impl Fn(&Seen) -> Reply + Se
 }
 
 /// The payload that answers `offer` under `id`.
-fn proof_under_id(offer: &NanoOffer, proof: &PaymentProof, id: &str) -> String {
+pub(crate) fn proof_under_id(offer: &NanoOffer, proof: &PaymentProof, id: &str) -> String {
     encode_header(&offer.answer_under(proof, &PaymentIdentifier::parse(id).unwrap(), false))
 }
 
@@ -64,6 +66,27 @@ async fn txn_proof(rig: &Rig, key: &SecretKey, path: &str, id: &str, salt: u8) -
     let [offer, _] = rig.bill(path).await;
     let block = salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
     (proof_under_id(&offer, &PaymentProof::NanoTxn { block }, id), block)
+}
+
+/// What is journalled of a payment with `block` under [`ID`], for a route of one use and a request for this path.
+pub(crate) fn intent(offer: &NanoOffer, block: StateBlock, (route, path): (&str, &str)) -> Intent {
+    let request = RequestDigest::of("GET", path, &[b"", b"", b""], b"");
+    Intent {
+        block: block.hash(),
+        signed: Some(block),
+        mechanism: Mechanism::NanoTxn,
+        challenge: offer.challenge().unwrap().parse().unwrap(),
+        route: RouteName::new(route),
+        terms: Terms {
+            amount: offer.amount,
+            grants: Grants { requests: std::num::NonZeroU32::MIN, seconds: 3600 },
+        },
+        payer: block.account,
+        amount: offer.amount,
+        pay_to: offer.pay_to,
+        valid_before: offer.valid_before,
+        identified: Some(IdentifiedRequest { id: IdentifierKey::of(ID), request }),
+    }
 }
 
 /// The same send with another representative.

@@ -163,8 +163,12 @@ async fn what_a_gateway_was_paid_is_listed_and_agrees_before_and_after_a_sweep()
         assert!(code == 0 && out.contains("2 sends to the pool on the ledger: all agree"), "{code} {out}");
     };
     agrees(payments(&config, &["reconcile"]).await);
-    let swept =
-        faregate::cli::sweep::SweepArgs { config: config.clone(), once: true, dry_run: false, json: true };
+    let swept = faregate::cli::sweep::SweepArgs {
+        config: config.clone().into(),
+        once: true,
+        dry_run: false,
+        json: true,
+    };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     assert_eq!(number(faregate::cli::sweep::run(swept, &mut out, &mut err).await), 0);
     let swept: Value = serde_json::from_slice(&out).unwrap();

@@ -300,6 +300,42 @@ async fn a_hangup_reloads_what_is_right_and_refuses_what_is_not() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
+/// Before: the rest of the file was applied, and the reload counted as one that went well too.
+#[tokio::test]
+async fn a_reload_with_a_faulty_certificate_changes_nothing_at_all() {
+    let world = World::start().await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (world.folder.path().join("cert.pem"), world.folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    write_private(&key, made.signing_key.serialize_pem());
+    let listen = "{ http: 127.0.0.1:0, tls: { address: 127.0.0.1:0, certificate: cert.pem, key: key.pem } }";
+    let mut process = Process::start(&world.write(listen, "", ROUTES), 3, "info").await;
+    let client = client();
+    let price = || async {
+        let bill = client.get(process.url("/v1/search/x")).send().await.unwrap();
+        offers(&bill).offers[0].amount.to_string()
+    };
+    // A key of another certificate, and another price.
+    write_private(&key, rcgen::KeyPair::generate().unwrap().serialize_pem());
+    world.write(listen, "", &ROUTES.replace("price: 1 raw", "price: 7 raw"));
+    process.signal("-HUP");
+    eventually("it says why not", || async { process.has_said("do not belong together") }).await;
+    eventually("it is counted", || async {
+        let metrics = text(&client, process.admin("/metrics")).await.1;
+        metrics.contains("faregate_config_reload_failures_total 1\n")
+    })
+    .await;
+    let metrics = text(&client, process.admin("/metrics")).await.1;
+    assert!(metrics.contains("faregate_config_generation 1\n"), "{metrics}");
+    assert_eq!(price().await, "1");
+    assert!(process.has_said("not reloaded") && !process.has_said("configuration reloaded"));
+    write_private(&key, made.signing_key.serialize_pem());
+    process.signal("-HUP");
+    eventually("the new price", || async { price().await == "7" }).await;
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn a_gateway_that_cannot_start_says_why() {
     let world = World::start().await;
@@ -655,9 +691,7 @@ async fn the_demo_shows_itself() {
 
 #[tokio::test]
 async fn wrong_usage_is_told_from_help() {
-    for wrong in
-        [&[][..], &["serv"], &["serve"], &["serve", "--config"], &["--log-format", "xml", "demo"], &["pool"]]
-    {
+    for wrong in [&[][..], &["serv"], &["serve", "--config"], &["--log-format", "xml", "demo"], &["pool"]] {
         let ended = run(wrong).await;
         assert_eq!(ended.status.code(), Some(64), "{wrong:?}: {}", said(&ended.stderr));
         assert!(said(&ended.stdout).is_empty() && said(&ended.stderr).contains("--help"), "{wrong:?}");

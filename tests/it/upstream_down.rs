@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use faregate::clock::Clock;
 use faregate::listen;
+use faregate::store::{Begin, Claims};
+use faregate::x402::PaymentProof;
 use pingora::apps::http_app::HttpServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,6 +15,7 @@ use tokio::sync::watch;
 use crate::logs::Logs;
 use crate::metrics::Uses;
 use crate::patience::{eventually, soon};
+use crate::payment_identifier::{ID, intent, proof_under_id};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, signature};
 use crate::scripted::{Reply, Scripted, nobody};
 
@@ -105,7 +109,7 @@ async fn sick() -> (Rig, Scripted, Arc<AtomicBool>) {
     .await;
     let more =
         format!("  sick: {{ url: \"{}\", health: {{ path: /healthz, every: 100ms }} }}\n", upstream.url);
-    let routes = "  - { name: sick, match: \"/sick/**\", upstream: sick, price: 1 raw, grants: { requests: 5, within: 1h } }\n";
+    let routes = "  - { name: sick, match: \"/sick/**\", upstream: sick, price: 1 raw, payment_identifier: optional, grants: { requests: 5, within: 1h } }\n";
     let rig = Rig::with(Plan { more, routes: routes.to_owned(), ..Plan::default() }).await;
     (rig, upstream, works)
 }
@@ -146,6 +150,33 @@ async fn a_block_that_comes_while_it_is_down_is_not_broadcast() {
     let key = rig.payer(1, PLENTY);
     let [offer, _] = rig.bill("/sick/x").await;
     let (proof, _) = rig.txn(&key, &offer);
+    becomes_sick(&rig, &works).await;
+    let before = rig.effects().broadcast;
+    for _ in 0..3 {
+        let answer = rig.get("/sick/x", &[("PAYMENT-SIGNATURE", &proof)]).await;
+        assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (503, "upstream_down"));
+    }
+    assert_eq!(rig.effects().broadcast, before, "nothing was charged");
+    works.store(true, Ordering::SeqCst);
+    eventually("bills", || is_sold(&rig, "/sick/x")).await;
+    let served = rig.ask_until_decided("/sick/x", &proof).await;
+    assert_eq!((served.status().as_u16(), capability(&served).1), (200, 4));
+    assert_eq!(rig.effects().broadcast, before + 1);
+    rig.end().await;
+}
+
+/// It is settled once the upstream is back, whoever asks meanwhile.
+#[tokio::test]
+async fn a_payment_under_an_id_that_was_journalled_is_not_broadcast_while_it_is_down() {
+    let (rig, _upstream, works) = sick().await;
+    let [offer, _] = rig.bill("/sick/x").await;
+    let (_, block) = rig.txn(&rig.payer(1, PLENTY), &offer);
+    let proof = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, ID);
+    // By an instance that was killed before it broadcast it.
+    let mut intent = intent(&offer, block, ("sick", "/sick/x"));
+    intent.terms.grants.requests = 5.try_into().unwrap();
+    let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
+    assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
     becomes_sick(&rig, &works).await;
     let before = rig.effects().broadcast;
     for _ in 0..3 {

@@ -1,23 +1,20 @@
 //! The demo's story, step by step. A step that does not end as expected is an error.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use reqwest::{Client, Method, Request, Url};
 
 use super::stage::Stage;
-use crate::ledger::node::{NodeClient, NodeEndpoint, NodeSetupError};
-use crate::ledger::work::WorkSource;
+use crate::cli::failure::Failure;
+use crate::ledger::node::NodeSetupError;
 use crate::nano::Raw;
 use crate::outbound;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
 use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
-use crate::x402::{self, NanoOffers, SettlementResponse, encode_header};
+use crate::x402::{self, NanoOffers, SettlementResponse};
 
-/// How long a call to the demo's ledger may take.
-const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that the demo's wallet pays for one request, in raw: 0.01 XNO.
 const MAX: Raw = Raw::new(10_000_000_000_000_000_000_000_000_000);
 
@@ -38,8 +35,6 @@ pub(super) enum StoryError {
     Vault(#[from] VaultError),
     #[error(transparent)]
     Nodes(#[from] NodeSetupError),
-    #[error(transparent)]
-    Devnet(#[from] crate::devnet::DevnetError),
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
     #[error("no answer: {0}")]
@@ -50,6 +45,15 @@ pub(super) enum StoryError {
     Url(#[from] url::ParseError),
     #[error("the output cannot be written: {0}")]
     Output(#[from] io::Error),
+}
+
+impl From<StoryError> for Failure {
+    fn from(error: StoryError) -> Self {
+        match error {
+            StoryError::Output(error) => Self::Output(error),
+            other => Self::Demo(other.to_string()),
+        }
+    }
 }
 
 /// Shows every step on `stage`, in order.
@@ -127,27 +131,17 @@ async fn many_uses(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError
 async fn replay(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
     let step = "5. The same payment again";
     writeln!(out, "{step}: GET /v1/quote/XNO")?;
-    let (http, address) = (client()?, url(stage, "/v1/quote/XNO")?);
-    let unpaid = http.get(address.clone()).send().await?;
-    let offers = bill(step, unpaid.headers())?;
-    let offer = offers.offers.first().ok_or(StoryError::Missing { step, what: "an offer" })?;
+    let paid = wallet(stage, Some(Mechanism::NanoTxn))?.request(get(stage, "/v1/quote/XNO")?).await?;
+    expect(step, StatusCode::OK, paid.response.status())?;
+    writeln!(out, "   200: the payment is good for this request")?;
     // Without the wallet, which would not show one payment twice.
-    let key = stage.devnet.genesis_seed().key(0);
-    let block = stage.devnet.send_block(&key, offer.pay_to, offer.amount)?;
-    let proof = encode_header(&offer.answer(&x402::PaymentProof::NanoTxn { block }));
-    for (status, says) in [
-        (StatusCode::OK, "200: the payment is good for this request"),
-        (StatusCode::PAYMENT_REQUIRED, "402 DUPLICATE_BLOCK_HASH: the payment was used already"),
-    ] {
-        let response = http.get(address.clone()).header("PAYMENT-SIGNATURE", &proof).send().await?;
-        expect(step, status, response.status())?;
-        if status == StatusCode::PAYMENT_REQUIRED {
-            let refused = bill(step, response.headers())?.error.unwrap_or_default();
-            same(step, "DUPLICATE_BLOCK_HASH".to_owned(), refused)?;
-        }
-        writeln!(out, "   {says}")?;
-    }
-    writeln!(out)?;
+    let proof = paid.proof.as_ref().ok_or(StoryError::Missing { step, what: "the payment" })?;
+    let address = url(stage, "/v1/quote/XNO")?;
+    let again = client()?.get(address).header("PAYMENT-SIGNATURE", proof.header()).send().await?;
+    expect(step, StatusCode::PAYMENT_REQUIRED, again.status())?;
+    let refused = bill(step, again.headers())?.error.unwrap_or_default();
+    same(step, "DUPLICATE_BLOCK_HASH".to_owned(), refused)?;
+    writeln!(out, "   402 DUPLICATE_BLOCK_HASH: the payment was used already\n")?;
     Ok(())
 }
 
@@ -192,12 +186,12 @@ async fn served(
 }
 
 fn wallet(stage: &Stage, mechanism: Option<Mechanism>) -> Result<Wallet, StoryError> {
-    let vault = Vault::open(&stage.folder.path().join("wallet.seed"))?;
-    let endpoint = NodeEndpoint::from_url(Url::parse(&stage.devnet.rpc_url())?, NODE_TIMEOUT)?;
-    let nodes = NodeClient::new(vec![endpoint])?;
-    let options =
-        WalletOptions { mechanism, thresholds: Some(crate::devnet::THRESHOLDS), ..WalletOptions::up_to(MAX) };
-    Ok(Wallet::new(vault, 0, nodes, WorkSource::local(), options)?)
+    let vault = Vault::open(&stage.seed_file())?;
+    let nodes = stage.network.client()?;
+    let work = stage.network.work(&nodes);
+    let thresholds = Some(stage.network.thresholds());
+    let options = WalletOptions { mechanism, thresholds, ..WalletOptions::up_to(MAX) };
+    Ok(Wallet::new(vault, 0, nodes, work, options)?)
 }
 
 fn url(stage: &Stage, path: &str) -> Result<Url, StoryError> {

@@ -1,7 +1,6 @@
 //! Compares the journal with the ledger, and lists sends that nobody has claimed.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,17 +9,17 @@ use serde_json::{Value, json};
 use super::print;
 use super::selection::open;
 use crate::assemble::{node_client, pool_accounts};
+use crate::cli::arguments::ConfigArgs;
 use crate::cli::failure::Failure;
 use crate::cli::words::counted;
-use crate::config::Config;
 use crate::ledger::node::NodeLedger;
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::BlockKind;
 use crate::reconcile::{Arrival, Books, Discrepancy};
 use crate::store::Engine;
 
-async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), Failure> {
-    let config = Config::load(path)?;
+async fn books(config: &ConfigArgs) -> Result<(Books<Engine>, Arc<Engine>), Failure> {
+    let config = config.load()?;
     let ledger = NodeLedger::new(node_client(&config.nano)?);
     let pool = pool_accounts(&config.nano)?;
     let store = Arc::new(open(&config).await?);
@@ -28,11 +27,11 @@ async fn books(path: &Path) -> Result<(Books<Engine>, Arc<Engine>), Failure> {
 }
 
 pub(super) async fn list_unclaimed(
-    path: &Path,
+    config: &ConfigArgs,
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<ExitCode, Failure> {
-    let (books, store) = books(path).await?;
+    let (books, store) = books(config).await?;
     let found = books.unclaimed().await?;
     if json {
         found.iter().try_for_each(|it| writeln!(out, "{}", arrival(it)))?;
@@ -46,11 +45,11 @@ pub(super) async fn list_unclaimed(
 }
 
 pub(super) async fn reconcile(
-    path: &Path,
+    config: &ConfigArgs,
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<ExitCode, Failure> {
-    let (books, store) = books(path).await?;
+    let (books, store) = books(config).await?;
     let outcome = books.reconcile().await?;
     let agrees = outcome.discrepancies.is_empty();
     if json {

@@ -1,12 +1,12 @@
 //! Which part of the journal a command prints.
 
-use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::assemble::open_store;
+use crate::cli::arguments::ConfigArgs;
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
@@ -19,9 +19,8 @@ pub(super) const PAGE: usize = 500;
 /// Which part of the journal.
 #[derive(Args, Clone, Debug)]
 pub(super) struct JournalArgs {
-    /// The configuration
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: PathBuf,
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
     /// Only payments in this state
     #[arg(long, value_enum)]
     pub(super) state: Option<PaymentState>,
@@ -68,7 +67,7 @@ impl Selection {
     pub(super) async fn open(args: &JournalArgs) -> Result<Self, Failure> {
         let since =
             args.since.as_deref().map_or(Ok(UnixSeconds(0)), |it| since(it, Clock::system().now()))?;
-        let store = open(&Config::load(&args.config)?).await?;
+        let store = open(&args.config.load()?).await?;
         let filter = Filter { state: args.state };
         Ok(Self { store, filter, since, after: 0 })
     }

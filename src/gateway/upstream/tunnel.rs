@@ -91,3 +91,37 @@ impl AsyncWrite for OneTurnLate {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Both sides of a new connection.
+    async fn connected() -> (OneTurnLate, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (other, _) = listener.accept().await.unwrap();
+        (OneTurnLate { tcp, has_written: false }, other)
+    }
+
+    #[tokio::test]
+    async fn a_connection_sends_at_once_if_that_is_set() {
+        let (ours, _other) = connected().await;
+        assert!(!ours.tcp.nodelay().unwrap());
+        ours.set_socket_option(VirtualSockOpt::NoDelay).unwrap();
+        assert!(ours.tcp.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_was_written_arrives_and_so_does_the_end() {
+        let (mut ours, mut other) = connected().await;
+        ours.write_all(b"hello").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut read = String::new();
+        let end = timeout(Duration::from_secs(10), other.read_to_string(&mut read)).await;
+        assert_eq!((end.unwrap().unwrap(), read.as_str()), (5, "hello"));
+    }
+}

@@ -15,7 +15,7 @@ const ENOUGH: u32 = 10;
 /// How long the breaker is open the first time. Each failed trial doubles it.
 const FIRST_REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// The longest time for which a trial without an outcome keeps other calls out.
+/// A trial without an outcome keeps other calls out for so long at least.
 const TRIAL: Duration = Duration::from_secs(10);
 
 vocabulary! {
@@ -54,25 +54,27 @@ struct BreakerRecord {
     in_a_row: u32,
     rest: Duration,
     window: [SecondCount; SECONDS],
+    /// It was opened because the node is not believed. That it answers does not close it.
+    doubted: bool,
 }
 
 /// One node's breaker.
 #[derive(Debug)]
-pub(super) struct Breaker(
+pub(super) struct Breaker {
     /// Locked for a few instructions, never across an await.
-    Mutex<BreakerRecord>,
-);
-
-impl Default for Breaker {
-    fn default() -> Self {
-        let window = [SecondCount::default(); SECONDS];
-        Self(Mutex::new(BreakerRecord { phase: Phase::Closed, in_a_row: 0, rest: FIRST_REST, window }))
-    }
+    record: Mutex<BreakerRecord>,
+    /// How long a trial may last.
+    trial: Duration,
 }
 
 impl Breaker {
+    /// The breaker of a node whose calls may take this long.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { record: Mutex::new(BreakerRecord::closed()), trial: TRIAL.max(timeout) }
+    }
+
     fn state(&self) -> MutexGuard<'_, BreakerRecord> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state_at(&self, now: Duration) -> BreakerState {
@@ -97,10 +99,25 @@ impl Breaker {
         match state.phase {
             Phase::Closed => true,
             Phase::Open { until } | Phase::Trial { until } if now >= until => {
-                state.phase = Phase::Trial { until: now.saturating_add(TRIAL) };
+                state.phase = Phase::Trial { until: now.saturating_add(self.trial) };
                 true
             }
             Phase::Open { .. } | Phase::Trial { .. } => false,
+        }
+    }
+
+    /// Whether a probe is admitted. An `urgent` one always is, unless the node is not believed: while too few nodes answer
+    /// to sell anything, a rest is no use to anybody.
+    pub(super) fn admit_probe(&self, now: Duration, urgent: bool) -> bool {
+        let is_doubted = self.state().doubted;
+        (urgent && !is_doubted) || self.admit(now)
+    }
+
+    /// Closes the breaker of a node that has answered a probe, unless the node is not believed.
+    pub(super) fn recover(&self) {
+        let mut state = self.state();
+        if !state.doubted && !matches!(state.phase, Phase::Closed) {
+            *state = BreakerRecord::closed();
         }
     }
 
@@ -117,12 +134,7 @@ impl Breaker {
                 opens
             }
             (Phase::Trial { .. }, true) => {
-                *state = BreakerRecord {
-                    phase: Phase::Closed,
-                    in_a_row: 0,
-                    rest: FIRST_REST,
-                    window: [SecondCount::default(); SECONDS],
-                };
+                *state = BreakerRecord::closed();
                 false
             }
             (Phase::Trial { .. }, false) => {
@@ -136,11 +148,18 @@ impl Breaker {
 
     /// Opens the breaker of a node that answers but is not believed.
     pub(super) fn trip(&self, now: Duration) {
-        self.state().open(now);
+        let mut state = self.state();
+        state.open(now);
+        state.doubted = true;
     }
 }
 
 impl BreakerRecord {
+    const fn closed() -> Self {
+        let window = [SecondCount { second: 0, calls: 0, failures: 0 }; SECONDS];
+        Self { phase: Phase::Closed, in_a_row: 0, rest: FIRST_REST, window, doubted: false }
+    }
+
     fn open(&mut self, now: Duration) {
         self.phase = Phase::Open { until: now.saturating_add(self.rest) };
         self.rest = self.rest.saturating_mul(2).min(LONGEST_REST);
@@ -181,7 +200,7 @@ mod tests {
 
     #[test]
     fn five_failures_in_a_row_open_it_and_an_answer_between_does_not() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new(Duration::ZERO);
         for _ in 0..4 {
             assert!(!breaker.record(at(0), false));
         }
@@ -196,7 +215,7 @@ mod tests {
 
     #[test]
     fn one_trial_follows_a_rest_and_rests_double_up_to_a_minute() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new(Duration::ZERO);
         breaker.trip(at(0));
         let mut now = 0;
         for rest in [2, 4, 8, 16, 32, 60, 60] {
@@ -216,14 +235,14 @@ mod tests {
 
     #[test]
     fn a_trial_without_an_outcome_does_not_keep_calls_out_for_ever() {
-        let breaker = Breaker::default();
+        let breaker = Breaker::new(Duration::ZERO);
         breaker.trip(at(0));
         assert!(breaker.admit(at(2000)) && !breaker.admit(at(11_999)) && breaker.admit(at(12_000)));
     }
 
     #[test]
     fn more_failures_than_answers_within_ten_seconds_open_it() {
-        let (steady, failing) = (Breaker::default(), Breaker::default());
+        let (steady, failing) = (Breaker::new(Duration::ZERO), Breaker::new(Duration::ZERO));
         let calls = |breaker: &Breaker, pattern: &[bool]| {
             (0..40_u64).any(|call| {
                 let ok = pattern[usize::try_from(call).unwrap() % pattern.len()];
@@ -233,7 +252,46 @@ mod tests {
         assert!(!calls(&steady, &[true, false]), "a half is not more than half");
         assert!(calls(&failing, &[false, true, false]));
         // The same share over a longer time than the window does not count.
-        let slow = Breaker::default();
+        let slow = Breaker::new(Duration::ZERO);
         assert!(!(0..60_u64).any(|call| slow.record(at(call * 2000), call % 3 == 0)));
+    }
+
+    #[test]
+    fn an_urgent_probe_waits_for_no_rest_and_its_answer_ends_it() {
+        let breaker = Breaker::new(Duration::ZERO);
+        for failure in 0..9 {
+            breaker.record(at(failure), false);
+        }
+        let resting = at(10);
+        assert!(!breaker.admit(resting) && !breaker.admit_probe(resting, false));
+        assert!(breaker.admit_probe(resting, true) && breaker.admit_probe(resting, true));
+        // Ordinary calls wait until one has been answered.
+        assert!(!breaker.would_admit(resting));
+        breaker.recover();
+        assert_eq!(breaker.state_at(resting), BreakerState::Closed);
+    }
+
+    /// A liar answers probes too.
+    #[test]
+    fn a_node_that_is_not_believed_rests_whatever_it_answers() {
+        let breaker = Breaker::new(Duration::ZERO);
+        breaker.trip(at(0));
+        assert!(!breaker.admit_probe(at(1999), true));
+        breaker.recover();
+        assert!(!breaker.would_admit(at(1999)));
+        assert!(breaker.admit_probe(at(2000), true) && !breaker.record(at(2001), true));
+        assert_eq!(breaker.state_at(at(2001)), BreakerState::Closed);
+        // That is forgiven.
+        for failure in 0..9 {
+            breaker.record(at(3000 + failure), false);
+        }
+        assert!(breaker.admit_probe(at(3010), true));
+    }
+
+    #[test]
+    fn a_trial_may_take_as_long_as_a_call() {
+        let breaker = Breaker::new(at(60_000));
+        breaker.trip(at(0));
+        assert!(breaker.admit(at(2000)) && !breaker.admit(at(61_999)) && breaker.admit(at(62_000)));
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::contents::{BalanceAfter, balance_of, check_contents, check_hash, facts_of, without_previous};
 use super::reads::sum_up;
@@ -79,12 +81,20 @@ impl NodeLedger {
     }
 
     /// Probes the nodes at once and then every `every`, until `shutdown` turns true or its sender is
-    /// dropped.
+    /// dropped. A probe waits for no earlier one: while that hangs, the node, or another, may be back. Each ends by the
+    /// node's timeout, so their number is bounded.
     pub async fn watch(self: Arc<Self>, every: Duration, mut shutdown: watch::Receiver<bool>) {
         let rounds = async {
+            let (mut under_way, mut ticks) = (JoinSet::new(), tokio::time::interval(every));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                self.probe().await;
-                tokio::time::sleep(every).await;
+                tokio::select! {
+                    _ = ticks.tick() => {
+                        let ledger = Arc::clone(&self);
+                        drop(under_way.spawn(async move { ledger.probe().await }));
+                    }
+                    Some(_) = under_way.join_next() => {}
+                }
             }
         };
         tokio::select! {
@@ -97,7 +107,7 @@ impl NodeLedger {
     /// Keeps the WebSockets subscribed to sends from and to `accounts`, until `shutdown` turns true or
     /// its sender is dropped. Returns at once if there is no WebSocket.
     pub async fn listen(self: Arc<Self>, accounts: Arc<[Account]>, mut shutdown: watch::Receiver<bool>) {
-        let mut running = tokio::task::JoinSet::new();
+        let mut running = JoinSet::new();
         for socket in self.sockets.iter() {
             let (socket, watcher) = (Arc::clone(socket), Arc::clone(&self.watcher));
             let accounts = Arc::clone(&accounts);
@@ -319,5 +329,9 @@ impl Ledger for NodeLedger {
 
     fn is_healthy(&self) -> bool {
         self.client.is_healthy()
+    }
+
+    fn pace(&self) -> Duration {
+        self.client.pace()
     }
 }

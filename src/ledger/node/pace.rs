@@ -8,6 +8,8 @@ use std::time::Duration;
 const WINDOW: usize = 64;
 /// With fewer answer times than this, the pace is not known.
 const ENOUGH: usize = 16;
+/// How many answer times say what is typical at present.
+const LAST: usize = 7;
 /// When a second node is asked if the pace is not known.
 const UNKNOWN: Duration = Duration::from_millis(250);
 /// A second call earlier than this would only double the load.
@@ -28,6 +30,15 @@ impl Pace {
             window.pop_front();
         }
         window.push_back(time);
+    }
+
+    /// How long the node takes at present: the median of its last few answers. Zero if it has given none.
+    pub(super) fn typical(&self) -> Duration {
+        let window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last: Vec<_> = window.iter().rev().take(LAST).copied().collect();
+        drop(window);
+        last.sort_unstable();
+        last.get(last.len().div_euclid(2)).copied().unwrap_or_default()
     }
 
     /// The time within which the node gives 95 of 100 answers. After it, a second node may be asked.
@@ -106,5 +117,17 @@ mod tests {
             budget.spend()
         });
         assert_eq!(hedges.count(), 100);
+    }
+
+    #[test]
+    fn what_is_typical_is_the_middle_of_the_last_few() {
+        let pace = Pace::default();
+        assert_eq!(pace.typical(), Duration::ZERO);
+        pace.took(Duration::from_secs(3));
+        assert_eq!(pace.typical(), Duration::from_secs(3), "one answer is all that is known");
+        for time in [9000, 10, 10, 10, 9000, 10, 11, 12] {
+            pace.took(Duration::from_millis(time));
+        }
+        assert_eq!(pace.typical(), Duration::from_millis(10), "a late one among them changes little");
     }
 }

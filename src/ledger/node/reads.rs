@@ -15,9 +15,11 @@ use crate::entropy;
 use crate::ledger::LedgerError;
 use crate::nano::BlockHash;
 
-/// When all nodes are asked, how long the others are waited for after the first answer.
+/// When all nodes are asked, how long the others are waited for once enough have answered.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 
+/// Work may take at least so long, whatever else the node is given.
+const WORK: Duration = Duration::from_secs(30);
 /// How many times a read tries all nodes before it gives up.
 const ROUNDS: u32 = 2;
 /// The pause between two rounds. A random part is added, so that gateways that lost a node together
@@ -42,17 +44,10 @@ impl RpcCall {
         self
     }
 
-    /// How long this action may take: the node's configured timeout, or less. Only work has a fixed
-    /// time of its own.
+    /// How long this action may take: the node's configured timeout. A shorter time of our own would make a node that is
+    /// slow, as its operator knows, one that never answers.
     fn patience(&self, node: &Node) -> Duration {
-        let at_most = |seconds| node.timeout().min(Duration::from_secs(seconds));
-        match self.action {
-            "work_generate" => Duration::from_secs(30),
-            // These are repeated often, so a late answer is not worth waiting for.
-            "blocks_info" | "block_count" | "telemetry" => at_most(2),
-            "account_info" | "block_info" => at_most(5),
-            _ => node.timeout(),
-        }
+        if self.action == "work_generate" { node.timeout().max(WORK) } else { node.timeout() }
     }
 
     /// Whether a failure counts against the node. Work can take any time, and a node need not answer
@@ -233,8 +228,8 @@ impl NodeClient {
         }
     }
 
-    /// Asks every node at once, except those whose breaker is open. After the first answer the others
-    /// are waited for [`STRAGGLERS`].
+    /// Asks every node at once, except those whose breaker is open. Once a quorum has answered, the others are waited for
+    /// [`STRAGGLERS`].
     pub(super) async fn ask_all<T>(
         &self,
         call: &RpcCall,
@@ -249,7 +244,7 @@ impl NodeClient {
                 (node, answer)
             })
             .collect();
-        let mut answers = Vec::new();
+        let mut answers: Vec<NodeAnswer<T>> = Vec::new();
         let mut answered: Option<Stopwatch> = None;
         loop {
             let left = answered.map(|since| STRAGGLERS.saturating_sub(since.elapsed()));
@@ -263,10 +258,11 @@ impl NodeClient {
                 biased;
                 next = running.next() => match next {
                     Some((node, answer)) => {
-                        if answer.is_ok() && answered.is_none() {
+                        answers.push((node, answer));
+                        let good = answers.iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node);
+                        if answered.is_none() && self.is_quorum(good) {
                             answered = Some(Stopwatch::start());
                         }
-                        answers.push((node, answer));
                     }
                     None => return answers,
                 },

@@ -21,8 +21,9 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// How many characters of a node's text an error repeats.
 const MAX_QUOTE: usize = 200;
 
-/// Connecting takes a round trip or two. A node that takes longer is treated as unreachable.
-const MAX_CONNECT: Duration = Duration::from_secs(3);
+/// Connecting takes a round trip or two. A node that takes longer than this, and than half of its time, is treated as
+/// unreachable.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// How long an idle connection is kept. The C++ node closes each connection itself, so an older one
 /// may be about to close.
@@ -73,11 +74,11 @@ pub(super) struct NodeHealth {
 }
 
 impl NodeHealth {
-    fn new() -> Self {
+    fn new(timeout: Duration) -> Self {
         Self {
             started: Stopwatch::start(),
             up: AtomicBool::new(false),
-            breaker: Breaker::default(),
+            breaker: Breaker::new(timeout),
             pace: Pace::default(),
             cemented: AtomicU64::new(0),
             behind: AtomicBool::new(false),
@@ -129,6 +130,16 @@ impl NodeHealth {
         self.breaker.admit(self.started.elapsed())
     }
 
+    /// Whether a probe is admitted; an `urgent` one waits for no rest.
+    pub(super) fn admit_probe(&self, urgent: bool) -> bool {
+        self.breaker.admit_probe(self.started.elapsed(), urgent)
+    }
+
+    /// Ends a rest: the node has answered a probe.
+    pub(super) fn recovered(&self) {
+        self.breaker.recover();
+    }
+
     pub(super) fn answered(&self) {
         self.breaker.record(self.started.elapsed(), true);
         self.up.store(true, Ordering::Relaxed);
@@ -165,9 +176,10 @@ impl Node {
         if !matches!(endpoint.url.scheme(), "http" | "https") {
             return Err(NodeSetupError::Scheme(endpoint.url.scheme().to_owned()));
         }
+        let half = endpoint.timeout.checked_div(2).unwrap_or_default();
         let http = outbound::http(&endpoint.authorities)
             .map_err(|error| NodeSetupError::Tls(error.to_string()))?
-            .connect_timeout(endpoint.timeout.min(MAX_CONNECT))
+            .connect_timeout(half.max(CONNECT).min(endpoint.timeout))
             .pool_idle_timeout(IDLE)
             // A node does not redirect, and a key must not be sent to the target of a redirect.
             .redirect(reqwest::redirect::Policy::none())
@@ -175,7 +187,8 @@ impl Node {
             .no_proxy();
         let http = http.build().map_err(|error| NodeSetupError::Tls(outbound::chain(&error)))?;
         let provider = provider(&endpoint.url);
-        Ok(Self { endpoint, label, provider, http, health: NodeHealth::new() })
+        let health = NodeHealth::new(endpoint.timeout);
+        Ok(Self { endpoint, label, provider, http, health })
     }
 
     pub(super) fn label(&self) -> &str {

@@ -209,11 +209,11 @@ impl<S: Meters + StoreHealth> Leases<S> {
     async fn call(
         &self,
         held: &Arc<CachedCapability>,
-        unresolved: &mut Option<LeaseRequest>,
+        unresolved: &mut Option<Box<LeaseRequest>>,
         want: u32,
         hand_back: bool,
     ) -> Result<u32, StoreError> {
-        if let Some(request) = *unresolved {
+        if let Some(request) = unresolved.as_deref().copied() {
             match self.complete(held, request).await {
                 // It was not applied the first time either: the same call gets the same answer.
                 Err(StoreError::NotApplied(_)) => held.meter().take_back(tally(&request)),
@@ -222,7 +222,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
             *unresolved = None;
         }
         let request = self.request(held, want, hand_back);
-        *unresolved = Some(request);
+        *unresolved = Some(Box::new(request));
         let outcome = self.complete(held, request).await;
         if !matches!(outcome, Err(StoreError::Unknown(_))) {
             *unresolved = None;

@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
-use super::super::{CapabilityRecord, Intent, Lease, LeaseRequest};
+use super::super::{CapabilityRecord, Lease, LeaseRequest};
 use super::failures::Failures;
 use crate::nano::UnixSeconds;
+use crate::payment::Purchase;
 use crate::payment::capability::CapabilityText;
 use crate::routes::Metering;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,23 +27,23 @@ const REDIRECTS_FORGIVEN: u32 = 5;
 #[derive(Debug)]
 pub struct CachedCapability {
     record: CapabilityRecord,
-    intent: Intent,
+    purchase: Purchase,
     text: OnceLock<CapabilityText>,
     meter: Mutex<Meter>,
     /// Lease calls are made one after the other. Holds the call whose outcome is unknown.
-    pub(super) calls: tokio::sync::Mutex<Option<LeaseRequest>>,
+    pub(super) calls: tokio::sync::Mutex<Option<Box<LeaseRequest>>>,
 }
 
 /// The turn to make a capability's lease calls.
-pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<LeaseRequest>>;
+pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<Box<LeaseRequest>>>;
 
 impl CachedCapability {
     /// A capability of which `lease` was received. The lease's time is 0 if the store was not asked.
-    pub(super) fn new(record: CapabilityRecord, intent: Intent, lease: Lease, now: UnixSeconds) -> Self {
+    pub(super) fn new(record: CapabilityRecord, purchase: Purchase, lease: Lease, now: UnixSeconds) -> Self {
         let meter = Meter::new(lease, record.revoked, now);
         Self {
             record,
-            intent,
+            purchase,
             text: OnceLock::new(),
             meter: Mutex::new(meter),
             calls: tokio::sync::Mutex::new(None),
@@ -56,8 +57,8 @@ impl CachedCapability {
 
     /// The payment that bought it.
     #[must_use]
-    pub const fn intent(&self) -> &Intent {
-        &self.intent
+    pub const fn purchase(&self) -> &Purchase {
+        &self.purchase
     }
 
     /// What is said of it with each request, if somebody has said it with [`CachedCapability::said_as`].

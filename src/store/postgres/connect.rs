@@ -84,6 +84,14 @@ pub(super) fn connections(options: &PostgresOptions) -> Result<Pool, PostgresFau
         .map_err(|error| PostgresFault::Unreachable(error.to_string()))
 }
 
+/// Whether the files that `options` name can be used. Nobody is connected to.
+///
+/// # Errors
+/// [`PostgresFault::File`], which names the file.
+pub fn check_files(options: &PostgresOptions) -> Result<(), PostgresFault> {
+    manager(options, TargetSessionAttrs::Any).map(drop)
+}
+
 /// Whether a standby answers.
 pub(super) async fn answers_as_standby(options: &PostgresOptions) -> bool {
     let Ok(manager) = manager(options, TargetSessionAttrs::Any) else { return false };

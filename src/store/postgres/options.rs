@@ -68,3 +68,14 @@ pub enum PostgresFault {
     #[error("the tables cannot be made: {}", chain(.0))]
     Schema(#[from] tokio_postgres::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_sold_with_less_than_64_mib_free_unless_told_otherwise() {
+        let options = PostgresOptions::new(tokio_postgres::Config::new());
+        assert_eq!(options.free_space, 67_108_864);
+    }
+}

@@ -72,14 +72,20 @@ pub(super) async fn of(client: &Client) -> Result<Replication, Fault> {
     let row = found.first().ok_or_else(|| Fault::Unavailable("no word of standbys".to_owned()))?;
     let (named, commits) = (rows::get::<String>(row, 0)?, rows::get::<&str>(row, 1)?);
     let (standbys, waited_for): (u32, u32) = (row.small(2)?, row.small(3)?);
+    Ok(judged(named, commits, standbys, waited_for))
+}
+
+/// By the settings `synchronous_standby_names` and `synchronous_commit`, and by how many standbys are attached
+/// and how many of them a commit may wait for.
+fn judged(named: String, commits: &str, standbys: u32, waited_for: u32) -> Replication {
     let waits = !matches!(commits, "local" | "off");
-    Ok(match (named.is_empty(), waits) {
+    match (named.is_empty(), waits) {
         (true, _) if standbys == 0 => Replication::None,
         (true, _) => Replication::Asynchronous { standbys },
         (false, false) => Replication::NotWaitedFor,
         (false, true) if waited_for == 0 => Replication::Missing { named },
         (false, true) => Replication::Synchronous { standbys },
-    })
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +121,26 @@ mod tests {
             let (display, caution) = said(replication);
             assert_eq!(display, words);
             assert!(caution.is_some_and(|it| it.contains(advice)), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_safe_if_it_waits_for_a_standby_that_is_there() {
+        let of = |named: &str, commits: &str, standbys, waited_for| {
+            judged(named.to_owned(), commits, standbys, waited_for)
+        };
+        for commits in ["on", "remote_write", "remote_apply", "local", "off"] {
+            assert_eq!(of("", commits, 0, 0), Replication::None, "{commits}");
+            assert_eq!(of("", commits, 2, 0), Replication::Asynchronous { standbys: 2 }, "{commits}");
+        }
+        for commits in ["on", "remote_write", "remote_apply"] {
+            let missing = Replication::Missing { named: "ANY 1 (*)".to_owned() };
+            assert_eq!(of("ANY 1 (*)", commits, 0, 0), missing, "{commits}");
+            assert_eq!(of("ANY 1 (*)", commits, 1, 0), missing, "{commits}");
+            assert_eq!(of("ANY 1 (*)", commits, 2, 1), Replication::Synchronous { standbys: 2 }, "{commits}");
+        }
+        for commits in ["local", "off"] {
+            assert_eq!(of("ANY 1 (*)", commits, 2, 2), Replication::NotWaitedFor, "{commits}");
         }
     }
 }

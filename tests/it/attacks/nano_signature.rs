@@ -1,8 +1,10 @@
 //! Attacks on `nanoSignature`, where the client has paid on-chain and signs the block's hash.
 
+use faregate::clock::Clock;
 use faregate::devnet::{InjectedFault, Lie, Times};
 use faregate::nano::{Account, BlockHash, Raw, SecretKey, Seed, Signature, StateBlock};
-use faregate::store::PaymentState;
+use faregate::payment::{Intent, Mechanism};
+use faregate::store::{Begin, Claims, PaymentState};
 use faregate::x402::{NanoOffer, encode_header};
 
 use super::{
@@ -10,6 +12,9 @@ use super::{
     received, refused, refused_unasked, scene, served, signature_proof, txn_proof, unhurried,
 };
 use crate::rig::{PLENTY, Plan, Rig, error, manual_clock, signature};
+
+/// A priced resource of five uses.
+const SEARCH: &str = "/v1/search/x";
 
 /// A payment of `amount` to the offer's address, on the ledger.
 fn pay(rig: &Rig, key: &SecretKey, offer: &NanoOffer, amount: Raw) -> StateBlock {
@@ -84,6 +89,42 @@ async fn a_payment_is_replayed() {
     let again = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
     refused_unasked(&rig, QUOTE, &signature(&payer, &sent, &again), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);
+    rig.end().await;
+}
+
+/// While uses are left, a challenge of the payer's own would take them a second time, for another price.
+#[tokio::test]
+async fn a_payment_for_many_uses_is_replayed_under_another_challenge() {
+    let (rig, payer) = scene(Plan::default()).await;
+    let [_, offer] = rig.bill(SEARCH).await;
+    let sent = pay(&rig, &payer, &offer, offer.amount);
+    let proof = signature(&payer, &sent, &offer);
+    served(&rig, SEARCH, &proof).await;
+    let again = bill_to(&rig, SEARCH, 1, offer.pay_to).await;
+    refused_unasked(&rig, SEARCH, &signature(&payer, &sent, &again), "DUPLICATE_BLOCK_HASH").await;
+    served(&rig, SEARCH, &proof).await;
+    assert_eq!(rig.upstream.seen().len(), 2);
+    rig.end().await;
+}
+
+/// Noted by an instance that ended before the block was confirmed.
+#[tokio::test]
+async fn a_payment_that_was_noted_before_is_redeemed_by_the_same_proof_and_no_other() {
+    let (rig, payer) = scene(Plan::default()).await;
+    let [_, offer] = rig.bill(QUOTE).await;
+    let sent = pay(&rig, &payer, &offer, offer.amount);
+    let intent = Intent {
+        signed: None,
+        mechanism: Mechanism::NanoSignature,
+        identified: None,
+        ..crate::payment_identifier::intent(&offer, sent, ("GET /v1/quote/{symbol}", QUOTE))
+    };
+    let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
+    assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
+    let again = bill_to(&rig, QUOTE, 1, offer.pay_to).await;
+    refused_unasked(&rig, QUOTE, &signature(&payer, &sent, &again), "DUPLICATE_BLOCK_HASH").await;
+    served(&rig, QUOTE, &signature(&payer, &sent, &offer)).await;
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Granted));
     rig.end().await;
 }
 

@@ -451,6 +451,38 @@ async fn a_broadcast_is_refused_for_a_gap_and_the_block_is_applied_later() {
     rig.end().await;
 }
 
+/// A node refuses what another has taken already: what the ledger shows counts.
+#[tokio::test]
+async fn a_broadcast_is_refused_for_a_block_that_is_confirmed() {
+    let (rig, payer) = scene(Plan::default()).await;
+    let [offer, _] = rig.bill(QUOTE).await;
+    let (proof, sent) = rig.txn(&payer, &offer);
+    // As before the block, so that it is broadcast.
+    rig.devnet.order("account_info", InjectedFault::Stale, Times::Always);
+    rig.devnet.process(sent).unwrap();
+    assert!(rig.devnet.lattice().is_confirmed(sent.hash()));
+    rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::Always);
+    let before = rig.effects().broadcast;
+    served(&rig, QUOTE, &proof).await;
+    assert_eq!(rig.effects().broadcast, before + 1, "it is not broadcast again");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_broadcast_is_refused_for_a_block_that_waits_for_its_confirmation() {
+    let (rig, payer) = scene(unhurried()).await;
+    let [offer, _] = rig.bill(QUOTE).await;
+    let (proof, sent) = rig.txn(&payer, &offer);
+    rig.devnet.order("account_info", InjectedFault::Stale, Times::Always);
+    rig.devnet.process(sent).unwrap();
+    rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::ONCE);
+    pending(&rig, QUOTE, &proof, "settlement_pending").await;
+    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "it is waited for");
+    assert!(rig.devnet.confirm_now(sent.hash()));
+    assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_answer_to_process_is_lost() {
     let (rig, payer) = scene(Plan::default()).await;

@@ -199,6 +199,21 @@ fn reads(rig: &Rig) -> u64 {
     crate::metrics::sample(rig, "store_duration_seconds_count{operation=\"payment\"}") as u64
 }
 
+/// A proof of many uses is shown for each of them.
+#[tokio::test]
+async fn a_proof_of_what_is_in_hand_is_no_read_of_the_store() {
+    let (rig, payer) = scene(Plan::default()).await;
+    let [offer, _] = rig.bill("/v1/search/x").await;
+    let (proof, _) = rig.txn(&payer, &offer);
+    assert_eq!(rig.get("/v1/search/x", &[(PROOF, &proof)]).await.status(), 200);
+    let before = (reads(&rig), Footprint::of(&rig).questions);
+    for _ in 0..3 {
+        assert_eq!(rig.get("/v1/search/x", &[(PROOF, &proof)]).await.status(), 200);
+    }
+    assert_eq!((reads(&rig), Footprint::of(&rig).questions), before);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn an_expired_challenge_with_a_bad_signature_is_no_read_of_the_store() {
     let (clock, seconds) = manual_clock();

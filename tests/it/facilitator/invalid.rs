@@ -184,7 +184,7 @@ async fn a_block_that_is_not_confirmed_is_pending_for_settle_and_not_verified() 
     assert_eq!(settled["errorReason"], "settlement_pending");
     assert_eq!(settled["transaction"], sent.hash().lower_hex());
     assert_eq!(desk.ok("/verify", &signed).await["isValid"], true, "it is under way");
-    assert!(desk.rig.devnet.confirm_now(sent.hash()));
+    desk.confirm(sent.hash()).await;
     assert!(is_settled(&desk.settle_until_decided(&signed).await, &sent));
     desk.end().await;
 }
@@ -197,7 +197,7 @@ async fn a_verification_waits_for_a_confirmation_that_comes_soon() {
     let before = asked();
     let confirms = async {
         eventually("the block is looked up", async || asked() > before).await;
-        assert!(desk.rig.devnet.confirm_now(sent.hash()));
+        desk.confirm(sent.hash()).await;
     };
     let (verified, ()) = tokio::join!(desk.ok("/verify", &signed), confirms);
     assert_eq!(verified["isValid"], true, "{verified}");
@@ -212,7 +212,7 @@ async fn two_blocks_on_one_frontier() {
     assert_eq!(desk.ok("/verify", &second).await["isValid"], true);
     assert_eq!(desk.ok("/settle", &first).await["errorReason"], "settlement_pending");
     desk.refused(&second, "DUPLICATE_FRONTIER").await;
-    assert!(desk.rig.devnet.confirm_now(sent.hash()));
+    desk.confirm(sent.hash()).await;
     assert!(is_settled(&desk.settle_until_decided(&first).await, &sent));
     desk.refused(&second, "STALE_FRONTIER").await;
     desk.end().await;
@@ -228,7 +228,7 @@ async fn a_broadcast_that_is_refused_and_a_fork_that_wins() {
         InjectedFault::Refuse("Block work is less than threshold".to_owned()),
         Times::ONCE,
     );
-    assert_eq!(desk.ok("/settle", &txn).await["errorReason"], "BROADCAST_FAILED");
+    assert_eq!(desk.settle_until_decided(&txn).await["errorReason"], "BROADCAST_FAILED");
     assert_eq!(desk.ok("/settle", &txn).await["errorReason"], "settlement_pending", "parked, and taken up");
     let rival = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
     let rival = block(&key, rival.previous, less(balance(&desk.rig, &key), ONE), key.account().0);

@@ -50,7 +50,7 @@ async fn a_pending_settlement_is_found_settled_after_its_challenge_has_expired()
     assert_eq!((&pending["success"], &pending["errorReason"]), (&json!(false), &json!("settlement_pending")));
     assert_eq!(pending["transaction"], block.hash().lower_hex());
     now.fetch_add(600, Ordering::SeqCst);
-    assert!(desk.rig.devnet.confirm_now(block.hash()));
+    desk.confirm(block.hash()).await;
     assert!(is_settled(&desk.settle_until_decided(&call).await, &block));
     desk.refused(&call, "DUPLICATE_BLOCK_HASH").await;
     desk.end().await;
@@ -72,7 +72,7 @@ async fn a_caller_that_hangs_up_takes_nothing_along() {
     let is_broadcast = || async { desk.rig.devnet.lattice().entry(block.hash()).is_some() };
     eventually("the block is broadcast", is_broadcast).await;
     drop(wire);
-    assert!(desk.rig.devnet.confirm_now(block.hash()));
+    desk.confirm(block.hash()).await;
     let is_granted = || async { journal(&desk.rig, block.hash()).await == Some(PaymentState::Granted) };
     eventually("it is settled without its caller", is_granted).await;
     assert_eq!(desk.ok("/verify", &call).await["isValid"], true);
@@ -131,7 +131,7 @@ async fn what_was_pending_is_settled_after_a_crash() {
     let (call, block) = desk.txn(&key, &bill);
     assert_eq!(desk.ok("/settle", &call).await["errorReason"], "settlement_pending");
     desk = desk.restart(Ending::Abrupt).await;
-    assert!(desk.rig.devnet.confirm_now(block.hash()));
+    desk.confirm(block.hash()).await;
     assert!(is_settled(&desk.settle_until_decided(&call).await, &block));
     desk.refused(&call, "DUPLICATE_BLOCK_HASH").await;
     desk.end().await;

@@ -77,7 +77,7 @@ async fn one_callers_settlements_leave_room_for_those_of_others() {
     let (status, other) = desk.post_for(OTHER, "/settle", &calls[2]).await;
     assert!(status == 200 && pending(&other), "{other}");
     for block in [&blocks[0], &blocks[2]] {
-        assert!(desk.rig.devnet.confirm_now(block.hash()));
+        desk.confirm(block.hash()).await;
     }
     assert!(is_settled(&desk.settle_until_decided(&calls[0]).await, &blocks[0]));
     desk.end().await;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use faregate::assemble;
 use faregate::clock::Clock;
+use faregate::devnet::{InjectedFault, Times};
 use faregate::listen;
 use faregate::nano::{Account, Raw, SecretKey, StateBlock, UnixSeconds};
-use faregate::payment::{IdentifiedRequest, IdentifierKey, Intent, Mechanism, Nonce, RequestDigest};
-use faregate::routes::{Grants, RouteName, Terms};
+use faregate::payment::IdentifierKey;
 use faregate::store::{Answers, Begin, Claims, Forget, PaymentJournal, PaymentState};
 use faregate::x402::PaymentProof;
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ use super::{
     start, txn_proof, wait_until_kept,
 };
 use crate::patience::{eventually, soon};
-use crate::rig::{Effects, Ending, PLENTY, Plan, Rig, manual_clock};
+use crate::rig::{Effects, Ending, PLENTY, Plan, Rig, error, manual_clock};
 use crate::scripted::Reply;
 
 #[tokio::test]
@@ -36,6 +36,8 @@ async fn the_same_proof_gets_the_same_answer_from_the_store() {
     let bought = Some(block.hash().to_string());
     let body = "answer 1 to GET /opt/x?a=1 with 0 bytes".to_owned();
     assert_eq!(first, Answered { status: 201, replayed: false, block: bought, body });
+    let asked = || ["account_info", "block_info", "blocks_info"].map(|it| rig.devnet.faults().calls(it));
+    let before = asked();
     for _ in 0..3 {
         let again = rig.get("/opt/x?a=1", &[(PROOF, &proof)]).await;
         let headers = again.headers().clone();
@@ -47,6 +49,7 @@ async fn the_same_proof_gets_the_same_answer_from_the_store() {
         assert!(!headers.contains_key("set-cookie"), "a login is not kept");
         assert_eq!(Answered::read(again).await, first.as_replayed());
     }
+    assert_eq!(asked(), before, "the journal knows whose it is");
     assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     rig.end().await;
 }
@@ -60,7 +63,10 @@ async fn another_proof_is_not_settled_and_gets_the_same_answer() {
     let left = balance(&rig, &key);
     // As the official wrappers do after a lost answer: a new payment on the new frontier.
     let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    let grants = || crate::metrics::sample(&rig, "store_duration_seconds_count{operation=\"grant\"}");
+    let before = grants();
     assert_eq!(Answered::read(rig.get("/opt/x", &[(PROOF, &second)]).await).await, first.as_replayed());
+    assert_eq!(grants(), before, "it is in hand what the first one bought");
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
     assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
     assert_eq!(balance(&rig, &key), left);
@@ -190,6 +196,22 @@ async fn copies_at_once_of_many_uses_take_one() {
     rig.end().await;
 }
 
+/// Each waits for the answer to the one before, or each would take a use of what the first one bought.
+#[tokio::test]
+async fn proofs_at_once_of_one_payer_and_id_take_one_use_of_many() {
+    let rig = start().await;
+    let key = rig.payer(1, PLENTY);
+    let mut proofs = Vec::new();
+    for salt in 0..8 {
+        proofs.push(txn_proof(&rig, &key, "/many/x", ID, salt).await.0);
+    }
+    let ask = async |proof: &String| Answered::read(rig.ask_until_decided("/many/x", proof).await).await;
+    let answers = join_all(proofs.iter().map(ask)).await;
+    assert_eq!(answers.iter().filter(|it| !it.replayed).count(), 1, "{answers:?}");
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn an_answer_outlives_a_kill_and_is_given_by_another_instance() {
     let rig = start().await;
@@ -223,24 +245,7 @@ async fn an_answer_outlives_a_kill_and_is_given_by_another_instance() {
 async fn journalled(rig: &Rig, key: &SecretKey, salt: u8) -> StateBlock {
     let [offer, _] = rig.bill("/opt/x").await;
     let block = super::salted(rig.devnet.send_block(key, offer.pay_to, offer.amount).unwrap(), key, salt);
-    let request = RequestDigest::of("GET", "/opt/x", &[b"", b"", b""], b"");
-    let challenge: Nonce = offer.challenge().unwrap().parse().unwrap();
-    let intent = Intent {
-        block: block.hash(),
-        signed: Some(block),
-        mechanism: Mechanism::NanoTxn,
-        challenge,
-        route: RouteName::new("opt"),
-        terms: Terms {
-            amount: offer.amount,
-            grants: Grants { requests: std::num::NonZeroU32::MIN, seconds: 3600 },
-        },
-        payer: key.account(),
-        amount: offer.amount,
-        pay_to: offer.pay_to,
-        valid_before: offer.valid_before,
-        identified: Some(IdentifiedRequest { id: IdentifierKey::of(ID), request }),
-    };
+    let intent = super::intent(&offer, block, ("opt", "/opt/x"));
     let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
     assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
     block
@@ -256,6 +261,38 @@ async fn a_payment_cut_off_before_its_broadcast_is_finished_for_another_proof() 
     assert_eq!((answer.status, answer.block), (201, Some(first.hash().to_string())));
     assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
     assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
+    rig.end().await;
+}
+
+/// A balancer sends a retry to another instance, which is quicker.
+#[tokio::test]
+async fn a_proof_that_another_instance_forestalls_gets_what_that_one_bought() {
+    let rig = start().await;
+    let key = rig.payer(1, PLENTY);
+    let (second, block) = txn_proof(&rig, &key, "/opt/x", ID, 2).await;
+    let asked = rig.devnet.faults().calls("account_info");
+    rig.devnet.order("account_info", InjectedFault::Hold, Times::ONCE);
+    let request = rig.http.get(format!("{}/opt/x", rig.url)).header(PROOF, &second);
+    let answering = tokio::spawn(async move { request.send().await.unwrap() });
+    soon("its account is looked up", rig.devnet.faults().called("account_info", asked + 1)).await;
+    let first = journalled(&rig, &key, 1).await;
+    rig.devnet.faults().clear();
+    let answer = Answered::read(answering.await.unwrap()).await;
+    assert_eq!((answer.status, answer.block), (201, Some(first.hash().to_string())), "{}", answer.body);
+    assert!(rig.services.store().payment(block.hash()).await.unwrap().is_none());
+    assert_eq!(rig.effects(), Effects { forwarded: 1, broadcast: 1 });
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_payment_under_an_id_that_nodes_refuse_is_tried_once() {
+    let rig = start().await;
+    let key = rig.payer(1, PLENTY);
+    let (proof, _) = txn_proof(&rig, &key, "/opt/x", ID, 0).await;
+    rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::Always);
+    let answer = rig.get("/opt/x", &[(PROOF, &proof)]).await;
+    assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (402, "BROADCAST_FAILED"));
+    assert_eq!(rig.effects(), Effects { forwarded: 0, broadcast: 1 });
     rig.end().await;
 }
 

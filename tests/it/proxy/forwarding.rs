@@ -195,6 +195,21 @@ async fn several_servers_are_taken_in_turn_and_a_dead_one_is_passed_over() {
     rig.end().await;
 }
 
+/// Nothing was sent to the first, so the request loses nothing by another try.
+#[tokio::test]
+async fn a_server_that_takes_no_connection_is_passed_over_although_it_is_never_left_out() {
+    let (there, dead) = (Scripted::start(|_| Reply::text(200, "here")).await, nobody());
+    let more =
+        format!("  two: {{ urls: [\"{}\", \"{}\"], health: {{ failures: 0 }} }}\n", dead.url, there.url);
+    let routes = "  - { match: \"/two/**\", upstream: two, free: true }\n".to_owned();
+    let rig = Rig::with(Plan { more, routes, ..Plan::default() }).await;
+    for _ in 0..6 {
+        assert_eq!(rig.get("/two/x", &[]).await.status(), 200);
+    }
+    assert_eq!(there.seen().len(), 6);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn health_checks_ask_below_the_base_path_and_a_sick_server_is_left_alone() {
     let sick = Scripted::start(|seen| match seen.path.as_str() {
@@ -299,6 +314,30 @@ async fn an_upgrade_is_tunnelled_once_it_is_paid_and_not_before() {
     })
     .await;
     assert!(upstream.is_idle(), "only the paid upgrade came through");
+    rig.end().await;
+}
+
+/// What was bought is the tunnel. Before: one that ended with a reset gave its use back, twice in a row.
+#[tokio::test]
+async fn a_tunnel_is_charged_for_however_it_ends() {
+    let (rig, mut upstream, token) = played("", "", "").await;
+    let credential = format!("PAYMENT-CAPABILITY: {token}");
+    let [connection, upgrade, version, key] = UPGRADE;
+    for committed in 2..=3 {
+        let mut wire = Wire::open(&rig.url).await;
+        wire.ask("GET /raw/socket", &[&credential, connection, upgrade, version, key]).await;
+        let mut call = upstream.call().await;
+        call.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        assert_eq!(wire.head().await.status, 101);
+        call.send("\u{1}ping").await;
+        assert_eq!(wire.exactly(5).await, b"\x01ping");
+        call.stream.get_ref().set_zero_linger().unwrap();
+        drop(call);
+        assert_eq!(wire.rest().await, b"");
+        eventually("it is charged for", async || Uses::of(&rig, "raw") == Uses { committed, given_back: 0 })
+            .await;
+    }
     rig.end().await;
 }
 

@@ -195,6 +195,50 @@ async fn hanging_up_is_forgiven_twice() {
     rig.end().await;
 }
 
+/// It is durably spent before the answer leaves.
+#[tokio::test]
+async fn hanging_up_is_not_forgiven_where_uses_are_strictly_metered() {
+    let (rig, mut upstream, token) = played("", ", metering: strict", "").await;
+    let mut wire = Wire::open(&rig.url).await;
+    wire.ask("GET /raw/x", &[&format!("PAYMENT-CAPABILITY: {token}")]).await;
+    let mut call = upstream.call().await;
+    call.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+    assert_eq!(wire.head().await.status, 200);
+    drop(wire);
+    tokio::select! {
+        () = eventually("settled", || async {
+            Uses::of(&rig, "raw") == Uses { committed: 2, given_back: 0 }
+        }) => {}
+        () = call.send_on() => {}
+    }
+    assert_eq!(once(&rig, &mut upstream, &token, OK).await, (200, 7));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_free_request_failed_if_its_upstream_did_and_not_if_its_client_left() {
+    let mut upstream = Played::start().await;
+    let more = format!("  raw: {{ url: \"{}\" }}\n", upstream.url);
+    let routes = "  - { name: given, match: \"/given/**\", upstream: raw, free: true }\n".to_owned();
+    let rig = Rig::with(Plan { more, routes, ..Plan::default() }).await;
+    let counted = |outcome| requests(&rig, "given", outcome);
+    let mut wire = Wire::open(&rig.url).await;
+    wire.ask("GET /given/x", &[]).await;
+    drop(upstream.call().await);
+    assert_eq!(wire.answer().await.status, 502);
+    eventually("it is counted", async || counted("upstream_failed") == 1).await;
+    let mut wire = Wire::open(&rig.url).await;
+    wire.ask("GET /given/x", &[]).await;
+    let _never_answered = upstream.call().await;
+    drop(wire);
+    eventually("it is counted", async || counted("free") == 1).await;
+    let (whole, ()) = tokio::join!(rig.get("/given/x", &[]), upstream.play(OK));
+    assert_eq!(whole.status(), 200);
+    eventually("it is counted", async || counted("free") == 2).await;
+    assert_eq!(counted("upstream_failed"), 1);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_use_is_not_spent_twice_by_requests_at_once() {
     let rig = Rig::with(Plan { routes: ROOMY.to_owned(), ..Plan::default() }).await;

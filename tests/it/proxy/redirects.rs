@@ -4,7 +4,7 @@ use super::wire::{Answer, Played, Wire};
 use super::{OK, bought};
 use crate::metrics::Uses;
 use crate::patience::eventually;
-use crate::rig::{Plan, Rig};
+use crate::rig::{PLENTY, Plan, Rig, capability, offers};
 
 /// A gateway before an upstream that the test plays.
 struct Scene {
@@ -153,6 +153,26 @@ async fn a_redirect_to_what_has_a_price_is_not_charged_for() {
         .await;
         scene.rig.end().await;
     }
+}
+
+/// A price may be one of this host only.
+#[tokio::test]
+async fn a_redirect_to_what_has_a_price_at_this_host_is_not_charged_for() {
+    let another = "  - { name: other, host: other.test, match: \"/other/**\", upstream: raw, price: 1 raw";
+    let mut scene = Scene::with("", "", &format!(", host: gateway.test }}\n{another}")).await;
+    let host = ("Host", "gateway.test");
+    let offer = offers(&scene.rig.get("/raw/bought", &[host]).await).offers.remove(0);
+    let (proof, _) = scene.rig.txn(&scene.rig.payer(1, PLENTY), &offer);
+    let headers = [host, ("PAYMENT-SIGNATURE", proof.as_str())];
+    let (paid, ()) = tokio::join!(scene.rig.get("/raw/bought", &headers), scene.upstream.play(OK));
+    let token = format!("PAYMENT-CAPABILITY: {}", capability(&paid).0);
+    let answer = scene.ask("/raw/x", &token, 302, "Location: /raw/next").await;
+    assert_eq!((answer.status, answer.remaining()), (302, 9));
+    let next = scene.ask("/raw/next", &token, 200, "X-None: 1").await;
+    assert_eq!((next.remaining(), next.text()), (8, "body"));
+    let nowhere = scene.ask("/raw/x", &token, 302, "Location: /other/x").await;
+    assert_eq!((nowhere.status, nowhere.remaining()), (302, 7), "that has a price at another host only");
+    scene.rig.end().await;
 }
 
 /// What else has the form of a redirect is an answer: nothing that is charged for need follow it.

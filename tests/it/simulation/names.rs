@@ -77,9 +77,9 @@ impl Town {
             Ok(Verdict::Moved(moved)) => panic!("no route is renamed: {moved:?}"),
             Ok(Verdict::Conflict(refusal)) => Told::Turned(refusal),
             Ok(Verdict::Replay(replay)) => {
-                let intent = replay.held.intent();
-                self.is_his(asked, intent.block, intent.payer);
-                let made = self.book.lock().unwrap().names.answers.get(&intent.block).cloned();
+                let purchase = replay.held.purchase();
+                self.is_his(asked, purchase.block, purchase.payer);
+                let made = self.book.lock().unwrap().names.answers.get(&purchase.block).cloned();
                 let same = made.unwrap_or_default().contains(&replay.answer.body.unwrap_or_default());
                 self.world.hold(same, || format!("{} was given an answer that nobody made", asked.who));
                 if asked.patient {
@@ -89,8 +89,8 @@ impl Town {
                 }
             }
             Ok(Verdict::Admit(admitted)) => {
-                let intent = admitted.taken.held().intent();
-                self.is_his(asked, intent.block, intent.payer);
+                let purchase = admitted.taken.held().purchase();
+                self.is_his(asked, purchase.block, purchase.payer);
                 self.forward_under(&instance, asked, admitted).await
             }
         }
@@ -107,7 +107,7 @@ impl Town {
     /// What the gateway does with a request that was let in under an id.
     async fn forward_under(&self, instance: &Arc<Instance>, asked: &Asked<'_>, admitted: Admitted) -> Told {
         let (world, id) = (&self.world, asked.identified.id);
-        let (capability, block) = (admitted.taken.held().record().id, admitted.taken.held().intent().block);
+        let (capability, block) = (admitted.taken.held().record().id, admitted.taken.held().record().block);
         let uses = i64::from(admitted.taken.held().record().uses);
         let mut body = [0; 8];
         world.fill(&mut body);
@@ -158,8 +158,8 @@ fn outcome<E>(decided: &Result<Verdict, E>) -> String {
         Ok(Verdict::Bill(bill)) => format!("bill {:?}", bill.refused.as_ref().map(|it| it.refusal)),
         Ok(Verdict::Moved(moved)) => format!("{moved:?}"),
         Ok(Verdict::Conflict(refusal)) => format!("{refusal:?}"),
-        Ok(Verdict::Replay(replay)) => format!("replay of {}", replay.held.intent().block),
-        Ok(Verdict::Admit(admitted)) => format!("admitted by {}", admitted.taken.held().intent().block),
+        Ok(Verdict::Replay(replay)) => format!("replay of {}", replay.held.record().block),
+        Ok(Verdict::Admit(admitted)) => format!("admitted by {}", admitted.taken.held().record().block),
     }
 }
 

@@ -99,7 +99,7 @@ fn another_proof_waits_for_the_uses_that_come_with_the_grant() {
         let other = world.send(&key, second.offer().pay_to, second.due());
         let served = insist(&instance, || txn_proof(&second, other)).await;
         let Verdict::Admit(admitted) = served else { panic!("{served:?}") };
-        assert_eq!(admitted.taken.held().intent().block, block.hash());
+        assert_eq!(admitted.taken.held().record().block, block.hash());
         assert_eq!(world.truth(other.hash()), None, "it was not broadcast");
     });
 }

@@ -243,6 +243,27 @@ async fn a_lease_is_renewed_before_it_lapses_while_a_request_is_under_way() {
     assert_eq!(commit_all(take_all(&there).await), 0);
 }
 
+/// Or more of them would be forgotten with an instance that is killed, and could be taken again.
+#[tokio::test(start_paused = true)]
+async fn a_spent_use_is_reported_within_a_quarter_of_a_second() {
+    let store = Arc::new(Model::default());
+    bought(&store).await;
+    let here = Time::starts().instance(&store, 1);
+    let (_stop, shutdown) = tokio::sync::watch::channel(false);
+    tokio::spawn({
+        let here = Arc::clone(&here);
+        async move { here.run(shutdown).await }
+    });
+    let taken = here.reserve(&found(&here).await, Metering::Leased).await.unwrap();
+    // The next one is far.
+    look_over().await;
+    let before = look(&store, 1).await;
+    taken.commit();
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let expected = InStore { leased: before.leased - 1, ..before };
+    assert_eq!(look(&store, 2).await, expected);
+}
+
 /// If idle uses stay leased here, another instance tells its clients to wait for them.
 #[tokio::test(start_paused = true)]
 async fn idle_uses_are_handed_back_after_two_seconds() {

@@ -194,7 +194,7 @@ async fn the_doctor_tells_what_is_sound_and_what_is_not() {
         );
         std::fs::write(&file, text).unwrap();
         let mut out = Vec::new();
-        let args = doctor::DoctorArgs { config: file.clone(), json: true };
+        let args = doctor::DoctorArgs { config: file.clone().into(), json: true };
         let code = doctor::run(args, &mut out).await.unwrap();
         let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(format!("{code:?}").contains("(0)"), report["good"] == true, "{code:?}");

@@ -97,19 +97,12 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
     })
 }
 
-#[tokio::test]
-async fn a_broadcast_by_another_instance_is_no_second_bill() {
-    let rig = Rig::start().await;
-    let (asked, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let node = Arc::clone(rig.services.ledger());
-    let late = sibling(&rig, Late { node, asked: Arc::clone(&asked), go: Arc::clone(&go) });
-    let key = rig.payer(1, PLENTY);
-    let [offer, _] = rig.bill("/v1/search/nano").await;
-    let (header, _) = rig.txn(&key, &offer);
-    let payload = x402::PaymentPayload::from_header(&header).unwrap();
+/// A request to the route `search` with the proof in this header.
+pub(crate) fn ask(header: &str) -> Ask {
+    let payload = x402::PaymentPayload::from_header(header).unwrap();
     let x402::Payload::Payment(payment) = payload.presented else { panic!("a payment") };
     let grants = Grants { requests: 5.try_into().unwrap(), seconds: 3600 };
-    let ask = Ask {
+    Ask {
         route: RouteName::new("search"),
         standing: Arc::default(),
         terms: Terms { amount: Raw::new(10_u128.pow(27)), grants },
@@ -119,7 +112,19 @@ async fn a_broadcast_by_another_instance_is_no_second_bill() {
         client: None,
         down: None,
         url: None,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_broadcast_by_another_instance_is_no_second_bill() {
+    let rig = Rig::start().await;
+    let (asked, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let node = Arc::clone(rig.services.ledger());
+    let late = sibling(&rig, Late { node, asked: Arc::clone(&asked), go: Arc::clone(&go) });
+    let key = rig.payer(1, PLENTY);
+    let [offer, _] = rig.bill("/v1/search/nano").await;
+    let (header, _) = rig.txn(&key, &offer);
+    let ask = ask(&header);
     let deciding = tokio::spawn(async move { late.decide(ask).await });
     // It has looked into the journal, where nothing was yet.
     asked.acquire().await.unwrap().forget();

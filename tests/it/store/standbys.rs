@@ -37,7 +37,7 @@ async fn doctor_says(site: &Site, server: &Server) -> serde_json::Value {
     );
     std::fs::write(&file, text).unwrap();
     let mut out = Vec::new();
-    doctor::run(doctor::DoctorArgs { config: file, json: true }, &mut out).await.unwrap();
+    doctor::run(doctor::DoctorArgs { config: file.into(), json: true }, &mut out).await.unwrap();
     let report: serde_json::Value = serde_json::from_slice(&out).unwrap();
     let check = report["checks"].as_array().unwrap().iter().find(|it| it["what"] == "standbys");
     check.unwrap_or_else(|| panic!("{report}")).clone()

@@ -21,7 +21,8 @@ const QUIET_TICK: Duration = Duration::from_secs(2);
 /// From this age on a block is polled least often.
 const OLD: Duration = Duration::from_secs(5);
 
-/// How long an honest node may be ahead of the others in calling a block confirmed.
+/// How long an honest node may be ahead of the others in calling a block confirmed, beside the time that their answers
+/// take.
 const AHEAD: Duration = Duration::from_millis(1500);
 
 /// One block that callers wait for.
@@ -193,10 +194,10 @@ impl AwaitedBlock {
     /// Nodes that have called the block confirmed alone for longer than [`AHEAD`], each returned once,
     /// and whether the other nodes outvote it.
     pub(super) fn odd_ones(&mut self, client: &NodeClient, now: Duration) -> Vec<(Arc<Node>, bool)> {
-        let mut found = Vec::new();
+        let (mut found, ahead) = (Vec::new(), AHEAD.saturating_add(client.pace()));
         for (index, report) in self.reports.iter().filter(|(_, report)| report.confirmed) {
             let Some(node) = client.nodes.get(*index) else { continue };
-            let since = report.first.saturating_add(AHEAD);
+            let since = report.first.saturating_add(ahead);
             if node.is_trusted() || now < since || self.odd.contains(index) {
                 continue;
             }
@@ -210,7 +211,7 @@ impl AwaitedBlock {
             let denying = providers(denying());
             let outvoted = trusted || denying > agreeing;
             // One against one: the other node may be the late one, so this is reported later.
-            if outvoted || (denying > 0 && now >= since.saturating_add(AHEAD)) {
+            if outvoted || (denying > 0 && now >= since.saturating_add(ahead)) {
                 found.push((*index, Arc::clone(node), outvoted));
             }
         }

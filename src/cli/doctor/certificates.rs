@@ -1,0 +1,196 @@
+//! Certificates: whether they are good today, for how long still, and for which names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::Checkup;
+use crate::config::{Config, TlsListener};
+use crate::listen::Tls;
+use crate::nano::UnixSeconds;
+use crate::routes::HostPattern;
+
+/// So long before its end a certificate is warned of.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+const RENEW: &str = "renew it, then reload (SIGHUP)";
+
+/// The certificate that clients are shown, if there is a listener for it.
+pub(super) fn own(config: &Config, now: UnixSeconds) -> Option<Checkup> {
+    let tls = config.listen.tls.as_ref()?;
+    let what = "listen.tls";
+    if let Err(error) = Tls::load(&tls.certificate, &tls.key) {
+        let advice =
+            "name a chain and the key that belongs to its first certificate, which only its owner may read";
+        return Some(Checkup::broken(format!("{what}.{}", error.key()), error, advice));
+    }
+    let chain = match chain(&tls.certificate) {
+        Ok(chain) => chain,
+        Err(error) => return Some(Checkup::broken(format!("{what}.certificate"), error, "name a PEM file")),
+    };
+    let name = tls.certificate.display();
+    Some(match times(&chain, now) {
+        Ok(Standing::Good { days }) => match other_names(config, tls, &chain) {
+            None => Checkup::ok(what, format!("{name} and its key, for {days} more days")),
+            Some(found) => found,
+        },
+        Ok(Standing::Ends { days }) => {
+            Checkup::warning(what, format!("{name} expires in {days} days"), RENEW)
+        }
+        Ok(Standing::Over) => Checkup::broken(what, format!("{name} has expired"), RENEW),
+        Ok(Standing::Early) => {
+            Checkup::broken(what, format!("{name} is not valid yet"), "correct the clock, or wait")
+        }
+        Err(why) => Checkup::broken(what, format!("{name}: {why}"), "name a PEM file"),
+    })
+}
+
+/// A name that clients use and the certificate is not for. Behind a proxy clients are shown the proxy's.
+fn other_names(config: &Config, tls: &TlsListener, chain: &[CertificateDer<'static>]) -> Option<Checkup> {
+    let certificate = ParsedCertificate::try_from(chain.first()?).ok()?;
+    let public = config.public_url.is_secure().then(|| host_of(config.public_url.authority()));
+    let of_routes = config.table.routes().iter().filter_map(|it| it.conditions.host());
+    // A pattern stands for all names below it: any of them shows whether it is covered.
+    let of_routes = of_routes.map(HostPattern::to_string).map(|it| it.replacen("*.", "any-name.", 1));
+    let mut names: Vec<String> = public.map(str::to_owned).into_iter().chain(of_routes).collect();
+    names.sort();
+    names.dedup();
+    let is_other = |name: &String| {
+        ServerName::try_from(name.as_str())
+            .is_ok_and(|name| rustls::client::verify_server_name(&certificate, &name).is_err())
+    };
+    let others: Vec<_> = names.into_iter().filter(is_other).collect();
+    if others.is_empty() {
+        return None;
+    }
+    let found = format!("{} is not for {}", tls.certificate.display(), others.join(", "));
+    let advice = "have one made for the hosts of `public_url` and of routes";
+    Some(if config.listen.trusted_proxies.is_empty() {
+        Checkup::broken("listen.tls", found, advice)
+    } else {
+        Checkup::warning(
+            "listen.tls",
+            found,
+            "nothing, if clients come through a proxy that has a certificate for them",
+        )
+    })
+}
+
+/// The host of an authority, without the port and without brackets.
+fn host_of(authority: &str) -> &str {
+    let is_port = |it: &str| it.bytes().all(|byte| byte.is_ascii_digit());
+    let host =
+        authority.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(authority, |(host, _)| host);
+    host.trim_matches(['[', ']'])
+}
+
+/// The certificates that are shown to upstreams and believed of them and of nodes: only those that end soon or are over.
+pub(super) fn others(config: &Config, now: UnixSeconds) -> Vec<Checkup> {
+    let mut found = Vec::new();
+    found.extend(ending("nano.ca_file", &config.nano.authorities, now));
+    for (name, upstream) in &config.upstreams {
+        found.extend(ending(&format!("upstreams.{name}.ca_file"), &upstream.authorities, now));
+        // One that cannot be read is told of with the others of upstreams.
+        if let Some(Ok(chain)) = upstream.identity.as_ref().map(|it| chain(&it.certificate)) {
+            found.extend(ending(&format!("upstreams.{name}.certificate"), &chain, now));
+        }
+    }
+    found
+}
+
+fn ending(what: &str, chain: &[CertificateDer<'static>], now: UnixSeconds) -> Option<Checkup> {
+    match times(chain, now) {
+        Ok(Standing::Good { .. }) => None,
+        Ok(Standing::Ends { days }) => Some(Checkup::warning(what, format!("expires in {days} days"), RENEW)),
+        Ok(Standing::Over) => Some(Checkup::broken(what, "has expired", RENEW)),
+        Ok(Standing::Early) => Some(Checkup::broken(what, "is not valid yet", "correct the clock, or wait")),
+        Err(why) => Some(Checkup::broken(what, why, "name a PEM file")),
+    }
+}
+
+/// How certificates stand together at one time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Standing {
+    Good {
+        days: u64,
+    },
+    /// At least one ends within [`SOON`].
+    Ends {
+        days: u64,
+    },
+    Over,
+    Early,
+}
+
+/// What the first of the certificates to end, or the last to begin, says. A certificate that is there for no connection
+/// at all cannot be told from the others.
+fn times(chain: &[CertificateDer<'static>], now: UnixSeconds) -> Result<Standing, String> {
+    let (mut begin, mut end) = (i64::MIN, i64::MAX);
+    for certificate in chain {
+        let (_rest, read) =
+            X509Certificate::from_der(certificate).map_err(|error| format!("not a certificate: {error}"))?;
+        begin = begin.max(read.validity().not_before.timestamp());
+        end = end.min(read.validity().not_after.timestamp());
+    }
+    let now = i64::try_from(now.0).unwrap_or(i64::MAX);
+    let left = u64::try_from(end.saturating_sub(now)).ok();
+    Ok(match left {
+        _ if now < begin => Standing::Early,
+        None => Standing::Over,
+        Some(left) => {
+            let days = left.div_euclid(24 * 3600);
+            if left < SOON.as_secs() { Standing::Ends { days } } else { Standing::Good { days } }
+        }
+    })
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<_, _>>)
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_an_authority_without_its_port() {
+        for (authority, host) in [
+            ("api.example.com", "api.example.com"),
+            ("api.example.com:8443", "api.example.com"),
+            ("[2001:db8::1]:8443", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+        ] {
+            assert_eq!(host_of(authority), host, "{authority}");
+        }
+    }
+
+    #[test]
+    fn the_chain_ends_with_its_first_certificate_to_end() {
+        let made = |from: i32, to: i32| {
+            let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            (params.not_before, params.not_after) =
+                (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+        };
+        let chain = [made(2020, 2040), made(2021, 2031)];
+        // 2031-01-01.
+        let end = 1_924_992_000;
+        let day = 24 * 3600;
+        for (now, standing) in [
+            (1_600_000_000, Standing::Early),
+            (end - 14 * day, Standing::Good { days: 14 }),
+            (end - 14 * day + 1, Standing::Ends { days: 13 }),
+            (end, Standing::Ends { days: 0 }),
+            (end + 1, Standing::Over),
+        ] {
+            assert_eq!(times(&chain, UnixSeconds(now)), Ok(standing), "{now}");
+        }
+    }
+}
