@@ -341,7 +341,7 @@ impl Services {
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        let (unpaid, rulebook, self.drains()) = (self.unpaid.clone(), self.rulebook.clone());
+        let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
         Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains())
     }
 

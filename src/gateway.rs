@@ -211,7 +211,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
 
     /// The answer that is about to begin ends its connection if the gateway drains, also if it did not yet when
     /// the request came.
-    fn part(&self, session: &mut Session) {
+    fn part_if_draining(&self, session: &mut Session) {
         if *self.drains.borrow() {
             session.set_keepalive(None);
         }
@@ -263,7 +263,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         let decision = self.decide(session, context).await;
         context.decided = decision.outcome();
-        self.part(session);
+        self.part_if_draining(session);
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
             context.if_dropped = Some(self.if_dropped.clone());
@@ -431,7 +431,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Ok(());
         }
         context.answered();
-        self.part(session);
+        self.part_if_draining(session);
         if let Some(forwarding) = &context.forwarding {
             // The client's side of a stream may pause as long as the upstream's.
             session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));

@@ -11,7 +11,8 @@ use crate::proxy::wire::Wire;
 
 /// A delay that only a second signal ends.
 const LONG: &str = "{ delay: 10m, grace: 20s }";
-const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+/// The next request comes over another connection, which is another call.
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\ndone";
 
 impl Process {
     /// What `/readyz` says with this query.
