@@ -44,7 +44,7 @@ pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
-pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -63,6 +63,7 @@ pub use work_server::WorkMaker;
 pub struct Config {
     pub public_url: PublicUrl,
     pub listen: Listen,
+    pub drain: Drain,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
     /// The listener for other servers that sell for Nano; `None` if it is off.
@@ -196,6 +197,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     all!(Config {
         public_url: listen::public_url(judge, file.public_url),
         listen,
+        drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
         facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),

@@ -121,6 +121,7 @@ sections! {
     "" => ConfigFile {
         public_url: String,
         listen: Value,
+        drain: Value,
         admin: Value,
         facilitator: Value,
         nano: Value,
@@ -143,11 +144,16 @@ sections! {
         trusted_proxies: Value,
         proxy_protocol: bool,
         h2c: bool,
+        reuse_port: bool,
     }
     "listen.tls" => TlsFile {
         address: String,
         certificate: String,
         key: String,
+    }
+    "drain" => DrainFile {
+        delay: String,
+        grace: String,
     }
     "admin" => AdminFile {
         listen: String,
