@@ -11,11 +11,33 @@ use serde_json::json;
 
 use crate::cashier::Cashier;
 use crate::gateway::tariff::Tariff;
+use crate::ledger::Ledger;
 use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
+use crate::shutdown::StopSignal;
 use crate::store::{Store, Unsound};
 
-/// Answers `/metrics`, `/healthz` and `/readyz`.
+/// What a gateway is asked to be ready for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum ReadyFor {
+    /// To sell: payments can be settled.
+    Sales,
+    /// To serve what was bought, whether a node answers or not.
+    Bought,
+}
+
+impl ReadyFor {
+    /// What the query of `/readyz` asks; `None` if that is unknown.
+    fn of_query(query: Option<&str>) -> Option<Self> {
+        match query {
+            None | Some("" | "for=sales") => Some(Self::Sales),
+            Some("for=bought") => Some(Self::Bought),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Answers `/metrics`, `/livez`, `/healthz` and `/readyz`.
 #[derive(Debug)]
 pub struct Admin<S> {
     cashier: Cashier<NodeLedger, S>,
@@ -23,6 +45,7 @@ pub struct Admin<S> {
     store: Arc<S>,
     metrics: Arc<Metrics>,
     tariff: Arc<ArcSwap<Tariff>>,
+    drains: StopSignal,
 }
 
 impl<S: Store> Admin<S> {
@@ -33,8 +56,9 @@ impl<S: Store> Admin<S> {
         store: Arc<S>,
         metrics: Arc<Metrics>,
         tariff: Arc<ArcSwap<Tariff>>,
+        drains: StopSignal,
     ) -> Self {
-        Self { cashier, ledger, store, metrics, tariff }
+        Self { cashier, ledger, store, metrics, tariff, drains }
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
@@ -43,6 +67,7 @@ impl<S: Store> Admin<S> {
         let health = self.store.health();
         let behind = self.cashier.store_readiness() == Err(Unsound::ClockBehind);
         self.metrics.store(health.writable, health.free_bytes, behind);
+        self.metrics.ready(self.unready(ReadyFor::Sales).is_none());
         for node in self.ledger.nodes() {
             self.metrics.node_up(&node.label, node.up);
             let breaker = match node.breaker {
@@ -64,8 +89,25 @@ impl<S: Store> Admin<S> {
         }
     }
 
-    /// Whether payments can be settled; paid requests in hand are served either way.
-    fn readiness(&self) -> Response<Vec<u8>> {
+    /// Why the gateway is not ready, in one word; `None` if it is.
+    fn unready(&self, wanted: ReadyFor) -> Option<&'static str> {
+        let lacks_store = match wanted {
+            ReadyFor::Sales => self.cashier.store_readiness().is_err(),
+            // Uses are recorded there. Whatever else keeps it from recording sales does not matter.
+            ReadyFor::Bought => !self.store.health().writable,
+        };
+        if *self.drains.borrow() {
+            Some("draining")
+        } else if wanted == ReadyFor::Sales && !self.ledger.is_healthy() {
+            Some("no_node")
+        } else if lacks_store {
+            Some("no_store")
+        } else {
+            None
+        }
+    }
+
+    fn readiness(&self, wanted: ReadyFor) -> Response<Vec<u8>> {
         let health = self.store.health();
         let node = |it: NodeStatus| {
             json!({
@@ -78,11 +120,12 @@ impl<S: Store> Admin<S> {
         let nodes: Vec<_> = self.ledger.nodes().into_iter().map(node).collect();
         let socket = |it: SocketStatus| json!({ "node": it.label, "connected": it.connected });
         let sockets: Vec<_> = self.ledger.sockets().into_iter().map(socket).collect();
-        let ready = self.cashier.readiness().is_ok();
+        let reason = self.unready(wanted);
         let fault = self.cashier.store_readiness().err().map(|why| why.to_string());
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = json!({
-            "ready": ready,
+            "ready": reason.is_none(),
+            "reason": reason,
             "nodes": nodes,
             "websockets": sockets,
             "store": { "writable": health.writable, "freeBytes": health.free_bytes, "fault": fault },
@@ -97,12 +140,17 @@ impl<S: Store> ServeHttp for Admin<S> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         // One request per connection: an idle connection would delay a shutdown.
         session.set_keepalive(None);
-        match session.req_header().uri.path() {
-            "/metrics" => self.metrics(),
-            "/healthz" => answer(StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            "/readyz" => self.readiness(),
+        let asked = &session.req_header().uri;
+        match (asked.path(), ReadyFor::of_query(asked.query())) {
+            ("/metrics", _) => self.metrics(),
+            ("/livez" | "/healthz", _) => answer(StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            ("/readyz", Some(wanted)) => self.readiness(wanted),
+            ("/readyz", None) => {
+                let known = "ready for what? try ?for=sales or ?for=bought\n".to_owned();
+                answer(StatusCode::BAD_REQUEST, "text/plain", known)
+            }
             _ => {
-                let known = "not here; try /metrics, /healthz or /readyz\n".to_owned();
+                let known = "not here; try /metrics, /livez, /healthz or /readyz\n".to_owned();
                 answer(StatusCode::NOT_FOUND, "text/plain", known)
             }
         }

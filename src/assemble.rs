@@ -70,7 +70,7 @@ pub type RunningGateway = Gateway<NodeLedger, Engine>;
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How often the store's readiness is checked.
 const CHECK_STORE_EVERY: Duration = Duration::from_secs(1);
-/// How long background tasks may take to end.
+/// How long background tasks may take to end, and settlements where nothing else is said.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a gateway cannot be assembled.
@@ -119,6 +119,7 @@ pub struct Services {
     clock: Clock,
     token: Option<BearerToken>,
     fixed: Config,
+    drains: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
@@ -200,6 +201,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         clock,
         token,
         fixed: config,
+        drains: watch::Sender::new(false),
         stop,
         tasks,
     })
@@ -386,9 +388,9 @@ impl Services {
     #[must_use]
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
-        let (ids, access_log) = (Arc::clone(&self.request_ids), self.access_log.clone());
         let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
-        Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, ids, access_log)
+        let logs = (Arc::clone(&self.request_ids), self.access_log.clone());
+        Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains(), logs)
     }
 
     /// The door of the gateway's listeners.
@@ -409,7 +411,20 @@ impl Services {
     pub fn admin(&self) -> Admin<Engine> {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
-        Admin::new(cashier, ledger, store, Arc::clone(&self.metrics), Arc::clone(&self.tariff))
+        let (metrics, tariff) = (Arc::clone(&self.metrics), Arc::clone(&self.tariff));
+        Admin::new(cashier, ledger, store, metrics, tariff, self.drains())
+    }
+
+    /// From here on the operator's listener says that the gateway is not ready, and each answer ends its
+    /// connection.
+    pub fn drain(&self) {
+        self.drains.send_replace(true);
+    }
+
+    /// Turns true with [`Services::drain`].
+    #[must_use]
+    pub fn drains(&self) -> StopSignal {
+        self.drains.subscribe()
     }
 
     /// The listener for other servers; `None` if the configuration has none.
@@ -481,15 +496,15 @@ impl Services {
         }
     }
 
-    /// Waits for settlements under way, ends the background tasks, reports the last uses and closes the
-    /// store. Call it after the listeners have ended.
-    pub async fn stop(mut self) {
+    /// Waits for settlements under way, `within` this time, and ends the background tasks. Call it after the
+    /// listeners for clients have ended; the operator's may go on.
+    pub async fn finish(&mut self, within: Duration) {
         let settled = async {
             while self.cashier.settling() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(STOP_WITHIN, settled).await.is_err() {
+        if tokio::time::timeout(within, settled).await.is_err() {
             let left = self.cashier.settling();
             tracing::warn!(left, "settlements cut off; the next start continues them from the journal");
         }
@@ -498,7 +513,17 @@ impl Services {
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
             tracing::warn!("background tasks cut off");
         }
+    }
+
+    /// Closes the store. Call it after [`Services::finish`], and after all listeners have ended.
+    pub async fn close(self) {
         self.store.close().await;
         self.access_log.flush().await;
+    }
+
+    /// Both, for callers that have no listener left.
+    pub async fn stop(mut self) {
+        self.finish(STOP_WITHIN).await;
+        self.close().await;
     }
 }

@@ -45,7 +45,7 @@ pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
-pub use listen::{CorsConfig, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -64,6 +64,7 @@ pub use work_server::WorkMaker;
 pub struct Config {
     pub public_url: PublicUrl,
     pub listen: Listen,
+    pub drain: Drain,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
     /// Which requests have a line in the access log.
@@ -199,6 +200,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     all!(Config {
         public_url: listen::public_url(judge, file.public_url),
         listen,
+        drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
         logged_requests: judge
             .section(file.access_log)

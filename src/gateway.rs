@@ -105,6 +105,7 @@ use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
 use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
+use crate::shutdown::StopSignal;
 use crate::store::Store;
 
 use client::Caller;
@@ -134,13 +135,15 @@ pub struct Gateway<L, S> {
     rulebook: Rulebook,
     upstream_bills: UpstreamBills,
     if_dropped: IfDropped,
+    /// Once it says so, each answer ends its connection.
+    drains: StopSignal,
 }
 
 impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
-    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take,
-    /// `rulebook` what the rules of routes count, and `ids` names all requests. `access_log` gets a line for those that
-    /// the tariff says.
+    /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
+    /// `rulebook` what the rules of routes count. Once `drains` says so, each answer ends its connection. `ids` names
+    /// all requests, and `access_log` gets a line for those that the tariff says.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
@@ -148,12 +151,23 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         metrics: Arc<Metrics>,
         unpaid: Unpaid,
         rulebook: Rulebook,
-        ids: Arc<RequestIds>,
-        access_log: AccessLog,
+        drains: StopSignal,
+        (ids, access_log): (Arc<RequestIds>, AccessLog),
     ) -> Self {
         let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), access_log.clone());
         let upstream_bills = UpstreamBills::new();
-        Self { cashier, tariff, metrics, ids, access_log, unpaid, rulebook, upstream_bills, if_dropped }
+        Self {
+            cashier,
+            tariff,
+            metrics,
+            ids,
+            access_log,
+            unpaid,
+            rulebook,
+            upstream_bills,
+            if_dropped,
+            drains,
+        }
     }
 
     /// Decides a request. If its client has too many unpaid ones under way, it has to show a right: a valid
@@ -212,6 +226,14 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             self.metrics.limit_reached(ReachedLimit::ClientBills);
         }
         turn.map_or_else(|limit| Decision::Reject(Rejection::Overloaded(limit)), |_| decision)
+    }
+
+    /// The answer that is about to begin ends its connection if the gateway drains, also if it did not yet when
+    /// the request came.
+    fn part_if_draining(&self, session: &mut Session) {
+        if *self.drains.borrow() {
+            session.set_keepalive(None);
+        }
     }
 
     /// Closes the request's admission, if it has one that is open.
@@ -274,6 +296,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             context.noted.payment = decision.payment();
             context.noted.refusal = decision.refusal();
         }
+        self.part_if_draining(session);
         context.forwarding = respond::respond(session, context, decision).await?.map(|it| *it);
         if context.forwarding.is_some() {
             context.if_dropped = Some(self.if_dropped.clone());
@@ -447,6 +470,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             return Ok(());
         }
         context.answered();
+        self.part_if_draining(session);
         if let Some(forwarding) = &context.forwarding {
             // The client's side of a stream may pause as long as the upstream's.
             session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));

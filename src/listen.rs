@@ -2,8 +2,11 @@
 //!
 //! Pingora's own `Server` owns the process, needs addresses in advance, and always waits for its whole
 //! grace period. This loop takes a bound listener (a test binds port 0 and reads the port), serves it on
-//! the current runtime, and returns after the shutdown signal as soon as its connections are done. Many
+//! the current runtime, and returns after it was told to close as soon as its connections are done. Many
 //! of these loops can run in one process.
+//!
+//! Nobody who could connect is turned away by an end ([`Shutdown`]): what the system has accepted when the
+//! listener closes is served, and a client that has just come is waited for.
 
 mod connection;
 mod deadline;
@@ -36,9 +39,11 @@ use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::tls::ALPN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
 
+use crate::clock::Stopwatch;
 use crate::metrics::ReachedLimit;
-use crate::shutdown::{self, StopSignal};
+use crate::shutdown::{self, Shutdown};
 pub use connection::Connection;
 pub use deadline::{Deadline, LastWords};
 pub use door::{Door, DoorRules, MAX_CONNECTIONS, descriptors};
@@ -50,19 +55,20 @@ use door::{Complaints, Entered};
 use head::{HeadSignal, HeadWatch, Timed};
 use plain::Buffered;
 
-/// How long connections may go on after the shutdown signal.
-pub const GRACE: Duration = Duration::from_secs(10);
-
 /// The pause after a failed accept. The usual cause is that no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `app` on `listener` until `shutdown` becomes true or its sender is gone. Then waits for the open
-/// connections, at most [`GRACE`], and closes the rest. Must run inside a tokio runtime; the connections
-/// run on it too, and end when this future is dropped.
+/// The most connections that are taken from a listener's queue when it closes. A queue has no more; but if
+/// another process accepts from it too, it may never be empty.
+const MOST_WAITING: usize = 4096;
+
+/// Serves `app` on `listener` until `shutdown` tells it to close. Then waits for the open connections, at most
+/// for its grace, and closes the rest. Must run inside a tokio runtime; the connections run on it too, and end
+/// when this future is dropped.
 pub async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     app: Arc<A>,
-    shutdown: StopSignal,
+    shutdown: impl Into<Shutdown>,
 ) {
     serve_behind(Door::default(), listener, None, app, shutdown).await;
 }
@@ -74,48 +80,82 @@ pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
     listener: TcpListener,
     tls: Option<Tls>,
     app: Arc<A>,
-    shutdown: StopSignal,
+    shutdown: impl Into<Shutdown>,
 ) {
+    let shutdown: Shutdown = shutdown.into();
     let (mut turned_away, mut failed) = (Complaints::default(), Complaints::default());
     let mut connections = JoinSet::new();
-    let mut stop = shutdown.clone();
+    let mut let_in = |connections: &mut JoinSet<()>, tcp: TcpStream, peer: SocketAddr| match door.enter(
+        &tcp,
+        peer,
+        connections.len(),
+    ) {
+        Ok(entered) => {
+            let (door, tls, app) = (door.clone(), tls.clone(), Arc::clone(&app));
+            let serving = connection(tcp, entered, door.clone(), tls, app, shutdown.clone());
+            connections.spawn(door.counted(serving));
+        }
+        Err(limit) => {
+            if let Some(others) = turned_away.due() {
+                let limit = limit.as_str();
+                tracing::warn!(%peer, limit, others, "connection closed: a limit is reached");
+            }
+        }
+    };
+    let mut closes = shutdown.closes.clone();
     loop {
         tokio::select! {
             biased;
-            () = shutdown::asked_for(&mut stop) => break,
+            () = shutdown::asked_for(&mut closes) => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
-                Ok((tcp, peer)) => match door.enter(&tcp, peer, connections.len()) {
-                    Ok(entered) => {
-                        let (door, tls, app) = (door.clone(), tls.clone(), Arc::clone(&app));
-                        let serving = connection(tcp, entered, door.clone(), tls, app, shutdown.clone());
-                        connections.spawn(door.counted(serving));
-                    }
-                    Err(limit) => if let Some(others) = turned_away.due() {
-                        let limit = limit.as_str();
-                        tracing::warn!(%peer, limit, others, "connection closed: a limit is reached");
-                    }
-                },
+                Ok((tcp, peer)) => let_in(&mut connections, tcp, peer),
                 Err(error) => {
                     if let Some(others) = failed.due() {
                         tracing::warn!(%error, others, "accept failed");
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
     }
-    drop(listener);
-    // Before the wait: this tells the app to end idle connections. Requests under way go on.
+    match waiting(listener) {
+        Ok(waiting) => waiting.into_iter().for_each(|(tcp, peer)| let_in(&mut connections, tcp, peer)),
+        Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+    }
+    if timeout(shutdown.patience, all_ended(&mut connections)).await.is_ok() {
+        return;
+    }
+    // This tells the app to end idle connections. Requests under way go on.
     app.http_cleanup().await;
-    let drained = async {
-        while let Some(ended) = connections.join_next().await {
-            report(ended);
-        }
-    };
-    if tokio::time::timeout(GRACE, drained).await.is_err() {
+    if timeout(shutdown.grace, all_ended(&mut connections)).await.is_err() {
         tracing::warn!(open = connections.len(), "open connections are closed: the grace period is over");
         connections.shutdown().await;
+    }
+}
+
+/// Closes a listener and gives the connections that its system has accepted for it. Closed with them, they
+/// would be reset.
+fn waiting(listener: TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+    // Not by way of the runtime, which learns of a connection a little later.
+    let listener = listener.into_std()?;
+    let mut waiting = Vec::new();
+    while waiting.len() < MOST_WAITING {
+        match listener.accept() {
+            Ok((tcp, peer)) => {
+                tcp.set_nonblocking(true)?;
+                waiting.push((TcpStream::from_std(tcp)?, peer));
+            }
+            // The queue is empty, or its connections are gone already.
+            Err(_) => break,
+        }
+    }
+    Ok(waiting)
+}
+
+async fn all_ended(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        report(ended);
     }
 }
 
@@ -135,7 +175,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     door: Door,
     tls: Option<Tls>,
     app: Arc<A>,
-    mut shutdown: StopSignal,
+    mut shutdown: Shutdown,
 ) {
     let (peer, idle) = (entered.peer, entered.rules.idle);
     if !begins(&tcp, idle, &mut shutdown).await {
@@ -183,7 +223,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
         }
         let mut next = Some(stream);
         while let Some(stream) = next {
-            next = timed.process_new(stream, &shutdown).await;
+            next = timed.process_new(stream, &shutdown.drains).await;
         }
     };
     tokio::select! {
@@ -202,7 +242,7 @@ async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> O
     if !*is_proxied {
         return Some(*peer);
     }
-    let named = tokio::time::timeout(rules.head_time, Box::pin(proxy_protocol::read(tcp, *peer)));
+    let named = timeout(rules.head_time, Box::pin(proxy_protocol::read(tcp, *peer)));
     let named = named.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut));
     match named.flatten() {
         Ok(client) if client == *peer => Some(client),
@@ -217,14 +257,21 @@ async fn client_of(tcp: &mut TcpStream, entered: &mut Entered, door: &Door) -> O
     }
 }
 
-/// Whether the client sends anything within the time `idle` and before the shutdown. Without this, a silent
-/// connection would delay the shutdown by the whole grace period.
-async fn begins(tcp: &TcpStream, idle: Duration, shutdown: &mut StopSignal) -> bool {
+/// Whether the client sends anything within the time `idle`, and before it is not waited for any more. Without
+/// this, a silent connection would delay the shutdown by the whole grace period.
+async fn begins(tcp: &TcpStream, idle: Duration, shutdown: &mut Shutdown) -> bool {
     // Peeking consumes nothing and, unlike readiness, never reports a byte that is not there.
     let mut first = [0];
     tokio::select! {
         biased;
-        heard = tokio::time::timeout(idle, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
-        () = shutdown::asked_for(shutdown) => false,
+        heard = timeout(idle, tcp.peek(&mut first)) => matches!(heard, Ok(Ok(1))),
+        () = out_of_patience(shutdown) => false,
     }
+}
+
+/// Returns once the listener has closed and a connection that begins now is not waited for any more.
+async fn out_of_patience(shutdown: &mut Shutdown) {
+    let age = Stopwatch::start();
+    shutdown::asked_for(&mut shutdown.closes).await;
+    sleep(shutdown.patience.saturating_sub(age.elapsed())).await;
 }

@@ -242,6 +242,8 @@ declare! {
     hedge_total: IntCounterVec[node];
     /// WebSockets that are subscribed to confirmations.
     websocket_connected: IntGauge;
+    /// Whether payments can be settled and the gateway does not drain, as /readyz says.
+    ready: IntGauge;
     /// Whether the store accepts writes.
     store_writable: IntGauge;
     /// Free bytes on the disk of the store; 0 if that is not known.
@@ -479,6 +481,11 @@ impl Metrics {
     /// Counts a slow call to `node`.
     pub fn hedged(&self, node: &str) {
         self.hedge_total.with_label_values(&[node]).inc();
+    }
+
+    /// Shows whether the gateway is ready to sell.
+    pub fn ready(&self, is_ready: bool) {
+        self.ready.set(i64::from(is_ready));
     }
 
     /// Shows how many WebSockets are subscribed to confirmations.

@@ -14,6 +14,8 @@ pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
     [
         ("listen", addresses(new) != addresses(old)),
+        ("listen.reuse_port", new.listen.reuse_port != old.listen.reuse_port),
+        ("drain", new.drain != old.drain),
         ("admin", new.admin != old.admin),
         ("facilitator", new.facilitator != old.facilitator),
         ("store", new.store != old.store),

@@ -1,11 +1,18 @@
 //! `faregate serve`: runs the gateway. SIGTERM and SIGINT drain it, SIGHUP reloads its configuration.
+//!
+//! It ends in this order. It drains: it says that it is not ready, and accepts connections all the same until
+//! balancers have seen that. The listeners for clients close. What is under way gets its time: answers, then
+//! settlements. The operator's listener closes, and then the store.
+
+mod sockets;
+mod systemd;
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use pingora::apps::http_app::HttpServer;
@@ -14,15 +21,22 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
 use crate::assemble::{self, Services};
-use crate::clock::Clock;
-use crate::config::{Config, Faults};
+use crate::clock::{Clock, Stopwatch};
+use crate::config::{Config, Drain, Faults};
 use crate::listen::{self, Tls};
-use crate::shutdown::StopSignal;
+use crate::shutdown::{Shutdown, StopSignal};
+use sockets::{HandedOver, Name, Others, Socket};
+
+/// How long after its begin a connection is waited for whose first request has not come when the listeners close:
+/// as long as the delay, within these bounds.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -47,47 +61,52 @@ impl Signals {
     }
 }
 
-/// The listeners of a configuration, bound.
-struct BoundListeners {
-    http: Option<TcpListener>,
-    tls: Option<(TcpListener, Tls)>,
-    admin: Option<TcpListener>,
-    facilitator: Option<TcpListener>,
+/// The listeners of a configuration; each is a [`Socket`] first and then a [`TcpListener`].
+struct Listeners<T> {
+    http: Option<T>,
+    tls: Option<(T, Tls)>,
+    admin: Option<T>,
+    facilitator: Option<T>,
 }
 
-impl BoundListeners {
-    async fn bind(config: &Config) -> Result<Self, Failure> {
-        let http = match config.listen.http {
-            Some(address) => Some(bind("listen.http", address).await?),
-            None => None,
-        };
-        let tls = match &config.listen.tls {
-            Some(it) => {
-                let tls = Tls::load(&it.certificate, &it.key)
-                    .map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))?;
-                Some((bind("listen.tls.address", it.address).await?, tls))
+impl Listeners<Socket> {
+    /// Binds what systemd has not handed over.
+    async fn bind(config: &Config, mut handed_over: HandedOver) -> Result<Self, Failure> {
+        let tls = config.listen.tls.as_ref().map(|it| {
+            let tls = Tls::load(&it.certificate, &it.key);
+            tls.map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))
+        });
+        let tls = tls.transpose()?;
+        let mut socket = async |name, address| match address {
+            None => Ok(None),
+            Some(address) => {
+                Socket::of(name, address, config.listen.reuse_port, &mut handed_over).await.map(Some)
             }
-            None => None,
         };
-        let admin = match config.admin {
-            Some(address) => Some(bind("admin.listen", address).await?),
-            None => None,
-        };
-        let facilitator = match &config.facilitator {
-            Some(it) => Some(bind("facilitator.listen", it.address).await?),
-            None => None,
-        };
-        Ok(Self { http, tls, admin, facilitator })
+        let http = socket(Name::Http, config.listen.http).await?;
+        let secured = socket(Name::Tls, config.listen.tls.as_ref().map(|it| it.address)).await?;
+        let admin = socket(Name::Admin, config.admin).await?;
+        let facilitator = socket(Name::Facilitator, config.facilitator.as_ref().map(|it| it.address)).await?;
+        handed_over.all_taken()?;
+        Ok(Self { http, tls: secured.zip(tls), admin, facilitator })
     }
-}
 
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::Unavailable(format!(
-            "`{key}`: cannot listen on {address}: {error}; is it in use, or may this user not use ports \
-             below 1024?"
-        ))
-    })
+    /// From where new connections can be led to another process.
+    fn others(&self) -> Others {
+        let secured = self.tls.as_ref().map(|(socket, _)| socket);
+        let all = [self.http.as_ref(), secured, self.admin.as_ref(), self.facilitator.as_ref()];
+        Others(all.into_iter().flatten().filter_map(Socket::for_others).collect())
+    }
+
+    /// Listens. Clients may connect from here on, and wait until they are served.
+    fn listen(self) -> Result<Listeners<TcpListener>, Failure> {
+        Ok(Listeners {
+            http: self.http.map(Socket::listen).transpose()?,
+            tls: self.tls.map(|(socket, tls)| Ok::<_, Failure>((socket.listen()?, tls))).transpose()?,
+            admin: self.admin.map(Socket::listen).transpose()?,
+            facilitator: self.facilitator.map(Socket::listen).transpose()?,
+        })
+    }
 }
 
 /// Runs the gateway until SIGTERM or SIGINT, on as many threads as its configuration says.
@@ -97,15 +116,17 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 /// needs cannot be opened.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let config = load(&args.config)?;
+    // Before there are threads.
+    let handed_over = HandedOver::take()?;
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     if let Some(count) = config.limits.threads {
         threads.worker_threads(count);
     }
     let runtime = threads.enable_all().build().map_err(Failure::Threads)?;
-    runtime.block_on(serve(&args.config, config))
+    runtime.block_on(serve(&args.config, config, handed_over))
 }
 
-async fn serve(file: &ConfigArgs, config: Config) -> Result<ExitCode, Failure> {
+async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Result<ExitCode, Failure> {
     // First, so that a signal during the start is not missed.
     let mut signals = Signals::catch().map_err(Failure::Signals)?;
     match process::raise_descriptors() {
@@ -115,28 +136,77 @@ async fn serve(file: &ConfigArgs, config: Config) -> Result<ExitCode, Failure> {
         }
         Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
-    let bound = BoundListeners::bind(&config).await?;
+    let bound = Listeners::bind(&config, handed_over).await?;
     let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
+    let drain = config.drain;
     let mut services = assemble::assemble(config, Clock::system()).await?;
     services.log_requests_to(standard_output()?).map_err(Failure::Threads)?;
     if let Some(tls) = &tls {
         services.metrics().certificate_expires(tls.expires_at());
     }
-    let (stop, shutdown) = watch::channel(false);
-    let mut listeners = listen(&services, bound, &shutdown);
+    let ((close, closes), (end, ends)) = (watch::channel(false), watch::channel(false));
+    let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
+    let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
+    let others = bound.others();
+    let (mut for_clients, mut for_operator) = listen(&services, bound.listen()?, &shutdown, ends);
+    systemd::ready();
+    let watchdog = systemd::feed_watchdog();
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => reload(file, &services, tls.as_ref()).await,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => break,
+            _ = signals.hangup.recv() => {
+                systemd::reloading();
+                reload(file, &services, tls.as_ref()).await;
+                systemd::ready();
+            }
+        }
+    }
+    systemd::stopping();
+    services.drain();
+    others.take_over();
+    delay(drain, &mut signals).await;
+    close.send_replace(true);
+    let closed = Stopwatch::start();
+    while for_clients.join_next().await.is_some() {}
+    services.finish(drain.grace.saturating_sub(closed.elapsed())).await;
+    end.send_replace(true);
+    while for_operator.join_next().await.is_some() {}
+    services.close().await;
+    drop(watchdog);
+    tracing::info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns with the next of either signal.
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Returns when the listeners are to close: once balancers have had their time, or somebody is in a hurry.
+async fn delay(drain: Drain, signals: &mut Signals) {
+    let (delay_ms, grace_ms) = (drain.delay.as_millis(), drain.grace.as_millis());
+    tracing::info!(
+        delay_ms,
+        grace_ms,
+        "draining: not ready, and connections are accepted until the delay is over"
+    );
+    let over = sleep(drain.delay);
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => break,
+            () = either(&mut signals.terminate, &mut signals.interrupt) => {
+                tracing::info!("a second signal ends the delay");
+                break;
+            }
+            _ = signals.hangup.recv() => tracing::warn!("not reloaded: the gateway is ending"),
         }
     }
     tracing::info!("ending: no new connections are accepted, requests under way are finished");
-    stop.send_replace(true);
-    while listeners.join_next().await.is_some() {}
-    services.stop().await;
-    tracing::info!("ended");
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Standard output, for whole lines that nothing holds back.
@@ -154,9 +224,14 @@ fn load(file: &ConfigArgs) -> Result<Config, Faults> {
     Ok(config)
 }
 
-/// Serves every listener that is bound.
-fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> JoinSet<()> {
-    let mut listeners = JoinSet::new();
+/// Serves every listener that is bound: those for clients, and the operator's, which `ends` ends.
+fn listen(
+    services: &Services,
+    bound: Listeners<TcpListener>,
+    shutdown: &Shutdown,
+    ends: StopSignal,
+) -> (JoinSet<()>, JoinSet<()>) {
+    let (mut for_clients, mut for_operator) = (JoinSet::new(), JoinSet::new());
     let mut conf = ServerConf::default();
     // Idle connections to upstreams are among the descriptors that are kept from clients.
     let most = listen::descriptors().and_then(|all| usize::try_from(all.div_euclid(16)).ok());
@@ -170,23 +245,23 @@ fn listen(services: &Services, bound: BoundListeners, shutdown: &StopSignal) -> 
     };
     if let Some(listener) = bound.http {
         tracing::info!(address = at(&listener), "listening");
-        listeners.spawn(behind(listener, None));
+        for_clients.spawn(behind(listener, None));
     }
     if let Some((listener, tls)) = bound.tls {
         tracing::info!(address = at(&listener), "listening, TLS");
-        listeners.spawn(behind(listener, Some(tls)));
+        for_clients.spawn(behind(listener, Some(tls)));
     }
     if let Some(listener) = bound.admin {
         tracing::info!(address = at(&listener), "listening, admin");
         let admin = Arc::new(HttpServer::new_app(services.admin()));
-        listeners.spawn(listen::serve(listener, admin, shutdown.clone()));
+        for_operator.spawn(listen::serve(listener, admin, ends));
     }
     if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
         tracing::info!(address = at(&listener), "listening, facilitator");
         let (door, app) = (services.facilitator_door(), Arc::new(facilitator));
-        listeners.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
+        for_clients.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
     }
-    listeners
+    (for_clients, for_operator)
 }
 
 /// Applies the file as it is now, or leaves everything as it was and logs why.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_yaml::Value;
@@ -10,7 +11,7 @@ use url::Origin;
 
 use super::judge::{Judge, Judged, all};
 use super::limits::{self, PerCaller};
-use super::mirror::{AdminFile, CorsFile, FacilitatorFile, ListenFile, Piece, TlsFile};
+use super::mirror::{AdminFile, CorsFile, DrainFile, FacilitatorFile, ListenFile, Piece, TlsFile};
 use super::web_address::{self, HTTP};
 use crate::listen::TrustedProxies;
 
@@ -75,6 +76,9 @@ pub struct Listen {
     pub proxy_protocol: bool,
     /// Whether clients may speak HTTP/2 without TLS, if they know beforehand that they may.
     pub h2c: bool,
+    /// Whether other processes of the same user may listen at the addresses of this gateway, also the operator's and
+    /// the facilitator's: a second gateway that takes over.
+    pub reuse_port: bool,
 }
 
 /// A listener that speaks TLS.
@@ -85,6 +89,21 @@ pub struct TlsListener {
     pub certificate: PathBuf,
     /// PEM.
     pub key: PathBuf,
+}
+
+/// How the gateway ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drain {
+    /// How long connections are accepted on although the gateway says that it is not ready.
+    pub delay: Duration,
+    /// How long what is under way may go on after that.
+    pub grace: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), grace: Duration::from_secs(60) }
+    }
 }
 
 /// The listener for other servers that let this gateway verify and settle their payments.
@@ -111,6 +130,9 @@ pub enum Origins {
     /// As browsers send them: scheme, host and port, nothing else.
     These(Vec<String>),
 }
+
+const MAX_DELAY: Duration = Duration::from_secs(600);
+const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 const PROXIES_HINT: &str = "write a list of networks or addresses: `[10.0.0.0/8, 192.0.2.7]`";
 const SOCKET_HINT: &str = "write an IP address and a port: `0.0.0.0:8402` or `[::1]:8402`";
@@ -146,6 +168,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);
     let h2c = judge.flag(file.h2c, false);
+    let reuse_port = judge.flag(file.reuse_port, false);
     if let (Ok(true), Ok(trusted)) = (proxy_protocol, &trusted_proxies)
         && trusted.is_empty()
     {
@@ -158,7 +181,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
         let message = "everybody is trusted: any client can pretend to be any other";
         judge.warn(&list, message, "name only the networks of your own proxies");
     }
-    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c })
+    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c, reuse_port })
 }
 
 fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TrustedProxies> {
@@ -183,6 +206,14 @@ fn tls(judge: &mut Judge<'_>, file: TlsFile) -> Judged<TlsListener> {
         address: socket(judge, file.address),
         certificate: judge.need_file(file.certificate, "name a PEM file"),
         key: judge.need_file(file.key, "name a PEM file"),
+    })
+}
+
+pub(super) fn drain(judge: &mut Judge<'_>, file: DrainFile) -> Judged<Drain> {
+    let default = Drain::default();
+    all!(Drain {
+        delay: judge.duration(file.delay, Duration::ZERO..=MAX_DELAY, default.delay),
+        grace: judge.duration(file.grace, Duration::ZERO..=MAX_GRACE, default.grace),
     })
 }
 

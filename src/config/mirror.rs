@@ -121,6 +121,7 @@ sections! {
     "" => ConfigFile {
         public_url: String,
         listen: Value,
+        drain: Value,
         admin: Value,
         access_log: Value,
         facilitator: Value,
@@ -144,11 +145,16 @@ sections! {
         trusted_proxies: Value,
         proxy_protocol: bool,
         h2c: bool,
+        reuse_port: bool,
     }
     "listen.tls" => TlsFile {
         address: String,
         certificate: String,
         key: String,
+    }
+    "drain" => DrainFile {
+        delay: String,
+        grace: String,
     }
     "admin" => AdminFile {
         listen: String,

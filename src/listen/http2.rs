@@ -32,7 +32,7 @@ use super::deadline::Deadline;
 use super::head::{HeadSignal, Timed};
 use super::refusal;
 use super::stall::STALL;
-use crate::shutdown::{self, StopSignal};
+use crate::shutdown::{self, Shutdown, StopSignal};
 use session::Http2Session;
 
 /// After so many requests that cannot be read, a connection is closed. What is read before counts too.
@@ -46,14 +46,14 @@ struct Http2<A> {
     app: Arc<Timed<A>>,
     head: Arc<HeadSignal>,
     digest: Arc<Digest>,
-    shutdown: StopSignal,
+    drains: StopSignal,
     requests: JoinSet<()>,
     unreadable: usize,
 }
 
 /// Serves the requests of `stream` by `app` until the client goes, or until there was none for the time
-/// `idle`. After the shutdown signal it goes on with those that have begun, and the client is told to send
-/// no more.
+/// `idle`. Once the gateway drains, a client that has sent a request is told to send no more, and one that has
+/// just come is told with its first. Those that have begun go on.
 ///
 /// A client that has closed its sending side (`head` says so) may wait for the answers to what it has asked, as
 /// over HTTP/1; for the time `idle`, since it may be gone for good. It can make no room any more (RFC 9113
@@ -63,7 +63,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     app: Arc<Timed<A>>,
     head: Arc<HeadSignal>,
     idle: Duration,
-    shutdown: StopSignal,
+    mut shutdown: Shutdown,
 ) {
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
@@ -71,12 +71,12 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let mut stop = shutdown.clone();
-    let Some(mut connection) = handshake(stream, &app, idle, &mut stop).await else { return };
+    let Some(mut connection) = handshake(stream, &app, idle, &mut shutdown).await else { return };
     head.share();
     let mut pings = connection.ping_pong();
-    let (mut is_ending, mut is_sending, mut half_closed_for) = (false, false, None);
-    let mut http2 = Http2 { app, head, digest, shutdown, requests: JoinSet::new(), unreadable: 0 };
+    let (mut has_begun, mut is_ending, mut is_sending, mut half_closed_for) = (false, false, false, None);
+    let (Shutdown { mut drains, mut closes, .. }, requests) = (shutdown, JoinSet::new());
+    let mut http2 = Http2 { app, head, digest, drains: drains.clone(), requests, unreadable: 0 };
     let (reason, within) = loop {
         let (is_idle, is_half_closed) = (http2.requests.is_empty(), half_closed_for.is_some());
         let quiet = if is_sending {
@@ -88,7 +88,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         };
         tokio::select! {
             biased;
-            () = shutdown::asked_for(&mut stop), if !is_ending => {
+            () = shutdown::asked_for(if has_begun { &mut drains } else { &mut closes }), if !is_ending => {
                 connection.graceful_shutdown();
                 is_ending = true;
             }
@@ -104,7 +104,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
             }
             accepted = next(&mut connection, is_half_closed && is_idle) => match accepted {
                 Some(Ok((request, respond))) => {
-                    is_sending = false;
+                    (has_begun, is_sending) = (true, false);
                     http2.begin(request, respond);
                 }
                 Some(Err(error)) => {
@@ -156,19 +156,19 @@ async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// Begins to speak HTTP/2, for which the client has the time `idle`. `None` if it is not begun, or the
-/// gateway ends first.
+/// Begins to speak HTTP/2, for which the client has the time `idle`. `None` if it is not begun, or not before
+/// its listener has closed.
 async fn handshake<A: HttpServerApp + Send + Sync + 'static>(
     stream: Stream,
     app: &Timed<A>,
     idle: Duration,
-    stop: &mut StopSignal,
+    shutdown: &mut Shutdown,
 ) -> Option<Connection<Stream, Bytes>> {
     let options = app.h2_options().unwrap_or_else(default_h2_options);
     let begun = tokio::select! {
         biased;
         begun = timeout(idle, options.handshake::<_, Bytes>(stream)) => begun,
-        () = shutdown::asked_for(stop) => return None,
+        () = super::out_of_patience(shutdown) => return None,
     };
     match begun {
         Ok(Ok(connection)) => return Some(connection),
@@ -200,8 +200,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
         let session = Http2Session::new(head, body, respond, digest, signal, Arc::clone(&deadline));
         let session = ServerSession::new_custom(Box::new(session));
         if is_readable {
-            let (app, shutdown) = (Arc::clone(&self.app), self.shutdown.clone());
-            self.requests.spawn(async move { app.process_stream(session, deadline, &shutdown).await });
+            let (app, drains) = (Arc::clone(&self.app), self.drains.clone());
+            self.requests.spawn(async move { app.process_stream(session, deadline, &drains).await });
         } else {
             self.unreadable = self.unreadable.saturating_add(1);
             self.requests.spawn(refusal::unreadable(session));
@@ -269,7 +269,7 @@ mod tests {
         let served = async move {
             let (_stop, shutdown) = watch::channel(false);
             let app = Timed::new(Arc::new(Mute), &head, IDLE);
-            serve(Box::new(stream), app, head, IDLE, shutdown).await;
+            serve(Box::new(stream), app, head, IDLE, shutdown.into()).await;
         };
         (client, served)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use faregate::config::{
-    Config, Discovery, Faults, Limits, Origins, PoolSource, StoreLocation, Unmatched, known_keys,
+    Config, Discovery, Drain, Faults, Limits, Origins, PoolSource, StoreLocation, Unmatched, known_keys,
 };
 use faregate::nano::Raw;
 use faregate::payment::Mechanism;
@@ -218,6 +218,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
     assert_eq!((config.admin, &config.cors), (None, &None));
+    let Drain { delay, grace } = config.drain;
+    assert_eq!((delay, grace), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(config.sweep, None);
     let treasury = NANO.replace("{ nodes", &format!("{{ treasury: {OTHER}, nodes"));
     let sweep = parse(&file(&treasury, &format!("sweep: {{}}\n{ROUTES}"))).unwrap().sweep.unwrap();

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use faregate::listen;
+use faregate::shutdown::Shutdown;
 use http::Response;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::protocols::http::ServerSession;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
-use crate::patience::{eventually, http_client, soon};
+use crate::patience::{PATIENCE, eventually, http_client, soon};
+use crate::proxy::wire::Wire;
 
 /// Answers with the client's address and as many bytes as the path says.
 struct Mirror;
@@ -79,5 +81,51 @@ async fn what_is_in_flight_is_finished() {
     assert!(!served.is_finished(), "it waits for the request");
     patient.go_on.notify_one();
     assert_eq!(soon("the answer", asked).await.unwrap().unwrap().text().await.unwrap(), "done");
+    soon("the server ends", served).await.unwrap();
+}
+
+/// A client that connects as the listener closes could not know better: it has its answer.
+#[tokio::test]
+async fn who_has_just_come_when_it_closes_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, closes) = watch::channel(false);
+    let (_serving, drains) = watch::channel(false);
+    let (patience, grace) = (PATIENCE, PATIENCE);
+    let shutdown = Shutdown { drains, closes, patience, grace };
+    let served = tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(Mirror)), shutdown));
+    let url = format!("http://{address}");
+    let (mut silent, mut half, idle) =
+        (Wire::open(&url).await, Wire::open(&url).await, Wire::open(&url).await);
+    half.send("GET /3 HTTP/1.1\r\n").await;
+    stop.send(true).unwrap();
+    eventually("no new connection", async || TcpStream::connect(address).await.is_err()).await;
+    silent.ask("GET /3", &[]).await;
+    half.send("Host: gateway.test\r\n\r\n").await;
+    for mut wire in [silent, half] {
+        assert_eq!(wire.answer().await.text(), "xxx");
+    }
+    assert!(!served.is_finished(), "one of them says nothing yet");
+    drop(idle);
+    soon("the server ends", served).await.unwrap();
+}
+
+/// Those whom the system has accepted and the server has not: closed with the listener, they would be reset.
+#[tokio::test]
+async fn who_waits_to_be_accepted_when_it_closes_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut wire = Wire::open(&url).await;
+        wire.ask("GET /3", &[]).await;
+        waiting.push(wire);
+    }
+    let (_stopped, closes) = watch::channel(true);
+    let shutdown = Shutdown { drains: closes.clone(), closes, patience: PATIENCE, grace: PATIENCE };
+    let served = tokio::spawn(listen::serve(listener, Arc::new(HttpServer::new_app(Mirror)), shutdown));
+    for mut wire in waiting {
+        assert_eq!(wire.answer().await.text(), "xxx");
+    }
     soon("the server ends", served).await.unwrap();
 }

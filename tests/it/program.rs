@@ -123,6 +123,7 @@ fn yaml(address: &str, devnet: &Devnet, upstream: &str, uses: u32, metering: &st
     format!(
         r#"public_url: http://{address}
 listen: {{ http: {address} }}
+drain: {{ delay: 0s }}
 nano:
   nodes: [{}]
   pool: {{ seed_file: pool.seed, size: 4 }}

@@ -22,6 +22,11 @@ use crate::proxy::wire::Played;
 use crate::rig::{PLENTY, capability, error, header, offers};
 use crate::scripted::{Reply, Scripted};
 
+mod drain;
+mod ready;
+mod systemd;
+mod upgrade;
+
 /// What a gateway process needs around it.
 struct World {
     devnet: Devnet,
@@ -44,9 +49,14 @@ impl World {
     /// Writes the configuration; `listen` is what stands after that key, `more` whole lines: more
     /// upstreams first.
     fn write(&self, listen: &str, more: &str, routes: &str) -> PathBuf {
+        self.write_draining("{ delay: 0s, grace: 20s }", listen, more, routes)
+    }
+
+    /// The same, with what stands after `drain`.
+    fn write_draining(&self, drain: &str, listen: &str, more: &str, routes: &str) -> PathBuf {
         let (node, upstream) = (self.devnet.rpc_url(), &self.upstream.url);
         let text = format!(
-            "public_url: https://api.example.com\nlisten: {listen}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
+            "public_url: https://api.example.com\nlisten: {listen}\ndrain: {drain}\nadmin: {{ listen: 127.0.0.1:0 }}\n\
              nano:\n  nodes: [{node}]\n  pool: {{ seed_file: pool.seed, size: 8 }}\n  \
              work: {{ send: \"{}\", receive: \"{}\" }}\nupstreams:\n  api: {{ url: \"{upstream}\" }}\n{more}\nroutes:\n{routes}",
             THRESHOLDS.send, THRESHOLDS.receive

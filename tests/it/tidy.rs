@@ -69,7 +69,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         &["cashier", "ledger", "listen", "metrics", "nano", "payment", "routes", "store", "vault", "x402"],
         false,
     ),
-    ("admin", &["cashier", "gateway", "ledger", "metrics", "store"], false),
+    ("admin", &["cashier", "gateway", "ledger", "metrics", "shutdown", "store"], false),
     ("wallet", &["clock", "ledger", "nano", "outbound", "payment", "vault", "x402"], false),
     ("devnet", &["clock", "entropy", "listen", "nano", "shutdown"], false),
     (

@@ -163,7 +163,8 @@ def serves(faregate, file, container, place):
         while status(f"http://{admin}/readyz") != 503:
             expect("/readyz is 200 without a node", time.monotonic() < end)
             time.sleep(0.05)
-        expect("/healthz is not 200 without a node", status(f"http://{admin}/healthz") == 200)
+        for path in ("/healthz", "/livez", "/readyz?for=bought"):
+            expect(f"{path} is not 200 without a node", status(f"http://{admin}{path}") == 200)
         gateway.send_signal(signal.SIGTERM)
         expect("SIGTERM does not end it", gateway.wait(PATIENCE) == 0)
     finally:

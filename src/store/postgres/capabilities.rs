@@ -40,10 +40,13 @@ pub(super) const OPENING_ARRAYS: &str =
     "$17::bytea[], $18::bytea[], $19::bytea[], $20::bytea[], $21::bigint[],
             $22::bigint[], $23::bytea[], $24::bigint[], $25::bigint[], $26::bigint[]";
 
-/// Nothing has the id of the item's capability, and no other hash begins with it.
+/// Nothing has the id of the item's capability: neither by its name, nor by the hash of its payment. Of hashes that
+/// begin with it, one that bought nothing yet does not count.
 pub(super) const FREE: &str = "(SELECT true FROM capabilities AS k WHERE k.name = item.capability) IS NULL
-            AND coalesce((SELECT c.block FROM claims AS c WHERE c.block >= item.first AND c.block <> item.block
-                ORDER BY c.block LIMIT 1) > item.last, true)";
+            AND coalesce((SELECT near.block > item.last
+                    OR (SELECT true FROM capabilities AS k WHERE k.payment = near.sequence AND k.name IS NULL) IS NULL
+                FROM (SELECT c.block, c.sequence FROM claims AS c
+                    WHERE c.block >= item.first AND c.block <> item.block ORDER BY c.block LIMIT 1) AS near), true)";
 
 /// Makes the capabilities of the items whose payments are in `granted`, each with the share of its first
 /// holder, who has all out that it was lent.

@@ -174,7 +174,10 @@ fn shown<T: Debug>(answer: Result<T, StoreError>) -> String {
         answer.map_err(|error| match error {
             StoreError::NotApplied(_) => "not applied",
             StoreError::Unknown(_) => "unknown",
-            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Unavailable(why) => {
+                println!("unavailable: {why}");
+                "unavailable"
+            }
         })
     )
 }
