@@ -21,6 +21,7 @@ impl Logs {
         let into = Arc::clone(&text);
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
             .with_writer(move || Sink(Arc::clone(&into)))
             .finish();
         Self { text, _while_kept: tracing::subscriber::set_default(subscriber) }
