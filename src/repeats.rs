@@ -1,10 +1,10 @@
 //! Log lines that would repeat: said once when something changes, then once a minute with a count, and once more
 //! when it is over.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::sync::{Mutex, PoisonError};
 
 /// How often the log says of something that it still goes wrong.
 const SAY_EVERY: Duration = Duration::from_secs(60);

@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("shutdown", &[], false),
     ("outbound", &[], false),
     ("sync", &[], false),
-    ("repeats", &["clock", "sync"], false),
+    ("repeats", &["clock"], false),
     ("vault", &["entropy", "nano", "payment"], false),
     ("ledger", &["clock", "entropy", "nano", "outbound", "payment", "repeats"], false),
     (
