@@ -37,8 +37,7 @@ pub use conditions::{
 };
 pub use head::RequestHead;
 pub use host::{HostFault, HostPattern, MAX_HOST, RequestHost};
-pub(crate) use own_headers::is_of_the_connection;
-pub use own_headers::is_own_header;
+pub use own_headers::{is_of_the_connection, is_own_header};
 pub use pattern::{MAX_METHODS, MAX_SEGMENTS, Part, Pattern, PatternError};
 pub use precedence::Precedence;
 pub use request::{AbsoluteTarget, CanonicalTarget, MAX_PATH, MAX_QUERY, NotCanonical};

@@ -23,7 +23,8 @@ pub fn is_own_header(name: &str) -> bool {
 
 /// Whether a header ends at each connection, frames the message, or has a part of its own in how a request
 /// is read (RFC 9110 section 7.6.1).
-pub(crate) fn is_of_the_connection(name: &str) -> bool {
+#[must_use]
+pub fn is_of_the_connection(name: &str) -> bool {
     const NAMES: [&str; 11] = [
         "connection",
         "content-encoding",

@@ -49,10 +49,8 @@ pub(super) enum StoryError {
 
 impl From<StoryError> for Failure {
     fn from(error: StoryError) -> Self {
-        match error {
-            StoryError::Output(error) => Self::Output(error),
-            other => Self::Demo(other.to_string()),
-        }
+        let said = error.to_string();
+        if let StoryError::Output(error) = error { Self::Output(error) } else { Self::Demo(said) }
     }
 }
 

@@ -172,12 +172,10 @@ fn shown<T: Debug>(answer: Result<T, StoreError>) -> String {
     format!(
         "{:?}",
         answer.map_err(|error| match error {
-            StoreError::NotApplied(_) => "not applied",
-            StoreError::Unknown(_) => "unknown",
-            StoreError::Unavailable(why) => {
-                println!("unavailable: {why}");
-                "unavailable"
-            }
+            StoreError::NotApplied(_) => "not applied".to_owned(),
+            StoreError::Unknown(_) => "unknown".to_owned(),
+            // Every store here is there.
+            StoreError::Unavailable(why) => format!("unavailable: {why}"),
         })
     )
 }
