@@ -169,18 +169,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     tasks.spawn(async move { log_store_readiness(&watching, until).await });
     let (metering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { metering.capabilities().run(until).await });
-    let mut swept = SweptCount::new(Arc::clone(&store), Arc::clone(&metrics), clock.clone());
-    // Before anything is swept here. If it fails, what is in the journal counts as swept from now on.
-    if let Err(error) = swept.look().await {
-        tracing::warn!(%error, "the journal of sweeps cannot be read");
-    }
-    let watch = DepositWatch {
-        ledger: NodeLedger::clone(&ledger),
-        store: Arc::clone(&store),
-        metrics: Arc::clone(&metrics),
-        clock: clock.clone(),
-        swept,
-    };
+    let watch = deposit_watch(&ledger, &store, &metrics, &clock).await;
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
     let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
@@ -205,6 +194,22 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         stop,
         tasks,
     })
+}
+
+/// The watch over deposits and sweeps. Make it before anything is swept here.
+async fn deposit_watch(
+    ledger: &NodeLedger,
+    store: &Arc<Engine>,
+    metrics: &Arc<Metrics>,
+    clock: &Clock,
+) -> DepositWatch {
+    let mut swept = SweptCount::new(Arc::clone(store), Arc::clone(metrics), clock.clone());
+    // If it fails, what is in the journal counts as swept from now on.
+    if let Err(error) = swept.look().await {
+        tracing::warn!(%error, "the journal of sweeps cannot be read");
+    }
+    let (store, metrics, clock) = (Arc::clone(store), Arc::clone(metrics), clock.clone());
+    DepositWatch { ledger: ledger.clone(), store, metrics, clock, swept }
 }
 
 /// Opens the store; `observer` is called for each operation.

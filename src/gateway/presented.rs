@@ -21,9 +21,8 @@ pub(super) fn read(
     route: &RouteName,
     standing: &Standing,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
-    read_headers(session, route, standing).map_err(|rejection| match rejection {
-        Rejection::Unreadable(why) => Rejection::UnreadablePayment(why),
-        other => other,
+    read_headers(session, route, standing).map_err(|rejection| {
+        if let Rejection::Unreadable(why) = rejection { Rejection::UnreadablePayment(why) } else { rejection }
     })
 }
 
