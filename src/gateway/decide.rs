@@ -92,7 +92,8 @@ async fn find_and_price<L: Ledger, S: Store>(
             }
         };
     };
-    rulebook.admit_client(&route, context.caller, presented::has_proof(session))?;
+    let may_pay = !route.access.is_free() && presented::has_proof(session);
+    rulebook.admit_client(&route, context.caller, may_pay)?;
     let sale = match &route.access {
         Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
         // Boxed, as all that few requests come to: what a future may hold is copied with each request.
@@ -101,7 +102,13 @@ async fn find_and_price<L: Ledger, S: Store>(
     };
     match sale {
         Some(sale) => sell((cashier, rulebook), session, context, route, sale, target).await,
-        None => forward(context, Destination::of(&route), target, Admission::free(), false),
+        None => {
+            if may_pay {
+                // What it calls is free: it pays nothing.
+                rulebook.admit_client(&route, context.caller, false)?;
+            }
+            forward(context, Destination::of(&route), target, Admission::free(), false)
+        }
     }
 }
 
@@ -117,6 +124,9 @@ async fn sell<L: Ledger, S: Store>(
     let (mut identified, mut url, mut span) = (None, None, None);
     if let Presented::Proof(proof) = &presented {
         rulebook.admit_payment(&route, proof.payer())?;
+    } else if presented::has_proof(session) {
+        // The header of a proof has something else in it, such as a capability: it was not counted yet.
+        rulebook.admit_client(&route, context.caller, false)?;
     } else if matches!(presented, Presented::Nothing) {
         context.unbilled = rulebook.unbilled(&route, context.caller.client(), sale.terms);
         if context.unbilled.is_some() {

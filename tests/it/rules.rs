@@ -101,6 +101,45 @@ async fn who_asks_too_often_is_told_when_to_come_again_and_a_payment_is_not_late
     rig.end().await;
 }
 
+/// Before: a header of a proof, whatever was in it, let every request of a free route past its limit, and every
+/// capability that came in it.
+#[tokio::test]
+async fn what_only_looks_like_a_payment_is_counted() {
+    let limit = "limit: { requests: 1, per: 1h, burst: 1 }";
+    let rig = Rig::with(plan(&format!(
+        "  - {{ name: open, match: /open, upstream: api, free: true, {limit} }}\n  \
+           - {{ name: slow, match: /slow, upstream: api, price: 1 raw, grants: {{ requests: 9, within: 1h }}, {limit} }}\n  \
+           - match: POST /mcp\n    upstream: api\n    {limit}\n    mcp: {{ methods: {{ ping: free, tools/call: 1 raw }} }}\n",
+    )))
+    .await;
+    let proof = [("PAYMENT-SIGNATURE", "rubbish")];
+    let statuses = [rig.get("/open", &proof).await, rig.get("/open", &proof).await];
+    assert_eq!(statuses.map(|it| it.status().as_u16()), [200, 429]);
+
+    let (token, _) = capability(&rig.pay(&rig.payer(1, PLENTY), "/slow").await);
+    let access =
+        serde_json::json!({ "x402Version": 2, "payload": { "mode": "access", "credential": token } });
+    let wrapped = faregate::x402::encode_header(&access);
+    for header in ["PAYMENT-CAPABILITY", "PAYMENT-SIGNATURE"] {
+        let text = if header == "PAYMENT-CAPABILITY" { &token } else { &wrapped };
+        assert_eq!(
+            rig.get("/slow", &[(header, text)]).await.status(),
+            429,
+            "{header}: the bill took the turn"
+        );
+    }
+
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let mut answered = Vec::new();
+    for _ in 0..2 {
+        let request = rig.http.post(format!("{}/mcp", rig.url)).header("Content-Type", "application/json");
+        let sent = request.header("PAYMENT-SIGNATURE", "rubbish").body(ping).send().await.unwrap();
+        answered.push(sent.status().as_u16());
+    }
+    assert_eq!(answered, [200, 429]);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_payers_limit_counts_what_it_has_paid_for_and_no_bill() {
     let rig = Rig::with(plan(

@@ -1,4 +1,4 @@
-//! A second gateway takes over from the first, under a load of clients each of which connects anew.
+//! A second gateway takes over from the first, under a load of clients, each with a new connection.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
