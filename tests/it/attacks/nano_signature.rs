@@ -73,7 +73,7 @@ async fn a_thief_holds_up_a_block_that_is_not_confirmed() {
     refused(&rig, QUOTE, &his, "SENDER_MISMATCH").await;
     let proof = signature(&payer, &sent, &offer);
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -189,7 +189,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
         pending(&rig, QUOTE, &proof, "settlement_pending").await;
     }
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "noted, and not spent yet");
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     refused(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);

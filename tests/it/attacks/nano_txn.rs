@@ -36,7 +36,7 @@ async fn a_stranger_hands_in_a_block_that_is_being_settled_for_another() {
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
     pending(&rig, QUOTE, &txn_proof(&own, sent), "settlement_pending").await;
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200, "the payer is served");
     refused(&rig, QUOTE, &txn_proof(&own, sent), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);
@@ -173,7 +173,7 @@ async fn the_block_builds_on_an_unconfirmed_frontier() {
     refused(&rig, QUOTE, &proof, "STALE_FRONTIER").await;
     assert!(rig.devnet.confirm_now(elsewhere.hash()));
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -216,7 +216,7 @@ async fn two_blocks_on_one_frontier_the_first_not_confirmed_yet() {
     let ((first, sent), (second, _)) = (rig.txn(&payer, &one), rig.txn(&payer, &other));
     pending(&rig, QUOTE, &first, "settlement_pending").await;
     refused_unasked(&rig, "/paid", &second, "DUPLICATE_FRONTIER").await;
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &first).await.status(), 200);
     rig.end().await;
 }
@@ -231,7 +231,7 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     }
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
     assert_eq!(received(&rig, offer.pay_to), offer.amount, "it was broadcast");
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     assert_eq!(rig.upstream.seen().len(), 1);
     refused_unasked(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
@@ -478,7 +478,7 @@ async fn a_broadcast_is_refused_for_a_block_that_waits_for_its_confirmation() {
     rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::ONCE);
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "it is waited for");
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -531,7 +531,7 @@ async fn a_node_shows_another_block_in_the_payments_place() {
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
     rig.devnet.faults().clear();
-    assert!(rig.devnet.confirm_now(sent.hash()));
+    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
