@@ -75,7 +75,14 @@ fn pool() -> AddressPool {
 }
 
 fn offer(mechanism: Mechanism) -> Offer {
-    Offer { mechanism, route: route(), terms: terms(), pay_to: pay_to(), valid_before: NOW.plus(120) }
+    Offer {
+        mechanism,
+        route: route(),
+        terms: terms(),
+        pay_to: pay_to(),
+        valid_before: NOW.plus(120),
+        exchange: None,
+    }
 }
 
 fn mint(keys: &MacKeys, mechanism: Mechanism, random: u128) -> Challenge {
@@ -192,7 +199,7 @@ fn table(routes: u32) -> PriceTable {
         name: RouteName::new(&format!("route {number}")),
         standing: std::sync::Arc::default(),
         pattern: Pattern::parse(&format!("GET /v1/service-{number}/{{item}}/detail")).unwrap(),
-        access: Access::Priced(terms()),
+        access: Access::Priced(terms().into()),
         conditions: Conditions::default(),
         strip: None,
         upstream: UpstreamName::new("api"),
@@ -256,6 +263,7 @@ impl PaymentJournal for Plenty {
             amount: PRICE,
             pay_to: account,
             valid_before: LATER,
+            exchange: None,
             identified: None,
         };
         let state = PaymentState::Granted;

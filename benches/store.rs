@@ -334,6 +334,7 @@ fn intent(number: u64) -> Intent {
         amount: Raw::new(10_u128.pow(26)),
         pay_to: Account([6; 32]),
         valid_before: NOW.plus(120),
+        exchange: None,
         identified: None,
     }
 }

@@ -14,6 +14,7 @@ use crate::gateway::tariff::Tariff;
 use crate::ledger::Ledger;
 use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
+use crate::rates::RateStatus;
 use crate::shutdown::StopSignal;
 use crate::store::{Store, Unsound};
 
@@ -79,6 +80,8 @@ impl<S: Store> Admin<S> {
         }
         let upstreams = &self.tariff.load().upstreams;
         self.metrics.upstreams(upstreams.iter().map(|(name, it)| (name.as_str(), it.down().is_none())));
+        let rates = self.tariff.load().rates.status();
+        self.metrics.rates(rates.into_iter().map(|it| (it.currency, it.rate, it.fresh)));
         self.metrics.websockets(self.ledger.sockets().iter().filter(|it| it.connected).count());
         match self.metrics.text() {
             Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
@@ -102,6 +105,8 @@ impl<S: Store> Admin<S> {
             Some("no_node")
         } else if lacks_store {
             Some("no_store")
+        } else if wanted == ReadyFor::Sales && self.tariff.load().rates.missing().is_some() {
+            Some("no_rate")
         } else {
             None
         }
@@ -120,6 +125,17 @@ impl<S: Store> Admin<S> {
         let nodes: Vec<_> = self.ledger.nodes().into_iter().map(node).collect();
         let socket = |it: SocketStatus| json!({ "node": it.label, "connected": it.connected });
         let sockets: Vec<_> = self.ledger.sockets().into_iter().map(socket).collect();
+        let rate = |it: RateStatus| {
+            json!({
+                "currency": it.currency.as_str(),
+                "rate": it.rate.map(|(rate, _)| rate.to_string()),
+                "age": it.rate.map(|(_, age)| age),
+                "fresh": it.fresh,
+                // What the last reading said, if it is held back until others confirm it.
+                "held": it.held.map(|it| it.to_string()),
+            })
+        };
+        let rates: Vec<_> = self.tariff.load().rates.status().into_iter().map(rate).collect();
         let reason = self.unready(wanted);
         let fault = self.cashier.store_readiness().err().map(|why| why.to_string());
         let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -128,6 +144,7 @@ impl<S: Store> Admin<S> {
             "reason": reason,
             "nodes": nodes,
             "websockets": sockets,
+            "rates": rates,
             "store": { "writable": health.writable, "freeBytes": health.free_bytes, "fault": fault },
             "settling": self.cashier.settling(),
         });

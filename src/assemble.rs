@@ -43,6 +43,7 @@ use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::listen::{self, Door, DoorRules};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
+use crate::rates::Rates;
 use crate::routes::{Access, RouteName, UpstreamName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
@@ -105,6 +106,7 @@ pub enum AssembleError {
 #[derive(Debug)]
 pub struct Services {
     cashier: Cashier<NodeLedger, Engine>,
+    rates: Arc<Rates>,
     tariff: Arc<ArcSwap<Tariff>>,
     metrics: Arc<Metrics>,
     door: Door,
@@ -151,7 +153,10 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         capabilities_cached: config.limits.capabilities_cached,
         runtime: tokio::runtime::Handle::current(),
     });
-    let tariff = tariff(&config, upstreams_tls(&config)?).await;
+    let rates = Arc::new(Rates::new(config.rates.clone(), clock.clone()));
+    // Until the first reading nothing could be sold that is priced in another currency.
+    rates.refresh().await;
+    let tariff = tariff(&config, upstreams_tls(&config)?, &rates).await;
     begin_series(&metrics, &config, &tariff);
     let tariff = Arc::new(ArcSwap::new(Arc::new(tariff)));
     metrics.configured();
@@ -161,6 +166,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     ledger.probe().await;
     tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
     tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
+    tasks.spawn(Arc::clone(&rates).watch(shutdown.clone()));
     let (recovering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { recovering.recover(until).await });
     let (forgetting, until) = (cashier.clone(), shutdown.clone());
@@ -178,6 +184,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
+        rates,
         tariff,
         metrics,
         door,
@@ -330,7 +337,7 @@ fn free_forwards() -> usize {
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
-async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Tariff {
+async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>, rates: &Arc<Rates>) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
     let mut upstreams = BTreeMap::new();
     for (name, settings) in &config.upstreams {
@@ -350,6 +357,7 @@ async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Ta
         by_no_route: AtRoute::unmatched(),
         addresses: AddressTexts::default(),
         table: config.table.clone(),
+        rates: Arc::clone(rates),
         unmatched: config.unmatched.clone(),
         public_url: config.public_url.clone(),
         upstreams,
@@ -478,7 +486,10 @@ impl Services {
         }
         self.cashier.configure(settings(&config));
         self.door.change(door_rules(&config));
-        let tariff = tariff(&config, tls).await;
+        self.rates.configure(config.rates.clone());
+        // The source is read again in any case: an operator who has mended it does not want to wait.
+        self.rates.refresh().await;
+        let tariff = tariff(&config, tls, &self.rates).await;
         begin_series(&self.metrics, &config, &tariff);
         self.tariff.store(Arc::new(tariff));
         self.metrics.configured();

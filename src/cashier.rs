@@ -74,7 +74,8 @@ const EXPLANATIONS: u32 = 8;
 struct Wanted<'a> {
     route: &'a RouteName,
     standing: &'a Standing,
-    terms: Terms,
+    /// `None` while they are not known.
+    terms: Option<Terms>,
     metering: Metering,
     /// As in [`Ask`].
     down: Option<NonZeroU64>,
@@ -253,13 +254,15 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, standing, terms, metering, presented, identified, client, down, url } = ask;
+        let Ask { route, standing, quoted, metering, presented, identified, client, down, url } = ask;
+        let terms = quoted.map(|it| it.terms);
         let wanted = Wanted { route: &route, standing: &standing, terms, metering, down };
         let place = standing.place();
         // What cannot be served is not sold.
-        let bill = |late: Option<&Challenge>, refused| match down {
-            Some(pause) => Verdict::Wait(Wait::UpstreamDown(pause)),
-            None => self.bill(&route, terms, place, late, refused),
+        let bill = |late: Option<&Challenge>, refused| match (down, quoted) {
+            (Some(pause), _) => Verdict::Wait(Wait::UpstreamDown(pause)),
+            (None, None) => Verdict::Wait(Wait::NoRate),
+            (None, Some(quoted)) => self.bill(&route, quoted, place, late, refused),
         };
         let mut payment = None;
         let decided = match presented {
@@ -342,7 +345,11 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let (record, purchase) = (held.record(), held.purchase());
         let bought =
             Bought { route: &record.route, terms: purchase.terms, place: purchase.challenge.place() };
-        let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
+        let bearing = standing.bearing(route, terms, bought);
+        if bearing == Bearing::Unpriced {
+            return Err(Denied::Wait(Wait::NoRate));
+        }
+        let dearer = bearing == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
         if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
             let left = Some((held.remaining(), record.expires_at));
@@ -475,7 +482,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// # Errors
-    /// [`Denied::Moved`] for a challenge whose route is gone, or whose name was moved to something dearer.
+    /// [`Denied::Moved`] for a challenge whose route is gone, or whose name was moved to something dearer. Whether it
+    /// is dearer may not be known: [`Wait::NoRate`].
     fn refuse_moved(
         &self,
         challenge: &Challenge,
@@ -483,6 +491,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         wanted: Wanted<'_>,
     ) -> Result<(), Denied> {
         let bearing = wanted.bearing(challenge);
+        if bearing == Bearing::Unpriced {
+            return Err(Denied::Wait(Wait::NoRate));
+        }
         let route = &challenge.offer().route;
         let dearer = bearing == Bearing::Dearer;
         if dearer || (bearing == Bearing::Elsewhere && !self.is_route(route)) {

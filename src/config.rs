@@ -23,6 +23,7 @@ mod nano;
 mod nodes;
 mod pool;
 mod prices;
+mod rates;
 mod rules;
 mod store;
 mod sweep;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 use crate::access_log::LoggedRequests;
 use crate::payment::Mechanism;
+use crate::rates::RateSettings;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
 use mirror::{AccessLogFile, ConfigFile};
@@ -80,6 +82,8 @@ pub struct Config {
     /// By name; every upstream that a route names is here.
     pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
     pub table: PriceTable,
+    /// Where the rates of currencies are read; `None` if no price needs one.
+    pub rates: Option<RateSettings>,
     /// The mechanisms of routes that have their own list, in the order of `accepts`.
     pub mechanisms: BTreeMap<RouteName, Vec<Mechanism>>,
     pub unmatched: Unmatched,
@@ -197,6 +201,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let facilitator = judge.optional(file.facilitator, listen::facilitator);
     let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
     listeners::apart(judge, listen.as_ref().ok(), admin.ok().flatten(), beside);
+    let rates = rates::rates(judge, file.rates, table.as_ref().ok());
     all!(Config {
         public_url: listen::public_url(judge, file.public_url),
         listen,
@@ -216,6 +221,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         store: judge.section(file.store).and_then(|it| store::store(judge, it)),
         upstreams: known.and_then(|it| it.into_iter().map(|(name, it)| Ok((name, it?))).collect()),
         table,
+        rates,
         mechanisms: Judged::Ok(offered.into_iter().map(|(route, it)| (route, it.mechanisms)).collect()),
         unmatched,
         discovery: discovery::discovery(judge, file.discovery),

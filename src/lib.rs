@@ -8,6 +8,7 @@
 //!
 //! Pure modules, without clock, randomness, lock, socket or file:
 //! * [`nano`]: the currency: amounts, accounts, blocks, signatures, work.
+//! * [`money`]: prices in other currencies, and their exchange into raw, exactly.
 //! * [`routes`]: the price table: what a request costs.
 //! * [`x402`]: the JSON objects and headers of the x402 protocol.
 //! * [`payment`]: the rules for a payment, as types that follow one another.
@@ -16,6 +17,7 @@
 //! Ports, which give access to the outside world:
 //! * [`clock`], [`entropy`], [`shutdown`], [`repeats`], `outbound` and `sync`: time, randomness, the end of the
 //!   process, log lines that would repeat, outgoing connections, synchronisation.
+//! * [`rates`]: what currencies are worth in XNO, read from a file or a server.
 //! * [`vault`]: keys and other secrets. [`ledger`]: the nodes of the Nano network.
 //! * [`store`]: the journal of payments and capabilities. [`metrics`]: what is counted.
 //!   [`access_log`]: a line for each request.
@@ -43,6 +45,7 @@ mod vocabulary;
 pub mod guide;
 
 pub mod nano;
+pub mod money;
 pub mod routes;
 pub mod x402;
 pub mod payment;
@@ -55,6 +58,8 @@ mod outbound;
 #[cfg(feature = "gateway")]
 mod sync;
 pub mod repeats;
+#[cfg(feature = "gateway")]
+pub mod rates;
 pub mod vault;
 pub mod ledger;
 #[cfg(feature = "gateway")]

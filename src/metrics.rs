@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Counter, CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::money::{Currency, Decimal};
 use crate::nano::Raw;
 use crate::payment::Mechanism;
 
@@ -252,6 +253,12 @@ declare! {
     clock_behind_journal: IntGauge;
     /// Whether some address of the upstream takes connections and is healthy; while none does, nothing is sold.
     upstream_up: IntGaugeVec[upstream];
+    /// Units of the currency for one XNO, as last read.
+    exchange_rate: GaugeVec[currency];
+    /// How long ago the exchange rate was true, in seconds.
+    exchange_rate_age_seconds: IntGaugeVec[currency];
+    /// Whether the exchange rate is known and not too old; while it is not, nothing priced in the currency is sold.
+    exchange_rate_fresh: IntGaugeVec[currency];
     /// Time of one call to the store.
     store_duration_seconds: HistogramVec[operation] in FAST;
     /// Calls to the store that failed, or whose result is not known.
@@ -486,6 +493,24 @@ impl Metrics {
     /// Shows whether the gateway is ready to sell.
     pub fn ready(&self, is_ready: bool) {
         self.ready.set(i64::from(is_ready));
+    }
+
+    /// Shows each exchange rate with its age in seconds, and whether it is used; others are shown no more.
+    pub fn rates(&self, all: impl Iterator<Item = (Currency, Option<(Decimal, u64)>, bool)>) {
+        self.exchange_rate.reset();
+        self.exchange_rate_age_seconds.reset();
+        self.exchange_rate_fresh.reset();
+        for (currency, rate, fresh) in all {
+            let label = [currency.as_str()];
+            if let Some((rate, age)) = rate {
+                // To be looked at: what is sold is reckoned by its digits.
+                let shown = rate.to_string().parse().unwrap_or(f64::NAN);
+                self.exchange_rate.with_label_values(&label).set(shown);
+                let age = i64::try_from(age).unwrap_or(i64::MAX);
+                self.exchange_rate_age_seconds.with_label_values(&label).set(age);
+            }
+            self.exchange_rate_fresh.with_label_values(&label).set(i64::from(fresh));
+        }
     }
 
     /// Shows how many WebSockets are subscribed to confirmations.

@@ -28,6 +28,7 @@ use std::time::Duration;
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
+use crate::money::{Cost, Exchange};
 use crate::nano::Raw;
 
 pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
@@ -169,7 +170,7 @@ impl fmt::Display for Grants {
     }
 }
 
-/// A price and what it buys.
+/// A price in raw and what it buys.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms {
     /// The price of one payment.
@@ -177,11 +178,48 @@ pub struct Terms {
     pub grants: Grants,
 }
 
+/// A price as the configuration has it, and what it buys.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Listed {
+    /// The price of one payment.
+    pub price: Cost,
+    pub grants: Grants,
+}
+
+impl From<Terms> for Listed {
+    fn from(Terms { amount, grants }: Terms) -> Self {
+        Self { price: amount.into(), grants }
+    }
+}
+
+impl Listed {
+    /// The terms, if the price is in raw.
+    #[must_use]
+    pub fn terms(self) -> Option<Terms> {
+        let grants = self.grants;
+        self.price.raw().map(|amount| Terms { amount, grants })
+    }
+}
+
+/// What a payment buys at this moment, and for how much.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Quoted {
+    pub terms: Terms,
+    /// How the amount came about, of a price in another currency.
+    pub exchange: Option<Exchange>,
+}
+
+impl From<Terms> for Quoted {
+    fn from(terms: Terms) -> Self {
+        Self { terms, exchange: None }
+    }
+}
+
 /// Which requests need a payment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {
     Free,
-    Priced(Terms),
+    Priced(Listed),
     /// It depends on what an MCP client calls in the body of the request.
     Calls(Arc<CallPrices>),
 }
@@ -200,7 +238,7 @@ impl Access {
     pub fn grants(&self) -> Option<Grants> {
         match self {
             Self::Free => None,
-            Self::Priced(terms) => Some(terms.grants),
+            Self::Priced(listed) => Some(listed.grants),
             Self::Calls(prices) => Some(prices.grants),
         }
     }

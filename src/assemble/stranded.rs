@@ -46,7 +46,8 @@ pub async fn stranded(
     let mut found: BTreeMap<(RouteName, bool), Stranded> = BTreeMap::new();
     for grants in store.outstanding(now).await? {
         let dearer = match table.bearing(grants.bought()) {
-            Bearing::Opens => continue,
+            // Without a rate nobody can tell, and with one it is compared again.
+            Bearing::Opens | Bearing::Unpriced => continue,
             Bearing::Elsewhere => false,
             Bearing::Dearer => true,
         };

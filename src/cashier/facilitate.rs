@@ -98,7 +98,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
         let terms = Terms { amount: order.amount, grants };
         let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
-        let challenges = self.challenges(wanted, (&order.route, Place::default()), terms, seconds, None)?;
+        let challenges =
+            self.challenges(wanted, (&order.route, Place::default()), terms.into(), seconds, None)?;
         Ok(challenges.iter().map(|it| it.requirements(seconds, self.0.work.terms())).collect())
     }
 
@@ -135,7 +136,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let settled = match self.recognised(&proof, demand) {
             Ok(challenge) => {
                 let standing = Standing::default();
-                let (route, terms) = (&demand.route, challenge.offer().terms);
+                let (route, terms) = (&demand.route, Some(challenge.offer().terms));
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
                 let wanted = Wanted { route, standing: &standing, terms, metering, down };

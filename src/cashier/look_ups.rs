@@ -136,6 +136,7 @@ impl LookUp {
                 | Wait::SameId
                 | Wait::UpstreamFailing(_)
                 | Wait::UpstreamDown(_)
+                | Wait::NoRate
                 | Wait::NoStore
                 | Wait::NoWork
                 | Wait::Overloaded => false,

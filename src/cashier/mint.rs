@@ -12,23 +12,23 @@ use crate::ledger::Ledger;
 use crate::nano::UnixSeconds;
 use crate::payment::Mechanism;
 use crate::payment::challenge::{Challenge, Offer};
-use crate::routes::{Place, RouteName, Terms};
+use crate::routes::{Place, Quoted, RouteName};
 use crate::store::Store;
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
-    /// A bill for one payment of `terms` on `route`, with what was `refused`. For a payment that came
+    /// A bill for one payment of what is `quoted` on `route`, with what was `refused`. For a payment that came
     /// `late` it names the same address.
     pub(super) fn bill(
         &self,
         route: &RouteName,
-        terms: Terms,
+        quoted: Quoted,
         place: Place,
         late: Option<&Challenge>,
         refused: Option<Refused>,
     ) -> Verdict {
         let settings = self.0.settings.load();
         let mechanisms = settings.by_route.get(route.configured()).unwrap_or(&settings.mechanisms);
-        match self.challenges(mechanisms.iter().copied(), (route, place), terms, settings.lifetime, late) {
+        match self.challenges(mechanisms.iter().copied(), (route, place), quoted, settings.lifetime, late) {
             Ok(challenges) => Verdict::Bill(Bill { challenges, refused }),
             Err(wait) => Verdict::Wait(wait),
         }
@@ -43,7 +43,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         mechanisms: impl Iterator<Item = Mechanism>,
         (route, place): (&RouteName, Place),
-        terms: Terms,
+        quoted: Quoted,
         lifetime: u64,
         late: Option<&Challenge>,
     ) -> Result<Vec<Challenge>, Wait> {
@@ -51,7 +51,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let valid_before = self.0.clock.now().plus(lifetime);
         let minted = mechanisms
             .filter_map(|mechanism| {
-                self.mint(mechanism, (route, place), terms, late, valid_before).transpose()
+                self.mint(mechanism, (route, place), quoted, late, valid_before).transpose()
             })
             .collect::<Result<_, NoEntropy>>()
             .map_err(|error| {
@@ -66,7 +66,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         mechanism: Mechanism,
         (route, place): (&RouteName, Place),
-        terms: Terms,
+        Quoted { terms, exchange }: Quoted,
         late: Option<&Challenge>,
         valid_before: UnixSeconds,
     ) -> Result<Option<Challenge>, NoEntropy> {
@@ -78,7 +78,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let again = late.map(Challenge::offer).filter(|offer| offer.mechanism == mechanism);
         let pay_to = again.map(|offer| offer.pay_to).or_else(|| self.0.pool.pick(mechanism, slot));
         Ok(pay_to.map(|pay_to| {
-            let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before };
+            let offer = Offer { mechanism, route: route.clone(), terms, pay_to, valid_before, exchange };
             Challenge::mint(&self.0.keys, &self.0.pool, random, offer)
         }))
     }

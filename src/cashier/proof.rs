@@ -40,6 +40,7 @@ impl Proof {
             terms: Terms { amount: session.price, grants: session.grants },
             pay_to: session.pay_to,
             valid_before: session.valid_before,
+            exchange: session.exchange,
         };
         let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: None });
         Self { nonce: Nonce(session.nonce), offer, evidence }
@@ -105,6 +106,7 @@ impl From<x402::PresentedPayment> for Proof {
             terms: Terms { amount: price, grants: extra.grants },
             pay_to: accepted.pay_to,
             valid_before: extra.valid_before,
+            exchange: extra.exchange,
         };
         Self { nonce: Nonce(extra.challenge), offer, evidence }
     }

@@ -21,6 +21,8 @@ pub enum Wait {
     SameId,
     /// No node is healthy: nothing is sold that could not be redeemed.
     NoNode,
+    /// No rate is known for the currency of the price, or only one that is too old: nothing is sold by it.
+    NoRate,
     /// The store takes no writes: nothing is sold that could not be recorded.
     NoStore,
     /// The block came without work, and the work server made none.

@@ -15,6 +15,7 @@ use crate::assemble::{Stranded, stranded, upstreams_tls};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults, StoreLocation};
 use crate::listen::Tls;
+use crate::money::Cost;
 use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 use crate::store::check_postgres_files;
 
@@ -134,7 +135,7 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
         .chain(config.table.routes().iter().map(|route| {
             let (price, grants) = match &route.access {
                 Access::Free => ("free".to_owned(), String::new()),
-                Access::Priced(terms) => (terms.amount.xno().to_string(), terms.grants.to_string()),
+                Access::Priced(listed) => (listed.price.to_string(), listed.grants.to_string()),
                 Access::Calls(prices) => (span(prices), prices.grants.to_string()),
             };
             [route.to_string(), price, grants, route.upstream.to_string()]
@@ -156,15 +157,24 @@ fn write_table(config: &Config, out: &mut impl Write) -> io::Result<()> {
 /// The range of the prices of calls, in words.
 fn span(prices: &CallPrices) -> String {
     match prices.span() {
-        Some((least, most)) if least.is_zero() => format!("free to {} a call", most.xno()),
-        Some((least, most)) if least == most => format!("{} a call", most.xno()),
-        Some((least, most)) => format!("{} to {} a call", least.xno(), most.xno()),
+        Some((least, most)) if least.is_zero() => format!("free to {most} a call"),
+        Some((least, most)) if least == most => format!("{most} a call"),
+        Some((least, most)) => format!("{least} to {most} a call"),
         None => "refused".to_owned(),
     }
 }
 
 fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
     all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
+}
+
+/// A price as fields of JSON: in raw and XNO, or as it is in another currency.
+pub(super) fn money(price: Cost) -> Map<String, Value> {
+    let fields = match price {
+        Cost::Raw(amount) => [("amount", amount.to_string()), ("xno", amount.xno().to_string())],
+        Cost::Fiat(fiat) => [("price", fiat.number.to_string()), ("currency", fiat.currency.to_string())],
+    };
+    fields.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect()
 }
 
 /// A route as JSON.
@@ -176,12 +186,12 @@ pub(super) fn describe(route: &Route) -> Value {
             "requests": prices.grants.requests,
             "seconds": prices.grants.seconds,
         }),
-        Access::Priced(terms) => json!({
-            "amount": terms.amount,
-            "xno": terms.amount.xno().to_string(),
-            "requests": terms.grants.requests,
-            "seconds": terms.grants.seconds,
-        }),
+        Access::Priced(listed) => {
+            let mut price = money(listed.price);
+            price.insert("requests".to_owned(), listed.grants.requests.get().into());
+            price.insert("seconds".to_owned(), listed.grants.seconds.into());
+            price.into()
+        }
     };
     json!({
         "name": route.name.as_str(),

@@ -91,6 +91,7 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Fai
     checks.extend(certificates::own(&config, clock.now()));
     checks.extend(servers::nodes(&config).await);
     checks.extend(servers::work(&config, clock.now()).await);
+    checks.extend(servers::rates(&config, clock.now()).await);
     checks.extend(servers::upstreams(&config).await);
     checks.extend(upstream_certificates(&config));
     checks.extend(certificates::others(&config, clock.now()));

@@ -10,10 +10,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::arguments::{self, ConfigArgs};
-use super::check::{describe, load};
+use super::check::{describe, load, money};
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
+use crate::money::Cost;
 use crate::routes::{
     AbsoluteTarget, Access, CallFault, Candidate, CanonicalTarget, Enforcement, Met, PreflightRule, Quote,
     RateLimit, RequestHead, RequestHost, Route, Unclear, UpstreamName,
@@ -255,9 +256,9 @@ impl<'a> Explanation<'a> {
     fn write_price(&self, route: &Route, out: &mut impl Write) -> io::Result<()> {
         let grants = match &route.access {
             Access::Free => return writeln!(out, "costs     nothing"),
-            Access::Priced(terms) => {
-                writeln!(out, "costs     {} ({} raw)", terms.amount.xno(), terms.amount)?;
-                terms.grants
+            Access::Priced(listed) => {
+                write_cost(listed.price, out)?;
+                listed.grants
             }
             Access::Calls(prices) => {
                 match self.data.map(|data| prices.quote(data.as_bytes())) {
@@ -266,7 +267,7 @@ impl<'a> Explanation<'a> {
                         .try_for_each(|(line, price)| writeln!(out, "call      {line}: {price}"))?,
                     Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
                     Some(Ok(Quote::Costs { part, amount })) => {
-                        writeln!(out, "costs     {} ({amount} raw)", amount.xno())?;
+                        write_cost(amount, out)?;
                         writeln!(out, "buys      {}", route.name.part(&part))?;
                     }
                     Some(Err(fault)) => writeln!(out, "answer    {}: {fault}", refused_with(&fault))?,
@@ -301,7 +302,10 @@ impl<'a> Explanation<'a> {
         Some(match prices.quote(data.as_bytes()) {
             Ok(Quote::Free) => json!({ "free": true }),
             Ok(Quote::Costs { part, amount }) => {
-                json!({ "free": false, "buys": part, "amount": amount, "xno": amount.xno().to_string() })
+                let mut quote = money(amount);
+                quote.insert("free".to_owned(), false.into());
+                quote.insert("buys".to_owned(), part.into());
+                quote.into()
             }
             Err(fault) => json!({ "answer": refused_with(&fault), "error": fault.to_string() }),
         })
@@ -342,6 +346,12 @@ impl<'a> Explanation<'a> {
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),
         })
     }
+}
+
+fn write_cost(price: Cost, out: &mut impl Write) -> io::Result<()> {
+    let when =
+        if price.raw().is_some() { "" } else { ", in XNO by the rate of the moment at which it is billed" };
+    writeln!(out, "costs     {}{when}", price.in_full())
 }
 
 /// The rules beside the price, a line each.

@@ -7,7 +7,7 @@ use serde_yaml::Value;
 use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{McpFile, Piece};
-use crate::nano::Raw;
+use crate::money::Cost;
 use crate::routes::{CallPrices, Grants, Lines, Price};
 
 /// The largest body that can be read before the request is forwarded, in bytes: Pingora keeps this
@@ -16,7 +16,7 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// The longest name of a method or tool, in bytes.
 const MAX_LINE: usize = 128;
 
-const PRICE_HINT: &str = "write an amount (`0.001 XNO`), `free` or `refuse`";
+const PRICE_HINT: &str = "write an amount (`0.001 XNO`, `0.02 USD`), `free` or `refuse`";
 const LINES_HINT: &str = "write `tools: { search: 0.001 XNO, \"render-*\": 0.01 XNO }`";
 
 /// The price list, with the route's `grants`.
@@ -40,6 +40,11 @@ pub(super) fn calls(
     if !prices.lines().any(|(_, price)| matches!(price, Price::Costs(_))) {
         let hint = "give a tool or `tools/call` a price, or write `free: true` instead of `mcp`";
         return Err(judge.fault(&place, "no call has a price", hint));
+    }
+    let first = prices.costs().next().and_then(Cost::currency);
+    if prices.costs().any(|it| it.currency() != first) {
+        let hint = "write all prices of one `mcp` in the same currency, or all in XNO";
+        return Err(judge.fault(&place, "prices in several currencies: a batch would have no sum", hint));
     }
     Ok(prices)
 }
@@ -83,8 +88,8 @@ fn price(text: &str) -> Result<Price, String> {
 }
 
 /// An amount that is not zero.
-pub(super) fn amount(text: &str) -> Result<Raw, String> {
-    match Raw::with_unit(text) {
+pub(super) fn amount(text: &str) -> Result<Cost, String> {
+    match Cost::with_unit(text) {
         Ok(amount) if amount.is_zero() => Err("a price of zero".to_owned()),
         Ok(amount) => Ok(amount),
         Err(error) => Err(error.to_string()),

@@ -131,6 +131,7 @@ sections! {
         sweep: Value,
         store: Value,
         upstreams: Value,
+        rates: Value,
         routes: Vec<Value>,
         unmatched: Value,
         discovery: Value,
@@ -255,6 +256,16 @@ sections! {
         every: String,
         failures: Count,
         back_off: String,
+    }
+    "rates" => RatesFile {
+        source: String,
+        every: String,
+        at_most_old: String,
+        max_change: String,
+        timeout: String,
+        currencies: Value,
+        time: String,
+        ca_file: String,
     }
     "routes[]" => RouteFile {
         r#match: String,

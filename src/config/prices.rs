@@ -14,9 +14,8 @@ use super::rules::{self, RulePieces};
 use super::upstream::Upstreams;
 use crate::payment::Mechanism;
 use crate::routes::{
-    Access, BodyRule, ChargeOn, Conditions, Found, Grants, MAX_ALTERNATIVES, Metering, PART, Pattern,
-    PaymentIdentifiers, PreflightRule, PriceTable, Route, RouteName, Standing, TableFault, Terms,
-    UpstreamName,
+    Access, BodyRule, ChargeOn, Conditions, Found, Grants, Listed, MAX_ALTERNATIVES, Metering, PART, Pattern,
+    PaymentIdentifiers, PreflightRule, PriceTable, Route, RouteName, Standing, TableFault, UpstreamName,
 };
 
 /// What happens to a request that no route covers.
@@ -38,7 +37,8 @@ const MAX_MIME_TYPE: usize = 127;
 const MAX_WITHIN: u64 = 366 * 24 * 3600;
 const DEFAULT_WITHIN: u64 = 3600;
 
-const PRICE_HINT: &str = "write `price: 0.001 XNO` (or `rai`, `raw`), or `free: true`";
+const PRICE_HINT: &str =
+    "write `price: 0.001 XNO` (or `rai`, `raw`, or a currency: `0.02 USD`), or `free: true`";
 
 /// The price table. Routes with mechanisms of their own are added to `offered`.
 pub(super) fn table(
@@ -294,8 +294,8 @@ fn access(
     }
     let grants = judge.section(grants).and_then(|it| self::grants(judge, it));
     if !mcp.is_given() {
-        let amount = judge.need_text(price, PRICE_HINT, super::calls::amount);
-        return Ok(Access::Priced(all!(Terms { amount, grants })?));
+        let price = judge.need_text(price, PRICE_HINT, super::calls::amount);
+        return Ok(Access::Priced(all!(Listed { price, grants })?));
     }
     if pattern.is_some_and(|it| it.methods() != ["POST"]) {
         let hint = "write `POST /mcp`, and separate routes for `GET /mcp` and `DELETE /mcp`";

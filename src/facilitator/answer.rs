@@ -136,6 +136,7 @@ impl FacilitatorAnswer {
             Wait::UpstreamDown(_)
             | Wait::UpstreamFailing(_)
             | Wait::NoNode
+            | Wait::NoRate
             | Wait::NoStore
             | Wait::NoWork
             | Wait::Overloaded => Self {
@@ -182,6 +183,7 @@ const fn words(wait: &Wait) -> (&'static str, &'static str) {
             ("BLOCK_NOT_FOUND", "no node knows the block yet: send the same call again, do not pay again")
         }
         Wait::NoNode => ("no_node", "no Nano node answers: nothing is sold until one does"),
+        Wait::NoRate => ("rate_unavailable", "no rate is known for the currency of the price: try again"),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can be"),
         Wait::NoWork => ("no_work", "the block has no work and the work server gave none: try again"),
         // No upstream is asked for what a facilitator sells.

@@ -345,6 +345,7 @@ mod tests {
                 valid_before: UnixSeconds(1),
                 route: "GET /".to_owned(),
                 grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+                exchange: None,
                 track: Track::NanoSignature,
             },
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 
 use crate::nano::Account;
@@ -10,12 +11,13 @@ use crate::routes::{PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
 use crate::x402::{EntryTemplate, PaymentRequirements, Track, X402_VERSION, push_text};
 
-/// What one route's bills say each time. Written with the first bill of each mechanism.
+/// What one route's bills say each time. Written with the first bill of each mechanism, and again when the price
+/// has another rate.
 #[derive(Debug, Default)]
 pub struct BillText {
-    nano_txn: OnceLock<Option<EntryTemplate>>,
-    nano_signature: OnceLock<Option<EntryTemplate>>,
-    nano_session: OnceLock<Option<EntryTemplate>>,
+    nano_txn: ArcSwapOption<Option<EntryTemplate>>,
+    nano_signature: ArcSwapOption<Option<EntryTemplate>>,
+    nano_session: ArcSwapOption<Option<EntryTemplate>>,
     extensions: OnceLock<String>,
 }
 
@@ -71,9 +73,18 @@ impl BillText {
                 Track::NanoSignature => &self.nano_signature,
                 Track::NanoSession(_) => &self.nano_session,
             };
-            let template = template.get_or_init(|| EntryTemplate::new(entry)).as_ref();
+            let is_current = |it: &Arc<Option<EntryTemplate>>| {
+                !(**it).as_ref().is_some_and(|it| it.is_of_another_rate(entry))
+            };
+            if !template.load().as_ref().is_some_and(is_current) {
+                template.store(Some(Arc::new(EntryTemplate::new(entry))));
+            }
+            let template = template.load();
             // A call of an MCP server has a price and a name of its own.
-            let written = template.is_some_and(|it| it.write(entry, &addresses.of(entry.pay_to), &mut text));
+            let written = template
+                .as_ref()
+                .and_then(|it| (**it).as_ref())
+                .is_some_and(|it| it.write(entry, &addresses.of(entry.pay_to), &mut text));
             if !written {
                 text.push_str(&entry.to_json().to_string());
             }

@@ -7,7 +7,7 @@ use pingora::prelude::Session;
 use super::context::Context;
 use super::presented::header;
 use super::rejection::Rejection;
-use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
+use crate::routes::{CallPrices, ClaimedCall, Listed, Quote, RouteName};
 
 /// What a client says beforehand that its body calls.
 const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
@@ -18,7 +18,7 @@ const MCP_NAME: HeaderName = HeaderName::from_static("mcp-name");
 pub(super) struct Sale {
     /// The identity that payments for it are bound to.
     pub(super) route: RouteName,
-    pub(super) terms: Terms,
+    pub(super) listed: Listed,
     /// The request's body, if it was read to find the price.
     pub(super) body: Option<Vec<u8>>,
 }
@@ -40,8 +40,8 @@ pub(super) async fn price(
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount }) => {
-            let terms = Terms { amount, grants: prices.grants };
-            Ok(Some(Sale { route: route.part(&part), terms, body: Some(body.bytes) }))
+            let listed = Listed { price: amount, grants: prices.grants };
+            Ok(Some(Sale { route: route.part(&part), listed, body: Some(body.bytes) }))
         }
         Err(fault) if fault.is_not_offered() => Err(Rejection::NotOffered(fault)),
         Err(fault) => Err(Rejection::Unreadable(fault.to_string())),

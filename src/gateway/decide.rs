@@ -95,7 +95,7 @@ async fn find_and_price<L: Ledger, S: Store>(
     let may_pay = !route.access.is_free() && presented::has_proof(session);
     rulebook.admit_client(&route, context.caller, may_pay)?;
     let sale = match &route.access {
-        Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
+        Access::Priced(listed) => Some(Sale { route: route.name.clone(), listed: *listed, body: None }),
         // Boxed, as all that few requests come to: what a future may hold is copied with each request.
         Access::Calls(prices) => Box::pin(calls::price(session, context, &route.name, prices)).await?,
         Access::Free => None,
@@ -121,6 +121,8 @@ async fn sell<L: Ledger, S: Store>(
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
     let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
+    // One rate for all challenges of a bill, and for whatever else is decided of the request.
+    let quoted = context.tariff.rates.quote(sale.listed);
     let (mut identified, mut url, mut span) = (None, None, None);
     if let Presented::Proof(proof) = &presented {
         rulebook.admit_payment(&route, proof.payer())?;
@@ -128,7 +130,7 @@ async fn sell<L: Ledger, S: Store>(
         // The header of a proof has something else in it, such as a capability: it was not counted yet.
         rulebook.admit_client(&route, context.caller, false)?;
     } else if matches!(presented, Presented::Nothing) {
-        context.unbilled = rulebook.unbilled(&route, context.caller.client(), sale.terms);
+        context.unbilled = rulebook.unbilled(&route, context.caller.client(), quoted.map(|it| it.terms));
         if context.unbilled.is_some() {
             return forward(context, Destination::of(&route), target, Admission::free(), false);
         }
@@ -144,7 +146,7 @@ async fn sell<L: Ledger, S: Store>(
     let ask = Ask {
         route: sale.route,
         standing: Arc::clone(&route.standing),
-        terms: sale.terms,
+        quoted,
         metering: route.metering,
         presented,
         identified,

@@ -122,6 +122,7 @@ impl Decision {
                 Wait::UpstreamDown(_)
                 | Wait::UpstreamFailing(_)
                 | Wait::NoNode
+                | Wait::NoRate
                 | Wait::NoStore
                 | Wait::NoWork
                 | Wait::Overloaded,
@@ -238,6 +239,7 @@ mod tests {
             (Decision::Wait(Wait::UsesOut), Outcome::Pending),
             (Decision::Wait(Wait::SameId), Outcome::Pending),
             (Decision::Wait(Wait::NoStore), Outcome::Unavailable),
+            (Decision::Wait(Wait::NoRate), Outcome::Unavailable),
             (Decision::Preflight, Outcome::Free),
             (Decision::Forward(Box::new(forwarding("url: http://a", false))), Outcome::Free),
         ] {

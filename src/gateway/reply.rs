@@ -16,6 +16,8 @@ use crate::x402;
 
 /// Seconds after which a request may be tried again.
 const RETRY_SECONDS: u64 = 1;
+/// The same while a rate is missing: rates are read less often.
+const RATE_RETRY_SECONDS: u64 = 10;
 
 /// Headers of the gateway's own, with their values.
 pub(super) type Headers = Vec<(&'static str, Bytes)>;
@@ -60,6 +62,11 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
             "a request under the same id is under way: send the same again, do not pay again",
         ),
         Wait::NoNode => ("no_node", "no Nano node answers: nothing is sold until one does"),
+        Wait::NoRate => (
+            "rate_unavailable",
+            "the price is in a currency whose rate is not known at the moment: nothing was charged, and nothing is \
+             sold by it until the rate is known; what was bought or billed before is served",
+        ),
         Wait::NoStore => ("no_store", "payments cannot be recorded: nothing is sold until they can"),
         Wait::NoWork => (
             "no_work",
@@ -75,6 +82,7 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::UsesOut
         | Wait::SameId
         | Wait::NoNode
+        | Wait::NoRate
         | Wait::NoStore
         | Wait::NoWork
         | Wait::Overloaded => None,
@@ -88,6 +96,7 @@ pub(super) fn come_again(wait: &Wait) -> Reply {
         | Wait::NoStore
         | Wait::NoWork
         | Wait::Overloaded => RETRY_SECONDS,
+        Wait::NoRate => RATE_RETRY_SECONDS,
     };
     let mut headers = vec![(RETRY_AFTER.as_str(), after.to_string().into())];
     if block.is_some() {

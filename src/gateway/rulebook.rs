@@ -60,8 +60,9 @@ pub(super) enum Unbilled {
         /// Seconds until it has all of them again.
         resets: u64,
     },
-    /// It is not one of those who are billed yet. It would have been billed this.
-    Shadow(Terms),
+    /// It is not one of those who are billed yet. It would have been billed this; `None` if no rate is known for
+    /// the currency of the price.
+    Shadow(Option<Terms>),
 }
 
 impl Unbilled {
@@ -78,7 +79,8 @@ impl Unbilled {
             Self::Allowance { left, resets } => {
                 ("Faregate-Allowance", format!("remaining={left}; resets={resets}").into())
             }
-            Self::Shadow(Terms { amount, grants }) => {
+            Self::Shadow(None) => ("Faregate-Shadow", "rate_unavailable".into()),
+            Self::Shadow(Some(Terms { amount, grants })) => {
                 let text =
                     format!("amount={amount}; requests={}; within={}", grants.requests, grants.seconds);
                 ("Faregate-Shadow", text.into())
@@ -146,7 +148,12 @@ impl Rulebook {
 
     /// Why a request of `client` that shows no payment is not billed; `None` if it is. Takes one of its free
     /// requests.
-    pub(super) fn unbilled(&self, route: &Route, client: Option<Client>, terms: Terms) -> Option<Unbilled> {
+    pub(super) fn unbilled(
+        &self,
+        route: &Route,
+        client: Option<Client>,
+        terms: Option<Terms>,
+    ) -> Option<Unbilled> {
         let rules = route.rules.as_deref()?;
         if let Some((most, client)) = rules.free_per_day.zip(client)
             && let Some(allowance) = self.take_free(&route.name, client, most.get())
@@ -215,10 +222,10 @@ mod tests {
         let at = Arc::clone(&now);
         let book = Rulebook::new(Clock::from_fn(move || UnixSeconds(at.load(Ordering::Relaxed))));
         let route = route(Rules { free_per_day: NonZeroU32::new(2), ..Rules::default() });
-        let ask = |last| book.unbilled(&route, Some(client(last)), TERMS);
+        let ask = |last| book.unbilled(&route, Some(client(last)), Some(TERMS));
         let free = |left| Some(Unbilled::Allowance { left, resets: DAY - 100 });
         assert_eq!([ask(1), ask(1), ask(1), ask(2)], [free(1), free(0), None, free(1)]);
-        assert_eq!(book.unbilled(&route, None, TERMS), None, "who is not known has none");
+        assert_eq!(book.unbilled(&route, None, Some(TERMS)), None, "who is not known has none");
         now.store(11 * DAY, Ordering::Relaxed);
         assert_eq!(ask(1), Some(Unbilled::Allowance { left: 1, resets: DAY }), "on the next day");
     }
@@ -229,7 +236,7 @@ mod tests {
         let route = route(Rules { enforcement: Enforcement::Percent(25), ..Rules::default() });
         let clients = || (0..=255).map(client);
         let billed = |book: &Rulebook| -> Vec<_> {
-            clients().map(|it| book.unbilled(&route, Some(it), TERMS).is_none()).collect()
+            clients().map(|it| book.unbilled(&route, Some(it), Some(TERMS)).is_none()).collect()
         };
         let (one, other) = (book(), book());
         assert_eq!(billed(&one), billed(&other));
@@ -237,7 +244,7 @@ mod tests {
         let count = billed(&one).into_iter().filter(|it| *it).count();
         assert!((40..90).contains(&count), "{count} of 256");
         let all = Route { rules: None, ..route.clone() };
-        assert!(clients().all(|it| one.unbilled(&all, Some(it), TERMS).is_none()));
+        assert!(clients().all(|it| one.unbilled(&all, Some(it), Some(TERMS)).is_none()));
     }
 
     #[test]
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_a_client_is_told_has_the_figures() {
-        let (name, text) = Unbilled::Shadow(TERMS).header();
+        let (name, text) = Unbilled::Shadow(Some(TERMS)).header();
         assert_eq!((name, text.as_ref()), ("Faregate-Shadow", &b"amount=7; requests=1; within=60"[..]));
         let (name, text) = Unbilled::Allowance { left: 3, resets: 9 }.header();
         assert_eq!((name, text.as_ref()), ("Faregate-Allowance", &b"remaining=3; resets=9"[..]));

@@ -23,6 +23,7 @@ use crate::access_log::LoggedRequests;
 use crate::config::{Origins, PublicUrl};
 use crate::listen::TrustedProxies;
 use crate::metrics::RouteSeries;
+use crate::rates::Rates;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use crate::x402::WorkTerms;
 
@@ -32,6 +33,8 @@ pub use crate::config::Unmatched;
 #[derive(Debug)]
 pub struct Tariff {
     pub table: PriceTable,
+    /// What the prices in other currencies are in raw.
+    pub rates: Arc<Rates>,
     pub unmatched: Unmatched,
     pub public_url: PublicUrl,
     pub upstreams: BTreeMap<UpstreamName, Arc<Upstream>>,

@@ -7,6 +7,7 @@
 use super::address_pool::AddressPool;
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
+use crate::money::Exchange;
 use crate::nano::{Account, Network, Raw, UnixSeconds};
 use crate::routes::{Bought, RouteName, Terms};
 use crate::x402;
@@ -20,6 +21,9 @@ pub struct Offer {
     pub pay_to: Account,
     /// The first second at which the offer is no longer valid.
     pub valid_before: UnixSeconds,
+    /// How the amount came about, of a price in another currency. It is for the books: what is due is the
+    /// amount, whatever the rate is by then.
+    pub exchange: Option<Exchange>,
 }
 
 /// An offer that this gateway made. Only [`Challenge::mint`] and [`Challenge::recognise`] return one.
@@ -112,7 +116,7 @@ impl Challenge {
     /// block that the gateway broadcasts.
     #[must_use]
     pub fn requirements(&self, seconds: u64, work: x402::WorkTerms) -> x402::PaymentRequirements {
-        let Offer { mechanism, route, terms, pay_to, valid_before } = &self.offer;
+        let Offer { mechanism, route, terms, pay_to, valid_before, exchange } = &self.offer;
         let track = match mechanism {
             Mechanism::NanoTxn => x402::Track::NanoTxn { work: Some(work) },
             Mechanism::NanoSignature => x402::Track::NanoSignature,
@@ -133,6 +137,7 @@ impl Challenge {
                 valid_before: *valid_before,
                 route: route.as_str().to_owned(),
                 grants: terms.grants,
+                exchange: *exchange,
                 track,
             },
         }
@@ -140,9 +145,9 @@ impl Challenge {
 }
 
 /// Feeds the bytes that the MAC covers. The route is the only part of variable length, so its length
-/// comes first.
+/// comes first. Only an exchange comes after the part that each offer has, so that none reads as another.
 fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
-    let Offer { mechanism, route, terms, pay_to, valid_before } = offer;
+    let Offer { mechanism, route, terms, pay_to, valid_before, exchange } = offer;
     part(random);
     part(&[match mechanism {
         Mechanism::NanoTxn => 1,
@@ -157,6 +162,9 @@ fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
     part(&terms.grants.seconds.to_be_bytes());
     part(&pay_to.0);
     part(&valid_before.0.to_be_bytes());
+    if let Some(exchange) = exchange {
+        part(&exchange.to_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +187,7 @@ mod tests {
             terms: Terms { amount: Raw::new(5), grants },
             pay_to: Account([pay_to; 32]),
             valid_before: UnixSeconds(100),
+            exchange: None,
         }
     }
 
@@ -203,6 +212,21 @@ mod tests {
         assert!(!is_known(&list(&[2]), &mint(&list(&[1, 2]))), "a list without it");
         let once = list(&[2]).once_with(BTreeSet::from([Account([1; 32])]));
         assert!(is_known(&once, &mint(&list(&[1, 2]))), "a list that had it");
+    }
+
+    /// What the journal says of a price in another currency is what was offered.
+    #[test]
+    fn the_exchange_of_a_challenge_is_under_its_mac() {
+        let pool = list(&[1]);
+        let exchanges = [None, Some("0.02 USD at 0.83"), Some("0.02 USD at 0.84"), Some("0.03 USD at 0.83")];
+        let with = |it: Option<&str>| Offer { exchange: it.map(|it| it.parse().unwrap()), ..offer(1) };
+        for made in exchanges {
+            let challenge = Challenge::mint(&keys(), &pool, [7; 16], with(made));
+            for claimed in exchanges {
+                let known = Challenge::recognise(&keys(), &pool, challenge.nonce, with(claimed));
+                assert_eq!(known.is_ok(), made == claimed, "{made:?} {claimed:?}");
+            }
+        }
     }
 
     /// A payer who was billed before an upgrade and paid on-chain is not billed again after it.

@@ -3,6 +3,7 @@
 
 use super::challenge::Challenge;
 use super::{BlockFacts, BlockKind, IdentifiedRequest, IdentifierKey, Mechanism, Nonce, Refusal, tag};
+use crate::money::Exchange;
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -24,6 +25,8 @@ pub struct Intent {
     pub amount: Raw,
     pub pay_to: Account,
     pub valid_before: UnixSeconds,
+    /// How the price came about, if it is in another currency.
+    pub exchange: Option<Exchange>,
     /// The id that the client gave, with its request. No other payment can have this id.
     pub identified: Option<IdentifiedRequest>,
 }
@@ -70,6 +73,7 @@ impl Intent {
             amount,
             pay_to: offer.pay_to,
             valid_before: offer.valid_before,
+            exchange: offer.exchange,
             identified: None,
         }
     }

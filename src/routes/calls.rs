@@ -6,6 +6,7 @@
 
 mod message;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,6 +14,7 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
 use super::Grants;
+use crate::money::Cost;
 use crate::nano::Raw;
 
 use message::{Call, calls};
@@ -21,7 +23,7 @@ pub use message::{CallFault, MAX_BATCH, MAX_DEPTH};
 /// The longest name of what a payment buys on a route, in bytes. A longer one becomes a digest.
 const MAX_PART: usize = 100;
 
-/// The price list of an MCP endpoint.
+/// The price list of an MCP endpoint. All its prices are in one money, so that a batch has a sum.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CallPrices {
     /// The longest body of a request, in bytes. A longer one is refused.
@@ -38,7 +40,7 @@ pub struct CallPrices {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Price {
     Free,
-    Costs(Raw),
+    Costs(Cost),
     /// Not offered at all.
     Refused,
 }
@@ -47,7 +49,7 @@ impl fmt::Display for Price {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Free => f.write_str("free"),
-            Self::Costs(amount) => write!(f, "{} ({amount} raw)", amount.xno()),
+            Self::Costs(cost) => f.write_str(&cost.in_full()),
             Self::Refused => f.write_str("refused"),
         }
     }
@@ -105,7 +107,7 @@ pub enum Quote {
     Costs {
         /// The lines that are bought, independent of their order in the body.
         part: String,
-        amount: Raw,
+        amount: Cost,
     },
 }
 
@@ -125,24 +127,23 @@ impl CallPrices {
     /// [`CallFault`]; also if the body does not agree.
     pub fn quote_claimed(&self, body: &[u8], claimed: &ClaimedCall<'_>) -> Result<Quote, CallFault> {
         let mut parts = Vec::new();
-        let mut sum = Raw::default();
+        let mut sum: Option<Cost> = None;
         for call in calls(body)? {
             claimed.check(&call)?;
             let (part, price) = self.line(&call)?;
             match price {
                 Price::Free => {}
                 Price::Costs(amount) => {
-                    sum = sum.checked_add(amount).ok_or(CallFault::Sum)?;
+                    let before = sum.unwrap_or(amount.nothing());
+                    sum = Some(before.checked_add(amount).ok_or(CallFault::Sum)?);
                     parts.push(part);
                 }
                 Price::Refused => return Err(call.not_offered()),
             }
         }
-        if parts.is_empty() {
-            return Ok(Quote::Free);
-        }
+        let Some(amount) = sum else { return Ok(Quote::Free) };
         parts.sort_unstable();
-        Ok(Quote::Costs { part: shortened(parts.join("+")), amount: sum })
+        Ok(Quote::Costs { part: shortened(parts.join("+")), amount })
     }
 
     /// Every price of the list, with what it is for.
@@ -154,15 +155,27 @@ impl CallPrices {
 
     /// The lowest and the highest price of a single call; `None` if every call is refused.
     #[must_use]
-    pub fn span(&self) -> Option<(Raw, Raw)> {
+    pub fn span(&self) -> Option<(Cost, Cost)> {
+        let free = self.costs().next().map_or(Cost::Raw(Raw::ZERO), Cost::nothing);
         let amounts = self.lines().filter_map(|(_, price)| match price {
-            Price::Free => Some(Raw::default()),
+            Price::Free => Some(free),
             Price::Costs(amount) => Some(amount),
             Price::Refused => None,
         });
         amounts.fold(None, |span, amount| match span {
             None => Some((amount, amount)),
-            Some((least, most)) => Some((least.min(amount), most.max(amount))),
+            Some((least, most)) => Some((
+                if amount.compare(least) == Some(Ordering::Less) { amount } else { least },
+                if amount.compare(most) == Some(Ordering::Greater) { amount } else { most },
+            )),
+        })
+    }
+
+    /// The prices that are not nothing.
+    pub fn costs(&self) -> impl Iterator<Item = Cost> {
+        self.lines().filter_map(|(_, price)| match price {
+            Price::Costs(amount) => Some(amount),
+            Price::Free | Price::Refused => None,
         })
     }
 

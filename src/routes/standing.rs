@@ -39,6 +39,9 @@ pub enum Bearing {
     Elsewhere,
     /// The name was moved to another path, where a use costs more than was paid.
     Dearer,
+    /// The name was moved to another path, and what a use costs there is not known: it is priced in a currency
+    /// that has no rate at the moment.
+    Unpriced,
 }
 
 /// The former names of a route, and where it stands.
@@ -80,12 +83,18 @@ impl Standing {
         std::iter::once(asked.clone()).chain(former)
     }
 
-    /// How what was `bought` stands to what `asked` names, for which a payment buys `now`.
+    /// How what was `bought` stands to what `asked` names, for which a payment buys `now`; `None` if that is not
+    /// known.
     #[must_use]
-    pub fn bearing(&self, asked: &RouteName, now: Terms, bought: Bought<'_>) -> Bearing {
+    pub fn bearing(&self, asked: &RouteName, now: Option<Terms>, bought: Bought<'_>) -> Bearing {
         if bought.route == asked {
             let moved = !self.places.is_empty() && !self.places.contains(&bought.place);
-            return if moved && is_dearer(now, bought.terms) { Bearing::Dearer } else { Bearing::Opens };
+            return match now {
+                _ if !moved => Bearing::Opens,
+                None => Bearing::Unpriced,
+                Some(now) if is_dearer(now, bought.terms) => Bearing::Dearer,
+                Some(_) => Bearing::Opens,
+            };
         }
         if self.names(asked).any(|it| it == *bought.route) { Bearing::Opens } else { Bearing::Elsewhere }
     }

@@ -26,7 +26,7 @@ use super::conditions::{Met, Unclear};
 use super::head::RequestHead;
 use super::host::{HostPattern, HostRank, RequestHost, last_labels};
 use super::pattern::Segment;
-use super::{Access, Bearing, Bought, CanonicalTarget, Route, RouteName, Terms};
+use super::{Access, Bearing, Bought, CanonicalTarget, Listed, Route, RouteName};
 
 /// The most routes that only their conditions on query and headers, or equally many methods, tell apart. A
 /// look-up asks them one by one.
@@ -286,10 +286,10 @@ impl PriceTable {
         let Some(route) = self.routes.iter().find(named) else { return Bearing::Elsewhere };
         let now = match &route.access {
             Access::Free => return Bearing::Opens,
-            Access::Priced(terms) => *terms,
+            Access::Priced(listed) => listed.terms(),
             Access::Calls(prices) => {
-                let amount = prices.span().map_or(bought.terms.amount, |(_, most)| most);
-                Terms { amount, grants: prices.grants }
+                let price = prices.span().map_or(bought.terms.amount.into(), |(_, most)| most);
+                Listed { price, grants: prices.grants }.terms()
             }
         };
         route.standing.bearing(&route.name.with_part_of(bought.route), now, bought)

@@ -19,6 +19,8 @@ pub(super) trait Columns {
     /// Bytes; `None` if there are none.
     fn blob(&self, column: usize) -> Result<Option<&[u8]>, Self::Fault>;
     fn text(&self, column: usize) -> Result<&str, Self::Fault>;
+    /// A text; `None` if there is none.
+    fn optional_text(&self, column: usize) -> Result<Option<&str>, Self::Fault>;
     /// A number as it is stored; `None` if there is none.
     fn integer(&self, column: usize) -> Result<Option<i64>, Self::Fault>;
     fn flag(&self, column: usize) -> Result<bool, Self::Fault>;
@@ -66,6 +68,7 @@ pub(super) fn payment<R: Columns>(row: &R) -> Result<PaymentRecord, R::Fault> {
         amount: row.raw(10)?,
         pay_to: Account(row.bytes(11)?),
         valid_before: row.time(12)?,
+        exchange: row.optional_text(18)?.map(|it| it.parse().map_err(|_| row.unreadable(18))).transpose()?,
         identified: identified.map(|(id, request)| IdentifiedRequest {
             id: IdentifierKey(id),
             request: RequestDigest(request),

@@ -32,6 +32,7 @@ pub(super) fn intent(challenge: u8) -> Intent {
         amount,
         pay_to: Account([5; 32]),
         valid_before: UnixSeconds(100),
+        exchange: None,
         identified: None,
     }
 }

@@ -308,6 +308,7 @@ mod tests {
                 valid_before: UnixSeconds(1),
                 route: route.to_owned(),
                 grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+                exchange: None,
                 track,
             },
         };

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Fields, excerpt};
 use super::session::{SessionId, SessionTerms};
 use super::{FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
+use crate::money::{Exchange, Fiat};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
 use crate::routes::Grants;
 
@@ -78,6 +79,8 @@ pub struct Extra {
     /// The name of the route that is paid for.
     pub route: String,
     pub grants: Grants,
+    /// How the amount came about, of a price in another currency.
+    pub exchange: Option<Exchange>,
     pub track: Track,
 }
 
@@ -241,8 +244,9 @@ impl PaymentRequirements {
     #[must_use]
     pub fn session(&self) -> Option<SessionId> {
         let Track::NanoSession(terms) = self.extra.track else { return None };
-        let Extra { challenge, valid_before, route, grants, .. } = &self.extra;
-        Some(SessionId::new(*challenge, self.pay_to, terms.price, *grants, *valid_before, route))
+        let Extra { challenge, valid_before, route, grants, exchange, .. } = &self.extra;
+        let session = SessionId::new(*challenge, self.pay_to, terms.price, *grants, *valid_before, route);
+        Some(session.exchanged(*exchange))
     }
 
     /// Reads one entry.
@@ -282,6 +286,11 @@ impl Extra {
         json.insert("route".to_owned(), self.route.as_str().into());
         let grants = json!({ "requests": self.grants.requests.get(), "seconds": self.grants.seconds });
         json.insert("grants".to_owned(), grants);
+        if let Some(Exchange { price, rate }) = &self.exchange {
+            let (number, currency) = (price.number.to_string(), price.currency.as_str());
+            let exchange = json!({ "price": number, "currency": currency, "rate": rate.to_string() });
+            json.insert("exchange".to_owned(), exchange);
+        }
         match self.track {
             Track::NanoTxn { work } => {
                 json.insert("challenge".to_owned(), challenge.into());
@@ -323,9 +332,15 @@ impl Extra {
             valid_before: UnixSeconds(fields.integer("validBefore")?),
             route: fields.text("route")?.to_owned(),
             grants: read_grants(&fields.object("grants")?)?,
+            exchange: fields.optional_object("exchange")?.map(|it| read_exchange(&it)).transpose()?,
             track,
         })
     }
+}
+
+fn read_exchange(fields: &Fields<'_>) -> Result<Exchange, FieldFault> {
+    let price = Fiat { number: fields.parsed("price")?, currency: fields.parsed("currency")? };
+    Ok(Exchange { price, rate: fields.parsed("rate")? })
 }
 
 fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::FieldFault;
 use super::fields::Fields;
+use crate::money::Exchange;
 use crate::nano::{Account, Raw, UnixSeconds};
 use crate::routes::{Grants, RouteName};
 
@@ -45,6 +46,8 @@ pub struct SessionId {
     pub price: Raw,
     pub grants: Grants,
     pub valid_before: UnixSeconds,
+    /// How the price came about, if it is in another currency.
+    pub exchange: Option<Exchange>,
     route: ForRoute,
 }
 
@@ -61,13 +64,14 @@ enum ForRoute {
 #[error("this is not the identifier of a session of this gateway")]
 pub struct NoSession;
 
-/// The route is a digest of 8 bytes, or its name to the end.
+/// The route is a digest of 8 bytes, or its name to the end. With an exchange, that comes before the name.
 const DIGESTED: u8 = 1;
 const NAMED: u8 = 2;
+const EXCHANGED: u8 = 3;
 /// The most bytes of a route's name.
 const MAX_ROUTE: usize = 1024;
-/// Version, nonce, address, price, requests, seconds, expiry; then the route.
-const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8;
+/// Version, nonce, address, price, requests, seconds, expiry, perhaps an exchange; then the route.
+const LENGTH: usize = 1 + 32 + 32 + 16 + 4 + 8 + 8 + Exchange::BYTES;
 
 impl SessionId {
     /// The identifier of a session on `route` with these terms.
@@ -80,7 +84,13 @@ impl SessionId {
         route: &str,
     ) -> Self {
         let route = ForRoute::Named(RouteName::new(route));
-        Self { nonce, pay_to, price, grants, valid_before, route }
+        Self { nonce, pay_to, price, grants, valid_before, exchange: None, route }
+    }
+
+    /// The same, whose price came about by `exchange`.
+    pub(super) const fn exchanged(mut self, exchange: Option<Exchange>) -> Self {
+        self.exchange = exchange;
+        self
     }
 
     /// The route that the session claims to be for. A session of an earlier version does not name it: then
@@ -102,6 +112,7 @@ fn digest(route: &str) -> [u8; 8] {
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (version, route) = match &self.route {
+            ForRoute::Named(name) if self.exchange.is_some() => (EXCHANGED, name.as_str().as_bytes()),
             ForRoute::Named(name) => (NAMED, name.as_str().as_bytes()),
             ForRoute::Digest(digest) => (DIGESTED, digest.as_slice()),
         };
@@ -113,6 +124,7 @@ impl fmt::Display for SessionId {
         bytes.extend(self.grants.requests.get().to_be_bytes());
         bytes.extend(self.grants.seconds.to_be_bytes());
         bytes.extend(self.valid_before.0.to_be_bytes());
+        bytes.extend(self.exchange.iter().flat_map(Exchange::to_bytes));
         bytes.extend(route);
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -141,8 +153,14 @@ impl FromStr for SessionId {
                 seconds: u64::from_be_bytes(rest.take()?),
             },
             valid_before: UnixSeconds(u64::from_be_bytes(rest.take()?)),
+            exchange: match version {
+                EXCHANGED => Some(Exchange::from_bytes(rest.take()?).ok_or(NoSession)?),
+                _ => None,
+            },
             route: match version {
-                NAMED => ForRoute::Named(RouteName::new(std::str::from_utf8(rest.0).map_err(|_| NoSession)?)),
+                NAMED | EXCHANGED => {
+                    ForRoute::Named(RouteName::new(std::str::from_utf8(rest.0).map_err(|_| NoSession)?))
+                }
                 DIGESTED => ForRoute::Digest(rest.0.try_into().map_err(|_| NoSession)?),
                 _ => return Err(NoSession),
             },

@@ -161,7 +161,7 @@ impl EntryTemplate {
     fn fits(&self, entry: &PaymentRequirements) -> bool {
         let PaymentRequirements { scheme, network, asset, amount, pay_to: _, max_timeout_seconds, extra } =
             &self.sample;
-        let Extra { challenge: _, valid_before: _, route, grants, track } = &extra;
+        let Extra { challenge: _, valid_before: _, route, grants, exchange, track } = &extra;
         let same_price = match (track, &entry.extra.track) {
             (Track::NanoSession(one), Track::NanoSession(other)) => one.price == other.price,
             (one, other) => one == other && *amount == entry.amount,
@@ -169,7 +169,17 @@ impl EntryTemplate {
         same_price
             && (scheme, network, asset) == (&entry.scheme, &entry.network, &entry.asset)
             && *max_timeout_seconds == entry.max_timeout_seconds
-            && (route, grants) == (&entry.extra.route, &entry.extra.grants)
+            && (route, grants, exchange) == (&entry.extra.route, &entry.extra.grants, &entry.extra.exchange)
+    }
+
+    /// Whether `entry` has the price of those that the template is of, by another rate. Then a new template is
+    /// worth its making: many entries have that rate.
+    #[must_use]
+    pub fn is_of_another_rate(&self, entry: &PaymentRequirements) -> bool {
+        let (own, other) = (&self.sample.extra, &entry.extra);
+        own.exchange.zip(other.exchange).is_some_and(|(this, that)| {
+            this.rate != that.rate && this.price == that.price && own.route == other.route
+        })
     }
 }
 
@@ -201,6 +211,7 @@ mod tests {
         fn entry()(
             track in track(), price in 1_u64.., challenge: [u8; 32], pay_to: [u8; 32], at in 0_u64..20_000_000_000,
             route in ".{0,40}", requests in 1_u32.., seconds: u64, max_timeout_seconds: u64,
+            exchange in prop::option::of(prop::sample::select(vec!["0.02 USD at 0.83", "0.02 USD at 0.84"])),
         ) -> PaymentRequirements {
             let amount = match track {
                 Track::NanoSession(terms) => terms.amount().unwrap(),
@@ -212,6 +223,7 @@ mod tests {
                 extra: Extra {
                     challenge, valid_before: UnixSeconds(at), route,
                     grants: Grants { requests: NonZeroU32::new(requests).unwrap(), seconds }, track,
+                    exchange: exchange.map(|it| it.parse().unwrap()),
                 },
             }
         }
@@ -259,6 +271,33 @@ mod tests {
         }
     }
 
+    /// The bills of a price in another currency are rendered once for each rate, not once for each bill.
+    #[test]
+    fn another_rate_is_worth_another_template_and_another_price_is_not() {
+        let entry = |route: &str, exchange: Option<&str>| PaymentRequirements {
+            scheme: Scheme::Exact,
+            network: Network::Mainnet,
+            asset: Asset::Xno,
+            amount: Raw::new(1),
+            pay_to: Account([2; 32]),
+            max_timeout_seconds: 1,
+            extra: Extra {
+                challenge: [1; 32],
+                valid_before: UnixSeconds(1),
+                route: route.to_owned(),
+                grants: Grants { requests: NonZeroU32::MIN, seconds: 1 },
+                exchange: exchange.map(|it| it.parse().unwrap()),
+                track: Track::NanoSignature,
+            },
+        };
+        let template = EntryTemplate::new(&entry("a", Some("0.02 USD at 0.83"))).unwrap();
+        let is_worth = |route, exchange| template.is_of_another_rate(&entry(route, exchange));
+        assert!(is_worth("a", Some("0.02 USD at 0.84")));
+        assert!(!is_worth("a", Some("0.02 USD at 0.83")));
+        assert!(!is_worth("a", Some("0.03 USD at 0.84")) && !is_worth("b", Some("0.02 USD at 0.84")));
+        assert!(!is_worth("a", None));
+    }
+
     #[test]
     fn a_name_that_looks_like_what_changes_has_no_template() {
         let name = "c7".repeat(32);
@@ -267,6 +306,7 @@ mod tests {
             valid_before: UnixSeconds(1),
             route: name,
             grants: Grants { requests: NonZeroU32::MIN, seconds: 1 },
+            exchange: None,
             track: Track::NanoSignature,
         };
         let entry = PaymentRequirements {

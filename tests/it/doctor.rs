@@ -366,3 +366,26 @@ async fn offline_check_reads_the_configuration_alone() {
     assert_eq!(run(&["check", "--offline", "--config"]), Some(78));
     assert_eq!(run(&["check", "--offline", "--against-store", "--config"]), Some(64));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_source_of_exchange_rates_is_asked() {
+    let mut site = Site::new().await;
+    let say = |site: &Site, text: String| std::fs::write(site.path("rates.json"), text).unwrap();
+    site.more =
+        "rates: { source: rates.json, currencies: { USD: /XNO/USD, EUR: /XNO/EUR }, time: /at }".to_owned();
+    let (mark, said) = site.examined("rates").await;
+    assert!(mark == "broken" && said.contains("rates.json: No such file"), "{said}");
+    let now = Clock::system().now().0;
+    say(&site, json!({ "XNO": { "USD": "0.83", "EUR": 0 }, "at": now - 60 }).to_string());
+    let (mark, said) = site.examined("rates").await;
+    assert!(mark == "ok" && said.ends_with(" s old"), "{said}");
+    assert_eq!(site.examined("rate USD").await, ("ok", "rate USD: 1 XNO is 0.83 USD".to_owned()));
+    let (mark, said) = site.examined("rate EUR").await;
+    assert!(mark == "broken" && said.contains("a rate of 0"), "{said}");
+    say(&site, json!({ "XNO": { "USD": "0.83" }, "at": now - 700 }).to_string());
+    let (mark, said) = site.examined("rates").await;
+    assert!(mark == "broken" && said.contains("600 s are allowed"), "{said}");
+    let (mark, said) = site.examined("rate EUR").await;
+    assert!(mark == "broken" && said.contains("nothing at /XNO/EUR"), "{said}");
+    site.devnet.stop().await;
+}

@@ -44,6 +44,7 @@ fn seen() -> Seen {
     let block = block(TREASURY);
     let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
     let offer = Offer {
+        exchange: None,
         mechanism: Mechanism::NanoSignature,
         route: RouteName::new("quote"),
         terms: Terms { amount: PRICE, grants },

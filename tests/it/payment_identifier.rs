@@ -85,6 +85,7 @@ pub(crate) fn intent(offer: &NanoOffer, block: StateBlock, (route, path): (&str,
         amount: offer.amount,
         pay_to: offer.pay_to,
         valid_before: offer.valid_before,
+        exchange: None,
         identified: Some(IdentifiedRequest { id: IdentifierKey::of(ID), request }),
     }
 }

@@ -124,6 +124,7 @@ fn intent(block: &StateBlock) -> Intent {
         amount: Raw::new(ONE_XNO),
         pay_to: block.destination(),
         valid_before: NOON.plus(120),
+        exchange: "0.83 USD at 0.83".parse().ok(),
         identified: None,
     }
 }
@@ -376,7 +377,7 @@ async fn the_journal_is_listed_shown_and_exported() {
     assert_eq!(lines.len(), 4);
     assert!(lines[0].starts_with("sequence,created_at,") && lines[0].ends_with(",valid_before"));
     let start = format!(
-        "1,2027-01-16T08:00:00Z,2027-01-16T08:00:00Z,granted,nanoTxn,\"a, \"\"b\"\"\",1,{ONE_XNO},{ONE_XNO},"
+        "1,2027-01-16T08:00:00Z,2027-01-16T08:00:00Z,granted,nanoTxn,\"a, \"\"b\"\"\",1,{ONE_XNO},{ONE_XNO},0.83,USD,0.83,"
     );
     assert!(lines[1].starts_with(&start), "{csv}");
     let (_, jsonl, _) = payments(config, &["export", "--format", "jsonl"]).await;
@@ -385,6 +386,11 @@ async fn the_journal_is_listed_shown_and_exported() {
         (&first["sequence"], &first["amount_raw"], &first["amount_xno"], &first["route"]),
         (&1.into(), &ONE_XNO.to_string().into(), &"1".into(), &"a, \"b\"".into())
     );
+    assert_eq!(
+        (&first["price"], &first["currency"], &first["rate"]),
+        (&"0.83".into(), &"USD".into(), &"0.83".into())
+    );
+    assert!(payments(config, &["list"]).await.1.contains("a, \"b\" (0.83 USD at 0.83)"));
     // A challenge is a secret of its payer.
     assert!(!jsonl.to_lowercase().contains("challenge") && !csv.contains("challenge"));
 

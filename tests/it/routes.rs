@@ -19,7 +19,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         name: RouteName::new(&format!("{text} {case_sensitive}")),
         standing: std::sync::Arc::default(),
         pattern: Pattern::parse(text).unwrap(),
-        access: if free { Access::Free } else { Access::Priced(terms) },
+        access: if free { Access::Free } else { Access::Priced(terms.into()) },
         conditions: Conditions::default(),
         strip: None,
         upstream: UpstreamName::new("api"),

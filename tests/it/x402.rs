@@ -54,6 +54,7 @@ fn entry(track: Track) -> PaymentRequirements {
             valid_before: UnixSeconds(1_800_000_000),
             route: "GET /v1/quote/{symbol}".to_owned(),
             grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 },
+            exchange: None,
             track,
         },
     }

@@ -12,6 +12,7 @@ use crate::config::{Config, UpstreamUrl};
 use crate::gateway::upstream::Upstream;
 use crate::ledger::node::{BlockCount, NodeClient, NodeEndpoint};
 use crate::nano::{Threshold, UnixSeconds};
+use crate::rates;
 
 /// How long the look-up of a name may take.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
@@ -80,6 +81,33 @@ async fn make_work(endpoint: NodeEndpoint, threshold: Threshold, now: UnixSecond
     }
     let client = NodeClient::new(vec![endpoint]).map_err(|error| error.to_string())?;
     client.work_generate(root, threshold).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// Reads the source of the exchange rates.
+pub(super) async fn rates(config: &Config, now: UnixSeconds) -> Vec<Checkup> {
+    let Some(settings) = &config.rates else { return Vec::new() };
+    let what = format!("rates {}", settings.source);
+    let reading = match rates::read(settings, now).await {
+        Ok(reading) => reading,
+        Err(error) => {
+            return vec![Checkup::broken(what, error, "look at `rates.source`, and at what it answers")];
+        }
+    };
+    let (age, most) = (now.since(reading.at), settings.at_most_old);
+    let whole = if age > most {
+        let found = format!("{age} s old, and {most} s are allowed: nothing is sold by them");
+        Checkup::broken(what, found, "look why the source is not up to date, or at `rates.at_most_old`")
+    } else {
+        Checkup::ok(what, format!("{age} s old"))
+    };
+    let each = reading.rates.into_iter().map(|(currency, rate)| match rate {
+        Ok(rate) => Checkup::ok(format!("rate {currency}"), format!("1 XNO is {rate} {currency}")),
+        Err(why) => {
+            let advice = "look at what the source answers, and at `rates.currencies`";
+            Checkup::broken(format!("rate {currency}"), why, advice)
+        }
+    });
+    std::iter::once(whole).chain(each).collect()
 }
 
 /// Connects to every server of every upstream and asks it. If certificates are at fault, nobody is connected to.

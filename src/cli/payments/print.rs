@@ -108,6 +108,9 @@ impl Row for PaymentRecord {
         "amount_xno",
         "amount_raw",
         "price_raw",
+        "price",
+        "currency",
+        "rate",
         "block",
         "payer",
         "pay_to",
@@ -118,6 +121,8 @@ impl Row for PaymentRecord {
 
     fn values(&self) -> Vec<Value> {
         let intent = &self.intent;
+        // As configured, and units of its currency for one XNO; nothing if it was in raw.
+        let price = intent.exchange.map(|it| it.price);
         vec![
             self.sequence.into(),
             time(self.created_at).into(),
@@ -128,6 +133,9 @@ impl Row for PaymentRecord {
             intent.amount.xno().number().into(),
             intent.amount.to_string().into(),
             intent.terms.amount.to_string().into(),
+            price.map(|it| it.number.to_string()).into(),
+            price.map(|it| it.currency.to_string()).into(),
+            intent.exchange.map(|it| it.rate.to_string()).into(),
             intent.block.to_string().into(),
             intent.payer.to_string().into(),
             intent.pay_to.to_string().into(),
@@ -140,13 +148,14 @@ impl Row for PaymentRecord {
     fn in_table(&self) -> String {
         let intent = &self.intent;
         format!(
-            "{:<20}  {:<7}  {:<13}  {:>18}  {}  {}",
+            "{:<20}  {:<7}  {:<13}  {:>18}  {}  {}{}",
             time(self.created_at),
             self.state.as_str(),
             intent.mechanism.as_str(),
             intent.amount.xno().to_string(),
             intent.block,
-            intent.route.as_str()
+            intent.route.as_str(),
+            intent.exchange.map(|it| format!(" ({it})")).unwrap_or_default()
         )
     }
 

@@ -90,9 +90,8 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
     let buys = route.access.grants().map(|it| it.to_string()).unwrap_or_default();
     match &route.access {
         Access::Free => Ok(()),
-        Access::Priced(terms) => {
-            let amount = terms.amount;
-            let price = format!("{} ({amount} raw) for {buys}", amount.xno());
+        Access::Priced(listed) => {
+            let price = format!("{} for {buys}", listed.price.in_full());
             writeln!(out, "- {}: {price}{}", covered(route), described(route))
         }
         Access::Calls(prices) => {

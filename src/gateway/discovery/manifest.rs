@@ -8,9 +8,10 @@
 use serde_json::{Map, Value, json};
 
 use super::Published;
-use crate::nano::{Network, Raw};
+use crate::money::Cost;
+use crate::nano::Network;
 use crate::payment::Mechanism;
-use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
+use crate::routes::{Access, CallPrices, Line, Listed, Price, Route};
 use crate::x402::{Asset, Scheme, X402_VERSION};
 
 pub(super) fn write(published: &Published<'_>) -> String {
@@ -70,29 +71,46 @@ fn item(published: &Published<'_>, route: &Route) -> Value {
     }
     match &route.access {
         Access::Free => {}
-        Access::Priced(terms) => put("terms", offered(published, route, terms.amount, terms.grants)),
+        Access::Priced(listed) => put("terms", offered(published, route, *listed)),
         Access::Calls(prices) => put("calls", calls(published, route, prices)),
     }
     Value::Object(item)
 }
 
-/// The ways to pay `amount`, as a bill's `accepts` will list them, without what is fresh in each.
-fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants) -> Value {
+/// The ways to pay a price, as a bill's `accepts` will list them, without what is fresh in each. That is the amount
+/// as well, if the price is in another currency: then `extra` has the price.
+fn offered(published: &Published<'_>, route: &Route, Listed { price, grants }: Listed) -> Value {
     let config = published.config;
     let one = |mechanism: &Mechanism| {
-        json!({
+        let mut entry = json!({
             "scheme": Scheme::Exact.as_str(),
             "network": Network::Mainnet.to_string(),
             "asset": Asset::Xno.as_str(),
-            "amount": amount.to_string(),
             "maxTimeoutSeconds": config.challenge.lifetime,
             "extra": {
                 "mechanism": mechanism.as_str(),
                 "grants": { "requests": grants.requests, "seconds": grants.seconds },
             },
-        })
+        });
+        match price {
+            Cost::Raw(amount) => put_in(&mut entry, "amount", amount.to_string()),
+            Cost::Fiat(fiat) => {
+                let extra = entry.get_mut("extra");
+                if let Some(extra) = extra {
+                    put_in(extra, "price", fiat.number.to_string());
+                    put_in(extra, "currency", fiat.currency.to_string());
+                }
+            }
+        }
+        entry
     };
     published.mechanisms(route).iter().map(one).collect()
+}
+
+fn put_in(object: &mut Value, key: &str, text: String) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(key.to_owned(), text.into());
+    }
 }
 
 /// The lines of an MCP endpoint's price list that are on offer.
@@ -101,7 +119,7 @@ fn calls(published: &Published<'_>, route: &Route, prices: &CallPrices) -> Value
         let terms = match price {
             Price::Refused => return None,
             Price::Free => Value::Array(Vec::new()),
-            Price::Costs(amount) => offered(published, route, amount, prices.grants),
+            Price::Costs(price) => offered(published, route, Listed { price, grants: prices.grants }),
         };
         let (method, tool) = match line {
             Line::Method(method) => (Value::from(method), Value::Null),

@@ -8,13 +8,16 @@ mod components;
 mod conditions;
 mod paths;
 
+use std::cmp::Ordering;
+
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use serde_json::{Map, Value, json};
 
 use super::Published;
+use crate::money::Cost;
 use crate::nano::{Network, Raw};
-use crate::routes::{Access, CallPrices, Line, Price, Route};
+use crate::routes::{Access, CallPrices, Line, Listed, Price, Route};
 use crate::x402::{Asset, Scheme};
 
 pub(super) fn write(published: &Published<'_>) -> String {
@@ -92,14 +95,6 @@ fn payment_infos(published: &Published<'_>, routes: &[&Route]) -> Value {
     if let [route] = routes {
         return payment_info(published, route);
     }
-    let span = |route: &&Route| match &route.access {
-        Access::Free => Some((Raw::default(), Raw::default())),
-        Access::Priced(terms) => Some((terms.amount, terms.amount)),
-        Access::Calls(prices) => prices.span(),
-    };
-    let spans: Vec<_> = routes.iter().filter_map(span).collect();
-    let least = spans.iter().map(|(least, _)| *least).min().unwrap_or_default();
-    let most = spans.iter().map(|(_, most)| *most).max().unwrap_or_default();
     let priced: Vec<_> = routes.iter().filter(|it| !it.access.is_free()).collect();
     let variant = |route: &&&Route| {
         let mut info = payment_info(published, route);
@@ -108,21 +103,47 @@ fn payment_infos(published: &Published<'_>, routes: &[&Route]) -> Value {
         }
         info
     };
-    let currency = Asset::Xno.as_str();
-    let price = json!({ "mode": "dynamic", "currency": currency, "min": least.xno().number(), "max": most.xno().number() });
+    let price = span(routes).map_or_else(
+        // Prices in several currencies have no order: each variant says its own.
+        || json!({ "mode": "dynamic" }),
+        |(least, most)| {
+            json!({ "mode": "dynamic", "currency": most.unit(), "min": least.number(), "max": most.number() })
+        },
+    );
     let protocols: Vec<_> =
         priced.first().map(|it| json!({ "x402": x402(published, it, None) })).into_iter().collect();
     let variants: Vec<_> = priced.iter().map(variant).collect();
     json!({ "price": price, "protocols": protocols, "variants": variants })
 }
 
+/// The lowest and the highest price of several routes; `None` if they are not all in one money.
+fn span(routes: &[&Route]) -> Option<(Cost, Cost)> {
+    let of = |route: &&Route| match &route.access {
+        Access::Free => None,
+        Access::Priced(listed) => Some((listed.price, listed.price)),
+        Access::Calls(prices) => prices.span(),
+    };
+    let mut spans = routes.iter().filter_map(of);
+    let (mut least, mut most) = spans.next()?;
+    for (low, high) in spans {
+        if low.compare(least)? == Ordering::Less {
+            least = low;
+        }
+        if high.compare(most)? == Ordering::Greater {
+            most = high;
+        }
+    }
+    if routes.iter().any(|it| it.access.is_free()) {
+        least = least.nothing();
+    }
+    Some((least, most))
+}
+
 fn description(route: &Route) -> String {
     let buys = route.access.grants().map(|it| it.to_string()).unwrap_or_default();
     let price = match &route.access {
         Access::Free => "Free.".to_owned(),
-        Access::Priced(terms) => {
-            format!("{} ({} raw) for {buys}.", terms.amount.xno(), terms.amount)
-        }
+        Access::Priced(listed) => format!("{} for {buys}.", listed.price.in_full()),
         Access::Calls(prices) => calls(prices, &buys),
     };
     format!("{price} Covers `{route}`.")
@@ -147,19 +168,19 @@ fn request_body(route: &Route) -> Value {
     }
 }
 
-/// `x-payment-info` as directories read it: the price in the currency of `asset`, and what x402 adds.
+/// `x-payment-info` as directories read it: the price in its currency, and what x402 adds. A price in another
+/// currency than XNO has no amount in raw before it is billed.
 fn payment_info(published: &Published<'_>, route: &Route) -> Value {
     let (price, amount) = match &route.access {
         Access::Free => return Value::Null,
-        Access::Priced(terms) => (
-            json!({ "mode": "fixed", "currency": Asset::Xno.as_str(), "amount": terms.amount.xno().number() }),
-            Some(terms.amount),
-        ),
+        Access::Priced(Listed { price, .. }) => {
+            (json!({ "mode": "fixed", "currency": price.unit(), "amount": price.number() }), price.raw())
+        }
         Access::Calls(prices) => {
-            let (least, most) = prices.span().unwrap_or_default();
-            let currency = Asset::Xno.as_str();
-            let (min, max) = (least.xno().number(), most.xno().number());
-            (json!({ "mode": "dynamic", "currency": currency, "min": min, "max": max }), None)
+            let nothing = Cost::Raw(Raw::ZERO);
+            let (least, most) = prices.span().unwrap_or((nothing, nothing));
+            let (min, max) = (least.number(), most.number());
+            (json!({ "mode": "dynamic", "currency": most.unit(), "min": min, "max": max }), None)
         }
     };
     json!({ "price": price, "protocols": [{ "x402": x402(published, route, amount) }] })
@@ -185,7 +206,7 @@ fn x402(published: &Published<'_>, route: &Route, amount: Option<Raw>) -> Value 
     if let Access::Calls(prices) = &route.access {
         let tools = prices.lines().filter_map(|(line, price)| match (line, price) {
             (Line::Method(_) | Line::Tool(_) | Line::Otherwise, Price::Free | Price::Refused) => None,
-            (line, Price::Costs(amount)) => Some((line.to_string(), amount.to_string().into())),
+            (line, Price::Costs(price)) => price.raw().map(|it| (line.to_string(), it.to_string().into())),
         });
         fields.insert("amounts".to_owned(), Value::Object(tools.collect()));
     }

@@ -37,8 +37,8 @@ pub(super) const OPENINGS: &str =
 
 /// The arrays of [`OPENINGS`].
 pub(super) const OPENING_ARRAYS: &str =
-    "$17::bytea[], $18::bytea[], $19::bytea[], $20::bytea[], $21::bigint[],
-            $22::bigint[], $23::bytea[], $24::bigint[], $25::bigint[], $26::bigint[]";
+    "$18::bytea[], $19::bytea[], $20::bytea[], $21::bytea[], $22::bigint[],
+            $23::bigint[], $24::bytea[], $25::bigint[], $26::bigint[], $27::bigint[]";
 
 /// Nothing has the id of the item's capability: neither by its name, nor by the hash of its payment. Of hashes that
 /// begin with it, one that bought nothing yet does not count.

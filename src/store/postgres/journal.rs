@@ -16,16 +16,16 @@ use crate::store::encoding::{encode_block, in_state, most, state_code, stored};
 use crate::store::inspection::{INVARIANTS, Inspection};
 use crate::store::{Filter, Intent, PaymentRecord, PaymentState};
 
-/// The beginning of the rows of a batch, `item`: the intents `$1` … `$14`, the state in which they are to be
-/// written, and the times of their calls.
+/// The beginning of the rows of a batch, `item`: the intents `$1` … `$14` and `$17`, the state in which they are
+/// to be written, and the times of their calls.
 pub(super) const ITEMS: &str =
     "item(block, signed, mechanism, challenge, route, price, requests, seconds, payer,
-        amount, pay_to, valid_before, identifier, request, state, called_at";
+        amount, pay_to, valid_before, identifier, request, state, called_at, exchange";
 
 /// The arrays of [`ITEMS`].
 pub(super) const ARRAYS: &str = "$1::bytea[], $2::bytea[], $3::text[], $4::bytea[], $5::text[], $6::text[],
             $7::bigint[], $8::bigint[], $9::bytea[], $10::text[], $11::bytea[], $12::bigint[], $13::bytea[],
-            $14::bytea[], $15::smallint[], $16::bigint[]";
+            $14::bytea[], $15::smallint[], $16::bigint[], $17::text[]";
 
 /// Draws a number in the journal for each item whose hash nobody has claimed and whose id no payment holds.
 /// Each look-up is a subquery of its own, so that it goes through an index.
@@ -39,9 +39,11 @@ pub(super) const PAY: &str = "), numbered AS MATERIALIZED (
         SELECT nextval('journal') AS sequence, gate.* FROM gate
     ), paid AS (
         INSERT INTO payments (sequence, block, signed, mechanism, challenge, route, price, requests, seconds,
-            payer, amount, pay_to, valid_before, state, created_at, updated_at, identifier, request)
+            payer, amount, pay_to, valid_before, state, created_at, updated_at, identifier, request,
+            exchange)
         SELECT sequence, block, signed, mechanism, challenge, route, price::numeric, requests, seconds, payer,
-            amount::numeric, pay_to, valid_before, state, called_at, called_at, identifier, request
+            amount::numeric, pay_to, valid_before, state, called_at, called_at, identifier, request,
+            exchange
         FROM numbered RETURNING sequence, block
     ), claimed AS (
         INSERT INTO claims (block, sequence) SELECT block, sequence FROM paid
@@ -69,7 +71,8 @@ pub(super) fn arrays<'a>(
         column(intents().map(|it| it.identified.map(|it| it.id.0.to_vec()))),
         column(intents().map(|it| it.identified.map(|it| it.request.0.to_vec()))),
         column(intents().map(|_| i16::from(state_code(state)))),
-        column(items.map(|(_, at)| stored(at.0))),
+        column(items.clone().map(|(_, at)| stored(at.0))),
+        column(intents().map(|it| it.exchange.map(|it| it.to_string()))),
     ]
 }
 

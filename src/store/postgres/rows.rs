@@ -11,7 +11,7 @@ use crate::store::columns::Columns;
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
      p.price::text, p.requests, p.seconds, p.payer, p.amount::text, p.pay_to, p.valid_before, \
      p.state::bigint, \
-     p.created_at, p.updated_at, p.identifier, p.request";
+     p.created_at, p.updated_at, p.identifier, p.request, p.exchange";
 
 /// The columns of a capability, in the order of
 /// [`columns::capability`](crate::store::columns::capability).
@@ -30,6 +30,10 @@ impl Columns for Row {
     }
 
     fn text(&self, column: usize) -> Result<&str, Fault> {
+        get(self, column)
+    }
+
+    fn optional_text(&self, column: usize) -> Result<Option<&str>, Fault> {
         get(self, column)
     }
 

@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
+const MIGRATIONS: [&str; 6] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, EXCHANGES];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///
@@ -155,6 +155,9 @@ const BROKEN: &str = "
 ALTER TABLE capabilities ADD COLUMN broken bigint NOT NULL DEFAULT 0;
 ALTER TABLE leases ADD COLUMN broken bigint NOT NULL DEFAULT 0;
 ";
+
+/// How the price of a payment came about, if it is in another currency: `0.02 USD at 0.83`.
+const EXCHANGES: &str = "ALTER TABLE payments ADD COLUMN exchange text";
 
 /// The version of this program.
 pub(super) fn known() -> i32 {

@@ -11,7 +11,7 @@ use crate::store::{Intent, PaymentState};
 /// The columns of a payment, in the order of [`columns::payment`](crate::store::columns::payment).
 pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mechanism, p.challenge, p.route, \
      p.price, p.requests, p.seconds, p.payer, p.amount, p.pay_to, p.valid_before, p.state, p.created_at, \
-     p.updated_at, p.identifier, p.request";
+     p.updated_at, p.identifier, p.request, p.exchange";
 
 impl Columns for Row<'_> {
     type Fault = rusqlite::Error;
@@ -22,6 +22,10 @@ impl Columns for Row<'_> {
 
     fn text(&self, column: usize) -> rusqlite::Result<&str> {
         self.get_ref(column)?.as_str().map_err(|_| self.unreadable(column))
+    }
+
+    fn optional_text(&self, column: usize) -> rusqlite::Result<Option<&str>> {
+        self.get_ref(column)?.as_str_or_null().map_err(|_| self.unreadable(column))
     }
 
     fn integer(&self, column: usize) -> rusqlite::Result<Option<i64>> {
@@ -67,11 +71,12 @@ pub(super) fn insert_values<R>(
         &stored(now.0),
         &intent.identified.map(|it| it.id.0),
         &intent.identified.map(|it| it.request.0),
+        &intent.exchange.map(|it| it.to_string()),
     ])
 }
 
 /// Adds a payment to the end of the journal. Both of its times are value 14.
 pub(super) const INSERT: &str = "INSERT INTO payments (block, signed, mechanism, challenge, route, price, \
      requests, seconds, payer, amount, pay_to, valid_before, state, created_at, updated_at, \
-     identifier, request) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15, ?16)";
+     identifier, request, exchange) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14, ?15, ?16, ?17)";

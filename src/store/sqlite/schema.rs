@@ -9,7 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
+const MIGRATIONS: [&str; 6] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, EXCHANGES];
 
 /// Version 1.
 ///
@@ -190,6 +190,9 @@ const BROKEN: &str = "
 ALTER TABLE capabilities ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE leases ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
 ";
+
+/// How the price of a payment came about, if it is in another currency: `0.02 USD at 0.83`.
+const EXCHANGES: &str = "ALTER TABLE payments ADD COLUMN exchange TEXT";
 
 /// Checks that this program may write to the file. Gives its version.
 ///

@@ -25,7 +25,7 @@ fn prices(methods: BTreeMap<String, Price>, tools: BTreeMap<String, Price>, othe
 
 /// Everything is offered for 1 raw.
 static OPEN: LazyLock<CallPrices> =
-    LazyLock::new(|| prices(BTreeMap::new(), BTreeMap::new(), Price::Costs(Raw::new(1))));
+    LazyLock::new(|| prices(BTreeMap::new(), BTreeMap::new(), Price::Costs(Raw::new(1).into())));
 
 /// A body whose calls are priced is read by the second parser in the same way: each call is on the line
 /// that this parser sees, no key is there twice, and the limits hold.
@@ -65,13 +65,13 @@ fn check_sum(body: &[u8], seen: &[Seen], open: &Quote) {
         let cost = 1_u128 << index;
         costs.insert(call.clone(), cost);
         let lines = if matches!(call, Seen::Tool(_)) { &mut tools } else { &mut methods };
-        lines.insert(call.name().unwrap_or_default().to_owned(), Price::Costs(Raw::new(cost)));
+        lines.insert(call.name().unwrap_or_default().to_owned(), Price::Costs(Raw::new(cost).into()));
     }
     let due: u128 = seen.iter().filter_map(|it| costs.get(it)).sum();
     let listed = prices(methods.clone(), tools.clone(), Price::Refused);
     match listed.quote(body) {
         Ok(Quote::Free) => assert_eq!(due, 0),
-        Ok(Quote::Costs { amount, .. }) => assert_eq!(amount.get(), due, "{seen:?}"),
+        Ok(Quote::Costs { amount, .. }) => assert_eq!(amount.raw().unwrap().get(), due, "{seen:?}"),
         // Two names that differ in letter case only cannot be told apart by every server.
         Err(fault) => panic!("{fault} for {seen:?}"),
     }

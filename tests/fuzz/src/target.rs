@@ -33,7 +33,7 @@ fn route(pattern: &str, case_sensitive: bool) -> Route {
         standing: Arc::new(Standing::new(&pattern, &Conditions::default(), Vec::new())),
         pattern,
         conditions: Conditions::default(),
-        access: Access::Priced(Terms { amount: Raw::new(1), grants }),
+        access: Access::Priced(Terms { amount: Raw::new(1), grants }.into()),
         strip: None,
         upstream: UpstreamName::new("one"),
         description: String::new(),

@@ -91,6 +91,7 @@ fn token(given: &mut Unstructured<'_>) -> Result<()> {
 fn an_offer(given: &mut Unstructured<'_>) -> Result<Offer> {
     let requests = NonZeroU32::new(given.arbitrary()?).unwrap_or(NonZeroU32::MIN);
     Ok(Offer {
+        exchange: None,
         mechanism: *given.choose(&Mechanism::ALL)?,
         terms: Terms {
             amount: Raw::new(given.arbitrary()?),

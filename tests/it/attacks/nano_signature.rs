@@ -116,6 +116,7 @@ async fn a_payment_that_was_noted_before_is_redeemed_by_the_same_proof_and_no_ot
     let intent = Intent {
         signed: None,
         mechanism: Mechanism::NanoSignature,
+        exchange: None,
         identified: None,
         ..crate::payment_identifier::intent(&offer, sent, ("GET /v1/quote/{symbol}", QUOTE))
     };

@@ -33,7 +33,7 @@ fn open(otherwise: &str) -> CallPrices {
 fn cost(prices: &CallPrices, body: &str) -> Result<(u128, String), CallFault> {
     prices.quote(body.as_bytes()).map(|quote| match quote {
         Quote::Free => (0, String::new()),
-        Quote::Costs { part, amount } => (amount.get(), part),
+        Quote::Costs { part, amount } => (amount.raw().unwrap().get(), part),
     })
 }
 
@@ -249,7 +249,7 @@ proptest! {
             body[at] = *byte;
         }
         if let Ok(quote) = prices.quote(&body) {
-            let amount = match quote { Quote::Free => 0, Quote::Costs { amount, .. } => amount.get() };
+            let amount = match quote { Quote::Free => 0, Quote::Costs { amount, .. } => amount.raw().unwrap().get() };
             let read: Value = serde_json::from_slice(&body).unwrap();
             let least: u128 = read.as_array().unwrap().iter().map(|call| {
                 match (call["method"].as_str(), call["params"]["name"].as_str()) {

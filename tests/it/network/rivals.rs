@@ -35,6 +35,7 @@ async fn begun(rig: &Rig, block: StateBlock, amount: Raw) {
         amount,
         pay_to: block.destination(),
         valid_before: now.plus(120),
+        exchange: None,
         identified: None,
     };
     assert!(matches!(rig.services.store().begin(&intent, now).await, Ok(Begin::Fresh(_))));

@@ -85,7 +85,7 @@ fn ask(presented: Presented) -> Ask {
     Ask {
         route: RouteName::new("thing"),
         standing: Arc::default(),
-        terms: Terms { amount: Raw::new(5), grants },
+        quoted: Some(Terms { amount: Raw::new(5), grants }.into()),
         metering: Metering::Leased,
         presented,
         identified: None,

@@ -80,7 +80,8 @@ fn precedence_is_explained_by_the_first_segment_that_differs() {
 
 /// A price list of tools, the price of each the number of its place.
 fn tools(lines: &[&str]) -> CallPrices {
-    let prices = lines.iter().zip(1..).map(|(line, raw)| ((*line).to_owned(), Price::Costs(Raw::new(raw))));
+    let prices =
+        lines.iter().zip(1..).map(|(line, raw)| ((*line).to_owned(), Price::Costs(Raw::new(raw).into())));
     CallPrices {
         bound: 1000,
         grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
@@ -94,7 +95,7 @@ fn tools(lines: &[&str]) -> CallPrices {
 fn cost(prices: &CallPrices, tool: &str) -> Result<u128, String> {
     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}"}}}}"#);
     match prices.quote(body.as_bytes()) {
-        Ok(Quote::Costs { amount, .. }) => Ok(amount.get()),
+        Ok(Quote::Costs { amount, .. }) => Ok(amount.raw().unwrap().get()),
         Ok(Quote::Free) => Ok(0),
         Err(CallFault::Spelling { listed, .. }) => Err(listed),
         Err(fault) => Err(fault.to_string()),

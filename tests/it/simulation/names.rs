@@ -58,7 +58,7 @@ impl Town {
         let ask = Ask {
             route: asked.ware.0.clone(),
             standing: Arc::default(),
-            terms: asked.ware.1,
+            quoted: Some(asked.ware.1.into()),
             metering: Metering::Leased,
             presented,
             identified: Some(asked.identified),

@@ -75,7 +75,7 @@ impl Town {
         let ask = Ask {
             route: ware.0.clone(),
             standing: Arc::default(),
-            terms: ware.1,
+            quoted: Some(ware.1.into()),
             metering: faregate::routes::Metering::Leased,
             presented,
             identified: None,
@@ -387,7 +387,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
         let ask = Ask {
             route: ware.0.clone(),
             standing: Arc::default(),
-            terms: ware.1,
+            quoted: Some(ware.1.into()),
             metering: faregate::routes::Metering::Leased,
             presented: txn_proof(&challenge, block),
             identified: None,

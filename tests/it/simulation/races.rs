@@ -39,7 +39,7 @@ fn request_for(ware: usize, presented: Presented) -> Ask {
     Ask {
         route,
         standing: Arc::default(),
-        terms,
+        quoted: Some(terms.into()),
         metering: Metering::Leased,
         presented,
         identified: None,

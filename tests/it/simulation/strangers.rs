@@ -128,7 +128,7 @@ impl Street {
         let ask = Ask {
             route,
             standing: Arc::default(),
-            terms,
+            quoted: Some(terms.into()),
             metering,
             presented,
             identified: None,

@@ -76,8 +76,10 @@ async fn an_intent_is_kept_to_the_last_bit<S: Store>(store: Arc<S>) {
     let with_work = signed(hash(1), hash(100), 1);
     let mut without_work = signed(hash(2), hash(101), 1);
     without_work.signed.as_mut().unwrap().work = None;
+    let exchanged = Intent { exchange: "0.02 USD at 0.83".parse().ok(), ..sent(hash(4), 1) };
+    assert!(exchanged.exchange.is_some());
     let sent = sent(hash(3), 1);
-    for (place, intent) in [with_work, without_work, sent].into_iter().enumerate() {
+    for (place, intent) in [with_work, without_work, sent, exchanged].into_iter().enumerate() {
         let payment = begun(&*store, &intent).await;
         assert_eq!(payment.sequence, place as u64 + 1);
         assert_eq!(payment.intent, intent);

@@ -105,7 +105,7 @@ pub(crate) fn ask(header: &str) -> Ask {
     Ask {
         route: RouteName::new("search"),
         standing: Arc::default(),
-        terms: Terms { amount: Raw::new(10_u128.pow(27)), grants },
+        quoted: Some(Terms { amount: Raw::new(10_u128.pow(27)), grants }.into()),
         metering: Metering::Leased,
         presented: Presented::Proof(Box::new(Proof::from(*payment))),
         identified: None,

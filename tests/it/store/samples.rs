@@ -79,6 +79,7 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
         amount: Raw::new(10_u128.pow(26) + 1),
         pay_to: Account([0x55; 32]),
         valid_before: NOW.plus(120),
+        exchange: None,
         identified: None,
     }
 }

@@ -142,6 +142,7 @@ proptest! {
     fn entries_and_identifiers_read_back(
         nonce in any::<[u8; 32]>(), key in any::<[u8; 32]>(), price in any::<u64>(), tag in any::<u64>(),
         grants in any::<(NonZeroU32, u64)>(), until in any::<u64>(), route in any::<String>(),
+        rate in proptest::option::of(1_u64..1_000_000_000),
     ) {
         let terms = SessionTerms { price: Raw::new(price.into()), tag_amount: Raw::new(tag.into()) };
         let mut written = session_entry();
@@ -149,6 +150,7 @@ proptest! {
         (written.extra.challenge, written.extra.valid_before) = (nonce, UnixSeconds(until));
         written.extra.grants = Grants { requests: grants.0, seconds: grants.1 };
         (written.extra.route, written.extra.track) = (route, Track::NanoSession(terms));
+        written.extra.exchange = rate.map(|it| format!("0.02 USD at {it}").parse().unwrap());
         prop_assert_eq!(PaymentRequirements::read(&written.to_json()).unwrap(), written.clone());
         let session = written.session().unwrap();
         prop_assert_eq!(session.to_string().parse::<SessionId>(), Ok(session));
