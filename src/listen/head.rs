@@ -24,7 +24,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use super::deadline::{Deadline, DeadlineWatch, LastWords};
+use super::deadline::{Deadline, LastWords};
 use super::refusal;
 use crate::clock::Stopwatch;
 use crate::shutdown::StopSignal;
@@ -249,14 +249,12 @@ pub(super) struct HeadWatch {
     place: Place,
     /// Runs from the first byte of a head to its last.
     deadline: Option<Pin<Box<Sleep>>>,
-    answer: DeadlineWatch,
 }
 
 impl HeadWatch {
     pub(super) fn new(head: &Arc<HeadSignal>, within: Duration) -> Self {
         head.expect();
-        let answer = DeadlineWatch::new(Arc::clone(&head.answer));
-        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None, answer }
+        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None }
     }
 
     /// Reads by `read`, unless a head is late. Then nothing is read any more, and the connection's task
@@ -274,7 +272,7 @@ impl HeadWatch {
             let came = buf.filled().len().saturating_sub(before);
             self.head.came_after(came);
             // A client that has closed its sending side waits for the answer too.
-            if came == 0 && self.answer.poll(cx).is_ready() {
+            if came == 0 && self.head.answer.poll_passed().is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             return outcome;
