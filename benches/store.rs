@@ -421,7 +421,7 @@ impl Ledger for Prompt {
         let (frontier, before) = self.chain(block.account);
         assert_eq!(block.previous, frontier);
         let hash = block.hash();
-        self.blocks.lock().unwrap().insert(hash, (block.clone(), before));
+        self.blocks.lock().unwrap().insert(hash, (*block, before));
         self.chains.lock().unwrap().insert(block.account, (hash, block.balance));
         Ok(())
     }
