@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::proxies::TrustedProxies;
 use crate::cashier::{Client, Share, Shares};
 use crate::clock::Stopwatch;
-use crate::metrics::{Metrics, ReachedLimit};
+use crate::metrics::{Metrics, OpenConnection, ReachedLimit};
 
 /// The most connections of one listener at the same time. One more is closed as soon as it is accepted;
 /// the others go on.
@@ -116,10 +116,9 @@ impl Door {
         share.ok_or_else(|| self.reached(ReachedLimit::ClientConnections))
     }
 
-    /// Serves a connection, which counts as open until it ends.
-    pub(super) async fn counted(self, serving: impl Future<Output = ()>) {
-        let _open = self.0.metrics.as_ref().map(|it| it.connection_opened());
-        serving.await;
+    /// Counts a connection as open until this is dropped.
+    pub(super) fn opened(&self) -> Option<OpenConnection> {
+        self.0.metrics.as_ref().map(|it| it.connection_opened())
     }
 
     /// Counts that a limit was reached.
