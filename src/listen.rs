@@ -115,14 +115,21 @@ pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
                     if let Some(others) = failed.due() {
                         tracing::warn!(%error, others, "accept failed");
                     }
-                    sleep(ACCEPT_PAUSE).await;
+                    if !is_of_one_connection(&error) {
+                        sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             },
         }
     }
-    match waiting(listener) {
-        Ok(waiting) => waiting.into_iter().for_each(|(tcp, peer)| let_in(&mut connections, tcp, peer)),
-        Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+    // Not by way of the runtime, which learns of a connection a little later.
+    let waiting = async {
+        let listener = listener.into_std()?;
+        let let_in = |tcp, peer| let_in(&mut connections, tcp, peer);
+        accept_waiting(|| listener.accept(), shutdown.patience, let_in).await
+    };
+    if let Err(error) = waiting.await {
+        tracing::warn!(%error, "connections that waited to be accepted are lost");
     }
     if timeout(shutdown.patience, all_ended(&mut connections)).await.is_ok() {
         return;
@@ -135,23 +142,46 @@ pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
     }
 }
 
-/// Closes a listener and gives the connections that its system has accepted for it. Closed with them, they
-/// would be reset.
-fn waiting(listener: TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
-    // Not by way of the runtime, which learns of a connection a little later.
-    let listener = listener.into_std()?;
-    let mut waiting = Vec::new();
-    while waiting.len() < MOST_WAITING {
-        match listener.accept() {
-            Ok((tcp, peer)) => {
-                tcp.set_nonblocking(true)?;
-                waiting.push((TcpStream::from_std(tcp)?, peer));
-            }
-            // The queue is empty, or its connections are gone already.
-            Err(_) => break,
+/// Hands on the connections that the system has accepted for a listener that closes: closed with it, they would be
+/// reset. What fails is tried again for the time `patience`: descriptors become free as other connections end.
+///
+/// # Errors
+/// The last failure, if there may be connections left.
+async fn accept_waiting(
+    mut accept: impl FnMut() -> io::Result<(std::net::TcpStream, SocketAddr)>,
+    patience: Duration,
+    mut let_in: impl FnMut(TcpStream, SocketAddr),
+) -> io::Result<()> {
+    let closing = Stopwatch::start();
+    for _ in 0..MOST_WAITING {
+        let error = match accept() {
+            Ok((tcp, peer)) => match tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+                Ok(tcp) => {
+                    let_in(tcp, peer);
+                    continue;
+                }
+                Err(error) => error,
+            },
+            // The queue is empty.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => error,
+        };
+        tracing::debug!(%error, "accept failed while the listener closes");
+        if is_of_one_connection(&error) {
+            continue;
         }
+        if closing.elapsed() >= patience {
+            return Err(error);
+        }
+        sleep(ACCEPT_PAUSE).await;
     }
-    Ok(waiting)
+    Ok(())
+}
+
+/// Whether an accept failed because the connection that was next is gone, which says nothing of those behind it.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    [ConnectionAborted, ConnectionRefused, ConnectionReset].contains(&error.kind())
 }
 
 async fn all_ended(connections: &mut JoinSet<()>) {
@@ -273,4 +303,58 @@ async fn out_of_patience(shutdown: &mut Shutdown) {
     let age = Stopwatch::start();
     shutdown::asked_for(&mut shutdown.closes).await;
     sleep(shutdown.patience.saturating_sub(age.elapsed())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::repeat_n;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// What comes of a listener on which two clients wait, each accept of which fails with the error that is given,
+    /// if one is: how many were let in, and whether nobody was lost.
+    async fn let_in(patience: Duration, outcomes: impl IntoIterator<Item = Option<Errno>>) -> (usize, bool) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _clients = [(); 2].map(|()| std::net::TcpStream::connect(address).unwrap());
+        let mut outcomes = outcomes.into_iter();
+        let accept = || match outcomes.next().unwrap() {
+            Some(error) => Err(error.into()),
+            None => listener.accept(),
+        };
+        let mut entered = Vec::new();
+        let outcome = accept_waiting(accept, patience, |tcp, _| entered.push(tcp)).await;
+        (entered.len(), outcome.is_ok())
+    }
+
+    /// Regression: any error but an empty queue lost those who waited behind it.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_let_in_whatever_happened_to_others() {
+        let (gone, empty) = (Some(Errno::CONNABORTED), Some(Errno::AGAIN));
+        let patience = Duration::from_secs(1);
+        for (before, between) in [
+            (gone, gone),
+            (Some(Errno::MFILE), Some(Errno::NFILE)),
+            (Some(Errno::NOBUFS), Some(Errno::NOMEM)),
+            (Some(Errno::PROTO), Some(Errno::NETDOWN)),
+        ] {
+            let outcomes = [before, None, between, before, None, gone, empty];
+            assert_eq!(let_in(patience, outcomes).await, (2, true), "{before:?}");
+        }
+        // What is about one connection needs no time.
+        assert_eq!(let_in(Duration::ZERO, [gone, None, gone, None, empty]).await, (2, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_cannot_accept_is_given_up_in_time() {
+        let started = Stopwatch::start();
+        let patience = Duration::from_secs(2);
+        let failing = [None].into_iter().chain(repeat_n(Some(Errno::MFILE), MOST_WAITING));
+        assert_eq!(let_in(patience, failing).await, (1, false));
+        assert!((patience..patience * 2).contains(&started.elapsed()), "{:?}", started.elapsed());
+        let never_empty = repeat_n(Some(Errno::CONNABORTED), MOST_WAITING);
+        assert_eq!(let_in(patience, never_empty).await, (0, true));
+    }
 }

@@ -125,9 +125,9 @@ impl Desk {
         assert_eq!(self.rig.devnet.faults().calls("process"), broadcast, "{code}: a block was broadcast");
     }
 
-    /// Confirms a block, once the ledger has it. On a busy machine a caller is told to wait before it is broadcast.
+    /// Confirms a block once the ledger has it.
     async fn confirm(&self, block: BlockHash) {
-        eventually("the ledger has the block", async || self.rig.devnet.confirm_now(block)).await;
+        self.rig.confirm(block).await;
     }
 
     /// Settles until the answer is no longer "pending".
