@@ -2,6 +2,7 @@
 //! hurt the gateway.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Stdio;
 
 use faregate::devnet::{Devnet, DevnetOptions};
@@ -238,6 +239,56 @@ async fn standard_output_has_whole_lines_to_the_last_request() {
     let proof = faregate::x402::PaymentProof::NanoTxn { block };
     let proof = faregate::x402::encode_header(&offer.answer(&proof));
     let paid = client.get(&url).header("PAYMENT-SIGNATURE", proof).send().await.unwrap();
+/// The log was written by whoever logged: a full disk or a pipe that nobody held ended the process at its next line or
+/// cut a settlement off, and a pipe that nobody read stopped every thread.
+#[tokio::test]
+async fn whatever_becomes_of_standard_error_the_program_serves() {
+    let devnet = Devnet::start(DevnetOptions::default()).await.unwrap();
+    let upstream = Scripted::start(|_| Reply::text(200, "ok")).await;
+    let key = faregate::nano::Seed::from_bytes([0x5a; 32]).key(0);
+    for what in ["full", "closed", "stuck"] {
+        let folder = TempDir::new().unwrap();
+        let origin = upstream.url.origin().ascii_serialization();
+        let gateway = Program::new(folder.path(), &devnet, &origin, 1).logging("info");
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (unread, err) = match what {
+            "full" => (None, OpenOptions::new().write(true).open("/dev/full").unwrap().into()),
+            "closed" => {
+                drop(reader);
+                (None, writer.into())
+            }
+            _ => {
+                // More than a pipe holds: its writers stand still.
+                let copy = writer.try_clone().unwrap();
+                std::thread::spawn(move || writer.write_all(&vec![b'x'; 1 << 21]));
+                (Some(reader), copy.into())
+            }
+        };
+        let process = gateway.start_with(Stdio::null(), err);
+        let client = program::client();
+        let url = format!("{}/thing", gateway.url);
+        let pid = process.id().unwrap().to_string();
+        let tell = async |signal| {
+            let told =
+                tokio::process::Command::new("kill").args([signal, pid.as_str()]).status().await.unwrap();
+            assert!(told.success());
+        };
+        let bill = wait_for("a bill", async || client.get(&url).send().await.ok()).await;
+        tell("-HUP").await;
+        devnet.fund(key.account(), PLENTY).unwrap();
+        devnet.receive_all(&key).unwrap();
+        let offer = offers(&bill).offers.remove(0);
+        let block = devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+        let proof = faregate::x402::PaymentProof::NanoTxn { block };
+        let proof = faregate::x402::encode_header(&offer.answer(&proof));
+        let paid = client.get(&url).header("PAYMENT-SIGNATURE", proof).send().await.unwrap();
+        assert_eq!(paid.status(), 200, "{what}");
+        program::end(process).await;
+        drop(unread);
+    }
+    soon("the ledger ends", devnet.stop()).await;
+}
+
     assert_eq!(paid.status(), 200);
     drop(paid);
     assert!(process.try_wait().unwrap().is_none());
