@@ -196,7 +196,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         {
             match self.unpaid.forward(client, &limits) {
                 Ok(counted) => context.at_upstream = Some(counted),
-                Err(limit) => decision = Decision::Reject(Rejection::Overloaded(limit)),
+                Err(limit) => {
+                    context.unbilled = None;
+                    decision = Decision::Reject(Rejection::Overloaded(limit));
+                }
             }
         }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
@@ -244,6 +247,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         let result = match span {
             // Only what broke off has something to say.
             Some(span) => Box::pin(closing.instrument(span)).await,
+        if let Some(unbilled) = &mut context.unbilled {
+            unbilled.close(ending);
+        }
             None => closing.await,
         };
         self.count(context, result);

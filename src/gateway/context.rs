@@ -279,7 +279,8 @@ impl Context {
 
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
-        match (self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome()), self.unbilled) {
+        let outcome = self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome());
+        match (outcome, &self.unbilled) {
             (Outcome::Free, Some(unbilled)) => unbilled.outcome(),
             (outcome, _) => outcome,
         }
