@@ -253,6 +253,7 @@ async fn log_store_readiness(cashier: &Cashier<NodeLedger, Engine>, mut shutdown
             }
             last = state;
         }
+        cashier.say_if_store_is_back();
         tokio::select! {
             () = tokio::time::sleep(CHECK_STORE_EVERY) => {}
             () = shutdown::asked_for(&mut shutdown) => return,

@@ -31,6 +31,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::Stopwatch;
 use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
+use crate::repeats::Repeats;
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
@@ -98,6 +99,8 @@ pub struct Upstream {
     trials: Trials,
     /// When a request's failure last had an address tried. Changes only; no await while it is held.
     doubted: Mutex<Option<Stopwatch>>,
+    /// Free requests that fail, which strangers can repeat as they like.
+    pub(super) free_failures: Repeats,
     /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
     connector: OnceLock<TransportConnector>,
 }
@@ -231,6 +234,7 @@ impl Upstream {
             rules,
             trials: Trials::new(&settings.health),
             doubted: Mutex::default(),
+            free_failures: Repeats::new(),
             connector: OnceLock::new(),
         }
     }
