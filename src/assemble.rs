@@ -38,7 +38,7 @@ use crate::gateway::request_id::RequestIds;
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
 use crate::gateway::unpaid::Unpaid;
-use crate::gateway::upstream::{PeerTls, Upstream};
+use crate::gateway::upstream::{PeerSecurity, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::listen::{self, Door, DoorRules};
 use crate::metrics::Metrics;
@@ -253,6 +253,7 @@ async fn log_store_readiness(cashier: &Cashier<NodeLedger, Engine>, mut shutdown
             }
             last = state;
         }
+        cashier.say_if_store_is_back();
         tokio::select! {
             () = tokio::time::sleep(CHECK_STORE_EVERY) => {}
             () = shutdown::asked_for(&mut shutdown) => return,
@@ -330,7 +331,7 @@ fn free_forwards() -> usize {
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
-async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Tariff {
+async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerSecurity>) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
     let mut upstreams = BTreeMap::new();
     for (name, settings) in &config.upstreams {

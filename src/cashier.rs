@@ -251,6 +251,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         self.0.store.health().sells(self.0.clock.now())
     }
 
+    /// Says in the log that the store can be asked again, if it could not be and has been for a minute. Call it now
+    /// and then.
+    pub fn say_if_store_is_back(&self) {
+        troubles::store_may_be_back();
+    }
+
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
         let Ask { route, standing, terms, metering, presented, identified, client, down, url } = ask;

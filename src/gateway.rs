@@ -66,6 +66,7 @@ mod preflight;
 mod presented;
 mod rejection;
 mod redirect;
+mod refusal_lines;
 mod reply;
 pub mod request_id;
 mod respond;
@@ -111,6 +112,7 @@ use crate::store::Store;
 use client::Caller;
 use context::{Asked, IfDropped};
 use decision::Decision;
+use refusal_lines::RefusalLines;
 use rejection::Rejection;
 use request_id::{RequestIds, X_REQUEST_ID};
 use rulebook::Rulebook;
@@ -131,6 +133,7 @@ pub struct Gateway<L, S> {
     metrics: Arc<Metrics>,
     ids: Arc<RequestIds>,
     access_log: AccessLog,
+    refusal_lines: RefusalLines,
     unpaid: Unpaid,
     rulebook: Rulebook,
     upstream_bills: UpstreamBills,
@@ -162,6 +165,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             metrics,
             ids,
             access_log,
+            refusal_lines: RefusalLines::new(),
             unpaid,
             rulebook,
             upstream_bills,
@@ -196,7 +200,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         {
             match self.unpaid.forward(client, &limits) {
                 Ok(counted) => context.at_upstream = Some(counted),
-                Err(limit) => decision = Decision::Reject(Rejection::Overloaded(limit)),
+                Err(limit) => {
+                    context.unbilled = None;
+                    decision = Decision::Reject(Rejection::Overloaded(limit));
+                }
             }
         }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
@@ -240,6 +247,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     async fn close(&self, context: &mut Context, ending: Ending) {
         let span = (ending != Ending::Whole).then(|| context.request_id.span());
         let Some(forwarding) = context.forwarding.as_mut() else { return };
+        if let Some(unbilled) = &mut context.unbilled {
+            unbilled.close(ending);
+        }
         let closing = forwarding.admission.close(&self.cashier, ending);
         let result = match span {
             // Only what broke off has something to say.
@@ -247,6 +257,13 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             None => closing.await,
         };
         self.count(context, result);
+    }
+
+    /// Whether the request, which ended as `outcome`, has a line in the access log.
+    fn has_line(&self, context: &Context, outcome: Outcome) -> bool {
+        self.access_log.is_on()
+            && context.is_logged(outcome)
+            && (!context.is_repeatable(outcome) || self.refusal_lines.has_one_more(context.caller.client()))
     }
 
     fn count(&self, context: &Context, result: Option<UseResult>) {
@@ -541,7 +558,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.if_dropped = None;
         let answered = session.response_written().map(|it| it.status);
         let status = answered.map_or(0, |it| it.as_u16());
-        drop(context.at_upstream.take());
+        let was_free = context.at_upstream.take().is_some();
         let took = context.started.elapsed();
         let mut ending = ending(error, answered);
         if ending == Ending::Whole
@@ -556,7 +573,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             departure::break_off(session);
         }
         let outcome = context.outcome();
-        if self.access_log.is_on() && context.is_logged(outcome) {
+        if self.has_line(context, outcome) {
             let line = context.noted.line.take().unwrap_or_else(|| line_of(session));
             self.access_log.line(context.entry(line, (status, session.body_bytes_sent()), took, outcome));
         }
@@ -578,9 +595,18 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
                 source = source.as_str(),
                 "request failed"
             );
-        } else {
+        } else if let Some(held_back) = context.failure_is_said(was_free) {
             let source = source.as_str();
-            tracing::info!(request_id, route, status, error = kind, source, cause, "request failed");
+            tracing::info!(
+                request_id,
+                route,
+                status,
+                error = kind,
+                source,
+                cause,
+                held_back,
+                "request failed"
+            );
         }
     }
 

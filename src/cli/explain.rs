@@ -265,7 +265,7 @@ impl<'a> Explanation<'a> {
                         .lines()
                         .try_for_each(|(line, price)| writeln!(out, "call      {line}: {price}"))?,
                     Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
-                    Some(Ok(Quote::Costs { part, amount })) => {
+                    Some(Ok(Quote::Costs { part, amount, .. })) => {
                         writeln!(out, "costs     {} ({amount} raw)", amount.xno())?;
                         writeln!(out, "buys      {}", route.name.part(&part))?;
                     }
@@ -300,7 +300,7 @@ impl<'a> Explanation<'a> {
         };
         Some(match prices.quote(data.as_bytes()) {
             Ok(Quote::Free) => json!({ "free": true }),
-            Ok(Quote::Costs { part, amount }) => {
+            Ok(Quote::Costs { part, amount, .. }) => {
                 json!({ "free": false, "buys": part, "amount": amount, "xno": amount.xno().to_string() })
             }
             Err(fault) => json!({ "answer": refused_with(&fault), "error": fault.to_string() }),

@@ -51,6 +51,11 @@ impl Caller {
         self.address
     }
 
+    /// The client's address, if it is certain: not that of one of `proxies` whose headers disagree about its client.
+    pub(super) fn certain_address(&self, proxies: &TrustedProxies) -> Option<IpAddr> {
+        self.address.filter(|it| self.is_believed || !proxies.contains(*it))
+    }
+
     /// What the limits for each client count by.
     pub(super) fn client(&self) -> Option<Client> {
         self.address.map(Client::at)

@@ -18,7 +18,7 @@ use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
-use crate::access_log::{Entry, Money, RequestLine};
+use crate::access_log::{Entry, LoggedRequests, Money, RequestLine};
 use crate::admission::Admission;
 use crate::cashier::{Admitted, Share};
 use crate::clock::{self, Stopwatch};
@@ -279,9 +279,19 @@ impl Context {
 
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
-        match (self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome()), self.unbilled) {
+        let outcome = self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome());
+        match (outcome, &self.unbilled) {
             (Outcome::Free, Some(unbilled)) => unbilled.outcome(),
             (outcome, _) => outcome,
+        }
+    }
+
+    /// Whether the log says that the request failed, and how many it did not say that of. A failure of what is paid
+    /// for is always said, of `free` requests now and then.
+    pub(super) fn failure_is_said(&self, free: bool) -> Option<u64> {
+        match &self.forwarding {
+            Some(forwarding) if free => forwarding.upstream.free_failures.again(),
+            Some(_) | None => Some(0),
         }
     }
 
@@ -294,6 +304,13 @@ impl Context {
     pub(super) fn is_logged(&self, outcome: Outcome) -> bool {
         let had_use = self.noted.payment.as_ref().is_some_and(Payment::is_served);
         self.tariff.logged.include(outcome, had_use)
+    }
+
+    /// Whether its client can have such a line as often as it likes, at no cost, although not every request has one.
+    pub(super) fn is_repeatable(&self, outcome: Outcome) -> bool {
+        let is_turned_away = matches!(outcome, Outcome::Refused | Outcome::Unavailable | Outcome::Pending);
+        let is_served = self.noted.payment.as_ref().is_some_and(Payment::is_served);
+        self.tariff.logged == LoggedRequests::Paid && is_turned_away && !is_served
     }
 
     /// The request's line in the access log: `line` was answered with `status` and so many `bytes` of a body,

@@ -35,6 +35,7 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
         let words = respond::last_words(context);
         let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
         let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
+        let said = context.failure_is_said(context.at_upstream.is_some());
         let (route, took) = (context.route_label(), context.started.elapsed());
         if let Some(result) = result {
             metrics.capability_use(&context.at_route.series, result);
@@ -42,7 +43,9 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
         metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
         let status = words.as_ref().map_or(0, |it| it.head.status.as_u16());
         metrics.response(&context.at_route.series, status);
-        tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", "request failed: its answer is late");
+        if let Some(held_back) = said {
+            tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", held_back, "request failed: its answer is late");
+        }
         if let Some(line) = context.noted.line.take() {
             let answered = words.as_ref().map_or((0, 0), |it| {
                 (it.head.status.as_u16(), it.body.as_ref().map_or(0, |body| body.len()))

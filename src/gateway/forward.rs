@@ -115,7 +115,7 @@ pub(super) fn request(
 pub(super) fn response(
     request: &RequestHeader,
     response: &mut ResponseHeader,
-    context: &Context,
+    context: &mut Context,
 ) -> Result<Charge> {
     if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
         return preflight::response(response).map(|()| Charge::Excused);
@@ -129,16 +129,21 @@ pub(super) fn response(
     }
     vary_by_price(response, context)?;
     let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
+    let is_free = admission.admitted().is_none();
+    let redirects =
+        (!is_free || context.unbilled.is_some()) && redirect::leads_to_a_price(response, target, context);
     let Some(admitted) = admission.admitted() else {
-        if let Some(unbilled) = context.unbilled {
-            let (name, text) = unbilled.header();
-            response.insert_header(name, value(text)?)?;
-            // The next client may have to pay.
-            keep_private(response)?;
+        let Some(unbilled) = &mut context.unbilled else { return Ok(Charge::Excused) };
+        let charge = unbilled.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
+        if charge == Charge::Redirected {
+            empty(response)?;
         }
-        return Ok(Charge::Excused);
+        let (name, text) = unbilled.header();
+        response.insert_header(name, value(text)?)?;
+        // The next client may have to pay.
+        keep_private(response)?;
+        return Ok(charge);
     };
-    let redirects = redirect::leads_to_a_price(response, target, context);
     let charge = admission.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
     if charge == Charge::Redirected {
         empty(response)?;

@@ -31,6 +31,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::Stopwatch;
 use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
+use crate::repeats::Repeats;
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
@@ -67,7 +68,7 @@ const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
 /// How its servers are known, and the gateway to them.
 #[derive(Clone, Debug, Default)]
-pub struct PeerTls {
+pub struct PeerSecurity {
     /// Those who vouch for servers. `None`: the authorities that the system trusts.
     pub authorities: Option<Arc<CaType>>,
     /// The client's certificate and its key.
@@ -78,7 +79,7 @@ pub struct PeerTls {
     pub auth: Option<(HeaderName, HeaderValue)>,
 }
 
-impl PeerTls {
+impl PeerSecurity {
     fn apply(&self, peer: &mut HttpPeer) {
         peer.options.ca.clone_from(&self.authorities);
         peer.client_cert_key.clone_from(&self.identity);
@@ -98,6 +99,8 @@ pub struct Upstream {
     trials: Trials,
     /// When a request's failure last had an address tried. Changes only; no await while it is held.
     doubted: Mutex<Option<Stopwatch>>,
+    /// Free requests that fail, which strangers can repeat as they like.
+    pub(super) free_failures: Repeats,
     /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
     connector: OnceLock<TransportConnector>,
 }
@@ -114,7 +117,7 @@ impl fmt::Debug for Upstream {
 /// How an upstream's servers are spoken to.
 struct Rules {
     settings: config::UpstreamConfig,
-    tls: PeerTls,
+    security: PeerSecurity,
     /// Which connections requests of this upstream may share: those that were made by its rules.
     group: u64,
 }
@@ -182,7 +185,7 @@ impl Rules {
 
     fn server(&self, address: SocketAddr, url: UpstreamUrl) -> Server {
         let mut peer = HttpPeer::new(address, url.tls, url.host.clone());
-        self.tls.apply(&mut peer);
+        self.security.apply(&mut peer);
         peer.group_key = self.group;
         let options = &mut peer.options;
         // Pingora's own defaults wait for ever.
@@ -215,14 +218,14 @@ impl Rules {
 impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::begin`] finds some.
     #[must_use]
-    pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, tls: PeerTls) -> Self {
+    pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, security: PeerSecurity) -> Self {
         let group = group(&name, settings);
-        let rules = Arc::new(Rules { settings: settings.clone(), tls, group });
+        let rules = Arc::new(Rules { settings: settings.clone(), security, group });
         let urls = settings.urls.clone();
         let names = HostNames { urls, rules: Arc::clone(&rules), unknown: Mutex::default() };
         let mut backends = Backends::new(Box::new(names));
         if let Some(health) = &settings.health.check {
-            backends.set_health_check(Box::new(Checks::new(&name, health, &settings.urls, &rules.tls)));
+            backends.set_health_check(Box::new(Checks::new(&name, health, &settings.urls, &rules.security)));
         }
         Self {
             name,
@@ -231,13 +234,14 @@ impl Upstream {
             rules,
             trials: Trials::new(&settings.health),
             doubted: Mutex::default(),
+            free_failures: Repeats::new(),
             connector: OnceLock::new(),
         }
     }
 
     /// The header that each request has, by which the gateway's operator is known.
     pub(super) fn auth(&self) -> Option<&(HeaderName, HeaderValue)> {
-        self.rules.tls.auth.as_ref()
+        self.rules.security.auth.as_ref()
     }
 
     /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is
@@ -508,9 +512,9 @@ impl Checks {
         upstream: &UpstreamName,
         health: &config::HealthCheck,
         urls: &[UpstreamUrl],
-        tls: &PeerTls,
+        security: &PeerSecurity,
     ) -> Self {
-        let by_url = urls.iter().map(|url| (url.clone(), health_check(health, url, tls))).collect();
+        let by_url = urls.iter().map(|url| (url.clone(), health_check(health, url, security))).collect();
         Self { upstream: upstream.clone(), by_url, failures: Mutex::default() }
     }
 
@@ -558,9 +562,9 @@ impl HealthCheck for Checks {
     }
 }
 
-fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) -> HttpHealthCheck {
+fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, security: &PeerSecurity) -> HttpHealthCheck {
     let mut check = HttpHealthCheck::new(&url.host, url.tls);
-    tls.apply(&mut check.peer_template);
+    security.apply(&mut check.peer_template);
     let path = format!("{}{}", url.base_path, health.path);
     let made = check
         .req
@@ -670,9 +674,10 @@ mod tests {
             assert_eq!(authority(&url), expected);
         }
         let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
-        PeerTls { server_name: Some("b.example".to_owned()), ..PeerTls::default() }.apply(&mut peer);
+        PeerSecurity { server_name: Some("b.example".to_owned()), ..PeerSecurity::default() }
+            .apply(&mut peer);
         assert_eq!(peer.sni, "b.example");
-        PeerTls::default().apply(&mut peer);
+        PeerSecurity::default().apply(&mut peer);
         assert_eq!(peer.sni, "b.example", "as the URL says");
     }
 

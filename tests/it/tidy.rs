@@ -56,6 +56,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "metrics",
             "nano",
             "payment",
+            "repeats",
             "routes",
             "shutdown",
             "store",
