@@ -4,6 +4,7 @@
 //! and closed in the reverse order. Nothing listens yet: the caller binds and serves.
 
 mod deposit_watch;
+mod listener_tls;
 mod nodes;
 mod pool;
 mod reach;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::access_log::AccessLog;
+use crate::acme::Keeper;
 use crate::admin::Admin;
 use crate::cashier::{self, Cashier, ClientLimits};
 use crate::clock::Clock;
@@ -37,10 +39,11 @@ use crate::gateway::discovery::Documents;
 use crate::gateway::request_id::RequestIds;
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
+use crate::gateway::to_https::ToHttps;
 use crate::gateway::unpaid::Unpaid;
 use crate::gateway::upstream::{PeerSecurity, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
-use crate::listen::{self, Door, DoorRules};
+use crate::listen::{self, Challenges, Door, DoorRules, Tls};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
 use crate::routes::{Access, RouteName, UpstreamName};
@@ -57,6 +60,7 @@ use crate::vault::{self, BearerToken, VaultError};
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
 
+pub use listener_tls::{ListenerTlsError, listener_tls, shared_names};
 pub use nodes::{endpoints, node_client, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
@@ -275,6 +279,9 @@ fn begin_series(metrics: &Metrics, config: &Config, tariff: &Tariff) {
     if config.facilitator.is_some() {
         metrics.begin_sales(RouteName::of_foreign("").label(), &config.nano.in_use);
     }
+    if config.listen.tls.as_ref().is_some_and(|it| it.acme.is_some()) {
+        metrics.begin_certificate_orders();
+    }
     for action in Action::ALL {
         metrics.begin_sweep(action.as_str());
     }
@@ -397,6 +404,18 @@ impl Services {
         let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
         let logs = (Arc::clone(&self.request_ids), self.access_log.clone());
         Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains(), logs)
+    }
+
+    /// The keeper of the certificate that an authority gives, for a listener that shows `tls`.
+    #[must_use]
+    pub fn certificate_keeper(&self, tls: Tls, challenges: Challenges) -> Keeper {
+        Keeper::new(tls, challenges, Arc::clone(&self.metrics), self.clock.clone(), Entropy::system())
+    }
+
+    /// The listener that sends clients to https and answers `challenges`.
+    #[must_use]
+    pub fn to_https(&self, challenges: Challenges) -> ToHttps {
+        ToHttps::new(Arc::clone(&self.tariff), challenges, self.drains())
     }
 
     /// The door of the gateway's listeners.

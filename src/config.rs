@@ -16,6 +16,7 @@ mod finding;
 mod judge;
 mod limits;
 mod listen;
+mod listen_address;
 mod listeners;
 mod mechanisms;
 mod mirror;
@@ -26,15 +27,16 @@ mod prices;
 mod rules;
 mod store;
 mod sweep;
+mod tls;
 mod upstream;
 mod web_address;
 mod work_server;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::access_log::LoggedRequests;
+use crate::listen::ListenAddress;
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
@@ -45,7 +47,7 @@ pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
-pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -53,6 +55,7 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
+pub use tls::{AcmeChallenge, AcmeConfig, CertificateFiles, TlsListener};
 pub use upstream::{
     AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
     UpstreamAuth, UpstreamConfig, UpstreamUrl,
@@ -65,8 +68,8 @@ pub struct Config {
     pub public_url: PublicUrl,
     pub listen: Listen,
     pub drain: Drain,
-    /// Metrics, health and the admin API.
-    pub admin: Option<SocketAddr>,
+    /// Metrics, health and the admin API; nowhere if this is empty.
+    pub admin: Vec<ListenAddress>,
     /// Which requests have a line in the access log.
     pub logged_requests: LoggedRequests,
     /// The listener for other servers that sell for Nano; `None` if it is off.
@@ -192,13 +195,14 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         warn_of_unused(judge, known.keys(), table, unmatched);
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
-    let listen = listen.and_then(|it| listen::listen(judge, it));
-    let admin = judge.optional(file.admin, listen::admin);
+    let public_url = listen::public_url(judge, file.public_url);
+    let listen = listen.and_then(|it| listen::listen(judge, it, public_url.as_ref().ok()));
+    let admin = judge.optional(file.admin, listen::admin).map(Option::unwrap_or_default);
     let facilitator = judge.optional(file.facilitator, listen::facilitator);
     let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
-    listeners::apart(judge, listen.as_ref().ok(), admin.ok().flatten(), beside);
+    listeners::apart(judge, listen.as_ref().ok(), admin.as_deref().unwrap_or_default(), beside);
     all!(Config {
-        public_url: listen::public_url(judge, file.public_url),
+        public_url,
         listen,
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,

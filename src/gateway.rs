@@ -76,6 +76,7 @@ mod scenes;
 mod session_headers;
 mod target;
 pub mod tariff;
+pub mod to_https;
 mod turns;
 pub mod unpaid;
 pub mod upstream;

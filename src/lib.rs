@@ -29,6 +29,7 @@
 //! The edge, where clients, operators and configuration come in:
 //! * [`listen`], [`config`], [`facilitator`], [`admin`], [`wallet`] and [`devnet`], a local ledger for
 //!   development.
+//! * [`acme`]: certificates from an authority.
 //! * [`gateway`]: the proxy itself. Its documentation lists all steps of the path of a request.
 //! * [`assemble`]: builds a gateway from its configuration. [`cli`]: the command line.
 //!
@@ -77,6 +78,8 @@ pub mod reconcile;
 pub mod listen;
 #[cfg(feature = "gateway")]
 pub mod config;
+#[cfg(feature = "gateway")]
+pub mod acme;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]

@@ -9,8 +9,11 @@ use crate::routes::RouteName;
 /// The keys that differ between the running configuration and a new one, and that cannot change while
 /// the gateway runs.
 pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    // The certificate's files are read again on each reload, whatever their names.
-    let addresses = |it: &Config| (it.listen.http, it.listen.tls.as_ref().map(|it| it.address));
+    // Certificates are read again on each reload, whatever their files.
+    let addresses = |it: &Config| {
+        let tls = it.listen.tls.as_ref().map(|it| it.addresses.clone());
+        (it.listen.http.clone(), tls, it.listen.redirect.clone())
+    };
     let keys = |it: &Config| (it.challenge.key_file.clone(), it.challenge.previous_key_file.clone());
     [
         ("listen", addresses(new) != addresses(old)),

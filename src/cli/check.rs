@@ -11,10 +11,10 @@ use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
 use super::secrets::secrets;
 use super::words::counted;
-use crate::assemble::{Stranded, stranded, upstreams_tls};
+use crate::assemble::{Stranded, listener_tls, shared_names, stranded, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Fault, Faults, StoreLocation};
-use crate::listen::Tls;
+use crate::config::{Config, Fault, Faults, StoreLocation, Warning};
+use crate::listen::Challenges;
 use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
 use crate::store::check_postgres_files;
 
@@ -40,9 +40,9 @@ pub struct CheckArgs {
 /// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`]; with `--against-store`
 /// those of the store.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = args.config.load_by(args.offline).or_else(|faults| refuse(&faults, args.json, out))?;
+    let mut config = args.config.load_by(args.offline).or_else(|faults| refuse(&faults, args.json, out))?;
     let file = args.config.path().display().to_string();
-    let faults = if args.offline { Vec::new() } else { unusable(&config) };
+    let faults = if args.offline { Vec::new() } else { unusable(&mut config) };
     if !faults.is_empty() {
         return refuse(&Faults { file, faults }, args.json, out);
     }
@@ -108,11 +108,25 @@ fn refuse<T>(faults: &Faults, json: bool, out: &mut impl Write) -> Result<T, Fai
 }
 
 /// The faults of the files that the configuration names, which a start would find. Those with authorities and
-/// addresses were read with it.
-fn unusable(config: &Config) -> Vec<Fault> {
+/// addresses were read with it. What is odd about them is added to the warnings.
+fn unusable(config: &mut Config) -> Vec<Fault> {
     let fault = |key, message| Fault { mark: None, key, message, hint: None };
-    let own = config.listen.tls.as_ref().and_then(|it| Tls::load(&it.certificate, &it.key).err());
-    let own = own.map(|error| fault(format!("listen.tls.{}", error.key()), error.to_string()));
+    let shown = config.listen.tls.as_ref().map(|it| (it, listener_tls(it, &Challenges::default())));
+    let (own, odd) = match shown {
+        None => (None, Vec::new()),
+        Some((_, Err(error))) => (Some(fault(error.key, error.fault.to_string())), Vec::new()),
+        Some((listener, Ok((tls, unusable)))) => {
+            let hint = Some("have each name in one certificate".to_owned());
+            let shared = shared_names(listener, &tls).into_iter().map(|message| (message, hint.clone()));
+            let unusable = unusable.map(|it| (it.to_string(), Some("a start orders another one".to_owned())));
+            let key = || "listen.tls".to_owned();
+            let odd =
+                shared.chain(unusable).map(|(message, hint)| Fault { mark: None, key: key(), message, hint });
+            (None, odd.map(Warning).collect())
+        }
+    };
+    config.warnings.extend(odd);
+    let config = &*config;
     let upstreams = upstreams_tls(config)
         .err()
         .map(|error| fault(format!("upstreams.{}.{}", error.upstream, error.key), error.fault.to_string()));

@@ -140,30 +140,46 @@ sections! {
         limits: Value,
     }
     "listen" => ListenFile {
-        http: String,
+        http: Value,
         tls: Value,
+        redirect: Value,
         trusted_proxies: Value,
         proxy_protocol: bool,
         h2c: bool,
         reuse_port: bool,
     }
     "listen.tls" => TlsFile {
-        address: String,
+        address: Value,
         certificate: String,
         key: String,
+        certificates: Vec<Value>,
+        min_version: Value,
+        acme: Value,
+    }
+    "listen.tls.certificates[]" => CertificateFile {
+        certificate: String,
+        key: String,
+    }
+    "listen.tls.acme" => AcmeFile {
+        domains: Vec<Value>,
+        directory: String,
+        contact: String,
+        cache: String,
+        challenge: String,
+        ca_file: String,
     }
     "drain" => DrainFile {
         delay: String,
         grace: String,
     }
     "admin" => AdminFile {
-        listen: String,
+        listen: Value,
     }
     "access_log" => AccessLogFile {
         requests: String,
     }
     "facilitator" => FacilitatorFile {
-        listen: String,
+        listen: Value,
         token_file: String,
         per_caller: Value,
     }
@@ -231,6 +247,7 @@ sections! {
     "upstreams.*" => UpstreamFile {
         url: String,
         urls: Vec<Value>,
+        socket: String,
         timeout: String,
         idle_timeout: String,
         connect_timeout: String,

@@ -9,7 +9,9 @@ mod tunnel;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -61,6 +63,9 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 const MOST_FAILURES: usize = 1024;
 /// Requests at one time on a connection of HTTP/2.
 const STREAMS: usize = 100;
+/// What stands in for the address of a peer until it has its own, which may be that of a Unix socket.
+const NO_ADDRESS: std::net::SocketAddr =
+    std::net::SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
 /// The same, of one on which no tunnel began.
@@ -152,11 +157,16 @@ impl HostNames {
 impl ServiceDiscovery for HostNames {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut found = BTreeSet::new();
+        if let Some(path) = &self.rules.settings.socket {
+            let address = of_socket(path)?;
+            found.extend(self.urls.iter().map(|url| self.rules.backend(address.clone(), url)));
+            return Ok((found, HashMap::new()));
+        }
         for url in &self.urls {
             let name = (url.host.as_str(), url.port);
             match tokio::net::lookup_host(name).await {
                 Ok(addresses) => {
-                    found.extend(addresses.map(|address| self.rules.backend(address, url)));
+                    found.extend(addresses.map(|it| self.rules.backend(SocketAddr::Inet(it), url)));
                     if self.is_news(&url.host, true) {
                         tracing::info!(host = %url.host, "the upstream's name is known again");
                     }
@@ -176,15 +186,16 @@ impl ServiceDiscovery for HostNames {
 }
 
 impl Rules {
-    fn backend(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
-        let addr = SocketAddr::Inet(address);
+    fn backend(&self, addr: SocketAddr, url: &UpstreamUrl) -> Backend {
         let mut backend = Backend { addr: addr.clone(), weight: 1, ext: http::Extensions::new() };
         drop(backend.ext.insert(Arc::new(self.server(addr, url.clone()))));
         backend
     }
 
     fn server(&self, address: SocketAddr, url: UpstreamUrl) -> Server {
-        let mut peer = HttpPeer::new(address, url.tls, url.host.clone());
+        let inet = address.as_inet().copied().unwrap_or(NO_ADDRESS);
+        let mut peer = HttpPeer::new(inet, url.tls, url.host.clone());
+        peer._address = address;
         self.security.apply(&mut peer);
         peer.group_key = self.group;
         let options = &mut peer.options;
@@ -329,8 +340,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Why it takes no connections, in words for people.
-    pub async fn reach(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Result<(), String> {
-        let address = SocketAddr::Inet(address);
+    pub async fn reach(&self, address: SocketAddr, url: &UpstreamUrl) -> Result<(), String> {
         let server = self.rules.server(address.clone(), url.clone());
         self.connect(&address, &server).await.map_err(|error| in_words(&error))
     }
@@ -346,21 +356,19 @@ impl Upstream {
                 _ => Ok(()),
             };
         }
-        let SocketAddr::Inet(address) = address else {
-            return Error::e_explain(ErrorType::InternalError, "no address of the internet");
-        };
-        let connected = tokio::net::TcpStream::connect(address);
-        let tcp = match tokio::time::timeout(settings.connect_timeout, connected).await {
-            Ok(Ok(tcp)) => tcp,
-            Ok(Err(error)) => return Error::e_because(ErrorType::ConnectError, "no connection", error),
-            Err(error) => {
-                return Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error);
+        let within = settings.connect_timeout;
+        let is_http2 = settings.protocol == Protocol::H2c;
+        match address {
+            SocketAddr::Inet(address) => {
+                let tcp = in_time(within, tokio::net::TcpStream::connect(address)).await?;
+                if is_http2 { speaks_http2(tcp, within).await } else { Ok(()) }
             }
-        };
-        if settings.protocol == Protocol::H2c {
-            return speaks_http2(tcp, settings.connect_timeout).await;
+            SocketAddr::Unix(address) => {
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                let unix = in_time(within, tokio::net::UnixStream::connect(path)).await?;
+                if is_http2 { speaks_http2(unix, within).await } else { Ok(()) }
+            }
         }
-        Ok(())
     }
 
     fn complain(&self, address: &SocketAddr, error: &Error) {
@@ -481,6 +489,26 @@ impl Upstream {
 
 fn server(backend: &Backend) -> Option<&Arc<Server>> {
     backend.ext.get()
+}
+
+/// A connection that is made within a time.
+async fn in_time<S>(within: Duration, connected: impl Future<Output = std::io::Result<S>>) -> Result<S> {
+    match tokio::time::timeout(within, connected).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
+        Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
+    }
+}
+
+/// The address of a Unix socket.
+///
+/// # Errors
+/// Its path is longer than the system allows.
+pub fn of_socket(path: &Path) -> Result<SocketAddr> {
+    match std::os::unix::net::SocketAddr::from_pathname(path) {
+        Ok(address) => Ok(SocketAddr::Unix(address)),
+        Err(error) => Error::e_because(ErrorType::ConnectError, "not the path of a Unix socket", error),
+    }
 }
 
 /// Tells connections apart that were made for another upstream, trusting other authorities, or in another

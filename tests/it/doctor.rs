@@ -189,13 +189,13 @@ async fn a_certificate_is_judged_by_its_key_its_names_and_its_end() {
     assert!(mark == "broken" && words.contains("do not belong together"), "{mark} {words}");
 
     write((2020, 1, 1), (4000, 1, 1), &["*.example.com"]);
-    assert_eq!(site.examined("listen.tls").await.0, "ok", "a certificate for all names below");
+    assert_eq!(site.examined("names of listen.tls").await.0, "ok", "a certificate for all names below");
     write((2020, 1, 1), (4000, 1, 1), &["other.example.com"]);
-    let (mark, words) = site.examined("listen.tls").await;
+    let (mark, words) = site.examined("names of listen.tls").await;
     assert!(mark == "broken" && words.contains("is not for api.example.com"), "{mark} {words}");
     // Clients of a proxy may be shown the proxy's.
     site.listen = format!("{tls}, trusted_proxies: [127.0.0.1]");
-    assert_eq!(site.examined("listen.tls").await.0, "warning");
+    assert_eq!(site.examined("names of listen.tls").await.0, "warning");
     site.public_url = "http://api.example.com";
     assert_eq!(site.examined("listen.tls").await.0, "ok", "clients ask for no certificate");
 }

@@ -44,6 +44,14 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
     ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store"], false),
     (
+        "acme",
+        &[
+            "clock", "config", "entropy", "listen", "metrics", "nano", "outbound", "repeats", "shutdown",
+            "vault",
+        ],
+        false,
+    ),
+    (
         "gateway",
         &[
             "access_log",
@@ -77,6 +85,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         "assemble",
         &[
             "access_log",
+            "acme",
             "admin",
             "cashier",
             "clock",
@@ -103,6 +112,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "cli",
         &[
+            "acme",
             "assemble",
             "clock",
             "config",

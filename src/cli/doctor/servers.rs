@@ -1,15 +1,16 @@
 //! Servers that the gateway calls: nodes, those that make work, and upstreams. Each is connected to and asked.
 
-use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
+use pingora::protocols::l4::socket::SocketAddr;
 
 use super::Checkup;
 use crate::assemble::{endpoints, upstreams_tls, work_servers};
 use crate::config::{Config, UpstreamUrl};
-use crate::gateway::upstream::Upstream;
+use crate::gateway::upstream::{Upstream, of_socket};
 use crate::ledger::node::{BlockCount, NodeClient, NodeEndpoint};
 use crate::nano::{Threshold, UnixSeconds};
 
@@ -91,7 +92,8 @@ pub(super) async fn upstreams(config: &Config) -> Vec<Checkup> {
             .as_ref()
             .map(|it| Upstream::new(name.clone(), settings, it.get(name).cloned().unwrap_or_default()));
         for url in &settings.urls {
-            found.push(server(&format!("upstream {name}"), url, upstream.as_ref()).await);
+            let socket = settings.socket.as_deref();
+            found.push(server(&format!("upstream {name}"), url, socket, upstream.as_ref()).await);
         }
     }
     found
@@ -105,10 +107,19 @@ enum Reached {
     Not(String),
 }
 
-async fn server(what: &str, url: &UpstreamUrl, upstream: Option<&Upstream>) -> Checkup {
+async fn server(
+    what: &str,
+    url: &UpstreamUrl,
+    socket: Option<&Path>,
+    upstream: Option<&Upstream>,
+) -> Checkup {
     let host = &url.host;
     let advice = "start it, or correct the upstream's URL; nothing is sold there meanwhile";
-    let addresses = match resolved(host, url.port).await {
+    let addresses = match socket {
+        Some(path) => of_socket(path).map(|it| vec![it]).map_err(|error| error.to_string()),
+        None => resolved(host, url.port).await,
+    };
+    let addresses = match addresses {
         Ok(addresses) => addresses,
         Err(error) => return Checkup::broken(what, format!("{host}: {error}"), advice),
     };
@@ -132,10 +143,10 @@ async fn server(what: &str, url: &UpstreamUrl, upstream: Option<&Upstream>) -> C
 }
 
 async fn reach(upstream: &Upstream, address: SocketAddr, url: &UpstreamUrl) -> Reached {
-    if let Err(why) = upstream.reach(address, url).await {
+    if let Err(why) = upstream.reach(address.clone(), url).await {
         return Reached::Not(format!("{address} takes no connections: {why}"));
     }
-    match upstream.ask(address, url).await {
+    match upstream.ask(address.clone(), url).await {
         Ok(it) => {
             let told = format!("{address} answers {} to {}", it.status.as_u16(), it.asked);
             if it.is_health_check && it.status != StatusCode::OK {
@@ -154,7 +165,7 @@ async fn reach(upstream: &Upstream, address: SocketAddr, url: &UpstreamUrl) -> R
 async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     match tokio::time::timeout(LOOK_UP_WITHIN, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(found)) => {
-            let addresses: Vec<_> = found.collect();
+            let addresses: Vec<_> = found.map(SocketAddr::Inet).collect();
             if addresses.is_empty() { Err("no address".to_owned()) } else { Ok(addresses) }
         }
         Ok(Err(error)) => Err(error.to_string()),
