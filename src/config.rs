@@ -38,7 +38,7 @@ use crate::access_log::LoggedRequests;
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
-use mirror::{AccessLogFile, ConfigFile};
+use mirror::{AccessLogFile, AdminFile, ConfigFile};
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
@@ -67,6 +67,8 @@ pub struct Config {
     pub drain: Drain,
     /// Metrics, health and the admin API.
     pub admin: Option<SocketAddr>,
+    /// The file of the token that callers of the admin API send; created if it is missing. `None`: there is no API.
+    pub admin_token_file: Option<PathBuf>,
     /// Which requests have a line in the access log.
     pub logged_requests: LoggedRequests,
     /// The listener for other servers that sell for Nano; `None` if it is off.
@@ -193,7 +195,11 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
     let listen = listen.and_then(|it| listen::listen(judge, it));
-    let admin = judge.optional(file.admin, listen::admin);
+    let mut admin_token_file = Judged::Ok(None);
+    let admin = judge.optional(file.admin, |judge, mut it: AdminFile| {
+        admin_token_file = judge.file(it.token_file.take());
+        listen::admin(judge, it)
+    });
     let facilitator = judge.optional(file.facilitator, listen::facilitator);
     let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
     listeners::apart(judge, listen.as_ref().ok(), admin.ok().flatten(), beside);
@@ -202,6 +208,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         listen,
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
+        admin_token_file,
         logged_requests: judge
             .section(file.access_log)
             .and_then(|it: AccessLogFile| {

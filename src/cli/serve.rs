@@ -19,13 +19,14 @@ use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
+use crate::admin::{Order, ReloadRefused, Reloaded};
 use crate::assemble::{self, Services};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{Config, Drain, Faults};
@@ -148,6 +149,7 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
     let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
     let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
     let others = bound.others();
+    let mut orders = services.take_orders();
     let (mut for_clients, mut for_operator) = listen(&services, bound.listen()?, &shutdown, ends);
     systemd::ready();
     let watchdog = systemd::feed_watchdog();
@@ -156,11 +158,18 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
             () = either(&mut signals.terminate, &mut signals.interrupt) => break,
             _ = signals.hangup.recv() => {
                 systemd::reloading();
-                reload(file, &services, tls.as_ref()).await;
+                let _logged = reload(file, &services, tls.as_ref(), false).await.is_ok();
                 systemd::ready();
+            }
+            order = next(&mut orders) => {
+                if obey(order, file, &services, tls.as_ref()).await {
+                    break;
+                }
             }
         }
     }
+    // Whoever orders something from here on is told that it is ending.
+    drop(orders);
     systemd::stopping();
     services.drain();
     others.take_over();
@@ -264,41 +273,92 @@ fn listen(
     (for_clients, for_operator)
 }
 
-/// Applies the file as it is now, or leaves everything as it was and logs why.
-async fn reload(file: &ConfigArgs, services: &Services, tls: Option<&Tls>) {
-    let config = match load(file) {
-        Ok(config) => config,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!("not reloaded, the old configuration stays in use:\n{error}");
-            return;
+/// Obeys an order of the admin API. Gives whether the gateway is to end.
+async fn obey(order: Order, file: &ConfigArgs, services: &Services, tls: Option<&Tls>) -> bool {
+    match order {
+        Order::Drain => true,
+        Order::Reload { dry_run, outcome } => {
+            systemd::reloading();
+            let reloaded = reload(file, services, tls, dry_run).await;
+            systemd::ready();
+            // Who asked may have gone. It is logged.
+            let _told = outcome.send(reloaded).is_ok();
+            false
         }
+    }
+}
+
+/// The next order; never, if there are none.
+async fn next(orders: &mut Option<mpsc::Receiver<Order>>) -> Order {
+    match orders {
+        Some(orders) => match orders.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Applies the file as it is now, or leaves everything as it was and logs why. If this is a `dry_run`, nothing is
+/// applied.
+async fn reload(
+    file: &ConfigArgs,
+    services: &Services,
+    tls: Option<&Tls>,
+    dry_run: bool,
+) -> Result<Reloaded, ReloadRefused> {
+    let reloaded = if dry_run {
+        prepare(file, services, tls).map(|prepared| prepared.reloaded)
+    } else {
+        apply(file, services, tls).await
     };
+    match &reloaded {
+        _ if dry_run => {}
+        Err(refused) => {
+            services.metrics().reload_failed();
+            tracing::error!("not reloaded, the old configuration stays in use:\n{}", refused.reason);
+        }
+        Ok(Reloaded { needs_restart, .. }) if needs_restart.is_empty() => {
+            tracing::info!("configuration reloaded");
+        }
+        Ok(Reloaded { needs_restart, .. }) => {
+            tracing::warn!(?needs_restart, "configuration reloaded, except for what needs a restart");
+        }
+    }
+    reloaded
+}
+
+/// A configuration that can be applied.
+struct Prepared<'a> {
+    config: Config,
+    /// The certificate in use, and the one that takes its place.
+    renewed: Option<(&'a Tls, Tls)>,
+    reloaded: Reloaded,
+}
+
+fn prepare<'a>(
+    file: &ConfigArgs,
+    services: &Services,
+    tls: Option<&'a Tls>,
+) -> Result<Prepared<'a>, ReloadRefused> {
+    let because = |reason: String| ReloadRefused { reason, faults: Vec::new() };
+    let config = load(file)
+        .map_err(|error| ReloadRefused { faults: error.faults.clone(), ..because(error.to_string()) })?;
     let files = tls.zip(config.listen.tls.as_ref());
     let renewed = files.map(|(tls, files)| Tls::load(&files.certificate, &files.key).map(|it| (tls, it)));
-    let renewed = match renewed.transpose() {
-        Ok(renewed) => renewed,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(%error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
-    let held_back = match services.reload(&config).await {
-        Ok(held_back) => held_back,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(%error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
+    let renewed = renewed.transpose().map_err(|error| because(error.to_string()))?;
+    let reloaded = services.preview(&config).map_err(|error| because(error.to_string()))?;
+    Ok(Prepared { config, renewed, reloaded })
+}
+
+async fn apply(file: &ConfigArgs, services: &Services, tls: Option<&Tls>) -> Result<Reloaded, ReloadRefused> {
+    let Prepared { config, renewed, mut reloaded } = prepare(file, services, tls)?;
+    let applied = services.reload(&config).await;
+    reloaded.needs_restart =
+        applied.map_err(|error| ReloadRefused { reason: error.to_string(), faults: Vec::new() })?;
     if let Some((tls, renewed)) = renewed {
         tls.replace(&renewed);
         services.metrics().certificate_expires(tls.expires_at());
     }
-    if held_back.is_empty() {
-        tracing::info!("configuration reloaded");
-    } else {
-        tracing::warn!(needs_restart = ?held_back, "configuration reloaded, except for what needs a restart");
-    }
+    Ok(reloaded)
 }

@@ -22,6 +22,7 @@ use crate::proxy::wire::Played;
 use crate::rig::{PLENTY, capability, error, header, offers};
 use crate::scripted::{Reply, Scripted};
 
+mod admin;
 mod drain;
 mod ready;
 mod systemd;
