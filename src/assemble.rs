@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access_log::AccessLog;
 use crate::acme::Keeper;
-use crate::admin::Admin;
+use crate::admin::{Admin, Api, LastPoolLook, Order, Reloaded};
 use crate::cashier::{self, Cashier, ClientLimits};
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
@@ -55,7 +55,7 @@ use crate::store::{
 };
 use crate::sweep::Action;
 use crate::sweeper::SweepJournal;
-use crate::vault::{self, BearerToken, VaultError};
+use crate::vault::{self, AdminToken, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
@@ -88,6 +88,8 @@ pub enum AssembleError {
     PreviousKey(VaultError),
     #[error("`facilitator.token_file`: {0}")]
     Token(VaultError),
+    #[error("`admin.token_file`: {0}")]
+    AdminToken(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
     #[error("`store.path`: {0}")]
@@ -122,7 +124,13 @@ pub struct Services {
     store: Arc<Engine>,
     clock: Clock,
     token: Option<BearerToken>,
+    admin_token: Option<AdminToken>,
+    /// What the admin API asks of the process, until somebody takes it.
+    orders: (mpsc::Sender<Order>, Option<mpsc::Receiver<Order>>),
+    last_look: LastPoolLook,
     fixed: Config,
+    /// The configuration in use, with what needs a restart as the file last had it.
+    applied: ArcSwap<Config>,
     drains: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -137,6 +145,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let keys = mac_keys(&config)?;
     let token_file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
     let token = token_file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
+    let admin_token = config.admin_token_file.as_ref().map(|it| vault::admin_token(it)).transpose();
+    let admin_token = admin_token.map_err(AssembleError::AdminToken)?;
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(nodes::node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
@@ -173,12 +183,14 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     tasks.spawn(async move { log_store_readiness(&watching, until).await });
     let (metering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { metering.capabilities().run(until).await });
-    let watch = deposit_watch(&ledger, &store, &metrics, &clock).await;
+    let last_look = LastPoolLook::default();
+    let watch = deposit_watch(&ledger, &store, &metrics, &clock, &last_look).await;
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
     let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
         tasks.spawn(sweep);
     }
+    let (order, orders) = mpsc::channel(1);
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
@@ -193,6 +205,10 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         store,
         clock,
         token,
+        admin_token,
+        orders: (order, Some(orders)),
+        last_look,
+        applied: ArcSwap::from_pointee(config.clone()),
         fixed: config,
         drains: watch::Sender::new(false),
         stop,
@@ -206,6 +222,7 @@ async fn deposit_watch(
     store: &Arc<Engine>,
     metrics: &Arc<Metrics>,
     clock: &Clock,
+    last_look: &LastPoolLook,
 ) -> DepositWatch {
     let mut swept = SweptCount::new(Arc::clone(store), Arc::clone(metrics), clock.clone());
     // If it fails, what is in the journal counts as swept from now on.
@@ -213,7 +230,8 @@ async fn deposit_watch(
         tracing::warn!(%error, "the journal of sweeps cannot be read");
     }
     let (store, metrics, clock) = (Arc::clone(store), Arc::clone(metrics), clock.clone());
-    DepositWatch { ledger: ledger.clone(), store, metrics, clock, swept }
+    let last_look = Arc::clone(last_look);
+    DepositWatch { ledger: ledger.clone(), store, metrics, clock, swept, last_look }
 }
 
 /// Opens the store; `observer` is called for each operation.
@@ -437,7 +455,15 @@ impl Services {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
         let (metrics, tariff) = (Arc::clone(&self.metrics), Arc::clone(&self.tariff));
-        Admin::new(cashier, ledger, store, metrics, tariff, self.drains())
+        let api = self.admin_token.clone().map(|token| {
+            Api::new(token, self.orders.0.clone(), Arc::clone(&self.last_look), self.fixed.drain)
+        });
+        Admin::new(cashier, ledger, store, metrics, tariff, self.drains(), api)
+    }
+
+    /// What the admin API asks of the process. `None` if somebody has taken it.
+    pub const fn take_orders(&mut self) -> Option<mpsc::Receiver<Order>> {
+        self.orders.1.take()
     }
 
     /// From here on the operator's listener says that the gateway is not ready, and each answer ends its
@@ -482,6 +508,19 @@ impl Services {
         self.cashier.capabilities()
     }
 
+    /// What [`Services::reload`] would do with `config`.
+    ///
+    /// # Errors
+    /// [`UpstreamTlsError`].
+    pub fn preview(&self, config: &Config) -> Result<Reloaded, UpstreamTlsError> {
+        upstreams_tls(config)?;
+        let mut needs_restart = reload::need_restart(&self.fixed, config);
+        if reload::without_addresses(&mut config.mechanisms.clone(), &self.fixed.nano.in_use) {
+            needs_restart.push("routes[].mechanisms");
+        }
+        Ok(Reloaded { changed: reload::changes(&self.applied.load(), config), needs_restart })
+    }
+
     /// Applies a changed configuration: prices, upstreams, origins, mechanisms' order, times and limits.
     /// Gives the keys that changed and need a restart; those stay as they were.
     ///
@@ -489,6 +528,7 @@ impl Services {
     /// [`UpstreamTlsError`]; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<Vec<&'static str>, UpstreamTlsError> {
         let tls = upstreams_tls(config)?;
+        self.applied.store(Arc::new(config.clone()));
         let mut config = config.clone();
         let mut held_back = reload::need_restart(&self.fixed, &config);
         config.nano = self.fixed.nano.clone();

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. Only this part prints.
 
+pub mod admin;
 mod arguments;
 pub mod backup;
 pub mod check;
@@ -95,6 +96,9 @@ enum MainCommand {
     /// The journal of payments
     #[command(subcommand, after_help = exit_codes::PAYMENTS)]
     Payments(payments::PaymentsCommand),
+    /// Ask a running gateway, or change something in it, through its admin API
+    #[command(after_help = exit_codes::ADMIN)]
+    Admin(Box<admin::AdminArgs>),
     /// Print the completions for a shell
     #[command(after_help = exit_codes::COMPLETIONS)]
     Completions(manual::CompletionsArgs),
@@ -181,6 +185,7 @@ fn dispatch(command: MainCommand) -> ExitCode {
         MainCommand::Devnet(args) => on_runtime(async { Failure::end(devnet::run(args, &mut out).await) }),
         MainCommand::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
         MainCommand::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        MainCommand::Admin(args) => on_runtime(async { Failure::end(admin::run(*args, &mut out).await) }),
         MainCommand::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
     }
 }

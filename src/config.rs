@@ -40,7 +40,7 @@ use crate::listen::ListenAddress;
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
-use mirror::{AccessLogFile, ConfigFile};
+use mirror::{AccessLogFile, AdminFile, ConfigFile};
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
@@ -70,6 +70,8 @@ pub struct Config {
     pub drain: Drain,
     /// Metrics, health and the admin API; nowhere if this is empty.
     pub admin: Vec<ListenAddress>,
+    /// The file of the token that callers of the admin API send; created if it is missing. `None`: there is no API.
+    pub admin_token_file: Option<PathBuf>,
     /// Which requests have a line in the access log.
     pub logged_requests: LoggedRequests,
     /// The listener for other servers that sell for Nano; `None` if it is off.
@@ -197,7 +199,12 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
     let public_url = listen::public_url(judge, file.public_url);
     let listen = listen.and_then(|it| listen::listen(judge, it, public_url.as_ref().ok()));
-    let admin = judge.optional(file.admin, listen::admin).map(Option::unwrap_or_default);
+    let mut admin_token_file = Judged::Ok(None);
+    let admin = judge.optional(file.admin, |judge, mut it: AdminFile| {
+        admin_token_file = judge.file(it.token_file.take());
+        listen::admin(judge, it)
+    });
+    let admin = admin.map(Option::unwrap_or_default);
     let facilitator = judge.optional(file.facilitator, listen::facilitator);
     let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
     listeners::apart(judge, listen.as_ref().ok(), admin.as_deref().unwrap_or_default(), beside);
@@ -206,6 +213,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         listen,
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
+        admin_token_file,
         logged_requests: judge
             .section(file.access_log)
             .and_then(|it: AccessLogFile| {

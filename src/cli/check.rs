@@ -4,18 +4,19 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::arguments::ConfigArgs;
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
 use super::secrets::secrets;
 use super::words::counted;
+use crate::admin::views;
 use crate::assemble::{Stranded, listener_tls, shared_names, stranded, upstreams_tls};
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults, StoreLocation, Warning};
 use crate::listen::Challenges;
-use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
+use crate::routes::{Access, CallPrices};
 use crate::store::check_postgres_files;
 
 #[derive(Args, Clone, Debug)]
@@ -49,7 +50,7 @@ pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Fai
     let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
     let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
     if args.json {
-        let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
+        let routes: Vec<_> = config.table.routes().iter().map(|route| views::route(route)).collect();
         let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes,
             "stranded": stranded.iter().map(describe_stranded).collect::<Vec<_>>() });
         writeln!(out, "{whole}")?;
@@ -175,43 +176,4 @@ fn span(prices: &CallPrices) -> String {
         Some((least, most)) => format!("{} to {} a call", least.xno(), most.xno()),
         None => "refused".to_owned(),
     }
-}
-
-fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
-    all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
-}
-
-/// A route as JSON.
-pub(super) fn describe(route: &Route) -> Value {
-    let priced = match &route.access {
-        Access::Free => Value::Null,
-        Access::Calls(prices) => json!({
-            "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
-            "requests": prices.grants.requests,
-            "seconds": prices.grants.seconds,
-        }),
-        Access::Priced(terms) => json!({
-            "amount": terms.amount,
-            "xno": terms.amount.xno().to_string(),
-            "requests": terms.grants.requests,
-            "seconds": terms.grants.seconds,
-        }),
-    };
-    json!({
-        "name": route.name.as_str(),
-        "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
-        "match": route.pattern.as_str(),
-        "host": route.conditions.host().map(ToString::to_string),
-        "query": pairs(route.conditions.query().iter().map(|it| (it.name(), it.value()))),
-        "headers": pairs(route.conditions.headers().iter().map(|it| (it.name().as_str(), it.value()))),
-        "upstream": route.upstream.as_str(),
-        "strip": route.strip.as_ref().map(Strip::as_str),
-        "free": route.access.is_free(),
-        "price": priced,
-        "charge_on": route.charge_on.as_str(),
-        "preflight": route.preflight.map(PreflightRule::as_str),
-        "body": route.body.as_str(),
-        "case_sensitive": route.case_sensitive,
-        "hidden": route.hidden,
-    })
 }

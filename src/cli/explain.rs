@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::arguments::{self, ConfigArgs};
-use super::check::{describe, load};
+use super::check::load;
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use crate::admin::views;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{
@@ -325,7 +326,7 @@ impl<'a> Explanation<'a> {
                 Unmatched::Free(_) | Unmatched::NotFound,
             ) => None,
         };
-        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": describe(route), "why": why });
+        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": views::route(route), "why": why });
         json!({
             "method": self.head.method,
             "host": self.head.host.and_then(RequestHost::name),
@@ -333,7 +334,7 @@ impl<'a> Explanation<'a> {
             "foreign_authority": self.foreign,
             "document": matches!(self.found, Found::Document),
             "unclear": why,
-            "route": winner.map(|route| describe(route)),
+            "route": winner.map(|route| views::route(route)),
             "beaten": winner.map(|it| self.beaten(it).map(told).collect::<Vec<_>>()).unwrap_or_default(),
             "failed": self.failed().map(told).collect::<Vec<_>>(),
             "call": self.quote(winner),

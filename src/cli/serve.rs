@@ -19,13 +19,14 @@ use clap::Args;
 use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
+use crate::admin::{Order, ReloadRefused, Reloaded};
 use crate::assemble::{self, Services, listener_tls, shared_names};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{AcmeConfig, Config, Drain, Faults, TlsListener};
@@ -194,6 +195,7 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
     let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
     let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
     let others = bound.others();
+    let mut orders = services.take_orders();
     let (listeners, files) = bound.listen().await?;
     let (mut for_clients, mut for_operator) =
         listen(&services, listeners, secured.as_ref(), &challenges, &shutdown, ends);
@@ -209,11 +211,18 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
             () = either(&mut signals.terminate, &mut signals.interrupt) => break,
             _ = signals.hangup.recv() => {
                 systemd::reloading();
-                reload(file, &services, secured.as_ref()).await;
+                let _logged = reload(file, &services, secured.as_ref(), false).await.is_ok();
                 systemd::ready();
+            }
+            order = next(&mut orders) => {
+                if obey(order, file, &services, secured.as_ref()).await {
+                    break;
+                }
             }
         }
     }
+    // Whoever orders something from here on is told that it is ending.
+    drop(orders);
     systemd::stopping();
     services.drain();
     others.take_over();
@@ -329,45 +338,108 @@ fn listen(
     (for_clients, for_operator)
 }
 
-/// Applies the file as it is now, or leaves everything as it was and logs why.
-async fn reload(file: &ConfigArgs, services: &Services, secured: Option<&Secured>) {
-    let config = match load(file) {
-        Ok(config) => config,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!("not reloaded, the old configuration stays in use:\n{error}");
-            return;
+/// Obeys an order of the admin API. Gives whether the gateway is to end.
+async fn obey(order: Order, file: &ConfigArgs, services: &Services, secured: Option<&Secured>) -> bool {
+    match order {
+        Order::Drain => true,
+        Order::Reload { dry_run, outcome } => {
+            systemd::reloading();
+            let reloaded = reload(file, services, secured, dry_run).await;
+            systemd::ready();
+            // Who asked may have gone. It is logged.
+            let _told = outcome.send(reloaded).is_ok();
+            false
         }
+    }
+}
+
+/// The next order; never, if there are none.
+async fn next(orders: &mut Option<mpsc::Receiver<Order>>) -> Order {
+    match orders {
+        Some(orders) => match orders.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Applies the file as it is now, or leaves everything as it was and logs why. If this is a `dry_run`, nothing is
+/// applied.
+async fn reload(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&Secured>,
+    dry_run: bool,
+) -> Result<Reloaded, ReloadRefused> {
+    let reloaded = if dry_run {
+        prepare(file, services, secured).map(|prepared| prepared.reloaded)
+    } else {
+        apply(file, services, secured).await
     };
+    match &reloaded {
+        _ if dry_run => {}
+        Err(refused) => {
+            services.metrics().reload_failed();
+            tracing::error!("not reloaded, the old configuration stays in use:\n{}", refused.reason);
+        }
+        Ok(Reloaded { needs_restart, .. }) if needs_restart.is_empty() => {
+            tracing::info!("configuration reloaded");
+        }
+        Ok(Reloaded { needs_restart, .. }) => {
+            tracing::warn!(?needs_restart, "configuration reloaded, except for what needs a restart");
+        }
+    }
+    reloaded
+}
+
+/// A configuration that can be applied.
+struct Prepared<'a> {
+    config: Config,
+    renewed: Option<Renewed<'a>>,
+    reloaded: Reloaded,
+}
+
+/// What a listener shows, and what takes its place.
+struct Renewed<'a> {
+    own: &'a Secured,
+    tls: Tls,
+    authority: Option<AcmeConfig>,
+}
+
+fn prepare<'a>(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&'a Secured>,
+) -> Result<Prepared<'a>, ReloadRefused> {
+    let because = |reason: String| ReloadRefused { reason, faults: Vec::new() };
+    let config = load(file)
+        .map_err(|error| ReloadRefused { faults: error.faults.clone(), ..because(error.to_string()) })?;
     let listener = secured.zip(config.listen.tls.as_ref());
-    let renewed =
-        listener.map(|(own, it)| load_tls(it, &own.challenges).map(|tls| (own, tls, it.acme.clone())));
-    let renewed = match renewed.transpose() {
-        Ok(renewed) => renewed,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
-    let held_back = match services.reload(&config).await {
-        Ok(held_back) => held_back,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(%error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
-    if let Some((own, renewed, authority)) = renewed {
-        if let Err(error) = own.tls.replace(&renewed) {
+    let renewed = listener.map(|(own, it)| {
+        let tls = load_tls(it, &own.challenges)?;
+        Ok(Renewed { own, tls, authority: it.acme.clone() })
+    });
+    let renewed = renewed.transpose().map_err(because)?;
+    let reloaded = services.preview(&config).map_err(|error| because(error.to_string()))?;
+    Ok(Prepared { config, renewed, reloaded })
+}
+
+async fn apply(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&Secured>,
+) -> Result<Reloaded, ReloadRefused> {
+    let Prepared { config, renewed, mut reloaded } = prepare(file, services, secured)?;
+    let applied = services.reload(&config).await;
+    reloaded.needs_restart =
+        applied.map_err(|error| ReloadRefused { reason: error.to_string(), faults: Vec::new() })?;
+    if let Some(Renewed { own, tls, authority }) = renewed {
+        if let Err(error) = own.tls.replace(&tls) {
             tracing::error!(%error, "the certificates stay as they were");
         }
         services.metrics().certificate_expires(own.tls.expires_at());
         own.authority.send_replace(authority);
     }
-    if held_back.is_empty() {
-        tracing::info!("configuration reloaded");
-    } else {
-        tracing::warn!(needs_restart = ?held_back, "configuration reloaded, except for what needs a restart");
-    }
+    Ok(reloaded)
 }

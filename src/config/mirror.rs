@@ -34,6 +34,11 @@ impl<T> Piece<T> {
         !matches!(self.given, Given::Missing)
     }
 
+    /// What is there, of which nothing is left here.
+    pub(super) fn take(&mut self) -> Self {
+        Self { path: self.path.clone(), given: std::mem::replace(&mut self.given, Given::Missing) }
+    }
+
     /// The key's path, if the key is there.
     pub(super) fn given_path(&self) -> Option<String> {
         self.is_given().then(|| self.path.clone())
@@ -174,6 +179,7 @@ sections! {
     }
     "admin" => AdminFile {
         listen: Value,
+        token_file: String,
     }
     "access_log" => AccessLogFile {
         requests: String,

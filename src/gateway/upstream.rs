@@ -455,6 +455,16 @@ impl Upstream {
         self.backends.get_backend().len()
     }
 
+    /// The addresses that were looked up for its URLs, and whether each is healthy as far as is known.
+    #[must_use]
+    pub fn servers(&self) -> Vec<(String, bool)> {
+        let known = self.backends.get_backend();
+        let is_checked = self.rules.settings.health.check.is_some();
+        let is_healthy =
+            |it: &Backend| (!is_checked || self.backends.ready(it)) && self.trials.pause(&it.addr).is_none();
+        known.iter().map(|it| (it.addr.to_string(), is_healthy(it))).collect()
+    }
+
     /// Whether no address is known and healthy: seconds after which that may be over. `None`: it is up.
     #[must_use]
     pub fn down(&self) -> Option<NonZeroU64> {

@@ -23,6 +23,7 @@ use crate::rig::{PLENTY, capability, error, header, offers};
 use crate::scripted::{Reply, Scripted};
 
 mod acme;
+mod admin;
 mod drain;
 mod listeners;
 mod ready;

@@ -78,7 +78,14 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         &["cashier", "ledger", "listen", "metrics", "nano", "payment", "routes", "store", "vault", "x402"],
         false,
     ),
-    ("admin", &["cashier", "gateway", "ledger", "metrics", "shutdown", "store"], false),
+    (
+        "admin",
+        &[
+            "cashier", "clock", "config", "gateway", "ledger", "metrics", "nano", "payment", "repeats",
+            "routes", "shutdown", "store", "vault",
+        ],
+        false,
+    ),
     ("wallet", &["clock", "ledger", "nano", "outbound", "payment", "vault", "x402"], false),
     ("devnet", &["clock", "entropy", "listen", "nano", "shutdown"], false),
     (
@@ -113,6 +120,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         "cli",
         &[
             "acme",
+            "admin",
             "assemble",
             "clock",
             "config",
