@@ -271,7 +271,7 @@ mod tests {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     /// A connection that a client has begun with these bytes, and on which so many bytes wait to be read.
-    async fn begun(bytes: &[u8], room: usize) -> (DuplexStream, impl Future<Output = ()>) {
+    async fn begun(bytes: &[u8], room: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
         let (mut client, stream) = tokio::io::duplex(room);
         client.write_all(bytes).await.unwrap();
         let head = Arc::new(HeadSignal::default());
@@ -317,7 +317,8 @@ mod tests {
         let seen = async |how: u8, path: &[u8; 4]| {
             let head = [&[0x82, 0x87, 0x01, 0x01, b'a', how, 0x04][..], path].concat();
             let length = u8::try_from(head.len()).unwrap();
-            let frames = [&[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, length, 1, 5, 0, 0, 0, 1][..], &head].concat();
+            let begin = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, length, 1, 5, 0, 0, 0, 1];
+            let frames = [&begin[..], &head].concat();
             let (_client, served) = begun(&[PREFACE, &frames].concat(), 4096).await;
             timeout(FAREWELL * 3, served).await.is_ok()
         };

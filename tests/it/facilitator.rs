@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::attacks::{balance, journal, received};
-use crate::patience::{eventually, wait_for};
+use crate::patience::wait_for;
 use crate::rig::{Ending, PLENTY, Plan, Rig, signature};
 
 /// What the resource server sells.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use faregate::assemble::pool_accounts;
 use faregate::reconcile::Books;
 use faregate::store::{Filter, PaymentJournal};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Api, with_api};
 use crate::rig::{Ending, Rig, capability, error};
@@ -60,7 +60,7 @@ async fn what_is_given_away_opens_its_route_and_is_no_payment() {
 async fn what_was_given_is_there_after_a_crash_and_given_once_under_a_key() {
     let (rig, api) = with_api().await;
     let body = json!({ "route": "search", "uses": 2 });
-    let give = async |api: &Api, key: &str, body| {
+    let give = async |api: &Api, key: &str, body: &Value| {
         let request = api.request("POST", "/v1/capabilities").header("Idempotency-Key", key).json(body);
         super::said(request.send().await.unwrap()).await
     };
