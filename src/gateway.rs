@@ -279,7 +279,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session.set_keepalive(Some(idle).filter(|_| !closes));
         session.set_pipelining_enabled(!is_tunnel);
         if let Some(connection) = Connection::of(session) {
-            connection.begin(session.req_header().version == Version::HTTP_11);
+            let head = session.req_header();
+            connection.begin(head.version == Version::HTTP_11, framing::length_of_body(&head.headers));
         }
         hop::old_client(session);
         Ok(())

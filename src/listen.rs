@@ -17,6 +17,7 @@ pub mod forwarded;
 mod h2c;
 mod half_closed;
 mod head;
+mod http1;
 mod http2;
 mod plain;
 mod proxies;
@@ -35,7 +36,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::tls::ALPN;
@@ -97,8 +98,8 @@ pub async fn serve_behind<A: HttpServerApp + Send + Sync + 'static>(
     ) {
         Ok(entered) => {
             let (door, tls, app) = (door.clone(), tls.clone(), Arc::clone(&app));
-            let serving = connection(socket, entered, door.clone(), tls, app, shutdown.clone());
-            connections.spawn(door.counted(serving));
+            let serving = connection(socket, entered, door, tls, app, shutdown.clone());
+            connections.spawn(serving);
         }
         Err(limit) => {
             if let Some(others) = turned_away.due() {
@@ -178,6 +179,7 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
     app: Arc<A>,
     mut shutdown: Shutdown,
 ) {
+    let _open = door.opened();
     let (peer, idle) = (entered.peer, entered.rules.idle);
     if !begins(&socket, idle, &mut shutdown).await {
         return;
@@ -217,22 +219,19 @@ async fn connection<A: HttpServerApp + Send + Sync + 'static>(
             }
         },
     };
-    let timed = Timed::new(app, &head, idle);
+    let timed = Timed::new(app, &head);
     let served = async {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             return Box::pin(http2::serve(stream, timed, Arc::clone(&head), idle, shutdown)).await;
         }
-        let mut next = Some(stream);
-        while let Some(stream) = next {
-            next = timed.process_new(stream, &shutdown.drains).await;
-        }
+        http1::serve(stream, timed, &head, idle, &mut shutdown).await;
     };
     tokio::select! {
         () = served => {}
         () = head.late() => late(),
     }
     if let Some(socket) = head.take_dropped() {
-        refusal::linger(socket).await;
+        Box::pin(refusal::linger(socket)).await;
     }
 }
 

@@ -41,9 +41,10 @@ impl<'a> Connection<'a> {
     }
 
     /// The app has the request: its head has ended, and what is written is the app's.
-    /// `knows_interim`: its client knows answers before the answer.
-    pub fn begin(&self, knows_interim: bool) {
-        self.head.begin(knows_interim);
+    /// `knows_interim`: its client knows answers before the answer. `body`: how many bytes follow, if the head says
+    /// it.
+    pub fn begin(&self, knows_interim: bool, body: Option<u64>) {
+        self.head.begin(knows_interim, body);
     }
 
     /// Nothing more belongs to the request. From here on its client may close its sending side and wait.

@@ -11,7 +11,7 @@ use super::proxies::TrustedProxies;
 use super::socket::{Peer, Socket};
 use crate::cashier::{Share, Shares};
 use crate::clock::Stopwatch;
-use crate::metrics::{Metrics, ReachedLimit};
+use crate::metrics::{Metrics, OpenConnection, ReachedLimit};
 
 /// The most connections of one listener at the same time. One more is closed as soon as it is accepted;
 /// the others go on.
@@ -115,10 +115,9 @@ impl Door {
         share.ok_or_else(|| self.reached(ReachedLimit::ClientConnections))
     }
 
-    /// Serves a connection, which counts as open until it ends.
-    pub(super) async fn counted(self, serving: impl Future<Output = ()>) {
-        let _open = self.0.metrics.as_ref().map(|it| it.connection_opened());
-        serving.await;
+    /// Counts a connection as open until this is dropped.
+    pub(super) fn opened(&self) -> Option<OpenConnection> {
+        self.0.metrics.as_ref().map(|it| it.connection_opened())
     }
 
     /// Counts that a limit was reached.

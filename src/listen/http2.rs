@@ -268,7 +268,7 @@ mod tests {
         let head = Arc::new(HeadSignal::default());
         let served = async move {
             let (_stop, shutdown) = watch::channel(false);
-            let app = Timed::new(Arc::new(Mute), &head, IDLE);
+            let app = Timed::new(Arc::new(Mute), &head);
             serve(Box::new(stream), app, head, IDLE, shutdown.into()).await;
         };
         (client, served)

@@ -385,6 +385,11 @@ impl Secured {
     pub(super) const fn watch(&self) -> &HeadWatch {
         &self.watch
     }
+
+    /// Whether something was decrypted that was not read yet.
+    pub(super) fn has_plaintext(&self) -> bool {
+        !self.stream.get_ref().1.wants_read()
+    }
 }
 
 impl Drop for Secured {
