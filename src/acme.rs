@@ -80,7 +80,9 @@ impl Keeper {
                 }
                 () = sleep(wait) => pause = pause.saturating_sub(wait),
             }
-            let Some(config) = config.filter(|it| is_due && pause.is_zero() && self.is_due(it)) else { continue };
+            let Some(config) = config.filter(|it| is_due && pause.is_zero() && self.is_due(it)) else {
+                continue;
+            };
             let ordered = tokio::select! {
                 () = shutdown::asked_for(&mut shutdown) => return,
                 ordered = order::order(&config, &self.challenges) => ordered,
@@ -159,14 +161,15 @@ fn renews_at(certificate: &Certificate) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject;
 
     use super::*;
 
     fn certificate(from: i32, to: i32) -> Certificate {
         let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
         let key = rcgen::KeyPair::generate().unwrap();
         let made = params.self_signed(&key).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();

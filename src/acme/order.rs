@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AccountBuilder, AuthorizationStatus, ChallengeType, Error, Identifier, Key, NewAccount, NewOrder,
-    Order, OrderStatus, Problem, RetryPolicy,
+    Account, AccountBuilder, AuthorizationStatus, ChallengeType, Error, Identifier, Key, NewAccount,
+    NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::crypto::ring;
@@ -23,8 +23,10 @@ use crate::outbound;
 /// How long an order may take, from the first call to the certificate.
 const ORDER: Duration = Duration::from_secs(300);
 /// How the authority is asked whether it has looked at the challenges, and made the certificate.
-const ASKS: RetryPolicy =
-    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(120));
+const ASKS: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(250))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(120));
 
 /// The authority does not know the account (RFC 8555 section 6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
@@ -91,7 +93,8 @@ async fn account(config: &AcmeConfig, cache: &Cache) -> Result<Account, AcmeErro
     let contact = config.contact.as_ref().map(|it| format!("mailto:{it}"));
     let contacts: Vec<_> = contact.iter().map(String::as_str).collect();
     let Some(kept) = cache.account()? else {
-        let terms = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
+        let terms =
+            NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let (account, credentials) = builder(config)?.create(&terms, config.directory.clone(), None).await?;
         cache.keep_account(&KeptAccount { contact: config.contact.clone(), credentials })?;
         return Ok(account);
@@ -188,5 +191,9 @@ pub async fn directory_answers(config: &AcmeConfig) -> Result<(), String> {
         answer.json::<serde_json::Value>().await
     };
     let directory = asked.await.map_err(|error| outbound::chain(&error))?;
-    if directory.get("newOrder").is_some() { Ok(()) } else { Err("not the directory of an ACME server".to_owned()) }
+    if directory.get("newOrder").is_some() {
+        Ok(())
+    } else {
+        Err("not the directory of an ACME server".to_owned())
+    }
 }

@@ -22,7 +22,8 @@ pub fn listener_tls(
     challenges: &Challenges,
 ) -> Result<(Tls, Option<CacheError>), ListenerTlsError> {
     let certificates = listener.certificates.iter().map(|it| {
-        let error = |fault: TlsError| ListenerTlsError { key: format!("{}.{}", it.place, fault.key()), fault };
+        let error =
+            |fault: TlsError| ListenerTlsError { key: format!("{}.{}", it.place, fault.key()), fault };
         Certificate::load(&it.certificate, &it.key).map_err(error)
     });
     let certificates = certificates.collect::<Result<Vec<_>, _>>()?;
@@ -46,7 +47,8 @@ pub fn listener_tls(
 /// What is odd about the certificates that a listener shows, in words.
 #[must_use]
 pub fn shared_names(listener: &TlsListener, tls: &Tls) -> Vec<String> {
-    let place = |index: usize| listener.certificates.get(index).map_or("listen.tls.acme", |it| it.place.as_str());
+    let place =
+        |index: usize| listener.certificates.get(index).map_or("listen.tls.acme", |it| it.place.as_str());
     let told = |(name, first, later): (String, usize, usize)| {
         format!("{} is for {name} too, for which {} is shown", place(later), place(first))
     };

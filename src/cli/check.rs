@@ -120,7 +120,8 @@ fn unusable(config: &mut Config) -> Vec<Fault> {
             let shared = shared_names(listener, &tls).into_iter().map(|message| (message, hint.clone()));
             let unusable = unusable.map(|it| (it.to_string(), Some("a start orders another one".to_owned())));
             let key = || "listen.tls".to_owned();
-            let odd = shared.chain(unusable).map(|(message, hint)| Fault { mark: None, key: key(), message, hint });
+            let odd =
+                shared.chain(unusable).map(|(message, hint)| Fault { mark: None, key: key(), message, hint });
             (None, odd.map(Warning).collect())
         }
     };

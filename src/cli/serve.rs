@@ -195,7 +195,8 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
     let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
     let others = bound.others();
     let (listeners, files) = bound.listen().await?;
-    let (mut for_clients, mut for_operator) = listen(&services, listeners, secured.as_ref(), &challenges, &shutdown, ends);
+    let (mut for_clients, mut for_operator) =
+        listen(&services, listeners, secured.as_ref(), &challenges, &shutdown, ends);
     if let Some(secured) = &secured {
         services.metrics().certificate_expires(secured.tls.expires_at());
         let keeper = services.certificate_keeper(secured.tls.clone(), challenges);
@@ -339,7 +340,8 @@ async fn reload(file: &ConfigArgs, services: &Services, secured: Option<&Secured
         }
     };
     let listener = secured.zip(config.listen.tls.as_ref());
-    let renewed = listener.map(|(own, it)| load_tls(it, &own.challenges).map(|tls| (own, tls, it.acme.clone())));
+    let renewed =
+        listener.map(|(own, it)| load_tls(it, &own.challenges).map(|tls| (own, tls, it.acme.clone())));
     let renewed = match renewed.transpose() {
         Ok(renewed) => renewed,
         Err(error) => {

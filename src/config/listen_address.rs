@@ -41,7 +41,10 @@ fn listed(judge: &mut Judge<'_>, path: String, value: Value) -> Judged<Vec<Liste
                     let unix = ListenAddress::Unix(UnixAddress { path, mode });
                     fits.then_some(unix).ok_or("the path of a Unix socket has at most 90 bytes")
                 }),
-                None => text.parse::<SocketAddr>().map(ListenAddress::Inet).map_err(|_| "not an address to listen on"),
+                None => text
+                    .parse::<SocketAddr>()
+                    .map(ListenAddress::Inet)
+                    .map_err(|_| "not an address to listen on"),
             }
         })
     };
@@ -57,8 +60,10 @@ fn unix(text: &str) -> Result<(&str, Option<u32>), &'static str> {
     let (path, mode) = match text.split_once('?') {
         None => (text, None),
         Some((path, rest)) => {
-            let digits = rest.strip_prefix("mode=").ok_or("after `?` there is only `mode=`, such as `?mode=0660`")?;
-            let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|it| matches!(it, b'0'..=b'7'));
+            let digits =
+                rest.strip_prefix("mode=").ok_or("after `?` there is only `mode=`, such as `?mode=0660`")?;
+            let is_octal =
+                (3..=4).contains(&digits.len()) && digits.bytes().all(|it| matches!(it, b'0'..=b'7'));
             let mode = u32::from_str_radix(digits, 8).ok().filter(|it| is_octal && *it <= 0o777);
             (path, Some(mode.ok_or("a mode has three octal digits, such as `?mode=0660`")?))
         }
@@ -78,7 +83,9 @@ mod tests {
         assert_eq!(unix("/run/a.sock"), Ok(("/run/a.sock", None)));
         assert_eq!(unix("a.sock?mode=0660"), Ok(("a.sock", Some(0o660))));
         assert_eq!(unix("a.sock?mode=600"), Ok(("a.sock", Some(0o600))));
-        for wrong in ["", "/run/", "?mode=600", "a?mode=", "a?mode=9", "a?mode=6600", "a?mode=+60", "a?user=x"] {
+        for wrong in
+            ["", "/run/", "?mode=600", "a?mode=", "a?mode=9", "a?mode=6600", "a?mode=+60", "a?user=x"]
+        {
             assert!(unix(wrong).is_err(), "{wrong}");
         }
     }

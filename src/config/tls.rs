@@ -82,27 +82,33 @@ const CACHE: &str = "acme";
 const MOST_DOMAINS: usize = 100;
 
 const PEM_HINT: &str = "name a PEM file";
-const LIST_HINT: &str = "write `certificates: [{ certificate: a.pem, key: a.key }, { certificate: b.pem, key: b.key }]`";
+const LIST_HINT: &str =
+    "write `certificates: [{ certificate: a.pem, key: a.key }, { certificate: b.pem, key: b.key }]`";
 const DOMAINS_HINT: &str = "write `domains: [api.example.com]`";
 
 /// `redirects`: whether there is a listener that answers http-01.
 pub(super) fn tls(judge: &mut Judge<'_>, file: TlsFile, redirects: bool) -> Judged<TlsListener> {
     let acme = file.acme.is_given();
-    let certificates = match (file.certificate.is_given() || file.key.is_given(), file.certificates.is_given()) {
-        (true, true) => {
-            let message = "both `certificate` and `certificates`";
-            Err(judge.fault(&file.certificates.path, message, "move the one into the list, at its beginning"))
-        }
-        (false, true) => certificates(judge, file.certificates),
-        (false, false) if acme => Ok(Vec::new()),
-        (false, false) => {
-            let message = "no certificate: `certificate` and `key`, `certificates`, or `acme` is needed";
-            Err(judge.fault("listen.tls", message, "write `certificate: cert.pem, key: key.pem`"))
-        }
-        (true, false) => {
-            certificate(judge, "listen.tls".to_owned(), file.certificate, file.key).map(|it| vec![it])
-        }
-    };
+    let certificates =
+        match (file.certificate.is_given() || file.key.is_given(), file.certificates.is_given()) {
+            (true, true) => {
+                let message = "both `certificate` and `certificates`";
+                Err(judge.fault(
+                    &file.certificates.path,
+                    message,
+                    "move the one into the list, at its beginning",
+                ))
+            }
+            (false, true) => certificates(judge, file.certificates),
+            (false, false) if acme => Ok(Vec::new()),
+            (false, false) => {
+                let message = "no certificate: `certificate` and `key`, `certificates`, or `acme` is needed";
+                Err(judge.fault("listen.tls", message, "write `certificate: cert.pem, key: key.pem`"))
+            }
+            (true, false) => {
+                certificate(judge, "listen.tls".to_owned(), file.certificate, file.key).map(|it| vec![it])
+            }
+        };
     all!(TlsListener {
         addresses: listen_address::needed(judge, file.address),
         certificates,
@@ -147,8 +153,9 @@ fn oldest(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TlsVersion> {
 fn acme(judge: &mut Judge<'_>, file: AcmeFile, redirects: bool) -> Judged<AcmeConfig> {
     let base = judge.base;
     let place = file.challenge.path.clone();
-    let challenge =
-        judge.choice(file.challenge, AcmeChallenge::ALL, AcmeChallenge::as_str).map(Option::unwrap_or_default);
+    let challenge = judge
+        .choice(file.challenge, AcmeChallenge::ALL, AcmeChallenge::as_str)
+        .map(Option::unwrap_or_default);
     if matches!(challenge, Ok(AcmeChallenge::Http)) && !redirects {
         let message = "nobody answers http-01: there is no `listen.redirect`";
         judge.fault(&place, message, "write `redirect: 0.0.0.0:80` under `listen`, or use tls-alpn-01");
@@ -188,13 +195,19 @@ fn domain(text: &str) -> Result<String, &'static str> {
 
 fn directory(text: &str) -> Result<String, String> {
     let url = web_address::parse(text, HTTP)?;
-    if url.scheme() == "https" { Ok(text.to_owned()) } else { Err("an authority is asked over https only".to_owned()) }
+    if url.scheme() == "https" {
+        Ok(text.to_owned())
+    } else {
+        Err("an authority is asked over https only".to_owned())
+    }
 }
 
 fn contact(text: &str) -> Result<String, &'static str> {
     let is_mail = |it: &str| {
         let (local, host) = it.split_once('@').unwrap_or_default();
-        !local.is_empty() && host.contains('.') && it.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
+        !local.is_empty()
+            && host.contains('.')
+            && it.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
     };
     let mail = text.strip_prefix("mailto:").unwrap_or(text);
     if is_mail(mail) { Ok(mail.to_owned()) } else { Err("not a mail address") }

@@ -10,8 +10,8 @@ use pingora::http::RequestHeader;
 use pingora::prelude::{Result, Session};
 
 use crate::cashier::Client;
-use crate::listen::{Peer, TrustedProxies};
 use crate::listen::forwarded::{self, X_FORWARDED_FOR, list};
+use crate::listen::{Peer, TrustedProxies};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static(FORWARDED_HOST);
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static(FORWARDED_PROTO);
@@ -40,9 +40,9 @@ impl Caller {
         let peer = end.and_then(|it| it.as_inet()).map(|it| it.ip().to_canonical());
         let is_local = end.is_some_and(|it| it.as_unix().is_some());
         let is_secure = session.digest().is_some_and(|it| it.ssl_digest.is_some());
-        let is_trusted = if is_local { proxies.trusts(Peer::Unix) } else { peer.is_some_and(|it| proxies.contains(it)) };
-        let named =
-            is_trusted.then(|| forwarded::client_named(peer, &session.req_header().headers, proxies));
+        let is_trusted =
+            if is_local { proxies.trusts(Peer::Unix) } else { peer.is_some_and(|it| proxies.contains(it)) };
+        let named = is_trusted.then(|| forwarded::client_named(peer, &session.req_header().headers, proxies));
         match named {
             Some(Ok(address)) => Self { peer, is_local, address, is_believed: true, is_secure },
             Some(Err(forwarded::NotBelieved)) | None => {

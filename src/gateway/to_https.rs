@@ -50,7 +50,9 @@ impl ToHttps {
                 answer.headers_mut().insert(LOCATION, location);
                 answer
             }
-            Err(_) => whole(StatusCode::BAD_REQUEST, "the target is not ASCII: percent-encode it\n".to_owned()),
+            Err(_) => {
+                whole(StatusCode::BAD_REQUEST, "the target is not ASCII: percent-encode it\n".to_owned())
+            }
         }
     }
 }

@@ -48,7 +48,9 @@ impl ListenAddress {
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Inet(one), Self::Inet(other)) => {
-                one.port() == other.port() && one.port() != 0 && (takes_in(one, other) || takes_in(other, one))
+                one.port() == other.port()
+                    && one.port() != 0
+                    && (takes_in(one, other) || takes_in(other, one))
             }
             (Self::Unix(one), Self::Unix(other)) => one.path == other.path,
             (Self::Inet(_), Self::Unix(_)) | (Self::Unix(_), Self::Inet(_)) => false,

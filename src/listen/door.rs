@@ -91,12 +91,7 @@ impl Door {
     }
 
     /// Lets a new connection in, beside `open` others of its listener.
-    pub(super) fn enter(
-        &self,
-        socket: &Socket,
-        peer: Peer,
-        open: usize,
-    ) -> Result<Entered, ReachedLimit> {
+    pub(super) fn enter(&self, socket: &Socket, peer: Peer, open: usize) -> Result<Entered, ReachedLimit> {
         let rules = self.0.rules.load_full();
         if open >= MAX_CONNECTIONS {
             return Err(self.reached(ReachedLimit::Connections));

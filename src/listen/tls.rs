@@ -184,7 +184,8 @@ impl Certificate {
 fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let found = certificate.subject_alternative_name().ok().flatten();
     let names = found.map(|it| it.value.general_names.as_slice()).unwrap_or_default();
-    let dns = names.iter().filter_map(|it| if let GeneralName::DNSName(name) = it { Some(name) } else { None });
+    let dns =
+        names.iter().filter_map(|it| if let GeneralName::DNSName(name) = it { Some(name) } else { None });
     dns.map(|it| it.to_ascii_lowercase()).collect()
 }
 
@@ -262,8 +263,7 @@ impl Tls {
         challenges: Challenges,
     ) -> Result<Self, TlsError> {
         let files = certificates.into_iter().map(Arc::new).collect();
-        let shelf =
-            Arc::new(Shelf { files: ArcSwap::from_pointee(files), challenges, ..Shelf::default() });
+        let shelf = Arc::new(Shelf { files: ArcSwap::from_pointee(files), challenges, ..Shelf::default() });
         let config = ArcSwap::new(config(rules, &shelf)?);
         Ok(Self(Arc::new(State { config, rules: ArcSwap::from_pointee(rules), shelf })))
     }

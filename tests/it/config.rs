@@ -198,7 +198,9 @@ fn a_facilitator_that_others_can_reach_needs_a_token() {
     let open = with("{ listen: \"[::]:4402\", token_file: t }").unwrap().facilitator.unwrap();
     assert_eq!(open.token_file.as_deref(), Some(Path::new("/etc/faregate/t")));
     assert!(with("{ listen: [127.0.0.1:4402, \"unix:/run/f.sock\"] }").is_ok());
-    assert!(with("{ listen: [127.0.0.1:4402, 192.0.2.1:4402] }").unwrap_err().to_string().contains("token_file"));
+    assert!(
+        with("{ listen: [127.0.0.1:4402, 192.0.2.1:4402] }").unwrap_err().to_string().contains("token_file")
+    );
     assert!(with("{ listen: \"[::]:4402\" }").unwrap_err().to_string().contains("token_file"));
     assert_eq!(parse(&file(NANO, ROUTES)).unwrap().facilitator, None);
 }

@@ -45,7 +45,10 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store"], false),
     (
         "acme",
-        &["clock", "config", "entropy", "listen", "metrics", "nano", "outbound", "repeats", "shutdown", "vault"],
+        &[
+            "clock", "config", "entropy", "listen", "metrics", "nano", "outbound", "repeats", "shutdown",
+            "vault",
+        ],
         false,
     ),
     (

@@ -62,11 +62,9 @@ fn of_files(files: &CertificateFiles, now: UnixSeconds) -> Checkup {
             Checkup::warning(&*files.place, format!("{name} expires in {days} days"), RENEW)
         }
         Ok(Standing::Over) => Checkup::broken(&*files.place, format!("{name} has expired"), RENEW),
-        Ok(Standing::Early) => Checkup::broken(
-            &*files.place,
-            format!("{name} is not valid yet"),
-            "correct the clock, or wait",
-        ),
+        Ok(Standing::Early) => {
+            Checkup::broken(&*files.place, format!("{name} is not valid yet"), "correct the clock, or wait")
+        }
         Err(why) => Checkup::broken(&*files.place, format!("{name}: {why}"), "name a PEM file"),
     }
 }
@@ -79,7 +77,11 @@ fn of_authority(acme: &AcmeConfig, now: UnixSeconds) -> Checkup {
         Ok(Some(certificate)) => certificate,
         Ok(None) => return Checkup::ok(what, format!("{path}: ordered by the first start")),
         Err(error) => {
-            return Checkup::broken(what, error, "give it to the gateway's user alone, or remove it: a start orders another");
+            return Checkup::broken(
+                what,
+                error,
+                "give it to the gateway's user alone, or remove it: a start orders another",
+            );
         }
     };
     let missing: Vec<_> = acme.domains.iter().filter(|it| !certificate.is_for(it)).cloned().collect();
@@ -119,11 +121,14 @@ fn other_names(config: &Config, listener: &TlsListener) -> Option<Checkup> {
             let name = ServerName::try_from(name);
             name.is_ok_and(|name| rustls::client::verify_server_name(it, &name).is_ok())
         };
-        !own.iter().any(covers) && !of_authority.iter().any(|it| it == name) && ServerName::try_from(name).is_ok()
+        !own.iter().any(covers)
+            && !of_authority.iter().any(|it| it == name)
+            && ServerName::try_from(name).is_ok()
     };
     let others: Vec<_> = names.iter().filter(|it| is_other(it)).cloned().collect();
     if others.is_empty() {
-        return (!names.is_empty()).then(|| Checkup::ok(NAMES, format!("a certificate for {}", names.join(", "))));
+        return (!names.is_empty())
+            .then(|| Checkup::ok(NAMES, format!("a certificate for {}", names.join(", "))));
     }
     let shown = match listener.certificates.as_slice() {
         [one] if listener.acme.is_none() => format!("{} is not", one.certificate.display()),

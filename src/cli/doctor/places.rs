@@ -44,7 +44,11 @@ pub(super) fn places(config: &Config, secrets: &[Secret]) -> Vec<Checkup> {
 /// The folder of an authority's certificate, which the first order makes.
 fn cache(acme: &AcmeConfig) -> Checkup {
     let key = "listen.tls.acme.cache";
-    if acme.cache.exists() { directory(key, &acme.cache.join("certificate")) } else { directory(key, &acme.cache) }
+    if acme.cache.exists() {
+        directory(key, &acme.cache.join("certificate"))
+    } else {
+        directory(key, &acme.cache)
+    }
 }
 
 fn directory(key: &str, file: &Path) -> Checkup {

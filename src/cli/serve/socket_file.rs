@@ -85,7 +85,8 @@ impl Draft {
 
 fn refuse_another(there: There, is_shared: bool) -> io::Result<()> {
     if there == There::Listener && !is_shared {
-        let message = "somebody listens there already (with `listen.reuse_port` a second gateway may take over)";
+        let message =
+            "somebody listens there already (with `listen.reuse_port` a second gateway may take over)";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
     }
     Ok(())

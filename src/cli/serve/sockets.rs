@@ -159,10 +159,13 @@ fn is_at(bound: &ListenAddress, wanted: &ListenAddress) -> bool {
     match (bound, wanted) {
         (ListenAddress::Inet(bound), ListenAddress::Inet(wanted)) => {
             bound == wanted
-                || bound.port() == wanted.port() && bound.ip().is_unspecified() && wanted.ip().is_unspecified()
+                || bound.port() == wanted.port()
+                    && bound.ip().is_unspecified()
+                    && wanted.ip().is_unspecified()
         }
         (ListenAddress::Unix(bound), ListenAddress::Unix(wanted)) => bound.path == wanted.path,
-        (ListenAddress::Inet(_), ListenAddress::Unix(_)) | (ListenAddress::Unix(_), ListenAddress::Inet(_)) => false,
+        (ListenAddress::Inet(_), ListenAddress::Unix(_))
+        | (ListenAddress::Unix(_), ListenAddress::Inet(_)) => false,
     }
 }
 
@@ -268,10 +271,10 @@ fn bound(address: SocketAddr, is_shared: bool) -> io::Result<TcpSocket> {
 
 fn unavailable(name: Name, address: &ListenAddress, error: &io::Error) -> Failure {
     let (key, advice) = match address {
-        ListenAddress::Inet(_) => {
-            (name.key(), "; is it in use, or may this user not use ports below 1024?")
+        ListenAddress::Inet(_) => (name.key(), "; is it in use, or may this user not use ports below 1024?"),
+        ListenAddress::Unix(_) => {
+            (name.key(), "; the gateway's user makes the socket, in a folder that it may write")
         }
-        ListenAddress::Unix(_) => (name.key(), "; the gateway's user makes the socket, in a folder that it may write"),
     };
     Failure::Unavailable(format!("`{key}`: cannot listen on {address}: {error}{advice}"))
 }
@@ -373,6 +376,9 @@ mod tests {
             given(&["http@127.0.0.1:2", "http@127.0.0.1:9"], &[one, two]),
             [some("http@127.0.0.1:9"), some("http@127.0.0.1:2")]
         );
-        assert_eq!(given(&["unit.socket@127.0.0.1:2", "tls@127.0.0.1:1"], &[one, two]), [None, some("unit.socket@127.0.0.1:2")]);
+        assert_eq!(
+            given(&["unit.socket@127.0.0.1:2", "tls@127.0.0.1:1"], &[one, two]),
+            [None, some("unit.socket@127.0.0.1:2")]
+        );
     }
 }

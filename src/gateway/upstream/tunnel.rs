@@ -34,12 +34,18 @@ impl Connect for TunnelConnector {
         match address {
             SocketAddr::Inet(address) => {
                 let socket = self.in_time(TcpStream::connect(address)).await?;
-                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate { socket, has_written: false }))))
+                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate {
+                    socket,
+                    has_written: false,
+                }))))
             }
             SocketAddr::Unix(address) => {
                 let path = address.as_pathname().unwrap_or(Path::new(""));
                 let socket = self.in_time(UnixStream::connect(path)).await?;
-                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate { socket, has_written: false }))))
+                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate {
+                    socket,
+                    has_written: false,
+                }))))
             }
         }
     }

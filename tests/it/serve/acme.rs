@@ -83,7 +83,10 @@ async fn the_first_certificate_comes_while_the_gateway_serves_and_is_kept() {
     assert!(!site.is_served().await);
     eventually("it says why", || async { process.has_said("api.example.com is not answered") }).await;
     eventually("it is counted", || async { metric(&process, FAILED).await == "1" }).await;
-    assert_eq!((metric(&process, DONE).await, metric(&process, EXPIRES).await), ("0".to_owned(), "0".to_owned()));
+    assert_eq!(
+        (metric(&process, DONE).await, metric(&process, EXPIRES).await),
+        ("0".to_owned(), "0".to_owned())
+    );
     // A reload tries again at once.
     site.authority.books.lock().unwrap().looks_at = site.tls;
     process.signal("-HUP");
@@ -139,7 +142,10 @@ async fn a_certificate_is_renewed_by_the_same_account_while_the_old_one_is_serve
     assert!(site.is_served().await);
     {
         let books = site.authority.books.lock().unwrap();
-        assert_eq!(books.accounts.values().collect::<Vec<_>>(), [&serde_json::json!(["mailto:ops@example.com"])]);
+        assert_eq!(
+            books.accounts.values().collect::<Vec<_>>(),
+            [&serde_json::json!(["mailto:ops@example.com"])]
+        );
         assert_eq!(books.orders.len(), 2);
         let kinds: Vec<_> = books.orders.iter().map(|it| it.answers[NAME].clone()).collect();
         assert_eq!(kinds, [Ok("http-01".to_owned()), Ok("http-01".to_owned())]);
@@ -147,7 +153,8 @@ async fn a_certificate_is_renewed_by_the_same_account_while_the_old_one_is_serve
     assert_eq!(site.kept("kept").len(), 2);
     // An authority that has forgotten everybody, and another contact: the key stays.
     let account = || {
-        let files = std::fs::read_dir(site.world.folder.path().join("kept")).unwrap().map(|it| it.unwrap().path());
+        let files =
+            std::fs::read_dir(site.world.folder.path().join("kept")).unwrap().map(|it| it.unwrap().path());
         let account = files.filter(|it| it.to_str().unwrap().ends_with("account.json")).next().unwrap();
         let account: Value = serde_json::from_slice(&std::fs::read(account).unwrap()).unwrap();
         account["credentials"]["key_pkcs8"].clone()

@@ -9,8 +9,8 @@ use tokio::net::UnixStream;
 
 use super::systemd::handed;
 use super::*;
-use crate::proxy::wire::{Answer, Wire, answer_on};
 use crate::program::free_address;
+use crate::proxy::wire::{Answer, Wire, answer_on};
 
 impl World {
     fn socket(&self, name: &str) -> PathBuf {
@@ -109,7 +109,10 @@ async fn who_connects_over_a_unix_socket_is_one_client_and_a_proxy_only_if_that_
     assert_eq!(ask(&path, "GET /free/x", forwarded).await.unwrap().status, 200);
     assert_eq!(told(&world), (None, None, Some("http".to_owned())), "a client may write what it likes");
     assert_eq!(ask(&path, "GET /near", forwarded).await.unwrap().status, 403);
-    let statuses = [ask(&path, "GET /once", "").await.unwrap().status, ask(&path, "GET /once", "").await.unwrap().status];
+    let statuses = [
+        ask(&path, "GET /once", "").await.unwrap().status,
+        ask(&path, "GET /once", "").await.unwrap().status,
+    ];
     assert_eq!(statuses, [200, 429], "they are one client");
     process.signal("-TERM");
     assert_eq!(process.ended().await.code(), Some(0));
@@ -291,7 +294,9 @@ async fn tls_1_2_is_spoken_unless_the_file_says_otherwise() {
 #[tokio::test]
 async fn what_only_redirects_sends_to_https_and_nowhere_else() {
     let world = World::start().await;
-    let routes = format!("{ROUTES}  - {{ name: img, host: \"*.img.example\", match: /**, upstream: api, price: 1 raw }}\n");
+    let routes = format!(
+        "{ROUTES}  - {{ name: img, host: \"*.img.example\", match: /**, upstream: api, price: 1 raw }}\n"
+    );
     let config = world.write("{ http: 127.0.0.1:0, redirect: [127.0.0.1:0, \"unix:to.sock\"] }", "", &routes);
     let mut process = Process::start(&config, 4, "info").await;
     let url = format!("http://{}", process.addresses["listening, redirects to https"]);
@@ -299,17 +304,28 @@ async fn what_only_redirects_sends_to_https_and_nowhere_else() {
     for (request, location) in [
         ("GET /a?b=c HTTP/1.1\r\nHost: api.example.com:80", "https://api.example.com/a?b=c"),
         ("HEAD /a HTTP/1.1\r\nHost: api.example.com", "https://api.example.com/a"),
-        ("POST /free/x HTTP/1.1\r\nHost: elsewhere.example\r\nContent-Length: 0", "https://api.example.com/free/x"),
+        (
+            "POST /free/x HTTP/1.1\r\nHost: elsewhere.example\r\nContent-Length: 0",
+            "https://api.example.com/free/x",
+        ),
         ("GET / HTTP/1.1\r\nHost: A.img.example:8080", "https://a.img.example/"),
         ("GET / HTTP/1.1\r\nHost: img.example", "https://api.example.com/"),
         ("GET / HTTP/1.1\r\nHost: a.img.example@elsewhere.example", "https://api.example.com/"),
-        ("GET / HTTP/1.1\r\nHost: a.img.example\r\nX-Forwarded-Host: elsewhere.example", "https://a.img.example/"),
+        (
+            "GET / HTTP/1.1\r\nHost: a.img.example\r\nX-Forwarded-Host: elsewhere.example",
+            "https://a.img.example/",
+        ),
         ("GET //elsewhere.example/ HTTP/1.1\r\nHost: a", "https://api.example.com//elsewhere.example/"),
-        ("GET http://elsewhere.example/x?y HTTP/1.1\r\nHost: elsewhere.example", "https://api.example.com/x?y"),
+        (
+            "GET http://elsewhere.example/x?y HTTP/1.1\r\nHost: elsewhere.example",
+            "https://api.example.com/x?y",
+        ),
         ("OPTIONS * HTTP/1.1\r\nHost: api.example.com", "https://api.example.com/"),
         ("GET /a%0d%0aX:y HTTP/1.1\r\nHost: api.example.com", "https://api.example.com/a%0d%0aX:y"),
-        ("GET /.well-known/acme-challenge/none HTTP/1.1\r\nHost: api.example.com",
-         "https://api.example.com/.well-known/acme-challenge/none"),
+        (
+            "GET /.well-known/acme-challenge/none HTTP/1.1\r\nHost: api.example.com",
+            "https://api.example.com/.well-known/acme-challenge/none",
+        ),
     ] {
         let mut wire = Wire::open(&url).await;
         wire.send(format!("{request}\r\n\r\n")).await;
@@ -355,7 +371,8 @@ async fn echo(mut stream: BufReader<UnixStream>) {
             }
         }
         let answer = if head.to_ascii_lowercase().contains("upgrade: websocket") {
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello".to_owned()
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello"
+                .to_owned()
         } else {
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len())
         };
@@ -367,7 +384,8 @@ async fn echo(mut stream: BufReader<UnixStream>) {
 async fn an_upstream_may_be_at_a_unix_socket() {
     let world = World::start().await;
     let near = Near::start(world.socket("near.sock"));
-    let more = "  near: { url: \"http://near.internal/base\", socket: near.sock, health: { back_off: 50ms } }\n";
+    let more =
+        "  near: { url: \"http://near.internal/base\", socket: near.sock, health: { back_off: 50ms } }\n";
     let routes = format!("{ROUTES}  - {{ match: \"/near/**\", upstream: near, free: true }}\n");
     let config = world.write(LISTEN, more, &routes);
     let mut process = Process::start(&config, 2, "info").await;
@@ -375,9 +393,17 @@ async fn an_upstream_may_be_at_a_unix_socket() {
     let (status, head) = text(&client, process.url("/near/x?y")).await;
     assert_eq!(status, 200, "{head}");
     let head = head.to_ascii_lowercase();
-    assert!(head.starts_with("get /base/near/x?y http/1.1\r\n") && head.contains("\r\nhost: near.internal\r\n"), "{head}");
+    assert!(
+        head.starts_with("get /base/near/x?y http/1.1\r\n") && head.contains("\r\nhost: near.internal\r\n"),
+        "{head}"
+    );
     let mut wire = Wire::open(process.url("").trim_end_matches('/')).await;
-    let upgrade = ["Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="];
+    let upgrade = [
+        "Connection: upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    ];
     wire.ask("GET /near/socket", &upgrade).await;
     assert_eq!(wire.head().await.status, 101);
     assert_eq!(wire.exactly(5).await, b"hello");
@@ -386,7 +412,10 @@ async fn an_upstream_may_be_at_a_unix_socket() {
     let line = said(&examined.stdout).lines().find(|it| it.contains("upstream near")).unwrap();
     assert!(line.starts_with("ok") && line.contains("near.sock answers 200"), "{line}");
     drop(near);
-    eventually("it is down", || async { text(&client, process.url("/near/x")).await.1.contains("upstream_down") }).await;
+    eventually("it is down", || async {
+        text(&client, process.url("/near/x")).await.1.contains("upstream_down")
+    })
+    .await;
     let _near = Near::start(world.socket("near.sock"));
     eventually("it is up again", || async { text(&client, process.url("/near/x")).await.0 == 200 }).await;
     process.signal("-TERM");
@@ -408,9 +437,14 @@ async fn a_check_and_a_doctor_see_the_listeners() {
     assert!(text.contains("listen.tls.certificates[1] is for api.example.com too"), "{text}");
     let examined = run(&["doctor", "--config", config.to_str().unwrap()]).await;
     let text = said(&examined.stdout);
-    let line = |what: &str| text.lines().find(|it| it.contains(what)).unwrap_or_else(|| panic!("{what}: {text}"));
+    let line =
+        |what: &str| text.lines().find(|it| it.contains(what)).unwrap_or_else(|| panic!("{what}: {text}"));
     assert!(line("directory of listen.http").starts_with("broken"), "{text}");
-    assert!(text.contains("a certificate for api.example.com") && line("is for api.example.com too").starts_with("warning"), "{text}");
+    assert!(
+        text.contains("a certificate for api.example.com")
+            && line("is for api.example.com too").starts_with("warning"),
+        "{text}"
+    );
     write_private(&world.folder.path().join("two.key"), "no key");
     let checked = run(&["check", "--config", config.to_str().unwrap()]).await;
     assert_eq!(checked.status.code(), Some(78));

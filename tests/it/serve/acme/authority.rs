@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SignatureAlgorithm, date_time_ymd,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
@@ -144,7 +144,8 @@ async fn over_tls(listener: TcpListener, certificate: CertificateDer<'static>, k
 }
 
 fn problem(status: u16, kind: &str, detail: &str) -> Reply {
-    let body = json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail, "status": status });
+    let body =
+        json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail, "status": status });
     let Reply::Http { headers, body, .. } = Reply::json(&body) else { unreachable!("it is one") };
     Reply::Http { status, headers, body }
 }
@@ -226,7 +227,10 @@ impl Books {
 
     fn account(&mut self, key: &Value, payload: &Value) -> Reply {
         // RFC 7638: these fields, in this order, without spaces.
-        let canonical = format!("{{\"crv\":{},\"kty\":{},\"x\":{},\"y\":{}}}", key["crv"], key["kty"], key["x"], key["y"]);
+        let canonical = format!(
+            "{{\"crv\":{},\"kty\":{},\"x\":{},\"y\":{}}}",
+            key["crv"], key["kty"], key["x"], key["y"]
+        );
         let thumb = BASE64URL_NOPAD.encode(&sha256(canonical.as_bytes()));
         let is_known = self.accounts.contains_key(&thumb);
         if !is_known && payload["onlyReturnExisting"] == true {
@@ -245,7 +249,8 @@ impl Books {
 
     fn order(&self, number: usize) -> Reply {
         let (order, base) = (&self.orders[number], &self.base);
-        let identifiers: Vec<_> = order.names.iter().map(|it| json!({ "type": "dns", "value": it })).collect();
+        let identifiers: Vec<_> =
+            order.names.iter().map(|it| json!({ "type": "dns", "value": it })).collect();
         let authorizations: Vec<_> =
             order.names.iter().map(|it| format!("{base}/authorization/{number}/{it}")).collect();
         let mut body = json!({
@@ -278,7 +283,8 @@ impl Books {
         });
         if let Some(Err(why)) = self.orders[number].answers.get(name) {
             challenge["status"] = "invalid".into();
-            challenge["error"] = json!({ "type": "urn:ietf:params:acme:error:connection", "detail": why, "status": 400 });
+            challenge["error"] =
+                json!({ "type": "urn:ietf:params:acme:error:connection", "detail": why, "status": 400 });
         }
         challenge
     }
