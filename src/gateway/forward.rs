@@ -30,7 +30,6 @@ const CHARGE: HeaderName = HeaderName::from_static("faregate-charge");
 
 /// Says that an answer was given before.
 pub(super) const REPLAYED: &str = "Idempotent-Replayed";
-const REPLAYED_NAME: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
@@ -144,7 +143,9 @@ pub(super) fn response(
     if charge == Charge::Redirected {
         empty(response)?;
     }
-    let _not_the_upstreams_to_say = response.remove_header(&REPLAYED_NAME);
+    for name in stopped(&response.headers, |it| it.eq_ignore_ascii_case(REPLAYED)) {
+        let _not_the_upstreams_to_say = response.remove_header(&name).is_some();
+    }
     for (name, text) in receipt_of(admitted, charge == Charge::Taken).headers() {
         response.insert_header(name, value(text)?)?;
     }
@@ -287,7 +288,7 @@ fn is_other_spelling(name: &str) -> bool {
 /// Headers that only the gateway may send to a client.
 fn is_stopped_on_the_way_out(name: &str) -> bool {
     const STARTS: [&str; 4] = ["payment-", "x-payment-", "x-x402", "faregate-"];
-    const NAMES: [&str; 2] = ["settlement-overrides", "x-payment"];
+    const NAMES: [&str; 3] = ["settlement-overrides", "x-payment", "x-request-id"];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
@@ -390,10 +391,11 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_cannot_speak_about_payments() {
+    fn an_upstream_cannot_say_what_the_gateway_says() {
         let mut head = ResponseHeader::build(200, None).unwrap();
         let mut last = HeaderMap::new();
-        for (name, value) in [("payment-response", "x"), ("x_payment_block", "x"), ("x-own", "1")] {
+        for name in ["payment-response", "x_payment_block", "x-request-id", "x_request_id", "x-own"] {
+            let value = "1";
             head.insert_header(name, value).unwrap();
             last.insert(name, HeaderValue::from_static(value));
         }

@@ -25,10 +25,11 @@ fn is_made(id: &str) -> bool {
 
 #[tokio::test]
 async fn a_request_gets_an_id_that_its_sender_cannot_choose() {
-    let plan = Plan {
-        answer: Box::new(|_| crate::scripted::Reply::text(200, "ok").with("X-Request-Id", "of-the-upstream")),
-        ..Plan::default()
+    let answer = |_: &crate::scripted::Seen| {
+        let reply = crate::scripted::Reply::text(200, "ok").with("X-Request-Id", "of-the-upstream");
+        reply.with("X_Request_Id", "in another spelling")
     };
+    let plan = Plan { answer: Box::new(answer), ..Plan::default() };
     let rig = Rig::with(plan).await;
     let chosen = [
         (X_REQUEST_ID, "chosen"),
@@ -40,6 +41,7 @@ async fn a_request_gets_an_id_that_its_sender_cannot_choose() {
     let ids = [header(&first, X_REQUEST_ID), header(&second, X_REQUEST_ID)].map(str::to_owned);
     assert!(ids.iter().all(|it| is_made(it)) && ids[0] != ids[1], "{ids:?}");
     assert_eq!(first.headers().get_all(X_REQUEST_ID).iter().count(), 1);
+    assert!(!first.headers().contains_key("x_request_id"), "in no spelling is it the upstream's");
     assert_eq!(told(&rig), ids.map(|it| vec![it]));
     let seen = rig.upstream.seen();
     assert_eq!(seen[0].header("traceparent"), Some(TRACE), "passed on as it came");
