@@ -103,7 +103,7 @@ async fn the_client_is_told_and_its_use_comes_back() {
     stage.end().await;
 }
 
-/// Sends a head and a body as far as it is taken; what the answer says.
+/// Sends a head and a body as far as it is taken; what the answer says, after which the connection ends.
 async fn told(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite,
     head: &str,
@@ -122,6 +122,10 @@ async fn told(
         answer = answer_on(&mut from) => answer,
         () = sending => unreachable!(),
     };
+    assert_eq!(answer.one("connection"), "close");
+    let mut more = Vec::new();
+    let _reset = soon("the end of the connection", from.read_to_end(&mut more)).await.is_err();
+    assert!(more.is_empty(), "{more:?}");
     let left = answer.one("payment-capability").split("; ").nth(1).unwrap().to_owned();
     (answer.status, answer.json(), left)
 }
