@@ -457,7 +457,7 @@ async fn settlements_under_way_are_told() {
     let (proof, block) = rig.txn(&key, &offer);
     assert_eq!(rig.get("/paid", &[("PAYMENT-SIGNATURE", &proof)]).await.status(), 503);
     assert_eq!(settling().await, 1);
-    assert!(rig.devnet.confirm_now(block.hash()));
+    rig.confirm(block.hash()).await;
     eventually("it is settled", async || settling().await == 0).await;
     rig.end().await;
 }

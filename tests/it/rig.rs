@@ -10,7 +10,7 @@ use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::listen;
-use faregate::nano::{Raw, SecretKey, StateBlock, UnixSeconds};
+use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock, UnixSeconds};
 use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, encode_header};
 use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
@@ -220,6 +220,17 @@ impl Rig {
     pub(crate) async fn lines(&self, count: usize) -> Vec<Value> {
         eventually("the requests are logged", async || self.logged().lines().count() >= count).await;
         self.logged().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Returns once the ledger has a block. On a busy machine a client is told to wait before its block is broadcast.
+    pub(crate) async fn has_broadcast(&self, block: BlockHash) {
+        eventually("the ledger has the block", async || self.devnet.lattice().entry(block).is_some()).await;
+    }
+
+    /// Confirms a block once the ledger has it.
+    pub(crate) async fn confirm(&self, block: BlockHash) {
+        self.has_broadcast(block).await;
+        assert!(self.devnet.confirm_now(block));
     }
 
     pub(crate) fn effects(&self) -> Effects {
