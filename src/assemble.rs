@@ -57,7 +57,7 @@ use crate::vault::{self, BearerToken, VaultError};
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
 
-pub use nodes::{endpoints, node_client, work_servers};
+pub use nodes::{endpoints, node_client, sockets, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
