@@ -238,11 +238,13 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
 
     /// Closes the request's admission, if it has one that is open.
     async fn close(&self, context: &mut Context, ending: Ending) {
-        let span = (ending != Ending::Whole).then(|| context.request_id.span());
         let Some(forwarding) = context.forwarding.as_mut() else { return };
+        // Only what broke off, or is kept, has something to say.
+        let speaks = ending != Ending::Whole || forwarding.admission.keeps_answer();
+        let request_id = &context.request_id;
+        let span = speaks.then(|| request_id.span());
         let closing = forwarding.admission.close(&self.cashier, ending);
         let result = match span {
-            // Only what broke off has something to say.
             Some(span) => Box::pin(closing.instrument(span)).await,
             None => closing.await,
         };
@@ -481,7 +483,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
-        let result = forwarding.admission.answer(&self.cashier, charge, head).await;
+        let request_id = &context.request_id;
+        let span = forwarding.admission.answer_asks_store(charge).then(|| request_id.span());
+        let answering = forwarding.admission.answer(&self.cashier, charge, head);
+        let result = match span {
+            Some(span) => Box::pin(answering.instrument(span)).await,
+            None => answering.await,
+        };
         self.count(context, result);
         Ok(())
     }
