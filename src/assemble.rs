@@ -52,6 +52,7 @@ use crate::store::{
 };
 use crate::sweep::Action;
 use crate::sweeper::SweepJournal;
+use crate::traces::{Traces, TracesError};
 use crate::vault::{self, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
@@ -96,6 +97,8 @@ pub enum AssembleError {
     Sweep(#[from] SweepSetupError),
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
+    #[error("`tracing.otlp`: {0}")]
+    Traces(#[from] TracesError),
     #[error("the metrics cannot be declared: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -112,6 +115,7 @@ pub struct Services {
     unpaid: Unpaid,
     request_ids: Arc<RequestIds>,
     access_log: AccessLog,
+    traces: Traces,
     /// What the rules of routes count.
     rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
@@ -175,6 +179,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
         tasks.spawn(sweep);
     }
+    let traces = traces(&config, &metrics)?;
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
@@ -184,6 +189,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         unpaid,
         request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
         access_log: AccessLog::none(),
+        traces,
         rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
@@ -194,6 +200,14 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         stop,
         tasks,
     })
+}
+
+/// Where spans of requests go.
+fn traces(config: &Config, metrics: &Arc<Metrics>) -> Result<Traces, TracesError> {
+    config
+        .tracing
+        .as_ref()
+        .map_or_else(|| Ok(Traces::none()), |it| Traces::to(&it.otlp, it.sample.share(), Arc::clone(metrics)))
 }
 
 /// The watch over deposits and sweeps. Make it before anything is swept here.
@@ -394,7 +408,7 @@ impl Services {
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
         let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
-        let logs = (Arc::clone(&self.request_ids), self.access_log.clone());
+        let logs = (Arc::clone(&self.request_ids), self.access_log.clone(), self.traces.clone());
         Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains(), logs)
     }
 
@@ -523,7 +537,7 @@ impl Services {
     /// Closes the store. Call it after [`Services::finish`], and after all listeners have ended.
     pub async fn close(self) {
         self.store.close().await;
-        self.access_log.flush().await;
+        tokio::join!(self.access_log.flush(), self.traces.flush());
     }
 
     /// Both, for callers that have no listener left.

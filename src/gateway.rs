@@ -40,7 +40,7 @@
 //!     the request is dropped, and [`departure::if_dropped`] does both.
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
-//!     and the one line in the log.
+//!     the one line in the log, and its span, if it is traced.
 //!
 //! [`Admission`]: crate::admission::Admission
 //! [`Admission::answer`]: crate::admission::Admission::answer
@@ -107,6 +107,7 @@ use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::shutdown::StopSignal;
 use crate::store::Store;
+use crate::traces::{TRACEPARENT, TRACESTATE, Traces};
 
 use client::Caller;
 use context::{Asked, IfDropped};
@@ -131,6 +132,7 @@ pub struct Gateway<L, S> {
     metrics: Arc<Metrics>,
     ids: Arc<RequestIds>,
     access_log: AccessLog,
+    traces: Traces,
     unpaid: Unpaid,
     rulebook: Rulebook,
     upstream_bills: UpstreamBills,
@@ -143,7 +145,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
     /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
     /// `rulebook` what the rules of routes count. Once `drains` says so, each answer ends its connection. `ids` names
-    /// all requests, and `access_log` gets a line for those that the tariff says.
+    /// all requests, `access_log` gets a line for those that the tariff says, and `traces` their spans.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
@@ -152,9 +154,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         unpaid: Unpaid,
         rulebook: Rulebook,
         drains: StopSignal,
-        (ids, access_log): (Arc<RequestIds>, AccessLog),
+        (ids, access_log, traces): (Arc<RequestIds>, AccessLog, Traces),
     ) -> Self {
-        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), access_log.clone());
+        let (log, spans) = (access_log.clone(), traces.clone());
+        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), log, spans);
         let upstream_bills = UpstreamBills::new();
         Self {
             cashier,
@@ -162,6 +165,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             metrics,
             ids,
             access_log,
+            traces,
             unpaid,
             rulebook,
             upstream_bills,
@@ -289,6 +293,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         context.request_id = self.ids.of(session, &context.caller);
+        let head = session.req_header();
+        context.trace = self.traces.begin(&head.headers, context.caller.believed(head).is_some());
         let decision = self.decide(session, context).await;
         if let Some(reason) = decision.rejected_for() {
             self.metrics.refusal(context.route_label(), reason, None);
@@ -304,7 +310,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             context.if_dropped = Some(self.if_dropped.clone());
             context.asked = Some(Asked::of(session.req_header()));
             // How it ends if it is dropped.
-            if self.access_log.is_on() && context.is_logged(Outcome::UpstreamFailed) {
+            if self.access_log.is_on() && context.is_noted(Outcome::UpstreamFailed) {
                 context.noted.line = Some(line_of(session));
             }
             fail::fail_point!("use-held", |_| std::process::abort());
@@ -424,6 +430,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
+                if let Some(trace) = &context.trace {
+                    request.insert_header(TRACEPARENT, trace.traceparent())?;
+                    if !trace.goes_on() {
+                        request.remove_header(TRACESTATE);
+                    }
+                }
                 request.insert_header(X_REQUEST_ID, context.request_id.value())
             }
             None => not_admitted(),
@@ -563,9 +575,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             departure::break_off(session);
         }
         let outcome = context.outcome();
-        if self.access_log.is_on() && context.is_logged(outcome) {
+        if self.access_log.is_on() && context.is_noted(outcome) {
             let line = context.noted.line.take().unwrap_or_else(|| line_of(session));
-            self.access_log.line(context.entry(line, (status, session.body_bytes_sent()), took, outcome));
+            let entry = context.entry(line, (status, session.body_bytes_sent()), took, outcome);
+            context.note(entry, &self.access_log, &self.traces);
         }
         let (route, request_id) = (context.route_label(), context.request_id.as_str());
         self.metrics.request(&context.at_route.series, outcome, took);

@@ -17,6 +17,7 @@ pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.reuse_port", new.listen.reuse_port != old.listen.reuse_port),
         ("drain", new.drain != old.drain),
         ("admin", new.admin != old.admin),
+        ("tracing", new.tracing != old.tracing),
         ("facilitator", new.facilitator != old.facilitator),
         ("store", new.store != old.store),
         ("nano.nodes", new.nano.nodes != old.nano.nodes),

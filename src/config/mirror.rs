@@ -124,6 +124,7 @@ sections! {
         drain: Value,
         admin: Value,
         access_log: Value,
+        tracing: Value,
         facilitator: Value,
         nano: Value,
         challenge: Value,
@@ -161,6 +162,10 @@ sections! {
     }
     "access_log" => AccessLogFile {
         requests: String,
+    }
+    "tracing" => TracingFile {
+        otlp: String,
+        sample: Value,
     }
     "facilitator" => FacilitatorFile {
         listen: String,

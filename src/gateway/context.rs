@@ -18,7 +18,7 @@ use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
-use crate::access_log::{Entry, Money, RequestLine};
+use crate::access_log::{AccessLog, Entry, Money, RequestLine};
 use crate::admission::Admission;
 use crate::cashier::{Admitted, Share};
 use crate::clock::{self, Stopwatch};
@@ -30,12 +30,15 @@ use crate::payment::Refusal;
 use crate::payment::capability::CapabilityText;
 use crate::routes::{CanonicalTarget, Strip};
 use crate::store::capabilities::CachedCapability;
+use crate::traces::{Trace, Traces};
 
 /// What is known about one request while it is under way.
 #[derive(Debug)]
 pub struct Context {
     pub(super) started: Stopwatch,
     pub(super) request_id: RequestId,
+    /// Its place in a trace, if there are traces.
+    pub(super) trace: Option<Box<Trace>>,
     pub(super) tariff: Arc<Tariff>,
     pub(super) at_route: Arc<AtRoute>,
     /// How the request ends if it is not forwarded.
@@ -207,6 +210,7 @@ impl Context {
         Self {
             started: Stopwatch::start(),
             request_id: RequestId::none(),
+            trace: None,
             at_route: Arc::clone(&tariff.by_no_route),
             tariff,
             decided: Outcome::Free,
@@ -294,6 +298,21 @@ impl Context {
     pub(super) fn is_logged(&self, outcome: Outcome) -> bool {
         let had_use = self.noted.payment.as_ref().is_some_and(Payment::is_served);
         self.tariff.logged.include(outcome, had_use)
+    }
+
+    /// Whether the access log or a trace says how the request ended, if it ends as `outcome`.
+    pub(super) fn is_noted(&self, outcome: Outcome) -> bool {
+        self.is_logged(outcome) || self.trace.as_ref().is_some_and(|it| it.is_recorded())
+    }
+
+    /// Hands over what is noted of the request at its end.
+    pub(super) fn note(&self, entry: Box<Entry>, access_log: &AccessLog, traces: &Traces) {
+        if let Some(trace) = &self.trace {
+            traces.end(trace, &entry, self.tariff.public_url.is_secure());
+        }
+        if self.is_logged(entry.outcome) {
+            access_log.line(entry);
+        }
     }
 
     /// The request's line in the access log: `line` was answered with `status` and so many `bytes` of a body,

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     ("metrics", &["nano", "payment"], false),
     ("access_log", &["clock", "metrics", "repeats"], false),
+    ("traces", &["access_log", "metrics", "outbound", "repeats"], false),
     (
         "cashier",
         &[
@@ -60,6 +61,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "shutdown",
             "store",
             "sync",
+            "traces",
             "x402",
         ],
         false,
@@ -94,6 +96,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "store",
             "sweep",
             "sweeper",
+            "traces",
             "vault",
             "x402",
         ],
