@@ -121,19 +121,26 @@ async fn what_is_logged_of_a_payment_names_its_request_and_what_was_bought() {
 
 /// A writer of the store that lets nobody else write.
 #[derive(Clone, Default)]
-struct Blocker(Arc<Mutex<Option<(PathBuf, Option<rusqlite::Connection>)>>>);
+struct Blocker(Arc<Mutex<Blocking>>);
+
+#[derive(Default)]
+struct Blocking {
+    /// The store's file, once it is to be blocked.
+    path: Option<PathBuf>,
+    other: Option<rusqlite::Connection>,
+}
 
 impl Blocker {
     fn block(&self) {
-        let mut place = self.0.lock().unwrap();
-        let Some((path, connection)) = place.as_mut() else { return };
+        let mut blocking = self.0.lock().unwrap();
+        let Some(path) = &blocking.path else { return };
         let other = rusqlite::Connection::open(path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        *connection = Some(other);
+        blocking.other = Some(other);
     }
 
     fn end(&self) {
-        self.0.lock().unwrap().as_mut().unwrap().1 = None;
+        self.0.lock().unwrap().other = None;
     }
 }
 
@@ -155,7 +162,7 @@ async fn what_the_store_did_not_take_of_a_request_names_it() {
         Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
     let token = capability(&rig.pay(&rig.payer(1, PLENTY), "/strict").await).0;
     // From the next answer of the upstream on, nobody writes.
-    *blocker.0.lock().unwrap() = Some((rig.folder.path().join("faregate.db"), None));
+    blocker.0.lock().unwrap().path = Some(rig.folder.path().join("faregate.db"));
     let strict = rig.get("/strict", &[("payment-capability", &token)]).await;
     assert_eq!(strict.status(), 200, "it is paid for");
     blocker.end();
