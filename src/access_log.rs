@@ -123,6 +123,23 @@ impl RequestLine {
         };
         Self { method, path: text, protocol }
     }
+
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// Without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// As `HTTP/1.1` or `HTTP/2`.
+    #[must_use]
+    pub const fn protocol(&self) -> &'static str {
+        self.protocol
+    }
 }
 
 vocabulary! {

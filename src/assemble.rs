@@ -55,13 +55,14 @@ use crate::store::{
 };
 use crate::sweep::Action;
 use crate::sweeper::SweepJournal;
+use crate::traces::{Traces, TracesError};
 use crate::vault::{self, AdminToken, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
 
 pub use listener_tls::{ListenerTlsError, listener_tls, shared_names};
-pub use nodes::{endpoints, node_client, work_servers};
+pub use nodes::{endpoints, node_client, sockets, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
@@ -102,6 +103,8 @@ pub enum AssembleError {
     Sweep(#[from] SweepSetupError),
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
+    #[error("`tracing.otlp`: {0}")]
+    Traces(#[from] TracesError),
     #[error("the metrics cannot be declared: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -118,6 +121,7 @@ pub struct Services {
     unpaid: Unpaid,
     request_ids: Arc<RequestIds>,
     access_log: AccessLog,
+    traces: Traces,
     /// What the rules of routes count.
     rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
@@ -191,6 +195,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         tasks.spawn(sweep);
     }
     let (order, orders) = mpsc::channel(1);
+    let traces = traces(&config, &metrics)?;
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
@@ -200,6 +205,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         unpaid,
         request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
         access_log: AccessLog::none(),
+        traces,
         rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
@@ -214,6 +220,14 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         stop,
         tasks,
     })
+}
+
+/// Where spans of requests go.
+fn traces(config: &Config, metrics: &Arc<Metrics>) -> Result<Traces, TracesError> {
+    config
+        .tracing
+        .as_ref()
+        .map_or_else(|| Ok(Traces::none()), |it| Traces::to(&it.otlp, it.sample.share(), Arc::clone(metrics)))
 }
 
 /// The watch over deposits and sweeps. Make it before anything is swept here.
@@ -420,7 +434,7 @@ impl Services {
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
         let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
-        let logs = (Arc::clone(&self.request_ids), self.access_log.clone());
+        let logs = (Arc::clone(&self.request_ids), self.access_log.clone(), self.traces.clone());
         Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains(), logs)
     }
 
@@ -583,7 +597,7 @@ impl Services {
     /// Closes the store. Call it after [`Services::finish`], and after all listeners have ended.
     pub async fn close(self) {
         self.store.close().await;
-        self.access_log.flush().await;
+        tokio::join!(self.access_log.flush(), self.traces.flush());
     }
 
     /// Both, for callers that have no listener left.

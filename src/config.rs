@@ -28,6 +28,7 @@ mod rules;
 mod store;
 mod sweep;
 mod tls;
+mod traces;
 mod upstream;
 mod web_address;
 mod work_server;
@@ -56,6 +57,7 @@ pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use tls::{AcmeChallenge, AcmeConfig, CertificateFiles, TlsListener};
+pub use traces::{Sample, Tracing};
 pub use upstream::{
     AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
     UpstreamAuth, UpstreamConfig, UpstreamUrl,
@@ -74,6 +76,8 @@ pub struct Config {
     pub admin_token_file: Option<PathBuf>,
     /// Which requests have a line in the access log.
     pub logged_requests: LoggedRequests,
+    /// Where spans of requests are sent; `None` if nowhere.
+    pub tracing: Option<Tracing>,
     /// The listener for other servers that sell for Nano; `None` if it is off.
     pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
@@ -220,6 +224,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
                 judge.choice(it.requests, LoggedRequests::ALL, LoggedRequests::as_str)
             })
             .map(Option::unwrap_or_default),
+        tracing: judge.optional(file.tracing, traces::tracing),
         facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
         nano,

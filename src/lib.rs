@@ -18,7 +18,7 @@
 //!   process, log lines that would repeat, outgoing connections, synchronisation.
 //! * [`vault`]: keys and other secrets. [`ledger`]: the nodes of the Nano network.
 //! * [`store`]: the journal of payments and capabilities. [`metrics`]: what is counted.
-//!   [`access_log`]: a line for each request.
+//!   [`access_log`]: a line for each request. [`traces`]: a span for each, for a collector.
 //!
 //! Drivers, which apply the rules:
 //! * [`cashier`]: decides one request. [`admission`]: the use that an admitted request holds until its
@@ -64,6 +64,8 @@ pub mod store;
 pub mod metrics;
 #[cfg(feature = "gateway")]
 pub mod access_log;
+#[cfg(feature = "gateway")]
+pub mod traces;
 
 #[cfg(feature = "gateway")]
 pub mod cashier;

@@ -295,6 +295,8 @@ declare! {
     unclaimed_dropped_total: IntCounter;
     /// Lines of the access log that were dropped: they could not be written, or too many waited.
     access_log_dropped_total: IntCounter;
+    /// Spans of requests that were dropped: the collector did not take them, or too many waited.
+    trace_spans_dropped_total: IntCounter;
     /// Always 1; the labels say which build this is.
     build_info: IntGaugeVec[version];
 }
@@ -592,6 +594,11 @@ impl Metrics {
     /// Counts lines of the access log that were dropped.
     pub fn log_lines_dropped(&self, lines: u64) {
         self.access_log_dropped_total.inc_by(lines);
+    }
+
+    /// Counts spans of requests that were dropped.
+    pub fn spans_dropped(&self, spans: u64) {
+        self.trace_spans_dropped_total.inc_by(spans);
     }
 
     /// Counts a confirmed block of a sweep. `sent` is the amount that it sent to the treasury.

@@ -22,6 +22,7 @@ pub(super) fn need_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("drain", new.drain != old.drain),
         ("admin", new.admin != old.admin),
         ("admin.token_file", new.admin_token_file != old.admin_token_file),
+        ("tracing", new.tracing != old.tracing),
         ("facilitator", new.facilitator != old.facilitator),
         ("store", new.store != old.store),
         ("nano.nodes", new.nano.nodes != old.nano.nodes),

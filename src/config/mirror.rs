@@ -129,6 +129,7 @@ sections! {
         drain: Value,
         admin: Value,
         access_log: Value,
+        tracing: Value,
         facilitator: Value,
         nano: Value,
         challenge: Value,
@@ -183,6 +184,10 @@ sections! {
     }
     "access_log" => AccessLogFile {
         requests: String,
+    }
+    "tracing" => TracingFile {
+        otlp: String,
+        sample: Value,
     }
     "facilitator" => FacilitatorFile {
         listen: Value,

@@ -30,12 +30,15 @@ use crate::payment::Refusal;
 use crate::payment::capability::CapabilityText;
 use crate::routes::{CanonicalTarget, Strip};
 use crate::store::capabilities::CachedCapability;
+use crate::traces::{Trace, Traces};
 
 /// What is known about one request while it is under way.
 #[derive(Debug)]
 pub struct Context {
     pub(super) started: Stopwatch,
     pub(super) request_id: RequestId,
+    /// Its place in a trace, if there are traces.
+    pub(super) trace: Option<Box<Trace>>,
     pub(super) tariff: Arc<Tariff>,
     pub(super) at_route: Arc<AtRoute>,
     /// How the request ends if it is not forwarded.
@@ -207,6 +210,7 @@ impl Context {
         Self {
             started: Stopwatch::start(),
             request_id: RequestId::none(),
+            trace: None,
             at_route: Arc::clone(&tariff.by_no_route),
             tariff,
             decided: Outcome::Free,
@@ -311,6 +315,18 @@ impl Context {
         let is_turned_away = matches!(outcome, Outcome::Refused | Outcome::Unavailable | Outcome::Pending);
         let is_served = self.noted.payment.as_ref().is_some_and(Payment::is_served);
         self.tariff.logged == LoggedRequests::Paid && is_turned_away && !is_served
+    }
+
+    /// Whether the request's span is sent.
+    pub(super) fn is_traced(&self) -> bool {
+        self.trace.as_ref().is_some_and(|it| it.is_recorded())
+    }
+
+    /// Hands over the request's span, if it is sent. It says what the access log would.
+    pub(super) fn end_trace(&self, traces: &Traces, entry: &Entry) {
+        if let Some(trace) = &self.trace {
+            traces.end(trace, entry, self.tariff.public_url.is_secure());
+        }
     }
 
     /// The request's line in the access log: `line` was answered with `status` and so many `bytes` of a body,

@@ -16,6 +16,7 @@ use crate::ledger::Ledger;
 use crate::listen::Connection;
 use crate::metrics::{Metrics, Outcome};
 use crate::store::Store;
+use crate::traces::Traces;
 
 /// What is done about a request that is dropped: if it was late, its use is given back, it is counted and
 /// logged, and its client is answered.
@@ -23,6 +24,7 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
     cashier: Cashier<L, S>,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
+    traces: Traces,
 ) -> IfDropped {
     IfDropped(Arc::new(move |context: &mut Context| {
         if !context.is_late() {
@@ -50,7 +52,11 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
             let answered = words.as_ref().map_or((0, 0), |it| {
                 (it.head.status.as_u16(), it.body.as_ref().map_or(0, |body| body.len()))
             });
-            access_log.line(context.entry(line, answered, took, Outcome::UpstreamFailed));
+            let entry = context.entry(line, answered, took, Outcome::UpstreamFailed);
+            context.end_trace(&traces, &entry);
+            if context.is_logged(Outcome::UpstreamFailed) {
+                access_log.line(entry);
+            }
         }
         if let Some((words, deadline)) = words.zip(context.deadline.as_ref()) {
             deadline.leave(words);

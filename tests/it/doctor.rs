@@ -366,3 +366,23 @@ async fn offline_check_reads_the_configuration_alone() {
     assert_eq!(run(&["check", "--offline", "--config"]), Some(78));
     assert_eq!(run(&["check", "--offline", "--against-store", "--config"]), Some(64));
 }
+
+/// Before: `nano.websocket` was not tried at all.
+#[tokio::test]
+async fn a_websocket_is_subscribed_at() {
+    let mut site = Site::new().await;
+    let options =
+        DevnetOptions { websocket: Some("127.0.0.1:0".parse().unwrap()), ..DevnetOptions::default() };
+    site.devnet = Devnet::start(options).await.unwrap();
+    let socket = site.devnet.websocket_url().unwrap();
+    site.nano = format!("  websocket: {socket}\n");
+    let (mark, words) = site.examined("nano.websocket").await;
+    assert!(mark == "ok" && words.contains("subscribes to confirmations"), "{words}");
+    // The port of the RPC, which speaks HTTP alone, is the likeliest mistake.
+    let rpc = site.devnet.rpc_url().replacen("http://", "ws://", 1);
+    for (socket, said) in [(rpc, "HTTP"), ("ws://127.0.0.1:1".to_owned(), "no connection: ")] {
+        site.nano = format!("  websocket: \"{socket}?key=hidden\"\n");
+        let (mark, words) = site.examined("nano.websocket").await;
+        assert!(mark == "broken" && words.contains(said) && !words.contains("hidden"), "{socket}: {words}");
+    }
+}

@@ -59,6 +59,7 @@ mod store;
 mod sweep;
 mod tidy;
 mod tools;
+mod traces;
 mod translation;
 mod upstream_down;
 mod upstream_http2;

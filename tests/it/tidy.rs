@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     ("metrics", &["nano", "payment"], false),
     ("access_log", &["clock", "metrics", "repeats"], false),
+    ("traces", &["access_log", "metrics", "outbound", "repeats"], false),
     (
         "cashier",
         &[
@@ -69,6 +70,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "shutdown",
             "store",
             "sync",
+            "traces",
             "x402",
         ],
         false,
@@ -111,6 +113,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "store",
             "sweep",
             "sweeper",
+            "traces",
             "vault",
             "x402",
         ],

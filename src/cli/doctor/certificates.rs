@@ -1,11 +1,18 @@
 //! Certificates: whether they are good today, for how long still, and for which names.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -167,6 +174,107 @@ pub(super) fn others(config: &Config, now: UnixSeconds) -> Vec<Checkup> {
         }
     }
     found
+}
+
+/// How long a certificate is good that is good today.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Left {
+    Long {
+        days: u64,
+    },
+    /// Less than [`SOON`].
+    Little {
+        days: u64,
+    },
+}
+
+/// How long the certificates are good that a server shows who asks for `name`. Whether they are to be believed is not
+/// asked here: the gateway's own connection was tried before.
+///
+/// # Errors
+/// Why they are not seen or not good, in words for people.
+pub(super) async fn of_server(
+    address: SocketAddr,
+    name: &str,
+    within: Duration,
+    now: UnixSeconds,
+) -> Result<Left, String> {
+    let chain = tokio::time::timeout(within, shown(address, name));
+    let chain = chain.await.map_err(|_| "no answer in time".to_owned())??;
+    match times(&chain, now)? {
+        Standing::Good { days } => Ok(Left::Long { days }),
+        Standing::Ends { days } => Ok(Left::Little { days }),
+        Standing::Over => Err("it has expired".to_owned()),
+        Standing::Early => Err("it is not valid yet".to_owned()),
+    }
+}
+
+/// The certificates that a server shows.
+async fn shown(address: SocketAddr, name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let witness = Arc::new(Witness { provider: Arc::clone(&provider), seen: Mutex::default() });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(&witness) as Arc<dyn ServerCertVerifier>)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|it| it.to_string())?;
+    let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let ended = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let seen = std::mem::take(&mut *witness.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    match ended {
+        // A server that wants a certificate of its client shows its own first.
+        _ if !seen.is_empty() => Ok(seen),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Err("none was shown".to_owned()),
+    }
+}
+
+/// Looks at certificates and believes all of them. Nothing is sent over such a connection.
+#[derive(Debug)]
+struct Witness {
+    provider: Arc<CryptoProvider>,
+    /// No await while it is held.
+    seen: Mutex<Vec<CertificateDer<'static>>>,
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let chain =
+            std::iter::once(end_entity).chain(intermediates).map(|it| it.clone().into_owned()).collect();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn ending(what: &str, chain: &[CertificateDer<'static>], now: UnixSeconds) -> Option<Checkup> {
