@@ -127,7 +127,7 @@ static LIST_PAYMENTS: Spec = Spec {
 static SHOW_PAYMENT: Spec = Spec {
     changes: false,
     path: "/v1/payments/{id}",
-    about: "Show one payment.",
+    about: "Show one payment of the journal, by the hash of its block.",
     parameters: &[Parameter {
         name: "id",
         sent: Sent::Path,

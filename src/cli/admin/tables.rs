@@ -144,7 +144,7 @@ mod tests {
         let told = written(Operation::ListUpstreams, &answer);
         assert_eq!(
             told,
-            "NAME    UP   SERVERS\napi     yes  address 192.0.2.1:80, up yes\na [2J   no\nthere are more: --cursor abc\n"
+            "NAME   UP   SERVERS\napi    yes  address 192.0.2.1:80, up yes\na [2J  no\nthere are more: --cursor abc\n"
         );
     }
 
