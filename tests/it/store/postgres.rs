@@ -251,6 +251,10 @@ async fn an_answer_that_is_lost_is_unknown_and_the_same_call_finds_out() {
     wire.is_deaf_after(hash(2));
     let lost = grant(&store, hash(2)).await;
     assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
+    // A busy server may not have come to it yet.
+    let sql = format!("SELECT count(*) FROM claims WHERE block = '\\x{}'", hash(2).lower_hex());
+    let is_done = async || database.run(&sql).await.as_deref() == Some("1");
+    crate::patience::eventually("the server has done it", is_done).await;
     assert!(!store.health().writable);
     let unreachable = grant(&store, hash(2)).await;
     assert!(matches!(unreachable, Err(StoreError::Unavailable(_))), "{unreachable:?}");
