@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -46,7 +47,8 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    /// With the path of its file, if that is not the one it was bound to.
+    Unix(UnixListener, Option<PathBuf>),
 }
 
 impl From<TcpListener> for Listener {
@@ -57,11 +59,17 @@ impl From<TcpListener> for Listener {
 
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
+        Self::Unix(listener, None)
     }
 }
 
 impl Listener {
+    /// A Unix socket whose file was renamed to `path`.
+    #[must_use]
+    pub const fn renamed(listener: UnixListener, path: PathBuf) -> Self {
+        Self::Unix(listener, Some(path))
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -69,7 +77,10 @@ impl Listener {
     pub fn address(&self) -> io::Result<ListenAddress> {
         match self {
             Self::Tcp(it) => it.local_addr().map(ListenAddress::Inet),
-            Self::Unix(it) => {
+            Self::Unix(_, Some(path)) => {
+                Ok(ListenAddress::Unix(UnixAddress { path: path.clone(), mode: None }))
+            }
+            Self::Unix(it, None) => {
                 let address = it.local_addr()?;
                 let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?.to_owned();
                 Ok(ListenAddress::Unix(UnixAddress { path, mode: None }))
@@ -80,7 +91,7 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Self::Tcp(it) => it.accept().await.map(|(tcp, peer)| (Socket::Tcp(tcp), Peer::Inet(peer))),
-            Self::Unix(it) => it.accept().await.map(|(unix, _)| (Socket::Unix(unix), Peer::Unix)),
+            Self::Unix(it, _) => it.accept().await.map(|(unix, _)| (Socket::Unix(unix), Peer::Unix)),
         }
     }
 
@@ -88,7 +99,7 @@ impl Listener {
     pub(super) fn into_std(self) -> io::Result<StdListener> {
         match self {
             Self::Tcp(it) => it.into_std().map(StdListener::Tcp),
-            Self::Unix(it) => it.into_std().map(StdListener::Unix),
+            Self::Unix(it, _) => it.into_std().map(StdListener::Unix),
         }
     }
 }

@@ -252,10 +252,12 @@ impl Socket {
                 Ok((listener.into(), None))
             }
             Self::Unix(name, draft) => {
-                let address = ListenAddress::Unix(draft.address().clone());
+                let place = draft.address().clone();
+                let path = place.path.clone();
+                let address = ListenAddress::Unix(place);
                 let (listener, file) =
                     draft.publish().await.map_err(|error| unavailable(name, &address, &error))?;
-                Ok((listener.into(), Some(file)))
+                Ok((Listener::renamed(listener, path), Some(file)))
             }
         }
     }
