@@ -161,8 +161,9 @@ fn shown(name: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>, AcmeError> {
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key).map_err(failed)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let made = CertifiedKey::from_der(vec![certificate.der().clone()], key, &ring::default_provider());
-    made.map(Arc::new).map_err(|error| AcmeError::Made(error.to_string()))
+    // Not by what compares certificate and key: it cannot read the critical extension. They were made together.
+    let key = ring::sign::any_supported_type(&key).map_err(|error| AcmeError::Made(error.to_string()))?;
+    Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)))
 }
 
 /// # Errors
