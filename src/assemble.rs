@@ -179,14 +179,7 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     ledger.probe().await;
     tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
     tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
-    let (recovering, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { recovering.recover(until).await });
-    let (forgetting, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { forgetting.forget(until).await });
-    let (watching, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { log_store_readiness(&watching, until).await });
-    let (metering, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { metering.capabilities().run(until).await });
+    cashiers_work(&mut tasks, &cashier, &shutdown);
     let last_look = LastPoolLook::default();
     let watch = deposit_watch(&ledger, &store, &metrics, &clock, &last_look).await;
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
@@ -220,6 +213,18 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         stop,
         tasks,
     })
+}
+
+/// Begins what the cashier does beside requests.
+fn cashiers_work(tasks: &mut JoinSet<()>, cashier: &Cashier<NodeLedger, Engine>, shutdown: &StopSignal) {
+    let (recovering, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { recovering.recover(until).await });
+    let (forgetting, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { forgetting.forget(until).await });
+    let (watching, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { log_store_readiness(&watching, until).await });
+    let (metering, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { metering.capabilities().run(until).await });
 }
 
 /// Where spans of requests go.

@@ -249,7 +249,7 @@ impl AdminToken {
     /// their bytes.
     #[must_use]
     pub fn is(&self, presented: &str) -> bool {
-        let [own, other] = [self.0.as_bytes(), presented.as_bytes()].map(|it| Blake2b::<U32>::digest(it));
+        let [own, other] = [self.0.as_bytes(), presented.as_bytes()].map(Blake2b::<U32>::digest);
         let differing = own.iter().zip(other.iter()).fold(0, |all, (own, other)| all | (own ^ other));
         std::hint::black_box(differing) == 0
     }

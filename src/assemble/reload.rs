@@ -74,7 +74,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
         ("payment_identifiers", old.payment_identifiers != new.payment_identifiers),
         ("limits", old.limits != new.limits),
     ];
-    found.extend(keys.into_iter().filter_map(|(key, changed)| changed.then(|| format!("{key} changed"))));
+    found.extend(keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| format!("{key} changed")));
     found
 }
 

@@ -51,7 +51,12 @@ fn listed(judge: &mut Judge<'_>, path: String, value: Value) -> Judged<Vec<Liste
     match value {
         Value::Sequence(items) if items.is_empty() => Err(judge.fault(&path, "the list is empty", HINT)),
         Value::Sequence(items) => judge.each(Piece::items(&path, items), "address", Clone::clone, address),
-        one => address(judge, Piece::new(path, Some(one))).map(|it| vec![it]),
+        one @ (Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Mapping(_)
+        | Value::Tagged(_)) => address(judge, Piece::new(path, Some(one))).map(|it| vec![it]),
     }
 }
 

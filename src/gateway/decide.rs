@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use http::Method;
 use http::header::ORIGIN;
 use pingora::prelude::Session;
 use tracing::Instrument;
@@ -72,23 +73,13 @@ async fn find_and_price<L: Ledger, S: Store>(
     let has_host = route.as_ref().is_some_and(|it| it.conditions.host().is_some());
     context.host = host.as_ref().and_then(RequestHost::name).filter(|_| has_host).map(ToOwned::to_owned);
     let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
-    if is_undue && !takes_any {
-        return Err(Rejection::UndueBody);
-    }
-    if method.as_str().eq_ignore_ascii_case("TRACE") {
-        return Err(Rejection::Untraceable);
-    }
+    check_method(&method, is_undue && !takes_any)?;
     if hop::ends_here(session.req_header()) {
         return Ok(Decision::Preflight);
     }
     if preflight.is_some() {
         let has_price = tariff.table.has_price(&head);
-        let decision = preflight::decide(context, route.as_ref(), target, has_price)?;
-        if let Some(route) = route.filter(|_| decision.sells()) {
-            // To an upstream it is a request like any other.
-            admit_client(rulebook, context, &route, false)?;
-        }
-        return Ok(decision);
+        return answer_preflight(rulebook, context, route, target, has_price);
     }
     let Some(route) = route else {
         return match &tariff.unmatched {
@@ -118,6 +109,32 @@ async fn find_and_price<L: Ledger, S: Store>(
             forward(context, Destination::of(&route), target, Admission::free(), false)
         }
     }
+}
+
+/// Refuses a body where none is due, and a method that no route takes.
+fn check_method(method: &Method, has_undue_body: bool) -> Result<(), Rejection> {
+    if has_undue_body {
+        return Err(Rejection::UndueBody);
+    }
+    if method.as_str().eq_ignore_ascii_case("TRACE") {
+        return Err(Rejection::Untraceable);
+    }
+    Ok(())
+}
+
+/// Answers a preflight, or sends it on. To an upstream it is a request like any other.
+fn answer_preflight(
+    rulebook: &Rulebook,
+    context: &mut Context,
+    route: Option<Arc<Route>>,
+    target: CanonicalTarget,
+    has_price: bool,
+) -> Result<Decision, Rejection> {
+    let decision = preflight::decide(context, route.as_ref(), target, has_price)?;
+    if let Some(route) = route.filter(|_| decision.sells()) {
+        admit_client(rulebook, context, &route, false)?;
+    }
+    Ok(decision)
 }
 
 /// Whether the sender may ask for `route`, and so often. One who `pays` is not counted.

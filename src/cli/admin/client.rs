@@ -76,7 +76,7 @@ fn url_of(address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
+        other @ (IpAddr::V4(_) | IpAddr::V6(_)) => other,
     };
     format!("http://{}", SocketAddr::new(ip, address.port()))
 }

@@ -213,11 +213,12 @@ pub(super) async fn of_server(
 async fn shown(address: SocketAddr, name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let witness = Arc::new(Witness { provider: Arc::clone(&provider), seen: Mutex::default() });
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::<Witness>::clone(&witness);
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::clone(&witness) as Arc<dyn ServerCertVerifier>)
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).map_err(|it| it.to_string())?;
     let tcp = TcpStream::connect(address).await.map_err(|error| error.to_string())?;

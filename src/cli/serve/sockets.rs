@@ -121,10 +121,11 @@ impl HandedOver {
     /// The sockets for the addresses of a listener, in their order. One with its name and at the address comes first,
     /// then any with its name, then one without a listener's name at the address.
     fn for_listener(&mut self, name: Name, addresses: &[ListenAddress]) -> Vec<Option<Handed>> {
+        type Way<'a> = &'a dyn Fn(&Handed, &ListenAddress) -> bool;
         let is_named = |it: &Handed| it.name == name.as_str();
         let has_no_name = |it: &Handed| Name::ALL.iter().all(|other| it.name != other.as_str());
         let mut found: Vec<Option<Handed>> = addresses.iter().map(|_| None).collect();
-        let ways: [&dyn Fn(&Handed, &ListenAddress) -> bool; 3] = [
+        let ways: [Way<'_>; 3] = [
             &|it, address| is_named(it) && is_at(&it.address, address),
             &|it, _| is_named(it),
             &|it, address| has_no_name(it) && is_at(&it.address, address),

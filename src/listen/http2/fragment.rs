@@ -419,7 +419,7 @@ mod tests {
         for (code, length) in bytes.iter().map(|it| codes[it]) {
             bits += &format!("{code:0length$b}");
         }
-        let missing = bits.len().next_multiple_of(8) - bits.len();
+        let missing = bits.len().next_multiple_of(8).saturating_sub(bits.len());
         bits += &"1".repeat(missing);
         let byte = |bits: &[u8]| u8::from_str_radix(std::str::from_utf8(bits).unwrap(), 2).unwrap();
         bits.as_bytes().chunks(8).map(byte).collect()

@@ -153,9 +153,9 @@ async fn a_certificate_is_renewed_by_the_same_account_while_the_old_one_is_serve
     assert_eq!(site.kept("kept").len(), 2);
     // An authority that has forgotten everybody, and another contact: the key stays.
     let account = || {
-        let files =
+        let mut files =
             std::fs::read_dir(site.world.folder.path().join("kept")).unwrap().map(|it| it.unwrap().path());
-        let account = files.filter(|it| it.to_str().unwrap().ends_with("account.json")).next().unwrap();
+        let account = files.find(|it| it.to_str().unwrap().ends_with("account.json")).unwrap();
         let account: Value = serde_json::from_slice(&std::fs::read(account).unwrap()).unwrap();
         account["credentials"]["key_pkcs8"].clone()
     };

@@ -136,14 +136,14 @@ async fn acts(store: &Engine) {
     assert_eq!((lease.granted, lease.revoked), (0, true), "it ends what others lease");
 }
 
-async fn sqlite(folder: &std::path::Path) -> Engine {
+fn sqlite(folder: &std::path::Path) -> Engine {
     SqliteStore::open(&folder.join("store.db"), SqliteOptions::default()).unwrap().into()
 }
 
 #[tokio::test]
 async fn a_file_is_searched_page_by_page() {
     let folder = tempfile::tempdir().unwrap();
-    let store = sqlite(folder.path()).await;
+    let store = sqlite(folder.path());
     pages(&store).await;
     store.close().await;
 }
@@ -159,10 +159,10 @@ async fn a_server_is_searched_page_by_page() {
 #[tokio::test]
 async fn a_file_keeps_who_did_what_by_hand() {
     let folder = tempfile::tempdir().unwrap();
-    let store = sqlite(folder.path()).await;
+    let store = sqlite(folder.path());
     acts(&store).await;
     store.close().await;
-    let again = sqlite(folder.path()).await;
+    let again = sqlite(folder.path());
     let kept = again.capability_entry(id(hash(1)), NOW).await.unwrap().unwrap();
     assert!(kept.record.revoked && kept.revoked_by.is_some());
     again.close().await;
