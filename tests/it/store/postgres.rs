@@ -247,21 +247,27 @@ async fn an_answer_that_is_lost_is_unknown_and_the_same_call_finds_out() {
     let store = PostgresStore::open(&options).await.unwrap();
     // Makes the statement known, so that the next call is one message and its answer.
     grant(&store, hash(1)).await.unwrap();
-    // Not before: what ends the connection while the store only looks at the server would end no call.
-    wire.is_deaf_after(hash(2));
-    let lost = grant(&store, hash(2)).await;
-    assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
-    // A busy server may not have come to it yet.
-    let sql = format!("SELECT count(*) FROM claims WHERE block = '\\x{}'", hash(2).lower_hex());
-    let is_done = async || database.run(&sql).await.as_deref() == Some("1");
-    crate::patience::eventually("the server has done it", is_done).await;
-    assert!(!store.health().writable);
-    let unreachable = grant(&store, hash(2)).await;
-    assert!(matches!(unreachable, Err(StoreError::Unavailable(_))), "{unreachable:?}");
-    wire.is_deaf(false);
-    let again = grant(&store, hash(2)).await.unwrap();
-    assert!(matches!(again, Grant::Granted { fresh: false, lease, .. } if lease.granted == 1), "{again:?}");
-    assert!(store.health().writable);
+    let mut found_out = false;
+    for number in 2..10 {
+        // Not before: what ends the connection while the store only looks at the server would end no call.
+        wire.is_deaf_after(hash(number));
+        let lost = grant(&store, hash(number)).await;
+        assert!(matches!(lost, Err(StoreError::Unknown(_))), "{lost:?}");
+        assert!(!store.health().writable);
+        let unreachable = grant(&store, hash(number)).await;
+        assert!(matches!(unreachable, Err(StoreError::Unavailable(_))), "{unreachable:?}");
+        wire.is_deaf(false);
+        let again = grant(&store, hash(number)).await.unwrap();
+        let Grant::Granted { fresh, lease, .. } = again else { panic!("{again:?}") };
+        assert_eq!(lease.granted, 1);
+        assert!(store.health().writable);
+        // On a busy machine the wire can break before the server has heard the first call.
+        found_out = !fresh;
+        if found_out {
+            break;
+        }
+    }
+    assert!(found_out, "the server never heard a call whose answer was lost");
     store.close().await;
 }
 
