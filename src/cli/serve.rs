@@ -133,7 +133,7 @@ async fn listen_all(sockets: Vec<Socket>, files: &mut Vec<SocketFile>) -> Result
 struct Secured {
     tls: Tls,
     challenges: Challenges,
-    /// The authority, as the configuration has it. Sent anew with each reload.
+    /// The authority, as the configuration has it. Sent again with each reload.
     authority: watch::Sender<Option<AcmeConfig>>,
 }
 

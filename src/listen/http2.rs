@@ -4,7 +4,6 @@
 //! what it cannot read without a body or not at all. With sessions of its own ([`session`]) the gateway
 //! answers all of that in its own words, and the rest of Pingora does not see a difference.
 
-mod fragment;
 mod session;
 
 use std::future::{pending, poll_fn};
@@ -34,7 +33,6 @@ use super::head::{HeadSignal, Timed};
 use super::refusal;
 use super::stall::STALL;
 use crate::shutdown::{self, Shutdown, StopSignal};
-use fragment::{Fragments, Scanned};
 use session::Http2Session;
 
 /// After so many requests that cannot be read, a connection is closed. What is read before counts too.
@@ -51,7 +49,6 @@ struct Http2<A> {
     drains: StopSignal,
     requests: JoinSet<()>,
     unreadable: usize,
-    fragments: Arc<Fragments>,
 }
 
 /// Serves the requests of `stream` by `app` until the client goes, or until there was none for the time
@@ -74,14 +71,12 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let fragments = Arc::new(Fragments::default());
-    let stream = Scanned::new(stream, Arc::clone(&fragments));
     let Some(mut connection) = handshake(stream, &app, idle, &mut shutdown).await else { return };
     head.share();
     let mut pings = connection.ping_pong();
     let (mut has_begun, mut is_ending, mut is_sending, mut half_closed_for) = (false, false, false, None);
     let (Shutdown { mut drains, mut closes, .. }, requests) = (shutdown, JoinSet::new());
-    let mut http2 = Http2 { app, head, digest, drains: drains.clone(), requests, unreadable: 0, fragments };
+    let mut http2 = Http2 { app, head, digest, drains: drains.clone(), requests, unreadable: 0 };
     let (reason, within) = loop {
         let (is_idle, is_half_closed) = (http2.requests.is_empty(), half_closed_for.is_some());
         let quiet = if is_sending {
@@ -111,10 +106,6 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
                 Some(Ok((request, respond))) => {
                     (has_begun, is_sending) = (true, false);
                     http2.begin(request, respond);
-                    if http2.fragments.can_be_repeated() && !is_ending {
-                        connection.graceful_shutdown();
-                        is_ending = true;
-                    }
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an HTTP/2 connection ended");
@@ -144,7 +135,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
 /// The next request; `None` at the end of the connection. If the client can send no more (`is_last`), that is
 /// as soon as all answers are on their way.
 async fn next(
-    connection: &mut Connection<Scanned, Bytes>,
+    connection: &mut Connection<Stream, Bytes>,
     is_last: bool,
 ) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
     poll_fn(|cx| {
@@ -168,11 +159,11 @@ async fn over(time: &mut Option<Pin<Box<Sleep>>>) {
 /// Begins to speak HTTP/2, for which the client has the time `idle`. `None` if it is not begun, or not before
 /// its listener has closed.
 async fn handshake<A: HttpServerApp + Send + Sync + 'static>(
-    stream: Scanned,
+    stream: Stream,
     app: &Timed<A>,
     idle: Duration,
     shutdown: &mut Shutdown,
-) -> Option<Connection<Scanned, Bytes>> {
+) -> Option<Connection<Stream, Bytes>> {
     let options = app.h2_options().unwrap_or_else(default_h2_options);
     let begun = tokio::select! {
         biased;
@@ -190,7 +181,7 @@ async fn handshake<A: HttpServerApp + Send + Sync + 'static>(
 /// Ends a connection for this reason, if it has not ended, and says which requests were read: what is on its way
 /// meanwhile may be sent again (RFC 9113 section 6.8). A client that does not read `within` this time does not
 /// learn it.
-async fn farewell(connection: &mut Connection<Scanned, Bytes>, reason: Reason, within: Duration) {
+async fn farewell(connection: &mut Connection<Stream, Bytes>, reason: Reason, within: Duration) {
     connection.abrupt_shutdown(reason);
     let closed = poll_fn(|cx| connection.poll_closed(cx));
     if !timeout(within, closed).await.is_ok_and(|it| it.is_ok()) {
@@ -203,7 +194,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let (parts, body) = request.into_parts();
         let head = RequestHeader::from(parts);
-        let is_readable = !self.fragments.take(respond.stream_id().into()) && is_readable(&head);
+        let is_readable = is_readable(&head);
         let deadline = Arc::new(Deadline::default());
         let (digest, signal) = (Arc::clone(&self.digest), Arc::clone(&self.head));
         let session = Http2Session::new(head, body, respond, digest, signal, Arc::clone(&deadline));
@@ -309,22 +300,6 @@ mod tests {
         let bytes = unreadable(u8::try_from(MOST_UNREADABLE).unwrap(), 65_535);
         let (_client, served) = begun(&bytes, bytes.len()).await;
         timeout(FAREWELL * 2, served).await.unwrap();
-    }
-
-    /// Who can repeat a fragment so that it is not seen is to come again over another connection.
-    #[tokio::test(start_paused = true)]
-    async fn a_fragment_in_the_table_of_a_connection_ends_it() {
-        let seen = async |how: u8, path: &[u8; 4]| {
-            let head = [&[0x82, 0x87, 0x01, 0x01, b'a', how, 0x04][..], path].concat();
-            let length = u8::try_from(head.len()).unwrap();
-            let begin = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, length, 1, 5, 0, 0, 0, 1];
-            let frames = [&begin[..], &head].concat();
-            let (_client, served) = begun(&[PREFACE, &frames].concat(), 4096).await;
-            timeout(FAREWELL * 3, served).await.is_ok()
-        };
-        assert!(seen(0x44, b"/x#y").await);
-        assert!(!seen(0x14, b"/x#y").await, "it is not in the table");
-        assert!(!seen(0x44, b"/x-y").await, "it is no fragment");
     }
 
     /// Regression: the gateway's own answers had no limit, and a connection with one under way is not idle.

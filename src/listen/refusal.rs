@@ -125,10 +125,10 @@ pub(super) async fn connect(session: ServerSession) {
     say(session, StatusCode::METHOD_NOT_ALLOWED, &[(ALLOW, ALLOWED)], no_proxy()).await;
 }
 
-/// Answers a request over HTTP/2 that is for no host, or for two, or whose target is no path or has a fragment.
+/// Answers a request over HTTP/2 that is for no host, or for two, or has no path for its target.
 pub(super) async fn unreadable(session: ServerSession) {
     let message = "the request cannot be read: it is to be for one host, named in :authority or Host, and its \
-                   :path is to begin with a slash and to have no fragment";
+                   :path is to begin with a slash";
     let body = json!({ "error": "bad_request", "message": message }).to_string();
     say(session, StatusCode::BAD_REQUEST, &[], body).await;
 }

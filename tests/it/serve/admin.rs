@@ -349,3 +349,17 @@ async fn an_agent_reads_by_mcp_and_changes_only_what_it_may() {
     eventually("it ends", || async { child.lock().unwrap().try_wait().unwrap().is_some() }).await;
     assert_eq!(agent.child.wait().unwrap().code(), Some(0));
 }
+
+#[tokio::test]
+async fn the_command_line_finds_a_gateway_at_a_unix_socket() {
+    let world = World::start().await;
+    let config = world.write(LISTEN, "", ROUTES);
+    let text = std::fs::read_to_string(&config).unwrap();
+    let at_socket = "admin: { listen: \"unix:admin.sock\", token_file: admin.token }";
+    std::fs::write(&config, text.replace("admin: { listen: 127.0.0.1:0 }", at_socket)).unwrap();
+    let mut process = Process::start(&config, 2, "info").await;
+    let status = told(&["admin", "--config", config.to_str().unwrap(), "status"]).await.json();
+    assert_eq!(status["draining"], false, "{status}");
+    process.signal("-TERM");
+    assert_eq!(process.ended().await.code(), Some(0));
+}
