@@ -14,6 +14,7 @@ use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock, UnixSeconds};
 use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, encode_header};
 use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
@@ -142,6 +143,7 @@ impl Rig {
         config: Config,
         clock: Clock,
     ) -> Self {
+        all_descriptors();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
         let logged = Arc::new(Mutex::new(Vec::new()));
@@ -264,6 +266,13 @@ impl Rig {
         let (header, _) = self.txn(key, &txn);
         self.get(path, &[("PAYMENT-SIGNATURE", &header)]).await
     }
+}
+
+/// Raises the number of file descriptors to what the system allows, as the program does: one client's share of the
+/// connections is a part of it.
+fn all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
 /// Keeps what is written.
