@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::arguments::{self, ConfigArgs};
-use super::check::{describe, load, money};
+use super::check::load;
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use crate::admin::views;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::money::Cost;
@@ -266,7 +267,7 @@ impl<'a> Explanation<'a> {
                         .lines()
                         .try_for_each(|(line, price)| writeln!(out, "call      {line}: {price}"))?,
                     Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
-                    Some(Ok(Quote::Costs { part, amount })) => {
+                    Some(Ok(Quote::Costs { part, amount, .. })) => {
                         write_cost(amount, out)?;
                         writeln!(out, "buys      {}", route.name.part(&part))?;
                     }
@@ -301,8 +302,8 @@ impl<'a> Explanation<'a> {
         };
         Some(match prices.quote(data.as_bytes()) {
             Ok(Quote::Free) => json!({ "free": true }),
-            Ok(Quote::Costs { part, amount }) => {
-                let mut quote = money(amount);
+            Ok(Quote::Costs { part, amount, .. }) => {
+                let mut quote = views::price(amount);
                 quote.insert("free".to_owned(), false.into());
                 quote.insert("buys".to_owned(), part.into());
                 quote.into()
@@ -329,7 +330,7 @@ impl<'a> Explanation<'a> {
                 Unmatched::Free(_) | Unmatched::NotFound,
             ) => None,
         };
-        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": describe(route), "why": why });
+        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": views::route(route), "why": why });
         json!({
             "method": self.head.method,
             "host": self.head.host.and_then(RequestHost::name),
@@ -337,7 +338,7 @@ impl<'a> Explanation<'a> {
             "foreign_authority": self.foreign,
             "document": matches!(self.found, Found::Document),
             "unclear": why,
-            "route": winner.map(|route| describe(route)),
+            "route": winner.map(|route| views::route(route)),
             "beaten": winner.map(|it| self.beaten(it).map(told).collect::<Vec<_>>()).unwrap_or_default(),
             "failed": self.failed().map(told).collect::<Vec<_>>(),
             "call": self.quote(winner),

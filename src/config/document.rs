@@ -301,6 +301,12 @@ impl<'a> Reader<'a> {
             self.fault(mark, path, message, "a name has letters, digits and `_`, and a default follows `:-`");
             return UNSET.to_owned();
         }
+        if instead.is_some_and(|it| it.contains("${")) {
+            // Its `}` would end the outer one.
+            let hint = "a default is plain text: set the outer variable where it is set for the gateway";
+            self.fault(mark, path, "a default with another variable in it", hint);
+            return UNSET.to_owned();
+        }
         match ((self.env)(name), instead) {
             // What the file says itself is no secret.
             (None, Some(instead)) => instead.to_owned(),

@@ -1,5 +1,7 @@
 //! What a request to an MCP server's endpoint calls, and so what it costs.
 
+use std::num::NonZeroU32;
+
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
@@ -19,6 +21,8 @@ pub(super) struct Sale {
     /// The identity that payments for it are bound to.
     pub(super) route: RouteName,
     pub(super) listed: Listed,
+    /// How many calls that is.
+    pub(super) calls: NonZeroU32,
     /// The request's body, if it was read to find the price.
     pub(super) body: Option<Vec<u8>>,
 }
@@ -39,9 +43,9 @@ pub(super) async fn price(
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     match prices.quote_claimed(&body.bytes, &claimed) {
         Ok(Quote::Free) => Ok(None),
-        Ok(Quote::Costs { part, amount }) => {
+        Ok(Quote::Costs { part, amount, calls }) => {
             let listed = Listed { price: amount, grants: prices.grants };
-            Ok(Some(Sale { route: route.part(&part), listed, body: Some(body.bytes) }))
+            Ok(Some(Sale { route: route.part(&part), listed, calls, body: Some(body.bytes) }))
         }
         Err(fault) if fault.is_not_offered() => Err(Rejection::NotOffered(fault)),
         Err(fault) => Err(Rejection::Unreadable(fault.to_string())),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use pingora::apps::{HttpPersistentSettings, HttpServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use tokio::io::Interest;
 use tokio::time::timeout;
 
 use super::head::{HeadSignal, Timed};
@@ -47,15 +48,15 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(
 /// a connection of which everything was read that came with its last request.
 async fn resumes(stream: &Stream, idle: Duration, shutdown: &mut Shutdown) -> bool {
     let any = stream.as_any();
-    let tcp = match (any.downcast_ref::<Buffered>(), any.downcast_ref::<Secured>()) {
-        (Some(plain), _) => plain.tcp(),
+    let socket = match (any.downcast_ref::<Buffered>(), any.downcast_ref::<Secured>()) {
+        (Some(plain), _) => plain.socket(),
         // What is decrypted already is no more to be seen at the socket.
-        (None, Some(secured)) if !secured.has_plaintext() => secured.plain().tcp(),
+        (None, Some(secured)) if !secured.has_plaintext() => secured.plain().socket(),
         (None, Some(_) | None) => return true,
     };
     tokio::select! {
         biased;
-        heard = timeout(idle, tcp.readable()) => heard.is_ok(),
+        heard = timeout(idle, socket.ready(Interest::READABLE)) => heard.is_ok(),
         () = out_of_patience(shutdown) => false,
     }
 }

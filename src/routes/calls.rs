@@ -9,6 +9,7 @@ mod message;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -108,6 +109,8 @@ pub enum Quote {
         /// The lines that are bought, independent of their order in the body.
         part: String,
         amount: Cost,
+        /// How many calls have a price: several in a batch.
+        calls: NonZeroU32,
     },
 }
 
@@ -142,8 +145,11 @@ impl CallPrices {
             }
         }
         let Some(amount) = sum else { return Ok(Quote::Free) };
+        // Far less than this fit into a body.
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let calls = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
         parts.sort_unstable();
-        Ok(Quote::Costs { part: shortened(parts.join("+")), amount })
+        Ok(Quote::Costs { part: shortened(parts.join("+")), amount, calls })
     }
 
     /// Every price of the list, with what it is for.

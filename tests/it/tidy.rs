@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     ("metrics", &["money", "nano", "payment"], false),
     ("access_log", &["clock", "metrics", "repeats"], false),
+    ("traces", &["access_log", "metrics", "outbound", "repeats"], false),
     (
         "cashier",
         &[
@@ -50,6 +51,14 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         false,
     ),
     (
+        "acme",
+        &[
+            "clock", "config", "entropy", "listen", "metrics", "nano", "outbound", "repeats", "shutdown",
+            "vault",
+        ],
+        false,
+    ),
+    (
         "gateway",
         &[
             "access_log",
@@ -64,10 +73,12 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "nano",
             "payment",
             "rates",
+            "repeats",
             "routes",
             "shutdown",
             "store",
             "sync",
+            "traces",
             "x402",
         ],
         false,
@@ -77,13 +88,21 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         &["cashier", "ledger", "listen", "metrics", "nano", "payment", "routes", "store", "vault", "x402"],
         false,
     ),
-    ("admin", &["cashier", "gateway", "ledger", "metrics", "rates", "shutdown", "store"], false),
+    (
+        "admin",
+        &[
+            "cashier", "clock", "config", "gateway", "ledger", "metrics", "money", "nano", "payment", "rates",
+            "repeats", "routes", "shutdown", "store", "vault",
+        ],
+        false,
+    ),
     ("wallet", &["clock", "ledger", "nano", "outbound", "payment", "vault", "x402"], false),
     ("devnet", &["clock", "entropy", "listen", "nano", "shutdown"], false),
     (
         "assemble",
         &[
             "access_log",
+            "acme",
             "admin",
             "cashier",
             "clock",
@@ -103,6 +122,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "store",
             "sweep",
             "sweeper",
+            "traces",
             "vault",
             "x402",
         ],
@@ -111,6 +131,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "cli",
         &[
+            "acme",
+            "admin",
             "assemble",
             "clock",
             "config",
