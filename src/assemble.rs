@@ -382,7 +382,11 @@ fn free_forwards() -> usize {
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
-async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerSecurity>, rates: &Arc<Rates>) -> Tariff {
+async fn tariff(
+    config: &Config,
+    mut tls: BTreeMap<UpstreamName, PeerSecurity>,
+    rates: &Arc<Rates>,
+) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
     let mut upstreams = BTreeMap::new();
     for (name, settings) in &config.upstreams {
@@ -510,7 +514,8 @@ impl Services {
     pub fn facilitator(&self) -> Option<Facilitator<NodeLedger, Engine>> {
         self.fixed.facilitator.as_ref()?;
         let proxies = self.fixed.listen.trusted_proxies.clone();
-        Some(Facilitator::new(self.cashier.clone(), Arc::clone(&self.metrics), self.token.clone(), proxies))
+        let (metrics, rates) = (Arc::clone(&self.metrics), Arc::clone(&self.rates));
+        Some(Facilitator::new(self.cashier.clone(), metrics, rates, self.token.clone(), proxies))
     }
 
     #[must_use]
@@ -565,11 +570,10 @@ impl Services {
         }
         self.cashier.configure(settings(&config));
         self.door.change(door_rules(&config));
-        self.rates.configure(config.rates.clone());
-        // The source is read again in any case: an operator who has mended it does not want to wait.
-        self.rates.refresh().await;
         let tariff = tariff(&config, tls, &self.rates).await;
         begin_series(&self.metrics, &config, &tariff);
+        // The source is read again in any case: an operator who has mended it does not want to wait.
+        self.rates.configure(config.rates.clone()).await;
         self.tariff.store(Arc::new(tariff));
         self.metrics.configured();
         self.report_stranded(&config).await;

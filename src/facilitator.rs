@@ -27,13 +27,14 @@ use crate::cashier::{Cashier, Client, Wait};
 use crate::ledger::Ledger;
 use crate::listen::{Peer, TrustedProxies, forwarded};
 use crate::metrics::{Metrics, RouteSeries, UseResult};
+use crate::rates::Rates;
 use crate::store::Store;
 use crate::store::capabilities::Use;
 use crate::vault::BearerToken;
 use crate::x402::{PaymentRequired, Resource};
 
 use answer::FacilitatorAnswer;
-use ask::{PaymentCall, RequestFault};
+use ask::{NoOrder, PaymentCall, RequestFault};
 
 /// The most bytes of a request's body: several times what the largest payment takes.
 const MAX_BODY: usize = 64 * 1024;
@@ -77,6 +78,8 @@ const NO_ENDPOINT: &str = "none";
 pub struct Facilitator<L, S> {
     cashier: Cashier<L, S>,
     metrics: Arc<Metrics>,
+    /// What a price in another currency is in raw.
+    rates: Arc<Rates>,
     token: Option<BearerToken>,
     proxies: TrustedProxies,
 }
@@ -97,12 +100,13 @@ impl From<FacilitatorAnswer> for FacilitatorReply {
 struct Gone;
 
 impl<L: Ledger, S: Store> Facilitator<L, S> {
-    /// A facilitator that decides by `cashier`. With a `token`, callers must send it. `proxies` are believed
-    /// about the callers they speak for.
+    /// A facilitator that decides by `cashier`, and exchanges prices by `rates`. With a `token`, callers must send
+    /// it. `proxies` are believed about the callers they speak for.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
         metrics: Arc<Metrics>,
+        rates: Arc<Rates>,
         token: Option<BearerToken>,
         proxies: TrustedProxies,
     ) -> Self {
@@ -110,7 +114,7 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
             metrics.begin_endpoint(endpoint.as_str());
         }
         metrics.begin_endpoint(NO_ENDPOINT);
-        Self { cashier, metrics, token, proxies }
+        Self { cashier, metrics, rates, token, proxies }
     }
 
     async fn reply(&self, session: &mut ServerSession) -> std::result::Result<FacilitatorReply, Gone> {
@@ -167,9 +171,12 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
             Endpoint::Supported => FacilitatorAnswer::supported(&self.cashier.mechanisms()).into(),
             Endpoint::Verify => self.verify(session, body).await?.into(),
             Endpoint::Settle => self.settle(session, body).await?,
-            Endpoint::Requirements => match ask::requirements(body) {
+            Endpoint::Requirements => match ask::requirements(body, &self.rates) {
                 Ok((resource, order)) => self.quote(resource, &[order]).into(),
-                Err(fault) => FacilitatorAnswer::bad_request(&fault).into(),
+                Err(NoOrder::Unreadable(fault)) => FacilitatorAnswer::bad_request(&fault).into(),
+                Err(NoOrder::NoRate) => {
+                    FacilitatorAnswer::unavailable(answer::AnswerShape::Bill, &Wait::NoRate).into()
+                }
             },
             Endpoint::Accepts => match ask::accepts(body, |it| self.cashier.receives_at(it)) {
                 Ok((resource, orders)) => self.quote(resource, &orders).into(),

@@ -420,6 +420,13 @@ impl Exchange {
         shown(quotient.checked_add(u128::from(rest > 0))?).map(Raw::new)
     }
 
+    /// Whether `due` is what the price is in raw, or that and the tag of a session.
+    #[must_use]
+    pub fn explains(&self, due: Raw) -> bool {
+        let more = self.amount().and_then(|it| due.get().checked_sub(it.get()));
+        more.is_some_and(|it| it <= u64::MAX.into())
+    }
+
     /// Bytes in [`Exchange::to_bytes`].
     pub const BYTES: usize = 21;
 

@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::money::{Cost, Currency, Decimal, Exchange};
+use crate::money::{Cost, Currency, Decimal, Exchange, Fiat};
 use crate::nano::UnixSeconds;
 use crate::repeats::Repeats;
 use crate::routes::{Listed, Quoted, Terms};
@@ -45,6 +45,13 @@ pub struct RateSettings {
     pub time: Option<Pointer>,
     /// Authorities that are trusted beside those of browsers.
     pub authorities: Vec<CertificateDer<'static>>,
+}
+
+impl RateSettings {
+    /// Whether a rate that was true `at` is used at `now`. One of the future is, as far as clocks may differ.
+    fn is_fresh(&self, at: UnixSeconds, now: UnixSeconds) -> bool {
+        now <= at.plus(self.at_most_old) && at <= now.plus(source::AHEAD)
+    }
 }
 
 /// The rates of one gateway.
@@ -101,6 +108,13 @@ impl Known {
         Self { rate, at, held: None }
     }
 
+    /// The same if this machine's clock was set back to `now`: what seems to be of the future is as old as can be
+    /// told, or it would be used for as long as the clock was ahead.
+    fn not_after(self, now: UnixSeconds) -> Self {
+        let held = self.held.map(|it| Held { at: it.at.min(now), ..it });
+        Self { at: self.at.min(now), held, ..self }
+    }
+
     /// What is known after another reading.
     fn after(self, rate: Decimal, at: UnixSeconds, max_change: u8) -> Self {
         if at < self.at {
@@ -122,6 +136,29 @@ impl Known {
     }
 }
 
+impl Kept {
+    /// Takes the rates of a reading that was made at `now`.
+    fn take(&mut self, reading: &Reading, now: UnixSeconds) {
+        let Some(settings) = &self.settings else { return };
+        for (currency, rate) in &reading.rates {
+            let Ok(rate) = *rate else { continue };
+            let known = self.known.get(currency).map(|it| it.not_after(now));
+            let next = known
+                .map_or(Known::first(rate, reading.at), |it| it.after(rate, reading.at, settings.max_change));
+            let (was_held, is_held) = (known.is_some_and(|it| it.held.is_some()), next.held.is_some());
+            if is_held && !was_held {
+                tracing::warn!(
+                    %currency, %rate, last = %next.rate,
+                    "the exchange rate jumped: it is used once {CONFIRMED_BY} readings agree on it"
+                );
+            } else if was_held && !is_held {
+                tracing::info!(%currency, %rate, "the exchange rate is used: it was confirmed, or came back");
+            }
+            self.known.insert(*currency, next);
+        }
+    }
+}
+
 impl Rates {
     /// No rate is known before [`Rates::refresh`].
     #[must_use]
@@ -136,20 +173,36 @@ impl Rates {
         }
     }
 
-    /// Changes the settings. What another source said, or the same at another place, is forgotten.
-    pub fn configure(&self, settings: Option<RateSettings>) {
+    /// Changes the settings, once the source was read by the new ones: until then the old ones sell. What another
+    /// source said, or the same at another place, is forgotten.
+    pub async fn configure(&self, settings: Option<RateSettings>) {
+        let found = match &settings {
+            Some(settings) => Some(read(settings, self.clock.now()).await),
+            None => None,
+        };
+        let settings = settings.map(Arc::new);
+        self.replace_settings(settings.clone(), found.as_ref().and_then(|it| it.as_ref().ok()));
+        if let Some((settings, found)) = settings.zip(found) {
+            self.say(&settings, &found);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Changes the settings and takes what was read by the new ones, in one step.
+    fn replace_settings(&self, settings: Option<Arc<RateSettings>>, reading: Option<&Reading>) {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         let place = |it: &RateSettings, currency: &Currency| {
             (it.source.clone(), it.time.clone(), it.currencies.get(currency).cloned())
         };
-        let (before, settings) = (kept.settings.take(), settings.map(Arc::new));
+        let before = kept.settings.take();
         kept.known.retain(|currency, _| {
             let (Some(before), Some(now)) = (&before, &settings) else { return false };
             place(before, currency) == place(now, currency)
         });
         kept.settings = settings;
-        drop(kept);
-        self.changed.notify_one();
+        if let Some(reading) = reading {
+            kept.take(reading, self.clock.now());
+        }
     }
 
     fn settings(&self) -> Option<Arc<RateSettings>> {
@@ -161,7 +214,7 @@ impl Rates {
     pub fn rate(&self, currency: Currency) -> Option<Decimal> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let (settings, known) = (kept.settings.as_ref()?, kept.known.get(&currency)?);
-        (self.clock.now() <= known.at.plus(settings.at_most_old)).then_some(known.rate)
+        settings.is_fresh(known.at, self.clock.now()).then_some(known.rate)
     }
 
     /// What a payment of a price buys at this moment; `None` if no rate is known for it, or if it is more than there
@@ -173,9 +226,21 @@ impl Rates {
             Cost::Raw(amount) => return Some(Terms { amount, grants }.into()),
             Cost::Fiat(price) => price,
         };
-        let exchange = Exchange { price, rate: self.rate(price.currency)? };
+        let exchange = self.exchange(price)?;
         let amount = exchange.amount()?;
         Some(Quoted { terms: Terms { amount, grants }, exchange: Some(exchange) })
+    }
+
+    /// The exchange of a price at this moment; `None` if no rate is known for it.
+    #[must_use]
+    pub fn exchange(&self, price: Fiat) -> Option<Exchange> {
+        Some(Exchange { price, rate: self.rate(price.currency)? })
+    }
+
+    /// Whether the rate of `currency` is read.
+    #[must_use]
+    pub fn has(&self, currency: Currency) -> bool {
+        self.settings().is_some_and(|it| it.currencies.contains_key(&currency))
     }
 
     /// What is known of each currency that is configured.
@@ -189,7 +254,7 @@ impl Rates {
             RateStatus {
                 currency: *currency,
                 rate: known.map(|it| (it.rate, now.since(it.at))),
-                fresh: known.is_some_and(|it| now <= it.at.plus(settings.at_most_old)),
+                fresh: known.is_some_and(|it| settings.is_fresh(it.at, now)),
                 held: known.and_then(|it| it.held).map(|it| it.rate),
             }
         };
@@ -206,15 +271,24 @@ impl Rates {
     pub async fn refresh(&self) {
         let Some(settings) = self.settings() else { return };
         let found = read(&settings, self.clock.now()).await;
-        let fault = match found {
-            Ok(reading) => {
-                let fault = reading
-                    .rates
-                    .iter()
-                    .find_map(|(currency, rate)| rate.as_ref().err().map(|why| format!("{currency}: {why}")));
-                self.take(&settings, &reading);
-                fault
+        if let Ok(reading) = &found {
+            let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+            if kept.settings.as_ref() != Some(&settings) {
+                // They changed while the source was read.
+                return;
             }
+            kept.take(reading, self.clock.now());
+        }
+        self.say(&settings, &found);
+    }
+
+    /// Logs what became of a reading, if that is news.
+    fn say(&self, settings: &RateSettings, found: &Result<Reading, ReadError>) {
+        let fault = match found {
+            Ok(reading) => reading
+                .rates
+                .iter()
+                .find_map(|(currency, rate)| rate.as_ref().err().map(|why| format!("{currency}: {why}"))),
             Err(error) => Some(error.to_string()),
         };
         match fault {
@@ -232,30 +306,6 @@ impl Rates {
             }
         }
         self.say_what_is_missing();
-    }
-
-    fn take(&self, settings: &RateSettings, reading: &Reading) {
-        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.settings.as_deref() != Some(settings) {
-            // They changed while the source was read.
-            return;
-        }
-        for (currency, rate) in &reading.rates {
-            let Ok(rate) = *rate else { continue };
-            let known = kept.known.get(currency).copied();
-            let next = known
-                .map_or(Known::first(rate, reading.at), |it| it.after(rate, reading.at, settings.max_change));
-            let (was_held, is_held) = (known.is_some_and(|it| it.held.is_some()), next.held.is_some());
-            if is_held && !was_held {
-                tracing::warn!(
-                    %currency, %rate, last = %next.rate,
-                    "the exchange rate jumped: it is used once {CONFIRMED_BY} readings agree on it"
-                );
-            } else if was_held && !is_held {
-                tracing::info!(%currency, %rate, "the exchange rate is used: it was confirmed, or came back");
-            }
-            kept.known.insert(*currency, next);
-        }
     }
 
     fn say_what_is_missing(&self) {
@@ -276,8 +326,12 @@ impl Rates {
     pub async fn watch(self: Arc<Self>, mut shutdown: StopSignal) {
         loop {
             let every = self.settings().map_or(IDLE, |it| it.every);
+            let next = async {
+                tokio::time::sleep(every).await;
+                self.refresh().await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(every) => self.refresh().await,
+                () = next => {}
                 () = self.changed.notified() => {}
                 () = shutdown::asked_for(&mut shutdown) => return,
             }
@@ -287,6 +341,8 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     fn known(rate: &str, at: u64) -> Known {
@@ -318,6 +374,44 @@ mod tests {
             "1",
             "one reading, four times"
         );
+    }
+
+    /// Before: what was read before the clock was set back was used until it was ahead again, and nothing read
+    /// meanwhile counted.
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_rate_last() {
+        let now = Arc::new(AtomicU64::new(1_000_000));
+        let at = Arc::clone(&now);
+        let usd: Currency = "USD".parse().unwrap();
+        let settings = RateSettings {
+            source: RateSource::File("rates.json".into()),
+            every: Duration::from_secs(60),
+            at_most_old: 600,
+            timeout: Duration::from_secs(5),
+            max_change: 30,
+            currencies: BTreeMap::from([(usd, "/XNO/USD".parse().unwrap())]),
+            time: None,
+            authorities: Vec::new(),
+        };
+        let rates =
+            Rates::new(Some(settings), Clock::from_fn(move || UnixSeconds(at.load(Ordering::Relaxed))));
+        let read = |rate: &str| {
+            let at = rates.clock.now();
+            let reading = Reading { at, rates: BTreeMap::from([(usd, Ok(rate.parse().unwrap()))]) };
+            rates.kept.write().unwrap().take(&reading, at);
+        };
+        let rate = || rates.rate(usd).map(|it| it.to_string());
+        read("1");
+        assert_eq!(rate().as_deref(), Some("1"));
+        now.store(1_000_000 - 300, Ordering::Relaxed);
+        assert_eq!(rate().as_deref(), Some("1"), "clocks are set right by so much");
+        now.store(1_000_000 - 301, Ordering::Relaxed);
+        assert_eq!((rate(), rates.status()[0].fresh), (None, false));
+        now.store(500_000, Ordering::Relaxed);
+        read("1.1");
+        assert_eq!(rate().as_deref(), Some("1.1"));
+        now.store(500_601, Ordering::Relaxed);
+        assert_eq!(rate(), None);
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
         ("settlement", old.settlement != new.settlement),
         ("sweep", old.sweep != new.sweep),
         ("store", old.store != new.store),
+        ("rates", old.rates != new.rates),
         ("routes[].mechanisms", old.mechanisms != new.mechanisms),
         ("unmatched", old.unmatched != new.unmatched),
         ("discovery", old.discovery != new.discovery),

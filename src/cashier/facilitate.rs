@@ -14,10 +14,11 @@ use super::unsettled::Unsettled;
 use super::verdict::Admitted;
 use super::{Cashier, Wanted};
 use crate::ledger::{Ledger, LedgerError, Sighting};
+use crate::money::Exchange;
 use crate::nano::{Account, BlockHash, Raw};
 use crate::payment::challenge::Challenge;
 use crate::payment::{BlockFacts, Mechanism, Nonce, Refusal, Seen, nano_txn};
-use crate::routes::{Grants, Metering, Place, RouteName, Standing, Terms};
+use crate::routes::{Grants, Metering, Place, Quoted, RouteName, Standing, Terms};
 use crate::store::{PaymentRecord, PaymentState, Store};
 use crate::x402::PaymentRequirements;
 
@@ -30,6 +31,8 @@ pub struct Order {
     /// The identity of what it sells ([`RouteName::of_foreign`]).
     pub route: RouteName,
     pub amount: Raw,
+    /// How the amount came about, of a price in another currency.
+    pub exchange: Option<Exchange>,
     /// Only these of the mechanisms that are on. Empty: all but `nanoSession`, which has to be named.
     pub mechanisms: Vec<Mechanism>,
     /// How long the payer may take, in seconds. `None`: as long as the gateway's own clients.
@@ -51,6 +54,9 @@ pub struct Demand {
     pub route: RouteName,
     /// The least that is enough, in raw.
     pub amount: Raw,
+    /// How the amount came about, of a price in another currency. Then a bill of that price is enough whose amount
+    /// came about by another rate.
+    pub exchange: Option<Exchange>,
     /// Where the server wants to be paid, if it says so.
     pub pay_to: Option<Account>,
 }
@@ -61,6 +67,19 @@ pub enum Unpaid {
     Refused(Refusal),
     /// Not yet: the same proof may come again.
     Wait(Wait),
+}
+
+impl Demand {
+    /// Whether `challenge` was made for no lower a price.
+    fn is_met_by(&self, challenge: &Challenge) -> bool {
+        if challenge.due() >= self.amount {
+            return true;
+        }
+        let Some((paid, wanted)) = challenge.offer().exchange.zip(self.exchange) else { return false };
+        paid.price.currency == wanted.price.currency
+            && paid.price.number >= wanted.price.number
+            && wanted.explains(self.amount)
+    }
 }
 
 impl From<Denied> for Unpaid {
@@ -96,10 +115,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let settings = self.0.settings.load();
         let seconds = order.seconds.unwrap_or(settings.lifetime);
         let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
-        let terms = Terms { amount: order.amount, grants };
+        let quoted = Quoted { terms: Terms { amount: order.amount, grants }, exchange: order.exchange };
         let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
-        let challenges =
-            self.challenges(wanted, (&order.route, Place::default()), terms.into(), seconds, None)?;
+        let challenges = self.challenges(wanted, (&order.route, Place::default()), quoted, seconds, None)?;
         Ok(challenges.iter().map(|it| it.requirements(seconds, self.0.work.terms())).collect())
     }
 
@@ -162,7 +180,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if offer.route != demand.route || !offer.route.is_foreign() {
             return Err(Refusal::WrongResource);
         }
-        if challenge.due() < demand.amount {
+        if !demand.is_met_by(&challenge) {
             return Err(Refusal::InsufficientAmount);
         }
         let elsewhere = |it| it != offer.pay_to && !self.receives_at(it);

@@ -16,7 +16,6 @@ use crate::assemble::{Stranded, listener_tls, shared_names, stranded, upstreams_
 use crate::clock::Clock;
 use crate::config::{Config, Fault, Faults, StoreLocation, Warning};
 use crate::listen::Challenges;
-use crate::money::Cost;
 use crate::routes::{Access, CallPrices};
 use crate::store::check_postgres_files;
 

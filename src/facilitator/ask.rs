@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use crate::cashier::Proof;
 use crate::cashier::facilitate::{Demand, Order};
+use crate::money::{Cost, Exchange};
 use crate::nano::{Account, Raw};
 use crate::payment::Mechanism;
+use crate::rates::Rates;
 use crate::routes::RouteName;
 use crate::x402::{
     AcceptsRequest, Demanded, FacilitatorRequest, FieldFault, Payload, PaymentPayload, Resource,
@@ -72,8 +74,8 @@ pub(super) fn payment(body: &[u8]) -> Result<PaymentCall, Unusable> {
             "a capability is valid for the gateway's own routes, not for another server's".to_owned();
         return Err(Unusable::Invalid { reason: MALFORMED, message });
     };
-    let demand =
-        Demand { route: RouteName::new(&demanded.route), amount: demanded.amount, pay_to: demanded.pay_to };
+    let Demanded { amount, pay_to, route, exchange } = demanded;
+    let demand = Demand { route: RouteName::new(&route), amount, exchange, pay_to };
     Ok(PaymentCall { proof: Proof::from(*payment), demand })
 }
 
@@ -96,7 +98,7 @@ struct RequirementsBody {
     resource: ResourceBody,
     /// In raw, in digits.
     amount: Option<String>,
-    /// With a unit, as in the configuration: `0.001 XNO`.
+    /// With a unit, as in the configuration: `0.001 XNO`, `0.02 USD`.
     price: Option<String>,
     #[serde(default)]
     mechanisms: Vec<Mechanism>,
@@ -111,8 +113,21 @@ struct ResourceBody {
     mime_type: Option<String>,
 }
 
-/// Reads the body of `/requirements`.
-pub(super) fn requirements(body: &[u8]) -> Result<(Resource, Order), RequestFault> {
+/// Why there is no order in a request.
+pub(super) enum NoOrder {
+    Unreadable(RequestFault),
+    /// No rate is known now for the currency of the price.
+    NoRate,
+}
+
+impl From<RequestFault> for NoOrder {
+    fn from(fault: RequestFault) -> Self {
+        Self::Unreadable(fault)
+    }
+}
+
+/// Reads the body of `/requirements`. A price in another currency is exchanged by `rates`.
+pub(super) fn requirements(body: &[u8], rates: &Rates) -> Result<(Resource, Order), NoOrder> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let asked: RequirementsBody = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         RequestFault(format!(
@@ -120,23 +135,45 @@ pub(super) fn requirements(body: &[u8]) -> Result<(Resource, Order), RequestFaul
              optionally \"mechanisms\" and \"maxTimeoutSeconds\""
         ))
     })?;
-    let amount = match (asked.amount, asked.price) {
-        (Some(amount), None) => amount.parse().map_err(|error| RequestFault(format!("`amount`: {error}")))?,
+    let price: Cost = match (asked.amount, asked.price) {
+        (Some(amount), None) => {
+            let amount: Raw = amount.parse().map_err(|error| RequestFault(format!("`amount`: {error}")))?;
+            amount.into()
+        }
         (None, Some(price)) => {
-            Raw::with_unit(&price).map_err(|error| RequestFault(format!("`price`: {error}")))?
+            Cost::with_unit(&price).map_err(|error| RequestFault(format!("`price`: {error}")))?
         }
         (Some(_), Some(_)) => {
-            return Err(RequestFault("`amount` and `price` are both there: send one".to_owned()));
+            return Err(RequestFault("`amount` and `price` are both there: send one".to_owned()).into());
         }
         (None, None) => {
-            return Err(RequestFault("`price` (\"0.001 XNO\") or `amount` (raw) is missing".to_owned()));
+            let why = "`price` (\"0.001 XNO\", \"0.02 USD\") or `amount` (raw) is missing";
+            return Err(RequestFault(why.to_owned()).into());
         }
     };
     let ResourceBody { url, description, mime_type } = asked.resource;
     let resource = resource(Resource { url, description, mime_type })?;
-    let seconds = asked.max_timeout_seconds;
-    let order = order(&resource, amount, asked.mechanisms, seconds)?;
-    Ok((resource, order))
+    let (amount, exchange) = exchanged(price, rates)?;
+    let order = order(&resource, amount, asked.mechanisms, asked.max_timeout_seconds)?;
+    Ok((resource, Order { exchange, ..order }))
+}
+
+/// The price in raw at this moment, and how it came about.
+fn exchanged(price: Cost, rates: &Rates) -> Result<(Raw, Option<Exchange>), NoOrder> {
+    let price = match price {
+        Cost::Raw(amount) => return Ok((amount, None)),
+        Cost::Fiat(price) => price,
+    };
+    let currency = price.currency;
+    if !rates.has(currency) {
+        let why =
+            format!("`price`: no rate is read for {currency}: name it in `rates.currencies` of the gateway");
+        return Err(RequestFault(why).into());
+    }
+    let exchange = rates.exchange(price).ok_or(NoOrder::NoRate)?;
+    let too_much = || RequestFault(format!("`price`: {price} is more XNO than there can be"));
+    let amount = exchange.amount().ok_or_else(too_much)?;
+    Ok((amount, Some(exchange)))
 }
 
 /// Reads the body of `/accepts`. `is_ours` says whether an address is of this facilitator's pool.
@@ -178,7 +215,7 @@ fn order(
             SECONDS.end()
         )));
     }
-    Ok(Order { route: RouteName::of_foreign(&resource.url), amount, mechanisms, seconds })
+    Ok(Order { route: RouteName::of_foreign(&resource.url), amount, exchange: None, mechanisms, seconds })
 }
 
 /// The resource that is sold. A payment is bound to its URL, byte for byte.

@@ -317,7 +317,9 @@ mod tests {
     /// What a client takes for so many calls and uses up: how many are left, and until when.
     fn spent(book: &Rulebook, route: &Route, last: u8, calls: u32) -> Option<(u32, u64)> {
         let calls = NonZeroU32::new(calls).unwrap();
-        let Unbilled::Allowance(mut taken) = book.unbilled(route, Some(client(last)), (Some(TERMS), calls))? else {
+        let Unbilled::Allowance(mut taken) =
+            book.unbilled(route, Some(client(last)), (Some(TERMS), calls))?
+        else {
             return None;
         };
         taken.spend();

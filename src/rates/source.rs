@@ -7,6 +7,8 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::redirect::Policy;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 use url::Url;
@@ -19,7 +21,7 @@ use crate::outbound;
 /// The longest text that is read, in bytes.
 pub const MAX_ANSWER: usize = 256 * 1024;
 /// How far ahead of this machine's clock the source's may be, in seconds.
-const AHEAD: u64 = 300;
+pub(super) const AHEAD: u64 = 300;
 /// A rate is at most this, and at least one divided by it.
 const HUGE: &str = "1000000000000";
 const TINY: &str = "0.000000000001";
@@ -79,18 +81,48 @@ impl fmt::Display for Pointer {
 }
 
 impl Pointer {
-    /// The value there, as it is written; `None` if there is none.
+    /// The value there, as it is written; `None` if there is none, or if there are several: a name that stands twice
+    /// in an object means either, depending on who reads it (RFC 8259, section 4).
     fn find<'j>(&self, json: &'j RawValue) -> Option<&'j RawValue> {
         self.0.iter().try_fold(json, |here, name| {
             if here.get().starts_with('{') {
-                let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(here.get()).ok()?;
-                return fields.remove(name);
+                let Members(members) = serde_json::from_str(here.get()).ok()?;
+                let mut named = members.into_iter().filter(|(it, _)| it == name);
+                let (_, value) = named.next()?;
+                return named.next().is_none().then_some(value);
             }
             let items: Vec<&RawValue> = serde_json::from_str(here.get()).ok()?;
             let is_index = name == "0" || !name.starts_with('0');
             let index: usize = name.parse().ok().filter(|_| is_index)?;
             items.get(index).copied()
         })
+    }
+}
+
+/// The members of a JSON object, also those that have one name.
+struct Members<'j>(Vec<(String, &'j RawValue)>);
+
+impl<'j> Deserialize<'j> for Members<'j> {
+    fn deserialize<D: Deserializer<'j>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfObject;
+
+        impl<'j> Visitor<'j> for OfObject {
+            type Value = Members<'j>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'j>>(self, mut map: A) -> Result<Members<'j>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(OfObject)
     }
 }
 
@@ -120,7 +152,7 @@ pub enum ReadError {
 /// Why a source has no rate for a currency.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum RateFault {
-    #[error("there is nothing at {0}")]
+    #[error("there is nothing at {0}, or there are several")]
     Missing(String),
     #[error(transparent)]
     NotDecimal(#[from] MoneyError),
@@ -148,6 +180,10 @@ pub async fn read(settings: &RateSettings, now: UnixSeconds) -> Result<Reading, 
 /// What is in a file, and when it was written.
 async fn file(path: &Path) -> Result<(Vec<u8>, UnixSeconds), ReadError> {
     let failed = |error: std::io::Error| ReadError::Failed(error.to_string());
+    // To open a pipe would wait for a writer, and nothing could end that.
+    if !tokio::fs::metadata(path).await.map_err(failed)?.is_file() {
+        return Err(ReadError::Failed("not a file".to_owned()));
+    }
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let written = file.metadata().await.and_then(|it| it.modified()).map_err(failed)?;
     let mut text = Vec::new();
@@ -308,8 +344,22 @@ mod tests {
             let found = usd(&format!("{{\"XNO\":{{\"USD\":{written}}}}}")).unwrap_err();
             assert!(found.contains(why), "{written}: {found}");
         }
-        for text in ["{}", "[]", "{\"XNO\":{}}", "{\"XNO\":0.83}", "\"XNO\"", "{\"XNO\":{\"usd\":1}}"] {
-            assert_eq!(usd(text).unwrap_err(), "there is nothing at /XNO/USD", "{text}");
+        let twice = "{\"XNO\":{\"USD\":0.83,\"U\\u0053D\":0.1}}";
+        for text in [
+            twice,
+            "{\"XNO\":{\"USD\":0.83},\"XNO\":{\"USD\":0.1}}",
+            "{}",
+            "[]",
+            "{\"XNO\":{}}",
+            "{\"XNO\":0.83}",
+            "\"XNO\"",
+            "{\"XNO\":{\"usd\":1}}",
+        ] {
+            assert_eq!(
+                usd(text).unwrap_err(),
+                "there is nothing at /XNO/USD, or there are several",
+                "{text}"
+            );
         }
         assert!(usd("{\"XNO\":{\"USD\":0.83}").unwrap_err().contains("not JSON"), "cut off");
         assert!(usd("").unwrap_err().contains("not JSON"));

@@ -7,8 +7,9 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::required::check_currency;
+use super::required::{check_currency, read_exchange};
 use super::{Asset, FieldFault, Resource, Scheme, X402_VERSION};
+use crate::money::Exchange;
 use crate::nano::{Account, Network, Raw};
 
 /// What a resource server requires of a payment.
@@ -20,6 +21,8 @@ pub struct Demanded {
     pub pay_to: Option<Account>,
     /// The name of what it sells.
     pub route: String,
+    /// How the amount came about, of a price in another currency.
+    pub exchange: Option<Exchange>,
 }
 
 /// The body of `/verify` and `/settle`.
@@ -56,10 +59,12 @@ impl Demanded {
     pub fn read(json: &Value) -> Result<Self, FieldFault> {
         let fields = Fields::of_value(json, "paymentRequirements")?;
         check_currency(&fields)?;
+        let extra = fields.object("extra")?;
         Ok(Self {
             amount: fields.parsed("amount")?,
             pay_to: fields.optional_parsed("payTo")?,
-            route: fields.object("extra")?.text("route")?.to_owned(),
+            route: extra.text("route")?.to_owned(),
+            exchange: extra.optional_object("exchange")?.map(|it| read_exchange(&it)).transpose()?,
         })
     }
 }

@@ -338,7 +338,7 @@ impl Extra {
     }
 }
 
-fn read_exchange(fields: &Fields<'_>) -> Result<Exchange, FieldFault> {
+pub(super) fn read_exchange(fields: &Fields<'_>) -> Result<Exchange, FieldFault> {
     let price = Fiat { number: fields.parsed("price")?, currency: fields.parsed("currency")? };
     Ok(Exchange { price, rate: fields.parsed("rate")? })
 }

@@ -143,6 +143,7 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
                 let key = key.as_str().unwrap();
                 let chosen = [
                     "upstreams",
+                    "rates.currencies",
                     "routes[].mcp.methods",
                     "routes[].mcp.tools",
                     "routes[].query",

@@ -6,6 +6,7 @@ mod door;
 mod invalid;
 mod killed;
 mod once;
+mod rates;
 mod shares;
 
 use std::sync::Arc;

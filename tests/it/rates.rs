@@ -7,16 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use faregate::cli::{check, explain};
+use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::nano::{Raw, UnixSeconds};
-use faregate::rates::{MAX_ANSWER, RateSettings, RateSource, read};
+use faregate::rates::{MAX_ANSWER, RateSettings, RateSource, Rates, read};
 use faregate::store::{Filter, PaymentJournal};
 use faregate::x402::{PaymentProof, encode_header};
 use reqwest::Response;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
-use crate::patience::wait_for;
+use crate::admin::{ADMIN, Api};
+use crate::patience::{soon, wait_for};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, manual_clock, offers, signature};
 use crate::scripted::{Reply, Scripted};
 use crate::upstream_down::operators;
@@ -43,11 +46,16 @@ struct Shop {
 
 impl Shop {
     async fn open(usd: &str) -> Self {
+        Self::with(usd, "").await
+    }
+
+    /// With more lines in its configuration.
+    async fn with(usd: &str, lines: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let (clock, seconds) = manual_clock();
         let path = folder.path().join("rates.json");
         let more = format!(
-            "challenge: {{ lifetime: 30m }}\nrates: {{ source: {}, every: 60m, at_most_old: 2h, max_change: 30% }}",
+            "{lines}challenge: {{ lifetime: 30m }}\nrates: {{ source: {}, every: 60m, at_most_old: 2h, max_change: 30% }}",
             path.display()
         );
         say(&folder, usd, seconds.load(Ordering::SeqCst));
@@ -233,7 +241,9 @@ async fn without_a_fresh_rate_nothing_is_sold_by_it_and_what_was_bought_or_bille
     let shadow = rig.get("/shadow", &[]).await;
     assert_eq!((shadow.status().as_u16(), header(&shadow, "faregate-shadow")), (200, "rate_unavailable"));
     // A refused payment gets no bill either.
-    let answer = rig.get("/dollars", &[("PAYMENT-SIGNATURE", "%")]).await;
+    let mut bent = Value::Object(faregate::x402::decode_header(&proof).unwrap());
+    bent["accepted"]["amount"] = json!("1");
+    let answer = rig.get("/dollars", &[("PAYMENT-SIGNATURE", &encode_header(&bent))]).await;
     assert_eq!((answer.status().as_u16(), error(answer).await), (503, "rate_unavailable".to_owned()));
     let told = shop.readyz().await;
     assert_eq!((&told["ready"], &told["reason"]), (&json!(false), &json!("no_rate")));
@@ -290,6 +300,36 @@ async fn a_jump_changes_no_price_before_three_readings_agree_on_it() {
     shop.rig.end().await;
 }
 
+/// What is given away is worth what a payment is at that moment: [`crate::renamed`].
+#[tokio::test]
+async fn the_admin_api_shows_the_rates_and_gives_nothing_away_whose_worth_is_not_known() {
+    let shop = Shop::with("none", ADMIN).await;
+    let api = Api::of(&shop.rig).await;
+    let gift = json!({ "route": "dollars", "uses": 1, "note": "a tester" });
+    let (status, refused) = api.post("/v1/capabilities", &gift).await;
+    assert_eq!(status, 503);
+    assert!(refused["detail"].as_str().unwrap().starts_with("what 0.02 USD is in XNO"), "{refused}");
+    let status = api.get("/v1/status").await;
+    assert_eq!((&status["ready"], &status["reason"]), (&json!(false), &json!("no_rate")));
+    let none = json!({ "currency": "USD", "rate": null, "age": null, "fresh": false, "held": null });
+    assert_eq!(status["rates"][1], none);
+
+    shop.quote("0.8").await;
+    let (status, given) = api.post("/v1/capabilities", &gift).await;
+    assert_eq!(status, 200, "{given}");
+    let token = given["token"].as_str().unwrap();
+    assert_eq!(shop.rig.get("/dollars", &[("PAYMENT-CAPABILITY", token)]).await.status(), 200);
+    assert_eq!(shop.rig.pay(&shop.rig.payer(1, PLENTY), "/dollars").await.status(), 200);
+    let payments = api.get("/v1/payments").await;
+    let [payment] = &payments["payments"].as_array().unwrap()[..] else { panic!("{payments}") };
+    let told = ["price", "currency", "rate", "amount_xno"].map(|it| payment[it].as_str().unwrap());
+    assert_eq!(told, ["0.02", "USD", "0.8", "0.025"]);
+    let routes = api.get("/v1/routes").await;
+    assert_eq!(routes["routes"][0]["price"]["currency"], "USD");
+    api.end().await;
+    shop.rig.end().await;
+}
+
 /// What another source says is not compared with the last one, or a wrong place could not be corrected.
 #[tokio::test]
 async fn another_place_of_the_rate_is_believed_at_once_and_rates_may_go() {
@@ -299,13 +339,41 @@ async fn another_place_of_the_rate_is_believed_at_once_and_rates_may_go() {
         shop.more
             .replace("max_change", "currencies: { USD: /XNO/EUR, EUR: /XNO/EUR }, time: /at, max_change")
     );
-    shop.rig.services.reload(&shop.rig.config(&moved, ROUTES)).await.unwrap();
+    let moved = shop.rig.config(&moved, ROUTES);
+    assert_eq!(shop.rig.services.preview(&moved).unwrap().changed, ["rates changed"]);
+    shop.rig.services.reload(&moved).await.unwrap();
     assert_eq!(shop.billed("/dollars").await, "0.04 XNO");
     let only_xno = "\n  - { match: \"GET /xno\", upstream: api, price: 0.001 XNO }\n";
     shop.rig.services.reload(&shop.rig.config("", only_xno)).await.unwrap();
     assert_eq!(shop.billed("/xno").await, "0.001 XNO");
     assert_eq!(shop.readyz().await["rates"], json!([]));
     assert_eq!(shop.metric("exchange_rate_fresh{currency=\"USD\"}").await, None);
+    shop.rig.end().await;
+}
+
+/// Before: what was read from the last source was forgotten first, and nothing was sold until the next one answered.
+#[tokio::test]
+async fn while_a_new_source_is_asked_the_last_one_sells() {
+    let shop = Shop::open("0.8").await;
+    let reply = Arc::new(Mutex::new(Reply::Hang));
+    let told = Arc::clone(&reply);
+    let server = Scripted::start(move |_| told.lock().unwrap().clone()).await;
+    let more = format!(
+        "rates: {{ source: \"{}\", every: 60m, at_most_old: 2h, timeout: 60s, currencies: {{ USD: /0, EUR: /1 }} }}",
+        server.url
+    );
+    let config = shop.rig.config(&more, ROUTES);
+    let sold = async {
+        wait_for("the source is asked", async || (!server.seen().is_empty()).then_some(())).await;
+        shop.billed("/dollars").await
+    };
+    tokio::select! {
+        _ = shop.rig.services.reload(&config) => panic!("it waits for the source"),
+        amount = sold => assert_eq!(amount, "0.025 XNO"),
+    }
+    *reply.lock().unwrap() = Reply::text(200, "[0.4, 0.5]");
+    shop.rig.services.reload(&config).await.unwrap();
+    assert_eq!(shop.billed("/dollars").await, "0.05 XNO");
     shop.rig.end().await;
 }
 
@@ -533,6 +601,23 @@ async fn a_server_of_rates_is_asked_for_one_short_answer_and_followed_nowhere() 
 }
 
 #[tokio::test]
+async fn a_source_that_does_not_answer_delays_no_shutdown() {
+    let server = Scripted::start(|_| Reply::Hang).await;
+    let source = RateSource::Url(server.url.clone());
+    let asked = RateSettings {
+        every: Duration::from_millis(10),
+        timeout: Duration::from_secs(3600),
+        ..settings(source)
+    };
+    let rates = Arc::new(Rates::new(Some(asked), Clock::system()));
+    let (stop, shutdown) = watch::channel(false);
+    let watching = tokio::spawn(rates.watch(shutdown));
+    wait_for("the source is asked", async || (!server.seen().is_empty()).then_some(())).await;
+    stop.send_replace(true);
+    soon("the watch ends", watching).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_file_of_rates_has_its_own_time_and_is_not_read_beyond_a_bound() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("rates.json");
@@ -544,4 +629,6 @@ async fn a_file_of_rates_has_its_own_time_and_is_not_read_beyond_a_bound() {
     assert_eq!(ask().await.unwrap().at, UnixSeconds(NOW.0 - 77));
     std::fs::write(&path, vec![b' '; MAX_ANSWER + 1]).unwrap();
     assert!(ask().await.unwrap_err().to_string().starts_with("more than"));
+    let endless = read(&settings(RateSource::File("/dev/zero".into())), NOW).await;
+    assert_eq!(endless.unwrap_err().to_string(), "not a file");
 }

@@ -36,8 +36,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "cashier",
         &[
-            "clock", "entropy", "ledger", "metrics", "nano", "payment", "repeats", "routes", "shutdown",
-            "store", "sync", "x402",
+            "clock", "entropy", "ledger", "metrics", "money", "nano", "payment", "repeats", "routes",
+            "shutdown", "store", "sync", "x402",
         ],
         false,
     ),
@@ -85,14 +85,17 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     (
         "facilitator",
-        &["cashier", "ledger", "listen", "metrics", "nano", "payment", "routes", "store", "vault", "x402"],
+        &[
+            "cashier", "ledger", "listen", "metrics", "money", "nano", "payment", "rates", "routes", "store",
+            "vault", "x402",
+        ],
         false,
     ),
     (
         "admin",
         &[
-            "cashier", "clock", "config", "gateway", "ledger", "metrics", "money", "nano", "payment", "rates",
-            "repeats", "routes", "shutdown", "store", "vault",
+            "cashier", "clock", "config", "gateway", "ledger", "metrics", "money", "nano", "payment",
+            "rates", "repeats", "routes", "shutdown", "store", "vault",
         ],
         false,
     ),

@@ -24,7 +24,7 @@ async fn has_kept_everything(store: &Engine) {
     assert_eq!(found, [(1, granted, Mechanism::NanoTxn), (2, granted, Mechanism::NanoSignature)]);
     let now: UnixSeconds = payments[1].created_at;
     for (payment, left) in payments.iter().zip([97, 99]) {
-        assert_eq!(payment.intent.identified, None);
+        assert_eq!((payment.intent.identified, payment.intent.exchange), (None, None));
         assert_eq!(store.begin(&payment.intent, now).await.unwrap(), Begin::Existing(payment.clone()));
         let capability = faregate::store::CapabilityId::of_payment(payment.intent.block);
         assert_eq!(store.capability(capability).await.unwrap().unwrap().uses, 100);
@@ -55,9 +55,12 @@ async fn has_kept_everything(store: &Engine) {
     let identified = IdentifiedRequest { id: IdentifierKey([1; 32]), request: RequestDigest([2; 32]) };
     let under = |block: BlockHash, previous| faregate::store::Intent {
         identified: Some(identified),
+        exchange: "0.02 USD at 0.83".parse().ok(),
         ..signed(block, previous, 1)
     };
     assert!(matches!(store.begin(&under(hash(3), hash(4)), now).await.unwrap(), Begin::Fresh(_)));
+    let exchange = store.payment(hash(3)).await.unwrap().unwrap().intent.exchange;
+    assert_eq!(exchange.unwrap().to_string(), "0.02 USD at 0.83");
     assert!(!matches!(store.begin(&under(hash(5), hash(6)), now).await.unwrap(), Begin::Fresh(_)));
     let bought = store.grant(&sent(hash(7), 1), grantee(hash(7), 1, 1), now).await.unwrap();
     assert!(matches!(bought, Grant::Granted { fresh: true, .. }));
