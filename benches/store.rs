@@ -491,6 +491,7 @@ impl Shop {
             terms,
             pay_to: Account([6; 32]),
             valid_before: NOW.plus(120),
+            exchange: None,
         };
         let challenge = Challenge::mint(&self.keys, &self.pool, faregate::entropy::bytes().unwrap(), offer);
         let (previous, balance) = self.ledger.chain(key.account());
@@ -513,7 +514,7 @@ impl Shop {
         let ask = Ask {
             route: route(),
             standing: Arc::default(),
-            terms,
+            quoted: Some(terms.into()),
             metering: Metering::Leased,
             presented: Presented::Proof(Box::new(Proof::from(payment))),
             identified: None,

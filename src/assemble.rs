@@ -149,10 +149,7 @@ pub struct Services {
 pub async fn assemble(config: Config, clock: Clock) -> Result<Services, AssembleError> {
     let metrics = Arc::new(Metrics::new()?);
     let keys = mac_keys(&config)?;
-    let token_file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
-    let token = token_file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
-    let admin_token = config.admin_token_file.as_ref().map(|it| vault::admin_token(it)).transpose();
-    let admin_token = admin_token.map_err(AssembleError::AdminToken)?;
+    let (token, admin_token) = tokens(&config)?;
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(nodes::node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
@@ -220,6 +217,14 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         stop,
         tasks,
     })
+}
+
+/// The tokens of the facilitator and of the admin API, where they are configured.
+fn tokens(config: &Config) -> Result<(Option<BearerToken>, Option<AdminToken>), AssembleError> {
+    let file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
+    let callers = file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
+    let admin = config.admin_token_file.as_ref().map(|it| vault::admin_token(it)).transpose();
+    Ok((callers, admin.map_err(AssembleError::AdminToken)?))
 }
 
 /// Begins what the cashier does beside requests.
