@@ -63,7 +63,7 @@ fn route() -> RouteName {
 }
 
 fn terms() -> Terms {
-    Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 } }
+    Terms { amount: PRICE, grants: Grants::of_requests(NonZeroU32::new(100).unwrap(), 3600) }
 }
 
 fn pay_to() -> Account {

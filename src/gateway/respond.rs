@@ -17,6 +17,7 @@ use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
+use crate::routes::Left;
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
 
@@ -88,12 +89,12 @@ fn gone(moved: &Moved) -> Reply {
         "{why}: nothing was charged, do not pay again for it; ask the operator to refund what is left, or \
          to let it open the route that took its place; to buy what is sold here, send the request without it"
     );
-    let (remaining, expires) = left.unzip();
+    let (left, expires) = left.unzip();
     let body = json!({
         "error": "route_gone",
         "message": message,
         "transaction": block.lower_hex(),
-        "remaining": remaining,
+        (left.map_or("remaining", Left::name)): left,
         "expires": expires,
     });
     let body = body.to_string().into();

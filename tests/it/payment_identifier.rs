@@ -79,7 +79,7 @@ pub(crate) fn intent(offer: &NanoOffer, block: StateBlock, (route, path): (&str,
         route: RouteName::new(route),
         terms: Terms {
             amount: offer.amount,
-            grants: Grants { requests: std::num::NonZeroU32::MIN, seconds: 3600 },
+            grants: Grants::of_requests(std::num::NonZeroU32::MIN, 3600),
         },
         payer: block.account,
         amount: offer.amount,

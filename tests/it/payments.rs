@@ -118,7 +118,7 @@ fn intent(block: &StateBlock) -> Intent {
         route: RouteName::new("a, \"b\""),
         terms: Terms {
             amount: Raw::new(ONE_XNO),
-            grants: Grants { requests: NonZeroU32::MIN, seconds: 3600 },
+            grants: Grants::of_requests(NonZeroU32::MIN, 3600),
         },
         payer: block.account,
         amount: Raw::new(ONE_XNO),

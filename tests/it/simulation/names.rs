@@ -56,6 +56,7 @@ impl Town {
     async fn ask_under(&self, asked: &Asked<'_>, presented: Presented) -> Told {
         let instance = self.someone();
         let ask = Ask {
+            hold: None,
             route: asked.ware.0.clone(),
             standing: Arc::default(),
             terms: asked.ware.1,
@@ -170,7 +171,7 @@ pub(super) async fn namer(town: Arc<Town>, key: SecretKey, mechanism: Mechanism,
         let ware = wares()[town.world.below(2) as usize].clone();
         let token = Purchase::new(&town, &key, mechanism, &ware, number).run().await;
         if let Some(token) = token {
-            let left = ware.1.grants.requests.get() - 1;
+            let left = ware.1.grants.count() - 1;
             people::use_up(&town, &ware, &token, left).await;
         }
         spent = spent.checked_add(ware.1.amount).unwrap();

@@ -73,7 +73,7 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
         route: RouteName::new("GET /v1/quote/{symbol}"),
         terms: Terms {
             amount: Raw::new(10_u128.pow(26)),
-            grants: Grants { requests: NonZeroU32::new(USES).unwrap(), seconds: GOOD_FOR },
+            grants: Grants::of_requests(NonZeroU32::new(USES).unwrap(), GOOD_FOR),
         },
         payer: Account([0x77; 32]),
         amount: Raw::new(10_u128.pow(26) + 1),

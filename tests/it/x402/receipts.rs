@@ -16,7 +16,7 @@ fn settled() -> SettlementResponse {
             amount: Raw::new(7),
             capability: Some(CapabilityNotice {
                 token: Credential::new("t0ken".to_owned()),
-                remaining: 99,
+                left: Left::Uses(99),
                 expires: UnixSeconds(1_800_000_000),
             }),
         },
