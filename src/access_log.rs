@@ -17,9 +17,9 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use tokio::sync::oneshot;
 
-use crate::routes::Left;
 use crate::metrics::{Metrics, Outcome};
 use crate::repeats::Repeats;
+use crate::routes::Left;
 
 /// How many lines may wait to be written. Beyond, they are dropped.
 const WAITING: usize = 8192;
@@ -425,7 +425,8 @@ mod tests {
         });
         assert_eq!(written(&entry("/a\"b")), free);
         let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
-        let money = Money { payer: text("p"), block: text("b"), amount_raw: text("1"), left: Some(Left::Uses(4)) };
+        let money =
+            Money { payer: text("p"), block: text("b"), amount_raw: text("1"), left: Some(Left::Uses(4)) };
         let (upstream, upstream_ms) = (Some("127.0.0.1:1".parse().unwrap()), Some(Duration::from_micros(5)));
         let paid = Entry { money, upstream, upstream_ms, reason: Some("R"), client: None, ..*entry("/") };
         let paid = written(&paid);

@@ -386,7 +386,9 @@ fn gift(route: &Route, told: &Arguments) -> Outcome<FreeGrant> {
         }
     };
     let (Some(each), Some(bought)) = (sold.each(), sold.grants.requests()) else {
-        return Err(Problem::bad("the route is metered: what is bought of it is a balance, and cannot be given"));
+        return Err(Problem::bad(
+            "the route is metered: what is bought of it is a balance, and cannot be given",
+        ));
     };
     let requests = told.parsed::<NonZeroU32>("uses")?.unwrap_or(bought);
     let seconds = match told.text("within") {

@@ -29,7 +29,6 @@ use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::CapabilityId;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
-use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
 use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};

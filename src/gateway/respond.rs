@@ -17,9 +17,9 @@ use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
-use crate::routes::Left;
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
+use crate::routes::Left;
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
 const LINGER: Duration = Duration::from_secs(5);

@@ -288,8 +288,7 @@ mod tests {
     use crate::nano::Raw;
     use crate::routes::{Enforcement, Grants};
 
-    const TERMS: Terms =
-        Terms { amount: Raw::new(7), grants: Grants::of_requests(NonZeroU32::MIN, 60) };
+    const TERMS: Terms = Terms { amount: Raw::new(7), grants: Grants::of_requests(NonZeroU32::MIN, 60) };
 
     const ONE: (Terms, NonZeroU32) = (TERMS, NonZeroU32::MIN);
 

@@ -46,7 +46,11 @@ pub(super) trait Columns {
     }
 
     /// Amounts of one unit: the columns of integers, and that of bytes.
-    fn amounts<const N: usize>(&self, integers: [usize; N], bytes: usize) -> Result<(Unit, [u128; N]), Self::Fault> {
+    fn amounts<const N: usize>(
+        &self,
+        integers: [usize; N],
+        bytes: usize,
+    ) -> Result<(Unit, [u128; N]), Self::Fault> {
         let mut numbers = [0; N];
         for (number, column) in numbers.iter_mut().zip(integers) {
             *number = self.integer(column)?.ok_or_else(|| self.unreadable(column))?;

@@ -1,7 +1,7 @@
 //! How values are stored if a database has no type for them: the same in each engine.
 
-use crate::routes::Unit;
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
+use crate::routes::Unit;
 use crate::store::deposits::{Mark, SweepState};
 use crate::store::{CapabilityId, Filter, PaymentState};
 use crate::sweep::Action;
@@ -32,7 +32,10 @@ pub(super) fn amounts<const N: usize>(unit: Unit, amounts: [u128; N]) -> ([i64; 
 }
 
 /// The inverse of [`amounts`]. `None` for bytes that are not so many amounts.
-pub(super) fn amounts_of<const N: usize>(integers: [i64; N], bytes: Option<&[u8]>) -> Option<(Unit, [u128; N])> {
+pub(super) fn amounts_of<const N: usize>(
+    integers: [i64; N],
+    bytes: Option<&[u8]>,
+) -> Option<(Unit, [u128; N])> {
     let mut amounts = [0; N];
     let Some(bytes) = bytes else {
         for (amount, integer) in amounts.iter_mut().zip(integers) {

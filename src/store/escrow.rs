@@ -136,17 +136,15 @@ impl Escrow {
 
     fn changes(&self, mut after: Self, answer: Lease) -> Changes {
         after.shares.retain(|share| !self.shares.contains(share));
-        let [before, now] = [self, &after].map(|it| Counts { stock: it.stock, spent: it.spent, broken: it.broken });
+        let [before, now] =
+            [self, &after].map(|it| Counts { stock: it.stock, spent: it.spent, broken: it.broken });
         Changes { unit: self.unit, answer, counts: (now != before).then_some(now), shares: after.shares }
     }
 
     /// Uses neither spent nor leased to anyone.
     fn remaining(&self) -> u128 {
         let out = self.shares.iter().fold(0_u128, |sum, share| sum.saturating_add(share.outstanding));
-        debug_assert!(
-            self.spent.saturating_add(out) <= self.stock,
-            "more is out than was bought: {self:?}"
-        );
+        debug_assert!(self.spent.saturating_add(out) <= self.stock, "more is out than was bought: {self:?}");
         self.stock.saturating_sub(self.spent).saturating_sub(out)
     }
 

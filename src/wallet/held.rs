@@ -159,7 +159,10 @@ mod tests {
         let held = HeldCapabilities::default();
         let left = held.note(&place("/x"), Some("r".to_owned()), &headers("T; remaining=2; expires=77"));
         let token = HeaderValue::from_static("T");
-        assert_eq!(left, Some(Capability { token, remaining: Some(2), balance: None, expires_at: Some(UnixSeconds(77)) }));
+        assert_eq!(
+            left,
+            Some(Capability { token, remaining: Some(2), balance: None, expires_at: Some(UnixSeconds(77)) })
+        );
         assert_eq!(held.for_place(&place("/x")).unwrap(), "T");
         assert!(held.for_place(&place("/y")).is_none());
         assert_eq!(held.for_route(&place("/y"), "r").unwrap(), "T");

@@ -337,7 +337,7 @@ pub fn grants_to_json(grants: Grants) -> Value {
 }
 
 fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {
-    if fields.flag("balance")? {
+    if fields.optional("balance").is_some() && fields.flag("balance")? {
         return Ok(Grants::of_balance(fields.integer("seconds")?));
     }
     let requests = fields.integer("requests")?;

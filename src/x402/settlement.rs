@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, excerpt};
 use super::{Credential, FieldFault, X402_VERSION, encode_header, push_text, readable, serde_json_form};
-use crate::routes::Left;
 use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
+use crate::routes::Left;
 
 /// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement"). A receipt that cannot
 /// be read does not say whether the payment succeeded.

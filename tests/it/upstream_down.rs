@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use faregate::clock::Clock;
 use faregate::listen;
+use faregate::routes::Grants;
 use faregate::store::{Begin, Claims};
 use faregate::x402::PaymentProof;
 use pingora::apps::http_app::HttpServer;

@@ -71,6 +71,14 @@ pub struct Wish {
     pub metering: Metering,
 }
 
+impl Wish {
+    /// One use.
+    #[must_use]
+    pub const fn one(metering: Metering) -> Self {
+        Self { amount: 1, metering }
+    }
+}
+
 /// The leases of one instance, over the store `S`.
 #[derive(Debug)]
 pub(super) struct Leases<S> {
@@ -100,11 +108,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
     }
 
     /// [`Capabilities::reserve`](super::Capabilities::reserve).
-    pub(super) async fn reserve(
-        &self,
-        held: &Arc<CachedCapability>,
-        wish: Wish,
-    ) -> Result<Use, NoUse> {
+    pub(super) async fn reserve(&self, held: &Arc<CachedCapability>, wish: Wish) -> Result<Use, NoUse> {
         if self.try_take(held, wish) {
             return Ok(self.taken(held, wish));
         }
@@ -270,7 +274,11 @@ impl<S: Meters + StoreHealth> Leases<S> {
         }
     }
 
-    async fn complete(&self, held: &Arc<CachedCapability>, request: LeaseRequest) -> Result<u128, StoreError> {
+    async fn complete(
+        &self,
+        held: &Arc<CachedCapability>,
+        request: LeaseRequest,
+    ) -> Result<u128, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
         held.meter().take_in(lease, tally(&request));
         Ok(lease.granted)

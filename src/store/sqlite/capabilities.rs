@@ -17,8 +17,7 @@ const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
 
 /// Whether something is left of a capability `k`. Amounts of 16 bytes sort as they are.
-pub(super) const LEFT: &str =
-    "(k.spent < k.uses OR substr(k.balance, 17, 16) < substr(k.balance, 1, 16))";
+pub(super) const LEFT: &str = "(k.spent < k.uses OR substr(k.balance, 17, 16) < substr(k.balance, 1, 16))";
 
 fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
@@ -108,8 +107,10 @@ fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault
     let unit = changes.unit;
     if let Some(Counts { stock, spent, broken }) = changes.counts {
         let ([_, spent], balance) = amounts(unit, [stock, spent]);
-        db.prepare_cached("UPDATE capabilities SET spent = ?2, broken = ?3, balance = ?4 WHERE payment = ?1")?
-            .execute(params![stored(payment), spent, broken, balance])?;
+        db.prepare_cached(
+            "UPDATE capabilities SET spent = ?2, broken = ?3, balance = ?4 WHERE payment = ?1",
+        )?
+        .execute(params![stored(payment), spent, broken, balance])?;
     }
     for share in &changes.shares {
         write_share(db, payment, unit, share)?;

@@ -109,7 +109,7 @@ impl Town {
     async fn forward_under(&self, instance: &Arc<Instance>, asked: &Asked<'_>, admitted: Admitted) -> Told {
         let (world, id) = (&self.world, asked.identified.id);
         let (capability, block) = (admitted.taken.held().record().id, admitted.taken.held().record().block);
-        let uses = i64::from(admitted.taken.held().record().uses);
+        let uses = i64::from(admitted.taken.held().record().uses());
         let mut body = [0; 8];
         world.fill(&mut body);
         {

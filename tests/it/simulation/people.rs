@@ -101,7 +101,7 @@ impl Town {
 
     async fn forward(&self, instance: &Instance, admitted: Admitted, patient: bool) -> Answer {
         let id = admitted.taken.held().record().id;
-        let uses = i64::from(admitted.taken.held().record().uses);
+        let uses = i64::from(admitted.taken.held().record().uses());
         self.book.lock().unwrap().bought.insert(id, uses);
         tokio::time::sleep(Duration::from_millis(5 + self.world.below(2_000))).await;
         if instance.life.is_over() {
@@ -403,7 +403,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
             && !instance.life.is_over()
         {
             let record = admitted.taken.held().record();
-            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses));
+            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses()));
             town.break_off(&instance, admitted).await;
         }
         tokio::time::sleep(Duration::from_millis(town.world.below(1_000))).await;
