@@ -94,6 +94,33 @@ impl Wanted<'_> {
         }
     }
 
+    /// Why nothing can be taken of a capability that is used up, or of a purse with less than the request may cost.
+    fn exhausted(&self, held: &CachedCapability, used_up: Refusal) -> Denied {
+        let (left, needed) = (held.remaining(), self.takes_of(Unit::Raw));
+        if held.record().unit == Unit::Use || left == 0 {
+            return used_up.into();
+        }
+        let explanation = format!(
+            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; ask for less, \
+             or pay for another purse"
+        );
+        Denied::explained(Refusal::CapabilityExhausted, explanation)
+    }
+
+    /// Refuses the payment for a purse that is smaller than what the request may cost. It stays good for others.
+    fn refuse_too_small(&self, challenge: &Challenge) -> Result<(), Denied> {
+        let (unit, stock) = challenge.offer().terms.stock();
+        let needed = self.takes_of(unit);
+        if unit == Unit::Use || stock >= needed {
+            return Ok(());
+        }
+        let explanation = format!(
+            "the payment buys a purse of {stock} raw, and the request may cost {needed} raw: nothing was charged; \
+             send it with the request that it was made for, or with one that asks for less"
+        );
+        Err(Denied::explained(Refusal::InsufficientAmount, explanation))
+    }
+
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
         self.standing.bearing(self.route, self.terms, challenge.bought())
@@ -394,7 +421,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
         let taken = self.take(&held, How::Unlocked, wanted).await;
-        taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::CapabilityExhausted)))
     }
 
     /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
@@ -469,6 +496,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         self.refuse_moved(&challenge, block, wanted)?;
+        wanted.refuse_too_small(&challenge)?;
         let opens = wanted.bearing(&challenge) == Bearing::Opens;
         let held = match self.in_hand(block, &challenge).filter(|_| opens) {
             Some(held) => held,
@@ -478,7 +506,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
         };
         let taken = self.take(&held, How::Paid, wanted).await;
-        taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::DuplicateBlockHash)))
     }
 
     /// The proof, checked as far as arithmetic can: for this route, good, and in time, unless what it

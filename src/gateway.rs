@@ -62,6 +62,7 @@ mod framing;
 mod grpc;
 mod hop;
 mod idempotency;
+mod metered;
 mod preflight;
 mod presented;
 mod rejection;
@@ -102,7 +103,7 @@ use pingora::upstreams::peer::Peer;
 use tracing::Instrument;
 
 use crate::access_log::{AccessLog, RequestLine};
-use crate::admission::{Charge, Ending};
+use crate::admission::{Admission, AnswerMeter, Charge, Ending};
 use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
 use crate::listen::{self, Connection};
@@ -246,6 +247,21 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         if *self.drains.borrow() {
             session.set_keepalive(None);
         }
+    }
+
+    /// Sees to it that a part of a metered answer is paid for, and adds to the last what it cost.
+    fn measure(&self, admission: &mut Admission, body: &mut Option<Bytes>, is_last: bool) -> Result<()> {
+        if admission.is_overdrawn(self.cashier.capabilities()) {
+            let why = "the purse is dry";
+            return Error::e_explain(ErrorType::Custom("Overdrawn"), why);
+        }
+        if let Some(words) = admission.last_words().filter(|_| is_last) {
+            *body = Some(match body.take() {
+                Some(part) => [part, words].concat().into(),
+                None => words,
+            });
+        }
+        Ok(())
     }
 
     /// Closes the request's admission, if it has one that is open.
@@ -450,6 +466,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         match &context.forwarding {
             Some(forwarding) => {
                 forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
+                if let Some(metered) = &context.metered {
+                    metered.request(request)?;
+                }
                 if let Some(trace) = &context.trace {
                     request.insert_header(TRACEPARENT, trace.traceparent())?;
                     if !trace.goes_on() {
@@ -469,6 +488,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
+        if let Some(metered) = &context.metered {
+            metered.request_body(body);
+        }
         if end_of_stream {
             context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
@@ -510,7 +532,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));
         }
         self.upstream_bills.check(response, context)?;
+        let meter = context.metered.as_mut().map(|it| it.answer(response));
         let charge = forward::response(session.req_header(), response, context)?;
+        metered::announce(response, meter.as_ref().and_then(AnswerMeter::known))?;
         response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
@@ -522,6 +546,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             Some(span) => Box::pin(answering.instrument(span)).await,
             None => answering.await,
         };
+        if let Some(meter) = meter {
+            forwarding.admission.measure(meter);
+        }
         self.count(context, result);
         Ok(())
     }
@@ -538,6 +565,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
                 *body = None;
             }
             forwarding.admission.part(body.as_ref(), end_of_stream);
+            if context.metered.is_some() {
+                return self.measure(&mut forwarding.admission, body, end_of_stream).map(|()| None);
+            }
         }
         Ok(None)
     }
@@ -548,6 +578,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         trailers: &mut HeaderMap,
         context: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
+        let cost = context.metered.as_ref().and_then(|_| metered::said(trailers));
+        if let Some((forwarding, cost)) = context.forwarding.as_mut().zip(cost) {
+            forwarding.admission.cost_trailer(&cost);
+        }
         forward::trailers(trailers);
         if let (Some(forwarding), Some(status)) = (context.forwarding.as_mut(), grpc::said(trailers)) {
             forwarding.admission.ends_as(status);

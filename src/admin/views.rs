@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use crate::nano::UnixSeconds;
-use crate::routes::{Access, Left, PreflightRule, Route, RouteName, Strip, Unit};
+use crate::routes::{Access, PreflightRule, Route, RouteName, Strip, Unit};
 use crate::store::PaymentRecord;
 use crate::store::operator::{CapabilityEntry, ManualAct};
 
@@ -46,7 +46,7 @@ pub fn payment(payment: &PaymentRecord) -> Value {
 /// A capability, as it is at `now`.
 pub(super) fn capability(entry: &CapabilityEntry, now: UnixSeconds) -> Value {
     let record = &entry.record;
-    let amount = |it| Left::new(record.unit, it);
+    let uses = |amount: u128| (record.unit == Unit::Use).then(|| u64::try_from(amount).unwrap_or(u64::MAX));
     let unspent = record.stock.saturating_sub(entry.spent);
     let state = if record.revoked {
         "revoked"
@@ -57,19 +57,22 @@ pub(super) fn capability(entry: &CapabilityEntry, now: UnixSeconds) -> Value {
     } else {
         "open"
     };
+    let left = if state == "open" { unspent } else { 0 };
     let paid = !entry.is_free();
     json!({
         "id": record.id.to_string(),
         "state": state,
         "route": record.route.as_str(),
-        "unit": match record.unit {
-            Unit::Use => "use",
-            Unit::Raw => "raw",
-        },
-        "uses": amount(record.stock),
-        "spent": amount(entry.spent),
-        "leased": amount(entry.leased),
-        "left": amount(if state == "open" { unspent } else { 0 }),
+        "uses": uses(record.stock),
+        "spent": uses(entry.spent),
+        "leased": uses(entry.leased),
+        "left": uses(left),
+        "purse": (record.unit == Unit::Raw).then(|| json!({
+            "bought_raw": record.stock.to_string(),
+            "spent_raw": entry.spent.to_string(),
+            "leased_raw": entry.leased.to_string(),
+            "left_raw": left.to_string(),
+        })),
         "granted_at": time(entry.granted_at),
         "expires_at": time(record.expires_at),
         "free": !paid,

@@ -75,6 +75,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         self.refuse_moved(&challenge, block, wanted)?;
+        wanted.refuse_too_small(&challenge)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let (checked, look_up) =
             self.admissible(challenge, evidence, wanted, Some(identified), client).await?;

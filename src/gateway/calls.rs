@@ -9,6 +9,7 @@ use pingora::prelude::Session;
 use super::context::Context;
 use super::presented::header;
 use super::rejection::Rejection;
+use crate::nano::Raw;
 use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
 
 /// What a client says beforehand that its body calls.
@@ -23,6 +24,8 @@ pub(super) struct Sale {
     pub(super) terms: Terms,
     /// How many calls that is.
     pub(super) calls: NonZeroU32,
+    /// What the request may cost by the route's meter; `None` if the route has none.
+    pub(super) hold: Option<Raw>,
     /// The request's body, if it was read to find the price.
     pub(super) body: Option<Vec<u8>>,
 }
@@ -45,15 +48,15 @@ pub(super) async fn price(
         Ok(Quote::Free) => Ok(None),
         Ok(Quote::Costs { part, amount, calls }) => {
             let terms = Terms { amount, grants: prices.grants };
-            Ok(Some(Sale { route: route.part(&part), terms, calls, body: Some(body.bytes) }))
+            Ok(Some(Sale { route: route.part(&part), terms, calls, hold: None, body: Some(body.bytes) }))
         }
-        Err(fault) if fault.is_not_offered() => Err(Rejection::NotOffered(fault)),
+        Err(fault) if fault.is_not_offered() => Err(Rejection::NotOffered(fault.to_string())),
         Err(fault) => Err(Rejection::Unreadable(fault.to_string())),
     }
 }
 
 /// Checks that the upstream sees the very text that is priced.
-fn plain_json(headers: &HeaderMap) -> Result<(), Rejection> {
+pub(super) fn plain_json(headers: &HeaderMap) -> Result<(), Rejection> {
     if headers.contains_key(UPGRADE) {
         // Calls in a tunnel could not be counted.
         return Err(Rejection::Unreadable("an upgrade cannot be priced by call: leave it out".to_owned()));

@@ -10,6 +10,7 @@ use pingora::prelude::Session;
 use tracing::Instrument;
 
 use super::calls::{self, Sale};
+use super::metered;
 use super::context::Context;
 use super::decision::{Billed, Decision, Destination, forward};
 use super::idempotency::{self, PaidRequest};
@@ -92,9 +93,16 @@ async fn find_and_price<L: Ledger, S: Store>(
     let may_pay = !route.access.is_free() && presented::has_proof(session);
     admit_client(rulebook, context, &route, may_pay)?;
     let sale = match &route.access {
-        Access::Priced(terms) => {
-            Some(Sale { route: route.name.clone(), terms: *terms, calls: NonZeroU32::MIN, body: None })
-        }
+        Access::Priced(terms) => match &route.meter {
+            None => Some(Sale {
+                route: route.name.clone(),
+                terms: *terms,
+                calls: NonZeroU32::MIN,
+                hold: None,
+                body: None,
+            }),
+            Some(plan) => Some(Box::pin(metered::price(session, context, &route, *terms, plan)).await?),
+        },
         // Boxed, as all that few requests come to: what a future may hold is copied with each request.
         Access::Calls(prices) => Box::pin(calls::price(session, context, &route.name, prices)).await?,
         Access::Free => None,
@@ -176,7 +184,7 @@ async fn sell<L: Ledger, S: Store>(
         span = Some(context.request_id.span());
     }
     let ask = Ask {
-        hold: None,
+        hold: sale.hold,
         route: sale.route,
         standing: Arc::clone(&route.standing),
         terms: sale.terms,

@@ -189,6 +189,25 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         self.leases.commit_durably(taken).await
     }
 
+    /// Takes as much of `amount` more of a purse as is leased and free, for an answer that costs more than was set
+    /// aside. Gives how much.
+    pub fn extend(&self, taken: &mut Use, amount: u128) -> u128 {
+        self.leases.extend(taken, amount)
+    }
+
+    /// As [`Capabilities::extend`], but asks the store if need be.
+    pub async fn take_more(&self, taken: &mut Use, amount: u128) -> u128 {
+        self.leases.take_more(taken, amount).await
+    }
+
+    /// Reports what was spent of a capability, and returns when that is durable.
+    ///
+    /// # Errors
+    /// [`StoreError`]. The report is repeated in the background.
+    pub async fn report_now(&self, held: &Arc<CachedCapability>) -> Result<(), StoreError> {
+        self.leases.report_now(held).await
+    }
+
     /// Ends a capability at once, here and in the store. False if there is none.
     ///
     /// # Errors

@@ -200,10 +200,44 @@ impl<S: Meters + StoreHealth> Leases<S> {
     pub(super) async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
         taken.spend();
         let held = Arc::clone(taken.held());
+        self.report_now(&held).await
+    }
+
+    /// Takes as much of `amount` more for a request under way as is left, and asks the store if need be. Gives how much.
+    pub(super) async fn take_more(&self, taken: &mut Use, amount: u128) -> u128 {
+        let held = Arc::clone(taken.held());
+        let mut got = self.extend(taken, amount);
         let mut unresolved = held.calls.lock().await;
-        // Another request's report may have included this use.
+        while got < amount {
+            let want = amount.saturating_sub(got);
+            match self.call(&held, &mut unresolved, want, false).await {
+                Ok(granted) if granted > 0 => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(capability = %held.record().id, %error, "an answer that cost more than was set aside was charged less");
+                    break;
+                }
+            }
+            let more = self.extend(taken, want);
+            if more == 0 {
+                break;
+            }
+            got = got.saturating_add(more);
+        }
+        got
+    }
+
+    /// Takes as much of `amount` more as is leased and free. Gives how much.
+    pub(super) fn extend(&self, taken: &mut Use, amount: u128) -> u128 {
+        taken.extend(amount, self.clock.now(), !self.store.is_writable())
+    }
+
+    /// Reports what was spent, and returns when that is durable.
+    pub(super) async fn report_now(&self, held: &Arc<CachedCapability>) -> Result<(), StoreError> {
+        let mut unresolved = held.calls.lock().await;
+        // Another request's report may have included it.
         let reported = !held.meter().has_unreported() && unresolved.is_none();
-        if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
+        if reported { Ok(()) } else { self.call(held, &mut unresolved, 0, false).await.map(drop) }
     }
 
     /// The answer to a use broke off, or its client was gone before there was one. The break is counted

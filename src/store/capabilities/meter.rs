@@ -387,13 +387,13 @@ impl Use {
     }
 
     /// Takes more of a purse, as much of `amount` as is leased and free. Gives how much that was.
-    pub fn extend(&mut self, amount: u128, now: UnixSeconds) -> u128 {
+    pub(super) fn extend(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> u128 {
         if !self.open {
             return 0;
         }
         let mut meter = self.held.meter();
         let more = amount.min(meter.available);
-        if !meter.take(more, now, false) {
+        if !meter.take(more, now, alone) {
             return 0;
         }
         drop(meter);

@@ -214,7 +214,7 @@ impl Capability {
         self.lapse(now);
         let mut late = self.holders.get(&holder.0).map_or(0, |last| last.late);
         let had = self.count(|it| it == Use::Out(holder)) + late;
-        if request.used + request.returned > had {
+        if request.used.saturating_add(request.returned) > had {
             return unfit("more than it had");
         }
         let before = self.count(|it| it == Use::Spent);
