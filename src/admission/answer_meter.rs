@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Ending;
 use crate::clock::Stopwatch;
 use crate::nano::Raw;
-use crate::usage::{self, Gauge, MeterPlan, Overdraft};
+use crate::usage::{self, Gauge, MeterPlan, Overdraft, UsageSource};
 
 /// Reads what an answer used. Made when the answer begins.
 #[derive(Debug)]
@@ -14,15 +14,21 @@ pub struct AnswerMeter {
     began: Stopwatch,
     /// What was set aside for the request: an overdraft is never larger.
     hold: Raw,
-    overdraft: Overdraft,
+    /// `None` for an answer that is there as a whole when its cost is known.
+    overdraft: Option<Overdraft>,
     announces: bool,
 }
 
 impl AnswerMeter {
     /// Of an answer that begins now, for which `hold` was set aside. `announces`: its end says what it cost.
     #[must_use]
-    pub fn begin(gauge: Gauge, plan: &MeterPlan, hold: Raw, announces: bool) -> Self {
-        Self { gauge, began: Stopwatch::start(), hold, overdraft: plan.overdraft, announces }
+    pub fn begin(gauge: Gauge, plan: &MeterPlan, hold: Raw, is_events: bool, announces: bool) -> Self {
+        let grows = match plan.source {
+            UsageSource::Bytes | UsageSource::Seconds => true,
+            UsageSource::OpenAi | UsageSource::Anthropic | UsageSource::Json(_) => is_events,
+            UsageSource::Header => false,
+        };
+        Self { gauge, began: Stopwatch::start(), hold, overdraft: grows.then_some(plan.overdraft), announces }
     }
 
     /// What the upstream has said of the cost so far.
@@ -48,8 +54,9 @@ impl AnswerMeter {
     /// Whether the answer is to be cut off that costs so much more than the purse has.
     pub(super) fn cuts(&self, lacking: u128) -> bool {
         match self.overdraft {
-            Overdraft::Cut => lacking > 0,
-            Overdraft::Finish => lacking > self.hold.get(),
+            None => false,
+            Some(Overdraft::Cut) => lacking > 0,
+            Some(Overdraft::Finish) => lacking > self.hold.get(),
         }
     }
 

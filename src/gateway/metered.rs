@@ -99,7 +99,7 @@ impl Metered {
         let gauge = self.plan.gauge(&self.admitted, head);
         let announces =
             self.plan.announce && is_events && !is_encoded && !headers.contains_key(CONTENT_LENGTH);
-        AnswerMeter::begin(gauge, &self.plan, self.admitted.hold, announces)
+        AnswerMeter::begin(gauge, &self.plan, self.admitted.hold, is_events, announces)
     }
 }
 
