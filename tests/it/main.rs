@@ -66,6 +66,7 @@ mod upstream_http2;
 mod upstream_timeouts;
 mod upstream_tls;
 mod upstreams;
+mod usage;
 mod vault;
 mod wallet;
 mod work;
