@@ -13,11 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use tokio::sync::oneshot;
 
 use crate::metrics::{Metrics, Outcome};
 use crate::repeats::Repeats;
+use crate::routes::Left;
 
 /// How many lines may wait to be written. Beyond, they are dropped.
 const WAITING: usize = 8192;
@@ -87,9 +89,18 @@ pub struct Money {
     /// Raw, as text: it is larger than JSON's numbers are exact.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_text")]
     pub amount_raw: Option<Bytes>,
-    /// Uses that the capability has left.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub remaining: Option<u32>,
+    /// What the capability has left.
+    #[serde(flatten, serialize_with = "left")]
+    pub left: Option<Left>,
+}
+
+/// As `remaining`, or of a purse as `balance`.
+fn left<S: Serializer>(left: &Option<Left>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut fields = serializer.serialize_map(None)?;
+    if let Some(left) = left {
+        fields.serialize_entry(left.name(), left)?;
+    }
+    fields.end()
 }
 
 impl RequestLine {
@@ -414,7 +425,8 @@ mod tests {
         });
         assert_eq!(written(&entry("/a\"b")), free);
         let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
-        let money = Money { payer: text("p"), block: text("b"), amount_raw: text("1"), remaining: Some(4) };
+        let money =
+            Money { payer: text("p"), block: text("b"), amount_raw: text("1"), left: Some(Left::Uses(4)) };
         let (upstream, upstream_ms) = (Some("127.0.0.1:1".parse().unwrap()), Some(Duration::from_micros(5)));
         let paid = Entry { money, upstream, upstream_ms, reason: Some("R"), client: None, ..*entry("/") };
         let paid = written(&paid);

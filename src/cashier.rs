@@ -37,13 +37,13 @@ use crate::entropy::Entropy;
 use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::{Metrics, ReachedLimit};
-use crate::nano::{BlockHash, Threshold, UnixSeconds};
+use crate::nano::{BlockHash, Raw, Threshold, UnixSeconds};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
-use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
-use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
+use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms, Unit};
+use crate::store::capabilities::{CachedCapability, Capabilities, NoUse, Wish};
 use crate::store::{Holder, Store, Unsound};
 use crate::sync::{Mutex, PoisonError};
 use crate::x402::{WorkPolicy, WorkTerms};
@@ -79,10 +79,21 @@ struct Wanted<'a> {
     terms: Terms,
     metering: Metering,
     /// As in [`Ask`].
+    hold: Option<Raw>,
+    /// As in [`Ask`].
     down: Option<NonZeroU64>,
 }
 
 impl Wanted<'_> {
+    /// What the request takes of a capability of this unit: of a purse what it may cost by the meter, or where the
+    /// route has none the price of a request.
+    fn takes_of(&self, unit: Unit) -> u128 {
+        match unit {
+            Unit::Use => 1,
+            Unit::Raw => self.hold.or_else(|| self.terms.each()).unwrap_or(self.terms.amount).get(),
+        }
+    }
+
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
         self.standing.bearing(self.route, self.terms, challenge.bought())
@@ -280,8 +291,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, standing, terms, metering, presented, identified, client, down, url } = ask;
-        let wanted = Wanted { route: &route, standing: &standing, terms, metering, down };
+        let Ask { route, standing, terms, metering, hold, presented, identified, client, down, url } = ask;
+        let wanted = Wanted { route: &route, standing: &standing, terms, metering, hold, down };
         let place = standing.place();
         // What cannot be served is not sold.
         let bill = |late: Option<&Challenge>, refused| match down {
@@ -353,7 +364,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, terms, metering, down } = wanted;
+        let Wanted { route, standing, terms, down, .. } = wanted;
         let now = self.0.clock.now();
         let (held, elsewhere) = match self.recognised_before(token) {
             Some(held) => {
@@ -372,7 +383,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
         if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
-            let left = Some((held.remaining(), record.expires_at));
+            let left = Some((held.left(), record.expires_at));
             let route = record.route.clone();
             return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
         }
@@ -382,7 +393,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(pause) = down {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
-        let taken = self.take(&held, How::Unlocked, metering).await;
+        let taken = self.take(&held, How::Unlocked, wanted).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
     }
 
@@ -426,9 +437,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         held: &Arc<CachedCapability>,
         how: How,
-        metering: Metering,
+        wanted: Wanted<'_>,
     ) -> Result<Admitted, NoUse> {
-        let taken = self.0.capabilities.reserve(held, metering).await?;
+        let wish = Wish { amount: wanted.takes_of(held.record().unit), metering: wanted.metering };
+        let taken = self.0.capabilities.reserve(held, wish).await?;
         Ok(Admitted { taken, said: self.said(held).clone(), how, keeping: None })
     }
 
@@ -439,7 +451,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             let capability = Capability {
                 id: record.id,
                 route: record.route.clone(),
-                uses: record.uses,
+                uses: record.uses(),
                 expires_at: record.expires_at,
             };
             CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.purchase())
@@ -465,7 +477,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 self.fly(checked, (None, client), wanted.down, look_up).await?
             }
         };
-        let taken = self.take(&held, How::Paid, wanted.metering).await;
+        let taken = self.take(&held, How::Paid, wanted).await;
         taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
     }
 

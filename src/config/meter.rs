@@ -1,6 +1,5 @@
 //! A route's `meter`: how it charges for what is used.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde_yaml::{Mapping, Value};
@@ -121,8 +120,7 @@ pub(super) fn plan(
 
 /// What a payment buys on a metered route.
 pub(super) fn access(plan: &MeterPlan) -> Access {
-    let grants = Grants { requests: NonZeroU32::MIN, seconds: plan.seconds };
-    Access::Priced(Terms { amount: plan.deposit, grants })
+    Access::Priced(Terms { amount: plan.deposit, grants: Grants::of_balance(plan.seconds) })
 }
 
 /// The amount, and whether a client may pay more.

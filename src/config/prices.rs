@@ -323,10 +323,9 @@ fn access(
 fn grants(judge: &mut Judge<'_>, file: GrantsFile) -> Judged<Grants> {
     let range = NonZeroU32::MIN.get()..=NonZeroU32::MAX.get();
     let requests = judge.count(file.requests, range, 1);
-    all!(Grants {
-        requests: requests.map(|it| NonZeroU32::new(it).unwrap_or(NonZeroU32::MIN)),
-        seconds: judge.seconds(file.within, 1..=meter::MAX_WITHIN, DEFAULT_WITHIN),
-    })
+    let seconds = judge.seconds(file.within, 1..=meter::MAX_WITHIN, DEFAULT_WITHIN);
+    let requests = requests.map(|it| NonZeroU32::new(it).unwrap_or(NonZeroU32::MIN));
+    Ok(Grants::of_requests(requests?, seconds?))
 }
 
 /// `type/subtype`, perhaps with parameters.

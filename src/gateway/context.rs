@@ -110,7 +110,7 @@ impl Payment {
                 payer: Some(said.payer()),
                 block: Some(said.block()),
                 amount_raw: Some(said.amount()),
-                remaining: Some(held.remaining()),
+                left: Some(held.left()),
             },
             Self::Shown(block) => Money { block: Some(block.to_string().into()), ..Money::default() },
         }

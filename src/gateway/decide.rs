@@ -176,6 +176,7 @@ async fn sell<L: Ledger, S: Store>(
         span = Some(context.request_id.span());
     }
     let ask = Ask {
+        hold: None,
         route: sale.route,
         standing: Arc::clone(&route.standing),
         terms: sale.terms,

@@ -19,6 +19,7 @@ use super::upstream_bill::UPSTREAM_BILL;
 use super::{bill, forward, grpc, idempotency, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
+use crate::routes::Left;
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -88,12 +89,12 @@ fn gone(moved: &Moved) -> Reply {
         "{why}: nothing was charged, do not pay again for it; ask the operator to refund what is left, or \
          to let it open the route that took its place; to buy what is sold here, send the request without it"
     );
-    let (remaining, expires) = left.unzip();
+    let (left, expires) = left.unzip();
     let body = json!({
         "error": "route_gone",
         "message": message,
         "transaction": block.lower_hex(),
-        "remaining": remaining,
+        (left.map_or("remaining", Left::name)): left,
         "expires": expires,
     });
     let body = body.to_string().into();

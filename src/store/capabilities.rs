@@ -26,10 +26,9 @@ use super::settle::Settled;
 use super::{CapabilityId, Grant, Grantee, Holder, Lease, Meters, PaymentJournal, StoreError, StoreHealth};
 use crate::clock::Clock;
 use crate::payment::Purchase;
-use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
-pub use leases::{LEASE_SECONDS, NoUse, REVOKED_WITHIN, chunk};
+pub use leases::{LEASE_SECONDS, NoUse, REVOKED_WITHIN, Wish, chunk};
 pub use meter::{BrokenAnswer, CachedCapability, Use};
 
 /// All cached capabilities, over the store `S`.
@@ -153,12 +152,12 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         }
     }
 
-    /// Takes one use. Asks the store only when the leased uses are used up or have lapsed.
+    /// Takes what a request wants. Asks the store only when what is leased is used up or has lapsed.
     ///
     /// # Errors
     /// [`NoUse`].
-    pub async fn reserve(&self, held: &Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
-        let taken = self.leases.reserve(held, metering).await?;
+    pub async fn reserve(&self, held: &Arc<CachedCapability>, wish: Wish) -> Result<Use, NoUse> {
+        let taken = self.leases.reserve(held, wish).await?;
         let pause = taken.held().meter().pause(self.leases.clock.now());
         match pause {
             None => Ok(taken),

@@ -11,7 +11,7 @@ use super::Published;
 use crate::nano::{Network, Raw};
 use crate::payment::Mechanism;
 use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
-use crate::x402::{Asset, Scheme, X402_VERSION};
+use crate::x402::{Asset, Scheme, X402_VERSION, grants_to_json};
 
 pub(super) fn write(published: &Published<'_>) -> String {
     let mut resources: Vec<String> = Vec::new();
@@ -88,7 +88,7 @@ fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants
             "maxTimeoutSeconds": config.challenge.lifetime,
             "extra": {
                 "mechanism": mechanism.as_str(),
-                "grants": { "requests": grants.requests, "seconds": grants.seconds },
+                "grants": grants_to_json(grants),
             },
         })
     };

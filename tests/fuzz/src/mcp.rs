@@ -19,7 +19,7 @@ enum Seen {
 }
 
 fn prices(methods: BTreeMap<String, Price>, tools: BTreeMap<String, Price>, otherwise: Price) -> CallPrices {
-    let grants = Grants { requests: NonZeroU32::MIN, seconds: 60 };
+    let grants = Grants::of_requests(NonZeroU32::MIN, 60);
     CallPrices { bound: 1 << 20, grants, methods: Lines::new(methods), tools: Lines::new(tools), otherwise }
 }
 

@@ -83,7 +83,7 @@ fn tools(lines: &[&str]) -> CallPrices {
     let prices = lines.iter().zip(1..).map(|(line, raw)| ((*line).to_owned(), Price::Costs(Raw::new(raw))));
     CallPrices {
         bound: 1000,
-        grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+        grants: Grants::of_requests(NonZeroU32::MIN, 60),
         methods: Lines::default(),
         tools: Lines::new(prices.collect::<BTreeMap<_, _>>()),
         otherwise: Price::Refused,

@@ -46,7 +46,7 @@ pub(super) struct Book {
 pub(super) fn wares() -> [(RouteName, Terms); 2] {
     let terms = |amount, requests: u32| Terms {
         amount: Raw::new(amount),
-        grants: Grants { requests: requests.try_into().unwrap(), seconds: 3600 },
+        grants: Grants::of_requests(requests.try_into().unwrap(), 3600),
     };
     [(RouteName::new("cheap"), terms(10, 1)), (RouteName::new("dear"), terms(30, 3))]
 }
@@ -73,6 +73,7 @@ impl Town {
     async fn ask(&self, ware: &(RouteName, Terms), presented: Presented, patient: bool) -> Answer {
         let instance = self.someone();
         let ask = Ask {
+            hold: None,
             route: ware.0.clone(),
             standing: Arc::default(),
             terms: ware.1,
@@ -100,7 +101,7 @@ impl Town {
 
     async fn forward(&self, instance: &Instance, admitted: Admitted, patient: bool) -> Answer {
         let id = admitted.taken.held().record().id;
-        let uses = i64::from(admitted.taken.held().record().uses);
+        let uses = i64::from(admitted.taken.held().record().uses());
         self.book.lock().unwrap().bought.insert(id, uses);
         tokio::time::sleep(Duration::from_millis(5 + self.world.below(2_000))).await;
         if instance.life.is_over() {
@@ -219,7 +220,7 @@ pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism
 /// Buys one thing; what it cost.
 async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) -> Raw {
     let world = &town.world;
-    let mut left = ware.1.grants.requests.get();
+    let mut left = ware.1.grants.count();
     let mut cost = ware.1.amount;
     // Every block signed for this purchase: all build on one frontier, so one at most is confirmed.
     let mut signed_for: Vec<Paid> = Vec::new();
@@ -385,6 +386,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
     loop {
         let instance = town.someone();
         let ask = Ask {
+            hold: None,
             route: ware.0.clone(),
             standing: Arc::default(),
             terms: ware.1,
@@ -401,7 +403,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
             && !instance.life.is_over()
         {
             let record = admitted.taken.held().record();
-            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses));
+            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses()));
             town.break_off(&instance, admitted).await;
         }
         tokio::time::sleep(Duration::from_millis(town.world.below(1_000))).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use faregate::config::{Config, Faults};
 use faregate::nano::Raw;
-use faregate::routes::Access;
+use faregate::routes::{Access, Grants};
 use faregate::usage::{JsonPointers, MeterPlan, Overdraft, Per, Rate, Refund, UsageSource};
 
 fn parse(meter: &str) -> Result<Config, Faults> {
@@ -24,7 +24,7 @@ fn plan(meter: &str) -> Arc<MeterPlan> {
     let route = &config.table.routes()[0];
     let plan = route.meter.clone().unwrap();
     let Access::Priced(terms) = &route.access else { panic!("{route:?}") };
-    assert_eq!((terms.amount, terms.grants.seconds), (plan.deposit, plan.seconds));
+    assert_eq!((terms.amount, terms.grants), (plan.deposit, Grants::of_balance(plan.seconds)));
     plan
 }
 
