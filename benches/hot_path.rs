@@ -205,6 +205,7 @@ fn table(routes: u32) -> PriceTable {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive: false,
+        meter: None,
         rules: None,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()

@@ -9,7 +9,6 @@ mod calls;
 mod conditions;
 mod head;
 mod host;
-mod letter_case;
 mod own_headers;
 mod pattern;
 mod precedence;
@@ -29,6 +28,7 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 
 use crate::nano::Raw;
+use crate::usage::MeterPlan;
 
 pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
 pub use conditions::{
@@ -432,6 +432,9 @@ pub struct Route {
     /// What must be true of a request beside its method and path.
     pub conditions: Conditions,
     pub access: Access,
+    /// How a request is charged for what it uses, where what it costs is known only afterwards. Then `access` has
+    /// the price of a purse.
+    pub meter: Option<Arc<MeterPlan>>,
     pub upstream: UpstreamName,
     /// What the upstream does not see of a path.
     pub strip: Option<Strip>,

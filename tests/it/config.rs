@@ -145,6 +145,7 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
                     "upstreams",
                     "routes[].mcp.methods",
                     "routes[].mcp.tools",
+                    "routes[].meter.rates",
                     "routes[].query",
                     "routes[].headers",
                 ]

@@ -32,6 +32,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive,
+        meter: None,
         rules: None,
     }
 }

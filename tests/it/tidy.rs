@@ -10,8 +10,10 @@ mod circles;
 const LAYERS: &[(&str, &[&str], bool)] = &[
     ("vocabulary", &[], true),
     ("guide", &[], true),
+    ("letter_case", &[], true),
     ("nano", &[], true),
-    ("routes", &["nano"], true),
+    ("usage", &["letter_case", "nano"], true),
+    ("routes", &["letter_case", "nano", "usage"], true),
     ("x402", &["nano", "routes"], true),
     ("payment", &["nano", "routes", "x402"], true),
     ("sweep", &["nano"], true),
@@ -43,7 +45,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
-    ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store"], false),
+    ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store", "usage"], false),
     (
         "acme",
         &[
@@ -140,6 +142,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "store",
             "sweep",
             "sweeper",
+            "usage",
             "vault",
             "wallet",
             "x402",

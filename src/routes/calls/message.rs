@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::routes::letter_case::fold;
+use crate::letter_case::fold;
 
 /// The most messages of one batch.
 pub const MAX_BATCH: usize = 100;

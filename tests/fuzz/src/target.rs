@@ -45,6 +45,7 @@ fn route(pattern: &str, case_sensitive: bool) -> Route {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive,
+        meter: None,
         rules: None,
     }
 }
