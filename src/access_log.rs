@@ -420,8 +420,14 @@ mod tests {
         });
         assert_eq!(written(&entry("/a\"b")), free);
         let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
-        let money =
-            Money { payer: text("p"), block: text("b"), amount_raw: text("1"), remaining: Some(4), balance_raw: None, cost_raw: None };
+        let money = Money {
+            payer: text("p"),
+            block: text("b"),
+            amount_raw: text("1"),
+            remaining: Some(4),
+            balance_raw: None,
+            cost_raw: None,
+        };
         let (upstream, upstream_ms) = (Some("127.0.0.1:1".parse().unwrap()), Some(Duration::from_micros(5)));
         let paid = Entry { money, upstream, upstream_ms, reason: Some("R"), client: None, ..*entry("/") };
         let paid = written(&paid);

@@ -21,11 +21,11 @@ use http::{HeaderMap, StatusCode};
 use crate::cashier::{Admitted, Cashier, How};
 use crate::ledger::Ledger;
 use crate::metrics::{Outcome, UseResult};
+use crate::nano::Raw;
+use crate::routes::Unit;
 use crate::routes::{ChargeOn, Metering};
 use crate::store::Store;
 use crate::store::capabilities::{BrokenAnswer, Capabilities, Use};
-use crate::nano::Raw;
-use crate::routes::Unit;
 pub use answer_meter::AnswerMeter;
 use event_stream::EventStream;
 use recorder::Recorder;
@@ -453,7 +453,9 @@ impl Admission {
     /// What is said at the end of the answer of its cost, if something is.
     #[must_use]
     pub fn last_words(&self) -> Option<Bytes> {
-        let Stage::Answering(AnsweringUse { meter: Some(meter), admitted, .. }) = &self.stage else { return None };
+        let Stage::Answering(AnsweringUse { meter: Some(meter), admitted, .. }) = &self.stage else {
+            return None;
+        };
         let taken = &admitted.taken;
         meter.last_words(taken.reserved().saturating_add(taken.held().remaining()))
     }

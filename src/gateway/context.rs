@@ -114,7 +114,8 @@ impl Payment {
                     Left::Uses(uses) => (Some(uses), None),
                     Left::Balance(raw) => (None, Some(raw.to_string().into())),
                 };
-                let (payer, block, amount_raw) = (Some(said.payer()), Some(said.block()), Some(said.amount()));
+                let (payer, block, amount_raw) =
+                    (Some(said.payer()), Some(said.block()), Some(said.amount()));
                 Money { payer, block, amount_raw, remaining, balance_raw, cost_raw: None }
             }
             Self::Shown(block) => Money { block: Some(block.to_string().into()), ..Money::default() },

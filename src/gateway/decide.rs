@@ -10,10 +10,10 @@ use pingora::prelude::Session;
 use tracing::Instrument;
 
 use super::calls::{self, Sale};
-use super::metered;
 use super::context::Context;
 use super::decision::{Billed, Decision, Destination, forward};
 use super::idempotency::{self, PaidRequest};
+use super::metered;
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::rulebook::Rulebook;

@@ -49,7 +49,11 @@ pub(super) async fn price(
         body = Some(read.bytes);
     }
     let admitted = plan.admit(body.as_deref()).map_err(|why| {
-        if why.is_not_offered() { Rejection::NotOffered(why.to_string()) } else { Rejection::Unreadable(why.to_string()) }
+        if why.is_not_offered() {
+            Rejection::NotOffered(why.to_string())
+        } else {
+            Rejection::Unreadable(why.to_string())
+        }
     })?;
     let hold = admitted.hold;
     let long = body.as_ref().filter(|it| it.len() > MAX_BODY);

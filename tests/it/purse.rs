@@ -279,7 +279,9 @@ async fn read_request(client: &mut TcpStream) {
         read.extend_from_slice(&piece[..count]);
         let text = String::from_utf8_lossy(&read);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|it| it.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let length = head
+            .lines()
+            .find_map(|it| it.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
         if body.len() >= length.unwrap_or(0) {
             return;
         }
@@ -321,7 +323,8 @@ async fn rig_before(upstream: &Streaming, more: &str) -> Rig {
     meter: {{ deposit: 10000 raw, within: 1h, usage: openai, hold: 2000 raw, {RATES}{more} }}
 "#
     );
-    Rig::with(Plan { routes, more: format!("  model: {{ url: \"{}\" }}", upstream.url), ..Plan::default() }).await
+    Rig::with(Plan { routes, more: format!("  model: {{ url: \"{}\" }}", upstream.url), ..Plan::default() })
+        .await
 }
 
 #[tokio::test]
