@@ -297,6 +297,7 @@ sections! {
         methods: Value,
         tools: Value,
         otherwise: String,
+        bills: String,
     }
     "routes[].grants" => GrantsFile {
         requests: Count,

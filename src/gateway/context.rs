@@ -13,6 +13,7 @@ use pingora::upstreams::peer::Peer;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
+use super::mcp::EnclosedCall;
 use super::request_id::RequestId;
 use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
@@ -49,6 +50,8 @@ pub struct Context {
     pub(super) at_upstream: Option<AtUpstream>,
     /// The memory of a body that was read before the decision.
     pub(super) body: Option<BodyPermit>,
+    /// Set for a call that is paid or billed inside its messages.
+    pub(super) call: Option<Box<EnclosedCall>>,
     /// Whether the request has a body.
     pub(super) has_body: bool,
     /// Why it is not billed although it has a price.
@@ -215,6 +218,7 @@ impl Context {
             unpaid: None,
             at_upstream: None,
             body: None,
+            call: None,
             has_body: false,
             unbilled: None,
             origin: None,

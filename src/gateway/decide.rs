@@ -92,16 +92,9 @@ async fn find_and_price<L: Ledger, S: Store>(
             }
         };
     };
-    let may_pay = !route.access.is_free() && presented::has_proof(session);
-    rulebook.admit_client(&route, context.caller, may_pay)?;
-    let sale = match &route.access {
-        Access::Priced(terms) => Some(Sale { route: route.name.clone(), terms: *terms, body: None }),
-        // Boxed, as all that few requests come to: what a future may hold is copied with each request.
-        Access::Calls(prices) => Box::pin(calls::price(session, context, &route.name, prices)).await?,
-        Access::Free => None,
-    };
+    let (sale, may_pay) = priced(rulebook, session, context, &route).await?;
     match sale {
-        Some(sale) => sell((cashier, rulebook), session, context, route, sale, target).await,
+        Some(sale) => sell((cashier, rulebook), session, context, route, (sale, may_pay), target).await,
         None => {
             if may_pay {
                 // What it calls is free: it pays nothing.
@@ -112,22 +105,51 @@ async fn find_and_price<L: Ledger, S: Store>(
     }
 }
 
+/// What a request to `route` is to be sold, `None` if that is free; and whether it may pay, so that it was not counted.
+async fn priced(
+    rulebook: &Rulebook,
+    session: &mut Session,
+    context: &mut Context,
+    route: &Route,
+) -> Result<(Option<Sale>, bool), Rejection> {
+    let has_proof = !route.access.is_free() && presented::has_proof(session);
+    let (prices, may_enclose) = match &route.access {
+        Access::Calls(prices) => (prices, prices.bills.takes_enclosed()),
+        Access::Priced(terms) => {
+            rulebook.admit_client(route, context.caller, has_proof)?;
+            return Ok((Some(Sale::of(route.name.clone(), *terms)), has_proof));
+        }
+        Access::Free => return rulebook.admit_client(route, context.caller, false).map(|()| (None, false)),
+    };
+    let may_pay = has_proof || may_enclose;
+    rulebook.admit_client(route, context.caller, may_pay)?;
+    // Boxed, as all that few requests come to: what a future may hold is copied with each request.
+    let sale = Box::pin(calls::price(session, context, &route.name, prices)).await;
+    if sale.is_err() && !has_proof && may_enclose {
+        // It carries no payment that can be read.
+        rulebook.admit_client(route, context.caller, false)?;
+    }
+    Ok((sale?, may_pay))
+}
+
 async fn sell<L: Ledger, S: Store>(
     (cashier, rulebook): (&Cashier<L, S>, &Rulebook),
     session: &mut Session,
     context: &mut Context,
     route: Arc<Route>,
-    sale: Sale,
+    (sale, may_pay): (Sale, bool),
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
-    let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
+    let enclosed = sale.enclosed.as_ref();
+    let (presented, extensions) = presented::read(session, enclosed, &sale.route, &route.standing)?;
     let (mut identified, mut url, mut span) = (None, None, None);
     if let Presented::Proof(proof) = &presented {
         rulebook.admit_payment(&route, proof.payer())?;
-    } else if presented::has_proof(session) {
-        // The header of a proof has something else in it, such as a capability: it was not counted yet.
+    } else if may_pay {
+        // Where a proof may be is something else, such as a capability, or nothing: it was not counted yet.
         rulebook.admit_client(&route, context.caller, false)?;
-    } else if matches!(presented, Presented::Nothing) {
+    }
+    if matches!(presented, Presented::Nothing) {
         context.unbilled = rulebook.unbilled(&route, context.caller.client(), sale.terms);
         if context.unbilled.is_some() {
             return forward(context, Destination::of(&route), target, Admission::free(), false);

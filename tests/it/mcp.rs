@@ -2,6 +2,7 @@
 //! one way and forwarded as it came.
 
 mod bodies;
+mod in_result;
 mod prices;
 mod sales;
 
