@@ -7,7 +7,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The configurations that are shipped for use.
 CONFIGS := $(wildcard config/*.yaml) deploy/faregate.yaml deploy/compose/faregate.yaml
 
-.PHONY: help demo live test check configs bench build cmake
+.PHONY: help demo live test check configs bench build deb package cmake
 
 help:
 	@echo 'make demo         the whole exchange on this machine, with play money; nothing to install or set up'
@@ -17,6 +17,7 @@ help:
 	@echo 'make check        format, lints, documentation, shipped configurations'
 	@echo 'make bench        what the parts of a request cost, then whole requests; takes minutes'
 	@echo 'make build        target/release/faregate'
+	@echo 'make deb          target/debian/faregate_VERSION_ARCHITECTURE.deb; needs `cargo install cargo-deb`'
 
 # A debug build is ready sooner and plays the same exchange.
 demo: cmake
@@ -52,6 +53,18 @@ bench: cmake
 
 build: cmake
 	$(CARGO) build --locked --release
+
+deb: build package
+
+# The package of the program that is built.
+package:
+	rm -rf $(TARGET)/release/deb
+	mkdir -p $(TARGET)/release/deb/man
+	$(TARGET)/release/faregate man --to $(TARGET)/release/deb/man
+	for shell in bash zsh fish; do \
+		$(TARGET)/release/faregate completions $$shell >$(TARGET)/release/deb/faregate.$$shell || exit 1; \
+	done
+	$(CARGO) deb --no-build --locked $(DEB)
 
 # As root, through sudo, or by Homebrew; only if there is no cmake yet.
 cmake:

@@ -3,10 +3,13 @@
 //! `cargo bench --bench store -- [--postgres ADDRESS] [--instances N] [--seconds N] [--spent N] [--directory PATH]`
 //!
 //! One settlement is one `grant`: the hash is claimed, the payment journalled, the capability made and
-//! leased, all on the disk. One report is one `lease`: a use that is spent, and another one leased. With
-//! `--instances` the payers are spread over so many stores on one server. `--spent` first fills each store with this many spent hashes (ten million take
-//! about a gigabyte in each) and then measures look-ups too. Compare only the figures of one run: two runs
-//! on a busy machine differ.
+//! leased, all on the disk. One report is one `lease`: a use that is spent, and another one leased. One purchase
+//! is a whole `nanoTxn` payment at the cashier, from the decoded proof to the right to be forwarded, with a ledger
+//! that confirms after a fixed time; that time is taken off.
+//!
+//! With `--instances` the payers are spread over so many stores on one server. `--spent` first fills each store
+//! with this many spent hashes (ten million take about a gigabyte in each) and then measures look-ups too. Compare
+//! only the figures of one run: two runs on a busy machine differ.
 //!
 //! The fill goes in the order of the keys, which are spread evenly over all hashes: in random order each row
 //! would change a page of its own, and ten million would take hours. What is measured afterwards hits pages
@@ -22,22 +25,36 @@
 #![expect(clippy::as_conversions, clippy::float_arithmetic, reason = "figures for people")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
-use faregate::payment::{Mechanism, Nonce};
-use faregate::routes::{Grants, RouteName, Terms};
+use faregate::cashier::{
+    Ask, Cashier, ClientLimits, IdentifierSettings, Parts, Presented, Proof, Settings, Verdict, WorkRules,
+};
+use faregate::clock::Clock;
+use faregate::entropy::Entropy;
+use faregate::ledger::{Ledger, LedgerError, PublishError, Sighting};
+use faregate::metrics::Metrics;
+use faregate::nano::{
+    Account, BlockHash, Raw, Representative, SecretKey, Seed, Signature, StateBlock, Threshold, UnixSeconds,
+    Work,
+};
+use faregate::payment::address_pool::AddressPool;
+use faregate::payment::challenge::{Challenge, Offer};
+use faregate::payment::{AccountFacts, BlockFacts, MacKey, MacKeys, Mechanism, Nonce};
+use faregate::routes::{Grants, Metering, RouteName, Terms};
 use faregate::store::{
     CapabilityId, Claims, Engine, Grant, Grantee, Holder, Intent, Lease, LeaseRequest, Meters,
     PaymentJournal, PaymentRecord, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore,
     postgres_server,
 };
+use faregate::x402::{PaymentProof, PresentedPayment, WorkPolicy, WorkTerms};
 use futures_util::{SinkExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::Barrier;
@@ -52,6 +69,11 @@ const FILL: usize = 2048;
 const ROWS: u64 = 10_000;
 /// Look-ups of each kind.
 const LOOKUPS: u64 = 20_000;
+/// What the ledger of the purchases takes to confirm a block: the main network's usual time.
+const CONFIRMED_AFTER: Duration = Duration::from_millis(350);
+/// What an account of the purchases has at first, and what one costs, in raw.
+const PLENTY: Raw = Raw::new(10_u128.pow(33));
+const PRICE: Raw = Raw::new(10_u128.pow(26));
 
 struct Options {
     postgres: Option<String>,
@@ -116,6 +138,16 @@ async fn run(options: &Options) {
     measure(options, &engines, &next, Kind::Settlements).await;
     println!("{:<12} {:>7} {:>14} {:>10} {:>10}", "engine", "holders", "reports/s", "p50 ms", "p99 ms");
     measure(options, &engines, &next, Kind::Reports).await;
+    println!("{:<12} {:>7} {:>14} {:>10} {:>10}", "engine", "payers", "purchases/s", "p50 ms", "p99 ms");
+    for payers in PAYERS {
+        for _ in 0..ROUNDS {
+            for (name, instances) in &engines {
+                let time = Duration::from_secs(options.seconds);
+                let took = purchases(instances, payers, time).await;
+                report_line(name, payers, took, time);
+            }
+        }
+    }
     for (name, instances) in engines {
         let engine = &instances[0];
         // Those of the last rounds, of all engines in turn: not each is in this one's journal.
@@ -139,14 +171,18 @@ async fn measure(options: &Options, engines: &[(&str, Vec<Arc<Engine>>)], next: 
         for _ in 0..ROUNDS {
             for (name, instances) in engines {
                 let time = Duration::from_secs(options.seconds);
-                let mut took = repeat(instances, payers, time, next, kind).await;
-                took.sort_unstable();
-                let rate = took.len() as f64 / options.seconds as f64;
-                let (half, most) = (percentile(&took, 50), percentile(&took, 99));
-                println!("{name:<12} {payers:>7} {rate:>14.0} {half:>10.2} {most:>10.2}");
+                let took = repeat(instances, payers, time, next, kind).await;
+                report_line(name, payers, took, time);
             }
         }
     }
+}
+
+fn report_line(name: &str, payers: usize, mut took: Vec<Duration>, time: Duration) {
+    took.sort_unstable();
+    let rate = took.len() as f64 / time.as_secs_f64();
+    let (half, most) = (percentile(&took, 50), percentile(&took, 99));
+    println!("{name:<12} {payers:>7} {rate:>14.0} {half:>10.2} {most:>10.2}");
 }
 
 async fn repeat(
@@ -319,21 +355,204 @@ fn hash(number: u64) -> BlockHash {
     BlockHash(Blake2b::<U32>::digest(number.to_be_bytes()).into())
 }
 
+fn route() -> RouteName {
+    RouteName::new("GET /v1/quote/{symbol}")
+}
+
+fn terms() -> Terms {
+    Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::MAX, seconds: 3600 } }
+}
+
 fn intent(number: u64) -> Intent {
     Intent {
         block: hash(number),
         signed: None,
         mechanism: Mechanism::NanoSignature,
         challenge: Nonce([3; 32]),
-        route: RouteName::new("GET /v1/quote/{symbol}"),
-        terms: Terms {
-            amount: Raw::new(10_u128.pow(26)),
-            grants: Grants { requests: NonZeroU32::MAX, seconds: 3600 },
-        },
+        route: route(),
+        terms: terms(),
         payer: Account([5; 32]),
-        amount: Raw::new(10_u128.pow(26)),
+        amount: PRICE,
         pay_to: Account([6; 32]),
         valid_before: NOW.plus(120),
         identified: None,
     }
+}
+
+/// A ledger on which every account has [`PLENTY`] at first, whose calls take no time but for the confirmation.
+#[derive(Debug, Default)]
+struct Prompt {
+    /// The newest block of an account, and its balance.
+    chains: Mutex<HashMap<Account, (BlockHash, Raw)>>,
+    /// Blocks that were broadcast, with the balance before.
+    blocks: Mutex<HashMap<BlockHash, (StateBlock, Raw)>>,
+    /// For how long a block's confirmation was waited for.
+    waited: Mutex<HashMap<BlockHash, Duration>>,
+}
+
+impl Prompt {
+    /// The newest block and the balance of `account`.
+    fn chain(&self, account: Account) -> (BlockHash, Raw) {
+        self.chains.lock().unwrap().get(&account).copied().unwrap_or((BlockHash(account.0), PLENTY))
+    }
+
+    fn facts(&self, hash: BlockHash, confirmed: bool) -> Option<BlockFacts> {
+        let blocks = self.blocks.lock().unwrap();
+        let (block, before) = blocks.get(&hash)?;
+        Some(BlockFacts::of_state_block(hash, block, *before, confirmed).unwrap())
+    }
+}
+
+impl Ledger for Prompt {
+    async fn account(&self, account: Account) -> Result<Option<AccountFacts>, LedgerError> {
+        let (frontier, confirmed_balance) = self.chain(account);
+        Ok(Some(AccountFacts { frontier, confirmed_frontier: frontier, confirmed_balance }))
+    }
+
+    async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, LedgerError> {
+        Ok(self.facts(hash, false))
+    }
+
+    async fn successor(&self, _hash: BlockHash) -> Result<Option<BlockHash>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn publish_send(&self, block: &StateBlock) -> Result<(), PublishError> {
+        let (frontier, before) = self.chain(block.account);
+        assert_eq!(block.previous, frontier);
+        let hash = block.hash();
+        self.blocks.lock().unwrap().insert(hash, (*block, before));
+        self.chains.lock().unwrap().insert(block.account, (hash, block.balance));
+        Ok(())
+    }
+
+    async fn await_confirmation(&self, hash: BlockHash, _wait: Duration) -> Result<Sighting, LedgerError> {
+        let watch = Instant::now();
+        tokio::time::sleep(CONFIRMED_AFTER).await;
+        self.waited.lock().unwrap().insert(hash, watch.elapsed());
+        Ok(self.facts(hash, true).map_or(Sighting::Unknown, Sighting::Confirmed))
+    }
+
+    fn is_healthy(&self) -> bool {
+        true
+    }
+}
+
+/// What is sold, and by whom.
+struct Shop {
+    keys: MacKeys,
+    pool: AddressPool,
+    ledger: Arc<Prompt>,
+    cashiers: Vec<Cashier<Prompt, Engine>>,
+}
+
+impl Shop {
+    fn over(instances: &[Arc<Engine>]) -> Self {
+        let keys = || MacKeys::new(MacKey::from_bytes([0x42; 32]), None);
+        let pool = || AddressPool::new(vec![Account([6; 32])], Vec::new());
+        let ledger = Arc::new(Prompt::default());
+        let limits = || ClientLimits { settlements: 1024, lookups: 1024 };
+        let cashier = |engine: &Arc<Engine>| {
+            Cashier::new(Parts {
+                keys: keys(),
+                pool: pool(),
+                work: WorkRules { threshold: Threshold(0), server: None },
+                ledger: Arc::clone(&ledger),
+                store: Arc::clone(engine),
+                clock: Clock::from_fn(|| NOW),
+                entropy: Entropy::system(),
+                metrics: Arc::new(Metrics::new().unwrap()),
+                settings: Settings {
+                    mechanisms: Mechanism::ALL.to_vec(),
+                    by_route: BTreeMap::new(),
+                    routes: BTreeSet::from([route()]),
+                    lifetime: 120,
+                    wait: Duration::from_secs(10),
+                    pending_settlements: 1024,
+                    per_client: limits(),
+                    per_caller: limits(),
+                    identifiers: IdentifierSettings { ids: 60, answers: 60, largest_answer: 1024 },
+                },
+                holder: Holder(faregate::entropy::bytes().unwrap()),
+                capabilities_cached: 100_000,
+                runtime: tokio::runtime::Handle::current(),
+            })
+        };
+        Self { keys: keys(), pool: pool(), cashiers: instances.iter().map(cashier).collect(), ledger }
+    }
+
+    /// The next payment of `key`'s account, as it comes out of its header.
+    fn payment(&self, key: &SecretKey) -> (BlockHash, Ask) {
+        let terms = terms();
+        let offer = Offer {
+            mechanism: Mechanism::NanoTxn,
+            route: route(),
+            terms,
+            pay_to: Account([6; 32]),
+            valid_before: NOW.plus(120),
+        };
+        let challenge = Challenge::mint(&self.keys, &self.pool, faregate::entropy::bytes().unwrap(), offer);
+        let (previous, balance) = self.ledger.chain(key.account());
+        let unsigned = StateBlock {
+            account: key.account(),
+            previous,
+            representative: Representative(key.account()),
+            balance: balance.checked_sub(PRICE).unwrap(),
+            link: challenge.offer().pay_to.0,
+            signature: Signature([0; 64]),
+            work: Some(Work(u64::MAX)),
+        };
+        let block = unsigned.signed(key);
+        let hash = block.hash();
+        let work = WorkTerms { policy: WorkPolicy::Required, threshold: Threshold(0) };
+        let payment = PresentedPayment {
+            accepted: challenge.requirements(120, work),
+            proof: PaymentProof::NanoTxn { block },
+        };
+        let ask = Ask {
+            route: route(),
+            standing: Arc::default(),
+            terms,
+            metering: Metering::Leased,
+            presented: Presented::Proof(Box::new(Proof::from(payment))),
+            identified: None,
+            client: None,
+            down: None,
+            url: None,
+        };
+        (hash, ask)
+    }
+}
+
+/// What purchases by `payers` at a time took, beside the ledger's time to confirm. Each payer buys from one instance.
+async fn purchases(instances: &[Arc<Engine>], payers: usize, time: Duration) -> Vec<Duration> {
+    let shop = Arc::new(Shop::over(instances));
+    let seed = Seed::from_bytes(faregate::entropy::bytes().unwrap());
+    let buying: Vec<_> = (0..payers)
+        .map(|payer| {
+            let (shop, key) = (Arc::clone(&shop), seed.key(u32::try_from(payer).unwrap()));
+            tokio::spawn(async move {
+                let cashier = &shop.cashiers[payer % shop.cashiers.len()];
+                // Not all of them at the same moment, as they would go on.
+                tokio::time::sleep(CONFIRMED_AFTER * u32::try_from(payer).unwrap() / 256).await;
+                let end = Instant::now() + time;
+                let mut took = Vec::new();
+                while Instant::now() < end {
+                    let (hash, ask) = shop.payment(&key);
+                    let watch = Instant::now();
+                    let verdict = cashier.decide(ask).await;
+                    let all = watch.elapsed();
+                    assert!(matches!(verdict, Verdict::Admit(_)), "{verdict:?}");
+                    let waited = shop.ledger.waited.lock().unwrap().remove(&hash).unwrap();
+                    took.push(all.checked_sub(waited).unwrap());
+                }
+                took
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for payer in buying {
+        all.extend(payer.await.unwrap());
+    }
+    all
 }

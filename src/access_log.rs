@@ -4,6 +4,7 @@
 //! whatever reads the log stands still, is gone or has no room, lines are dropped and counted
 //! (`access_log_dropped_total`), and nothing else happens: no request waits, and the process lives on.
 
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -98,10 +99,20 @@ impl RequestLine {
         let word = method.as_str();
         let kept = word.get(..LONGEST_METHOD).and_then(|it| Method::from_bytes(it.as_bytes()).ok());
         let method = if word.len() > LONGEST_METHOD { kept.unwrap_or_default() } else { method.clone() };
-        let end = (0..=LONGEST_PATH.min(path.len())).rev().find(|it| path.is_char_boundary(*it));
-        let mut cut = path.get(..end.unwrap_or(0)).unwrap_or_default().to_owned();
-        if cut.len() < path.len() {
-            cut.push('…');
+        let path = path.as_bytes();
+        let (cut, left) = path.split_at_checked(LONGEST_PATH).unwrap_or((path, b""));
+        let mut text = String::with_capacity(cut.len());
+        for byte in cut {
+            // What a terminal could obey, or show as something else, is encoded as URLs have it.
+            if byte.is_ascii_graphic() {
+                text.push(char::from(*byte));
+            } else {
+                // A string takes everything.
+                let _written = write!(text, "%{byte:02X}").is_ok();
+            }
+        }
+        if !left.is_empty() {
+            text.push('…');
         }
         let protocol = match version {
             http::Version::HTTP_09 => "HTTP/0.9",
@@ -110,7 +121,24 @@ impl RequestLine {
             http::Version::HTTP_3 => "HTTP/3",
             _ => "HTTP/1.1",
         };
-        Self { method, path: cut, protocol }
+        Self { method, path: text, protocol }
+    }
+
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// Without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// As `HTTP/1.1` or `HTTP/2`.
+    #[must_use]
+    pub const fn protocol(&self) -> &'static str {
+        self.protocol
     }
 }
 
@@ -204,10 +232,16 @@ impl AccessLog {
     pub async fn flush(&self) {
         let Some(queue) = &self.0 else { return };
         let (done, written) = oneshot::channel();
-        if queue.lines.try_send(Message::End(done)).is_ok() {
-            // Whether in time or not, the process ends.
-            let _in_time = tokio::time::timeout(LAST_LINES, written).await.is_ok();
-        }
+        let all = async {
+            let mut end = Message::End(done);
+            while let Err(TrySendError::Full(back)) = queue.lines.try_send(end) {
+                end = back;
+                tokio::time::sleep(FULL_PIPE).await;
+            }
+            written.await
+        };
+        // Whether in time or not, the process ends.
+        let _in_time = tokio::time::timeout(LAST_LINES, all).await.is_ok();
     }
 }
 
@@ -403,7 +437,10 @@ mod tests {
         let method = Method::from_bytes(&[b'M'; 100]).unwrap();
         let line = RequestLine::new(&method, &"ä".repeat(1000), http::Version::HTTP_2);
         assert_eq!((line.method.as_str().len(), line.protocol), (LONGEST_METHOD, "HTTP/2"));
-        assert_eq!(line.path, format!("{}…", "ä".repeat(LONGEST_PATH / 2)));
+        assert_eq!(line.path, format!("{}…", "%C3%A4".repeat(LONGEST_PATH / 2)));
+        let hostile =
+            RequestLine::new(&Method::GET, "/a\u{1b}[2J\u{202e}\"\\\u{7f} %0a", http::Version::HTTP_11);
+        assert_eq!(hostile.path, "/a%1B[2J%E2%80%AE\"\\%7F%20%0a");
         let whole = "a".repeat(LONGEST_PATH);
         assert_eq!(RequestLine::new(&Method::PUT, &whole, http::Version::HTTP_10).path, whole);
     }
@@ -487,6 +524,41 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// The end was not waited for if so many lines waited that there was no room to ask for it.
+    #[tokio::test]
+    async fn the_last_lines_are_written_also_if_no_more_could_wait() {
+        struct Counting(std::sync::mpsc::Receiver<()>, Arc<Mutex<usize>>);
+        impl Write for Counting {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                let _let_go = self.0.recv().is_ok();
+                let mut lines = self.1.lock().unwrap();
+                *lines = lines.saturating_add(memchr::memchr_iter(b'\n', text).count());
+                Ok(text.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let ((let_go, until), lines) = (channel(), Arc::new(Mutex::new(0)));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let log = AccessLog::to(Counting(until, Arc::clone(&lines)), Arc::clone(&metrics)).unwrap();
+        let handed_over = WAITING.saturating_mul(2);
+        for _ in 0..handed_over {
+            log.line(entry("/"));
+        }
+        let text = metrics.text().unwrap();
+        let dropped = text.lines().find_map(|it| it.strip_prefix("faregate_access_log_dropped_total "));
+        let dropped: usize = dropped.unwrap().parse().unwrap();
+        assert!(dropped > 0);
+        let flushed = log.flush();
+        tokio::pin!(flushed);
+        assert!(futures_util::future::poll_immediate(&mut flushed).await.is_none(), "there is no room yet");
+        drop(let_go);
+        flushed.await;
+        assert_eq!(*lines.lock().unwrap(), handed_over.saturating_sub(dropped));
     }
 
     #[test]

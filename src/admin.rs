@@ -1,4 +1,18 @@
-//! The operator's listener: metrics, liveness, readiness. Bind it where only operators can reach it.
+//! The operator's listener: metrics, liveness, readiness, and the admin API for callers with its token. Bind it where
+//! only operators can reach it.
+//!
+//! The API is one table ([`operations`]): its router, its document ([`openapi`]), the client of `faregate admin` and
+//! the tools for agents are made of it.
+
+mod api;
+mod arguments;
+pub mod openapi;
+pub mod operations;
+mod orders;
+mod pool;
+mod problem;
+pub mod shapes;
+pub mod views;
 
 use std::sync::Arc;
 
@@ -7,7 +21,7 @@ use async_trait::async_trait;
 use http::{Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cashier::Cashier;
 use crate::gateway::tariff::Tariff;
@@ -15,7 +29,13 @@ use crate::ledger::Ledger;
 use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
 use crate::shutdown::StopSignal;
+use crate::store::operator::OperatorJournal;
 use crate::store::{Store, Unsound};
+
+pub use api::Api;
+pub use arguments::instant;
+pub use orders::{Order, ReloadRefused, Reloaded};
+pub use pool::{LastPoolLook, PoolLook};
 
 /// What a gateway is asked to be ready for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +57,7 @@ impl ReadyFor {
     }
 }
 
-/// Answers `/metrics`, `/livez`, `/healthz` and `/readyz`.
+/// Answers `/metrics`, `/livez`, `/healthz` and `/readyz`, and `/v1/…` if there is an API.
 #[derive(Debug)]
 pub struct Admin<S> {
     cashier: Cashier<NodeLedger, S>,
@@ -46,9 +66,11 @@ pub struct Admin<S> {
     metrics: Arc<Metrics>,
     tariff: Arc<ArcSwap<Tariff>>,
     drains: StopSignal,
+    api: Option<Api>,
 }
 
-impl<S: Store> Admin<S> {
+impl<S: Store + OperatorJournal> Admin<S> {
+    /// Without an API, `/v1/…` is not there.
     #[must_use]
     pub const fn new(
         cashier: Cashier<NodeLedger, S>,
@@ -57,8 +79,9 @@ impl<S: Store> Admin<S> {
         metrics: Arc<Metrics>,
         tariff: Arc<ArcSwap<Tariff>>,
         drains: StopSignal,
+        api: Option<Api>,
     ) -> Self {
-        Self { cashier, ledger, store, metrics, tariff, drains }
+        Self { cashier, ledger, store, metrics, tariff, drains, api }
     }
 
     fn metrics(&self) -> Response<Vec<u8>> {
@@ -107,8 +130,8 @@ impl<S: Store> Admin<S> {
         }
     }
 
-    fn readiness(&self, wanted: ReadyFor) -> Response<Vec<u8>> {
-        let health = self.store.health();
+    /// The nodes, and their WebSockets.
+    fn nodes(&self) -> (Vec<Value>, Vec<Value>) {
         let node = |it: NodeStatus| {
             json!({
                 "node": it.label, "up": it.up, "breaker": it.breaker.as_str(),
@@ -120,6 +143,12 @@ impl<S: Store> Admin<S> {
         let nodes: Vec<_> = self.ledger.nodes().into_iter().map(node).collect();
         let socket = |it: SocketStatus| json!({ "node": it.label, "connected": it.connected });
         let sockets: Vec<_> = self.ledger.sockets().into_iter().map(socket).collect();
+        (nodes, sockets)
+    }
+
+    fn readiness(&self, wanted: ReadyFor) -> Response<Vec<u8>> {
+        let health = self.store.health();
+        let (nodes, sockets) = self.nodes();
         let reason = self.unready(wanted);
         let fault = self.cashier.store_readiness().err().map(|why| why.to_string());
         let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -136,10 +165,14 @@ impl<S: Store> Admin<S> {
 }
 
 #[async_trait]
-impl<S: Store> ServeHttp for Admin<S> {
+impl<S: Store + OperatorJournal> ServeHttp for Admin<S> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         // One request per connection: an idle connection would delay a shutdown.
         session.set_keepalive(None);
+        let path = session.req_header().uri.path();
+        if path == "/v1" || path.starts_with("/v1/") {
+            return self.api(session).await;
+        }
         let asked = &session.req_header().uri;
         match (asked.path(), ReadyFor::of_query(asked.query())) {
             ("/metrics", _) => self.metrics(),

@@ -337,6 +337,23 @@ impl Admission {
         result
     }
 
+    /// Whether [`Admission::answer`] with this charge asks the store: what fails there is found by its request.
+    #[must_use]
+    pub fn answer_asks_store(&self, charge: Charge) -> bool {
+        let Stage::Held(HeldUse { admitted, .. }) = &self.0 else { return false };
+        match charge {
+            Charge::Taken => admitted.taken.metering() == Metering::Strict,
+            Charge::Failed => true,
+            Charge::Excused | Charge::Redirected => false,
+        }
+    }
+
+    /// Whether [`Admission::close`] asks the store if the answer was whole: the answer is kept there.
+    #[must_use]
+    pub const fn keeps_answer(&self) -> bool {
+        matches!(&self.0, Stage::Answering(AnsweringUse { recorder: Some(_), .. }))
+    }
+
     /// A part of the answer's body passes; `end` says that it is the last.
     pub fn part(&mut self, part: Option<&Bytes>, end: bool) {
         let Stage::Answering(AnsweringUse { recorder, events, .. }) = &mut self.0 else { return };

@@ -4,6 +4,7 @@
 //! and closed in the reverse order. Nothing listens yet: the caller binds and serves.
 
 mod deposit_watch;
+mod listener_tls;
 mod nodes;
 mod pool;
 mod reach;
@@ -20,11 +21,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::access_log::AccessLog;
-use crate::admin::Admin;
+use crate::acme::Keeper;
+use crate::admin::{Admin, Api, LastPoolLook, Order, Reloaded};
 use crate::cashier::{self, Cashier, ClientLimits};
 use crate::clock::Clock;
 use crate::config::{Config, StoreLocation};
@@ -37,10 +39,11 @@ use crate::gateway::discovery::Documents;
 use crate::gateway::request_id::RequestIds;
 use crate::gateway::rulebook::Rulebook;
 use crate::gateway::tariff::{AtRoute, CorsPolicy, EdgeLimits, Tariff};
+use crate::gateway::to_https::ToHttps;
 use crate::gateway::unpaid::Unpaid;
-use crate::gateway::upstream::{PeerTls, Upstream};
+use crate::gateway::upstream::{PeerSecurity, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
-use crate::listen::{self, Door, DoorRules};
+use crate::listen::{self, Challenges, Door, DoorRules, Tls};
 use crate::metrics::Metrics;
 use crate::payment::{MacKeys, Mechanism};
 use crate::routes::{Access, RouteName, UpstreamName};
@@ -52,12 +55,14 @@ use crate::store::{
 };
 use crate::sweep::Action;
 use crate::sweeper::SweepJournal;
-use crate::vault::{self, BearerToken, VaultError};
+use crate::traces::{Traces, TracesError};
+use crate::vault::{self, AdminToken, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
 use swept::SweptCount;
 
-pub use nodes::{endpoints, node_client, work_servers};
+pub use listener_tls::{ListenerTlsError, listener_tls, shared_names};
+pub use nodes::{endpoints, node_client, sockets, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
 pub use sweeping::{SweepSetupError, sweeper};
@@ -84,6 +89,8 @@ pub enum AssembleError {
     PreviousKey(VaultError),
     #[error("`facilitator.token_file`: {0}")]
     Token(VaultError),
+    #[error("`admin.token_file`: {0}")]
+    AdminToken(VaultError),
     #[error("`nano.nodes`: {0}")]
     Nodes(#[from] NodeSetupError),
     #[error("`store.path`: {0}")]
@@ -96,6 +103,8 @@ pub enum AssembleError {
     Sweep(#[from] SweepSetupError),
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
+    #[error("`tracing.otlp`: {0}")]
+    Traces(#[from] TracesError),
     #[error("the metrics cannot be declared: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -112,13 +121,20 @@ pub struct Services {
     unpaid: Unpaid,
     request_ids: Arc<RequestIds>,
     access_log: AccessLog,
+    traces: Traces,
     /// What the rules of routes count.
     rulebook: Rulebook,
     ledger: Arc<NodeLedger>,
     store: Arc<Engine>,
     clock: Clock,
     token: Option<BearerToken>,
+    admin_token: Option<AdminToken>,
+    /// What the admin API asks of the process, until somebody takes it.
+    orders: (mpsc::Sender<Order>, Option<mpsc::Receiver<Order>>),
+    last_look: LastPoolLook,
     fixed: Config,
+    /// The configuration in use, with what needs a restart as the file last had it.
+    applied: ArcSwap<Config>,
     drains: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -133,6 +149,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let keys = mac_keys(&config)?;
     let token_file = config.facilitator.as_ref().and_then(|it| it.token_file.as_ref());
     let token = token_file.map(|it| vault::bearer_token(it)).transpose().map_err(AssembleError::Token)?;
+    let admin_token = config.admin_token_file.as_ref().map(|it| vault::admin_token(it)).transpose();
+    let admin_token = admin_token.map_err(AssembleError::AdminToken)?;
     let pool = address_pool(&config.nano)?;
     let ledger = Arc::new(nodes::node_ledger(&config, &metrics)?);
     let paid: Arc<[_]> = Mechanism::ALL.into_iter().flat_map(|it| pool.of(it)).copied().collect();
@@ -161,20 +179,16 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     ledger.probe().await;
     tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
     tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
-    let (recovering, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { recovering.recover(until).await });
-    let (forgetting, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { forgetting.forget(until).await });
-    let (watching, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { log_store_readiness(&watching, until).await });
-    let (metering, until) = (cashier.clone(), shutdown.clone());
-    tasks.spawn(async move { metering.capabilities().run(until).await });
-    let watch = deposit_watch(&ledger, &store, &metrics, &clock).await;
+    cashiers_work(&mut tasks, &cashier, &shutdown);
+    let last_look = LastPoolLook::default();
+    let watch = deposit_watch(&ledger, &store, &metrics, &clock, &last_look).await;
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
     let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
         tasks.spawn(sweep);
     }
+    let (order, orders) = mpsc::channel(1);
+    let traces = traces(&config, &metrics)?;
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
     Ok(Services {
         cashier,
@@ -184,16 +198,41 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
         unpaid,
         request_ids: Arc::new(RequestIds::new(entropy::bytes()?)),
         access_log: AccessLog::none(),
+        traces,
         rulebook: Rulebook::new(clock.clone()),
         ledger,
         store,
         clock,
         token,
+        admin_token,
+        orders: (order, Some(orders)),
+        last_look,
+        applied: ArcSwap::from_pointee(config.clone()),
         fixed: config,
         drains: watch::Sender::new(false),
         stop,
         tasks,
     })
+}
+
+/// Begins what the cashier does beside requests.
+fn cashiers_work(tasks: &mut JoinSet<()>, cashier: &Cashier<NodeLedger, Engine>, shutdown: &StopSignal) {
+    let (recovering, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { recovering.recover(until).await });
+    let (forgetting, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { forgetting.forget(until).await });
+    let (watching, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { log_store_readiness(&watching, until).await });
+    let (metering, until) = (cashier.clone(), shutdown.clone());
+    tasks.spawn(async move { metering.capabilities().run(until).await });
+}
+
+/// Where spans of requests go.
+fn traces(config: &Config, metrics: &Arc<Metrics>) -> Result<Traces, TracesError> {
+    config
+        .tracing
+        .as_ref()
+        .map_or_else(|| Ok(Traces::none()), |it| Traces::to(&it.otlp, it.sample.share(), Arc::clone(metrics)))
 }
 
 /// The watch over deposits and sweeps. Make it before anything is swept here.
@@ -202,6 +241,7 @@ async fn deposit_watch(
     store: &Arc<Engine>,
     metrics: &Arc<Metrics>,
     clock: &Clock,
+    last_look: &LastPoolLook,
 ) -> DepositWatch {
     let mut swept = SweptCount::new(Arc::clone(store), Arc::clone(metrics), clock.clone());
     // If it fails, what is in the journal counts as swept from now on.
@@ -209,7 +249,8 @@ async fn deposit_watch(
         tracing::warn!(%error, "the journal of sweeps cannot be read");
     }
     let (store, metrics, clock) = (Arc::clone(store), Arc::clone(metrics), clock.clone());
-    DepositWatch { ledger: ledger.clone(), store, metrics, clock, swept }
+    let last_look = Arc::clone(last_look);
+    DepositWatch { ledger: ledger.clone(), store, metrics, clock, swept, last_look }
 }
 
 /// Opens the store; `observer` is called for each operation.
@@ -253,6 +294,7 @@ async fn log_store_readiness(cashier: &Cashier<NodeLedger, Engine>, mut shutdown
             }
             last = state;
         }
+        cashier.say_if_store_is_back();
         tokio::select! {
             () = tokio::time::sleep(CHECK_STORE_EVERY) => {}
             () = shutdown::asked_for(&mut shutdown) => return,
@@ -273,6 +315,9 @@ fn begin_series(metrics: &Metrics, config: &Config, tariff: &Tariff) {
     metrics.begin_route(tariff.by_no_route.label());
     if config.facilitator.is_some() {
         metrics.begin_sales(RouteName::of_foreign("").label(), &config.nano.in_use);
+    }
+    if config.listen.tls.as_ref().is_some_and(|it| it.acme.is_some()) {
+        metrics.begin_certificate_orders();
     }
     for action in Action::ALL {
         metrics.begin_sweep(action.as_str());
@@ -330,7 +375,7 @@ fn free_forwards() -> usize {
 }
 
 /// What the gateway needs of `config`. Its upstreams are resolved, and watched while it is in use.
-async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerTls>) -> Tariff {
+async fn tariff(config: &Config, mut tls: BTreeMap<UpstreamName, PeerSecurity>) -> Tariff {
     let (watched, shutdown) = watch::channel(false);
     let mut upstreams = BTreeMap::new();
     for (name, settings) in &config.upstreams {
@@ -394,8 +439,20 @@ impl Services {
     pub fn gateway(&self) -> RunningGateway {
         let (tariff, metrics) = (Arc::clone(&self.tariff), Arc::clone(&self.metrics));
         let (unpaid, rulebook) = (self.unpaid.clone(), self.rulebook.clone());
-        let logs = (Arc::clone(&self.request_ids), self.access_log.clone());
+        let logs = (Arc::clone(&self.request_ids), self.access_log.clone(), self.traces.clone());
         Gateway::new(self.cashier.clone(), tariff, metrics, unpaid, rulebook, self.drains(), logs)
+    }
+
+    /// The keeper of the certificate that an authority gives, for a listener that shows `tls`.
+    #[must_use]
+    pub fn certificate_keeper(&self, tls: Tls, challenges: Challenges) -> Keeper {
+        Keeper::new(tls, challenges, Arc::clone(&self.metrics), self.clock.clone(), Entropy::system())
+    }
+
+    /// The listener that sends clients to https and answers `challenges`.
+    #[must_use]
+    pub fn to_https(&self, challenges: Challenges) -> ToHttps {
+        ToHttps::new(Arc::clone(&self.tariff), challenges, self.drains())
     }
 
     /// The door of the gateway's listeners.
@@ -417,7 +474,15 @@ impl Services {
         let (cashier, ledger, store) =
             (self.cashier.clone(), Arc::clone(&self.ledger), Arc::clone(&self.store));
         let (metrics, tariff) = (Arc::clone(&self.metrics), Arc::clone(&self.tariff));
-        Admin::new(cashier, ledger, store, metrics, tariff, self.drains())
+        let api = self.admin_token.clone().map(|token| {
+            Api::new(token, self.orders.0.clone(), Arc::clone(&self.last_look), self.fixed.drain)
+        });
+        Admin::new(cashier, ledger, store, metrics, tariff, self.drains(), api)
+    }
+
+    /// What the admin API asks of the process. `None` if somebody has taken it.
+    pub const fn take_orders(&mut self) -> Option<mpsc::Receiver<Order>> {
+        self.orders.1.take()
     }
 
     /// From here on the operator's listener says that the gateway is not ready, and each answer ends its
@@ -462,6 +527,19 @@ impl Services {
         self.cashier.capabilities()
     }
 
+    /// What [`Services::reload`] would do with `config`.
+    ///
+    /// # Errors
+    /// [`UpstreamTlsError`].
+    pub fn preview(&self, config: &Config) -> Result<Reloaded, UpstreamTlsError> {
+        upstreams_tls(config)?;
+        let mut needs_restart = reload::need_restart(&self.fixed, config);
+        if reload::without_addresses(&mut config.mechanisms.clone(), &self.fixed.nano.in_use) {
+            needs_restart.push("routes[].mechanisms");
+        }
+        Ok(Reloaded { changed: reload::changes(&self.applied.load(), config), needs_restart })
+    }
+
     /// Applies a changed configuration: prices, upstreams, origins, mechanisms' order, times and limits.
     /// Gives the keys that changed and need a restart; those stay as they were.
     ///
@@ -469,6 +547,7 @@ impl Services {
     /// [`UpstreamTlsError`]; then everything stays as it was.
     pub async fn reload(&self, config: &Config) -> Result<Vec<&'static str>, UpstreamTlsError> {
         let tls = upstreams_tls(config)?;
+        self.applied.store(Arc::new(config.clone()));
         let mut config = config.clone();
         let mut held_back = reload::need_restart(&self.fixed, &config);
         config.nano = self.fixed.nano.clone();
@@ -523,7 +602,7 @@ impl Services {
     /// Closes the store. Call it after [`Services::finish`], and after all listeners have ended.
     pub async fn close(self) {
         self.store.close().await;
-        self.access_log.flush().await;
+        tokio::join!(self.access_log.flush(), self.traces.flush());
     }
 
     /// Both, for callers that have no listener left.

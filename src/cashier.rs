@@ -12,6 +12,7 @@ mod client;
 mod denied;
 pub mod facilitate;
 mod flights;
+mod free;
 mod idempotency;
 mod lanes;
 mod look_ups;
@@ -57,6 +58,7 @@ use troubles::Troubles;
 use unsettled::{SettlementResult, Unsettled};
 
 pub use client::{Client, Share, Shares};
+pub use free::{FreeGrant, FreeGrantError, Given};
 pub use idempotency::IdentifierSettings;
 pub use proof::{Evidence, Proof};
 pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
@@ -226,6 +228,25 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self.0.capabilities
     }
 
+    /// The addresses that payments are sent to.
+    #[must_use]
+    pub fn pool(&self) -> &AddressPool {
+        &self.0.pool
+    }
+
+    /// What routes offer to pay with, in the order of a bill.
+    #[must_use]
+    pub fn offered(&self, route: &RouteName) -> Vec<Mechanism> {
+        let settings = self.0.settings.load();
+        settings.by_route.get(route.configured()).unwrap_or(&settings.mechanisms).clone()
+    }
+
+    /// The time by which the cashier decides.
+    #[must_use]
+    pub fn now(&self) -> UnixSeconds {
+        self.0.clock.now()
+    }
+
     /// How many settlements are under way.
     #[must_use]
     pub fn settling(&self) -> usize {
@@ -249,6 +270,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// [`Unsound`].
     pub fn store_readiness(&self) -> Result<(), Unsound> {
         self.0.store.health().sells(self.0.clock.now())
+    }
+
+    /// Says in the log that the store can be asked again, if it could not be and has been for a minute. Call it now
+    /// and then.
+    pub fn say_if_store_is_back(&self) {
+        troubles::store_may_be_back();
     }
 
     /// Decides one request to a priced route.

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand. Only this part prints.
 
+pub mod admin;
 mod arguments;
 pub mod backup;
 pub mod check;
@@ -22,10 +23,14 @@ mod words;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 pub use arguments::ConfigArgs;
 pub use failure::Failure;
@@ -91,6 +96,9 @@ enum MainCommand {
     /// The journal of payments
     #[command(subcommand, after_help = exit_codes::PAYMENTS)]
     Payments(payments::PaymentsCommand),
+    /// Ask a running gateway, or change something in it, through its admin API
+    #[command(after_help = exit_codes::ADMIN)]
+    Admin(Box<admin::AdminArgs>),
     /// Print the completions for a shell
     #[command(after_help = exit_codes::COMPLETIONS)]
     Completions(manual::CompletionsArgs),
@@ -120,12 +128,19 @@ pub fn run() -> ExitCode {
             };
         }
     };
-    let usual = if matches!(cli.command, MainCommand::Serve(_)) { "info" } else { "error" };
-    if let Err(error) = start_logging(cli.log.as_deref().unwrap_or(usual), cli.log_format) {
-        complain(&format!("--log: {error}"));
-        return ExitCode::from(EX_USAGE);
+    let serves = matches!(cli.command, MainCommand::Serve(_));
+    let usual = if serves { "info" } else { "error" };
+    match start_logging(cli.log.as_deref().unwrap_or(usual), cli.log_format, serves) {
+        Ok(writer) => {
+            let code = dispatch(cli.command);
+            writer.into_iter().for_each(write_last_lines);
+            code
+        }
+        Err(error) => {
+            complain(&format!("--log: {error}"));
+            ExitCode::from(EX_USAGE)
+        }
     }
-    dispatch(cli.command)
 }
 
 /// Says how a configuration is named, if an argument is left over where one is needed.
@@ -170,6 +185,7 @@ fn dispatch(command: MainCommand) -> ExitCode {
         MainCommand::Devnet(args) => on_runtime(async { Failure::end(devnet::run(args, &mut out).await) }),
         MainCommand::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
         MainCommand::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        MainCommand::Admin(args) => on_runtime(async { Failure::end(admin::run(*args, &mut out).await) }),
         MainCommand::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
     }
 }
@@ -180,7 +196,14 @@ const KEPT_AT_INFO: [&str; 7] = ["pingora", "pingora_core", "h2", "hyper", "hype
 /// health without the upstream's name. The gateway itself logs how requests end, and whose health changed.
 const SILENT: [&str; 2] = ["pingora_proxy=off", "pingora_load_balancing=off"];
 
-fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
+/// Log lines of the gateway that may wait to be written. Beyond, they are dropped.
+const WAITING: usize = 8192;
+/// How long the last of them may take when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Logs to standard error. `serves`: a thread of its own writes, so that no request waits for whoever reads the log.
+/// It writes until what is returned is dropped.
+fn start_logging(filter: &str, format: LogFormat, serves: bool) -> Result<Option<WorkerGuard>, String> {
     let mut filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
     for library in KEPT_AT_INFO {
         let directive = format!("{library}=info").parse().map_err(|error| format!("{library}: {error}"))?;
@@ -191,13 +214,37 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
     }
     // Colours are for people: a file or a journal gets none.
     let coloured = io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(coloured);
+    let (writer, rest) = if serves {
+        let apart =
+            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).thread_name("log");
+        let (writer, rest) = apart.finish(io::stderr());
+        (BoxMakeWriter::new(writer), Some(rest))
+    } else {
+        (BoxMakeWriter::new(io::stderr), None)
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(coloured);
+    // To say that a line cannot be written it would have to be written: that panics.
+    let builder = builder.log_internal_errors(false);
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error| error.to_string())?;
+    Ok(rest)
+}
+
+/// Has the rest of the log written, for a while. In a thread of its own: the writer may wait for a reader for ever.
+fn write_last_lines(rest: WorkerGuard) {
+    let (done, written) = channel();
+    let writing = std::thread::Builder::new().spawn(move || {
+        drop(rest);
+        // Who waited may have given up.
+        let _heard = done.send(()).is_ok();
+    });
+    if writing.is_ok() {
+        // Whether in time or not, the process ends.
+        let _in_time = written.recv_timeout(LAST_LINES).is_ok();
+    }
 }
 
 /// Runs a subcommand on the one runtime of the process: connections, settlements and calls to nodes

@@ -47,6 +47,13 @@ pub fn for_logs() -> SystemTime {
     SystemTime::now()
 }
 
+/// The moment that is `after` this time from now; `None` if there is none that late.
+#[must_use]
+pub fn in_future(after: Duration) -> Option<Instant> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    Instant::now().checked_add(after)
+}
+
 /// Measures elapsed time. It is monotonic, and it stops while a simulation pauses the runtime's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);

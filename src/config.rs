@@ -16,6 +16,7 @@ mod finding;
 mod judge;
 mod limits;
 mod listen;
+mod listen_address;
 mod listeners;
 mod mechanisms;
 mod mirror;
@@ -26,26 +27,28 @@ mod prices;
 mod rules;
 mod store;
 mod sweep;
+mod tls;
+mod traces;
 mod upstream;
 mod web_address;
 mod work_server;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::access_log::LoggedRequests;
+use crate::listen::ListenAddress;
 use crate::payment::Mechanism;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
-use mirror::{AccessLogFile, ConfigFile};
+use mirror::{AccessLogFile, AdminFile, ConfigFile};
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
 pub use document::MAX_FILE;
 pub use finding::{Fault, Faults, Mark, Warning};
 pub use limits::{ChallengeConfig, Limits, PaymentIdentifiersConfig, PerCaller, PerClient, Settlement};
-pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl, TlsListener};
+pub use listen::{CorsConfig, Drain, FacilitatorConfig, Listen, Origins, PublicUrl};
 pub use mirror::known_keys;
 pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
@@ -53,6 +56,8 @@ pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
+pub use tls::{AcmeChallenge, AcmeConfig, CertificateFiles, TlsListener};
+pub use traces::{Sample, Tracing};
 pub use upstream::{
     AfterBody, ClientIdentity, HealthCheck, HealthRules, HostHeader, MAX_BACK_OFF, Protocol, Redirects,
     UpstreamAuth, UpstreamConfig, UpstreamUrl,
@@ -65,10 +70,14 @@ pub struct Config {
     pub public_url: PublicUrl,
     pub listen: Listen,
     pub drain: Drain,
-    /// Metrics, health and the admin API.
-    pub admin: Option<SocketAddr>,
+    /// Metrics, health and the admin API; nowhere if this is empty.
+    pub admin: Vec<ListenAddress>,
+    /// The file of the token that callers of the admin API send; created if it is missing. `None`: there is no API.
+    pub admin_token_file: Option<PathBuf>,
     /// Which requests have a line in the access log.
     pub logged_requests: LoggedRequests,
+    /// Where spans of requests are sent; `None` if nowhere.
+    pub tracing: Option<Tracing>,
     /// The listener for other servers that sell for Nano; `None` if it is off.
     pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
@@ -192,22 +201,30 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         warn_of_unused(judge, known.keys(), table, unmatched);
     }
     let listen = judge.need_section(file.listen, listen::LISTEN_HINT);
-    let listen = listen.and_then(|it| listen::listen(judge, it));
-    let admin = judge.optional(file.admin, listen::admin);
+    let public_url = listen::public_url(judge, file.public_url);
+    let listen = listen.and_then(|it| listen::listen(judge, it, public_url.as_ref().ok()));
+    let mut admin_token_file = Judged::Ok(None);
+    let admin = judge.optional(file.admin, |judge, mut it: AdminFile| {
+        admin_token_file = judge.file(it.token_file.take());
+        listen::admin(judge, it)
+    });
+    let admin = admin.map(Option::unwrap_or_default);
     let facilitator = judge.optional(file.facilitator, listen::facilitator);
     let beside = facilitator.as_ref().ok().and_then(Option::as_ref);
-    listeners::apart(judge, listen.as_ref().ok(), admin.ok().flatten(), beside);
+    listeners::apart(judge, listen.as_ref().ok(), admin.as_deref().unwrap_or_default(), beside);
     all!(Config {
-        public_url: listen::public_url(judge, file.public_url),
+        public_url,
         listen,
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
+        admin_token_file,
         logged_requests: judge
             .section(file.access_log)
             .and_then(|it: AccessLogFile| {
                 judge.choice(it.requests, LoggedRequests::ALL, LoggedRequests::as_str)
             })
             .map(Option::unwrap_or_default),
+        tracing: judge.optional(file.tracing, traces::tracing),
         facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
         nano,

@@ -25,7 +25,7 @@ use pingora::server::ShutdownWatch;
 use crate::cashier::facilitate::{Order, Unpaid};
 use crate::cashier::{Cashier, Client, Wait};
 use crate::ledger::Ledger;
-use crate::listen::{TrustedProxies, forwarded};
+use crate::listen::{Peer, TrustedProxies, forwarded};
 use crate::metrics::{Metrics, RouteSeries, UseResult};
 use crate::store::Store;
 use crate::store::capabilities::Use;
@@ -146,14 +146,15 @@ impl<L: Ledger, S: Store> Facilitator<L, S> {
         scheme.eq_ignore_ascii_case("bearer") && token.is(credential.trim())
     }
 
-    /// What the limits for each caller count by; `None` if it does not connect by IP.
+    /// What the limits for each caller count by.
     fn caller(&self, session: &ServerSession) -> Option<Client> {
-        let peer = session.client_addr().and_then(|it| it.as_inet()).map(|it| it.ip().to_canonical())?;
-        if !self.proxies.contains(peer) {
-            return Some(Client::calling(peer));
-        }
-        let named = forwarded::client_named(peer, &session.req_header().headers, &self.proxies);
-        Some(Client::calling(named.unwrap_or(peer)))
+        let end = session.client_addr()?;
+        let peer = end.as_inet().map(|it| it.ip().to_canonical());
+        let is_trusted = peer.map_or_else(|| self.proxies.trusts(Peer::Unix), |it| self.proxies.contains(it));
+        let headers = &session.req_header().headers;
+        let named = is_trusted.then(|| forwarded::client_named(peer, headers, &self.proxies));
+        let address = named.and_then(Result::ok).unwrap_or(peer);
+        Some(address.map_or_else(Client::local_caller, Client::calling))
     }
 
     async fn serve(

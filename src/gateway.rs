@@ -40,7 +40,7 @@
 //!     the request is dropped, and [`departure::if_dropped`] does both.
 //! 13. **Close and log**, [`Gateway::logging`]: [`Admission::close`] keeps the answer if it is to be kept,
 //!     spends the use or gives it back; [`Context::outcome`] says how the request ended, for the metrics
-//!     and the one line in the log.
+//!     the one line in the log, and its span, if it is traced.
 //!
 //! [`Admission`]: crate::admission::Admission
 //! [`Admission::answer`]: crate::admission::Admission::answer
@@ -67,6 +67,7 @@ mod preflight;
 mod presented;
 mod rejection;
 mod redirect;
+mod refusal_lines;
 mod reply;
 pub mod request_id;
 mod respond;
@@ -76,6 +77,7 @@ mod scenes;
 mod session_headers;
 mod target;
 pub mod tariff;
+pub mod to_https;
 mod turns;
 pub mod unpaid;
 pub mod upstream;
@@ -108,10 +110,12 @@ use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::shutdown::StopSignal;
 use crate::store::Store;
+use crate::traces::{TRACEPARENT, TRACESTATE, Traces};
 
 use client::Caller;
 use context::{Asked, IfDropped};
 use decision::Decision;
+use refusal_lines::RefusalLines;
 use rejection::Rejection;
 use request_id::{RequestIds, X_REQUEST_ID};
 use rulebook::Rulebook;
@@ -132,6 +136,8 @@ pub struct Gateway<L, S> {
     metrics: Arc<Metrics>,
     ids: Arc<RequestIds>,
     access_log: AccessLog,
+    refusal_lines: RefusalLines,
+    traces: Traces,
     unpaid: Unpaid,
     rulebook: Rulebook,
     upstream_bills: UpstreamBills,
@@ -144,7 +150,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
     /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
     /// `rulebook` what the rules of routes count. Once `drains` says so, each answer ends its connection. `ids` names
-    /// all requests, and `access_log` gets a line for those that the tariff says.
+    /// all requests, `access_log` gets a line for those that the tariff says, and `traces` their spans.
     #[must_use]
     pub fn new(
         cashier: Cashier<L, S>,
@@ -153,9 +159,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         unpaid: Unpaid,
         rulebook: Rulebook,
         drains: StopSignal,
-        (ids, access_log): (Arc<RequestIds>, AccessLog),
+        (ids, access_log, traces): (Arc<RequestIds>, AccessLog, Traces),
     ) -> Self {
-        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), access_log.clone());
+        let (log, spans) = (access_log.clone(), traces.clone());
+        let if_dropped = departure::if_dropped(cashier.clone(), Arc::clone(&metrics), log, spans);
         let upstream_bills = UpstreamBills::new();
         Self {
             cashier,
@@ -163,6 +170,8 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             metrics,
             ids,
             access_log,
+            refusal_lines: RefusalLines::new(),
+            traces,
             unpaid,
             rulebook,
             upstream_bills,
@@ -197,7 +206,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         {
             match self.unpaid.forward(client, &limits) {
                 Ok(counted) => context.at_upstream = Some(counted),
-                Err(limit) => decision = Decision::Reject(Rejection::Overloaded(limit)),
+                Err(limit) => {
+                    context.unbilled = None;
+                    decision = Decision::Reject(Rejection::Overloaded(limit));
+                }
             }
         }
         if let Decision::Reject(Rejection::Overloaded(limit)) = &decision {
@@ -239,15 +251,27 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
 
     /// Closes the request's admission, if it has one that is open.
     async fn close(&self, context: &mut Context, ending: Ending) {
-        let span = (ending != Ending::Whole).then(|| context.request_id.span());
         let Some(forwarding) = context.forwarding.as_mut() else { return };
+        if let Some(unbilled) = &mut context.unbilled {
+            unbilled.close(ending);
+        }
+        // Only what broke off, or is kept, has something to say.
+        let speaks = ending != Ending::Whole || forwarding.admission.keeps_answer();
+        let request_id = &context.request_id;
+        let span = speaks.then(|| request_id.span());
         let closing = forwarding.admission.close(&self.cashier, ending);
         let result = match span {
-            // Only what broke off has something to say.
             Some(span) => Box::pin(closing.instrument(span)).await,
             None => closing.await,
         };
         self.count(context, result);
+    }
+
+    /// Whether the request, which ended as `outcome`, has a line in the access log.
+    fn has_line(&self, context: &Context, outcome: Outcome) -> bool {
+        self.access_log.is_on()
+            && context.is_logged(outcome)
+            && (!context.is_repeatable(outcome) || self.refusal_lines.has_one_more(context.caller.client()))
     }
 
     fn count(&self, context: &Context, result: Option<UseResult>) {
@@ -279,7 +303,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         session.set_keepalive(Some(idle).filter(|_| !closes));
         session.set_pipelining_enabled(!is_tunnel);
         if let Some(connection) = Connection::of(session) {
-            connection.begin(session.req_header().version == Version::HTTP_11);
+            let head = session.req_header();
+            connection.begin(head.version == Version::HTTP_11, framing::length_of_body(&head.headers));
         }
         hop::old_client(session);
         Ok(())
@@ -288,6 +313,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
     async fn request_filter(&self, session: &mut Session, context: &mut Box<Context>) -> Result<bool> {
         context.caller = Caller::of(session, &context.tariff.proxies);
         context.request_id = self.ids.of(session, &context.caller);
+        let head = session.req_header();
+        context.trace = self.traces.begin(&head.headers, context.caller.believed(head).is_some());
         let decision = self.decide(session, context).await;
         if let Some(reason) = decision.rejected_for() {
             self.metrics.refusal(context.route_label(), reason, None);
@@ -303,7 +330,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             context.if_dropped = Some(self.if_dropped.clone());
             context.asked = Some(Asked::of(session.req_header()));
             // How it ends if it is dropped.
-            if self.access_log.is_on() && context.is_logged(Outcome::UpstreamFailed) {
+            let is_logged = self.access_log.is_on() && context.is_logged(Outcome::UpstreamFailed);
+            if is_logged || context.is_traced() {
                 context.noted.line = Some(line_of(session));
             }
             fail::fail_point!("use-held", |_| std::process::abort());
@@ -422,6 +450,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         let Some(forwarding) = &context.forwarding else { return not_admitted() };
         forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
+        if let Some(trace) = &context.trace {
+            request.insert_header(TRACEPARENT, trace.traceparent())?;
+            if !trace.goes_on() {
+                request.remove_header(TRACESTATE);
+            }
+        }
         if let Some(call) = &mut context.call {
             call.request(request)?;
         }
@@ -487,7 +521,13 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
-        let result = forwarding.admission.answer(&self.cashier, charge, head).await;
+        let request_id = &context.request_id;
+        let span = forwarding.admission.answer_asks_store(charge).then(|| request_id.span());
+        let answering = forwarding.admission.answer(&self.cashier, charge, head);
+        let result = match span {
+            Some(span) => Box::pin(answering.instrument(span)).await,
+            None => answering.await,
+        };
         self.count(context, result);
         Ok(())
     }
@@ -550,7 +590,7 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         context.if_dropped = None;
         let answered = session.response_written().map(|it| it.status);
         let status = answered.map_or(0, |it| it.as_u16());
-        drop(context.at_upstream.take());
+        let was_free = context.at_upstream.take().is_some();
         let took = context.started.elapsed();
         let mut ending = ending(error, answered);
         if ending == Ending::Whole
@@ -565,9 +605,14 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             departure::break_off(session);
         }
         let outcome = context.outcome();
-        if self.access_log.is_on() && context.is_logged(outcome) {
+        let has_line = self.has_line(context, outcome);
+        if has_line || context.is_traced() {
             let line = context.noted.line.take().unwrap_or_else(|| line_of(session));
-            self.access_log.line(context.entry(line, (status, session.body_bytes_sent()), took, outcome));
+            let entry = context.entry(line, (status, session.body_bytes_sent()), took, outcome);
+            context.end_trace(&self.traces, &entry);
+            if has_line {
+                self.access_log.line(entry);
+            }
         }
         let (route, request_id) = (context.route_label(), context.request_id.as_str());
         self.metrics.request(&context.at_route.series, outcome, took);
@@ -587,9 +632,18 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
                 source = source.as_str(),
                 "request failed"
             );
-        } else {
+        } else if let Some(held_back) = context.failure_is_said(was_free) {
             let source = source.as_str();
-            tracing::info!(request_id, route, status, error = kind, source, cause, "request failed");
+            tracing::info!(
+                request_id,
+                route,
+                status,
+                error = kind,
+                source,
+                cause,
+                held_back,
+                "request failed"
+            );
         }
     }
 

@@ -18,7 +18,7 @@
 //!   process, log lines that would repeat, outgoing connections, synchronisation.
 //! * [`vault`]: keys and other secrets. [`ledger`]: the nodes of the Nano network.
 //! * [`store`]: the journal of payments and capabilities. [`metrics`]: what is counted.
-//!   [`access_log`]: a line for each request.
+//!   [`access_log`]: a line for each request. [`traces`]: a span for each, for a collector.
 //!
 //! Drivers, which apply the rules:
 //! * [`cashier`]: decides one request. [`admission`]: the use that an admitted request holds until its
@@ -29,6 +29,7 @@
 //! The edge, where clients, operators and configuration come in:
 //! * [`listen`], [`config`], [`facilitator`], [`admin`], [`wallet`] and [`devnet`], a local ledger for
 //!   development.
+//! * [`acme`]: certificates from an authority.
 //! * [`gateway`]: the proxy itself. Its documentation lists all steps of the path of a request.
 //! * [`assemble`]: builds a gateway from its configuration. [`cli`]: the command line.
 //!
@@ -63,6 +64,8 @@ pub mod store;
 pub mod metrics;
 #[cfg(feature = "gateway")]
 pub mod access_log;
+#[cfg(feature = "gateway")]
+pub mod traces;
 
 #[cfg(feature = "gateway")]
 pub mod cashier;
@@ -77,6 +80,8 @@ pub mod reconcile;
 pub mod listen;
 #[cfg(feature = "gateway")]
 pub mod config;
+#[cfg(feature = "gateway")]
+pub mod acme;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "gateway")]

@@ -72,6 +72,17 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What became of an order for a certificate, for `certificate_orders_total`.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum CertificateOrder {
+        Done = "done",
+        Failed = "failed",
+    }
+    /// The `outcome` label.
+    pub fn as_str;
+}
+
+vocabulary! {
     /// What became of a use, for `capability_uses_total`.
     #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
     pub enum UseResult {
@@ -202,8 +213,10 @@ declare! {
     responses_total: IntCounterVec[route, class];
     /// Connections of clients and callers that are open.
     connections_open: IntGauge;
-    /// When the certificate of listen.tls expires, in seconds since 1970; 0 without one.
+    /// When the first of the certificates of listen.tls expires, in seconds since 1970; 0 without one.
     certificate_expires_timestamp_seconds: IntGauge;
+    /// Orders for a certificate of listen.tls.acme, by how they ended.
+    certificate_orders_total: IntCounterVec[outcome];
     /// Calls to the facilitator, by endpoint and by how they ended.
     facilitator_requests_total: IntCounterVec[endpoint, outcome];
     /// Bills sent: 402 answers, those to a refused payment included.
@@ -282,6 +295,8 @@ declare! {
     unclaimed_dropped_total: IntCounter;
     /// Lines of the access log that were dropped: they could not be written, or too many waited.
     access_log_dropped_total: IntCounter;
+    /// Spans of requests that were dropped: the collector did not take them, or too many waited.
+    trace_spans_dropped_total: IntCounter;
     /// Always 1; the labels say which build this is.
     build_info: IntGaugeVec[version];
 }
@@ -386,9 +401,21 @@ impl Metrics {
         OpenConnection(self.connections_open.clone())
     }
 
-    /// Shows when the certificate of the listener expires, in seconds since 1970.
+    /// Shows when the first of the listener's certificates expires, in seconds since 1970.
     pub fn certificate_expires(&self, at: i64) {
         self.certificate_expires_timestamp_seconds.set(at);
+    }
+
+    /// Counts an order for a certificate.
+    pub fn certificate_order(&self, outcome: CertificateOrder) {
+        self.certificate_orders_total.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// Shows the orders for certificates at 0, so that the first is seen as a step.
+    pub fn begin_certificate_orders(&self) {
+        for outcome in CertificateOrder::ALL {
+            let _at_zero = self.certificate_orders_total.with_label_values(&[outcome.as_str()]);
+        }
     }
 
     /// Shows the counters of a route at 0, so that what happens first is seen as a step.
@@ -567,6 +594,11 @@ impl Metrics {
     /// Counts lines of the access log that were dropped.
     pub fn log_lines_dropped(&self, lines: u64) {
         self.access_log_dropped_total.inc_by(lines);
+    }
+
+    /// Counts spans of requests that were dropped.
+    pub fn spans_dropped(&self, spans: u64) {
+        self.trace_spans_dropped_total.inc_by(spans);
     }
 
     /// Counts a confirmed block of a sweep. `sent` is the amount that it sent to the treasury.

@@ -16,6 +16,7 @@ pub struct Repeats(Mutex<Option<State>>);
 #[derive(Debug)]
 struct State {
     began: Stopwatch,
+    last: Stopwatch,
     said: Stopwatch,
     /// How often it went wrong, and how often of that since it was last said.
     times: u64,
@@ -42,9 +43,10 @@ impl Repeats {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = state.as_mut() else {
             let now = Stopwatch::start();
-            *state = Some(State { began: now, said: now, times: 1, held_back: 0 });
+            *state = Some(State { began: now, last: now, said: now, times: 1, held_back: 0 });
             return Some(0);
         };
+        state.last = Stopwatch::start();
         state.times = state.times.saturating_add(1);
         if state.said.elapsed() < SAY_EVERY {
             state.held_back = state.held_back.saturating_add(1);
@@ -59,6 +61,15 @@ impl Repeats {
     pub fn over(&self) -> Option<Spell> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.take().map(|it| Spell { times: it.times, lasted: it.began.elapsed() })
+    }
+
+    /// The same where going well once says little: it is over once it has not gone wrong for as long as `quiet`.
+    #[must_use]
+    pub fn over_after(&self, quiet: Duration) -> Option<Spell> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = state.take_if(|it| it.last.elapsed() >= quiet)?;
+        let lasted = ended.began.elapsed().saturating_sub(ended.last.elapsed());
+        Some(Spell { times: ended.times, lasted })
     }
 }
 
@@ -80,6 +91,22 @@ mod tests {
         let spell = repeats.over().unwrap();
         assert_eq!((spell.times, spell.lasted), (998, SAY_EVERY));
         assert_eq!(repeats.over(), None);
+        assert_eq!(repeats.again(), Some(0), "said at once when it begins again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_well_now_and_then_is_over_when_it_has_been_quiet() {
+        const QUIET: Duration = Duration::from_secs(30);
+        let repeats = Repeats::new();
+        assert_eq!(repeats.over_after(QUIET), None, "nothing was wrong");
+        for _ in 0..3 {
+            let _said_or_not = repeats.again();
+            tokio::time::advance(QUIET / 2).await;
+            assert_eq!(repeats.over_after(QUIET), None);
+        }
+        tokio::time::advance(QUIET / 2).await;
+        assert_eq!(repeats.over_after(QUIET), Some(Spell { times: 3, lasted: QUIET }));
+        assert_eq!(repeats.over_after(QUIET), None);
         assert_eq!(repeats.again(), Some(0), "said at once when it begins again");
     }
 }

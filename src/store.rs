@@ -6,6 +6,7 @@
 //! * [`Meters`]: capabilities and their uses.
 //! * [`Answers`]: answers kept for retries.
 //! * [`DepositJournal`](deposits::DepositJournal): deposits and sweeps of the pool.
+//! * [`OperatorJournal`](operator::OperatorJournal): pages for the operator, and what was done by hand.
 //! * [`StoreHealth`]: whether a sale can be recorded.
 //!
 //! Every operation returns only when its effect is durable, is atomic, takes the time as an argument,
@@ -26,6 +27,7 @@ mod health;
 mod inspection;
 mod journal;
 mod meters;
+pub mod operator;
 mod outstanding;
 mod postgres;
 mod repeat;

@@ -10,6 +10,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use blake2::digest::consts::U32;
+use blake2::{Blake2b, Digest};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::entropy::{self, NoEntropy};
@@ -19,6 +21,10 @@ use crate::payment::MacKey;
 /// The longest file that is read, in bytes. Most secrets' files have 64 digits and a line end; the key of an
 /// upstream may be longer.
 const MAX_FILE: u64 = 8192;
+
+/// The fewest and the most characters of the admin API's token.
+const ADMIN_TOKEN: usize = 32;
+const MOST_ADMIN_TOKEN: usize = 512;
 
 /// The user who may let a group read a secret.
 #[cfg(unix)]
@@ -43,6 +49,8 @@ pub enum VaultError {
     NotHex { path: PathBuf, what: &'static str },
     #[error("{}: this is not text in UTF-8", path.display())]
     NotText { path: PathBuf },
+    #[error("{}: a token of the admin API has {ADMIN_TOKEN} to {MOST_ADMIN_TOKEN} visible characters of ASCII on one line", path.display())]
+    WeakToken { path: PathBuf },
     #[error("{}: the file exists already and is left as it is", path.display())]
     Exists { path: PathBuf },
     #[error("{}: cannot be read: {error}", path.display())]
@@ -224,6 +232,61 @@ pub fn existing_bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
 /// [`VaultError`] if the file is not private, has no token, or cannot be made.
 pub fn bearer_token(path: &Path) -> Result<BearerToken, VaultError> {
     read_or_make(path, "token").map(|bytes| BearerToken(*bytes))
+}
+
+/// The token of the admin API: visible ASCII, of the operator's choice. Prints as `****` and is wiped when dropped.
+#[derive(Clone)]
+pub struct AdminToken(Zeroizing<String>);
+
+impl fmt::Debug for AdminToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminToken(****)")
+    }
+}
+
+impl AdminToken {
+    /// Whether `presented` is this token. How long that takes says nothing of it: digests are compared, and all of
+    /// their bytes.
+    #[must_use]
+    pub fn is(&self, presented: &str) -> bool {
+        let [own, other] = [self.0.as_bytes(), presented.as_bytes()].map(Blake2b::<U32>::digest);
+        let differing = own.iter().zip(other.iter()).fold(0, |all, (own, other)| all | (own ^ other));
+        std::hint::black_box(differing) == 0
+    }
+
+    /// The text. Send it only to the admin API.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The token of the admin API in `path`, which must exist.
+///
+/// # Errors
+/// [`VaultError`] if the file is missing or not private, or has no token of the right length.
+pub fn existing_admin_token(path: &Path) -> Result<AdminToken, VaultError> {
+    let token = text(path)?;
+    let fits = (ADMIN_TOKEN..=MOST_ADMIN_TOKEN).contains(&token.len());
+    if fits && token.bytes().all(|it| it.is_ascii_graphic()) {
+        Ok(AdminToken(token))
+    } else {
+        Err(VaultError::WeakToken { path: path.to_owned() })
+    }
+}
+
+/// The token of the admin API in `path`, which the first start makes.
+///
+/// # Errors
+/// As [`existing_admin_token`], and if the file cannot be made.
+pub fn admin_token(path: &Path) -> Result<AdminToken, VaultError> {
+    match existing_admin_token(path) {
+        Err(VaultError::Missing { .. }) => {
+            make_secret(path)?;
+            existing_admin_token(path)
+        }
+        other => other,
+    }
 }
 
 fn read_or_make(path: &Path, what: &'static str) -> Result<Zeroizing<[u8; 32]>, VaultError> {

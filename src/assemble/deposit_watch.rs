@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::pool::pool_accounts;
 use super::swept::SweptCount;
+use crate::admin::{LastPoolLook, PoolLook};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -51,6 +52,8 @@ pub(super) struct DepositWatch {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
     pub(super) swept: SweptCount,
+    /// Where each look is kept for the operator.
+    pub(super) last_look: LastPoolLook,
 }
 
 impl DepositWatch {
@@ -131,7 +134,9 @@ impl DepositWatch {
             }
         }
         self.note(&deposits).await?;
-        self.metrics.pool_waits(receivable, self.unclaimed().await?);
+        let unclaimed = self.unclaimed().await?;
+        self.metrics.pool_waits(receivable, unclaimed);
+        self.last_look.store(Some(Arc::new(PoolLook { at: self.clock.now(), receivable, unclaimed })));
         Ok(())
     }
 

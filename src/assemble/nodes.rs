@@ -13,9 +13,6 @@ use crate::x402::{WorkPolicy, WorkTerms};
 
 pub(super) fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<NodeLedger, NodeSetupError> {
     let nano = &config.nano;
-    let authorities = || Authorities::from(nano.authorities.as_slice());
-    let socket = |it: &SocketUrl| Ok(SocketEndpoint::from_url(it.0.clone())?.believing(authorities()));
-    let sockets = nano.websockets.iter().map(socket);
     let metrics = Arc::clone(metrics);
     let observe = move |event: NodeEvent<'_>| match event {
         NodeEvent::Called(call) => metrics.node_rpc(call.node, call.action, call.elapsed, call.ok),
@@ -24,7 +21,17 @@ pub(super) fn node_ledger(config: &Config, metrics: &Arc<Metrics>) -> Result<Nod
     };
     let client = node_client(nano)?.observed_by(Arc::new(observe));
     let ledger = NodeLedger::new(client).polling_every(config.settlement.poll);
-    Ok(ledger.hearing(sockets.collect::<Result<_, NodeSetupError>>()?))
+    Ok(ledger.hearing(sockets(nano)?))
+}
+
+/// The WebSockets of `nano`.
+///
+/// # Errors
+/// [`NodeSetupError`], if one is none.
+pub fn sockets(nano: &Nano) -> Result<Vec<SocketEndpoint>, NodeSetupError> {
+    let authorities = || Authorities::from(nano.authorities.as_slice());
+    let socket = |it: &SocketUrl| Ok(SocketEndpoint::from_url(it.0.clone())?.believing(authorities()));
+    nano.websockets.iter().map(socket).collect()
 }
 
 /// The nodes of `nano`.

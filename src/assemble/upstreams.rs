@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::config::{ClientIdentity, Config, UpstreamAuth, UpstreamConfig};
-use crate::gateway::upstream::PeerTls;
+use crate::gateway::upstream::PeerSecurity;
 use crate::routes::UpstreamName;
 use crate::vault::{self, VaultError};
 
@@ -46,15 +46,15 @@ pub enum UpstreamTlsFault {
 ///
 /// # Errors
 /// [`UpstreamTlsError`], for the first upstream with a fault.
-pub fn upstreams_tls(config: &Config) -> Result<BTreeMap<UpstreamName, PeerTls>, UpstreamTlsError> {
+pub fn upstreams_tls(config: &Config) -> Result<BTreeMap<UpstreamName, PeerSecurity>, UpstreamTlsError> {
     let tls = |(name, settings): (&UpstreamName, &UpstreamConfig)| {
         let error = |(key, fault)| UpstreamTlsError { upstream: name.clone(), key, fault };
-        Ok((name.clone(), peer_tls(settings).map_err(error)?))
+        Ok((name.clone(), peer_security(settings).map_err(error)?))
     };
     config.upstreams.iter().map(tls).collect()
 }
 
-fn peer_tls(settings: &UpstreamConfig) -> Result<PeerTls, (&'static str, UpstreamTlsFault)> {
+fn peer_security(settings: &UpstreamConfig) -> Result<PeerSecurity, (&'static str, UpstreamTlsFault)> {
     let mut roots = RootCertStore::empty();
     for authority in &settings.authorities {
         roots.add(authority.clone()).map_err(|it| ("ca_file", UpstreamTlsFault::Authority(it)))?;
@@ -63,7 +63,7 @@ fn peer_tls(settings: &UpstreamConfig) -> Result<PeerTls, (&'static str, Upstrea
         .then(|| settings.authorities.iter().map(|it| WrappedX509::new(it.to_vec(), parse_x509)).collect());
     let identity = settings.identity.as_ref().map(|it| identity(it, roots)).transpose()?.map(Arc::new);
     let auth = settings.auth.as_ref().map(auth).transpose().map_err(|it| ("auth.value_file", it))?;
-    Ok(PeerTls { authorities, identity, server_name: settings.server_name.clone(), auth })
+    Ok(PeerSecurity { authorities, identity, server_name: settings.server_name.clone(), auth })
 }
 
 /// The header by which an upstream knows the gateway's operator.

@@ -31,6 +31,19 @@ impl Client {
         Self { network, is_caller: false }
     }
 
+    /// The processes of this machine that connect over Unix sockets. They have no addresses, and are one client.
+    #[must_use]
+    pub const fn local() -> Self {
+        // Nobody connects from there.
+        Self { network: IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), is_caller: false }
+    }
+
+    /// The same as a caller of the facilitator.
+    #[must_use]
+    pub const fn local_caller() -> Self {
+        Self { is_caller: true, ..Self::local() }
+    }
+
     /// The caller of the facilitator that connects from `address`. It speaks for many payers, and has
     /// limits of its own.
     #[must_use]

@@ -45,6 +45,7 @@ impl Denied {
     pub(super) fn no_use(why: &NoUse, exhausted: Self) -> Self {
         match why {
             NoUse::Exhausted => exhausted,
+            NoUse::Revoked => Refusal::CapabilityRevoked.into(),
             NoUse::Busy => Self::Wait(Wait::UsesOut),
             NoUse::Failing(pause) => Self::Wait(Wait::UpstreamFailing(*pause)),
             NoUse::Store(error) => Self::no_store(error, "no use could be leased"),

@@ -3,9 +3,14 @@
 
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::repeats::Repeats;
 use crate::store::StoreError;
+
+/// How long nothing goes wrong with the store until that is over. It may be read while it cannot be written, so that
+/// one look-up that succeeds says little.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// What may go wrong with any payment of a gateway.
 #[derive(Debug, Default)]
@@ -38,5 +43,13 @@ static STORE: LazyLock<Repeats> = LazyLock::new(Repeats::new);
 pub(super) fn no_store(error: &StoreError, what: &str) {
     if let Some(held_back) = STORE.again() {
         tracing::warn!(%error, held_back, "{what}");
+    }
+}
+
+/// Says that the store can be asked again, once that is certain.
+pub(super) fn store_may_be_back() {
+    if let Some(spell) = STORE.over_after(QUIET) {
+        let (times, lasted_s) = (spell.times, spell.lasted.as_secs());
+        tracing::info!(times, lasted_s, "the store answers again");
     }
 }

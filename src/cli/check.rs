@@ -4,18 +4,19 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::arguments::ConfigArgs;
 use super::failure::{EX_CONFIG, EX_DATAERR, Failure};
 use super::payments::selection;
 use super::secrets::secrets;
 use super::words::counted;
-use crate::assemble::{Stranded, stranded, upstreams_tls};
+use crate::admin::views;
+use crate::assemble::{Stranded, listener_tls, shared_names, stranded, upstreams_tls};
 use crate::clock::Clock;
-use crate::config::{Config, Fault, Faults, StoreLocation};
-use crate::listen::Tls;
-use crate::routes::{Access, CallPrices, PreflightRule, Route, RouteName, Strip};
+use crate::config::{Config, Fault, Faults, StoreLocation, Warning};
+use crate::listen::Challenges;
+use crate::routes::{Access, CallPrices};
 use crate::store::check_postgres_files;
 
 #[derive(Args, Clone, Debug)]
@@ -40,16 +41,16 @@ pub struct CheckArgs {
 /// [`Failure::Printed`] with exit code 78 if it has faults; [`Failure::Output`]; with `--against-store`
 /// those of the store.
 pub async fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let config = args.config.load_by(args.offline).or_else(|faults| refuse(&faults, args.json, out))?;
+    let mut config = args.config.load_by(args.offline).or_else(|faults| refuse(&faults, args.json, out))?;
     let file = args.config.path().display().to_string();
-    let faults = if args.offline { Vec::new() } else { unusable(&config) };
+    let faults = if args.offline { Vec::new() } else { unusable(&mut config) };
     if !faults.is_empty() {
         return refuse(&Faults { file, faults }, args.json, out);
     }
     let stranded = if args.against_store { taken_away(&config).await? } else { Vec::new() };
     let code = if stranded.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EX_DATAERR) };
     if args.json {
-        let routes: Vec<_> = config.table.routes().iter().map(|route| describe(route)).collect();
+        let routes: Vec<_> = config.table.routes().iter().map(|route| views::route(route)).collect();
         let whole = json!({ "file": file, "good": true, "faults": [], "warnings": config.warnings, "routes": routes,
             "stranded": stranded.iter().map(describe_stranded).collect::<Vec<_>>() });
         writeln!(out, "{whole}")?;
@@ -108,11 +109,25 @@ fn refuse<T>(faults: &Faults, json: bool, out: &mut impl Write) -> Result<T, Fai
 }
 
 /// The faults of the files that the configuration names, which a start would find. Those with authorities and
-/// addresses were read with it.
-fn unusable(config: &Config) -> Vec<Fault> {
+/// addresses were read with it. What is odd about them is added to the warnings.
+fn unusable(config: &mut Config) -> Vec<Fault> {
     let fault = |key, message| Fault { mark: None, key, message, hint: None };
-    let own = config.listen.tls.as_ref().and_then(|it| Tls::load(&it.certificate, &it.key).err());
-    let own = own.map(|error| fault(format!("listen.tls.{}", error.key()), error.to_string()));
+    let shown = config.listen.tls.as_ref().map(|it| (it, listener_tls(it, &Challenges::default())));
+    let (own, odd) = match shown {
+        None => (None, Vec::new()),
+        Some((_, Err(error))) => (Some(fault(error.key, error.fault.to_string())), Vec::new()),
+        Some((listener, Ok((tls, unusable)))) => {
+            let hint = Some("have each name in one certificate".to_owned());
+            let shared = shared_names(listener, &tls).into_iter().map(|message| (message, hint.clone()));
+            let unusable = unusable.map(|it| (it.to_string(), Some("a start orders another one".to_owned())));
+            let key = || "listen.tls".to_owned();
+            let odd =
+                shared.chain(unusable).map(|(message, hint)| Fault { mark: None, key: key(), message, hint });
+            (None, odd.map(Warning).collect())
+        }
+    };
+    config.warnings.extend(odd);
+    let config = &*config;
     let upstreams = upstreams_tls(config)
         .err()
         .map(|error| fault(format!("upstreams.{}.{}", error.upstream, error.key), error.fault.to_string()));
@@ -161,44 +176,4 @@ fn span(prices: &CallPrices) -> String {
         Some((least, most)) => format!("{} to {} a call", least.xno(), most.xno()),
         None => "refused".to_owned(),
     }
-}
-
-fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
-    all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
-}
-
-/// A route as JSON.
-pub(super) fn describe(route: &Route) -> Value {
-    let priced = match &route.access {
-        Access::Free => Value::Null,
-        Access::Calls(prices) => json!({
-            "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
-            "bills": prices.bills.as_str(),
-            "requests": prices.grants.requests,
-            "seconds": prices.grants.seconds,
-        }),
-        Access::Priced(terms) => json!({
-            "amount": terms.amount,
-            "xno": terms.amount.xno().to_string(),
-            "requests": terms.grants.requests,
-            "seconds": terms.grants.seconds,
-        }),
-    };
-    json!({
-        "name": route.name.as_str(),
-        "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
-        "match": route.pattern.as_str(),
-        "host": route.conditions.host().map(ToString::to_string),
-        "query": pairs(route.conditions.query().iter().map(|it| (it.name(), it.value()))),
-        "headers": pairs(route.conditions.headers().iter().map(|it| (it.name().as_str(), it.value()))),
-        "upstream": route.upstream.as_str(),
-        "strip": route.strip.as_ref().map(Strip::as_str),
-        "free": route.access.is_free(),
-        "price": priced,
-        "charge_on": route.charge_on.as_str(),
-        "preflight": route.preflight.map(PreflightRule::as_str),
-        "body": route.body.as_str(),
-        "case_sensitive": route.case_sensitive,
-        "hidden": route.hidden,
-    })
 }

@@ -88,10 +88,11 @@ pub async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<ExitCode, Fai
     let secrets = secrets(&config);
     checks.extend(places::places(&config, &secrets));
     checks.extend(secrets.iter().map(secret));
-    checks.extend(certificates::own(&config, clock.now()));
+    checks.extend(certificates::own(&config, clock.now()).await);
     checks.extend(servers::nodes(&config).await);
+    checks.extend(servers::sockets(&config).await);
     checks.extend(servers::work(&config, clock.now()).await);
-    checks.extend(servers::upstreams(&config).await);
+    checks.extend(servers::upstreams(&config, clock.now()).await);
     checks.extend(upstream_certificates(&config));
     checks.extend(certificates::others(&config, clock.now()));
     let good = checks.iter().all(|check| check.good);

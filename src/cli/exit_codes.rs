@@ -103,6 +103,17 @@ Exit codes:
   74  the journal cannot be read, or the output not written
   78  the configuration has faults, or there is no journal yet";
 
+pub(super) const ADMIN: &str = "\
+Exit codes:
+   0  it is done, or printed
+   1  there is no such payment, capability or route
+  64  an argument is wrong, or the idempotency key was used for something else
+  65  of reload: the configuration has faults, and nothing was changed
+  69  the gateway cannot be reached, has no admin API, or cannot do it now
+  74  the output cannot be written
+  77  the token is refused
+  78  the configuration here has faults, or the token's file cannot be used";
+
 pub(super) const COMPLETIONS: &str = "\
 Exit codes:
    0  they are printed

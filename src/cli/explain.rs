@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::arguments::{self, ConfigArgs};
-use super::check::{describe, load};
+use super::check::load;
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use crate::admin::views;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
 use crate::routes::{
@@ -265,7 +266,7 @@ impl<'a> Explanation<'a> {
                         .lines()
                         .try_for_each(|(line, price)| writeln!(out, "call      {line}: {price}"))?,
                     Some(Ok(Quote::Free)) => writeln!(out, "costs     nothing")?,
-                    Some(Ok(Quote::Costs { part, amount })) => {
+                    Some(Ok(Quote::Costs { part, amount, .. })) => {
                         writeln!(out, "costs     {} ({amount} raw)", amount.xno())?;
                         writeln!(out, "buys      {}", route.name.part(&part))?;
                     }
@@ -303,7 +304,7 @@ impl<'a> Explanation<'a> {
         };
         Some(match prices.quote(data.as_bytes()) {
             Ok(Quote::Free) => json!({ "free": true }),
-            Ok(Quote::Costs { part, amount }) => {
+            Ok(Quote::Costs { part, amount, .. }) => {
                 json!({ "free": false, "buys": part, "amount": amount, "xno": amount.xno().to_string() })
             }
             Err(fault) => json!({ "answer": refused_with(&fault), "error": fault.to_string() }),
@@ -328,7 +329,7 @@ impl<'a> Explanation<'a> {
                 Unmatched::Free(_) | Unmatched::NotFound,
             ) => None,
         };
-        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": describe(route), "why": why });
+        let told = |(route, why): (&Arc<Route>, String)| json!({ "route": views::route(route), "why": why });
         json!({
             "method": self.head.method,
             "host": self.head.host.and_then(RequestHost::name),
@@ -336,7 +337,7 @@ impl<'a> Explanation<'a> {
             "foreign_authority": self.foreign,
             "document": matches!(self.found, Found::Document),
             "unclear": why,
-            "route": winner.map(|route| describe(route)),
+            "route": winner.map(|route| views::route(route)),
             "beaten": winner.map(|it| self.beaten(it).map(told).collect::<Vec<_>>()).unwrap_or_default(),
             "failed": self.failed().map(told).collect::<Vec<_>>(),
             "call": self.quote(winner),

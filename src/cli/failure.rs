@@ -20,6 +20,7 @@ pub(super) const EX_UNAVAILABLE: u8 = 69;
 pub(super) const EX_SOFTWARE: u8 = 70;
 pub(super) const EX_IOERR: u8 = 74;
 pub(super) const EX_TEMPFAIL: u8 = 75;
+pub(super) const EX_NOPERM: u8 = 77;
 pub(super) const EX_CONFIG: u8 = 78;
 
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,12 @@ pub enum Failure {
     /// Nothing was found.
     #[error("{0}")]
     NotFound(String),
+    /// The admin API does not take the token.
+    #[error("{0}")]
+    Refused(String),
+    /// The new configuration of a gateway has faults.
+    #[error("{0}")]
+    Faulty(String),
     /// Something that is needed is not there now.
     #[error("{0}")]
     Unavailable(String),
@@ -90,6 +97,8 @@ impl Failure {
             Self::Printed(code) => *code,
             Self::NotFound(_) => 1,
             Self::Usage(_) => EX_USAGE,
+            Self::Faulty(_) => EX_DATAERR,
+            Self::Refused(_) => EX_NOPERM,
             Self::Ledger(_)
             | Self::Reconcile(ReconcileError::Ledger(_))
             | Self::Devnet(_)

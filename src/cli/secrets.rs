@@ -36,6 +36,10 @@ pub(super) fn secrets(config: &Config) -> Vec<Secret> {
         let token = |path: &Path| vault::existing_bearer_token(path).map(drop);
         all.push(secret("facilitator.token_file", path, true, token));
     }
+    if let Some(path) = &config.admin_token_file {
+        let token = |path: &Path| vault::existing_admin_token(path).map(drop);
+        all.push(secret("admin.token_file", path, true, token));
+    }
     all
 }
 

@@ -4,6 +4,7 @@
 //! balancers have seen that. The listeners for clients close. What is under way gets its time: answers, then
 //! settlements. The operator's listener closes, and then the store.
 
+mod socket_file;
 mod sockets;
 mod systemd;
 
@@ -17,20 +18,21 @@ use std::time::Duration;
 use clap::Args;
 use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::arguments::ConfigArgs;
 use super::failure::Failure;
 use super::process;
-use crate::assemble::{self, Services};
+use crate::admin::{Order, ReloadRefused, Reloaded};
+use crate::assemble::{self, Services, listener_tls, shared_names};
 use crate::clock::{Clock, Stopwatch};
-use crate::config::{Config, Drain, Faults};
-use crate::listen::{self, Tls};
+use crate::config::{AcmeConfig, Config, Drain, Faults, TlsListener};
+use crate::listen::{self, Challenges, ListenAddress, Listener, Tls};
 use crate::shutdown::{Shutdown, StopSignal};
+use socket_file::SocketFile;
 use sockets::{HandedOver, Name, Others, Socket};
 
 /// How long after its begin a connection is waited for whose first request has not come when the listeners close:
@@ -61,52 +63,99 @@ impl Signals {
     }
 }
 
-/// The listeners of a configuration; each is a [`Socket`] first and then a [`TcpListener`].
+/// The listeners of a configuration; each is a [`Socket`] first and then a [`Listener`].
 struct Listeners<T> {
-    http: Option<T>,
-    tls: Option<(T, Tls)>,
-    admin: Option<T>,
-    facilitator: Option<T>,
+    http: Vec<T>,
+    tls: Vec<T>,
+    redirect: Vec<T>,
+    admin: Vec<T>,
+    facilitator: Vec<T>,
+}
+
+/// The files of Unix sockets, which go when the listeners close.
+#[derive(Default)]
+struct SocketFiles {
+    for_clients: Vec<SocketFile>,
+    for_operator: Vec<SocketFile>,
 }
 
 impl Listeners<Socket> {
     /// Binds what systemd has not handed over.
     async fn bind(config: &Config, mut handed_over: HandedOver) -> Result<Self, Failure> {
-        let tls = config.listen.tls.as_ref().map(|it| {
-            let tls = Tls::load(&it.certificate, &it.key);
-            tls.map_err(|error| Failure::Config(format!("`listen.tls.{}`: {error}", error.key())))
-        });
-        let tls = tls.transpose()?;
-        let mut socket = async |name, address| match address {
-            None => Ok(None),
-            Some(address) => {
-                Socket::of(name, address, config.listen.reuse_port, &mut handed_over).await.map(Some)
-            }
+        let mut bind = async |name, addresses: &[ListenAddress]| {
+            sockets::of(name, addresses, config.listen.reuse_port, &mut handed_over).await
         };
-        let http = socket(Name::Http, config.listen.http).await?;
-        let secured = socket(Name::Tls, config.listen.tls.as_ref().map(|it| it.address)).await?;
-        let admin = socket(Name::Admin, config.admin).await?;
-        let facilitator = socket(Name::Facilitator, config.facilitator.as_ref().map(|it| it.address)).await?;
+        let tls = config.listen.tls.as_ref().map(|it| it.addresses.as_slice());
+        let facilitator = config.facilitator.as_ref().map(|it| it.addresses.as_slice());
+        let bound = Self {
+            http: bind(Name::Http, &config.listen.http).await?,
+            tls: bind(Name::Tls, tls.unwrap_or_default()).await?,
+            redirect: bind(Name::Redirect, &config.listen.redirect).await?,
+            admin: bind(Name::Admin, &config.admin).await?,
+            facilitator: bind(Name::Facilitator, facilitator.unwrap_or_default()).await?,
+        };
         handed_over.all_taken()?;
-        Ok(Self { http, tls: secured.zip(tls), admin, facilitator })
+        Ok(bound)
     }
 
     /// From where new connections can be led to another process.
     fn others(&self) -> Others {
-        let secured = self.tls.as_ref().map(|(socket, _)| socket);
-        let all = [self.http.as_ref(), secured, self.admin.as_ref(), self.facilitator.as_ref()];
+        let Self { http, tls, redirect, admin, facilitator } = self;
+        let all = [http, tls, redirect, admin, facilitator];
         Others(all.into_iter().flatten().filter_map(Socket::for_others).collect())
     }
 
     /// Listens. Clients may connect from here on, and wait until they are served.
-    fn listen(self) -> Result<Listeners<TcpListener>, Failure> {
-        Ok(Listeners {
-            http: self.http.map(Socket::listen).transpose()?,
-            tls: self.tls.map(|(socket, tls)| Ok::<_, Failure>((socket.listen()?, tls))).transpose()?,
-            admin: self.admin.map(Socket::listen).transpose()?,
-            facilitator: self.facilitator.map(Socket::listen).transpose()?,
-        })
+    async fn listen(self) -> Result<(Listeners<Listener>, SocketFiles), Failure> {
+        let mut files = SocketFiles::default();
+        let listeners = Listeners {
+            http: listen_all(self.http, &mut files.for_clients).await?,
+            tls: listen_all(self.tls, &mut files.for_clients).await?,
+            redirect: listen_all(self.redirect, &mut files.for_clients).await?,
+            admin: listen_all(self.admin, &mut files.for_operator).await?,
+            facilitator: listen_all(self.facilitator, &mut files.for_clients).await?,
+        };
+        Ok((listeners, files))
     }
+}
+
+async fn listen_all(sockets: Vec<Socket>, files: &mut Vec<SocketFile>) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = Vec::new();
+    for socket in sockets {
+        let (listener, file) = socket.listen().await?;
+        listeners.push(listener);
+        files.extend(file);
+    }
+    Ok(listeners)
+}
+
+/// What the listener that speaks TLS shows, and what it is told of an authority.
+struct Secured {
+    tls: Tls,
+    challenges: Challenges,
+    /// The authority, as the configuration has it. Sent again with each reload.
+    authority: watch::Sender<Option<AcmeConfig>>,
+}
+
+impl Secured {
+    fn load(listener: &TlsListener, challenges: &Challenges) -> Result<Self, Failure> {
+        let tls = load_tls(listener, challenges).map_err(Failure::Config)?;
+        Ok(Self { tls, challenges: challenges.clone(), authority: watch::Sender::new(listener.acme.clone()) })
+    }
+}
+
+/// Reads the certificates, and logs what is odd about them.
+fn load_tls(listener: &TlsListener, challenges: &Challenges) -> Result<Tls, String> {
+    let (tls, unusable) = listener_tls(listener, challenges).map_err(|error| error.to_string())?;
+    for shared in shared_names(listener, &tls) {
+        tracing::warn!("{shared}");
+    }
+    if let Some(error) = unusable {
+        tracing::warn!(%error, "the certificate of `listen.tls.acme` cannot be used; another is ordered");
+    } else if listener.acme.is_some() && tls.managed().is_none() {
+        tracing::warn!("there is no certificate of `listen.tls.acme` yet; one is ordered");
+    }
+    Ok(tls)
 }
 
 /// Runs the gateway until SIGTERM or SIGINT, on as many threads as its configuration says.
@@ -136,19 +185,25 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
         }
         Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
     }
+    let challenges = Challenges::default();
+    let secured = config.listen.tls.as_ref().map(|it| Secured::load(it, &challenges)).transpose()?;
     let bound = Listeners::bind(&config, handed_over).await?;
-    let tls = bound.tls.as_ref().map(|(_, tls)| tls.clone());
     let drain = config.drain;
     let mut services = assemble::assemble(config, Clock::system()).await?;
     services.log_requests_to(standard_output()?).map_err(Failure::Threads)?;
-    if let Some(tls) = &tls {
-        services.metrics().certificate_expires(tls.expires_at());
-    }
     let ((close, closes), (end, ends)) = (watch::channel(false), watch::channel(false));
     let patience = drain.delay.clamp(LEAST_PATIENCE, MOST_PATIENCE);
     let shutdown = Shutdown { drains: services.drains(), closes, patience, grace: drain.grace };
     let others = bound.others();
-    let (mut for_clients, mut for_operator) = listen(&services, bound.listen()?, &shutdown, ends);
+    let mut orders = services.take_orders();
+    let (listeners, files) = bound.listen().await?;
+    let (mut for_clients, mut for_operator) =
+        listen(&services, listeners, secured.as_ref(), &challenges, &shutdown, ends);
+    if let Some(secured) = &secured {
+        services.metrics().certificate_expires(secured.tls.expires_at());
+        let keeper = services.certificate_keeper(secured.tls.clone(), challenges);
+        for_clients.spawn(keeper.keep(secured.authority.subscribe(), shutdown.closes.clone()));
+    }
     systemd::ready();
     let watchdog = systemd::feed_watchdog();
     loop {
@@ -156,19 +211,28 @@ async fn serve(file: &ConfigArgs, config: Config, handed_over: HandedOver) -> Re
             () = either(&mut signals.terminate, &mut signals.interrupt) => break,
             _ = signals.hangup.recv() => {
                 systemd::reloading();
-                reload(file, &services, tls.as_ref()).await;
+                let _logged = reload(file, &services, secured.as_ref(), false).await.is_ok();
                 systemd::ready();
+            }
+            order = next(&mut orders) => {
+                if obey(order, file, &services, secured.as_ref()).await {
+                    break;
+                }
             }
         }
     }
+    // Whoever orders something from here on is told that it is ending.
+    drop(orders);
     systemd::stopping();
     services.drain();
     others.take_over();
     delay(drain, &mut signals).await;
+    drop(files.for_clients);
     close.send_replace(true);
     let closed = Stopwatch::start();
     while for_clients.join_next().await.is_some() {}
     services.finish(drain.grace.saturating_sub(closed.elapsed())).await;
+    drop(files.for_operator);
     end.send_replace(true);
     while for_operator.join_next().await.is_some() {}
     services.close().await;
@@ -227,7 +291,9 @@ fn load(file: &ConfigArgs) -> Result<Config, Faults> {
 /// Serves every listener that is bound: those for clients, and the operator's, which `ends` ends.
 fn listen(
     services: &Services,
-    bound: Listeners<TcpListener>,
+    bound: Listeners<Listener>,
+    secured: Option<&Secured>,
+    challenges: &Challenges,
     shutdown: &Shutdown,
     ends: StopSignal,
 ) -> (JoinSet<()>, JoinSet<()>) {
@@ -238,67 +304,142 @@ fn listen(
     conf.upstream_keepalive_pool_size = conf.upstream_keepalive_pool_size.min(most.unwrap_or(usize::MAX));
     let conf = Arc::new(conf);
     let proxy = Arc::new(pingora::proxy::http_proxy(&conf, services.gateway()));
-    let at =
-        |listener: &TcpListener| listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
+    let at = |listener: &Listener| listener.address().map_or_else(|_| "?".to_owned(), |it| it.to_string());
     let behind = |listener, tls| {
         listen::serve_behind(services.door(), listener, tls, Arc::clone(&proxy), shutdown.clone())
     };
-    if let Some(listener) = bound.http {
+    for listener in bound.http {
         tracing::info!(address = at(&listener), "listening");
         for_clients.spawn(behind(listener, None));
     }
-    if let Some((listener, tls)) = bound.tls {
+    for listener in bound.tls {
         tracing::info!(address = at(&listener), "listening, TLS");
-        for_clients.spawn(behind(listener, Some(tls)));
+        for_clients.spawn(behind(listener, secured.map(|it| it.tls.clone())));
     }
-    if let Some(listener) = bound.admin {
-        tracing::info!(address = at(&listener), "listening, admin");
-        let admin = Arc::new(HttpServer::new_app(services.admin()));
-        for_operator.spawn(listen::serve(listener, admin, ends));
-    }
-    if let (Some(listener), Some(facilitator)) = (bound.facilitator, services.facilitator()) {
-        tracing::info!(address = at(&listener), "listening, facilitator");
-        let (door, app) = (services.facilitator_door(), Arc::new(facilitator));
+    let to_https = Arc::new(HttpServer::new_app(services.to_https(challenges.clone())));
+    for listener in bound.redirect {
+        tracing::info!(address = at(&listener), "listening, redirects to https");
+        let (door, app) = (services.door(), Arc::clone(&to_https));
         for_clients.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
+    }
+    let admin = Arc::new(HttpServer::new_app(services.admin()));
+    for listener in bound.admin {
+        tracing::info!(address = at(&listener), "listening, admin");
+        for_operator.spawn(listen::serve(listener, Arc::clone(&admin), ends.clone()));
+    }
+    if let Some(facilitator) = services.facilitator().map(Arc::new) {
+        let door = services.facilitator_door();
+        for listener in bound.facilitator {
+            tracing::info!(address = at(&listener), "listening, facilitator");
+            let (door, app) = (door.clone(), Arc::clone(&facilitator));
+            for_clients.spawn(listen::serve_behind(door, listener, None, app, shutdown.clone()));
+        }
     }
     (for_clients, for_operator)
 }
 
-/// Applies the file as it is now, or leaves everything as it was and logs why.
-async fn reload(file: &ConfigArgs, services: &Services, tls: Option<&Tls>) {
-    let config = match load(file) {
-        Ok(config) => config,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!("not reloaded, the old configuration stays in use:\n{error}");
-            return;
+/// Obeys an order of the admin API. Gives whether the gateway is to end.
+async fn obey(order: Order, file: &ConfigArgs, services: &Services, secured: Option<&Secured>) -> bool {
+    match order {
+        Order::Drain => true,
+        Order::Reload { dry_run, outcome } => {
+            systemd::reloading();
+            let reloaded = reload(file, services, secured, dry_run).await;
+            systemd::ready();
+            // Who asked may have gone. It is logged.
+            let _told = outcome.send(reloaded).is_ok();
+            false
         }
-    };
-    let files = tls.zip(config.listen.tls.as_ref());
-    let renewed = files.map(|(tls, files)| Tls::load(&files.certificate, &files.key).map(|it| (tls, it)));
-    let renewed = match renewed.transpose() {
-        Ok(renewed) => renewed,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(%error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
-    let held_back = match services.reload(&config).await {
-        Ok(held_back) => held_back,
-        Err(error) => {
-            services.metrics().reload_failed();
-            tracing::error!(%error, "not reloaded, the old configuration stays in use");
-            return;
-        }
-    };
-    if let Some((tls, renewed)) = renewed {
-        tls.replace(&renewed);
-        services.metrics().certificate_expires(tls.expires_at());
     }
-    if held_back.is_empty() {
-        tracing::info!("configuration reloaded");
+}
+
+/// The next order; never, if there are none.
+async fn next(orders: &mut Option<mpsc::Receiver<Order>>) -> Order {
+    match orders {
+        Some(orders) => match orders.recv().await {
+            Some(order) => order,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Applies the file as it is now, or leaves everything as it was and logs why. If this is a `dry_run`, nothing is
+/// applied.
+async fn reload(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&Secured>,
+    dry_run: bool,
+) -> Result<Reloaded, ReloadRefused> {
+    let reloaded = if dry_run {
+        prepare(file, services, secured).map(|prepared| prepared.reloaded)
     } else {
-        tracing::warn!(needs_restart = ?held_back, "configuration reloaded, except for what needs a restart");
+        apply(file, services, secured).await
+    };
+    match &reloaded {
+        _ if dry_run => {}
+        Err(refused) => {
+            services.metrics().reload_failed();
+            tracing::error!("not reloaded, the old configuration stays in use:\n{}", refused.reason);
+        }
+        Ok(Reloaded { needs_restart, .. }) if needs_restart.is_empty() => {
+            tracing::info!("configuration reloaded");
+        }
+        Ok(Reloaded { needs_restart, .. }) => {
+            tracing::warn!(?needs_restart, "configuration reloaded, except for what needs a restart");
+        }
     }
+    reloaded
+}
+
+/// A configuration that can be applied.
+struct Prepared<'a> {
+    config: Config,
+    renewed: Option<Renewed<'a>>,
+    reloaded: Reloaded,
+}
+
+/// What a listener shows, and what takes its place.
+struct Renewed<'a> {
+    own: &'a Secured,
+    tls: Tls,
+    authority: Option<AcmeConfig>,
+}
+
+fn prepare<'a>(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&'a Secured>,
+) -> Result<Prepared<'a>, ReloadRefused> {
+    let because = |reason: String| ReloadRefused { reason, faults: Vec::new() };
+    let config = load(file)
+        .map_err(|error| ReloadRefused { faults: error.faults.clone(), ..because(error.to_string()) })?;
+    let listener = secured.zip(config.listen.tls.as_ref());
+    let renewed = listener.map(|(own, it)| {
+        let tls = load_tls(it, &own.challenges)?;
+        Ok(Renewed { own, tls, authority: it.acme.clone() })
+    });
+    let renewed = renewed.transpose().map_err(because)?;
+    let reloaded = services.preview(&config).map_err(|error| because(error.to_string()))?;
+    Ok(Prepared { config, renewed, reloaded })
+}
+
+async fn apply(
+    file: &ConfigArgs,
+    services: &Services,
+    secured: Option<&Secured>,
+) -> Result<Reloaded, ReloadRefused> {
+    let Prepared { config, renewed, mut reloaded } = prepare(file, services, secured)?;
+    let applied = services.reload(&config).await;
+    reloaded.needs_restart =
+        applied.map_err(|error| ReloadRefused { reason: error.to_string(), faults: Vec::new() })?;
+    if let Some(Renewed { own, tls, authority }) = renewed {
+        if let Err(error) = own.tls.replace(&tls) {
+            tracing::error!(%error, "the certificates stay as they were");
+        }
+        services.metrics().certificate_expires(own.tls.expires_at());
+        own.authority.send_replace(authority);
+    }
+    Ok(reloaded)
 }

@@ -83,7 +83,8 @@ pub(super) fn item(path: &str, index: usize) -> String {
 /// Every fault found so far, if the text is not YAML.
 pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Document, Vec<Fault>> {
     let parser = Parser::new_from_str(text);
-    let mut reader = Reader { parser, end: end_of(text), places: Places::default(), env, faults: Vec::new() };
+    let mut reader =
+        Reader { parser, lines: lengths(text), places: Places::default(), env, faults: Vec::new() };
     let outcome = if text.len() > MAX_FILE {
         let message = format!("the file is larger than {MAX_FILE} bytes");
         Err(Fault::new(None, "", message, "is this the right file?"))
@@ -100,21 +101,16 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<D
     }
 }
 
-/// The place behind the last character.
-fn end_of(text: &str) -> Mark {
-    let text = text.replace("\r\n", "\n");
-    let (mut line, mut last) = (0_usize, "");
-    for each in text.split(['\n', '\r']) {
-        (line, last) = (line.saturating_add(1), each);
-    }
-    Mark { line, column: last.chars().count().saturating_add(1) }
+/// The characters of each line.
+fn lengths(text: &str) -> Vec<usize> {
+    text.replace("\r\n", "\n").split(['\n', '\r']).map(|it| it.chars().count()).collect()
 }
 
 struct Reader<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
-    /// No place is behind this one. The parser ends a last line that has no line end, and finds what is missing on
-    /// the next one.
-    end: Mark,
+    /// No place is behind the end of a line or of the last one. The parser ends a last line that has no line end, and
+    /// finds what is missing on the next one; and it counts the bytes of what it skips as columns.
+    lines: Vec<usize>,
     places: Places,
     env: &'a dyn Fn(&str) -> Option<String>,
     faults: Vec<Fault>,
@@ -136,7 +132,11 @@ impl<'a> Reader<'a> {
     }
 
     fn place(&self, at: &Marker) -> Mark {
-        Mark { line: at.line(), column: at.col().saturating_add(1) }.min(self.end)
+        let line = at.line().clamp(1, self.lines.len());
+        let length = line.checked_sub(1).and_then(|it| self.lines.get(it)).copied().unwrap_or_default();
+        let end = length.saturating_add(1);
+        let column = if at.line() > line { end } else { at.col().saturating_add(1).min(end) };
+        Mark { line, column }
     }
 
     fn document(&mut self) -> Result<Value, Fault> {
@@ -299,6 +299,12 @@ impl<'a> Reader<'a> {
         if name.is_empty() || !name.bytes().all(is_name) {
             let message = format!("`${{{name}}}` is not a variable's name");
             self.fault(mark, path, message, "a name has letters, digits and `_`, and a default follows `:-`");
+            return UNSET.to_owned();
+        }
+        if instead.is_some_and(|it| it.contains("${")) {
+            // Its `}` would end the outer one.
+            let hint = "a default is plain text: set the outer variable where it is set for the gateway";
+            self.fault(mark, path, "a default with another variable in it", hint);
             return UNSET.to_owned();
         }
         match ((self.env)(name), instead) {

@@ -50,10 +50,12 @@ fn variable(line: &str) -> Result<(&str, String), &'static str> {
 fn unquoted(value: &str) -> Result<String, &'static str> {
     let quote = value.chars().next().filter(|it| ['"', '\''].contains(it));
     let Some(quote) = quote else {
-        if value.ends_with('\\') {
-            return Err("a value that goes on in the next line");
+        let (mut out, mut rest) = (String::with_capacity(value.len()), value.chars());
+        while let Some(char) = rest.next() {
+            let escaped = if char == '\\' { rest.next() } else { Some(char) };
+            out.push(escaped.ok_or("a value that goes on in the next line")?);
         }
-        return Ok(value.to_owned());
+        return Ok(out);
     };
     let inside = value.strip_prefix(quote).unwrap_or(value);
     let (mut out, mut rest) = (String::with_capacity(inside.len()), inside.chars());
@@ -82,6 +84,7 @@ mod tests {
             ("KEY=a b$c#d", "a b$c#d"),
             ("KEY = padded", "padded"),
             ("KEY=", ""),
+            ("KEY=a\\b\\\\c\\ d", "ab\\c d"),
             ("KEY=\"a \\\"b\\\" \\$c \\n\"", "a \"b\" $c \\n"),
             ("KEY='a \\b \"c\"'", "a \\b \"c\""),
         ] {

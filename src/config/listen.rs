@@ -1,7 +1,7 @@
 //! Addresses of the gateway: its public origin, its listeners, and the web pages that may call it.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,9 +11,11 @@ use url::Origin;
 
 use super::judge::{Judge, Judged, all};
 use super::limits::{self, PerCaller};
-use super::mirror::{AdminFile, CorsFile, DrainFile, FacilitatorFile, ListenFile, Piece, TlsFile};
+use super::mirror::{AdminFile, CorsFile, DrainFile, FacilitatorFile, ListenFile, Piece};
+use super::tls::TlsListener;
 use super::web_address::{self, HTTP};
-use crate::listen::TrustedProxies;
+use super::{listen_address, tls};
+use crate::listen::{ListenAddress, TrustedProxies};
 
 /// The origin that clients use for the gateway. Links and challenges are built from it, never from a
 /// request's `Host`.
@@ -68,8 +70,10 @@ impl fmt::Display for PublicUrl {
 /// The listeners for clients; at least one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listen {
-    pub http: Option<SocketAddr>,
+    pub http: Vec<ListenAddress>,
     pub tls: Option<TlsListener>,
+    /// Where nothing is served but redirects to https, and an authority's look at challenges.
+    pub redirect: Vec<ListenAddress>,
     /// The proxies that are believed about the clients they speak for.
     pub trusted_proxies: TrustedProxies,
     /// Whether connections of these proxies begin with a header of the PROXY protocol.
@@ -79,16 +83,6 @@ pub struct Listen {
     /// Whether other processes of the same user may listen at the addresses of this gateway, also the operator's and
     /// the facilitator's: a second gateway that takes over.
     pub reuse_port: bool,
-}
-
-/// A listener that speaks TLS.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TlsListener {
-    pub address: SocketAddr,
-    /// PEM, the chain.
-    pub certificate: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
 }
 
 /// How the gateway ends.
@@ -109,7 +103,8 @@ impl Default for Drain {
 /// The listener for other servers that let this gateway verify and settle their payments.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FacilitatorConfig {
-    pub address: SocketAddr,
+    /// At least one.
+    pub addresses: Vec<ListenAddress>,
     /// The file of the token that callers must send; created if it is missing. `None`: anybody who
     /// can reach the address may call.
     pub token_file: Option<PathBuf>,
@@ -134,8 +129,10 @@ pub enum Origins {
 const MAX_DELAY: Duration = Duration::from_secs(600);
 const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 
-const PROXIES_HINT: &str = "write a list of networks or addresses: `[10.0.0.0/8, 192.0.2.7]`";
-const SOCKET_HINT: &str = "write an IP address and a port: `0.0.0.0:8402` or `[::1]:8402`";
+const PROXIES_HINT: &str =
+    "write a list of networks or addresses: `[10.0.0.0/8, 192.0.2.7]`; `unix` for those at Unix sockets";
+/// What stands in `trusted_proxies` for whoever connects over a Unix socket.
+const UNIX: &str = "unix";
 pub(super) const LISTEN_HINT: &str = "write `listen: { http: 127.0.0.1:8402 }`";
 
 pub(super) fn public_url(judge: &mut Judge<'_>, piece: Piece<String>) -> Judged<PublicUrl> {
@@ -154,16 +151,22 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn socket(judge: &mut Judge<'_>, piece: Piece<String>) -> Judged<SocketAddr> {
-    judge.need_text(piece, SOCKET_HINT, str::parse)
-}
-
-pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> {
+pub(super) fn listen(
+    judge: &mut Judge<'_>,
+    file: ListenFile,
+    public_url: Option<&PublicUrl>,
+) -> Judged<Listen> {
     if !file.http.is_given() && !file.tls.is_given() {
         return Err(judge.fault("listen", "no listener: `http` or `tls` is needed", LISTEN_HINT));
     }
-    let http = judge.text(file.http, SOCKET_HINT, str::parse::<SocketAddr>);
-    let tls = judge.optional(file.tls, tls);
+    let http = listen_address::optional(judge, file.http);
+    let redirects = file.redirect.is_given();
+    let tls = judge.optional(file.tls, |judge, it| tls::tls(judge, it, redirects));
+    if redirects && public_url.is_some_and(|it| !it.is_secure()) {
+        let message = "clients would be sent to https, and `public_url` is not https";
+        judge.fault(&file.redirect.path, message, "write `public_url: https://…`, or listen with `http`");
+    }
+    let redirect = listen_address::optional(judge, file.redirect);
     let (list, wanted) = (file.trusted_proxies.path.clone(), file.proxy_protocol.path.clone());
     let trusted_proxies = trusted_proxies(judge, file.trusted_proxies);
     let proxy_protocol = judge.flag(file.proxy_protocol, false);
@@ -181,7 +184,7 @@ pub(super) fn listen(judge: &mut Judge<'_>, file: ListenFile) -> Judged<Listen> 
         let message = "everybody is trusted: any client can pretend to be any other";
         judge.warn(&list, message, "name only the networks of your own proxies");
     }
-    all!(Listen { http, tls, trusted_proxies, proxy_protocol, h2c, reuse_port })
+    all!(Listen { http, tls, redirect, trusted_proxies, proxy_protocol, h2c, reuse_port })
 }
 
 fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<TrustedProxies> {
@@ -190,23 +193,19 @@ fn trusted_proxies(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Trusted
     let Some(items) = value.as_sequence() else {
         return Err(judge.fault(&place, "expected a list", PROXIES_HINT));
     };
-    let network = |judge: &mut Judge<'_>, it| judge.need_text(it, PROXIES_HINT, network);
-    let networks = judge.each(Piece::items(&place, items.clone()), "network", |it| *it, network)?;
-    Ok(TrustedProxies::new(networks))
+    // `None` stands for Unix sockets.
+    let trusted = |text: &str| if text == UNIX { Ok(None) } else { network(text).map(Some) };
+    let trusted = |judge: &mut Judge<'_>, it| judge.need_text(it, PROXIES_HINT, trusted);
+    let all = judge.each(Piece::items(&place, items.clone()), "network", |it| *it, trusted)?;
+    let unix = all.contains(&None);
+    let proxies = TrustedProxies::new(all.into_iter().flatten().collect());
+    Ok(if unix { proxies.and_unix() } else { proxies })
 }
 
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is not a network of IP addresses"))
-}
-
-fn tls(judge: &mut Judge<'_>, file: TlsFile) -> Judged<TlsListener> {
-    all!(TlsListener {
-        address: socket(judge, file.address),
-        certificate: judge.need_file(file.certificate, "name a PEM file"),
-        key: judge.need_file(file.key, "name a PEM file"),
-    })
 }
 
 pub(super) fn drain(judge: &mut Judge<'_>, file: DrainFile) -> Judged<Drain> {
@@ -217,27 +216,27 @@ pub(super) fn drain(judge: &mut Judge<'_>, file: DrainFile) -> Judged<Drain> {
     })
 }
 
-pub(super) fn admin(judge: &mut Judge<'_>, file: AdminFile) -> Judged<SocketAddr> {
+pub(super) fn admin(judge: &mut Judge<'_>, file: AdminFile) -> Judged<Vec<ListenAddress>> {
     let place = file.listen.path.clone();
-    let address = socket(judge, file.listen)?;
-    if !address.ip().is_loopback() {
+    let addresses = listen_address::needed(judge, file.listen)?;
+    if !addresses.iter().all(ListenAddress::is_local) {
         judge.warn(
             &place,
             "the admin listener can be reached from other machines",
             "use 127.0.0.1, or make sure that only the right machines can reach it",
         );
     }
-    Ok(address)
+    Ok(addresses)
 }
 
 pub(super) fn facilitator(judge: &mut Judge<'_>, file: FacilitatorFile) -> Judged<FacilitatorConfig> {
     let (place, is_guarded) = (file.listen.path.clone(), file.token_file.is_given());
     let facilitator = all!(FacilitatorConfig {
-        address: socket(judge, file.listen),
+        addresses: listen_address::needed(judge, file.listen),
         token_file: judge.file(file.token_file),
         per_caller: judge.section(file.per_caller).and_then(|it| limits::per_caller(judge, it)),
     })?;
-    if !is_guarded && !facilitator.address.ip().is_loopback() {
+    if !is_guarded && !facilitator.addresses.iter().all(ListenAddress::is_local) {
         return Err(judge.fault(
             &place,
             "other machines can reach it, and no token is required",

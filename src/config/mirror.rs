@@ -34,6 +34,11 @@ impl<T> Piece<T> {
         !matches!(self.given, Given::Missing)
     }
 
+    /// What is there, of which nothing is left here.
+    pub(super) fn take(&mut self) -> Self {
+        Self { path: self.path.clone(), given: std::mem::replace(&mut self.given, Given::Missing) }
+    }
+
     /// The key's path, if the key is there.
     pub(super) fn given_path(&self) -> Option<String> {
         self.is_given().then(|| self.path.clone())
@@ -124,6 +129,7 @@ sections! {
         drain: Value,
         admin: Value,
         access_log: Value,
+        tracing: Value,
         facilitator: Value,
         nano: Value,
         challenge: Value,
@@ -140,30 +146,51 @@ sections! {
         limits: Value,
     }
     "listen" => ListenFile {
-        http: String,
+        http: Value,
         tls: Value,
+        redirect: Value,
         trusted_proxies: Value,
         proxy_protocol: bool,
         h2c: bool,
         reuse_port: bool,
     }
     "listen.tls" => TlsFile {
-        address: String,
+        address: Value,
         certificate: String,
         key: String,
+        certificates: Vec<Value>,
+        min_version: Value,
+        acme: Value,
+    }
+    "listen.tls.certificates[]" => CertificateFile {
+        certificate: String,
+        key: String,
+    }
+    "listen.tls.acme" => AcmeFile {
+        domains: Vec<Value>,
+        directory: String,
+        contact: String,
+        cache: String,
+        challenge: String,
+        ca_file: String,
     }
     "drain" => DrainFile {
         delay: String,
         grace: String,
     }
     "admin" => AdminFile {
-        listen: String,
+        listen: Value,
+        token_file: String,
     }
     "access_log" => AccessLogFile {
         requests: String,
     }
+    "tracing" => TracingFile {
+        otlp: String,
+        sample: Value,
+    }
     "facilitator" => FacilitatorFile {
-        listen: String,
+        listen: Value,
         token_file: String,
         per_caller: Value,
     }
@@ -231,6 +258,7 @@ sections! {
     "upstreams.*" => UpstreamFile {
         url: String,
         urls: Vec<Value>,
+        socket: String,
         timeout: String,
         idle_timeout: String,
         connect_timeout: String,

@@ -21,6 +21,8 @@ use crate::routes::{CanonicalTarget, UpstreamName, is_of_the_connection, is_own_
 pub struct UpstreamConfig {
     /// At least one, none twice.
     pub urls: Vec<UpstreamUrl>,
+    /// The Unix socket at which the one server listens. `None`: it is at its URL's host and port.
+    pub socket: Option<PathBuf>,
     /// How long the upstream may take until its answer begins, or to take a part of a body.
     pub timeout: Duration,
     /// How long its answer may pause, at least `timeout`. `None`: five minutes, and for ever where pauses are
@@ -177,6 +179,9 @@ impl fmt::Display for UpstreamUrl {
 /// are not faults too.
 pub(super) type Upstreams = BTreeMap<UpstreamName, Judged<UpstreamConfig>>;
 
+/// The longest path of a Unix socket, in bytes (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
 /// The longest name of an upstream, in bytes; it is a label in metrics.
 const MAX_NAME: usize = 64;
 
@@ -207,6 +212,7 @@ pub(super) fn upstreams(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<Up
 fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<UpstreamConfig> {
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
     let urls = urls(judge, path, file.url, file.urls);
+    let socket = socket(judge, file.socket, urls.as_deref().unwrap_or_default());
     let given = [&file.ca_file, &file.certificate, &file.server_name].into_iter().find(|it| it.is_given());
     if let (Some(piece), Ok(urls)) = (given, &urls)
         && !urls.iter().any(|it| it.tls)
@@ -233,6 +239,7 @@ fn upstream(judge: &mut Judge<'_>, path: &str, file: UpstreamFile) -> Judged<Ups
     let idle_timeout = idle(judge, file.idle_timeout, timeout);
     all!(UpstreamConfig {
         urls,
+        socket,
         timeout,
         idle_timeout,
         connect_timeout: judge.duration(file.connect_timeout, range, CONNECT_TIMEOUT),
@@ -342,6 +349,20 @@ fn urls(
             Err(judge.fault(path, "an upstream has either `url` or `urls`", URL_HINT))
         }
     }
+}
+
+fn socket(judge: &mut Judge<'_>, piece: Piece<String>, urls: &[UpstreamUrl]) -> Judged<Option<PathBuf>> {
+    let place = piece.path.clone();
+    let socket = judge.file(piece)?;
+    let Some(path) = &socket else { return Ok(None) };
+    if urls.len() > 1 {
+        let hint = "write `url`, or an upstream for each socket";
+        return Err(judge.fault(&place, "one socket, and several servers", hint));
+    }
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(judge.fault(&place, "the path of a Unix socket has at most 107 bytes", "shorten it"));
+    }
+    Ok(socket)
 }
 
 fn upstream_url(text: &str) -> Result<UpstreamUrl, String> {

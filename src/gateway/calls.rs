@@ -1,5 +1,7 @@
 //! What a request to an MCP server's endpoint calls, and so what it costs.
 
+use std::num::NonZeroU32;
+
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
@@ -20,6 +22,8 @@ pub(super) struct Sale {
     /// The identity that payments for it are bound to.
     pub(super) route: RouteName,
     pub(super) terms: Terms,
+    /// How many calls that is.
+    pub(super) calls: NonZeroU32,
     /// The request's body as the upstream gets it, if it was read to find the price.
     pub(super) body: Option<Vec<u8>>,
     /// What it carries for the gateway.
@@ -29,7 +33,7 @@ pub(super) struct Sale {
 impl Sale {
     /// Of a request to `route`, whatever is in its body.
     pub(super) const fn of(route: RouteName, terms: Terms) -> Self {
-        Self { route, terms, body: None, enclosed: None }
+        Self { route, terms, calls: NonZeroU32::MIN, body: None, enclosed: None }
     }
 }
 
@@ -55,11 +59,11 @@ pub(super) async fn price(
     context.call = enclosed.as_ref().and_then(|it| EnclosedCall::of(it, billed, headers));
     Ok(match quote {
         Quote::Free => None,
-        Quote::Costs { part, amount } => {
+        Quote::Costs { part, amount, calls } => {
             let terms = Terms { amount, grants: prices.grants };
             let rest = enclosed.as_ref().and_then(|it| it.rest.clone());
             let body = rest.map_or(body.bytes, String::into_bytes);
-            Some(Sale { route: route.part(&part), terms, body: Some(body), enclosed })
+            Some(Sale { route: route.part(&part), terms, calls, body: Some(body), enclosed })
         }
     })
 }

@@ -10,8 +10,8 @@ use pingora::http::RequestHeader;
 use pingora::prelude::{Result, Session};
 
 use crate::cashier::Client;
-use crate::listen::TrustedProxies;
 use crate::listen::forwarded::{self, X_FORWARDED_FOR, list};
+use crate::listen::{Peer, TrustedProxies};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static(FORWARDED_HOST);
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static(FORWARDED_PROTO);
@@ -23,6 +23,8 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) struct Caller {
     /// The other end of the connection; `None` if it does not connect by IP.
     peer: Option<IpAddr>,
+    /// Whether it connects over a Unix socket.
+    is_local: bool,
     /// The client, as far as it is known.
     address: Option<IpAddr>,
     /// Whether the peer is a trusted proxy whose headers agree.
@@ -34,14 +36,17 @@ pub(super) struct Caller {
 impl Caller {
     /// The sender of a request that `proxies` may have forwarded.
     pub(super) fn of(session: &Session, proxies: &TrustedProxies) -> Self {
-        let peer = session.client_addr().and_then(|it| it.as_inet()).map(|it| it.ip().to_canonical());
+        let end = session.client_addr();
+        let peer = end.and_then(|it| it.as_inet()).map(|it| it.ip().to_canonical());
+        let is_local = end.is_some_and(|it| it.as_unix().is_some());
         let is_secure = session.digest().is_some_and(|it| it.ssl_digest.is_some());
-        let believed = peer.filter(|it| proxies.contains(*it));
-        let named = believed.map(|it| forwarded::client_named(it, &session.req_header().headers, proxies));
+        let is_trusted =
+            if is_local { proxies.trusts(Peer::Unix) } else { peer.is_some_and(|it| proxies.contains(it)) };
+        let named = is_trusted.then(|| forwarded::client_named(peer, &session.req_header().headers, proxies));
         match named {
-            Some(Ok(address)) => Self { peer, address: Some(address), is_believed: true, is_secure },
+            Some(Ok(address)) => Self { peer, is_local, address, is_believed: true, is_secure },
             Some(Err(forwarded::NotBelieved)) | None => {
-                Self { peer, address: peer, is_believed: false, is_secure }
+                Self { peer, is_local, address: peer, is_believed: false, is_secure }
             }
         }
     }
@@ -51,9 +56,14 @@ impl Caller {
         self.address
     }
 
+    /// The client's address, if it is certain: not that of one of `proxies` whose headers disagree about its client.
+    pub(super) fn certain_address(&self, proxies: &TrustedProxies) -> Option<IpAddr> {
+        self.address.filter(|it| self.is_believed || !proxies.contains(*it))
+    }
+
     /// What the limits for each client count by.
     pub(super) fn client(&self) -> Option<Client> {
-        self.address.map(Client::at)
+        self.address.map(Client::at).or_else(|| self.is_local.then(Client::local))
     }
 
     /// The host that the upstream is told that `request` asked for: what came with it, or what the sender
@@ -84,8 +94,13 @@ impl Caller {
         let is_scheme = |it: &&str| it.split(',').all(|it| ["http", "https"].contains(&it.trim()));
         let proto = believed.and_then(|it| one(it, &X_FORWARDED_PROTO)).filter(is_scheme).unwrap_or(scheme);
         say(FORWARDED_PROTO, proto)?;
-        let Some(peer) = self.peer else { return Ok(()) };
         let before = believed.and_then(|it| list(it, &X_FORWARDED_FOR));
+        let Some(peer) = self.peer else {
+            // A proxy without an address. What it says of its client is all there is to say.
+            let listed = before.map_or(Ok(()), |it| say("x-forwarded-for", &it));
+            let forwarded = believed.and_then(|it| list(it, &FORWARDED));
+            return listed.and_then(|()| forwarded.map_or(Ok(()), |it| say("forwarded", &it)));
+        };
         match before {
             Some(before) => say("x-forwarded-for", &format!("{before}, {peer}"))?,
             None => say("x-forwarded-for", &text(peer))?,
@@ -140,7 +155,7 @@ mod tests {
 
     fn caller(peer: &str, is_believed: bool) -> Caller {
         let peer = Some(peer.parse().unwrap());
-        Caller { peer, address: peer, is_believed, is_secure: false }
+        Caller { peer, address: peer, is_believed, ..Caller::default() }
     }
 
     #[test]
@@ -173,6 +188,22 @@ mod tests {
             ("x-forwarded-for", "192.0.2.1"),
         ];
         assert_eq!(told(secure, twice), expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn of_a_proxy_without_an_address_only_what_it_says_is_handed_on() {
+        let local = Caller { is_local: true, ..Caller::default() };
+        let expected = [("x-forwarded-host", "a.example"), ("x-forwarded-proto", "http")];
+        assert_eq!(told(local, FIELDS), expected.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!(local.client(), Some(Client::local()));
+        let believed = Caller { is_believed: true, ..local };
+        let expected = [
+            ("x-forwarded-host", "b.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "192.0.2.7"),
+            ("forwarded", "for=192.0.2.7"),
+        ];
+        assert_eq!(told(believed, FIELDS), expected.map(|(name, value)| (name, value.to_owned())));
     }
 
     #[test]

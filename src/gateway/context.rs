@@ -19,7 +19,7 @@ use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
 use super::unpaid::AtUpstream;
 use super::upstream::{Server, Upstream};
-use crate::access_log::{Entry, Money, RequestLine};
+use crate::access_log::{Entry, LoggedRequests, Money, RequestLine};
 use crate::admission::Admission;
 use crate::cashier::{Admitted, Share};
 use crate::clock::{self, Stopwatch};
@@ -31,12 +31,15 @@ use crate::payment::Refusal;
 use crate::payment::capability::CapabilityText;
 use crate::routes::{CanonicalTarget, Strip};
 use crate::store::capabilities::CachedCapability;
+use crate::traces::{Trace, Traces};
 
 /// What is known about one request while it is under way.
 #[derive(Debug)]
 pub struct Context {
     pub(super) started: Stopwatch,
     pub(super) request_id: RequestId,
+    /// Its place in a trace, if there are traces.
+    pub(super) trace: Option<Box<Trace>>,
     pub(super) tariff: Arc<Tariff>,
     pub(super) at_route: Arc<AtRoute>,
     /// How the request ends if it is not forwarded.
@@ -210,6 +213,7 @@ impl Context {
         Self {
             started: Stopwatch::start(),
             request_id: RequestId::none(),
+            trace: None,
             at_route: Arc::clone(&tariff.by_no_route),
             tariff,
             decided: Outcome::Free,
@@ -283,9 +287,19 @@ impl Context {
 
     /// How the request ended, for metrics and log.
     pub(super) fn outcome(&self) -> Outcome {
-        match (self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome()), self.unbilled) {
+        let outcome = self.forwarding.as_ref().map_or(self.decided, |it| it.admission.outcome());
+        match (outcome, &self.unbilled) {
             (Outcome::Free, Some(unbilled)) => unbilled.outcome(),
             (outcome, _) => outcome,
+        }
+    }
+
+    /// Whether the log says that the request failed, and how many it did not say that of. A failure of what is paid
+    /// for is always said, of `free` requests now and then.
+    pub(super) fn failure_is_said(&self, free: bool) -> Option<u64> {
+        match &self.forwarding {
+            Some(forwarding) if free => forwarding.upstream.free_failures.again(),
+            Some(_) | None => Some(0),
         }
     }
 
@@ -298,6 +312,25 @@ impl Context {
     pub(super) fn is_logged(&self, outcome: Outcome) -> bool {
         let had_use = self.noted.payment.as_ref().is_some_and(Payment::is_served);
         self.tariff.logged.include(outcome, had_use)
+    }
+
+    /// Whether its client can have such a line as often as it likes, at no cost, although not every request has one.
+    pub(super) fn is_repeatable(&self, outcome: Outcome) -> bool {
+        let is_turned_away = matches!(outcome, Outcome::Refused | Outcome::Unavailable | Outcome::Pending);
+        let is_served = self.noted.payment.as_ref().is_some_and(Payment::is_served);
+        self.tariff.logged == LoggedRequests::Paid && is_turned_away && !is_served
+    }
+
+    /// Whether the request's span is sent.
+    pub(super) fn is_traced(&self) -> bool {
+        self.trace.as_ref().is_some_and(|it| it.is_recorded())
+    }
+
+    /// Hands over the request's span, if it is sent. It says what the access log would.
+    pub(super) fn end_trace(&self, traces: &Traces, entry: &Entry) {
+        if let Some(trace) = &self.trace {
+            traces.end(trace, entry, self.tariff.public_url.is_secure());
+        }
     }
 
     /// The request's line in the access log: `line` was answered with `status` and so many `bytes` of a body,

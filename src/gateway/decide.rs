@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::header::ORIGIN;
 use pingora::prelude::Session;
 use tracing::Instrument;
@@ -71,18 +72,13 @@ async fn find_and_price<L: Ledger, S: Store>(
     let has_host = route.as_ref().is_some_and(|it| it.conditions.host().is_some());
     context.host = host.as_ref().and_then(RequestHost::name).filter(|_| has_host).map(ToOwned::to_owned);
     let takes_any = route.as_ref().is_some_and(|it| it.body == BodyRule::Allow) && preflight.is_none();
-    if is_undue && !takes_any {
-        return Err(Rejection::UndueBody);
-    }
-    if method.as_str().eq_ignore_ascii_case("TRACE") {
-        return Err(Rejection::Untraceable);
-    }
+    check_method(&method, is_undue && !takes_any)?;
     if hop::ends_here(session.req_header()) {
         return Ok(Decision::Preflight);
     }
     if preflight.is_some() {
         let has_price = tariff.table.has_price(&head);
-        return preflight::decide(context, route.as_ref(), target, has_price);
+        return answer_preflight(rulebook, context, route, target, has_price);
     }
     let Some(route) = route else {
         return match &tariff.unmatched {
@@ -98,7 +94,7 @@ async fn find_and_price<L: Ledger, S: Store>(
         None => {
             if may_pay {
                 // What it calls is free: it pays nothing.
-                rulebook.admit_client(&route, context.caller, false)?;
+                admit_client(rulebook, context, &route, false)?;
             }
             forward(context, Destination::of(&route), target, Admission::free(), false)
         }
@@ -116,20 +112,52 @@ async fn priced(
     let (prices, may_enclose) = match &route.access {
         Access::Calls(prices) => (prices, prices.bills.takes_enclosed()),
         Access::Priced(terms) => {
-            rulebook.admit_client(route, context.caller, has_proof)?;
+            admit_client(rulebook, context, route, has_proof)?;
             return Ok((Some(Sale::of(route.name.clone(), *terms)), has_proof));
         }
-        Access::Free => return rulebook.admit_client(route, context.caller, false).map(|()| (None, false)),
+        Access::Free => return admit_client(rulebook, context, route, false).map(|()| (None, false)),
     };
     let may_pay = has_proof || may_enclose;
-    rulebook.admit_client(route, context.caller, may_pay)?;
+    admit_client(rulebook, context, route, may_pay)?;
     // Boxed, as all that few requests come to: what a future may hold is copied with each request.
     let sale = Box::pin(calls::price(session, context, &route.name, prices)).await;
     if sale.is_err() && !has_proof && may_enclose {
         // It carries no payment that can be read.
-        rulebook.admit_client(route, context.caller, false)?;
+        admit_client(rulebook, context, route, false)?;
     }
     Ok((sale?, may_pay))
+}
+
+/// Refuses a body where none is due, and a method that no route takes.
+fn check_method(method: &Method, has_undue_body: bool) -> Result<(), Rejection> {
+    if has_undue_body {
+        return Err(Rejection::UndueBody);
+    }
+    if method.as_str().eq_ignore_ascii_case("TRACE") {
+        return Err(Rejection::Untraceable);
+    }
+    Ok(())
+}
+
+/// Answers a preflight, or sends it on. To an upstream it is a request like any other.
+fn answer_preflight(
+    rulebook: &Rulebook,
+    context: &mut Context,
+    route: Option<Arc<Route>>,
+    target: CanonicalTarget,
+    has_price: bool,
+) -> Result<Decision, Rejection> {
+    let decision = preflight::decide(context, route.as_ref(), target, has_price)?;
+    if let Some(route) = route.filter(|_| decision.sells()) {
+        admit_client(rulebook, context, &route, false)?;
+    }
+    Ok(decision)
+}
+
+/// Whether the sender may ask for `route`, and so often. One who `pays` is not counted.
+fn admit_client(rulebook: &Rulebook, context: &Context, route: &Route, pays: bool) -> Result<(), Rejection> {
+    let address = context.caller.certain_address(&context.tariff.proxies);
+    rulebook.admit_client(route, (address, context.caller.client()), pays)
 }
 
 async fn sell<L: Ledger, S: Store>(
@@ -147,12 +175,15 @@ async fn sell<L: Ledger, S: Store>(
         rulebook.admit_payment(&route, proof.payer())?;
     } else if may_pay {
         // Where a proof may be is something else, such as a capability, or nothing: it was not counted yet.
-        rulebook.admit_client(&route, context.caller, false)?;
+        admit_client(rulebook, context, &route, false)?;
     }
     if matches!(presented, Presented::Nothing) {
-        context.unbilled = rulebook.unbilled(&route, context.caller.client(), sale.terms);
-        if context.unbilled.is_some() {
-            return forward(context, Destination::of(&route), target, Admission::free(), false);
+        let client = context.caller.client();
+        if let Some(unbilled) = rulebook.unbilled(&route, client, (sale.terms, sale.calls)) {
+            let decision = forward(context, Destination::of(&route), target, Admission::free(), false)?;
+            // What goes no further takes nothing of what is free.
+            context.unbilled = Some(unbilled).filter(|_| decision.sells());
+            return Ok(decision);
         }
     }
     // A capability is not a payment: an id beside it has nothing to make idempotent.
@@ -182,7 +213,7 @@ async fn sell<L: Ledger, S: Store>(
     Ok(match verdict {
         Verdict::Admit(admitted) => {
             // A use that goes no further is given back where it is dropped.
-            rulebook.admit_use(&route, &admitted)?;
+            rulebook.admit_use(&route, context.caller.client(), &admitted)?;
             let admission = Admission::held(HeldUse::new(admitted, route.charge_on));
             return forward(context, Destination::of(&route), target, admission, false);
         }

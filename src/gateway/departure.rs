@@ -16,6 +16,7 @@ use crate::ledger::Ledger;
 use crate::listen::Connection;
 use crate::metrics::{Metrics, Outcome};
 use crate::store::Store;
+use crate::traces::Traces;
 
 /// What is done about a request that is dropped: if it was late, its use is given back, it is counted and
 /// logged, and its client is answered.
@@ -23,6 +24,7 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
     cashier: Cashier<L, S>,
     metrics: Arc<Metrics>,
     access_log: AccessLog,
+    traces: Traces,
 ) -> IfDropped {
     IfDropped(Arc::new(move |context: &mut Context| {
         if !context.is_late() {
@@ -35,6 +37,7 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
         let words = respond::last_words(context);
         let admission = context.forwarding.as_mut().map(|it| &mut it.admission);
         let result = admission.and_then(|it| it.abandon(cashier.capabilities()));
+        let said = context.failure_is_said(context.at_upstream.is_some());
         let (route, took) = (context.route_label(), context.started.elapsed());
         if let Some(result) = result {
             metrics.capability_use(&context.at_route.series, result);
@@ -42,12 +45,18 @@ pub(super) fn if_dropped<L: Ledger, S: Store>(
         metrics.request(&context.at_route.series, Outcome::UpstreamFailed, took);
         let status = words.as_ref().map_or(0, |it| it.head.status.as_u16());
         metrics.response(&context.at_route.series, status);
-        tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", "request failed: its answer is late");
+        if let Some(held_back) = said {
+            tracing::info!(request_id = %context.request_id, route, error = "ReadTimedout", held_back, "request failed: its answer is late");
+        }
         if let Some(line) = context.noted.line.take() {
             let answered = words.as_ref().map_or((0, 0), |it| {
                 (it.head.status.as_u16(), it.body.as_ref().map_or(0, |body| body.len()))
             });
-            access_log.line(context.entry(line, answered, took, Outcome::UpstreamFailed));
+            let entry = context.entry(line, answered, took, Outcome::UpstreamFailed);
+            context.end_trace(&traces, &entry);
+            if context.is_logged(Outcome::UpstreamFailed) {
+                access_log.line(entry);
+            }
         }
         if let Some((words, deadline)) = words.zip(context.deadline.as_ref()) {
             deadline.leave(words);

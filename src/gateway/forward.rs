@@ -30,7 +30,6 @@ const CHARGE: HeaderName = HeaderName::from_static("faregate-charge");
 
 /// Says that an answer was given before.
 pub(super) const REPLAYED: &str = "Idempotent-Replayed";
-const REPLAYED_NAME: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The request headers that an answer depends on.
 pub(super) const VARIES_BY: &str =
@@ -116,7 +115,7 @@ pub(super) fn request(
 pub(super) fn response(
     request: &RequestHeader,
     response: &mut ResponseHeader,
-    context: &Context,
+    context: &mut Context,
 ) -> Result<Charge> {
     if context.forwarding.as_ref().is_some_and(|it| it.is_preflight) {
         return preflight::response(response).map(|()| Charge::Excused);
@@ -130,21 +129,28 @@ pub(super) fn response(
     }
     vary_by_price(response, context)?;
     let Some(Forwarding { admission, target, .. }) = &context.forwarding else { return Ok(Charge::Excused) };
+    let is_free = admission.admitted().is_none();
+    let redirects =
+        (!is_free || context.unbilled.is_some()) && redirect::leads_to_a_price(response, target, context);
     let Some(admitted) = admission.admitted() else {
-        if let Some(unbilled) = context.unbilled {
-            let (name, text) = unbilled.header();
-            response.insert_header(name, value(text)?)?;
-            // The next client may have to pay.
-            keep_private(response)?;
+        let Some(unbilled) = &mut context.unbilled else { return Ok(Charge::Excused) };
+        let charge = unbilled.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
+        if charge == Charge::Redirected {
+            empty(response)?;
         }
-        return Ok(Charge::Excused);
+        let (name, text) = unbilled.header();
+        response.insert_header(name, value(text)?)?;
+        // The next client may have to pay.
+        keep_private(response)?;
+        return Ok(charge);
     };
-    let redirects = redirect::leads_to_a_price(response, target, context);
     let charge = admission.judge(grpc::judged(response), AnswerTraits { is_excused, redirects });
     if charge == Charge::Redirected {
         empty(response)?;
     }
-    let _not_the_upstreams_to_say = response.remove_header(&REPLAYED_NAME);
+    for name in stopped(&response.headers, |it| it.eq_ignore_ascii_case(REPLAYED)) {
+        let _not_the_upstreams_to_say = response.remove_header(&name).is_some();
+    }
     for (name, text) in receipt_of(admitted, charge == Charge::Taken).headers() {
         response.insert_header(name, value(text)?)?;
     }
@@ -287,7 +293,7 @@ fn is_other_spelling(name: &str) -> bool {
 /// Headers that only the gateway may send to a client.
 fn is_stopped_on_the_way_out(name: &str) -> bool {
     const STARTS: [&str; 4] = ["payment-", "x-payment-", "x-x402", "faregate-"];
-    const NAMES: [&str; 2] = ["settlement-overrides", "x-payment"];
+    const NAMES: [&str; 3] = ["settlement-overrides", "x-payment", "x-request-id"];
     STARTS.iter().any(|it| name.starts_with(it)) || NAMES.contains(&name)
 }
 
@@ -390,10 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_cannot_speak_about_payments() {
+    fn an_upstream_cannot_say_what_the_gateway_says() {
         let mut head = ResponseHeader::build(200, None).unwrap();
         let mut last = HeaderMap::new();
-        for (name, value) in [("payment-response", "x"), ("x_payment_block", "x"), ("x-own", "1")] {
+        for name in ["payment-response", "x_payment_block", "x-request-id", "x_request_id", "x-own"] {
+            let value = "1";
             head.insert_header(name, value).unwrap();
             last.insert(name, HeaderValue::from_static(value));
         }

@@ -114,6 +114,14 @@ fn is_only(headers: &HeaderMap, name: &HeaderName, value: &[u8]) -> bool {
     values.next().is_some_and(matches) && values.next().is_none()
 }
 
+/// How many bytes follow a head of HTTP/1; `None` if it does not say.
+pub(super) fn length_of_body(headers: &HeaderMap) -> Option<u64> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    length(headers).ok().map(Option::unwrap_or_default)
+}
+
 /// The declared length of the body; `None` if none is declared.
 fn length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();

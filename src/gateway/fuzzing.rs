@@ -46,5 +46,5 @@ pub fn read_head(bytes: &[u8]) -> Option<ReadHead> {
 /// The client that a proxy at `peer` names; `None` if its headers are not believed.
 #[must_use]
 pub fn client_named_by(peer: IpAddr, headers: &HeaderMap, proxies: &TrustedProxies) -> Option<IpAddr> {
-    forwarded::client_named(peer, headers, proxies).ok()
+    forwarded::client_named(Some(peer), headers, proxies).ok().flatten()
 }

@@ -2,30 +2,33 @@
 //!
 //! What is counted is in memory, for each instance, and starts again with it.
 
-use std::num::NonZeroU64;
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use bytes::Bytes;
+use http::StatusCode;
 use ipnet::IpNet;
 use moka::policy::EvictionPolicy;
 
-use super::client::Caller;
 use super::rejection::Rejection;
 use super::turns::{Pace, Turns};
+use crate::admission::{AnswerTraits, Charge, Ending};
 use crate::cashier::{Admitted, Client, How};
 use crate::clock::Clock;
 use crate::metrics::Outcome;
 use crate::nano::{Account, UnixSeconds};
-use crate::routes::{CountedBy, RateLimit, Route, RouteName, Rules, Terms};
+use crate::routes::{ChargeOn, CountedBy, RateLimit, Route, RouteName, Rules, Terms};
 use crate::sync::{Mutex, PoisonError};
 
-/// Clients and payers that are counted at once, and how long without a request. Beyond, the oldest begin
-/// again.
+/// Clients and payers that are counted at once. Beyond, the oldest begin again.
 const COUNTED: u64 = 100_000;
 const DAY: u64 = 24 * 3600;
+/// How long the turns of one that does not ask are counted: whoever is forgotten has all that can be saved again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(31 * DAY);
 const SHARE_DOMAIN: &[u8] = b"faregate enforced share 1";
 
 /// What is counted for the rules of all routes. Cheap to clone; clones count together.
@@ -51,31 +54,92 @@ struct FreeToday {
 }
 
 /// Why a request is forwarded free although it has a price.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Unbilled {
     /// The client has free requests on this day.
-    Allowance {
-        /// How many are left.
-        left: u32,
-        /// Seconds until it has all of them again.
-        resets: u64,
-    },
+    Allowance(FreeCalls),
     /// It is not one of those who are billed yet. It would have been billed this.
     Shadow(Terms),
 }
 
+/// What a request takes of its client's free ones. Dropped before it is spent, it comes back to the client.
+#[derive(Debug)]
+pub(super) struct FreeCalls {
+    /// How many are left, without these.
+    left: u32,
+    /// Seconds until the client has all of them again.
+    resets: u64,
+    calls: u32,
+    charge_on: ChargeOn,
+    /// Where it is counted and for which day, unless it is spent or back.
+    held: Option<(Arc<Mutex<FreeToday>>, u64)>,
+}
+
+impl FreeCalls {
+    fn spend(&mut self) {
+        self.held = None;
+    }
+
+    fn give_back(&mut self) {
+        let Some((counted, day)) = self.held.take() else { return };
+        self.left = self.left.saturating_add(self.calls);
+        let mut today = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if today.day == day {
+            today.used = today.used.saturating_sub(self.calls);
+        }
+    }
+}
+
+impl Drop for FreeCalls {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 impl Unbilled {
-    pub(super) const fn outcome(self) -> Outcome {
+    pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::Allowance { .. } => Outcome::Allowance,
+            Self::Allowance(_) => Outcome::Allowance,
             Self::Shadow(_) => Outcome::Shadow,
         }
     }
 
+    /// An answer with `status` begins. Like a use, a free request is spent if the answer is charged for, and comes
+    /// back otherwise.
+    pub(super) fn judge(&mut self, status: StatusCode, traits: AnswerTraits) -> Charge {
+        let Self::Allowance(allowance) = self else { return Charge::Excused };
+        let charge_on = allowance.charge_on;
+        let charge = if !charge_on.charges(status.as_u16()) {
+            Charge::Failed
+        } else if traits.is_excused {
+            Charge::Excused
+        } else if traits.redirects && !charge_on.charges_redirects() {
+            Charge::Redirected
+        } else {
+            Charge::Taken
+        };
+        if charge == Charge::Taken {
+            allowance.spend()
+        } else {
+            allowance.give_back()
+        }
+        charge
+    }
+
+    /// The exchange ended. If it did without an answer, a free request comes back, but to a client that hung up: the
+    /// upstream has had its work.
+    pub(super) fn close(&mut self, ending: Ending) {
+        let Self::Allowance(allowance) = self else { return };
+        match ending {
+            Ending::ClientGone => allowance.spend(),
+            Ending::Whole | Ending::Failed => allowance.give_back(),
+        }
+    }
+
     /// What the client is told of it.
-    pub(super) fn header(self) -> (&'static str, Bytes) {
+    pub(super) fn header(&self) -> (&'static str, Bytes) {
         match self {
-            Self::Allowance { left, resets } => {
+            Self::Allowance(FreeCalls { left, resets, .. }) => {
                 ("Faregate-Allowance", format!("remaining={left}; resets={resets}").into())
             }
             Self::Shadow(Terms { amount, grants }) => {
@@ -96,18 +160,23 @@ impl Rulebook {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(Duration::from_secs(DAY))
             .build();
-        Self { turns: Turns::new(COUNTED, Duration::from_secs(DAY)), free, clock }
+        Self { turns: Turns::new(COUNTED, FORGOTTEN_AFTER), free, clock }
     }
 
-    /// Whether the sender of a request to `route` may ask, and so often. One who `pays` is not counted: the
+    /// Whether a client, whose `address` may not be known, may ask for `route`, and so often. One who `pays` is not counted: the
     /// payment is to arrive.
-    pub(super) fn admit_client(&self, route: &Route, caller: Caller, pays: bool) -> Result<(), Rejection> {
+    pub(super) fn admit_client(
+        &self,
+        route: &Route,
+        (address, client): (Option<IpAddr>, Option<Client>),
+        pays: bool,
+    ) -> Result<(), Rejection> {
         let Some(rules) = route.rules.as_deref() else { return Ok(()) };
-        let address = caller.address().map(|it| IpNet::from(it.to_canonical()));
+        let address = address.map(|it| IpNet::from(it.to_canonical()));
         if !rules.admits_client(address) {
             return Err(Rejection::ClientNotAllowed);
         }
-        match (rules.limit, caller.client()) {
+        match (rules.limit, client) {
             (Some(limit @ RateLimit { by: CountedBy::Client, .. }), Some(client)) if !pays => {
                 self.count(route, Counted::Client(client), limit)
             }
@@ -121,17 +190,28 @@ impl Rulebook {
         if route.rules.as_deref().is_some_and(refused) { Err(Rejection::PayerNotAllowed) } else { Ok(()) }
     }
 
-    /// Whether what was bought opens `route` now.
-    pub(super) fn admit_use(&self, route: &Route, admitted: &Admitted) -> Result<(), Rejection> {
+    /// Whether what was bought opens `route` now for `client`. A proof that opens it again is counted like the
+    /// capability that it stands for.
+    pub(super) fn admit_use(
+        &self,
+        route: &Route,
+        client: Option<Client>,
+        admitted: &Admitted,
+    ) -> Result<(), Rejection> {
         let Some(rules) = route.rules.as_deref() else { return Ok(()) };
-        let payer = admitted.taken.held().purchase().payer;
+        let held = admitted.taken.held();
+        let payer = held.purchase().payer;
         self.admit_payment(route, Some(payer))?;
-        match rules.limit {
-            Some(limit @ RateLimit { by: CountedBy::Payer, .. }) if admitted.how == How::Unlocked => {
-                self.count(route, Counted::Payer(payer), limit)
-            }
-            _ => Ok(()),
-        }
+        let Some(limit) = rules.limit else { return Ok(()) };
+        let is_first = held.remaining().saturating_add(1) >= held.record().uses;
+        let who = match (limit.by, admitted.how) {
+            (CountedBy::Payer, How::Unlocked) => Some(Counted::Payer(payer)),
+            (CountedBy::Payer, How::Paid) => (!is_first).then_some(Counted::Payer(payer)),
+            (CountedBy::Client, How::Paid) => client.filter(|_| !is_first).map(Counted::Client),
+            // It was counted when it came.
+            (CountedBy::Client, How::Unlocked) => None,
+        };
+        who.map_or(Ok(()), |it| self.count(route, it, limit))
     }
 
     fn count(&self, route: &Route, who: Counted, limit: RateLimit) -> Result<(), Rejection> {
@@ -144,31 +224,39 @@ impl Rulebook {
         }
     }
 
-    /// Why a request of `client` that shows no payment is not billed; `None` if it is. Takes one of its free
-    /// requests.
-    pub(super) fn unbilled(&self, route: &Route, client: Option<Client>, terms: Terms) -> Option<Unbilled> {
+    /// Why a request of `client` that shows no payment is not billed for so many calls; `None` if it is. Takes as
+    /// many of its free requests.
+    pub(super) fn unbilled(
+        &self,
+        route: &Route,
+        client: Option<Client>,
+        (terms, calls): (Terms, NonZeroU32),
+    ) -> Option<Unbilled> {
         let rules = route.rules.as_deref()?;
         if let Some((most, client)) = rules.free_per_day.zip(client)
-            && let Some(allowance) = self.take_free(&route.name, client, most.get())
+            && let Some(allowance) = self.take_free(route, client, (most.get(), calls.get()))
         {
-            return Some(allowance);
+            return Some(Unbilled::Allowance(allowance));
         }
         // A client that is not known is billed with any share of the others.
         let place = client.map_or(0, |it| place(&route.name, it));
         (!rules.enforcement.bills(place)).then_some(Unbilled::Shadow(terms))
     }
 
-    fn take_free(&self, route: &RouteName, client: Client, most: u32) -> Option<Unbilled> {
+    fn take_free(&self, route: &Route, client: Client, (most, calls): (u32, u32)) -> Option<FreeCalls> {
         let UnixSeconds(now) = self.clock.now();
         let day = now.div_euclid(DAY);
-        let counted = self.free.get_with((route.clone(), client), Arc::default);
+        let counted = self.free.get_with((route.name.clone(), client), Arc::default);
         let mut today = counted.lock().unwrap_or_else(PoisonError::into_inner);
         if today.day != day {
             *today = FreeToday { day, used: 0 };
         }
-        let left = most.checked_sub(today.used)?.checked_sub(1)?;
-        today.used = today.used.saturating_add(1);
-        Some(Unbilled::Allowance { left, resets: DAY.saturating_sub(now.rem_euclid(DAY)) })
+        let left = most.checked_sub(today.used)?.checked_sub(calls)?;
+        today.used = today.used.saturating_add(calls);
+        drop(today);
+        let resets = DAY.saturating_sub(now.rem_euclid(DAY));
+        let charge_on = route.charge_on;
+        Some(FreeCalls { left, resets, calls, charge_on, held: Some((counted, day)) })
     }
 }
 
@@ -189,7 +277,6 @@ fn place(route: &RouteName, client: Client) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::super::scenes::config;
@@ -199,6 +286,8 @@ mod tests {
 
     const TERMS: Terms =
         Terms { amount: Raw::new(7), grants: Grants { requests: NonZeroU32::MIN, seconds: 60 } };
+
+    const ONE: (Terms, NonZeroU32) = (TERMS, NonZeroU32::MIN);
 
     fn client(last: u8) -> Client {
         Client::at(std::net::IpAddr::from([192, 0, 2, last]))
@@ -215,12 +304,73 @@ mod tests {
         let at = Arc::clone(&now);
         let book = Rulebook::new(Clock::from_fn(move || UnixSeconds(at.load(Ordering::Relaxed))));
         let route = route(Rules { free_per_day: NonZeroU32::new(2), ..Rules::default() });
-        let ask = |last| book.unbilled(&route, Some(client(last)), TERMS);
-        let free = |left| Some(Unbilled::Allowance { left, resets: DAY - 100 });
+        let ask = |last| spent(&book, &route, last, 1);
+        let free = |left| Some((left, DAY - 100));
         assert_eq!([ask(1), ask(1), ask(1), ask(2)], [free(1), free(0), None, free(1)]);
-        assert_eq!(book.unbilled(&route, None, TERMS), None, "who is not known has none");
+        assert!(book.unbilled(&route, None, ONE).is_none(), "who is not known has none");
         now.store(11 * DAY, Ordering::Relaxed);
-        assert_eq!(ask(1), Some(Unbilled::Allowance { left: 1, resets: DAY }), "on the next day");
+        assert_eq!(ask(1), Some((1, DAY)), "on the next day");
+    }
+
+    /// What a client takes for so many calls and uses up: how many are left, and until when.
+    fn spent(book: &Rulebook, route: &Route, last: u8, calls: u32) -> Option<(u32, u64)> {
+        let calls = NonZeroU32::new(calls).unwrap();
+        let Unbilled::Allowance(mut taken) = book.unbilled(route, Some(client(last)), (TERMS, calls))? else {
+            return None;
+        };
+        taken.spend();
+        Some((taken.left, taken.resets))
+    }
+
+    #[test]
+    fn a_batch_takes_a_free_request_for_each_of_its_calls() {
+        let book = Rulebook::new(Clock::from_fn(|| UnixSeconds(10 * DAY)));
+        let route = route(Rules { free_per_day: NonZeroU32::new(3), ..Rules::default() });
+        let taken = [4, 2, 2, 1, 1].map(|calls| spent(&book, &route, 1, calls).map(|(left, _)| left));
+        assert_eq!(taken, [None, Some(1), None, Some(0), None]);
+    }
+
+    /// It was spent once, whatever became of the request.
+    #[test]
+    fn a_free_request_is_spent_by_an_answer_that_is_charged_for_and_comes_back_otherwise() {
+        let now = Arc::new(AtomicU64::new(10 * DAY));
+        let at = Arc::clone(&now);
+        let book = Rulebook::new(Clock::from_fn(move || UnixSeconds(at.load(Ordering::Relaxed))));
+        let route = route(Rules { free_per_day: NonZeroU32::new(1), ..Rules::default() });
+        let take = |last| book.unbilled(&route, Some(client(last)), ONE);
+        let traits = |is_excused, redirects| AnswerTraits { is_excused, redirects };
+        for (last, status, traits, charge, comes_back) in [
+            (1, 200, traits(false, false), Charge::Taken, false),
+            (2, 404, traits(false, false), Charge::Taken, false),
+            (3, 101, traits(false, false), Charge::Taken, false),
+            (4, 302, traits(false, false), Charge::Taken, false),
+            (5, 302, traits(false, true), Charge::Redirected, true),
+            (6, 200, traits(true, false), Charge::Excused, true),
+            (7, 500, traits(false, false), Charge::Failed, true),
+        ] {
+            let mut taken = take(last).unwrap();
+            assert_eq!(taken.judge(StatusCode::from_u16(status).unwrap(), traits), charge, "{status}");
+            let left = if comes_back { "remaining=1;" } else { "remaining=0;" };
+            assert!(taken.header().1.starts_with(left.as_bytes()), "{status}");
+            // The end of an exchange that was answered changes nothing.
+            taken.close(Ending::Failed);
+            drop(taken);
+            assert_eq!(take(last).is_some(), comes_back, "{status}");
+        }
+        for (last, ending, comes_back) in
+            [(151, Ending::Failed, true), (152, Ending::Whole, true), (153, Ending::ClientGone, false)]
+        {
+            take(last).unwrap().close(ending);
+            assert_eq!(take(last).is_some(), comes_back, "{ending:?}");
+        }
+        drop(take(154));
+        let held = take(154).unwrap();
+        assert!(take(154).is_none(), "it is under way");
+        now.store(11 * DAY, Ordering::Relaxed);
+        let today = take(154).unwrap();
+        drop(held);
+        assert!(take(154).is_none(), "what is left of yesterday is not today's");
+        drop(today);
     }
 
     #[test]
@@ -229,7 +379,7 @@ mod tests {
         let route = route(Rules { enforcement: Enforcement::Percent(25), ..Rules::default() });
         let clients = || (0..=255).map(client);
         let billed = |book: &Rulebook| -> Vec<_> {
-            clients().map(|it| book.unbilled(&route, Some(it), TERMS).is_none()).collect()
+            clients().map(|it| book.unbilled(&route, Some(it), ONE).is_none()).collect()
         };
         let (one, other) = (book(), book());
         assert_eq!(billed(&one), billed(&other));
@@ -237,7 +387,7 @@ mod tests {
         let count = billed(&one).into_iter().filter(|it| *it).count();
         assert!((40..90).contains(&count), "{count} of 256");
         let all = Route { rules: None, ..route.clone() };
-        assert!(clients().all(|it| one.unbilled(&all, Some(it), TERMS).is_none()));
+        assert!(clients().all(|it| one.unbilled(&all, Some(it), ONE).is_none()));
     }
 
     #[test]
@@ -263,7 +413,9 @@ mod tests {
     fn what_a_client_is_told_has_the_figures() {
         let (name, text) = Unbilled::Shadow(TERMS).header();
         assert_eq!((name, text.as_ref()), ("Faregate-Shadow", &b"amount=7; requests=1; within=60"[..]));
-        let (name, text) = Unbilled::Allowance { left: 3, resets: 9 }.header();
+        let charge_on = ChargeOn::default();
+        let allowance = FreeCalls { left: 3, resets: 9, calls: 1, charge_on, held: None };
+        let (name, text) = Unbilled::Allowance(allowance).header();
         assert_eq!((name, text.as_ref()), ("Faregate-Allowance", &b"remaining=3; resets=9"[..]));
     }
 }

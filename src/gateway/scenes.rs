@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use pingora::prelude::Session;
 
 use super::context::Forwarding;
-use super::upstream::{PeerTls, Upstream};
+use super::upstream::{PeerSecurity, Upstream};
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::routes::CanonicalTarget;
@@ -34,7 +34,7 @@ pub(super) fn config(upstream: &str) -> Config {
 /// The upstream with these settings. Nothing is known of its addresses.
 pub(super) fn upstream(settings: &str) -> Upstream {
     let (name, settings) = config(settings).upstreams.into_iter().next().unwrap();
-    Upstream::new(name, &settings, PeerTls::default())
+    Upstream::new(name, &settings, PeerSecurity::default())
 }
 
 /// A free request to `/a/b?q=1` on its way to an upstream with these settings.

@@ -127,7 +127,7 @@ pub struct CorsPolicy {
 const NO_ROUTE: &str = "unmatched";
 
 /// Response headers that a page must be able to read.
-const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
+const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-Request-Id, Faregate-Allowance, Faregate-Shadow, Idempotent-Replayed, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
 /// Request headers that a page may send in any case. Official clients send the last one, although it
 /// is the name of a response header.
 const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION, Content-Type, Authorization, Access-Control-Expose-Headers";

@@ -11,7 +11,7 @@ use crate::clock::Stopwatch;
 use crate::sync::{Mutex, PoisonError};
 
 /// What the clock shows at the start: long enough that everybody has saved all turns that can be saved.
-const AT_START: Duration = Duration::from_secs(1 << 32);
+const AT_START: Duration = Duration::from_secs(1 << 40);
 
 /// How often one has a turn.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,11 @@ mod tests {
         let turns = Turns::new(10, SECOND);
         let taken = std::iter::from_fn(|| turns.take(1, pace).ok()).take(100).count();
         assert_eq!(taken, 25);
+        // As much as a configuration can say: a million at once, of one a day.
+        let day = 24 * 3600 * SECOND;
+        let pace = Pace { each: day, saved: 999_999 * day, longest_wait: Duration::ZERO };
+        let taken = std::iter::from_fn(|| turns.take(2, pace).ok()).take(100_000).count();
+        assert_eq!(taken, 100_000);
     }
 
     #[test]

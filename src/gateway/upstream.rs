@@ -9,7 +9,9 @@ mod tunnel;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -31,6 +33,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::Stopwatch;
 use crate::config::{self, AfterBody, HostHeader, Protocol, UpstreamUrl};
+use crate::repeats::Repeats;
 use crate::routes::UpstreamName;
 use crate::shutdown::{self, StopSignal};
 
@@ -60,6 +63,9 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 const MOST_FAILURES: usize = 1024;
 /// Requests at one time on a connection of HTTP/2.
 const STREAMS: usize = 100;
+/// What stands in for the address of a peer until it has its own, which may be that of a Unix socket.
+const NO_ADDRESS: std::net::SocketAddr =
+    std::net::SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 /// How long an idle connection to the upstream is kept.
 const IDLE: Duration = Duration::from_secs(30);
 /// The same, of one on which no tunnel began.
@@ -67,7 +73,7 @@ const TUNNEL_IDLE: Duration = Duration::from_millis(1);
 
 /// How its servers are known, and the gateway to them.
 #[derive(Clone, Debug, Default)]
-pub struct PeerTls {
+pub struct PeerSecurity {
     /// Those who vouch for servers. `None`: the authorities that the system trusts.
     pub authorities: Option<Arc<CaType>>,
     /// The client's certificate and its key.
@@ -78,7 +84,7 @@ pub struct PeerTls {
     pub auth: Option<(HeaderName, HeaderValue)>,
 }
 
-impl PeerTls {
+impl PeerSecurity {
     fn apply(&self, peer: &mut HttpPeer) {
         peer.options.ca.clone_from(&self.authorities);
         peer.client_cert_key.clone_from(&self.identity);
@@ -98,6 +104,8 @@ pub struct Upstream {
     trials: Trials,
     /// When a request's failure last had an address tried. Changes only; no await while it is held.
     doubted: Mutex<Option<Stopwatch>>,
+    /// Free requests that fail, which strangers can repeat as they like.
+    pub(super) free_failures: Repeats,
     /// Tries servers over TLS. It reads the system's certificates, so it is made only if it is needed.
     connector: OnceLock<TransportConnector>,
 }
@@ -114,7 +122,7 @@ impl fmt::Debug for Upstream {
 /// How an upstream's servers are spoken to.
 struct Rules {
     settings: config::UpstreamConfig,
-    tls: PeerTls,
+    security: PeerSecurity,
     /// Which connections requests of this upstream may share: those that were made by its rules.
     group: u64,
 }
@@ -149,11 +157,16 @@ impl HostNames {
 impl ServiceDiscovery for HostNames {
     async fn discover(&self) -> Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut found = BTreeSet::new();
+        if let Some(path) = &self.rules.settings.socket {
+            let address = of_socket(path)?;
+            found.extend(self.urls.iter().map(|url| self.rules.backend(address.clone(), url)));
+            return Ok((found, HashMap::new()));
+        }
         for url in &self.urls {
             let name = (url.host.as_str(), url.port);
             match tokio::net::lookup_host(name).await {
                 Ok(addresses) => {
-                    found.extend(addresses.map(|address| self.rules.backend(address, url)));
+                    found.extend(addresses.map(|it| self.rules.backend(SocketAddr::Inet(it), url)));
                     if self.is_news(&url.host, true) {
                         tracing::info!(host = %url.host, "the upstream's name is known again");
                     }
@@ -173,16 +186,17 @@ impl ServiceDiscovery for HostNames {
 }
 
 impl Rules {
-    fn backend(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Backend {
-        let addr = SocketAddr::Inet(address);
+    fn backend(&self, addr: SocketAddr, url: &UpstreamUrl) -> Backend {
         let mut backend = Backend { addr: addr.clone(), weight: 1, ext: http::Extensions::new() };
         drop(backend.ext.insert(Arc::new(self.server(addr, url.clone()))));
         backend
     }
 
     fn server(&self, address: SocketAddr, url: UpstreamUrl) -> Server {
-        let mut peer = HttpPeer::new(address, url.tls, url.host.clone());
-        self.tls.apply(&mut peer);
+        let inet = address.as_inet().copied().unwrap_or(NO_ADDRESS);
+        let mut peer = HttpPeer::new(inet, url.tls, url.host.clone());
+        peer._address = address;
+        self.security.apply(&mut peer);
         peer.group_key = self.group;
         let options = &mut peer.options;
         // Pingora's own defaults wait for ever.
@@ -215,14 +229,14 @@ impl Rules {
 impl Upstream {
     /// The upstream as configured. It has no address until [`Upstream::begin`] finds some.
     #[must_use]
-    pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, tls: PeerTls) -> Self {
+    pub fn new(name: UpstreamName, settings: &config::UpstreamConfig, security: PeerSecurity) -> Self {
         let group = group(&name, settings);
-        let rules = Arc::new(Rules { settings: settings.clone(), tls, group });
+        let rules = Arc::new(Rules { settings: settings.clone(), security, group });
         let urls = settings.urls.clone();
         let names = HostNames { urls, rules: Arc::clone(&rules), unknown: Mutex::default() };
         let mut backends = Backends::new(Box::new(names));
         if let Some(health) = &settings.health.check {
-            backends.set_health_check(Box::new(Checks::new(&name, health, &settings.urls, &rules.tls)));
+            backends.set_health_check(Box::new(Checks::new(&name, health, &settings.urls, &rules.security)));
         }
         Self {
             name,
@@ -231,13 +245,14 @@ impl Upstream {
             rules,
             trials: Trials::new(&settings.health),
             doubted: Mutex::default(),
+            free_failures: Repeats::new(),
             connector: OnceLock::new(),
         }
     }
 
     /// The header that each request has, by which the gateway's operator is known.
     pub(super) fn auth(&self) -> Option<&(HeaderName, HeaderValue)> {
-        self.rules.tls.auth.as_ref()
+        self.rules.security.auth.as_ref()
     }
 
     /// Looks the host names up and connects to each address once, for [`FIRST_TRIAL`] at most: nothing is
@@ -325,8 +340,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Why it takes no connections, in words for people.
-    pub async fn reach(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Result<(), String> {
-        let address = SocketAddr::Inet(address);
+    pub async fn reach(&self, address: SocketAddr, url: &UpstreamUrl) -> Result<(), String> {
         let server = self.rules.server(address.clone(), url.clone());
         self.connect(&address, &server).await.map_err(|error| in_words(&error))
     }
@@ -342,21 +356,19 @@ impl Upstream {
                 _ => Ok(()),
             };
         }
-        let SocketAddr::Inet(address) = address else {
-            return Error::e_explain(ErrorType::InternalError, "no address of the internet");
-        };
-        let connected = tokio::net::TcpStream::connect(address);
-        let tcp = match tokio::time::timeout(settings.connect_timeout, connected).await {
-            Ok(Ok(tcp)) => tcp,
-            Ok(Err(error)) => return Error::e_because(ErrorType::ConnectError, "no connection", error),
-            Err(error) => {
-                return Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error);
+        let within = settings.connect_timeout;
+        let is_http2 = settings.protocol == Protocol::H2c;
+        match address {
+            SocketAddr::Inet(address) => {
+                let tcp = in_time(within, tokio::net::TcpStream::connect(address)).await?;
+                if is_http2 { speaks_http2(tcp, within).await } else { Ok(()) }
             }
-        };
-        if settings.protocol == Protocol::H2c {
-            return speaks_http2(tcp, settings.connect_timeout).await;
+            SocketAddr::Unix(address) => {
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                let unix = in_time(within, tokio::net::UnixStream::connect(path)).await?;
+                if is_http2 { speaks_http2(unix, within).await } else { Ok(()) }
+            }
         }
-        Ok(())
     }
 
     fn complain(&self, address: &SocketAddr, error: &Error) {
@@ -443,6 +455,16 @@ impl Upstream {
         self.backends.get_backend().len()
     }
 
+    /// The addresses that were looked up for its URLs, and whether each is healthy as far as is known.
+    #[must_use]
+    pub fn servers(&self) -> Vec<(String, bool)> {
+        let known = self.backends.get_backend();
+        let is_checked = self.rules.settings.health.check.is_some();
+        let is_healthy =
+            |it: &Backend| (!is_checked || self.backends.ready(it)) && self.trials.pause(&it.addr).is_none();
+        known.iter().map(|it| (it.addr.to_string(), is_healthy(it))).collect()
+    }
+
     /// Whether no address is known and healthy: seconds after which that may be over. `None`: it is up.
     #[must_use]
     pub fn down(&self) -> Option<NonZeroU64> {
@@ -479,6 +501,26 @@ fn server(backend: &Backend) -> Option<&Arc<Server>> {
     backend.ext.get()
 }
 
+/// A connection that is made within a time.
+async fn in_time<S>(within: Duration, connected: impl Future<Output = std::io::Result<S>>) -> Result<S> {
+    match tokio::time::timeout(within, connected).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
+        Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
+    }
+}
+
+/// The address of a Unix socket.
+///
+/// # Errors
+/// Its path is longer than the system allows.
+pub fn of_socket(path: &Path) -> Result<SocketAddr> {
+    match std::os::unix::net::SocketAddr::from_pathname(path) {
+        Ok(address) => Ok(SocketAddr::Unix(address)),
+        Err(error) => Error::e_because(ErrorType::ConnectError, "not the path of a Unix socket", error),
+    }
+}
+
 /// Tells connections apart that were made for another upstream, trusting other authorities, or in another
 /// version of HTTP.
 fn group(name: &UpstreamName, settings: &config::UpstreamConfig) -> u64 {
@@ -508,9 +550,9 @@ impl Checks {
         upstream: &UpstreamName,
         health: &config::HealthCheck,
         urls: &[UpstreamUrl],
-        tls: &PeerTls,
+        security: &PeerSecurity,
     ) -> Self {
-        let by_url = urls.iter().map(|url| (url.clone(), health_check(health, url, tls))).collect();
+        let by_url = urls.iter().map(|url| (url.clone(), health_check(health, url, security))).collect();
         Self { upstream: upstream.clone(), by_url, failures: Mutex::default() }
     }
 
@@ -558,9 +600,9 @@ impl HealthCheck for Checks {
     }
 }
 
-fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, tls: &PeerTls) -> HttpHealthCheck {
+fn health_check(health: &config::HealthCheck, url: &UpstreamUrl, security: &PeerSecurity) -> HttpHealthCheck {
     let mut check = HttpHealthCheck::new(&url.host, url.tls);
-    tls.apply(&mut check.peer_template);
+    security.apply(&mut check.peer_template);
     let path = format!("{}{}", url.base_path, health.path);
     let made = check
         .req
@@ -670,9 +712,10 @@ mod tests {
             assert_eq!(authority(&url), expected);
         }
         let mut peer = HttpPeer::new(("127.0.0.1", 443), true, "a.example".to_owned());
-        PeerTls { server_name: Some("b.example".to_owned()), ..PeerTls::default() }.apply(&mut peer);
+        PeerSecurity { server_name: Some("b.example".to_owned()), ..PeerSecurity::default() }
+            .apply(&mut peer);
         assert_eq!(peer.sni, "b.example");
-        PeerTls::default().apply(&mut peer);
+        PeerSecurity::default().apply(&mut peer);
         assert_eq!(peer.sni, "b.example", "as the URL says");
     }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use pingora::protocols::SocketDigest;
 use pingora::protocols::http::ServerSession;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::head::HeadSignal;
 use super::plain::Buffered;
+use super::socket::Socket;
 use super::tls::Secured;
 
 /// How often, and for how long, a client that was sent an answer is looked at. From one that is gone, a reset
@@ -20,7 +20,7 @@ const MOST_LOOKS: u32 = 50;
 /// A connection to a client that was accepted by this module.
 #[derive(Debug)]
 pub struct Connection<'a> {
-    tcp: &'a TcpStream,
+    socket: &'a Socket,
     digest: &'a SocketDigest,
     head: &'a HeadSignal,
 }
@@ -37,13 +37,14 @@ impl<'a> Connection<'a> {
                 (secured.plain(), secured.watch())
             }
         };
-        Some(Self { tcp: plain.tcp(), digest: plain.digest(), head: watch.signal() })
+        Some(Self { socket: plain.socket(), digest: plain.digest(), head: watch.signal() })
     }
 
     /// The app has the request: its head has ended, and what is written is the app's.
-    /// `knows_interim`: its client knows answers before the answer.
-    pub fn begin(&self, knows_interim: bool) {
-        self.head.begin(knows_interim);
+    /// `knows_interim`: its client knows answers before the answer. `body`: how many bytes follow, if the head says
+    /// it.
+    pub fn begin(&self, knows_interim: bool, body: Option<u64>) {
+        self.head.begin(knows_interim, body);
     }
 
     /// Nothing more belongs to the request. From here on its client may close its sending side and wait.
@@ -55,14 +56,19 @@ impl<'a> Connection<'a> {
     /// of it, and has sent a reset. Of a client that has closed its sending side, either is waited for, for a
     /// second at most. What a system has acknowledged, it keeps for the client to read.
     pub async fn is_left(&self) -> bool {
+        let is_reset = || self.socket.take_error().is_ok_and(|it| it.is_some());
+        if self.socket.is_local() {
+            // What was written is with the client's system, and what it left unread is a reset at once.
+            return is_reset();
+        }
         if !self.head.is_half_closed() {
-            return self.tcp.take_error().is_ok_and(|it| it.is_some()) && !self.is_delivered();
+            return is_reset() && !self.is_delivered();
         }
         for _ in 0..MOST_LOOKS {
             if self.is_delivered() {
                 return false;
             }
-            if timeout(LOOK_EVERY, self.tcp.ready(Interest::ERROR)).await.is_ok() {
+            if timeout(LOOK_EVERY, self.socket.ready(Interest::ERROR)).await.is_ok() {
                 return !self.is_delivered();
             }
         }
@@ -77,9 +83,10 @@ impl<'a> Connection<'a> {
         })
     }
 
-    /// Has the connection end with a reset, so that an answer that ends with it does not look whole.
+    /// Has the connection end with a reset, so that an answer that ends with it does not look whole. A Unix socket
+    /// has no resets: to a client of HTTP/1.0, whose answers end with the connection, it does look whole there.
     pub fn break_off(&self) {
-        if let Err(error) = self.tcp.set_zero_linger() {
+        if let Err(error) = self.socket.reset_at_end() {
             tracing::debug!(%error, "connection was gone before it was broken off");
         }
     }

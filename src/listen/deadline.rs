@@ -14,17 +14,17 @@
 //! is what is waited for then, and that has a limit of its own. If it passes, Pingora's work for the request is
 //! dropped, and what reads from the client has the app's [`LastWords`] to say.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
-use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep_until};
 
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 
 tokio::task_local! {
     /// That of the request which the task serves.
@@ -42,8 +42,8 @@ pub struct LastWords {
 #[derive(Debug, Default)]
 pub struct Deadline {
     state: Mutex<State>,
-    changed: Notify,
     last_words: Mutex<Option<LastWords>>,
+    alarm: Mutex<Alarm>,
 }
 
 /// What the upstream is waited for.
@@ -59,8 +59,6 @@ enum Awaited {
 struct State {
     /// What for, when it was set, and for how long.
     set: Option<(Awaited, Stopwatch, Duration)>,
-    /// How often it was set or cleared.
-    changes: u64,
     has_passed: bool,
 }
 
@@ -132,79 +130,68 @@ impl Deadline {
     }
 
     fn change(&self, set: Option<(Awaited, Stopwatch, Duration)>, has_passed: bool) {
-        let mut state = self.state();
-        let changes = state.changes.wrapping_add(1);
-        *state = State { set, changes, has_passed };
-        drop(state);
-        self.changed.notify_waiters();
+        *self.state() = State { set, has_passed };
     }
 
-    /// Serves a request by `work`; returns `None` without its result once a deadline passed `grace` ago.
+    /// Serves a request by `work`; returns `None` without its result once a deadline passed `grace` ago. Polls it when a
+    /// deadline passes, so that what reads from the client can look.
     pub(super) async fn within<T>(
         self: Arc<Self>,
         grace: Duration,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         self.clear();
-        tokio::select! {
-            biased;
-            result = CURRENT.scope(Arc::clone(&self), work) => Some(result),
-            () = self.overdue(grace) => None,
-        }
+        let mut work = pin!(CURRENT.scope(Arc::clone(&self), work));
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Some(result));
+                }
+                let state = *self.state();
+                let Some(left) = state.left(Duration::ZERO) else { return Poll::Pending };
+                let left = if left.is_zero() { state.left(grace).unwrap_or_default() } else { left };
+                if left.is_zero() {
+                    self.change(None, true);
+                    return Poll::Ready(None);
+                }
+                ready!(self.alarm().poll(left, cx));
+            }
+        })
+        .await
     }
 
-    /// Returns once a deadline passed `grace` ago.
-    pub(super) async fn overdue(&self, grace: Duration) {
-        loop {
-            // Made first: no change after this is missed.
-            let changed = self.changed.notified();
-            let left = self.state().left(grace);
-            match left {
-                Some(Duration::ZERO) => return self.change(None, true),
-                Some(left) => tokio::select! {
-                    () = tokio::time::sleep(left) => {}
-                    () = changed => {}
-                },
-                None => changed.await,
-            }
+    // Locked by the one task that serves the request.
+    fn alarm(&self) -> MutexGuard<'_, Alarm> {
+        self.alarm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a client that is read from and has sent nothing: ready once, if the deadline has passed. Whoever waits for
+    /// it is polled by [`Deadline::within`] then.
+    pub(super) fn poll_passed(&self) -> Poll<()> {
+        self.reads_on();
+        let left = self.state().left(Duration::ZERO);
+        if left.is_some_and(|it| it.is_zero()) {
+            self.change(None, true);
+            return Poll::Ready(());
         }
+        Poll::Pending
     }
 }
 
-/// A stream's watch over the deadlines of the requests that come through it.
-#[derive(Debug)]
-pub(super) struct DeadlineWatch {
-    deadline: Arc<Deadline>,
-    /// The change for which `sleep` was made.
-    seen: u64,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
+/// A timer for times that are nearly always given up before they pass. It is left to go off early, and set again then,
+/// so that it costs little to give one up.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
 
-impl DeadlineWatch {
-    pub(super) const fn new(deadline: Arc<Deadline>) -> Self {
-        Self { deadline, seen: 0, sleep: None }
-    }
-
-    /// For a client that is read from and has sent nothing: ready once, if the deadline has passed. A deadline
-    /// that is set between two polls is not noticed before the second.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.deadline.reads_on();
-        loop {
-            let state = *self.deadline.state();
-            let Some(left) = state.left(Duration::ZERO) else { return Poll::Pending };
-            if left.is_zero() {
-                self.deadline.change(None, true);
-                return Poll::Ready(());
-            }
-            if self.seen != state.changes {
-                (self.seen, self.sleep) = (state.changes, None);
-            }
-            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.sleep = None;
+impl Alarm {
+    /// Ready once `left` has passed from now.
+    fn poll(&mut self, left: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = clock::in_future(left) else { return Poll::Pending };
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if sleep.is_elapsed() || sleep.deadline() > due {
+            sleep.as_mut().reset(due);
         }
+        sleep.as_mut().poll(cx)
     }
 }
 
@@ -234,20 +221,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_learns_once_that_a_deadline_passed() {
+    async fn who_reads_from_the_client_learns_once_that_a_deadline_passed() {
+        let second = Duration::from_secs(1);
         let deadline = Arc::new(Deadline::default());
-        let mut watch = DeadlineWatch::new(Arc::clone(&deadline));
-        let passed = async |watch: &mut DeadlineWatch, seconds| {
-            let poll = std::future::poll_fn(|cx| watch.poll(cx));
-            tokio::time::timeout(Duration::from_secs(seconds), poll).await.is_ok()
+        let told = async || {
+            let waits = poll_fn(|_| Deadline::current().unwrap().poll_passed());
+            tokio::time::timeout(second * 9, waits).await.is_ok()
         };
-        assert!(!passed(&mut watch, 9).await, "none is set");
-        deadline.set(Duration::from_secs(5));
-        assert!(!passed(&mut watch, 4).await);
-        deadline.set(Duration::from_secs(5));
-        assert!(!passed(&mut watch, 4).await, "it was set again");
-        assert!(passed(&mut watch, 2).await && deadline.has_passed());
-        assert!(!passed(&mut watch, 9).await, "once");
+        let served = async {
+            assert!(!told().await, "none is set");
+            let began = Stopwatch::start();
+            Deadline::current().unwrap().set(second * 5);
+            assert!(told().await && (second * 5..second * 6).contains(&began.elapsed()));
+            assert!(Deadline::current().unwrap().has_passed());
+            assert!(!told().await, "once");
+            // One after the other, each given up in time; and one that is shorter than the one before.
+            for _ in 0..10 {
+                Deadline::current().unwrap().set(second * 5);
+                tokio::time::sleep(second * 4).await;
+            }
+            let began = Stopwatch::start();
+            Deadline::current().unwrap().set(second);
+            assert!(told().await && (second..second * 2).contains(&began.elapsed()));
+            Deadline::current().unwrap().set(second);
+            Deadline::current().unwrap().clear();
+            assert!(!told().await, "cleared");
+        };
+        assert_eq!(Arc::clone(&deadline).within(second, served).await, Some(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,18 +1,17 @@
 //! The door of a listener: which connections come in, and in whose name.
 
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit};
-use tokio::net::TcpStream;
 
 use super::proxies::TrustedProxies;
-use crate::cashier::{Client, Share, Shares};
+use super::socket::{Peer, Socket};
+use crate::cashier::{Share, Shares};
 use crate::clock::Stopwatch;
-use crate::metrics::{Metrics, ReachedLimit};
+use crate::metrics::{Metrics, OpenConnection, ReachedLimit};
 
 /// The most connections of one listener at the same time. One more is closed as soon as it is accepted;
 /// the others go on.
@@ -70,7 +69,7 @@ struct DoorState {
 pub(super) struct Entered {
     pub(super) rules: Arc<DoorRules>,
     /// Where it comes from: its client, or the proxy that speaks for it.
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     /// What counts it as its client's.
     pub(super) share: Option<Share>,
     /// Whether it has to begin with the PROXY protocol.
@@ -92,34 +91,28 @@ impl Door {
     }
 
     /// Lets a new connection in, beside `open` others of its listener.
-    pub(super) fn enter(
-        &self,
-        tcp: &TcpStream,
-        peer: SocketAddr,
-        open: usize,
-    ) -> Result<Entered, ReachedLimit> {
+    pub(super) fn enter(&self, socket: &Socket, peer: Peer, open: usize) -> Result<Entered, ReachedLimit> {
         let rules = self.0.rules.load_full();
         if open >= MAX_CONNECTIONS {
             return Err(self.reached(ReachedLimit::Connections));
         }
-        if self.0.metrics.is_some() && is_scarce(tcp) {
+        if self.0.metrics.is_some() && is_scarce(socket) {
             return Err(self.reached(ReachedLimit::Descriptors));
         }
-        let is_trusted = rules.proxies.contains(peer.ip());
+        let is_trusted = rules.proxies.trusts(peer);
         let share = if is_trusted { None } else { Some(self.share(peer, &rules)?) };
         Ok(Entered { peer, share, is_proxied: is_trusted && rules.proxy_protocol, rules })
     }
 
     /// The share that counts a connection as that of `client`.
-    pub(super) fn share(&self, client: SocketAddr, rules: &DoorRules) -> Result<Share, ReachedLimit> {
-        let share = self.0.connections.take(Client::at(client.ip()), 1, rules.per_client);
+    pub(super) fn share(&self, client: Peer, rules: &DoorRules) -> Result<Share, ReachedLimit> {
+        let share = self.0.connections.take(client.client(), 1, rules.per_client);
         share.ok_or_else(|| self.reached(ReachedLimit::ClientConnections))
     }
 
-    /// Serves a connection, which counts as open until it ends.
-    pub(super) async fn counted(self, serving: impl Future<Output = ()>) {
-        let _open = self.0.metrics.as_ref().map(|it| it.connection_opened());
-        serving.await;
+    /// Counts a connection as open until this is dropped.
+    pub(super) fn opened(&self) -> Option<OpenConnection> {
+        self.0.metrics.as_ref().map(|it| it.connection_opened())
     }
 
     /// Counts that a limit was reached.
@@ -139,10 +132,10 @@ pub fn descriptors() -> Option<u64> {
 
 /// Whether a connection took one of the last descriptors. The system always gives the lowest number that
 /// is free.
-fn is_scarce(tcp: &TcpStream) -> bool {
+fn is_scarce(socket: &Socket) -> bool {
     let Some(limit) = descriptors() else { return false };
     let for_clients = limit.saturating_sub(limit / 4);
-    u64::try_from(tcp.as_raw_fd()).is_ok_and(|number| number >= for_clients)
+    u64::try_from(socket.as_raw_fd()).is_ok_and(|number| number >= for_clients)
 }
 
 /// Keeps a flood out of the log: the first is logged at once, and the others are counted.

@@ -20,15 +20,15 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub struct NotBelieved;
 
 /// The client that a trusted proxy at `peer` names in the headers of a request; `peer` itself if it names
-/// none.
+/// none. `None` is a process of this machine that connects over a Unix socket.
 ///
 /// # Errors
 /// [`NotBelieved`].
 pub fn client_named(
-    peer: IpAddr,
+    peer: Option<IpAddr>,
     headers: &HeaderMap,
     proxies: &TrustedProxies,
-) -> Result<IpAddr, NotBelieved> {
+) -> Result<Option<IpAddr>, NotBelieved> {
     let listed = list(headers, &X_FORWARDED_FOR).map(|it| {
         let hops: Vec<_> = it.split(',').map(address).collect();
         client_of(peer, hops, proxies)
@@ -50,13 +50,13 @@ pub fn client_named(
 
 /// The first address from the right that is not trusted. What is no address ends the search: the hop
 /// before it is the last that is known.
-fn client_of(peer: IpAddr, hops: Vec<Option<IpAddr>>, proxies: &TrustedProxies) -> IpAddr {
+fn client_of(peer: Option<IpAddr>, hops: Vec<Option<IpAddr>>, proxies: &TrustedProxies) -> Option<IpAddr> {
     let mut last = peer;
     for hop in hops.into_iter().rev() {
         let Some(address) = hop else { return last };
-        last = address;
+        last = Some(address);
         if !proxies.contains(address) {
-            return address;
+            return last;
         }
     }
     last
@@ -132,7 +132,7 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
-        client_named(PEER.parse().unwrap(), &map, &proxies).ok().map(|it| it.to_string())
+        client_named(PEER.parse().ok(), &map, &proxies).ok().flatten().map(|it| it.to_string())
     }
 
     #[test]

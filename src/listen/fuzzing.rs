@@ -27,6 +27,6 @@ pub fn head_length(text: &[u8]) -> Option<usize> {
 /// # Errors
 /// `bytes` end too early, or do not begin with such a header.
 pub fn proxied(mut bytes: &[u8], peer: SocketAddr) -> io::Result<(SocketAddr, &[u8])> {
-    let client = proxy_protocol::read(&mut bytes, peer).now_or_never().unwrap_or(Ok(peer))?;
-    Ok((client, bytes))
+    let client = proxy_protocol::read(&mut bytes).now_or_never().unwrap_or(Ok(None))?;
+    Ok((client.unwrap_or(peer), bytes))
 }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
+
+use super::socket::Socket;
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -17,11 +18,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// What came `within` this time may become a preface.
-pub(super) async fn begins(tcp: &TcpStream, within: Duration) -> Result<bool, Elapsed> {
+pub(super) async fn begins(socket: &Socket, within: Duration) -> Result<bool, Elapsed> {
     let look = async {
         let mut first = [0; PREFACE.len()];
         loop {
-            let seen = tcp.peek(&mut first).await.ok()?;
+            let seen = socket.peek(&mut first).await.ok()?;
             let seen = first.get(..seen).filter(|it| !it.is_empty() && PREFACE.starts_with(it))?;
             if seen.len() == PREFACE.len() {
                 return Some(());

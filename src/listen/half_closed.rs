@@ -14,10 +14,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::head::HeadSignal;
+use super::socket::Socket;
 
 /// How often a connection is looked at for a reset.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -41,12 +41,12 @@ pub(super) struct HalfClosed {
 
 impl HalfClosed {
     /// What the app is told of the end that was read from `stream`: nothing as long as the client waits,
-    /// an error once it turns out to be gone. `tcp` is the connection under the stream.
+    /// an error once it turns out to be gone. `socket` is the connection under the stream.
     pub(super) fn poll_end<S: AsyncWrite + Unpin>(
         &mut self,
         head: &HeadSignal,
         stream: &mut S,
-        tcp: fn(&S) -> &TcpStream,
+        socket: fn(&S) -> &Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let is_shared = head.is_shared();
@@ -63,7 +63,7 @@ impl HalfClosed {
             ready!(next.as_mut().poll(cx));
             self.next = None;
             self.looks = self.looks.saturating_add(1);
-            if let Some(error) = tcp(stream).take_error()? {
+            if let Some(error) = socket(stream).take_error()? {
                 return Poll::Ready(Err(error));
             }
             if is_shared {

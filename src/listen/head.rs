@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::Method;
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::apps::{HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v2::server::H2Options;
@@ -24,15 +24,23 @@ use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use super::deadline::{Deadline, DeadlineWatch, LastWords};
+use super::deadline::{Deadline, LastWords};
 use super::refusal;
 use crate::clock::Stopwatch;
 use crate::shutdown::StopSignal;
+
+/// A number of bytes that is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 /// What a connection's task, its app and its stream know of the head that is read.
 #[derive(Debug, Default)]
 pub(super) struct HeadSignal {
     is_awaited: AtomicBool,
+    /// How many bytes came after the head, and how many are to come, for each [`UNKNOWN`] if that is not known.
+    after: AtomicU64,
+    body: AtomicU64,
+    /// Whether bytes may have come that belong to a later request.
+    is_ahead: AtomicBool,
     /// Whether the app has the request that the last head began.
     is_begun: AtomicBool,
     /// Whether all of that request was read.
@@ -60,6 +68,8 @@ pub(super) struct HeadSignal {
 impl HeadSignal {
     /// The next bytes begin a head.
     fn expect(&self) {
+        self.after.store(UNKNOWN, Ordering::Relaxed);
+        self.body.store(UNKNOWN, Ordering::Relaxed);
         self.is_begun.store(false, Ordering::Relaxed);
         self.is_whole.store(false, Ordering::Relaxed);
         self.is_awaited.store(true, Ordering::Relaxed);
@@ -67,12 +77,32 @@ impl HeadSignal {
 
     /// The app has the request. The stream finds the end of a head by itself, but not if the head's
     /// beginning came with the request before.
-    pub(super) fn begin(&self, knows_interim: bool) {
+    pub(super) fn begin(&self, knows_interim: bool, body: Option<u64>) {
+        self.body.store(body.unwrap_or(UNKNOWN), Ordering::Relaxed);
         self.is_awaited.store(false, Ordering::Relaxed);
         self.is_answered.store(false, Ordering::Relaxed);
         self.knows_interim.store(knows_interim, Ordering::Relaxed);
         *self.age() = Some(Stopwatch::start());
         self.is_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all that was read belongs to the request and those before it. Once it may not, it is not known any
+    /// more: where a head ends that began with the request before, the stream cannot see.
+    pub(super) fn is_level(&self) -> bool {
+        let (after, body) = (self.after.load(Ordering::Relaxed), self.body.load(Ordering::Relaxed));
+        if after == UNKNOWN || after != body {
+            self.is_ahead.store(true, Ordering::Relaxed);
+        }
+        !self.is_ahead.load(Ordering::Relaxed)
+    }
+
+    /// So many bytes came after the head.
+    fn came_after(&self, bytes: usize) {
+        let after = self.after.load(Ordering::Relaxed);
+        if after != UNKNOWN {
+            let bytes = u64::try_from(bytes).unwrap_or(UNKNOWN);
+            self.after.store(after.saturating_add(bytes), Ordering::Relaxed);
+        }
     }
 
     /// Nothing more belongs to the request.
@@ -219,14 +249,12 @@ pub(super) struct HeadWatch {
     place: Place,
     /// Runs from the first byte of a head to its last.
     deadline: Option<Pin<Box<Sleep>>>,
-    answer: DeadlineWatch,
 }
 
 impl HeadWatch {
     pub(super) fn new(head: &Arc<HeadSignal>, within: Duration) -> Self {
         head.expect();
-        let answer = DeadlineWatch::new(Arc::clone(&head.answer));
-        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None, answer }
+        Self { head: Arc::clone(head), within, place: Place::default(), deadline: None }
     }
 
     /// Reads by `read`, unless a head is late. Then nothing is read any more, and the connection's task
@@ -241,9 +269,10 @@ impl HeadWatch {
             (self.place, self.deadline) = (Place::default(), None);
             let before = buf.filled().len();
             let outcome = read(cx, buf);
+            let came = buf.filled().len().saturating_sub(before);
+            self.head.came_after(came);
             // A client that has closed its sending side waits for the answer too.
-            let is_quiet = buf.filled().len() == before;
-            if is_quiet && self.answer.poll(cx).is_ready() {
+            if came == 0 && self.head.answer.poll_passed().is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             return outcome;
@@ -271,10 +300,12 @@ impl HeadWatch {
     }
 
     fn see(&mut self, bytes: &[u8]) {
-        for byte in bytes {
+        for (index, byte) in bytes.iter().enumerate() {
             match self.place.after(*byte) {
                 Some(place) => self.place = place,
                 None => {
+                    self.head.after.store(0, Ordering::Relaxed);
+                    self.head.came_after(bytes.len().saturating_sub(index).saturating_sub(1));
                     self.head.is_awaited.store(false, Ordering::Relaxed);
                     (self.place, self.deadline) = (Place::default(), None);
                     return;
@@ -297,14 +328,11 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Timed<A> {
     app: Arc<A>,
     head: Arc<HeadSignal>,
-    idle: Duration,
-    has_begun: AtomicBool,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Timed<A> {
-    /// An app for a connection that may say nothing for the time `idle` before its first request.
-    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>, idle: Duration) -> Arc<Self> {
-        Arc::new(Self { app, head: Arc::clone(head), idle, has_begun: AtomicBool::new(false) })
+    pub(super) fn new(app: Arc<A>, head: &Arc<HeadSignal>) -> Arc<Self> {
+        Arc::new(Self { app, head: Arc::clone(head) })
     }
 
     /// Serves one request of HTTP/2, whose session watches `deadline`.
@@ -327,7 +355,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
     // Written out, not `async`: a session is some 5 kB, and each future that holds it copies it.
     fn process_new_http<'s, 'w, 'f>(
         self: &'s Arc<Self>,
-        mut session: ServerSession,
+        session: ServerSession,
         shutdown: &'w StopSignal,
     ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'f>>
     where
@@ -336,10 +364,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
         Self: 'f,
     {
         self.head.expect();
-        if !self.has_begun.swap(true, Ordering::Relaxed) && session.get_keepalive().is_some() {
-            // Pingora gives every new connection 60 s. For 0 it would wait for ever.
-            session.set_keepalive(Some(self.idle.as_secs().max(1)));
-        }
         let deadline = Arc::clone(&self.head.answer);
         let served = self.app.process_new_http(session, shutdown);
         Box::pin(async move { deadline.within(GRACE, served).await.flatten() })
@@ -347,10 +371,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Timed<A> {
 
     fn h2_options(&self) -> Option<H2Options> {
         self.app.h2_options()
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.app.server_options()
     }
 }
 
@@ -368,6 +388,66 @@ mod tests {
             }
         }
         None
+    }
+
+    /// Whether nothing of a later request was read, after the app had the request with a body of `body` bytes and
+    /// `reads` came one after the other.
+    async fn is_level(
+        signal: &Arc<HeadSignal>,
+        watch: &mut HeadWatch,
+        body: Option<u64>,
+        reads: &[&str],
+    ) -> bool {
+        signal.expect();
+        let mut reads = reads.iter();
+        read(watch, reads.next()).await;
+        signal.begin(true, body);
+        for part in reads {
+            read(watch, Some(part)).await;
+        }
+        signal.is_level()
+    }
+
+    /// Reads `part` as the stream would.
+    async fn read(watch: &mut HeadWatch, part: Option<&&str>) {
+        let Some(part) = part else { return };
+        let mut room = [0; 256];
+        let mut buf = ReadBuf::new(&mut room);
+        let put = |_: &mut Context<'_>, buf: &mut ReadBuf<'_>| {
+            buf.put_slice(part.as_bytes());
+            Poll::Ready(Ok(()))
+        };
+        let mut put = Some(put);
+        let polled = std::future::poll_fn(|cx| watch.read(cx, &mut buf, put.take().unwrap())).await;
+        polled.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_is_known_whether_something_of_a_later_request_was_read() {
+        const HEAD: &str = "POST / HTTP/1.1\r\n\r\n";
+        const BOTH: &str = "GET / HTTP/1.1\r\n\r\nGET /";
+        let new = || {
+            let signal = Arc::new(HeadSignal::default());
+            let watch = HeadWatch::new(&signal, Duration::from_secs(1));
+            (signal, watch)
+        };
+        for (body, reads, expected) in [
+            (Some(0), [HEAD].as_slice(), true),
+            (Some(4), &[HEAD, "body"], true),
+            (Some(4), &["POST / HTTP/1.1\r\n\r\nbo", "d", "y"], true),
+            (Some(0), &[BOTH], false),
+            (Some(4), &[HEAD, "bodyGET /"], false),
+            (Some(4), &[HEAD, "bod"], false),
+            (None, &[HEAD, "4\r\nbody\r\n0\r\n\r\n"], false),
+            // Its head came with the request before.
+            (Some(0), &[], false),
+        ] {
+            let (signal, mut watch) = new();
+            assert_eq!(is_level(&signal, &mut watch, body, reads).await, expected, "{reads:?}");
+            // A second request, which begins where nobody knows.
+            let again = is_level(&signal, &mut watch, Some(0), &[HEAD]).await;
+            assert_eq!(again, expected, "after {reads:?}");
+        }
     }
 
     #[test]

@@ -262,13 +262,13 @@ mod tests {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     /// A connection that a client has begun with these bytes, and on which so many bytes wait to be read.
-    async fn begun(bytes: &[u8], room: usize) -> (DuplexStream, impl Future<Output = ()>) {
+    async fn begun(bytes: &[u8], room: usize) -> (DuplexStream, impl Future<Output = ()> + use<>) {
         let (mut client, stream) = tokio::io::duplex(room);
         client.write_all(bytes).await.unwrap();
         let head = Arc::new(HeadSignal::default());
         let served = async move {
             let (_stop, shutdown) = watch::channel(false);
-            let app = Timed::new(Arc::new(Mute), &head, IDLE);
+            let app = Timed::new(Arc::new(Mute), &head);
             serve(Box::new(stream), app, head, IDLE, shutdown.into()).await;
         };
         (client, served)

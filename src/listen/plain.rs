@@ -1,4 +1,4 @@
-//! A TCP connection with the traits that Pingora asks of a stream.
+//! A connection, over TCP or a Unix socket, with the traits that Pingora asks of a stream.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,18 +14,18 @@ use pingora::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::half_closed::HalfClosed;
 use super::head::HeadWatch;
 use super::refusal::Refused;
+use super::socket::Socket;
 use super::stall::Unstalled;
 use super::write_buffer::WriteBuffer;
 
-/// A TCP stream with a write buffer.
+/// A socket with a write buffer.
 #[derive(Debug)]
 pub(super) struct Buffered {
-    stream: WriteBuffer<Unstalled<TcpStream>>,
+    stream: WriteBuffer<Unstalled<Socket>>,
     digest: Arc<SocketDigest>,
     /// Over the heads, if no other layer reads them.
     watch: Option<HeadWatch>,
@@ -36,9 +36,9 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    pub(super) fn new(tcp: TcpStream, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
+    pub(super) fn new(socket: Socket, digest: SocketDigest, watch: Option<HeadWatch>) -> Self {
         Self {
-            stream: WriteBuffer::new(Unstalled::new(tcp)),
+            stream: WriteBuffer::new(Unstalled::new(socket)),
             digest: Arc::new(digest),
             watch,
             refused: Refused::default(),
@@ -53,7 +53,7 @@ impl Buffered {
         self
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &Socket {
         self.stream.socket().get_ref()
     }
 
@@ -75,9 +75,9 @@ impl Drop for Buffered {
             && let Some(words) = signal.last_words()
         {
             say_last(&mut self.stream, &words, &mut Context::from_waker(Waker::noop()));
-            signal.outlive(self.tcp().as_fd().try_clone_to_owned());
+            signal.outlive(self.socket().as_fd().try_clone_to_owned());
         }
-        let _sent = self.tcp().try_write(self.stream.waiting()).is_ok();
+        let _sent = self.socket().try_write(self.stream.waiting()).is_ok();
     }
 }
 
@@ -156,7 +156,7 @@ impl Shutdown for Buffered {
 
 impl UniqueID for Buffered {
     fn id(&self) -> UniqueIDType {
-        self.tcp().as_raw_fd()
+        self.socket().as_raw_fd()
     }
 }
 

@@ -15,12 +15,12 @@ const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20";
 /// The longest header of version 2 that is read: addresses, and what load balancers add to them.
 const LONGEST: usize = 4096;
 
-/// Reads the header from `tcp`, and nothing after it. Gives the client; `peer` itself if the proxy speaks
-/// for nobody, as in a health check.
+/// Reads the header from `tcp`, and nothing after it. Gives the client; `None` if the proxy speaks for nobody, as in a
+/// health check.
 ///
 /// # Errors
 /// The connection ended, or what came is no such header.
-pub(super) async fn read(tcp: &mut (impl AsyncRead + Unpin), peer: SocketAddr) -> io::Result<SocketAddr> {
+pub(super) async fn read(tcp: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut header = vec![tcp.read_u8().await?];
     if header == b"P" {
         while !header.ends_with(b"\r\n") && header.len() < LONGEST_LINE {
@@ -38,13 +38,13 @@ pub(super) async fn read(tcp: &mut (impl AsyncRead + Unpin), peer: SocketAddr) -
     }
     // The rest says nothing then, not even the kind of the addresses (section 2.2).
     if header.starts_with(LOCAL) {
-        return Ok(peer);
+        return Ok(None);
     }
     let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
     let parsed = ProxyHeader::parse(&header, config);
     let (parsed, _) =
         parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    Ok(parsed.proxied_address().map_or(peer, |it| it.source))
+    Ok(parsed.proxied_address().map(|it| it.source))
 }
 
 #[cfg(test)]
@@ -56,8 +56,8 @@ mod tests {
     /// Who is the client by a header, and how much is left of what came; `None` if it is refused.
     fn read_all(mut bytes: &[u8]) -> Option<(SocketAddr, usize)> {
         let peer = "10.0.0.1:9".parse().unwrap();
-        let client = read(&mut bytes, peer).now_or_never().unwrap().ok()?;
-        Some((client, bytes.len()))
+        let client = read(&mut bytes).now_or_never().unwrap().ok()?;
+        Some((client.unwrap_or(peer), bytes.len()))
     }
 
     fn version_2(command: u8, kind: u8, rest: &[u8]) -> Vec<u8> {

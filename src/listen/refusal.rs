@@ -17,8 +17,9 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, timeout};
+
+use super::socket::Socket;
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer. Closed at
 /// once, the connection would be reset, and the client could lose the answer.
@@ -154,12 +155,11 @@ async fn say(mut session: ServerSession, status: StatusCode, more: &[(HeaderName
 }
 
 /// Reads on for a while from a client that has been answered and may be sending still.
-pub(super) async fn linger(tcp: OwnedFd) {
-    let tcp = std::net::TcpStream::from(tcp);
-    let Ok(mut tcp) = TcpStream::from_std(tcp) else { return };
+pub(super) async fn linger(socket: OwnedFd) {
+    let Ok(mut socket) = Socket::from_fd(socket) else { return };
     let read = async {
         let (mut bytes, mut left) = ([0; 4096], LINGER_BYTES);
-        while let Ok(length @ 1..) = tcp.read(&mut bytes).await {
+        while let Ok(length @ 1..) = socket.read(&mut bytes).await {
             left = left.saturating_sub(length);
             if left == 0 {
                 return;

@@ -12,6 +12,8 @@ vocabulary! {
         /// **(ours)** All uses are spent.
         CapabilityExhausted = "CAPABILITY_EXHAUSTED",
         CapabilityExpired = "CAPABILITY_EXPIRED",
+        /// **(ours)** The operator ended it.
+        CapabilityRevoked = "CAPABILITY_REVOKED",
         CapabilityUnknown = "CAPABILITY_UNKNOWN",
         /// **(ours)** This gateway did not mint the entry that was sent back.
         ChallengeUnknown = "CHALLENGE_UNKNOWN",
@@ -47,6 +49,9 @@ impl Refusal {
             }
             Self::CapabilityExhausted => "every use of the capability is spent: pay again",
             Self::CapabilityExpired => "the capability's time is over: pay again",
+            Self::CapabilityRevoked => {
+                "the operator has revoked the capability: pay again, or ask the operator why"
+            }
             Self::CapabilityUnknown => "this gateway knows no such capability: pay for one",
             Self::ChallengeUnknown => {
                 "`accepted` is not an entry this gateway sent: echo one of `accepts` unchanged, `extra` and all"

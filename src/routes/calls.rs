@@ -10,6 +10,7 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
@@ -150,6 +151,8 @@ pub enum Quote {
         /// The lines that are bought, independent of their order in the body.
         part: String,
         amount: Raw,
+        /// How many calls have a price: several in a batch.
+        calls: NonZeroU32,
     },
 }
 
@@ -182,11 +185,11 @@ impl CallPrices {
                 Price::Refused => return Err(call.not_offered()),
             }
         }
-        if parts.is_empty() {
-            return Ok(Quote::Free);
-        }
+        // Far less than this fit into a body.
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let Some(calls) = NonZeroU32::new(count) else { return Ok(Quote::Free) };
         parts.sort_unstable();
-        Ok(Quote::Costs { part: shortened(parts.join("+")), amount: sum })
+        Ok(Quote::Costs { part: shortened(parts.join("+")), amount: sum, calls })
     }
 
     /// Every price of the list, with what it is for.

@@ -83,7 +83,9 @@ impl HostPattern {
         }
     }
 
-    fn admits(&self, name: &str) -> bool {
+    /// Whether it is for the host of this name, which is in lower case.
+    #[must_use]
+    pub fn admits(&self, name: &str) -> bool {
         if self.below { is_below(name, &self.name) } else { self.name == name }
     }
 

@@ -29,7 +29,7 @@ use crate::payment::Purchase;
 use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
-pub use leases::{LEASE_SECONDS, NoUse, chunk};
+pub use leases::{LEASE_SECONDS, NoUse, REVOKED_WITHIN, chunk};
 pub use meter::{BrokenAnswer, CachedCapability, Use};
 
 /// All cached capabilities, over the store `S`.
@@ -195,10 +195,17 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
     /// # Errors
     /// [`StoreError`]. It still ends here.
     pub async fn revoke(&self, id: CapabilityId) -> Result<bool, StoreError> {
+        self.end_here(id);
+        self.leases.store.revoke(id, self.leases.clock.now()).await
+    }
+
+    /// Ends a capability in this instance: one that the store has ended. Other instances learn it with their
+    /// next report, which is made at least every [`LEASE_SECONDS`] / 2 while uses are out, within
+    /// [`REVOKED_WITHIN`].
+    pub fn end_here(&self, id: CapabilityId) {
         for held in self.cache.get(&id).into_iter().chain(self.leases.find(id)) {
             held.meter().revoke();
         }
-        self.leases.store.revoke(id, self.leases.clock.now()).await
     }
 
     /// Until `shutdown` turns true: reports uses as they are spent, renews leases, hands back idle uses.

@@ -8,6 +8,7 @@ use crate::routes::{Grants, Place, RouteName, Terms};
 use crate::store::deposits::{Deposit, SeenDeposit, SweepBlock, SweepRecord};
 use crate::store::encoding::{action, decode_block, decode_headers, state, sweep_state};
 use crate::store::escrow::{Share, StoredCapability};
+use crate::store::operator::{CapabilityEntry, ManualAct, Remark};
 use crate::store::{
     Answer, CapabilityId, CapabilityRecord, Holder, Intent, Lease, OutstandingGrants, PaymentRecord,
 };
@@ -100,6 +101,31 @@ pub(super) fn capability<R: Columns>(row: &R) -> Result<StoredCapability, R::Fau
         spent: row.small(7)?,
         broken: row.small(8)?,
     })
+}
+
+/// A row of the engine's columns of a capability as the operator sees it: those of [`capability`], and more.
+pub(super) fn entry<R: Columns>(row: &R) -> Result<CapabilityEntry, R::Fault> {
+    let StoredCapability { payment, record, spent, .. } = capability(row)?;
+    Ok(CapabilityEntry {
+        sequence: payment,
+        record,
+        spent,
+        leased: row.small(9)?,
+        payer: Account(row.bytes(10)?),
+        amount: row.raw(11)?,
+        granted_at: row.time(12)?,
+        revoked_at: row.integer(13)?.map(|it| UnixSeconds(it.cast_unsigned())),
+        given: manual_act(row, 14)?,
+        revoked_by: manual_act(row, 17)?,
+    })
+}
+
+/// What was done by hand, if anything was: when, who and why, from this column on.
+fn manual_act<R: Columns>(row: &R, column: usize) -> Result<Option<ManualAct>, R::Fault> {
+    let Some(at) = row.integer(column)? else { return Ok(None) };
+    let [who, why] = [column.saturating_add(1), column.saturating_add(2)];
+    let remark = Remark { who: row.text(who)?.to_owned(), why: row.text(why)?.to_owned() };
+    Ok(Some(ManualAct { at: UnixSeconds(at.cast_unsigned()), remark }))
 }
 
 /// The columns of a share, in the order of [`share`].

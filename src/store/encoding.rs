@@ -16,6 +16,15 @@ pub(super) fn most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
+/// The place before which a search goes on: after everything if there is none.
+pub(super) fn below(before: Option<u64>) -> i64 {
+    before.and_then(|it| i64::try_from(it).ok()).unwrap_or(i64::MAX)
+}
+
+/// The codes of what is done by hand.
+pub(super) const GIVEN: u8 = 0;
+pub(super) const REVOKED: u8 = 1;
+
 /// The values that a list of deposits or sweeps starts after: before everything if there is no mark.
 pub(super) fn start(after: Option<Mark>) -> (i64, Vec<u8>) {
     after.map_or((i64::MIN, Vec::new()), |mark| (stored(mark.at.0), mark.block.0.to_vec()))

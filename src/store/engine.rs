@@ -5,6 +5,7 @@ use std::fmt;
 use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
+use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
@@ -145,6 +146,13 @@ pass_on! {
         keep(block: BlockHash, answer: &Answer, now: UnixSeconds) -> bool;
         kept(block: BlockHash) -> Option<Answer>;
         forget(what: Forget) -> u32;
+    }
+    OperatorJournal {
+        search_payments(search: &PaymentSearch) -> Vec<PaymentRecord>;
+        search_capabilities(search: &CapabilitySearch, now: UnixSeconds) -> Vec<CapabilityEntry>;
+        capability_entry(id: CapabilityId, now: UnixSeconds) -> Option<CapabilityEntry>;
+        revoke_by(id: CapabilityId, remark: &Remark, now: UnixSeconds) -> bool;
+        note_given(id: CapabilityId, remark: &Remark, now: UnixSeconds) -> bool;
     }
     DepositJournal {
         note_deposits(deposits: &[Deposit], keep: u32, now: UnixSeconds) -> Noted;

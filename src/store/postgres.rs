@@ -15,6 +15,7 @@ mod claims;
 mod connect;
 mod fault;
 mod journal;
+mod operator;
 mod options;
 mod probe;
 mod query;
@@ -40,6 +41,7 @@ use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use super::free_space::FreeSpace;
+use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
@@ -225,6 +227,46 @@ impl Meters for PostgresStore {
 
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
         self.write(now, |client| Box::pin(capabilities::revoke(client, id, now))).await
+    }
+}
+
+impl OperatorJournal for PostgresStore {
+    async fn search_payments(&self, search: &PaymentSearch) -> Result<Vec<PaymentRecord>, StoreError> {
+        self.read(|client| Box::pin(operator::search_payments(client, search.clone()))).await
+    }
+
+    async fn search_capabilities(
+        &self,
+        search: &CapabilitySearch,
+        now: UnixSeconds,
+    ) -> Result<Vec<CapabilityEntry>, StoreError> {
+        self.read(|client| Box::pin(operator::search_capabilities(client, search.clone(), now))).await
+    }
+
+    async fn capability_entry(
+        &self,
+        id: CapabilityId,
+        now: UnixSeconds,
+    ) -> Result<Option<CapabilityEntry>, StoreError> {
+        self.read(|client| Box::pin(operator::entry(client, id, now))).await
+    }
+
+    async fn revoke_by(
+        &self,
+        id: CapabilityId,
+        remark: &Remark,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(operator::revoke(client, id, remark.clone(), now))).await
+    }
+
+    async fn note_given(
+        &self,
+        id: CapabilityId,
+        remark: &Remark,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(operator::note_given(client, id, remark.clone(), now))).await
     }
 }
 

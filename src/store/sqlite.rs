@@ -19,6 +19,7 @@ mod fault;
 mod journal;
 mod open_error;
 mod deposits;
+mod operator;
 mod reader;
 mod rows;
 mod schema;
@@ -43,6 +44,7 @@ use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use super::free_space::FreeSpace;
+use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
@@ -288,6 +290,50 @@ impl Meters for SqliteStore {
 
     async fn revoke(&self, id: CapabilityId, now: UnixSeconds) -> Result<bool, StoreError> {
         self.write(now, move |db| capabilities::revoke(db, id, now)).await
+    }
+}
+
+impl OperatorJournal for SqliteStore {
+    async fn search_payments(&self, search: &PaymentSearch) -> Result<Vec<PaymentRecord>, StoreError> {
+        let search = search.clone();
+        self.readers.ask(move |db| operator::search_payments(db, &search)).await
+    }
+
+    async fn search_capabilities(
+        &self,
+        search: &CapabilitySearch,
+        now: UnixSeconds,
+    ) -> Result<Vec<CapabilityEntry>, StoreError> {
+        let search = search.clone();
+        self.readers.ask(move |db| operator::search_capabilities(db, &search, now)).await
+    }
+
+    async fn capability_entry(
+        &self,
+        id: CapabilityId,
+        now: UnixSeconds,
+    ) -> Result<Option<CapabilityEntry>, StoreError> {
+        self.readers.ask(move |db| operator::entry(db, id, now)).await
+    }
+
+    async fn revoke_by(
+        &self,
+        id: CapabilityId,
+        remark: &Remark,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let remark = remark.clone();
+        self.write(now, move |db| operator::revoke(db, id, &remark, now)).await
+    }
+
+    async fn note_given(
+        &self,
+        id: CapabilityId,
+        remark: &Remark,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        let remark = remark.clone();
+        self.write(now, move |db| operator::note_given(db, id, &remark, now)).await
     }
 }
 

@@ -2,6 +2,7 @@
 //! hurt the gateway.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Stdio;
 
 use faregate::devnet::{Devnet, DevnetOptions};
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::logs::Logs;
-use crate::patience::{soon, wait_for};
+use crate::patience::{eventually, soon, wait_for};
 use crate::program::{self, Program};
 use crate::rig::{PLENTY, Plan, Rig, capability, header, offers};
 use crate::scripted::{Reply, Scripted};
@@ -108,6 +109,26 @@ async fn a_reload_changes_which_requests_have_a_line() {
 }
 
 /// A client behind a proxy is logged, not the proxy, and an upstream that fails.
+/// A stranger could have a line for each of its requests, hundreds a second, by being turned away.
+#[tokio::test]
+async fn a_client_that_is_turned_away_again_and_again_fills_no_disk() {
+    let logs = Logs::keep();
+    let rig = Rig::start().await;
+    for _ in 0..10 {
+        let asked = (0..40).map(|_| rig.get("/nowhere", &[]));
+        let answered = futures_util::future::join_all(asked).await;
+        assert!(answered.iter().all(|it| it.status() == 404));
+    }
+    let paid = rig.pay(&rig.payer(1, PLENTY), "/paid").await;
+    assert_eq!(paid.status(), 200);
+    drop(paid);
+    eventually("what is paid is logged", async || rig.logged().contains(r#""outcome":"paid""#)).await;
+    let count = rig.logged().lines().count();
+    assert!((101..350).contains(&count), "{count}");
+    assert!(logs.text().contains("lines are left out"));
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_client_is_who_a_trusted_proxy_says() {
     let plan = Plan {
@@ -212,6 +233,56 @@ async fn whatever_becomes_of_standard_output_the_program_serves() {
             }
         }
         assert_eq!(ask().await, Some(reqwest::StatusCode::PAYMENT_REQUIRED), "{what}");
+        program::end(process).await;
+        drop(unread);
+    }
+    soon("the ledger ends", devnet.stop()).await;
+}
+
+/// The log was written by whoever logged: a full disk or a pipe that nobody held ended the process at its next line or
+/// cut a settlement off, and a pipe that nobody read stopped every thread.
+#[tokio::test]
+async fn whatever_becomes_of_standard_error_the_program_serves() {
+    let devnet = Devnet::start(DevnetOptions::default()).await.unwrap();
+    let upstream = Scripted::start(|_| Reply::text(200, "ok")).await;
+    let key = faregate::nano::Seed::from_bytes([0x5a; 32]).key(0);
+    for what in ["full", "closed", "stuck"] {
+        let folder = TempDir::new().unwrap();
+        let origin = upstream.url.origin().ascii_serialization();
+        let gateway = Program::new(folder.path(), &devnet, &origin, 1).logging("info");
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (unread, err) = match what {
+            "full" => (None, OpenOptions::new().write(true).open("/dev/full").unwrap().into()),
+            "closed" => {
+                drop(reader);
+                (None, writer.into())
+            }
+            _ => {
+                // More than a pipe holds: its writers stand still.
+                let copy = writer.try_clone().unwrap();
+                std::thread::spawn(move || writer.write_all(&vec![b'x'; 1 << 21]));
+                (Some(reader), copy.into())
+            }
+        };
+        let process = gateway.start_with(Stdio::null(), err);
+        let client = program::client();
+        let url = format!("{}/thing", gateway.url);
+        let pid = process.id().unwrap().to_string();
+        let tell = async |signal| {
+            let told =
+                tokio::process::Command::new("kill").args([signal, pid.as_str()]).status().await.unwrap();
+            assert!(told.success());
+        };
+        let bill = wait_for("a bill", async || client.get(&url).send().await.ok()).await;
+        tell("-HUP").await;
+        devnet.fund(key.account(), PLENTY).unwrap();
+        devnet.receive_all(&key).unwrap();
+        let offer = offers(&bill).offers.remove(0);
+        let block = devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+        let proof = faregate::x402::PaymentProof::NanoTxn { block };
+        let proof = faregate::x402::encode_header(&offer.answer(&proof));
+        let paid = client.get(&url).header("PAYMENT-SIGNATURE", proof).send().await.unwrap();
+        assert_eq!(paid.status(), 200, "{what}");
         program::end(process).await;
         drop(unread);
     }

@@ -95,6 +95,12 @@ async fn pending(rig: &Rig, path: &str, proof: &str, reason: &str) {
     assert_eq!(rig.upstream.seen().len(), upstream, "{reason}: the upstream was reached");
 }
 
+/// Returns once a payment is noted and not spent. On a busy machine its client is told to wait before that.
+async fn noted(rig: &Rig, block: BlockHash) {
+    let is_noted = async || journal(rig, block).await == Some(PaymentState::Intent);
+    crate::rig::eventually("the payment is noted", is_noted).await;
+}
+
 /// Asserts that the proof buys the answer, by one request to the upstream.
 async fn served(rig: &Rig, path: &str, proof: &str) -> Response {
     let upstream = rig.upstream.seen().len();

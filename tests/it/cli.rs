@@ -241,7 +241,7 @@ fn a_configuration_without_its_option_is_told_how_it_is_named() {
     }
 }
 
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 15] = [
     "demo",
     "serve",
     "check",
@@ -254,6 +254,7 @@ const SUBCOMMANDS: [&str; 14] = [
     "pool",
     "sweep",
     "payments",
+    "admin",
     "completions",
     "man",
 ];
@@ -322,6 +323,8 @@ fn each_command_exits_as_its_help_says() {
     .unwrap();
     let (copy, missing) = (path("copy.db"), path("no/such/folder"));
     let hash = "0".repeat(64);
+    let token = path("admin.token");
+    crate::serve::write_private(Path::new(&token), "0".repeat(64));
     let url = "http://127.0.0.1:1/";
     let cases: &[(&[&str], u8)] = &[
         (&["check", "--config", full], 0),
@@ -347,6 +350,11 @@ fn each_command_exits_as_its_help_says() {
         (&["sweep", "--once", "--config", &empty], 78),
         (&["payments", "list", "--config", &empty], 78),
         (&["payments", "show", &hash, "--config", faulty], 78),
+        (&["admin", "--url", url, "--token-file", &missing, "status"], 78),
+        (&["admin", "--url", url, "--token-file", &token, "status"], 69),
+        (&["admin", "--config", faulty, "status"], 78),
+        (&["admin", "--config", &empty, "status"], 78),
+        (&["admin", "no-such"], 64),
         (&["pay", url, "--node", url, "--seed-file", &missing], 78),
         (&["pay", url], 64),
         (&["devnet", "--rpc", "nowhere"], 64),

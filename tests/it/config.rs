@@ -194,9 +194,13 @@ fn the_full_file_has_every_key_and_no_other() {
 fn a_facilitator_that_others_can_reach_needs_a_token() {
     let with = |section: &str| parse(&file(NANO, &format!("facilitator: {section}\n{ROUTES}")));
     let local = with("{ listen: 127.0.0.1:4402 }").unwrap().facilitator.unwrap();
-    assert_eq!((local.address.port(), local.token_file), (4402, None));
+    assert_eq!((local.addresses[0].to_string().as_str(), local.token_file), ("127.0.0.1:4402", None));
     let open = with("{ listen: \"[::]:4402\", token_file: t }").unwrap().facilitator.unwrap();
     assert_eq!(open.token_file.as_deref(), Some(Path::new("/etc/faregate/t")));
+    assert!(with("{ listen: [127.0.0.1:4402, \"unix:/run/f.sock\"] }").is_ok());
+    assert!(
+        with("{ listen: [127.0.0.1:4402, 192.0.2.1:4402] }").unwrap_err().to_string().contains("token_file")
+    );
     assert!(with("{ listen: \"[::]:4402\" }").unwrap_err().to_string().contains("token_file"));
     assert_eq!(parse(&file(NANO, ROUTES)).unwrap().facilitator, None);
 }
@@ -217,7 +221,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.nano.pool, PoolSource::Seed { file: "/etc/faregate/pool.seed".into(), size: 1024 });
     assert_eq!(config.nano.mechanisms, [Mechanism::NanoTxn, Mechanism::NanoSignature]);
     assert_eq!(config.unmatched, Unmatched::NotFound);
-    assert_eq!((config.admin, &config.cors), (None, &None));
+    assert_eq!((config.admin, &config.cors), (Vec::new(), &None));
     let Drain { delay, grace } = config.drain;
     assert_eq!((delay, grace), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(config.sweep, None);

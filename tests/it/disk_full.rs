@@ -56,7 +56,7 @@ async fn a_full_disk_stops_sales_and_loses_nothing() {
     let [offer, _] = rig.bill("/many").await;
     let (proof, block) = rig.txn(&payers[0], &offer);
     let paid = [("PAYMENT-SIGNATURE", proof.as_str())];
-    let (bought, ()) = tokio::join!(rig.get("/many", &paid), confirm_once_seen(&rig, block.hash()));
+    let (bought, ()) = tokio::join!(rig.get("/many", &paid), rig.confirm(block.hash()));
     assert_eq!(bought.status(), 200);
     let (token, left) = capability(&bought);
     assert_eq!(left, 999);
@@ -69,7 +69,7 @@ async fn a_full_disk_stops_sales_and_loses_nothing() {
     let (kept, waiting, fillers) =
         tokio::join!(rig.get("/once", &first_paid), rig.get("/once", &paid), async {
             for hash in [first, second] {
-                eventually("broadcast", || async { rig.devnet.lattice().entry(hash).is_some() }).await;
+                rig.has_broadcast(hash).await;
             }
             let one = fill(disk.path(), "filler");
             assert!(rig.devnet.confirm_now(first));
@@ -113,10 +113,6 @@ async fn a_full_disk_stops_sales_and_loses_nothing() {
     let served = rig.get("/many", &[("PAYMENT-CAPABILITY", &token)]).await;
     assert_eq!((served.status().as_u16(), capability(&served).1), (200, left - 22));
     rig.end().await;
-}
-
-async fn confirm_once_seen(rig: &Rig, hash: BlockHash) {
-    eventually("broadcast", || async { rig.devnet.confirm_now(hash) }).await;
 }
 
 async fn everything_is_there(rig: &Rig, bought: [BlockHash; 3]) {

@@ -189,13 +189,13 @@ async fn a_certificate_is_judged_by_its_key_its_names_and_its_end() {
     assert!(mark == "broken" && words.contains("do not belong together"), "{mark} {words}");
 
     write((2020, 1, 1), (4000, 1, 1), &["*.example.com"]);
-    assert_eq!(site.examined("listen.tls").await.0, "ok", "a certificate for all names below");
+    assert_eq!(site.examined("names of listen.tls").await.0, "ok", "a certificate for all names below");
     write((2020, 1, 1), (4000, 1, 1), &["other.example.com"]);
-    let (mark, words) = site.examined("listen.tls").await;
+    let (mark, words) = site.examined("names of listen.tls").await;
     assert!(mark == "broken" && words.contains("is not for api.example.com"), "{mark} {words}");
     // Clients of a proxy may be shown the proxy's.
     site.listen = format!("{tls}, trusted_proxies: [127.0.0.1]");
-    assert_eq!(site.examined("listen.tls").await.0, "warning");
+    assert_eq!(site.examined("names of listen.tls").await.0, "warning");
     site.public_url = "http://api.example.com";
     assert_eq!(site.examined("listen.tls").await.0, "ok", "clients ask for no certificate");
 }
@@ -365,4 +365,24 @@ async fn offline_check_reads_the_configuration_alone() {
     std::fs::write(&file, text.replace("price: 1 raw", "price: 0 raw")).unwrap();
     assert_eq!(run(&["check", "--offline", "--config"]), Some(78));
     assert_eq!(run(&["check", "--offline", "--against-store", "--config"]), Some(64));
+}
+
+/// Before: `nano.websocket` was not tried at all.
+#[tokio::test]
+async fn a_websocket_is_subscribed_at() {
+    let mut site = Site::new().await;
+    let options =
+        DevnetOptions { websocket: Some("127.0.0.1:0".parse().unwrap()), ..DevnetOptions::default() };
+    site.devnet = Devnet::start(options).await.unwrap();
+    let socket = site.devnet.websocket_url().unwrap();
+    site.nano = format!("  websocket: {socket}\n");
+    let (mark, words) = site.examined("nano.websocket").await;
+    assert!(mark == "ok" && words.contains("subscribes to confirmations"), "{words}");
+    // The port of the RPC, which speaks HTTP alone, is the likeliest mistake.
+    let rpc = site.devnet.rpc_url().replacen("http://", "ws://", 1);
+    for (socket, said) in [(rpc, "HTTP"), ("ws://127.0.0.1:1".to_owned(), "no connection: ")] {
+        site.nano = format!("  websocket: \"{socket}?key=hidden\"\n");
+        let (mark, words) = site.examined("nano.websocket").await;
+        assert!(mark == "broken" && words.contains(said) && !words.contains("hidden"), "{socket}: {words}");
+    }
 }

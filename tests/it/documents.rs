@@ -1,7 +1,7 @@
 //! The documents: links lead somewhere, files that are named exist, configurations that are shown are valid, the
 //! program understands the commands, every block of commands is run by a script, and every test that is named exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +15,7 @@ const FOLDERS: [&str; 6] = ["", "config", "deploy", "benches", "tests", "src/gui
 /// What a document says about the block of commands below it: which script runs it.
 const RUN_BY_DOCS: &str = "<!-- run by tests/docs/run -->";
 const RUN_BY_CI: &str = "<!-- run by .ci/run -->";
+const RUN_BY_DEPLOY: &str = "<!-- run by tests/deploy/run -->";
 const RUN_BY_MAKE: &str = "<!-- run by make test, in brief -->";
 
 /// The sections that make a file of those that are shown a whole one.
@@ -389,7 +390,7 @@ fn is_a_test(command: &str) -> bool {
 #[test]
 fn every_block_of_commands_is_run() {
     let script = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
-    let (docs, ci) = (script("tests/docs/run"), script(".ci/run"));
+    let (docs, ci, deploy) = (script("tests/docs/run"), script(".ci/run"), script("tests/deploy/run"));
     let run_in_ci: Vec<_> = Document::commands(&ci).iter().map(|it| in_brief(it)).collect();
     let mut faults = Vec::new();
     for document in Document::all() {
@@ -398,6 +399,8 @@ fn every_block_of_commands_is_run() {
             match block.before {
                 RUN_BY_DOCS if docs.contains(&path) => {}
                 RUN_BY_DOCS => faults.push(format!("{path}: tests/docs/run does not name it")),
+                RUN_BY_DEPLOY if deploy.contains(&format!("page={path}\n")) => {}
+                RUN_BY_DEPLOY => faults.push(format!("{path}: tests/deploy/run does not follow it")),
                 RUN_BY_CI => {
                     for command in Document::commands(&block.text) {
                         let wanted = in_brief(&command);
@@ -416,4 +419,67 @@ fn every_block_of_commands_is_run() {
         }
     }
     report(&faults);
+}
+
+/// The sources as one text, in which a literal that goes on in the next line is one.
+fn sources(folder: &Path) -> String {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all += &sources(&path);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut lines = text.split("\\\n");
+            all += lines.next().unwrap();
+            lines.for_each(|line| all += line.trim_start());
+        }
+    }
+    all
+}
+
+/// An operator looks for what the program printed: the pages explain messages that it prints.
+#[test]
+fn every_message_that_is_explained_is_one_of_the_programs() {
+    let page = Document::read(Path::new("deploy/README.md"));
+    let (_, section) = page.text.split_once("\n## Troubleshooting\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let sources = sources(&Path::new(ROOT).join("src"));
+    let (mut faults, mut count) = (Vec::new(), 0);
+    for row in section.lines().filter(|it| it.starts_with("| `")) {
+        let messages = row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2);
+        for message in messages.filter(|it| *it != "error") {
+            count += 1;
+            // What differs from time to time, the sources have in braces.
+            for part in message.split('…').map(str::trim).filter(|it| !it.is_empty()) {
+                // A code is a whole literal, a message the part of one.
+                let is_code = !part.contains(' ');
+                let wanted = if is_code { format!("\"{part}\"") } else { part.to_owned() };
+                if !sources.contains(&wanted) {
+                    faults.push(format!("`{message}`: the program does not print `{part}`"));
+                }
+            }
+        }
+    }
+    report(&faults);
+    assert!(count >= 50, "only {count} messages are explained");
+}
+
+/// Whoever is woken up finds what to do.
+#[test]
+fn every_alert_is_explained_and_none_else() {
+    let alerts = std::fs::read_to_string(Path::new(ROOT).join("deploy/prometheus/alerts.yaml")).unwrap();
+    let alerts: BTreeSet<_> =
+        alerts.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")).map(str::to_owned).collect();
+    let page = Document::read(Path::new("deploy/README.md"));
+    let rows = page.text.lines().filter_map(|it| it.strip_prefix("| `Faregate"));
+    let explained: BTreeSet<_> = rows
+        .map(|row| {
+            let (name, what_to_do) = row.split_once("` | ").unwrap();
+            assert!(what_to_do.trim_end_matches(" |").len() >= 20, "Faregate{name}: {what_to_do}");
+            format!("Faregate{name}")
+        })
+        .collect();
+    assert!(alerts.len() >= 30, "{alerts:?}");
+    assert_eq!(alerts, explained);
 }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::attacks::{balance, journal, received};
-use crate::patience::{eventually, wait_for};
+use crate::patience::wait_for;
 use crate::rig::{Ending, PLENTY, Plan, Rig, signature};
 
 /// What the resource server sells.
@@ -125,9 +125,9 @@ impl Desk {
         assert_eq!(self.rig.devnet.faults().calls("process"), broadcast, "{code}: a block was broadcast");
     }
 
-    /// Confirms a block, once the ledger has it. On a busy machine a caller is told to wait before it is broadcast.
+    /// Confirms a block once the ledger has it.
     async fn confirm(&self, block: BlockHash) {
-        eventually("the ledger has the block", async || self.rig.devnet.confirm_now(block)).await;
+        self.rig.confirm(block).await;
     }
 
     /// Settles until the answer is no longer "pending".

@@ -297,7 +297,7 @@ async fn a_payer_hears_of_its_payment_amid_unpaid_requests_of_its_client() {
     for _ in 0..3 {
         assert_eq!(told(&rig, "/v1/search/a", header).await, (503, "settlement_pending".to_owned()));
     }
-    assert!(rig.devnet.confirm_now(block));
+    rig.confirm(block).await;
     assert_eq!(rig.ask_until_decided("/v1/search/a", &proof).await.status(), 200);
     assert_eq!(rig.upstream.seen().len(), 2);
     drop(hanging);
@@ -317,7 +317,7 @@ async fn a_settlement_beyond_the_share_is_turned_away_and_told_and_no_other() {
     let (other, _) = rig.txn(&rig.payer(2, PLENTY), &offer);
     let beyond = told(&rig, "/v1/search/a", ("payment-signature", &other)).await;
     assert_eq!((beyond, reached(&rig, "per_client.settlements")), ((503, "overloaded".to_owned()), 1.0));
-    assert!(rig.devnet.confirm_now(block));
+    rig.confirm(block).await;
     assert_eq!(rig.ask_until_decided("/v1/search/a", &proof).await.status(), 200);
     rig.end().await;
 }

@@ -10,6 +10,7 @@
 )]
 
 mod access_log;
+mod admin;
 mod attacks;
 mod cli;
 mod config;
@@ -58,6 +59,7 @@ mod store;
 mod sweep;
 mod tidy;
 mod tools;
+mod traces;
 mod translation;
 mod upstream_down;
 mod upstream_http2;

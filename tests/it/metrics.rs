@@ -217,6 +217,7 @@ fn answers_connections_and_the_certificate_are_shown() {
     );
     assert_moves(|it| it.certificate_expires(7), &[("certificate_expires_timestamp_seconds", 7.0)]);
     assert_moves(|it| it.log_lines_dropped(2), &[("access_log_dropped_total", 2.0)]);
+    assert_moves(|it| it.spans_dropped(3), &[("trace_spans_dropped_total", 3.0)]);
     let text = Metrics::new().unwrap().text().unwrap();
     for name in ["process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"] {
         assert!(text.contains(&format!("\n{name} ")), "{name} is not in {text}");
@@ -457,7 +458,7 @@ async fn settlements_under_way_are_told() {
     let (proof, block) = rig.txn(&key, &offer);
     assert_eq!(rig.get("/paid", &[("PAYMENT-SIGNATURE", &proof)]).await.status(), 503);
     assert_eq!(settling().await, 1);
-    assert!(rig.devnet.confirm_now(block.hash()));
+    rig.confirm(block.hash()).await;
     eventually("it is settled", async || settling().await == 0).await;
     rig.end().await;
 }

@@ -18,6 +18,7 @@ pub(crate) const PRICE: u128 = 1_000;
 pub(crate) struct Program {
     pub(crate) url: String,
     config: PathBuf,
+    log: &'static str,
 }
 
 impl Program {
@@ -37,7 +38,13 @@ impl Program {
         let address = free_address();
         let config = folder.join("faregate.yaml");
         std::fs::write(&config, yaml(&address, devnet, upstream, uses, metering)).unwrap();
-        Self { url: format!("http://{address}"), config }
+        Self { url: format!("http://{address}"), config, log: "error" }
+    }
+
+    /// The same, with a log of this level.
+    pub(crate) const fn logging(mut self, level: &'static str) -> Self {
+        self.log = level;
+        self
     }
 
     /// The same, with these lines more at the end of the configuration, and these under `nano`.
@@ -56,7 +63,7 @@ impl Program {
         assert!(text.contains(&listen(own)));
         let config = self.config.with_file_name("beside.yaml");
         std::fs::write(&config, text.replacen(&listen(own), &listen(&address), 1)).unwrap();
-        Self { url: format!("http://{address}"), config }
+        Self { url: format!("http://{address}"), config, log: self.log }
     }
 
     /// Starts it; `failpoints` in the language of the `fail` crate.
@@ -72,7 +79,7 @@ impl Program {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_faregate"));
-        command.args(["serve", "--log", "error", "--config"]).arg(&self.config);
+        command.args(["serve", "--log", self.log, "--config"]).arg(&self.config);
         command.env_remove("FAILPOINTS").kill_on_drop(true);
         command
     }

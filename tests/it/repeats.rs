@@ -16,6 +16,7 @@ async fn a_payment_before_a_node_that_is_away_is_complained_about_once() {
     let [offer, _] = rig.bill("/paid").await;
     let (proof, block) = rig.txn(&key, &offer);
     assert_eq!(rig.get("/paid", &[("PAYMENT-SIGNATURE", &proof)]).await.status(), 503);
+    rig.has_broadcast(block.hash()).await;
     let count = |what: &str| logs.text().matches(what).count();
     rig.devnet.order(ANY, InjectedFault::Drop, Times::Always);
     eventually("a look fails", async || count("confirmation not seen") > 0).await;

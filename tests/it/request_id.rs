@@ -1,9 +1,16 @@
 //! The id of a request: who may choose it, whom it is told, and where it is found again.
 
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use faregate::x402::PaymentProof;
 use serde_json::Value;
 
 use crate::logs::Logs;
-use crate::rig::{PLENTY, Plan, Rig, header};
+use crate::patience::eventually;
+use crate::payment_identifier::{ID, proof_under_id};
+use crate::rig::{PLENTY, Plan, Rig, capability, header};
+use crate::scripted::{Reply, Seen};
 
 const X_REQUEST_ID: &str = "x-request-id";
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -25,10 +32,11 @@ fn is_made(id: &str) -> bool {
 
 #[tokio::test]
 async fn a_request_gets_an_id_that_its_sender_cannot_choose() {
-    let plan = Plan {
-        answer: Box::new(|_| crate::scripted::Reply::text(200, "ok").with("X-Request-Id", "of-the-upstream")),
-        ..Plan::default()
+    let answer = |_: &crate::scripted::Seen| {
+        let reply = crate::scripted::Reply::text(200, "ok").with("X-Request-Id", "of-the-upstream");
+        reply.with("X_Request_Id", "in another spelling")
     };
+    let plan = Plan { answer: Box::new(answer), ..Plan::default() };
     let rig = Rig::with(plan).await;
     let chosen = [
         (X_REQUEST_ID, "chosen"),
@@ -40,6 +48,7 @@ async fn a_request_gets_an_id_that_its_sender_cannot_choose() {
     let ids = [header(&first, X_REQUEST_ID), header(&second, X_REQUEST_ID)].map(str::to_owned);
     assert!(ids.iter().all(|it| is_made(it)) && ids[0] != ids[1], "{ids:?}");
     assert_eq!(first.headers().get_all(X_REQUEST_ID).iter().count(), 1);
+    assert!(!first.headers().contains_key("x_request_id"), "in no spelling is it the upstream's");
     assert_eq!(told(&rig), ids.map(|it| vec![it]));
     let seen = rig.upstream.seen();
     assert_eq!(seen[0].header("traceparent"), Some(TRACE), "passed on as it came");
@@ -109,5 +118,71 @@ async fn what_is_logged_of_a_payment_names_its_request_and_what_was_bought() {
     for said in said {
         assert!(granted.contains(said), "{said} is not in: {granted}");
     }
+    rig.end().await;
+}
+
+/// A writer of the store that lets nobody else write.
+#[derive(Clone, Default)]
+struct Blocker(Arc<Mutex<Blocking>>);
+
+#[derive(Default)]
+struct Blocking {
+    /// The store's file, once it is to be blocked.
+    path: Option<PathBuf>,
+    other: Option<rusqlite::Connection>,
+}
+
+impl Blocker {
+    fn block(&self) {
+        let mut blocking = self.0.lock().unwrap();
+        let Some(path) = &blocking.path else { return };
+        let other = rusqlite::Connection::open(path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        blocking.other = Some(other);
+    }
+
+    fn end(&self) {
+        self.0.lock().unwrap().other = None;
+    }
+}
+
+/// Before: these two lines did not say which request they were about.
+#[tokio::test]
+async fn what_the_store_did_not_take_of_a_request_names_it() {
+    let logs = Logs::keep();
+    let routes = "
+  - { name: strict, match: /strict, upstream: api, price: 1 raw, metering: strict, grants: { requests: 5, within: 1h } }
+  - { name: kept, match: /kept, upstream: api, price: 1 raw, payment_identifier: required }
+";
+    let blocker = Blocker::default();
+    let blocks = blocker.clone();
+    let answer = move |_: &Seen| {
+        blocks.block();
+        Reply::text(200, "ok")
+    };
+    let rig =
+        Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
+    let token = capability(&rig.pay(&rig.payer(1, PLENTY), "/strict").await).0;
+    // From the next answer of the upstream on, nobody writes.
+    blocker.0.lock().unwrap().path = Some(rig.folder.path().join("faregate.db"));
+    let strict = rig.get("/strict", &[("payment-capability", &token)]).await;
+    assert_eq!(strict.status(), 200, "it is paid for");
+    blocker.end();
+    // The gateway sees within a second that the store can be written again.
+    eventually("bills", async || rig.get("/kept", &[]).await.status() == 402).await;
+    let key = rig.payer(2, PLENTY);
+    let [offer, _] = rig.bill("/kept").await;
+    let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+    let proof = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, ID);
+    let kept = rig.get("/kept", &[("payment-signature", &proof)]).await;
+    assert_eq!(kept.status(), 200);
+    for (answer, line) in
+        [(strict, "a use was not recorded before its answer"), (kept, "an answer could not be kept")]
+    {
+        let said = format!("request_id=\"{}\"", header(&answer, X_REQUEST_ID));
+        eventually(line, async || logs.text().lines().any(|it| it.contains(line) && it.contains(&said)))
+            .await;
+    }
+    blocker.end();
     rig.end().await;
 }

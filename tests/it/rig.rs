@@ -10,10 +10,11 @@ use faregate::clock::Clock;
 use faregate::config::Config;
 use faregate::devnet::{Devnet, DevnetOptions};
 use faregate::listen;
-use faregate::nano::{Raw, SecretKey, StateBlock, UnixSeconds};
+use faregate::nano::{BlockHash, Raw, SecretKey, StateBlock, UnixSeconds};
 use faregate::x402::{NanoOffer, NanoOffers, PaymentProof, encode_header};
 use pingora::server::configuration::ServerConf;
 use reqwest::{Client, Response};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
@@ -142,6 +143,7 @@ impl Rig {
         config: Config,
         clock: Clock,
     ) -> Self {
+        all_descriptors();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut services = assemble::assemble(config.clone(), clock.clone()).await.unwrap();
         let logged = Arc::new(Mutex::new(Vec::new()));
@@ -222,6 +224,17 @@ impl Rig {
         self.logged().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// Returns once the ledger has a block. On a busy machine a client is told to wait before its block is broadcast.
+    pub(crate) async fn has_broadcast(&self, block: BlockHash) {
+        eventually("the ledger has the block", async || self.devnet.lattice().entry(block).is_some()).await;
+    }
+
+    /// Confirms a block once the ledger has it.
+    pub(crate) async fn confirm(&self, block: BlockHash) {
+        self.has_broadcast(block).await;
+        assert!(self.devnet.confirm_now(block));
+    }
+
     pub(crate) fn effects(&self) -> Effects {
         Effects { forwarded: self.upstream.seen().len(), broadcast: self.devnet.faults().calls("process") }
     }
@@ -253,6 +266,13 @@ impl Rig {
         let (header, _) = self.txn(key, &txn);
         self.get(path, &[("PAYMENT-SIGNATURE", &header)]).await
     }
+}
+
+/// Raises the number of file descriptors to what the system allows, as the program does: one client's share of the
+/// connections is a part of it.
+fn all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
 }
 
 /// Keeps what is written.

@@ -4,10 +4,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
 
+use reqwest::Response;
+
 use crate::logs::Logs;
 use crate::patience::eventually;
 use crate::rig::{PLENTY, Plan, Rig, capability, error, header, manual_clock, signature};
-use crate::scripted::Reply;
+use crate::scripted::{Reply, Seen};
 
 fn plan(routes: &str) -> Plan {
     Plan { routes: routes.to_owned(), ..Plan::default() }
@@ -37,6 +39,55 @@ async fn a_route_is_for_those_clients_that_it_names() {
         assert_eq!(error(response).await, "client_not_allowed");
     }
     assert_eq!(rig.upstream.seen().len(), 1);
+    rig.end().await;
+}
+
+/// A client that had its proxy's two headers disagree was taken for the proxy, and let in by the proxy's network.
+#[tokio::test]
+async fn a_client_that_a_proxy_is_not_believed_about_is_not_on_the_list() {
+    let rig = Rig::with(Plan {
+        listen: Some("trusted_proxies: [127.0.0.0/8]"),
+        ..plan(
+            "  - { name: ours, match: /ours, upstream: api, free: true, allow: [127.0.0.0/8, 10.0.0.0/8] }\n",
+        )
+    })
+    .await;
+    for (listed, forwarded, status) in [
+        (None, None, 200),
+        (Some("10.1.2.3"), None, 200),
+        (Some("192.0.2.1"), None, 403),
+        (Some("192.0.2.1"), Some("for=198.51.100.7"), 403),
+        (Some("192.0.2.1"), Some("for=\"open"), 403),
+    ] {
+        let listed = listed.map(|it| ("X-Forwarded-For", it));
+        let headers: Vec<_> = listed.into_iter().chain(forwarded.map(|it| ("Forwarded", it))).collect();
+        assert_eq!(rig.get("/ours", &headers).await.status(), status, "{headers:?}");
+    }
+    rig.end().await;
+}
+
+/// A preflight went to the upstream for anybody, as often as it came, and on a free route its whole answer came back.
+#[tokio::test]
+async fn a_preflight_that_the_upstream_answers_is_a_request_of_its_client() {
+    let rig = Rig::with(plan(
+        "  - { name: theirs, match: /theirs, upstream: api, free: true, allow: [10.0.0.0/8] }\n  \
+           - { name: asked, match: /asked, upstream: api, price: 1 raw, preflight: upstream, deny: [127.0.0.0/8] }\n  \
+           - { name: slow, match: /slow, upstream: api, free: true, limit: { requests: 1, per: 1h } }\n  \
+           - { name: own, match: /own, upstream: api, price: 1 raw, deny: [127.0.0.0/8] }\n",
+    ))
+    .await;
+    let ask = async |path: &str| {
+        let request = rig.http.request(reqwest::Method::OPTIONS, format!("{}{path}", rig.url));
+        let request =
+            request.header("Origin", "https://page.example").header("Access-Control-Request-Method", "GET");
+        request.send().await.unwrap().status().as_u16()
+    };
+    let mut statuses = Vec::new();
+    for path in ["/theirs", "/asked", "/slow", "/slow", "/own"] {
+        statuses.push(ask(path).await);
+    }
+    assert_eq!(statuses, [403, 403, 200, 429, 204], "the gateway answers the last one itself");
+    assert_eq!(rig.effects().forwarded, 1);
     rig.end().await;
 }
 
@@ -140,6 +191,30 @@ async fn what_only_looks_like_a_payment_is_counted() {
     rig.end().await;
 }
 
+/// Whoever showed the proof of what was bought instead of its capability asked as often as was paid for, at once.
+#[tokio::test]
+async fn a_proof_that_is_shown_again_is_counted_like_its_capability() {
+    let route = |path: &str, limit: &str| {
+        format!(
+            "  - {{ match: {path}, upstream: api, price: 1 raw, grants: {{ requests: 9, within: 1h }}, limit: {limit} }}\n"
+        )
+    };
+    let routes = route("/client", "{ requests: 1, per: 1h, burst: 2 }")
+        + &route("/payer", "{ requests: 1, per: 1h, by: payer }");
+    let rig = Rig::with(plan(&routes)).await;
+    for path in ["/client", "/payer"] {
+        let [offer, _] = rig.bill(path).await;
+        let (proof, _) = rig.txn(&rig.payer(1, PLENTY), &offer);
+        let mut statuses = vec![rig.ask_until_decided(path, &proof).await.status().as_u16()];
+        for _ in 0..2 {
+            statuses.push(rig.get(path, &[("PAYMENT-SIGNATURE", &proof)]).await.status().as_u16());
+        }
+        assert_eq!(statuses, [200, 200, 429], "{path}: neither the bill nor the payment is late");
+    }
+    assert_eq!(rig.effects().forwarded, 4);
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_payers_limit_counts_what_it_has_paid_for_and_no_bill() {
     let rig = Rig::with(plan(
@@ -185,6 +260,86 @@ async fn a_client_has_free_requests_each_day_and_then_pays() {
     assert_eq!(rig.get("/some", &[]).await.status(), 200, "on the next day");
     eventually("three free requests are counted", async || count(&rig, "some", "allowance") == 3).await;
     assert_eq!(count(&rig, "some", "paid"), 1);
+    rig.end().await;
+}
+
+/// A free request was spent whatever became of it: by an upstream that fails, says that it does not count, only
+/// redirects or is not there, and by a share of requests that is reached.
+#[tokio::test]
+async fn a_free_request_that_brings_nothing_comes_back() {
+    let route = |path: &str, upstream: &str| {
+        format!("  - {{ match: {path}, upstream: {upstream}, price: 1 raw, free_per_day: 1 }}\n")
+    };
+    let routes = route("/some/**", "api")
+        + &route("/other", "api")
+        + &route("/gone", "gone")
+        + &route("/unseen", "unseen");
+    let gone = "  gone: { url: \"http://127.0.0.1:9\" }\n  unseen: { url: \"http://127.0.0.1:9\", health: { failures: 0 } }\n";
+    let answer = |seen: &Seen| match seen.path.as_str() {
+        "/some/failing" => Reply::text(500, "x"),
+        "/some/excused" => Reply::text(200, "x").with("Faregate-Charge", "no"),
+        "/some/moved" => Reply::text(302, "secret").with("Location", "/some/good"),
+        "/some/dropped" => Reply::Drop,
+        "/some/hanging" => Reply::Hang,
+        _ => Reply::text(200, "x"),
+    };
+    let rig = Rig::with(Plan { more: gone.to_owned(), answer: Box::new(answer), ..plan(&routes) }).await;
+    let ended = |rig: &Rig| count(rig, "/some/**", "upstream_failed") + count(rig, "/some/**", "allowance");
+    let remaining = |response: &Response| header(response, "faregate-allowance").starts_with("remaining=1; ");
+    for (path, status) in [("/some/failing", 500), ("/some/excused", 200), ("/some/moved", 302)] {
+        let answer = rig.get(path, &[]).await;
+        assert_eq!(answer.status(), status, "{path}");
+        assert!(remaining(&answer), "{path}: {:?}", answer.headers());
+        let body = answer.text().await.unwrap();
+        assert_eq!(body, if status == 302 { "" } else { "x" }, "{path}");
+    }
+    for (path, status, code) in [
+        ("/some/dropped", 502, "upstream_failed"),
+        ("/gone", 503, "upstream_down"),
+        ("/unseen", 502, "upstream_failed"),
+        ("/some/dropped", 502, "upstream_failed"),
+        ("/unseen", 502, "upstream_failed"),
+    ] {
+        let answer = rig.get(path, &[]).await;
+        assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (status, code), "{path}");
+    }
+    eventually("all have ended", async || ended(&rig) == 5).await;
+    let share = format!("{gone}limits: {{ per_client: {{ free_forwards: 1 }} }}\n");
+    rig.services.reload(&rig.config(&share, &routes)).await.unwrap();
+    let hanging = tokio::spawn(rig.http.get(format!("{}/some/hanging", rig.url)).send());
+    eventually("it is at the upstream", async || {
+        rig.upstream.seen().iter().any(|it| it.path == "/some/hanging")
+    })
+    .await;
+    assert_eq!(rig.get("/some/good", &[]).await.status(), 402, "it is held meanwhile");
+    let beyond = rig.get("/other", &[]).await;
+    assert_eq!((beyond.status().as_u16(), error(beyond).await.as_str()), (503, "overloaded"));
+    hanging.abort();
+    eventually("the hanging request has ended", async || ended(&rig) == 6).await;
+    assert_eq!(rig.get("/some/good", &[]).await.status(), 402, "who hangs up has had the upstream's work");
+    assert_eq!(rig.get("/other", &[]).await.status(), 200);
+    rig.end().await;
+}
+
+/// One free request was as many calls as fit into a body.
+#[tokio::test]
+async fn a_batch_of_calls_takes_as_many_free_requests() {
+    let rig = Rig::with(plan(
+        "  - { match: POST /mcp, upstream: api, free_per_day: 3, mcp: { methods: { ping: free, tools/call: 1 raw } } }\n",
+    ))
+    .await;
+    let call = |id: u32| serde_json::json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "a" } });
+    let ping = serde_json::json!({ "jsonrpc": "2.0", "id": 9, "method": "ping" });
+    let mut answers = Vec::new();
+    for body in [vec![call(1), ping, call(2)], vec![call(3), call(4)], vec![call(5)], vec![call(6)]] {
+        let request = rig.http.post(format!("{}/mcp", rig.url)).json(&body);
+        let answer = request.send().await.unwrap();
+        let said = answer.headers().get("faregate-allowance").map(|it| it.to_str().unwrap().to_owned());
+        let left = said.and_then(|it| it.split_once(';').map(|(left, _)| left.to_owned()));
+        answers.push((answer.status().as_u16(), left));
+    }
+    let free = |left: u32| (200, Some(format!("remaining={left}")));
+    assert_eq!(answers, [free(1), (402, None), free(0), (402, None)]);
     rig.end().await;
 }
 

@@ -22,7 +22,10 @@ use crate::proxy::wire::Played;
 use crate::rig::{PLENTY, capability, error, header, offers};
 use crate::scripted::{Reply, Scripted};
 
+mod acme;
+mod admin;
 mod drain;
+mod listeners;
 mod ready;
 mod systemd;
 mod upgrade;
@@ -148,7 +151,9 @@ impl Process {
         let reader = Some(reader);
         let mut process = Self { child, log, reader, addresses: BTreeMap::new() };
         eventually("it listens", || async { process.listening().len() == listeners }).await;
-        process.addresses = process.listening();
+        let addresses = process.listening().into_iter();
+        process.addresses =
+            addresses.filter_map(|(message, address)| Some((message, address.parse().ok()?))).collect();
         process
     }
 
@@ -156,10 +161,11 @@ impl Process {
         self.log.lock().unwrap().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    fn listening(&self) -> BTreeMap<String, SocketAddr> {
+    /// What is said of each address at which it listens, in the order in which it began to.
+    fn listening(&self) -> Vec<(String, String)> {
         let of = |line: &Value| {
             let fields = &line["fields"];
-            let address = fields["address"].as_str()?.parse().ok()?;
+            let address = fields["address"].as_str()?.to_owned();
             fields["message"]
                 .as_str()
                 .filter(|it| it.starts_with("listening"))

@@ -6,6 +6,7 @@ mod conformance;
 pub(crate) mod instances;
 pub(crate) mod model;
 mod deposits;
+mod operator;
 pub(crate) mod overtaken;
 mod postgres;
 mod processes;

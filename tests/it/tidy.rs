@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     ("metrics", &["nano", "payment"], false),
     ("access_log", &["clock", "metrics", "repeats"], false),
+    ("traces", &["access_log", "metrics", "outbound", "repeats"], false),
     (
         "cashier",
         &[
@@ -44,6 +45,14 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
     ("config", &["access_log", "ledger", "listen", "nano", "payment", "routes", "store"], false),
     (
+        "acme",
+        &[
+            "clock", "config", "entropy", "listen", "metrics", "nano", "outbound", "repeats", "shutdown",
+            "vault",
+        ],
+        false,
+    ),
+    (
         "gateway",
         &[
             "access_log",
@@ -56,10 +65,12 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "metrics",
             "nano",
             "payment",
+            "repeats",
             "routes",
             "shutdown",
             "store",
             "sync",
+            "traces",
             "x402",
         ],
         false,
@@ -69,13 +80,21 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
         &["cashier", "ledger", "listen", "metrics", "nano", "payment", "routes", "store", "vault", "x402"],
         false,
     ),
-    ("admin", &["cashier", "gateway", "ledger", "metrics", "shutdown", "store"], false),
+    (
+        "admin",
+        &[
+            "cashier", "clock", "config", "gateway", "ledger", "metrics", "nano", "payment", "repeats",
+            "routes", "shutdown", "store", "vault",
+        ],
+        false,
+    ),
     ("wallet", &["clock", "ledger", "nano", "outbound", "payment", "vault", "x402"], false),
     ("devnet", &["clock", "entropy", "listen", "nano", "shutdown"], false),
     (
         "assemble",
         &[
             "access_log",
+            "acme",
             "admin",
             "cashier",
             "clock",
@@ -94,6 +113,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "store",
             "sweep",
             "sweeper",
+            "traces",
             "vault",
             "x402",
         ],
@@ -102,6 +122,8 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     (
         "cli",
         &[
+            "acme",
+            "admin",
             "assemble",
             "clock",
             "config",

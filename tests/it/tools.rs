@@ -185,7 +185,7 @@ fn the_shipped_configuration_names_the_units_credentials() {
     let path = |env: Option<&str>| {
         let env = |name: &str| (name == "CREDENTIALS_DIRECTORY").then_some(env).flatten().map(str::to_owned);
         let config = Config::parse(&text, "faregate.yaml", Path::new("/etc/faregate"), env).unwrap();
-        config.listen.tls.unwrap().certificate.display().to_string()
+        config.listen.tls.unwrap().certificates[0].certificate.display().to_string()
     };
     assert_eq!(path(None), "/run/credentials/faregate.service/cert.pem");
     assert_eq!(path(Some("/run/credentials/other")), "/run/credentials/other/cert.pem");

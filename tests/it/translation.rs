@@ -3,7 +3,7 @@
 
 mod answers;
 mod half_closed;
-mod http2;
+pub(crate) mod http2;
 mod pipelined;
 mod requests;
 mod stale;

@@ -7,8 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use faregate::cli::doctor;
+use faregate::clock::Clock;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -313,7 +315,12 @@ async fn the_doctor_connects_as_the_gateway_does() {
     let front = front(servers.signed(NAME), None).await;
     let (trusted, named) = (files.authority(&servers), named());
     for (url, keys, good, told) in [
-        (front.url.as_str(), format!("{trusted}{named}"), true, "answers 200 to HEAD /"),
+        (
+            front.url.as_str(),
+            format!("{trusted}{named}"),
+            true,
+            "answers 200 to HEAD /, with a certificate for ",
+        ),
         (front.url.as_str(), named.clone(), false, "UnknownIssuer"),
         (front.url.as_str(), format!("{trusted}{named}, protocol: h2"), false, "did not choose HTTP/2"),
         ("http://127.0.0.1:1", String::new(), false, "127.0.0.1:1 takes no connections: Connection refused"),
@@ -344,4 +351,30 @@ async fn a_reload_with_unusable_files_changes_nothing() {
     assert!(error.contains("upstreams.tls.key") && error.contains("client.key"), "{error}");
     assert_eq!(rig.get("/x", &[]).await.status(), 200);
     rig.end().await;
+}
+
+/// Before: only the gateway's own certificates were compared with the calendar.
+#[tokio::test]
+async fn the_doctor_warns_of_a_servers_certificate_that_ends_soon() {
+    let (servers, files) = (Authority::new(), Files::new());
+    let (trusted, named) = (files.authority(&servers), named());
+    let at = |days: u64| UNIX_EPOCH + Duration::from_secs(Clock::system().now().0 + days * 24 * 3600 + 3600);
+    for (days, mark, told) in [
+        (6, "warning", "its certificate expires in 6 days"),
+        (20, "ok", "with a certificate for 20 more days"),
+    ] {
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        params.not_after = at(days).into();
+        // One that also wants to see a certificate of its client.
+        for clients in [None, Some(&servers)] {
+            let front = front(servers.sign(params.clone()), clients).await;
+            let keys = format!("{trusted}{named}{}", files.client(&servers.signed("gateway")));
+            let config = configured(files.0.path(), "http: 127.0.0.1:8402", &front.url, &keys);
+            let mut out = Vec::new();
+            doctor::run(doctor::DoctorArgs { config: config.into(), json: false }, &mut out).await.unwrap();
+            let text = String::from_utf8(out).unwrap();
+            let line = text.lines().find(|it| it.contains("upstream tls ")).unwrap();
+            assert!(line.starts_with(mark) && line.contains(told), "{line}");
+        }
+    }
 }

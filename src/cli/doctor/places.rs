@@ -5,15 +5,31 @@ use std::path::Path;
 
 use super::Checkup;
 use crate::cli::secrets::{Found, Secret};
-use crate::config::{Config, StoreLocation};
+use crate::config::{AcmeConfig, Config, StoreLocation};
+use crate::listen::ListenAddress;
 
-/// The directories of the store and of secrets: those that the gateway cannot do without, and that of the seed, in which it
-/// remembers the size of the pool.
+/// The directories of the store, of secrets, of Unix sockets and of an authority's certificate: those that the gateway
+/// cannot do without, and that of the seed, in which it remembers the size of the pool.
 pub(super) fn places(config: &Config, secrets: &[Secret]) -> Vec<Checkup> {
     let mut found = Vec::new();
     // Payments, capabilities, kept answers and the journal of sweeps are all in the store.
     if let StoreLocation::Sqlite { path, .. } = &config.store {
         found.push(directory("store.path", path));
+    }
+    let listen = &config.listen;
+    let tls = listen.tls.as_ref();
+    let facilitator = config.facilitator.as_ref();
+    for (key, addresses) in [
+        ("listen.http", listen.http.as_slice()),
+        ("listen.tls.address", tls.map(|it| it.addresses.as_slice()).unwrap_or_default()),
+        ("listen.redirect", listen.redirect.as_slice()),
+        ("admin.listen", config.admin.as_slice()),
+        ("facilitator.listen", facilitator.map(|it| it.addresses.as_slice()).unwrap_or_default()),
+    ] {
+        found.extend(addresses.iter().filter_map(ListenAddress::socket_path).map(|it| directory(key, it)));
+    }
+    if let Some(acme) = tls.and_then(|it| it.acme.as_ref()) {
+        found.push(cache(acme));
     }
     for secret in secrets {
         match secret.found {
@@ -23,6 +39,16 @@ pub(super) fn places(config: &Config, secrets: &[Secret]) -> Vec<Checkup> {
         }
     }
     found
+}
+
+/// The folder of an authority's certificate, which the first order makes.
+fn cache(acme: &AcmeConfig) -> Checkup {
+    let key = "listen.tls.acme.cache";
+    if acme.cache.exists() {
+        directory(key, &acme.cache.join("certificate"))
+    } else {
+        directory(key, &acme.cache)
+    }
 }
 
 fn directory(key: &str, file: &Path) -> Checkup {

@@ -1,17 +1,19 @@
 //! Servers that the gateway calls: nodes, those that make work, and upstreams. Each is connected to and asked.
 
-use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
+use pingora::protocols::l4::socket::SocketAddr;
 
 use super::Checkup;
-use crate::assemble::{endpoints, upstreams_tls, work_servers};
-use crate::config::{Config, UpstreamUrl};
-use crate::gateway::upstream::Upstream;
+use super::certificates::{self, Left};
+use crate::assemble::{endpoints, sockets as sockets_of, upstreams_tls, work_servers};
+use crate::config::{Config, UpstreamConfig, UpstreamUrl};
+use crate::gateway::upstream::{Upstream, of_socket};
 use crate::ledger::node::{BlockCount, NodeClient, NodeEndpoint};
-use crate::nano::{Threshold, UnixSeconds};
+use crate::nano::{Account, Threshold, UnixSeconds};
 
 /// How long the look-up of a name may take.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
@@ -56,6 +58,28 @@ async fn count(endpoint: NodeEndpoint) -> (String, Result<(BlockCount, u64), Str
     (label, found)
 }
 
+/// Subscribes at each WebSocket as the gateway does: one that connects may still know nothing of confirmations.
+pub(super) async fn sockets(config: &Config) -> Vec<Checkup> {
+    let sockets = match sockets_of(&config.nano) {
+        Ok(sockets) => sockets,
+        Err(error) => return vec![Checkup::broken("nano.websocket", error, "write `ws://HOST:PORT`")],
+    };
+    let asked = sockets.into_iter().map(async |socket| {
+        let what = format!("nano.websocket {}", socket.label());
+        // Any account will do: the node acknowledges it, and tells nothing of it before the connection ends.
+        match socket.try_subscription(Account([0; 32])).await {
+            Ok(()) => Checkup::ok(what, "subscribes to confirmations"),
+            Err(why) => Checkup::broken(
+                what,
+                why,
+                "turn the node's WebSocket server on (`[node.websocket]` of its config-node.toml), and look at \
+                 `nano.websocket`; confirmations are asked for meanwhile",
+            ),
+        }
+    });
+    join_all(asked).await
+}
+
 /// Has each work server make work, of the easier kind.
 pub(super) async fn work(config: &Config, now: UnixSeconds) -> Vec<Checkup> {
     let easy = config.nano.work.thresholds.receive;
@@ -83,7 +107,7 @@ async fn make_work(endpoint: NodeEndpoint, threshold: Threshold, now: UnixSecond
 }
 
 /// Connects to every server of every upstream and asks it. If certificates are at fault, nobody is connected to.
-pub(super) async fn upstreams(config: &Config) -> Vec<Checkup> {
+pub(super) async fn upstreams(config: &Config, now: UnixSeconds) -> Vec<Checkup> {
     let tls = upstreams_tls(config).ok();
     let mut found = Vec::new();
     for (name, settings) in &config.upstreams {
@@ -91,57 +115,105 @@ pub(super) async fn upstreams(config: &Config) -> Vec<Checkup> {
             .as_ref()
             .map(|it| Upstream::new(name.clone(), settings, it.get(name).cloned().unwrap_or_default()));
         for url in &settings.urls {
-            found.push(server(&format!("upstream {name}"), url, upstream.as_ref()).await);
+            let socket = settings.socket.as_deref();
+            let upstream = upstream.as_ref().map(|it| (it, settings));
+            found.push(server(&format!("upstream {name}"), url, socket, upstream, now).await);
         }
     }
     found
 }
 
+const LOOK_INTO_ITS_LOG: &str = "look into its log";
+
+/// An answer over TLS is as good as the certificate behind it will be.
+async fn judge_certificate(
+    told: String,
+    address: std::net::SocketAddr,
+    url: &UpstreamUrl,
+    settings: &UpstreamConfig,
+    now: UnixSeconds,
+) -> Reached {
+    let name = settings.server_name.as_deref().unwrap_or(&url.host);
+    match certificates::of_server(address, name, settings.connect_timeout, now).await {
+        Ok(Left::Long { days }) => {
+            Reached::Answers(format!("{told}, with a certificate for {days} more days"))
+        }
+        Ok(Left::Little { days }) => Reached::Doubtful(
+            format!("{told}; its certificate expires in {days} days"),
+            "have the upstream's certificate renewed: nothing is sold there without",
+        ),
+        Err(why) => {
+            Reached::Doubtful(format!("{told}; its certificate was not seen: {why}"), LOOK_INTO_ITS_LOG)
+        }
+    }
+}
+
 /// How one address of an upstream was found.
 enum Reached {
     Answers(String),
-    /// It answers, but not well.
-    Doubtful(String),
+    /// It answers, but there is something to do.
+    Doubtful(String, &'static str),
     Not(String),
 }
 
-async fn server(what: &str, url: &UpstreamUrl, upstream: Option<&Upstream>) -> Checkup {
+async fn server(
+    what: &str,
+    url: &UpstreamUrl,
+    socket: Option<&Path>,
+    upstream: Option<(&Upstream, &UpstreamConfig)>,
+    now: UnixSeconds,
+) -> Checkup {
     let host = &url.host;
     let advice = "start it, or correct the upstream's URL; nothing is sold there meanwhile";
-    let addresses = match resolved(host, url.port).await {
+    let addresses = match socket {
+        Some(path) => of_socket(path).map(|it| vec![it]).map_err(|error| error.to_string()),
+        None => resolved(host, url.port).await,
+    };
+    let addresses = match addresses {
         Ok(addresses) => addresses,
         Err(error) => return Checkup::broken(what, format!("{host}: {error}"), advice),
     };
-    let Some(upstream) = upstream else {
+    let Some((upstream, settings)) = upstream else {
         let listed: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         let detail = format!("{host}: {}; not connected to", listed.join(", "));
         return Checkup::warning(what, detail, "correct the certificates of upstreams first");
     };
-    let reached = join_all(addresses.into_iter().map(|address| reach(upstream, address, url))).await;
+    let reached = addresses.into_iter().map(async |address| {
+        let inet = address.as_inet().copied().filter(|_| url.tls);
+        match (reach(upstream, address, url).await, inet) {
+            (Reached::Answers(told), Some(inet)) => judge_certificate(told, inet, url, settings, now).await,
+            (other, _) => other,
+        }
+    });
+    let reached = join_all(reached).await;
     let some_work = reached.iter().any(|it| !matches!(it, Reached::Not(_)));
     let all_work = reached.iter().all(|it| matches!(it, Reached::Answers(_)));
+    let doubt = reached.iter().find_map(|it| match it {
+        Reached::Doubtful(_, advice) => Some(*advice),
+        Reached::Answers(_) | Reached::Not(_) => None,
+    });
     let told = reached.into_iter().map(|it| match it {
-        Reached::Answers(told) | Reached::Doubtful(told) | Reached::Not(told) => told,
+        Reached::Answers(told) | Reached::Doubtful(told, _) | Reached::Not(told) => told,
     });
     let told = format!("{host}: {}", told.collect::<Vec<_>>().join("; "));
     match (some_work, all_work) {
         (true, true) => Checkup::ok(what, told),
-        (true, false) => Checkup::warning(what, told, "look into its log"),
+        (true, false) => Checkup::warning(what, told, doubt.unwrap_or(LOOK_INTO_ITS_LOG)),
         (false, _) => Checkup::broken(what, told, advice),
     }
 }
 
 async fn reach(upstream: &Upstream, address: SocketAddr, url: &UpstreamUrl) -> Reached {
-    if let Err(why) = upstream.reach(address, url).await {
+    if let Err(why) = upstream.reach(address.clone(), url).await {
         return Reached::Not(format!("{address} takes no connections: {why}"));
     }
-    match upstream.ask(address, url).await {
+    match upstream.ask(address.clone(), url).await {
         Ok(it) => {
             let told = format!("{address} answers {} to {}", it.status.as_u16(), it.asked);
             if it.is_health_check && it.status != StatusCode::OK {
                 Reached::Not(format!("{told}, its health check"))
             } else if it.status.is_server_error() {
-                Reached::Doubtful(told)
+                Reached::Doubtful(told, LOOK_INTO_ITS_LOG)
             } else {
                 Reached::Answers(told)
             }
@@ -154,7 +226,7 @@ async fn reach(upstream: &Upstream, address: SocketAddr, url: &UpstreamUrl) -> R
 async fn resolved(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     match tokio::time::timeout(LOOK_UP_WITHIN, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(found)) => {
-            let addresses: Vec<_> = found.collect();
+            let addresses: Vec<_> = found.map(SocketAddr::Inet).collect();
             if addresses.is_empty() { Err("no address".to_owned()) } else { Ok(addresses) }
         }
         Ok(Err(error)) => Err(error.to_string()),

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::print::{Format, Printer, Row, time};
+use super::print::{Format, Printer, Row};
 use super::selection::{JournalArgs, PAGE, Selection};
+use crate::admin::views::time;
 use crate::cli::failure::Failure;
 use crate::cli::words::counted;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};

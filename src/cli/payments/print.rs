@@ -2,16 +2,12 @@
 //! well for programs.
 
 use std::io::{self, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use crate::nano::UnixSeconds;
+use crate::admin::views::{self, time};
 use crate::store::PaymentRecord;
-
-/// The last second that is printed as a date.
-const LAST_DATE: u64 = 253_402_300_799;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(super) enum Format {
@@ -92,11 +88,6 @@ impl Printer<'_> {
     }
 }
 
-pub(super) fn time(at: UnixSeconds) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at.0.min(LAST_DATE))).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(at).to_string()
-}
-
 impl Row for PaymentRecord {
     const COLUMNS: &'static [&'static str] = &[
         "sequence",
@@ -117,24 +108,8 @@ impl Row for PaymentRecord {
     ];
 
     fn values(&self) -> Vec<Value> {
-        let intent = &self.intent;
-        vec![
-            self.sequence.into(),
-            time(self.created_at).into(),
-            time(self.updated_at).into(),
-            self.state.as_str().into(),
-            intent.mechanism.as_str().into(),
-            intent.route.as_str().into(),
-            intent.amount.xno().number().into(),
-            intent.amount.to_string().into(),
-            intent.terms.amount.to_string().into(),
-            intent.block.to_string().into(),
-            intent.payer.to_string().into(),
-            intent.pay_to.to_string().into(),
-            intent.terms.grants.requests.get().into(),
-            intent.terms.grants.seconds.into(),
-            time(intent.valid_before).into(),
-        ]
+        let mut all = views::payment(self);
+        Self::COLUMNS.iter().map(|it| all.get_mut(*it).map(Value::take).unwrap_or_default()).collect()
     }
 
     fn in_table(&self) -> String {
@@ -155,16 +130,5 @@ impl Row for PaymentRecord {
             "{:<20}  {:<7}  {:<13}  {:>18}  {:<64}  ROUTE",
             "SINCE", "STATE", "MECHANISM", "AMOUNT", "BLOCK"
         ))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_dates_to_the_end_of_dates() {
-        assert_eq!(time(UnixSeconds(0)), "1970-01-01T00:00:00Z");
-        assert_eq!(time(UnixSeconds(u64::MAX)), "9999-12-31T23:59:59Z");
     }
 }

@@ -1,10 +1,9 @@
 //! Which part of the journal a command prints.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use crate::admin::instant;
 use crate::assemble::open_store;
 use crate::cli::arguments::ConfigArgs;
 use crate::cli::failure::Failure;
@@ -82,21 +81,13 @@ impl Selection {
     }
 }
 
-/// An instant: a date, a time, or a duration before `now`.
+/// # Errors
+/// [`Failure::Usage`] for a text that is no instant.
 fn since(text: &str, now: UnixSeconds) -> Result<UnixSeconds, Failure> {
-    const DATE: usize = "2026-01-31".len();
-    if let Ok(ago) = humantime::parse_duration(text) {
-        return Ok(UnixSeconds(now.0.saturating_sub(ago.as_secs())));
-    }
-    let whole = if text.len() == DATE { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    humantime::parse_rfc3339_weak(&whole)
-        .ok()
-        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-        .map(|at: Duration| UnixSeconds(at.as_secs()))
-        .ok_or_else(|| {
-            Failure::Usage(format!(
-                "`--since`: {text:?} is neither a time nor a duration: write `24h`, `2026-01-31` or \
-                 `2026-01-31T12:00:00Z`"
-            ))
-        })
+    instant(text, now).ok_or_else(|| {
+        Failure::Usage(format!(
+            "`--since`: {text:?} is neither a time nor a duration: write `24h`, `2026-01-31` or \
+             `2026-01-31T12:00:00Z`"
+        ))
+    })
 }

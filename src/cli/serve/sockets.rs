@@ -2,16 +2,20 @@
 //!
 //! A new process can take over from an old one without a refused connection in two ways. Systemd keeps the
 //! sockets and hands them to each process in turn (`LISTEN_FDS`). Or, with `listen.reuse_port`, both processes
-//! listen on the same address, and while the old one drains, the system gives new connections to the new one.
+//! listen at the same address, and while the old one drains, the system gives new connections to the new one. A Unix
+//! socket's new process puts its own file in the place of the old one's: from that moment it has the new connections.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as InheritedListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as InheritedUnixListener;
 
 use listenfd::ListenFd;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
+use super::socket_file::{self, SocketFile};
 use crate::cli::failure::Failure;
+use crate::listen::{ListenAddress, Listener, UnixAddress};
 
 /// How many connections may wait to be accepted, if the system allows as many.
 const BACKLOG: u32 = 1024;
@@ -21,17 +25,19 @@ const BACKLOG: u32 = 1024;
 pub(super) enum Name {
     Http,
     Tls,
+    Redirect,
     Admin,
     Facilitator,
 }
 
 impl Name {
-    const ALL: [Self; 4] = [Self::Http, Self::Tls, Self::Admin, Self::Facilitator];
+    const ALL: [Self; 5] = [Self::Http, Self::Tls, Self::Redirect, Self::Admin, Self::Facilitator];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Tls => "tls",
+            Self::Redirect => "redirect",
             Self::Admin => "admin",
             Self::Facilitator => "facilitator",
         }
@@ -42,6 +48,7 @@ impl Name {
         match self {
             Self::Http => "listen.http",
             Self::Tls => "listen.tls.address",
+            Self::Redirect => "listen.redirect",
             Self::Admin => "admin.listen",
             Self::Facilitator => "facilitator.listen",
         }
@@ -53,8 +60,38 @@ impl Name {
 struct Handed {
     /// The name that its unit gives it; that of the unit if it gives none.
     name: String,
-    address: SocketAddr,
-    listener: InheritedListener,
+    address: ListenAddress,
+    listener: Inherited,
+}
+
+/// It is the runtime's once there is one.
+#[derive(Debug)]
+enum Inherited {
+    Tcp(InheritedListener),
+    Unix(InheritedUnixListener),
+}
+
+impl Inherited {
+    /// The socket at a place among those that the environment names; `None` if there is none.
+    fn take(sockets: &mut ListenFd, index: usize) -> io::Result<Option<(ListenAddress, Self)>> {
+        // One of another kind is left where it is.
+        if let Ok(Some(unix)) = sockets.take_unix_listener(index) {
+            unix.set_nonblocking(true)?;
+            // In the abstract namespace, or without any name: then only the unit's name says what it is for.
+            let path = unix.local_addr()?.as_pathname().unwrap_or(std::path::Path::new("")).to_owned();
+            return Ok(Some((ListenAddress::Unix(UnixAddress { path, mode: None }), Self::Unix(unix))));
+        }
+        let Some(tcp) = sockets.take_tcp_listener(index)? else { return Ok(None) };
+        tcp.set_nonblocking(true)?;
+        Ok(Some((ListenAddress::Inet(tcp.local_addr()?), Self::Tcp(tcp))))
+    }
+
+    fn into_listener(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(it) => TcpListener::from_std(it).map(Listener::from),
+            Self::Unix(it) => UnixListener::from_std(it).map(Listener::from),
+        }
+    }
 }
 
 /// The sockets that systemd has handed over and that no listener has taken yet.
@@ -66,7 +103,7 @@ impl HandedOver {
     /// removed from the environment.
     ///
     /// # Errors
-    /// [`Failure::Config`]: one of them is no TCP socket, or the variables contradict one another.
+    /// [`Failure::Config`]: one of them is no socket that accepts connections, or the variables contradict one another.
     pub(super) fn take() -> Result<Self, Failure> {
         let fault = |error: io::Error| Failure::Config(format!("sockets from systemd: {error}"));
         let names: Vec<_> =
@@ -74,24 +111,32 @@ impl HandedOver {
         let mut sockets = ListenFd::from_env();
         let mut handed = Vec::new();
         for (index, name) in names.into_iter().enumerate() {
-            if let Some(listener) = sockets.take_tcp_listener(index).map_err(fault)? {
-                listener.set_nonblocking(true).map_err(fault)?;
-                let address = listener.local_addr().map_err(fault)?;
+            if let Some((address, listener)) = Inherited::take(&mut sockets, index).map_err(fault)? {
                 handed.push(Handed { name, address, listener });
             }
         }
         Ok(Self(handed))
     }
 
-    /// The socket for a listener: one with its name, or else one at its address.
-    fn for_listener(&mut self, name: Name, address: SocketAddr) -> Option<Handed> {
-        let position = self.0.iter().position(|it| it.name == name.as_str()).or_else(|| {
-            self.0.iter().position(|it| {
-                let is_named = Name::ALL.iter().any(|other| it.name == other.as_str());
-                !is_named && is_at(it.address, address)
-            })
-        })?;
-        Some(self.0.remove(position))
+    /// The sockets for the addresses of a listener, in their order. One with its name and at the address comes first,
+    /// then any with its name, then one without a listener's name at the address.
+    fn for_listener(&mut self, name: Name, addresses: &[ListenAddress]) -> Vec<Option<Handed>> {
+        type Way<'a> = &'a dyn Fn(&Handed, &ListenAddress) -> bool;
+        let is_named = |it: &Handed| it.name == name.as_str();
+        let has_no_name = |it: &Handed| Name::ALL.iter().all(|other| it.name != other.as_str());
+        let mut found: Vec<Option<Handed>> = addresses.iter().map(|_| None).collect();
+        let ways: [Way<'_>; 3] = [
+            &|it, address| is_named(it) && is_at(&it.address, address),
+            &|it, _| is_named(it),
+            &|it, address| has_no_name(it) && is_at(&it.address, address),
+        ];
+        for way in ways {
+            for (address, place) in addresses.iter().zip(&mut found).filter(|(_, place)| place.is_none()) {
+                let position = self.0.iter().position(|it| way(it, address));
+                *place = position.map(|it| self.0.remove(it));
+            }
+        }
+        found
     }
 
     /// Says whether there was a listener for every socket. One that nobody accepts from would keep its clients
@@ -111,71 +156,109 @@ impl HandedOver {
 
 /// Whether a socket at `bound` is what `wanted` asks for. Systemd binds `[::]`, which is every address, where a port
 /// alone is given.
-fn is_at(bound: SocketAddr, wanted: SocketAddr) -> bool {
-    bound == wanted
-        || (bound.port() == wanted.port() && bound.ip().is_unspecified() && wanted.ip().is_unspecified())
+fn is_at(bound: &ListenAddress, wanted: &ListenAddress) -> bool {
+    match (bound, wanted) {
+        (ListenAddress::Inet(bound), ListenAddress::Inet(wanted)) => {
+            bound == wanted
+                || bound.port() == wanted.port()
+                    && bound.ip().is_unspecified()
+                    && wanted.ip().is_unspecified()
+        }
+        (ListenAddress::Unix(bound), ListenAddress::Unix(wanted)) => bound.path == wanted.path,
+        (ListenAddress::Inet(_), ListenAddress::Unix(_))
+        | (ListenAddress::Unix(_), ListenAddress::Inet(_)) => false,
+    }
 }
 
 /// The socket of a listener, before the gateway can serve.
 #[derive(Debug)]
 pub(super) enum Socket {
-    Listens(TcpListener),
+    Listens(Listener),
     /// Other processes listen there too. It does not before it can serve: the system would give it connections.
     Shared(Name, TcpSocket),
+    /// A Unix socket that has not the name yet by which clients know it.
+    Unix(Name, socket_file::Draft),
+}
+
+/// The sockets of one listener.
+///
+/// # Errors
+/// [`Failure::Unavailable`]: somebody else listens there. `is_shared`: other processes of this user may.
+pub(super) async fn of(
+    name: Name,
+    addresses: &[ListenAddress],
+    is_shared: bool,
+    handed_over: &mut HandedOver,
+) -> Result<Vec<Socket>, Failure> {
+    let mut sockets = Vec::new();
+    for (address, handed) in addresses.iter().zip(handed_over.for_listener(name, addresses)) {
+        let fault = |error: io::Error| unavailable(name, address, &error);
+        sockets.push(match (handed, address) {
+            (Some(Handed { address, listener, .. }), _) => {
+                tracing::info!(key = name.key(), %address, "the socket is systemd's");
+                listener.into_listener().map(Socket::Listens).map_err(fault)?
+            }
+            (None, ListenAddress::Unix(unix)) => {
+                let draft = socket_file::draft(unix, is_shared).await.map_err(fault)?;
+                if draft.replaces_a_listener() {
+                    warn_of_another(name, address);
+                }
+                Socket::Unix(name, draft)
+            }
+            (None, ListenAddress::Inet(inet)) if is_shared => {
+                let is_free = bound(*inet, false).is_ok();
+                let socket = bound(*inet, true).map_err(fault)?;
+                if !is_free {
+                    warn_of_another(name, address);
+                }
+                Socket::Shared(name, socket)
+            }
+            (None, ListenAddress::Inet(inet)) => {
+                TcpListener::bind(inet).await.map(|it| Socket::Listens(it.into())).map_err(fault)?
+            }
+        });
+    }
+    Ok(sockets)
+}
+
+fn warn_of_another(name: Name, address: &ListenAddress) {
+    tracing::warn!(
+        key = name.key(), %address,
+        "another process of this user listens there: both get connections until one of them ends"
+    );
 }
 
 impl Socket {
-    /// The socket of the listener `name`, which the configuration wants at `address`. `is_shared`: other processes of
-    /// this user may listen there too.
-    ///
-    /// # Errors
-    /// [`Failure::Unavailable`]: somebody else listens there.
-    pub(super) async fn of(
-        name: Name,
-        address: SocketAddr,
-        is_shared: bool,
-        handed_over: &mut HandedOver,
-    ) -> Result<Self, Failure> {
-        let fault = |error| unavailable(name, address, &error);
-        if let Some(Handed { address, listener, .. }) = handed_over.for_listener(name, address) {
-            tracing::info!(key = name.key(), %address, "the socket is systemd's");
-            return TcpListener::from_std(listener).map(Self::Listens).map_err(fault);
-        }
-        if !is_shared {
-            return TcpListener::bind(address).await.map(Self::Listens).map_err(fault);
-        }
-        let is_free = bound(address, false).is_ok();
-        let socket = bound(address, true).map_err(fault)?;
-        if !is_free {
-            tracing::warn!(
-                key = name.key(), %address,
-                "another process of this user listens there: both get connections until one of them ends"
-            );
-        }
-        Ok(Self::Shared(name, socket))
-    }
-
     /// Where new connections can be led away from, see [`Others`].
     pub(super) fn for_others(&self) -> Option<OwnedFd> {
         match self {
-            Self::Listens(_) => None,
+            Self::Listens(_) | Self::Unix(..) => None,
             Self::Shared(_, socket) => socket.as_fd().try_clone_to_owned().ok(),
         }
     }
 
-    /// Listens from here on.
+    /// Listens from here on. Gives the file of a Unix socket beside, which goes when that is dropped.
     ///
     /// # Errors
     /// [`Failure::Unavailable`]: somebody else listens there since.
-    pub(super) fn listen(self) -> Result<TcpListener, Failure> {
+    pub(super) async fn listen(self) -> Result<(Listener, Option<SocketFile>), Failure> {
         match self {
-            Self::Listens(listener) => Ok(listener),
+            Self::Listens(listener) => Ok((listener, None)),
             Self::Shared(name, socket) => {
                 let address = socket.local_addr();
-                socket.listen(BACKLOG).map_err(|error| match address {
-                    Ok(address) => unavailable(name, address, &error),
+                let listener = socket.listen(BACKLOG).map_err(|error| match address {
+                    Ok(address) => unavailable(name, &address.into(), &error),
                     Err(_) => Failure::Unavailable(format!("`{}`: {error}", name.key())),
-                })
+                })?;
+                Ok((listener.into(), None))
+            }
+            Self::Unix(name, draft) => {
+                let place = draft.address().clone();
+                let path = place.path.clone();
+                let address = ListenAddress::Unix(place);
+                let (listener, file) =
+                    draft.publish().await.map_err(|error| unavailable(name, &address, &error))?;
+                Ok((Listener::renamed(listener, path), Some(file)))
             }
         }
     }
@@ -189,11 +272,14 @@ fn bound(address: SocketAddr, is_shared: bool) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn unavailable(name: Name, address: SocketAddr, error: &io::Error) -> Failure {
-    let key = name.key();
-    Failure::Unavailable(format!(
-        "`{key}`: cannot listen on {address}: {error}; is it in use, or may this user not use ports below 1024?"
-    ))
+fn unavailable(name: Name, address: &ListenAddress, error: &io::Error) -> Failure {
+    let (key, advice) = match address {
+        ListenAddress::Inet(_) => (name.key(), "; is it in use, or may this user not use ports below 1024?"),
+        ListenAddress::Unix(_) => {
+            (name.key(), "; the gateway's user makes the socket, in a folder that it may write")
+        }
+    };
+    Failure::Unavailable(format!("`{key}`: cannot listen on {address}: {error}{advice}"))
 }
 
 /// The shared sockets of this process, from which new connections can be led to the other process.
@@ -237,24 +323,65 @@ fn lead_to_second(_: &OwnedFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> ListenAddress {
+        match text.strip_prefix("unix:") {
+            Some(path) => ListenAddress::Unix(UnixAddress { path: path.into(), mode: None }),
+            None => ListenAddress::Inet(text.parse().unwrap()),
+        }
+    }
+
     #[test]
     fn a_socket_is_at_the_address_that_is_wanted_or_at_every_address() {
-        let is_at = |bound: &str, wanted: &str| is_at(bound.parse().unwrap(), wanted.parse().unwrap());
         for (bound, wanted) in [
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("[::]:80", "0.0.0.0:80"),
             ("0.0.0.0:80", "[::]:80"),
             ("[::]:80", "[::]:80"),
+            ("unix:/run/a", "unix:/run/a"),
         ] {
-            assert!(is_at(bound, wanted), "{bound} {wanted}");
+            assert!(is_at(&address(bound), &address(wanted)), "{bound} {wanted}");
         }
         for (bound, wanted) in [
             ("127.0.0.1:80", "127.0.0.1:81"),
             ("127.0.0.1:80", "127.0.0.2:80"),
             ("[::]:80", "127.0.0.1:80"),
             ("127.0.0.1:80", "0.0.0.0:80"),
+            ("unix:/run/a", "unix:/run/b"),
+            ("unix:/run/a", "127.0.0.1:80"),
         ] {
-            assert!(!is_at(bound, wanted), "{bound} {wanted}");
+            assert!(!is_at(&address(bound), &address(wanted)), "{bound} {wanted}");
         }
+    }
+
+    /// Which sockets, by their number, the addresses of `http` get.
+    fn given(handed: &[&str], wanted: &[&str]) -> Vec<Option<String>> {
+        let sockets = handed.iter().map(|it| {
+            let bound = InheritedListener::bind("127.0.0.1:0").unwrap();
+            let (name, at) = it.split_once('@').unwrap();
+            Handed { name: name.to_owned(), address: address(at), listener: Inherited::Tcp(bound) }
+        });
+        let wanted: Vec<_> = wanted.iter().map(|it| address(it)).collect();
+        let mut all = HandedOver(sockets.collect());
+        let taken = all.for_listener(Name::Http, &wanted);
+        taken.into_iter().map(|it| it.map(|it| format!("{}@{}", it.name, it.address))).collect()
+    }
+
+    #[test]
+    fn a_listener_with_several_addresses_gets_the_socket_of_each() {
+        let (one, two, unix) = ("127.0.0.1:1", "127.0.0.1:2", "unix:/run/a");
+        let some = |it: &str| Some(it.to_owned());
+        assert_eq!(
+            given(&["http@unix:/run/a", "http@127.0.0.1:2", "http@127.0.0.1:1"], &[one, two, unix]),
+            [some("http@127.0.0.1:1"), some("http@127.0.0.1:2"), some("http@unix:/run/a")]
+        );
+        // By its name at another address; the exact one is left to its own.
+        assert_eq!(
+            given(&["http@127.0.0.1:2", "http@127.0.0.1:9"], &[one, two]),
+            [some("http@127.0.0.1:9"), some("http@127.0.0.1:2")]
+        );
+        assert_eq!(
+            given(&["unit.socket@127.0.0.1:2", "tls@127.0.0.1:1"], &[one, two]),
+            [None, some("unit.socket@127.0.0.1:2")]
+        );
     }
 }

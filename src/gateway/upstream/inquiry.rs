@@ -26,12 +26,12 @@ impl Upstream {
     ///
     /// # Errors
     /// Why there is no answer, in words for people.
-    pub async fn ask(&self, address: std::net::SocketAddr, url: &UpstreamUrl) -> Result<Inquiry, String> {
+    pub async fn ask(&self, address: SocketAddr, url: &UpstreamUrl) -> Result<Inquiry, String> {
         let settings = &self.rules.settings;
         let check = settings.health.check.as_ref();
         let (method, path) = check.map_or((Method::HEAD, "/"), |it| (Method::GET, it.path.as_str()));
         let path = format!("{}{path}", url.base_path);
-        let server = self.rules.server(SocketAddr::Inet(address), url.clone());
+        let server = self.rules.server(address, url.clone());
         let within = settings.connect_timeout.saturating_add(settings.timeout);
         let status = match tokio::time::timeout(within, status(&server, &method, &path)).await {
             Ok(answered) => answered.map_err(|error| in_words(&error))?,

@@ -6,6 +6,7 @@
 //! turn: after something was written, the first read waits for one turn of the task.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// Makes such connections, each within a time.
@@ -30,14 +31,30 @@ pub(super) struct TunnelConnector {
 #[async_trait]
 impl Connect for TunnelConnector {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let SocketAddr::Inet(address) = address else {
-            return Error::e_explain(ErrorType::InternalError, "no address of the internet");
-        };
-        match timeout(self.within, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => {
-                let socket = Box::new(OneTurnLate { tcp, has_written: false });
-                Ok(Stream::from(VirtualSocketStream::new(socket)))
+        match address {
+            SocketAddr::Inet(address) => {
+                let socket = self.in_time(TcpStream::connect(address)).await?;
+                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate {
+                    socket,
+                    has_written: false,
+                }))))
             }
+            SocketAddr::Unix(address) => {
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                let socket = self.in_time(UnixStream::connect(path)).await?;
+                Ok(Stream::from(VirtualSocketStream::new(Box::new(OneTurnLate {
+                    socket,
+                    has_written: false,
+                }))))
+            }
+        }
+    }
+}
+
+impl TunnelConnector {
+    async fn in_time<S>(&self, connected: impl Future<Output = io::Result<S>>) -> Result<S> {
+        match timeout(self.within, connected).await {
+            Ok(Ok(socket)) => Ok(socket),
             Ok(Err(error)) => Error::e_because(ErrorType::ConnectError, "no connection", error),
             Err(error) => Error::e_because(ErrorType::ConnectTimedout, "no connection in time", error),
         }
@@ -46,24 +63,31 @@ impl Connect for TunnelConnector {
 
 /// A connection that reads one turn after it has written.
 #[derive(Debug)]
-struct OneTurnLate {
-    tcp: TcpStream,
+struct OneTurnLate<S> {
+    socket: S,
     has_written: bool,
 }
 
-impl VirtualSocket for OneTurnLate {
+impl VirtualSocket for OneTurnLate<TcpStream> {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         match option {
-            VirtualSockOpt::NoDelay => self.tcp.set_nodelay(true),
+            VirtualSockOpt::NoDelay => self.socket.set_nodelay(true),
             VirtualSockOpt::KeepAlive(keepalive) => {
-                set_tcp_keepalive(&self.tcp, &keepalive).map_err(io::Error::other)
+                set_tcp_keepalive(&self.socket, &keepalive).map_err(io::Error::other)
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
 
-impl AsyncRead for OneTurnLate {
+impl VirtualSocket for OneTurnLate<UnixStream> {
+    /// Neither is known of a Unix socket: what is written is there at once, and so is the end of the other side.
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for OneTurnLate<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -73,22 +97,22 @@ impl AsyncRead for OneTurnLate {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for OneTurnLate {
+impl<S: AsyncWrite + Unpin> AsyncWrite for OneTurnLate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.has_written = true;
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -100,19 +124,19 @@ mod tests {
     use super::*;
 
     /// Both sides of a new connection.
-    async fn connected() -> (OneTurnLate, TcpStream) {
+    async fn connected() -> (OneTurnLate<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (other, _) = listener.accept().await.unwrap();
-        (OneTurnLate { tcp, has_written: false }, other)
+        (OneTurnLate { socket, has_written: false }, other)
     }
 
     #[tokio::test]
     async fn a_connection_sends_at_once_if_that_is_set() {
         let (ours, _other) = connected().await;
-        assert!(!ours.tcp.nodelay().unwrap());
+        assert!(!ours.socket.nodelay().unwrap());
         ours.set_socket_option(VirtualSockOpt::NoDelay).unwrap();
-        assert!(ours.tcp.nodelay().unwrap());
+        assert!(ours.socket.nodelay().unwrap());
     }
 
     #[tokio::test]

@@ -78,6 +78,36 @@ impl SocketEndpoint {
     pub fn label(&self) -> String {
         host_and_port(&self.url)
     }
+
+    /// Connects, subscribes to the confirmations of `account` as the gateway does, and hangs up.
+    ///
+    /// # Errors
+    /// Why it cannot, in words for people, with nothing of the URL.
+    pub async fn try_subscription(&self, account: Account) -> Result<(), String> {
+        let tried = async {
+            let mut stream = within(SETUP, self.open()).await?;
+            within(SETUP, subscribe(&mut stream, &|_| {}, &[account])).await
+        };
+        tried.await.map_err(|ended: Ended| ended.to_string())
+    }
+
+    async fn open(&self) -> Result<Stream, Ended> {
+        let url = &self.url;
+        let (host, port) = (url.host_str().ok_or(Ended::Host)?, url.port_or_known_default().unwrap_or(80));
+        // An IPv6 address has brackets in a URL and none in a socket address.
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let tcp = TcpStream::connect((bare, port)).await.map_err(Ended::Connect)?;
+        tcp.set_nodelay(true).map_err(Ended::Connect)?;
+        let layer: Box<dyn Duplex> = if url.scheme() == "wss" {
+            let name = ServerName::try_from(bare.to_owned()).map_err(|_| Ended::Host)?;
+            Box::new(tls(&self.authorities)?.connect(name, tcp).await.map_err(Ended::Connect)?)
+        } else {
+            Box::new(tcp)
+        };
+        let (stream, _) =
+            tokio_tungstenite::client_async_with_config(url.as_str(), layer, Some(config())).await?;
+        Ok(stream)
+    }
 }
 
 impl fmt::Debug for SocketEndpoint {
@@ -189,8 +219,8 @@ impl Socket {
         watcher: &Watcher,
         accounts: &[Account],
     ) -> Result<std::convert::Infallible, Ended> {
-        let mut stream = within(SETUP, self.open()).await?;
-        within(SETUP, subscribe(&mut stream, watcher, accounts)).await?;
+        let mut stream = within(SETUP, self.endpoint.open()).await?;
+        within(SETUP, subscribe(&mut stream, &|message| take_hint(watcher, message), accounts)).await?;
         let _subscribed = Subscribed::new(self, watcher);
         loop {
             if let Ok(message) = tokio::time::timeout(PING_AFTER, next(&mut stream)).await {
@@ -201,24 +231,6 @@ impl Socket {
             let message = within(SETUP, next(&mut stream)).await?;
             take_hint(watcher, &message);
         }
-    }
-
-    async fn open(&self) -> Result<Stream, Ended> {
-        let url = &self.endpoint.url;
-        let (host, port) = (url.host_str().ok_or(Ended::Host)?, url.port_or_known_default().unwrap_or(80));
-        // An IPv6 address has brackets in a URL and none in a socket address.
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let tcp = TcpStream::connect((bare, port)).await.map_err(Ended::Connect)?;
-        tcp.set_nodelay(true).map_err(Ended::Connect)?;
-        let layer: Box<dyn Duplex> = if url.scheme() == "wss" {
-            let name = ServerName::try_from(bare.to_owned()).map_err(|_| Ended::Host)?;
-            Box::new(tls(&self.endpoint.authorities)?.connect(name, tcp).await.map_err(Ended::Connect)?)
-        } else {
-            Box::new(tcp)
-        };
-        let (stream, _) =
-            tokio_tungstenite::client_async_with_config(url.as_str(), layer, Some(config())).await?;
-        Ok(stream)
     }
 }
 
@@ -260,9 +272,12 @@ pub(super) async fn next(stream: &mut Stream) -> Result<Value, Ended> {
     }
 }
 
+/// Takes a message that comes before the one that is waited for.
+type Hear<'a> = &'a (dyn Fn(&Value) + Sync);
+
 /// Subscribes to the first accounts and adds the others. Each step waits until the one before it is
 /// acknowledged, because a node ignores without an error what it does not know.
-async fn subscribe(stream: &mut Stream, watcher: &Watcher, accounts: &[Account]) -> Result<(), Ended> {
+async fn subscribe(stream: &mut Stream, hear: Hear<'_>, accounts: &[Account]) -> Result<(), Ended> {
     let mut chunks = accounts.chunks(CHUNK);
     let texts = |chunk: &[Account]| chunk.iter().map(ToString::to_string).collect::<Vec<_>>();
     let options = if accounts.len() > MAX_FILTER {
@@ -275,24 +290,19 @@ async fn subscribe(stream: &mut Stream, watcher: &Watcher, accounts: &[Account])
     let subscribe = json!({
         "action": "subscribe", "topic": "confirmation", "ack": true, "id": "0", "options": options,
     });
-    acknowledged(stream, watcher, &subscribe, "0").await?;
+    acknowledged(stream, hear, &subscribe, "0").await?;
     for (number, chunk) in (1_usize..).zip(chunks) {
         let id = number.to_string();
         let update = json!({
             "action": "update", "topic": "confirmation", "ack": true, "id": id,
             "options": { "accounts_add": texts(chunk) },
         });
-        acknowledged(stream, watcher, &update, &id).await?;
+        acknowledged(stream, hear, &update, &id).await?;
     }
     Ok(())
 }
 
-async fn acknowledged(
-    stream: &mut Stream,
-    watcher: &Watcher,
-    message: &Value,
-    id: &str,
-) -> Result<(), Ended> {
+async fn acknowledged(stream: &mut Stream, hear: Hear<'_>, message: &Value, id: &str) -> Result<(), Ended> {
     send(stream, message).await?;
     loop {
         let answer = next(stream).await?;
@@ -300,7 +310,7 @@ async fn acknowledged(
         if field("ack").is_some() && field("id") == Some(id) {
             return Ok(());
         }
-        take_hint(watcher, &answer);
+        hear(&answer);
     }
 }
 

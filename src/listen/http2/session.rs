@@ -411,11 +411,8 @@ impl Session for Http2Session {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         let deadline = Arc::clone(&self.deadline);
-        // Begins once it is clear that the client is waited for.
-        let overdue = async {
-            deadline.reads_on();
-            deadline.overdue(Duration::ZERO).await;
-        };
+        // Looked at once it is clear that the client is waited for.
+        let overdue = poll_fn(|_| deadline.poll_passed());
         let heard = async {
             if no_body_expected || self.is_body_done() {
                 self.left().await

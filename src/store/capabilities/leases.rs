@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::super::{CapabilityId, Holder, Lease, LeaseRequest, Meters, StoreError, StoreHealth};
-use super::meter::{BrokenAnswer, CachedCapability, Calls, Reports, Use, UseTally};
+use super::meter::{BrokenAnswer, CachedCapability, Calls, Meter, Reports, Use, UseTally};
 use crate::clock::Clock;
 use crate::repeats::Repeats;
 use crate::routes::Metering;
@@ -23,6 +23,9 @@ use crate::sync::{self, MissedTickBehavior, Mutex, MutexGuard, PoisonError};
 /// How long a lease lasts unless it is renewed, in seconds. For this time a crashed instance keeps its
 /// leased uses from the others.
 pub const LEASE_SECONDS: u64 = 10;
+/// Seconds within which an instance that reaches the store learns that a capability is revoked. It asks for what
+/// it has leased each 5 s, counted in whole seconds, looks after that each half second, and the store has its time.
+pub const REVOKED_WITHIN: u64 = 7;
 /// Uses leased at once at most.
 const LARGEST_CHUNK: u32 = 256;
 /// How long spent uses wait, to be reported together.
@@ -37,9 +40,12 @@ const IDLE_SECONDS: u64 = 2;
 /// Why no use could be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum NoUse {
-    /// All are spent, or the capability was revoked.
+    /// All are spent.
     #[error("the capability is used up")]
     Exhausted,
+    /// The operator ended it.
+    #[error("the capability is revoked")]
+    Revoked,
     /// All that are left are under way or leased by another instance. Some may come back.
     #[error("the last uses are under way")]
     Busy,
@@ -95,7 +101,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
             return Ok(self.taken(held, metering));
         }
         if held.meter().is_spent() {
-            return Err(NoUse::Exhausted);
+            return Err(used_up(&held.meter()));
         }
         // Boxed: what a future may hold is copied with each request.
         Box::pin(self.lease_first(Arc::clone(held), metering)).await
@@ -156,7 +162,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
             }
             let meter = held.meter();
             if meter.is_spent() {
-                return Err(NoUse::Exhausted);
+                return Err(used_up(&meter));
             }
             // Other requests took the leased uses. There may be more, and a use that was given back
             // meanwhile is free at the next attempt.
@@ -337,6 +343,11 @@ impl<S: Meters + StoreHealth> Leases<S> {
         let reported = self.call(held, &mut unresolved, 0, hand_back).await;
         reported.err().map(|error| (held.record().id, error))
     }
+}
+
+/// Why nothing is left of a capability.
+const fn used_up(meter: &Meter) -> NoUse {
+    if meter.is_revoked() { NoUse::Revoked } else { NoUse::Exhausted }
 }
 
 const fn tally(request: &LeaseRequest) -> UseTally {

@@ -159,6 +159,10 @@ impl Meter {
         self.revoked || (self.asked && self.remaining() == 0 && self.reserved == 0)
     }
 
+    pub(super) const fn is_revoked(&self) -> bool {
+        self.revoked
+    }
+
     /// Whether the store must still get uses back or reported.
     pub(super) fn is_out(&self) -> bool {
         self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()

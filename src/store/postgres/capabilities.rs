@@ -22,7 +22,7 @@ use crate::store::{
 
 /// The payment that bought the capability with the id `$1`. `$2` and `$3` are the first and the last hash
 /// that begin with it.
-const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
+pub(super) const BY_ID: &str = "(SELECT payment FROM capabilities WHERE name = $1::bytea
         UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
         WHERE c.block BETWEEN $2::bytea AND $3::bytea AND b.name IS NULL)";
 
@@ -96,7 +96,7 @@ pub(super) fn opening_arrays(openings: &[Opening]) -> Vec<Value> {
 }
 
 /// An id, and the first and the last hash that begin with it.
-fn bounds(id: CapabilityId) -> [Vec<u8>; 3] {
+pub(super) fn bounds(id: CapabilityId) -> [Vec<u8>; 3] {
     let [first, last] = hashes_from(id);
     [id.0.to_vec(), first, last]
 }

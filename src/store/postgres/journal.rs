@@ -7,7 +7,7 @@ use tokio_postgres::types::ToSql;
 
 use super::fault::Fault;
 use super::query::{Value, apply, column, query};
-use super::rows::{self, PAYMENT_COLUMNS};
+use super::rows::{self, NO_PAYMENT, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, RequestDigest};
 use crate::store::claim_rules::{Borrower, HashClaim, Heir, IdChange};
@@ -117,7 +117,8 @@ pub(super) async fn scan(
     let until: i64 = rows::get(drawn, 0)?;
     let condition = in_state(filter);
     let sql = format!(
-        "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > $1 AND p.sequence <= $2 {condition} \
+        "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > $1 AND p.sequence <= $2 \
+         AND NOT ({NO_PAYMENT}) {condition} \
          ORDER BY p.sequence LIMIT $3"
     );
     query(client, &sql, &[&after, &until, &most(limit)]).await?.iter().map(columns::payment).collect()

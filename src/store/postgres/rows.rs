@@ -18,6 +18,9 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
 pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
      p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken";
 
+/// Whether a payment `p` is none: a capability was given away.
+pub(super) const NO_PAYMENT: &str = "p.amount = 0";
+
 pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<T, Fault> {
     row.try_get(column).map_err(Fault::before_commit)
 }

@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
+const MIGRATIONS: [&str; 6] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///
@@ -156,6 +156,20 @@ ALTER TABLE capabilities ADD COLUMN broken bigint NOT NULL DEFAULT 0;
 ALTER TABLE leases ADD COLUMN broken bigint NOT NULL DEFAULT 0;
 ";
 
+/// What the operator did by hand, as in SQLite.
+const OPERATOR: &str = "
+CREATE TABLE operator_acts (
+    payment bigint NOT NULL REFERENCES capabilities (payment),
+    act     smallint NOT NULL CHECK (act BETWEEN 0 AND 1),
+    at      bigint NOT NULL,
+    who     text NOT NULL,
+    why     text NOT NULL,
+    PRIMARY KEY (payment, act)
+);
+
+CREATE TRIGGER operator_acts_are_kept BEFORE DELETE OR TRUNCATE ON operator_acts EXECUTE FUNCTION kept();
+";
+
 /// The version of this program.
 pub(super) fn known() -> i32 {
     i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
@@ -175,7 +189,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
     if found == 0 {
         let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace \
              AND relname IN ('payments', 'claims', 'capabilities', 'leases', 'ranges', 'probe', 'journal', \
-             'deposits', 'sweeps')";
+             'deposits', 'sweeps', 'operator_acts')";
         let taken: i64 = transaction.query_one(sql, &[]).await?.try_get(0)?;
         if taken > 0 {
             return Err(PostgresFault::Foreign);

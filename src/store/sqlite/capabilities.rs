@@ -29,6 +29,11 @@ fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, 
     Ok(db.prepare_cached(&sql)?.query_row([id.0], |row| columns::capability(row)).optional()?)
 }
 
+/// The place of the payment that bought the capability.
+pub(super) fn payment_of(db: &Connection, id: CapabilityId) -> Result<Option<u64>, Fault> {
+    Ok(by_id(db, id)?.map(|stored| stored.payment))
+}
+
 /// `Meters::capability`.
 pub(super) fn find(db: &Connection, id: CapabilityId) -> Result<Option<CapabilityRecord>, Fault> {
     Ok(by_id(db, id)?.map(|stored| stored.record))

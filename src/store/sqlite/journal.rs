@@ -5,7 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::fault::Fault;
-use super::rows::{self, INSERT, PAYMENT_COLUMNS};
+use super::rows::{self, INSERT, NO_PAYMENT, PAYMENT_COLUMNS};
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::{IdentifierKey, RequestDigest};
 use crate::store::claim_rules::{Borrower, HashClaim, Heir, IdChange};
@@ -60,7 +60,7 @@ pub(super) fn scan(
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
     let condition = in_state(filter);
     let sql = format!(
-        "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > ?1 {condition} \
+        "SELECT {PAYMENT_COLUMNS} FROM payments AS p WHERE p.sequence > ?1 AND NOT ({NO_PAYMENT}) {condition} \
          ORDER BY p.sequence LIMIT ?2"
     );
     let mut statement = db.prepare_cached(&sql)?;

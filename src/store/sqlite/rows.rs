@@ -13,6 +13,9 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
      p.price, p.requests, p.seconds, p.payer, p.amount, p.pay_to, p.valid_before, p.state, p.created_at, \
      p.updated_at, p.identifier, p.request";
 
+/// Whether a payment `p` is none: a capability was given away.
+pub(super) const NO_PAYMENT: &str = "p.amount = zeroblob(16)";
+
 impl Columns for Row<'_> {
     type Fault = rusqlite::Error;
 

@@ -9,7 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 5] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN];
+const MIGRATIONS: [&str; 6] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR];
 
 /// Version 1.
 ///
@@ -189,6 +189,22 @@ const NO_RANGES: &str = "DROP TABLE ranges";
 const BROKEN: &str = "
 ALTER TABLE capabilities ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE leases ADD COLUMN broken INTEGER NOT NULL DEFAULT 0;
+";
+
+/// What the operator did by hand to a capability: 0 gave it away, 1 revoked it. A capability that is given away
+/// has a payment of nothing.
+const OPERATOR: &str = "
+CREATE TABLE operator_acts (
+    payment INTEGER NOT NULL REFERENCES capabilities (payment),
+    act     INTEGER NOT NULL CHECK (act BETWEEN 0 AND 1),
+    at      INTEGER NOT NULL,
+    who     TEXT NOT NULL,
+    why     TEXT NOT NULL,
+    PRIMARY KEY (payment, act)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER operator_acts_are_kept BEFORE DELETE ON operator_acts
+BEGIN SELECT RAISE(ABORT, 'what was done by hand is never deleted'); END;
 ";
 
 /// Checks that this program may write to the file. Gives its version.

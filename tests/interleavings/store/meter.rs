@@ -175,7 +175,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                 tally.lock().unwrap().called_used_up += 1;
                 return;
             }
-            Err(NoUse::Busy | NoUse::Failing(_) | NoUse::Store(_)) => yield_now().await,
+            Err(NoUse::Busy | NoUse::Failing(_) | NoUse::Revoked | NoUse::Store(_)) => yield_now().await,
         }
     }
 }

@@ -10,8 +10,8 @@ use faregate::x402::{NanoOffer, PaymentProof, encode_header};
 use serde_json::{Value, json};
 
 use super::{
-    Footprint, PROOF, balance, block, frontier, journal, less, pending, received, refused, refused_unasked,
-    scene, served, txn_proof, unhurried,
+    Footprint, PROOF, balance, block, frontier, journal, less, noted, pending, received, refused,
+    refused_unasked, scene, served, txn_proof, unhurried,
 };
 use crate::nano_session::{
     ONE, ROUTES, pay_session, plan, send_to_session, session_id, session_offer, session_proof,
@@ -55,7 +55,7 @@ async fn a_thief_who_is_first_does_not_hold_up_the_payer() {
     let own = session_to(&rig, offer.pay_to).await;
     refused(&rig, ONE, &session_proof(&own, paid), "INSUFFICIENT_AMOUNT").await;
     pending(&rig, ONE, &session_proof(&offer, paid), "settlement_pending").await;
-    assert_eq!(journal(&rig, paid).await, Some(PaymentState::Intent), "noted, and not spent yet");
+    noted(&rig, paid).await;
     refused_unasked_or_pending(&rig, &session_proof(&own, paid)).await;
     assert!(rig.devnet.confirm_now(paid));
     assert_eq!(rig.ask_until_decided(ONE, &session_proof(&offer, paid)).await.status(), 200);

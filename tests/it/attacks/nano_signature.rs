@@ -8,8 +8,8 @@ use faregate::store::{Begin, Claims, PaymentState};
 use faregate::x402::{NanoOffer, encode_header};
 
 use super::{
-    ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, noms, pending,
-    received, refused, refused_unasked, scene, served, signature_proof, txn_proof, unhurried,
+    ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, noms, noted,
+    pending, received, refused, refused_unasked, scene, served, signature_proof, txn_proof, unhurried,
 };
 use crate::rig::{PLENTY, Plan, Rig, error, manual_clock, signature};
 
@@ -73,7 +73,7 @@ async fn a_thief_holds_up_a_block_that_is_not_confirmed() {
     refused(&rig, QUOTE, &his, "SENDER_MISMATCH").await;
     let proof = signature(&payer, &sent, &offer);
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -188,8 +188,8 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     for _ in 0..2 {
         pending(&rig, QUOTE, &proof, "settlement_pending").await;
     }
-    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "noted, and not spent yet");
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    noted(&rig, sent.hash()).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     refused(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);

@@ -7,9 +7,9 @@ use faregate::x402::encode_header;
 use serde_json::{Value, json};
 
 use super::{
-    Footprint, ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, pending,
-    received, refused, refused_unasked, row_is_refused_unasked, scene, served, txn_payload, txn_proof,
-    unhurried, with_work,
+    Footprint, ONE, PROOF, QUOTE, balance, bill_to, block, frontier, journal, less, malleated, more, noted,
+    pending, received, refused, refused_unasked, row_is_refused_unasked, scene, served, txn_payload,
+    txn_proof, unhurried, with_work,
 };
 use crate::patience::{eventually, wait_for};
 use crate::rig::{PLENTY, Plan, Rig, error, header, manual_clock, offers, signature};
@@ -36,7 +36,7 @@ async fn a_stranger_hands_in_a_block_that_is_being_settled_for_another() {
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
     let own = bill_to(&rig, QUOTE, 0, offer.pay_to).await;
     pending(&rig, QUOTE, &txn_proof(&own, sent), "settlement_pending").await;
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200, "the payer is served");
     refused(&rig, QUOTE, &txn_proof(&own, sent), "DUPLICATE_BLOCK_HASH").await;
     assert_eq!(rig.upstream.seen().len(), 1);
@@ -173,7 +173,7 @@ async fn the_block_builds_on_an_unconfirmed_frontier() {
     refused(&rig, QUOTE, &proof, "STALE_FRONTIER").await;
     assert!(rig.devnet.confirm_now(elsewhere.hash()));
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -215,8 +215,9 @@ async fn two_blocks_on_one_frontier_the_first_not_confirmed_yet() {
     let ([one, _], [other, _]) = (rig.bill(QUOTE).await, rig.bill("/paid").await);
     let ((first, sent), (second, _)) = (rig.txn(&payer, &one), rig.txn(&payer, &other));
     pending(&rig, QUOTE, &first, "settlement_pending").await;
+    rig.has_broadcast(sent.hash()).await;
     refused_unasked(&rig, "/paid", &second, "DUPLICATE_FRONTIER").await;
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &first).await.status(), 200);
     rig.end().await;
 }
@@ -229,9 +230,10 @@ async fn an_unconfirmed_payment_is_pending_and_then_served_for_the_same_proof() 
     for _ in 0..2 {
         pending(&rig, QUOTE, &proof, "settlement_pending").await;
     }
-    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
-    assert_eq!(received(&rig, offer.pay_to), offer.amount, "it was broadcast");
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    noted(&rig, sent.hash()).await;
+    rig.has_broadcast(sent.hash()).await;
+    assert_eq!(received(&rig, offer.pay_to), offer.amount);
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     assert_eq!(rig.upstream.seen().len(), 1);
     refused_unasked(&rig, QUOTE, &proof, "DUPLICATE_BLOCK_HASH").await;
@@ -401,6 +403,7 @@ async fn a_fork_wins_after_process_has_returned_a_hash() {
     let (proof, sent) = rig.txn(&payer, &offer);
     let rival = rig.devnet.send_block(&payer, payer.account(), offer.amount).unwrap();
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
+    rig.has_broadcast(sent.hash()).await;
     assert_eq!(received(&rig, offer.pay_to), offer.amount, "the node took the block");
     rig.devnet.fork(rival).unwrap();
     assert!(
@@ -476,9 +479,11 @@ async fn a_broadcast_is_refused_for_a_block_that_waits_for_its_confirmation() {
     rig.devnet.order("account_info", InjectedFault::Stale, Times::Always);
     rig.devnet.process(sent).unwrap();
     rig.devnet.order("process", InjectedFault::Refuse("Gap previous block".to_owned()), Times::ONCE);
+    let refused = rig.devnet.faults().calls("process") + 1;
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
+    eventually("it is refused", async || rig.devnet.faults().calls("process") >= refused).await;
     assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent), "it is waited for");
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }
@@ -529,9 +534,10 @@ async fn a_node_shows_another_block_in_the_payments_place() {
         rig.devnet.order(action, InjectedFault::Lie(Lie::Confirmed), Times::Always);
     }
     pending(&rig, QUOTE, &proof, "settlement_pending").await;
-    assert_eq!(journal(&rig, sent.hash()).await, Some(PaymentState::Intent));
+    noted(&rig, sent.hash()).await;
+    rig.has_broadcast(sent.hash()).await;
     rig.devnet.faults().clear();
-    crate::rig::eventually("the ledger has the block", async || rig.devnet.confirm_now(sent.hash())).await;
+    rig.confirm(sent.hash()).await;
     assert_eq!(rig.ask_until_decided(QUOTE, &proof).await.status(), 200);
     rig.end().await;
 }

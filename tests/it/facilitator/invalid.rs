@@ -214,6 +214,7 @@ async fn two_blocks_on_one_frontier() {
     let ((first, sent), (second, _)) = (desk.txn(&key, &one), desk.txn(&key, &other));
     assert_eq!(desk.ok("/verify", &second).await["isValid"], true);
     assert_eq!(desk.ok("/settle", &first).await["errorReason"], "settlement_pending");
+    desk.rig.has_broadcast(sent.hash()).await;
     desk.refused(&second, "DUPLICATE_FRONTIER").await;
     desk.confirm(sent.hash()).await;
     assert!(is_settled(&desk.settle_until_decided(&first).await, &sent));
@@ -233,6 +234,7 @@ async fn a_broadcast_that_is_refused_and_a_fork_that_wins() {
     );
     assert_eq!(desk.settle_until_decided(&txn).await["errorReason"], "BROADCAST_FAILED");
     assert_eq!(desk.ok("/settle", &txn).await["errorReason"], "settlement_pending", "parked, and taken up");
+    desk.rig.has_broadcast(sent.hash()).await;
     let rival = desk.rig.devnet.lattice().entry(sent.hash()).unwrap().block;
     let rival = block(&key, rival.previous, less(balance(&desk.rig, &key), ONE), key.account().0);
     desk.rig.devnet.fork(rival).unwrap();

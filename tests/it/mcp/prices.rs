@@ -33,7 +33,7 @@ fn open(otherwise: &str) -> CallPrices {
 fn cost(prices: &CallPrices, body: &str) -> Result<(u128, String), CallFault> {
     prices.quote(body.as_bytes()).map(|quote| match quote {
         Quote::Free => (0, String::new()),
-        Quote::Costs { part, amount } => (amount.get(), part),
+        Quote::Costs { part, amount, .. } => (amount.get(), part),
     })
 }
 

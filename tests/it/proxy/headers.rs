@@ -149,7 +149,16 @@ async fn an_allowed_origin_reads_bills_and_answers_and_another_does_not() {
         wire.ask(line, &[credential, &format!("Origin: {PAGE}")]).await;
         let answer = wire.answer().await;
         assert_eq!((answer.status, answer.one("access-control-allow-origin")), (status, PAGE));
-        for exposed in ["PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "PAYMENT-CAPABILITY", "Retry-After"] {
+        for exposed in [
+            "PAYMENT-REQUIRED",
+            "PAYMENT-RESPONSE",
+            "PAYMENT-CAPABILITY",
+            "Retry-After",
+            "X-Request-Id",
+            "Faregate-Allowance",
+            "Faregate-Shadow",
+            "Idempotent-Replayed",
+        ] {
             assert!(lists(&answer, "access-control-expose-headers", exposed), "{answer:?}");
         }
         assert!(lists(&answer, "vary", "origin"), "{answer:?}");

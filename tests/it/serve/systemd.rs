@@ -11,7 +11,7 @@ use super::*;
 use crate::proxy::wire::Wire;
 
 /// The program as systemd would start it with a socket that has this name.
-fn handed(config: &Path, socket: impl Into<OwnedFd>, name: &str) -> Command {
+pub(super) fn handed(config: &Path, socket: impl Into<OwnedFd>, name: &str) -> Command {
     let mut command = Command::new("sh");
     let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
     command.args(["-c", script, env!("CARGO_BIN_EXE_faregate")]);

@@ -87,9 +87,9 @@ async fn a_revocation_elsewhere_ends_a_capability_with_the_next_report() {
     here.reserve(&held, Metering::Leased).await.unwrap().give_back();
     here.commit_durably(&mut taken).await.unwrap();
     let refused = here.reserve(&held, Metering::Leased).await;
-    assert!(matches!(refused, Err(NoUse::Exhausted)), "{refused:?}");
+    assert!(matches!(refused, Err(NoUse::Revoked)), "{refused:?}");
     let elsewhere = there.reserve(&found(&there).await, Metering::Leased).await;
-    assert!(matches!(elsewhere, Err(NoUse::Exhausted)), "{elsewhere:?}");
+    assert!(matches!(elsewhere, Err(NoUse::Revoked)), "{elsewhere:?}");
 }
 
 #[tokio::test]
@@ -354,5 +354,5 @@ async fn a_revocation_ends_a_capability_that_the_cache_has_dropped() {
     here.reserve(&held, Metering::Leased).await.unwrap().give_back();
     assert!(here.revoke(id(hash(1))).await.unwrap());
     let refused = here.reserve(&held, Metering::Leased).await;
-    assert!(matches!(refused, Err(NoUse::Exhausted)), "{refused:?}");
+    assert!(matches!(refused, Err(NoUse::Revoked)), "{refused:?}");
 }

@@ -37,6 +37,10 @@ impl Sibling {
         Self { url, services, stop, served }
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     pub(crate) async fn end(self) {
         self.stop.send_replace(true);
         self.served.await.unwrap();

@@ -24,7 +24,7 @@ use crate::upstreams::http2::exchange;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-pub(super) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
+pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> SendRequest<Bytes> {
     let (client, connection) = soon("the handshake", h2::client::handshake(stream)).await.unwrap();
     tokio::spawn(async move {
         // It ends with the gateway.
@@ -33,7 +33,7 @@ pub(super) async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 's
     soon("a stream", client.ready()).await.unwrap()
 }
 
-pub(super) async fn plain(rig: &Rig) -> SendRequest<Bytes> {
+pub(crate) async fn plain(rig: &Rig) -> SendRequest<Bytes> {
     over(TcpStream::connect(rig.url.trim_start_matches("http://")).await.unwrap()).await
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::Stage;
@@ -103,11 +103,20 @@ async fn the_client_is_told_and_its_use_comes_back() {
     stage.end().await;
 }
 
-/// Sends a head and a body as far as it is taken; what the answer says.
-async fn told(
-    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite,
-    head: &str,
-) -> (u16, serde_json::Value, String) {
+/// What an answer says: its status, its body, and how many uses are left.
+type Said = (u16, serde_json::Value, String);
+
+/// As [`heard`], and the connection ends after the answer.
+async fn told(stream: impl AsyncRead + AsyncWrite, head: &str) -> Said {
+    let (said, mut from) = heard(stream, head).await;
+    let mut more = Vec::new();
+    let _reset = soon("the end of the connection", from.read_to_end(&mut more)).await.is_err();
+    assert!(more.is_empty(), "{more:?}");
+    said
+}
+
+/// Sends a head and a body as far as it is taken. Gives what the answer says, and what may follow it.
+async fn heard(stream: impl AsyncRead + AsyncWrite, head: &str) -> (Said, impl AsyncRead + Unpin) {
     let (from, mut to) = tokio::io::split(stream);
     let mut from = BufReader::new(from);
     let sending = async {
@@ -122,8 +131,9 @@ async fn told(
         answer = answer_on(&mut from) => answer,
         () = sending => unreachable!(),
     };
+    assert_eq!(answer.one("connection"), "close");
     let left = answer.one("payment-capability").split("; ").nth(1).unwrap().to_owned();
-    (answer.status, answer.json(), left)
+    ((answer.status, answer.json(), left), from)
 }
 
 /// Only the upstream's pauses count, and each for itself.
@@ -164,14 +174,14 @@ async fn an_answer_that_comes_before_the_end_of_the_body_arrives() {
     let (mut stage, _mute, [token, _]) = stage("2s").await;
     let stream = stage.plain().await;
     let head = head("/one/x", &token);
-    let asking = told(stream, &head);
+    let asking = heard(stream, &head);
     let refusing = async {
         let mut call = stage.upstream.call().await;
         call.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\n{}").await;
         call
     };
-    let ((status, ..), call) = tokio::join!(asking, refusing);
+    let (((status, ..), from), call) = tokio::join!(asking, refusing);
     assert_eq!(status, 413);
-    drop(call);
+    drop((from, call));
     stage.end().await;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderName, HeaderValue, Request, Response};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,7 +75,9 @@ async fn serve_http2(stream: TlsStream<TcpStream>, number: usize) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((_, mut respond))) = connection.accept().await {
         let mut body = respond.send_response(Response::new(()), false).unwrap();
-        body.send_data(Bytes::from(format!("h2 {number}")), true).unwrap();
+        body.send_data(Bytes::from(format!("h2 {number}")), false).unwrap();
+        let trailers = [(HeaderName::from_static("x-number"), HeaderValue::from(number))];
+        body.send_trailers(trailers.into_iter().collect()).unwrap();
     }
 }
 
@@ -150,6 +152,29 @@ async fn the_server_chooses_among_what_is_configured() {
         }
         rig.end().await;
     }
+}
+
+/// In them, for one, a call of gRPC says how it ended.
+#[tokio::test]
+async fn trailers_of_a_server_reach_a_client_of_http2() {
+    let (authority, files) = (Authority::new(), Files::new());
+    let server = Server::start(&authority, &[H2, HTTP1]).await;
+    let (more, routes) = upstreams(&server, &files, &authority, &[("two", "h2", ""), ("both", "auto", "")]);
+    let rig = Rig::with(Plan { more, routes, listen: Some("h2c: true"), ..Plan::default() }).await;
+    let mut client = crate::translation::http2::plain(&rig).await;
+    for path in ["/two/x", "/both/x"] {
+        let request = Request::get(format!("http://gateway.test{path}")).body(()).unwrap();
+        let (answer, _) = client.send_request(request, true).unwrap();
+        let (mut body, mut text) = (soon("the answer", answer).await.unwrap().into_body(), Vec::new());
+        while let Some(part) = soon("a part", body.data()).await {
+            text.extend(part.unwrap());
+        }
+        let trailers = soon("the trailers", body.trailers()).await.unwrap().unwrap();
+        let number = trailers["x-number"].to_str().unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), format!("h2 {number}"), "{path}");
+    }
+    drop(client);
+    rig.end().await;
 }
 
 /// Regression: a server without ALPN was spoken to in HTTP/1.1, which was not to be.

@@ -1,0 +1,135 @@
+//! What the operator is shown, as JSON: payments, capabilities, routes. Never a token or a challenge: whoever knows
+//! one can use what it bought.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::nano::UnixSeconds;
+use crate::routes::{Access, PreflightRule, Route, RouteName, Strip};
+use crate::store::PaymentRecord;
+use crate::store::operator::{CapabilityEntry, ManualAct};
+
+/// The last second that is printed as a date.
+const LAST_DATE: u64 = 253_402_300_799;
+
+/// An instant as a date and a time, in UTC.
+#[must_use]
+pub fn time(at: UnixSeconds) -> String {
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at.0.min(LAST_DATE))).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// A payment of the journal.
+#[must_use]
+pub fn payment(payment: &PaymentRecord) -> Value {
+    let intent = &payment.intent;
+    json!({
+        "sequence": payment.sequence,
+        "created_at": time(payment.created_at),
+        "updated_at": time(payment.updated_at),
+        "state": payment.state.as_str(),
+        "mechanism": intent.mechanism.as_str(),
+        "route": intent.route.as_str(),
+        "amount_xno": intent.amount.xno().number(),
+        "amount_raw": intent.amount.to_string(),
+        "price_raw": intent.terms.amount.to_string(),
+        "block": intent.block.to_string(),
+        "payer": intent.payer.to_string(),
+        "pay_to": intent.pay_to.to_string(),
+        "requests": intent.terms.grants.requests.get(),
+        "within_seconds": intent.terms.grants.seconds,
+        "valid_before": time(intent.valid_before),
+    })
+}
+
+/// A capability, as it is at `now`.
+pub(super) fn capability(entry: &CapabilityEntry, now: UnixSeconds) -> Value {
+    let record = &entry.record;
+    let unspent = record.uses.saturating_sub(entry.spent);
+    let state = if record.revoked {
+        "revoked"
+    } else if record.expires_at <= now {
+        "expired"
+    } else if unspent == 0 {
+        "used_up"
+    } else {
+        "open"
+    };
+    let paid = !entry.is_free();
+    json!({
+        "id": record.id.to_string(),
+        "state": state,
+        "route": record.route.as_str(),
+        "uses": record.uses,
+        "spent": entry.spent,
+        "leased": entry.leased,
+        "left": if state == "open" { unspent } else { 0 },
+        "granted_at": time(entry.granted_at),
+        "expires_at": time(record.expires_at),
+        "free": !paid,
+        "payer": paid.then(|| entry.payer.to_string()),
+        "block": paid.then(|| record.block.to_string()),
+        "amount_xno": entry.amount.xno().number(),
+        "amount_raw": entry.amount.to_string(),
+        "given": entry.given.as_ref().map(manual_act),
+        "revoked_at": entry.revoked_at.map(time),
+        "revoked": entry.revoked_by.as_ref().map(manual_act),
+    })
+}
+
+fn manual_act(act: &ManualAct) -> Value {
+    json!({ "at": time(act.at), "by": act.remark.who, "note": act.remark.why })
+}
+
+fn pairs<'r>(all: impl Iterator<Item = (&'r str, &'r str)>) -> Value {
+    all.map(|(name, value)| (name.to_owned(), value.into())).collect::<Map<_, _>>().into()
+}
+
+/// A route as JSON, as `faregate check --json` has it too.
+#[must_use]
+pub fn route(route: &Route) -> Value {
+    let priced = match &route.access {
+        Access::Free => Value::Null,
+        Access::Calls(prices) => json!({
+            "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
+            "bills": prices.bills.as_str(),
+            "requests": prices.grants.requests,
+            "seconds": prices.grants.seconds,
+        }),
+        Access::Priced(terms) => json!({
+            "amount": terms.amount,
+            "xno": terms.amount.xno().to_string(),
+            "requests": terms.grants.requests,
+            "seconds": terms.grants.seconds,
+        }),
+    };
+    json!({
+        "name": route.name.as_str(),
+        "formerly": route.standing.formerly().iter().map(RouteName::as_str).collect::<Vec<_>>(),
+        "match": route.pattern.as_str(),
+        "host": route.conditions.host().map(ToString::to_string),
+        "query": pairs(route.conditions.query().iter().map(|it| (it.name(), it.value()))),
+        "headers": pairs(route.conditions.headers().iter().map(|it| (it.name().as_str(), it.value()))),
+        "upstream": route.upstream.as_str(),
+        "strip": route.strip.as_ref().map(Strip::as_str),
+        "free": route.access.is_free(),
+        "price": priced,
+        "charge_on": route.charge_on.as_str(),
+        "preflight": route.preflight.map(PreflightRule::as_str),
+        "body": route.body.as_str(),
+        "case_sensitive": route.case_sensitive,
+        "hidden": route.hidden,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates_to_the_end_of_dates() {
+        assert_eq!(time(UnixSeconds(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(time(UnixSeconds(u64::MAX)), "9999-12-31T23:59:59Z");
+    }
+}
