@@ -514,9 +514,6 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         self.upstream_bills.check(response, context)?;
         let charge = forward::response(session.req_header(), response, context)?;
-        if let Some(call) = &mut context.call {
-            call.answer(session, response)?;
-        }
         response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
@@ -529,7 +526,11 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             None => answering.await,
         };
         self.count(context, result);
-        Ok(())
+        // What is kept of an answer is what the server said.
+        match &mut context.call {
+            Some(call) => call.answer(session, response),
+            None => Ok(()),
+        }
     }
 
     fn response_body_filter(

@@ -53,15 +53,15 @@ pub(super) async fn price(
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     let quote = prices.quote_claimed(&body.bytes, &claimed).map_err(reject)?;
     let bills = prices.bills;
-    let enclosed = bills.takes_enclosed().then(|| Enclosed::read(&body.bytes)).transpose().map_err(reject)?;
+    let mut enclosed = bills.takes_enclosed().then(|| Enclosed::read(&body.bytes)).transpose().map_err(reject)?;
     let billed = (quote != Quote::Free).then_some(bills);
     let headers = &session.req_header().headers;
     context.call = enclosed.as_ref().and_then(|it| EnclosedCall::of(it, billed, headers));
+    let rest = enclosed.as_mut().and_then(|it| it.rest.take());
     Ok(match quote {
         Quote::Free => None,
         Quote::Costs { part, amount, calls } => {
             let terms = Terms { amount, grants: prices.grants };
-            let rest = enclosed.as_ref().and_then(|it| it.rest.clone());
             let body = rest.map_or(body.bytes, String::into_bytes);
             Some(Sale { route: route.part(&part), terms, calls, body: Some(body), enclosed })
         }

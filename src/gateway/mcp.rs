@@ -10,6 +10,7 @@ use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Result, Session};
 
+use super::framing;
 use super::tariff::Tariff;
 use crate::routes::{Access, BillForm, Enclosed};
 use crate::x402::mcp::{EventReceipt, MAX_HELD, ResultMeta, WholeReceipt, tool_error};
@@ -86,7 +87,8 @@ impl EnclosedCall {
     /// Makes the head of the server's answer one for a body with the receipt that the head has, if there is a place
     /// for it.
     pub(super) fn answer(&mut self, session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
-        self.receipt = self.receipt_for(response);
+        let ends_with_head = framing::ends_with_head(&session.req_header().method, response.status);
+        self.receipt = self.receipt_for(response).filter(|_| !ends_with_head);
         if self.receipt.is_none() {
             return Ok(());
         }
@@ -218,7 +220,28 @@ fn reads_only_events(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenes::session;
     use super::*;
+
+    /// An answer to HEAD has no body, so that its length is nothing to see its end by.
+    #[test]
+    fn only_an_answer_with_a_body_has_a_place_for_a_receipt() {
+        let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"_meta\":{\"faregate/capability\":\"cap_1\"}}}";
+        let enclosed = Enclosed::read(body.as_bytes()).unwrap();
+        for (method, status, is_rewritten) in [("POST", 200, true), ("HEAD", 200, false), ("POST", 204, false)] {
+            let mut session = session(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let mut call = EnclosedCall::of(&enclosed, None, &HeaderMap::new()).unwrap();
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in
+                [("content-type", JSON), ("content-length", "2"), ("payment-capability", "cap_1; remaining=1")]
+            {
+                head.insert_header(name, value).unwrap();
+            }
+            call.answer(&mut session, &mut head).unwrap();
+            let framed = [CONTENT_LENGTH, TRANSFER_ENCODING].map(|it| head.headers.contains_key(it));
+            assert_eq!(framed, [!is_rewritten, is_rewritten], "{method} {status}");
+        }
+    }
 
     #[test]
     fn a_stream_is_for_a_client_that_reads_nothing_else() {

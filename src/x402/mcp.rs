@@ -111,15 +111,9 @@ pub fn with_meta(answer: &str, id: &str, meta: &ResultMeta) -> Option<String> {
     if answer.get(value.clone()) == Some("null") {
         return replaced(answer, value, &format!("{{{}}}", meta.members()));
     }
-    let mut text = answer.to_owned();
-    let mut given = result.inner(&text, "_meta")?;
-    for key in [PAYMENT_RESPONSE_KEY, CAPABILITY_KEY] {
-        while let Some(range) = given.cut(key) {
-            text = replaced(&text, range, "")?;
-            given = ObjectText::whole(&text)?.inner(&text, "result")?.inner(&text, "_meta")?;
-        }
-    }
-    put(&text, &given, &meta.members())
+    let given = result.inner(answer, "_meta")?;
+    let text = given.without(answer, &[PAYMENT_RESPONSE_KEY, CAPABILITY_KEY])?;
+    put(&text, &ObjectText::at(&text, value.start)?, &meta.members())
 }
 
 /// `text` with `members` before those that `object` has.

@@ -4,6 +4,7 @@
 mod bodies;
 mod in_result;
 mod prices;
+mod receipts;
 mod sales;
 
 use faregate::x402::{NanoOffer, NanoOffers};

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::message::{CallFault, TOOLS_CALL, shown};
-use super::text::{ObjectText, replaced};
+use super::text::ObjectText;
 use crate::routes::letter_case::fold;
 
 /// The key under which a payment is, in `params._meta`.
@@ -68,7 +68,7 @@ impl Enclosed {
         read.capability = value_of(CAPABILITY_KEY);
         read.speaks_x402 = meta.members.iter().any(|it| SPOKEN.iter().any(|key| it.key.starts_with(key)));
         if read.shows_something() {
-            read.rest = without(text, PAYMENT_KEY).and_then(|it| without(&it, CAPABILITY_KEY));
+            read.rest = meta.without(text, &[PAYMENT_KEY, CAPABILITY_KEY]);
         }
         Ok(read)
     }
@@ -87,15 +87,6 @@ fn in_batch(text: &str) -> Result<Enclosed, CallFault> {
     let mut keys = metas.filter_map(Value::as_object).flat_map(|it| it.keys());
     let is_own = |key: &String| [PAYMENT_KEY, CAPABILITY_KEY].contains(&fold(key).as_str());
     if keys.any(is_own) { Err(CallFault::EnclosedInBatch) } else { Ok(Enclosed::default()) }
-}
-
-/// `text` without this member of `params._meta`, if it is there.
-fn without(text: &str, key: &str) -> Option<String> {
-    let meta = ObjectText::whole(text)?.inner(text, "params")?.inner(text, META)?;
-    match meta.cut(key) {
-        Some(range) => replaced(text, range, ""),
-        None => Some(text.to_owned()),
-    }
 }
 
 fn is_text(json: &str, text: &str) -> bool {

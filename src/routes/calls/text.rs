@@ -73,18 +73,30 @@ impl ObjectText {
         Self::at(text, self.only(key)?.value.start)
     }
 
-    /// What is cut out of the text so that the first member with this key is gone, and one comma with it.
+    /// `text` without the members of this object that have one of these keys, each with one comma.
     #[must_use]
-    pub fn cut(&self, key: &str) -> Option<Range<usize>> {
-        let index = self.members.iter().position(|it| it.key == key)?;
-        let own = &self.members.get(index)?.whole;
-        let before = index.checked_sub(1).and_then(|it| self.members.get(it));
-        let next = self.members.get(index.saturating_add(1));
-        Some(match (before, next) {
-            (Some(before), _) => before.whole.end..own.end,
-            (None, Some(next)) => own.start..next.whole.start,
-            (None, None) => own.clone(),
-        })
+    pub fn without(&self, text: &str, keys: &[&str]) -> Option<String> {
+        let goes = |it: &MemberText| keys.contains(&it.key.as_str());
+        // Those in front go up to the first that stays, all others from the one before.
+        let in_front = self.members.iter().take_while(|it| goes(it)).count();
+        let begin = self.members.first().map_or(self.begin, |it| it.whole.start);
+        let mut from = match (in_front.checked_sub(1), self.members.get(in_front)) {
+            (None, _) => begin,
+            (Some(_), Some(stays)) => stays.whole.start,
+            (Some(last), None) => self.members.get(last)?.whole.end,
+        };
+        let mut left = String::with_capacity(text.len());
+        left.push_str(text.get(..begin)?);
+        for pair in self.members.windows(2).skip(in_front) {
+            if let [before, own] = pair
+                && goes(own)
+            {
+                left.push_str(text.get(from..before.whole.end)?);
+                from = own.whole.end;
+            }
+        }
+        left.push_str(text.get(from..)?);
+        Some(left)
     }
 }
 
@@ -137,9 +149,29 @@ mod tests {
             ("{\"\\u0061\":null,\"b\":\"\\\"{,\"}", "a", "{\"b\":\"\\\"{,\"}"),
         ] {
             let object = ObjectText::whole(text).unwrap();
-            assert_eq!(replaced(text, object.cut(key).unwrap(), "").as_deref(), Some(rest), "{text} {key}");
+            assert_eq!(object.without(text, &[key]).as_deref(), Some(rest), "{text} {key}");
         }
-        assert_eq!(ObjectText::whole("{\"a\":1}").unwrap().cut("b"), None);
+    }
+
+    /// Also of many with one key, in one pass.
+    #[test]
+    fn all_members_with_a_key_are_cut_out_whatever_stays() {
+        let kinds = ["\"a\" : 1", "\"k\" : 2", "\"b\":[]"];
+        let mut lists = vec![Vec::new()];
+        for length in 0..4 {
+            let longest = lists.iter().filter(|it| it.len() == length);
+            let longer: Vec<_> =
+                longest.flat_map(|it| kinds.map(|kind| [it.as_slice(), &[kind]].concat())).collect();
+            lists.extend(longer);
+        }
+        assert_eq!(lists.len(), 121);
+        for list in lists {
+            let object = |members: &[&str]| format!("{{ {} }}", members.join(" , "));
+            let whole = object(&list);
+            let stay: Vec<_> = list.into_iter().filter(|it| it.starts_with("\"k")).collect();
+            let without = ObjectText::whole(&whole).unwrap().without(&whole, &["a", "b"]);
+            assert_eq!(without, Some(object(&stay)), "{whole}");
+        }
     }
 
     #[test]
