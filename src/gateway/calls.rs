@@ -53,7 +53,8 @@ pub(super) async fn price(
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
     let quote = prices.quote_claimed(&body.bytes, &claimed).map_err(reject)?;
     let bills = prices.bills;
-    let mut enclosed = bills.takes_enclosed().then(|| Enclosed::read(&body.bytes)).transpose().map_err(reject)?;
+    let mut enclosed =
+        bills.takes_enclosed().then(|| Enclosed::read(&body.bytes)).transpose().map_err(reject)?;
     let billed = (quote != Quote::Free).then_some(bills);
     let headers = &session.req_header().headers;
     context.call = enclosed.as_ref().and_then(|it| EnclosedCall::of(it, billed, headers));

@@ -228,13 +228,17 @@ mod tests {
     fn only_an_answer_with_a_body_has_a_place_for_a_receipt() {
         let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{\"_meta\":{\"faregate/capability\":\"cap_1\"}}}";
         let enclosed = Enclosed::read(body.as_bytes()).unwrap();
-        for (method, status, is_rewritten) in [("POST", 200, true), ("HEAD", 200, false), ("POST", 204, false)] {
+        for (method, status, is_rewritten) in
+            [("POST", 200, true), ("HEAD", 200, false), ("POST", 204, false)]
+        {
             let mut session = session(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n"));
             let mut call = EnclosedCall::of(&enclosed, None, &HeaderMap::new()).unwrap();
             let mut head = ResponseHeader::build(status, None).unwrap();
-            for (name, value) in
-                [("content-type", JSON), ("content-length", "2"), ("payment-capability", "cap_1; remaining=1")]
-            {
+            for (name, value) in [
+                ("content-type", JSON),
+                ("content-length", "2"),
+                ("payment-capability", "cap_1; remaining=1"),
+            ] {
                 head.insert_header(name, value).unwrap();
             }
             call.answer(&mut session, &mut head).unwrap();

@@ -5,11 +5,11 @@ use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
 use faregate::nano::Raw;
-use faregate::x402::mcp::{PAYMENT_RESPONSE_KEY, ResultMeta, WholeReceipt, with_meta};
 use faregate::routes::{
-    BillForm, CAPABILITY_KEY, CallPrices, ClaimedCall, Enclosed, Grants, Lines, MAX_BATCH, MAX_DEPTH, PAYMENT_KEY, Price,
-    Quote,
+    BillForm, CAPABILITY_KEY, CallPrices, ClaimedCall, Enclosed, Grants, Lines, MAX_BATCH, MAX_DEPTH,
+    PAYMENT_KEY, Price, Quote,
 };
+use faregate::x402::mcp::{PAYMENT_RESPONSE_KEY, ResultMeta, WholeReceipt, with_meta};
 use jiter::{JsonErrorType, JsonValue};
 
 use crate::json;
@@ -85,11 +85,13 @@ fn check_receipt(answer: &[u8]) {
 fn check_enclosed(body: &[u8], value: &JsonValue<'_>, quote: &Quote) {
     let Ok(read) = Enclosed::read(body) else { return };
     let params = json::field(value, "params");
-    let meta = params.and_then(|it| json::field(it, "_meta")).filter(|_| matches!(value, JsonValue::Object(_)));
+    let meta =
+        params.and_then(|it| json::field(it, "_meta")).filter(|_| matches!(value, JsonValue::Object(_)));
     let mut count = 0;
     for (key, own) in [(PAYMENT_KEY, &read.payment), (CAPABILITY_KEY, &read.capability)] {
         let seen = meta.and_then(|it| json::field(it, key));
-        let own = own.as_ref().map(|it| JsonValue::parse(it.as_bytes(), false).expect("a part of what was read"));
+        let own =
+            own.as_ref().map(|it| JsonValue::parse(it.as_bytes(), false).expect("a part of what was read"));
         assert_eq!(own.as_ref(), seen, "{key}");
         count += usize::from(seen.is_some());
     }
@@ -98,14 +100,21 @@ fn check_enclosed(body: &[u8], value: &JsonValue<'_>, quote: &Quote) {
         return;
     };
     assert!(count > 0, "nothing was to be cut");
-    let left = JsonValue::parse(rest.as_bytes(), false).unwrap_or_else(|error| panic!("the rest is not JSON: {error}"));
-    assert!(is_without(value, &left, &["params", "_meta"]), "more or less than what is enclosed is gone: {rest}");
+    let left = JsonValue::parse(rest.as_bytes(), false)
+        .unwrap_or_else(|error| panic!("the rest is not JSON: {error}"));
+    assert!(
+        is_without(value, &left, &["params", "_meta"]),
+        "more or less than what is enclosed is gone: {rest}"
+    );
     assert_eq!(OPEN.quote(rest.as_bytes()).as_ref(), Ok(quote));
     let again = Enclosed::read(rest.as_bytes()).expect("the rest can be read");
     assert!(!again.shows_something() && again.id == read.id && again.rest.is_none());
     let before = body.iter().zip(rest.as_bytes()).take_while(|(one, other)| one == other).count();
     let behind = body.iter().rev().zip(rest.bytes().rev()).take_while(|(one, other)| *one == other).count();
-    assert!(count > 1 || before + behind >= rest.len(), "the rest is not byte for byte what was sent: {rest}");
+    assert!(
+        count > 1 || before + behind >= rest.len(),
+        "the rest is not byte for byte what was sent: {rest}"
+    );
 }
 
 /// Whether `left` is `whole` without what is enclosed in the object at `path`, in the same order.

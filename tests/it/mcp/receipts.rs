@@ -31,8 +31,7 @@ async fn what_was_paid_to_a_server_that_fails_is_told_in_the_result() {
     }
     // Its answer breaks off: the client gets no part of it, and nothing is charged.
     for name in ["cut", "cut-event"] {
-        let mut answer =
-            post(&rig, with(&tool(name), "faregate/capability", &token).to_string(), &[]).await;
+        let mut answer = post(&rig, with(&tool(name), "faregate/capability", &token).to_string(), &[]).await;
         assert_eq!(answer.status(), 200);
         let begun = answer.chunk().await;
         assert!(begun.is_err(), "{name}: {begun:?}");
@@ -192,7 +191,10 @@ async fn an_answer_that_was_kept_has_its_receipt_again() {
     let plain = with(&tool("signed"), "k", &json!(0)).to_string().replace("\"k\":0,", "");
     let by_header = post(&rig, plain, &[("PAYMENT-SIGNATURE", &encode_header(&paid))]).await;
     assert_eq!(header(&by_header, "idempotent-replayed"), "true");
-    assert_eq!((header(&by_header, "etag"), header(&by_header, "content-digest")), ("\"a\"", "sha-256=:AA==:"));
+    assert_eq!(
+        (header(&by_header, "etag"), header(&by_header, "content-digest")),
+        ("\"a\"", "sha-256=:AA==:")
+    );
     assert_eq!(result(by_header).await.get("_meta"), None);
     assert_eq!(rig.upstream.seen().len(), 1);
     rig.end().await;
