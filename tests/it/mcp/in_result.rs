@@ -45,10 +45,7 @@ pub(super) fn answer(seen: &Seen) -> Reply {
         "fails" => json(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":-1,\"message\":\"no\"}}}}")),
         "text" => reply(result).with("Content-Type", "text/plain"),
         "compressed" => json(result).with("Content-Encoding", "gzip"),
-        "error-500" => match json(result) {
-            Reply::Http { headers, body, .. } => Reply::Http { status: 500, headers, body },
-            other => other,
-        },
+        "error-500" => Reply::text(500, &result).with("Content-Type", "application/json"),
         "no-json" => json("{\"id\":1,".to_owned()),
         "long" => json(result.replace("[]", &format!("\"{}\"", "x".repeat(300_000)))),
         "signed" => json(result).with("Content-Digest", "sha-256=:AA==:").with("ETag", "\"a\"").with("X-Kept", "1"),
