@@ -510,6 +510,7 @@ impl Shop {
             proof: PaymentProof::NanoTxn { block },
         };
         let ask = Ask {
+            hold: None,
             route: route(),
             standing: Arc::default(),
             terms,

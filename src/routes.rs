@@ -30,7 +30,10 @@ use blake2::{Blake2b, Digest};
 use crate::nano::Raw;
 use crate::usage::MeterPlan;
 
-pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+pub use calls::{
+    BillForm, CAPABILITY_KEY, CallFault, CallPrices, ClaimedCall, Enclosed, Line, Lines, MAX_BATCH,
+    MAX_DEPTH, MemberText, ObjectText, PAYMENT_KEY, Price, Quote, replaced,
+};
 pub use conditions::{
     ConditionFault, Conditions, Doubt, HeaderCondition, MAX_CONDITION_NAME, MAX_CONDITION_VALUE,
     MAX_CONDITIONS, Met, QueryCondition, Unclear,

@@ -9,6 +9,7 @@ mod facilitate;
 mod fault;
 mod fields;
 mod header;
+pub mod mcp;
 mod offer;
 mod payload;
 pub mod payment_identifier;

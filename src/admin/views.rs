@@ -101,6 +101,7 @@ pub fn route(route: &Route) -> Value {
         Access::Free => Value::Null,
         Access::Calls(prices) => json!({
             "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
+            "bills": prices.bills.as_str(),
             "requests": prices.grants.requests(),
             "seconds": prices.grants.seconds,
         }),

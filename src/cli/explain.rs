@@ -276,6 +276,9 @@ impl<'a> Explanation<'a> {
                     }
                     Some(Err(fault)) => writeln!(out, "answer    {}: {fault}", refused_with(&fault))?,
                 }
+                if prices.bills.takes_enclosed() {
+                    writeln!(out, "bills     {}", prices.bills.as_str())?;
+                }
                 prices.grants
             }
         };

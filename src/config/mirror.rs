@@ -326,6 +326,7 @@ sections! {
         methods: Value,
         tools: Value,
         otherwise: String,
+        bills: String,
     }
     "routes[].meter" => MeterFile {
         deposit: Value,

@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
 
 use super::context::Context;
+use super::mcp::EnclosedCall;
 use super::presented::header;
 use super::rejection::Rejection;
 use crate::nano::Raw;
-use crate::routes::{CallPrices, ClaimedCall, Quote, RouteName, Terms};
+use crate::routes::{CallFault, CallPrices, ClaimedCall, Enclosed, Quote, RouteName, Terms};
 
 /// What a client says beforehand that its body calls.
 const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
@@ -26,8 +27,17 @@ pub(super) struct Sale {
     pub(super) calls: NonZeroU32,
     /// What the request may cost by the route's meter; `None` if the route has none.
     pub(super) hold: Option<Raw>,
-    /// The request's body, if it was read to find the price.
+    /// The request's body as the upstream gets it, if it was read to find the price.
     pub(super) body: Option<Vec<u8>>,
+    /// What it carries for the gateway.
+    pub(super) enclosed: Option<Enclosed>,
+}
+
+impl Sale {
+    /// Of a request to `route`, whatever is in its body.
+    pub(super) const fn of(route: RouteName, terms: Terms) -> Self {
+        Self { route, terms, calls: NonZeroU32::MIN, hold: None, body: None, enclosed: None }
+    }
 }
 
 /// What is sold to a request to `route`, and for how much; `None` if its calls are free.
@@ -44,14 +54,29 @@ pub(super) async fn price(
     let body = context.tariff.bodies.read(session, context.caller.client(), prices.bound).await?;
     context.body = Some(body.permit);
     let claimed = ClaimedCall { method: method.as_deref(), name: name.as_deref() };
-    match prices.quote_claimed(&body.bytes, &claimed) {
-        Ok(Quote::Free) => Ok(None),
-        Ok(Quote::Costs { part, amount, calls }) => {
+    let quote = prices.quote_claimed(&body.bytes, &claimed).map_err(reject)?;
+    let bills = prices.bills;
+    let mut enclosed =
+        bills.takes_enclosed().then(|| Enclosed::read(&body.bytes)).transpose().map_err(reject)?;
+    let billed = (quote != Quote::Free).then_some(bills);
+    let headers = &session.req_header().headers;
+    context.call = enclosed.as_ref().and_then(|it| EnclosedCall::of(it, billed, headers));
+    let rest = enclosed.as_mut().and_then(|it| it.rest.take());
+    Ok(match quote {
+        Quote::Free => None,
+        Quote::Costs { part, amount, calls } => {
             let terms = Terms { amount, grants: prices.grants };
-            Ok(Some(Sale { route: route.part(&part), terms, calls, hold: None, body: Some(body.bytes) }))
+            let body = rest.map_or(body.bytes, String::into_bytes);
+            Some(Sale { route: route.part(&part), terms, calls, hold: None, body: Some(body), enclosed })
         }
-        Err(fault) if fault.is_not_offered() => Err(Rejection::NotOffered(fault.to_string())),
-        Err(fault) => Err(Rejection::Unreadable(fault.to_string())),
+    })
+}
+
+fn reject(fault: CallFault) -> Rejection {
+    if fault.is_not_offered() {
+        Rejection::NotOffered(fault.to_string())
+    } else {
+        Rejection::Unreadable(fault.to_string())
     }
 }
 

@@ -13,6 +13,7 @@ use pingora::upstreams::peer::Peer;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
+use super::mcp::EnclosedCall;
 use super::metered::Metered;
 use super::request_id::RequestId;
 use super::rulebook::Unbilled;
@@ -55,6 +56,8 @@ pub struct Context {
     pub(super) body: Option<BodyPermit>,
     /// Set for a request to a route with a meter.
     pub(super) metered: Option<Box<Metered>>,
+    /// Set for a call that is paid or billed inside its messages.
+    pub(super) call: Option<Box<EnclosedCall>>,
     /// Whether the request has a body.
     pub(super) has_body: bool,
     /// Why it is not billed although it has a price.
@@ -226,6 +229,7 @@ impl Context {
             at_upstream: None,
             body: None,
             metered: None,
+            call: None,
             has_body: false,
             unbilled: None,
             origin: None,

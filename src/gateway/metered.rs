@@ -1,6 +1,5 @@
 //! A request to a route with a meter: what it may cost, and how its answer is read.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,7 +59,7 @@ pub(super) async fn price(
     let whole = admitted.body.as_ref().or(long).map(|it| Bytes::from(it.clone()));
     context.metered = Some(Box::new(Metered { plan: Arc::clone(plan), admitted, whole }));
     let terms = Terms { amount: terms.amount.max(hold), ..terms };
-    Ok(Sale { route: route.name.clone(), terms, calls: NonZeroU32::MIN, hold: Some(hold), body })
+    Ok(Sale { hold: Some(hold), body, ..Sale::of(route.name.clone(), terms) })
 }
 
 impl Metered {

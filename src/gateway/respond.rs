@@ -16,7 +16,7 @@ use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
-use super::{bill, forward, grpc, idempotency, preflight};
+use super::{bill, forward, grpc, idempotency, mcp, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
 use crate::routes::Left;
@@ -118,7 +118,6 @@ fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHe
     } else {
         let mut response = ResponseHeader::build(status, Some(12))?;
         response.insert_header(CONTENT_TYPE, "application/json")?;
-        response.insert_header(CONTENT_LENGTH, body.len())?;
         (response, Some(body))
     };
     response.insert_header(CACHE_CONTROL, "no-store")?;
@@ -130,7 +129,28 @@ fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHe
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
     }
+    let body = body.map(|body| in_result(context, &mut response, body)).transpose()?;
+    if let Some(body) = &body {
+        response.insert_header(CONTENT_LENGTH, body.len())?;
+    }
     Ok((response, body))
+}
+
+/// The body of an answer of the gateway's own, as the result of the call that asks for it in this form.
+fn in_result(context: &Context, response: &mut ResponseHeader, body: Bytes) -> Result<Bytes> {
+    // What cannot be read is no call that could have a result.
+    let call = context.call.as_ref().filter(|_| response.status != StatusCode::BAD_REQUEST);
+    let result = call.and_then(|it| it.own_answer(&body, &response.headers));
+    let Some((kind, result)) = result else { return Ok(body) };
+    let of_a_bill: Vec<_> =
+        response.headers.keys().filter(|it| mcp::is_of_a_bill(it.as_str())).cloned().collect();
+    for name in &of_a_bill {
+        let _removed = response.remove_header(name).is_some();
+    }
+    // The transport of JSON-RPC has worked.
+    response.set_status(StatusCode::OK)?;
+    response.insert_header(CONTENT_TYPE, kind)?;
+    Ok(result)
 }
 
 /// A JSON object with the request's id as its last member, which needs no escape.

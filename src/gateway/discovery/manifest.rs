@@ -71,7 +71,10 @@ fn item(published: &Published<'_>, route: &Route) -> Value {
     match &route.access {
         Access::Free => {}
         Access::Priced(terms) => put("terms", offered(published, route, terms.amount, terms.grants)),
-        Access::Calls(prices) => put("calls", calls(published, route, prices)),
+        Access::Calls(prices) => {
+            put("calls", calls(published, route, prices));
+            put("bills", prices.bills.as_str().into());
+        }
     }
     Value::Object(item)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use faregate::routes::{CallFault, CallPrices, Lines, MAX_SEGMENTS, Precedence, Price, Quote};
+use faregate::routes::{BillForm, CallFault, CallPrices, Lines, MAX_SEGMENTS, Precedence, Price, Quote};
 
 use super::*;
 
@@ -87,6 +87,7 @@ fn tools(lines: &[&str]) -> CallPrices {
         methods: Lines::default(),
         tools: Lines::new(prices.collect::<BTreeMap<_, _>>()),
         otherwise: Price::Refused,
+        bills: BillForm::Http,
     }
 }
 
