@@ -280,6 +280,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             Some(span) => Box::pin(closing.instrument(span)).await,
             None => closing.await,
         };
+        // A request is closed twice, by its failure and by its log line.
+        if let (Some(charged), Some(_)) = (forwarding.admission.charged(), result) {
+            self.metrics.charged(context.at_route.series.label(), charged);
+        }
         self.count(context, result);
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faregate::nano::Raw;
 use faregate::usage::{
-    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates, Refund,
+    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates,
     UsageSource,
 };
 use jiter::JsonValue;
@@ -40,7 +40,6 @@ fn plan(choice: u8) -> MeterPlan {
     };
     MeterPlan {
         deposit: Raw::new(1_000_000),
-        at_least: false,
         seconds: 60,
         source,
         rates: Rates::new([rate("m", 2), rate("*", 3)]),
@@ -48,7 +47,6 @@ fn plan(choice: u8) -> MeterPlan {
         overdraft: Overdraft::default(),
         announce: false,
         ask_usage: true,
-        refund: Refund::default(),
     }
 }
 
