@@ -4,10 +4,11 @@
 //!
 //! Each module names only modules above it in this list. `tests/it/tidy.rs` checks it.
 //!
-//! `vocabulary` is a macro for all of them.
+//! `vocabulary` is a macro for all of them, `letter_case` tells texts that differ in it.
 //!
 //! Pure modules, without clock, randomness, lock, socket or file:
 //! * [`nano`]: the currency: amounts, accounts, blocks, signatures, work.
+//! * [`usage`]: what an answer used, and what that costs.
 //! * [`routes`]: the price table: what a request costs.
 //! * [`x402`]: the JSON objects and headers of the x402 protocol.
 //! * [`payment`]: the rules for a payment, as types that follow one another.
@@ -43,7 +44,9 @@ mod vocabulary;
 
 pub mod guide;
 
+mod letter_case;
 pub mod nano;
+pub mod usage;
 pub mod routes;
 pub mod x402;
 pub mod payment;

@@ -8,7 +8,7 @@ use super::fields::{Fields, excerpt};
 use super::session::{SessionId, SessionTerms};
 use super::{FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
-use crate::routes::Grants;
+use crate::routes::{Grants, Measure};
 
 /// The content of the header `PAYMENT-REQUIRED` and of the body of a 402
 /// ([protocol guide](crate::guide::protocol), "The challenge"), as this gateway writes it. A client that
@@ -280,8 +280,7 @@ impl Extra {
         json.insert("mechanism".to_owned(), self.track.as_str().into());
         json.insert("validBefore".to_owned(), self.valid_before.0.into());
         json.insert("route".to_owned(), self.route.as_str().into());
-        let grants = json!({ "requests": self.grants.requests.get(), "seconds": self.grants.seconds });
-        json.insert("grants".to_owned(), grants);
+        json.insert("grants".to_owned(), grants_to_json(self.grants));
         match self.track {
             Track::NanoTxn { work } => {
                 json.insert("challenge".to_owned(), challenge.into());
@@ -328,13 +327,25 @@ impl Extra {
     }
 }
 
+/// What a payment buys: `requests`, or for a purse `balance: true`, within `seconds`.
+#[must_use]
+pub fn grants_to_json(grants: Grants) -> Value {
+    match grants.buys {
+        Measure::Requests(requests) => json!({ "requests": requests, "seconds": grants.seconds }),
+        Measure::Balance => json!({ "balance": true, "seconds": grants.seconds }),
+    }
+}
+
 fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {
+    if fields.optional("balance").is_some() && fields.flag("balance")? {
+        return Ok(Grants::of_balance(fields.integer("seconds")?));
+    }
     let requests = fields.integer("requests")?;
     let requests = u32::try_from(requests)
         .ok()
         .and_then(NonZeroU32::new)
         .ok_or_else(|| fields.wrong("requests", format_args!("{requests} is not from 1 to {}", u32::MAX)))?;
-    Ok(Grants { requests, seconds: fields.integer("seconds")? })
+    Ok(Grants::of_requests(requests, fields.integer("seconds")?))
 }
 
 readable!(PaymentRequired);

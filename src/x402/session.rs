@@ -6,7 +6,6 @@
 //! verified the MAC. Sources: NanoSession revisions 5 (sections 2.3, 3.1, 3.2), 6 and 7 (section 4).
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -110,7 +109,7 @@ impl fmt::Display for SessionId {
         bytes.extend(self.nonce);
         bytes.extend(self.pay_to.0);
         bytes.extend(self.price.to_be_bytes());
-        bytes.extend(self.grants.requests.get().to_be_bytes());
+        bytes.extend(self.grants.count().to_be_bytes());
         bytes.extend(self.grants.seconds.to_be_bytes());
         bytes.extend(self.valid_before.0.to_be_bytes());
         bytes.extend(route);
@@ -136,10 +135,7 @@ impl FromStr for SessionId {
             nonce: rest.take()?,
             pay_to: Account(rest.take()?),
             price: Raw::from_be_bytes(rest.take()?),
-            grants: Grants {
-                requests: NonZeroU32::new(u32::from_be_bytes(rest.take()?)).ok_or(NoSession)?,
-                seconds: u64::from_be_bytes(rest.take()?),
-            },
+            grants: Grants::of_count(u32::from_be_bytes(rest.take()?), u64::from_be_bytes(rest.take()?)),
             valid_before: UnixSeconds(u64::from_be_bytes(rest.take()?)),
             route: match version {
                 NAMED => ForRoute::Named(RouteName::new(std::str::from_utf8(rest.0).map_err(|_| NoSession)?)),

@@ -211,7 +211,7 @@ mod tests {
                 pay_to: Account(pay_to), max_timeout_seconds,
                 extra: Extra {
                     challenge, valid_before: UnixSeconds(at), route,
-                    grants: Grants { requests: NonZeroU32::new(requests).unwrap(), seconds }, track,
+                    grants: Grants::of_count(requests, seconds), track,
                 },
             }
         }
@@ -266,7 +266,7 @@ mod tests {
             challenge: [1; 32],
             valid_before: UnixSeconds(1),
             route: name,
-            grants: Grants { requests: NonZeroU32::MIN, seconds: 1 },
+            grants: Grants::of_requests(NonZeroU32::MIN, 1),
             track: Track::NanoSignature,
         };
         let entry = PaymentRequirements {

@@ -11,7 +11,7 @@ use super::Published;
 use crate::nano::{Network, Raw};
 use crate::payment::Mechanism;
 use crate::routes::{Access, CallPrices, Grants, Line, Price, Route};
-use crate::x402::{Asset, Scheme, X402_VERSION};
+use crate::x402::{Asset, Scheme, X402_VERSION, grants_to_json};
 
 pub(super) fn write(published: &Published<'_>) -> String {
     let mut resources: Vec<String> = Vec::new();
@@ -71,7 +71,10 @@ fn item(published: &Published<'_>, route: &Route) -> Value {
     match &route.access {
         Access::Free => {}
         Access::Priced(terms) => put("terms", offered(published, route, terms.amount, terms.grants)),
-        Access::Calls(prices) => put("calls", calls(published, route, prices)),
+        Access::Calls(prices) => {
+            put("calls", calls(published, route, prices));
+            put("bills", prices.bills.as_str().into());
+        }
     }
     Value::Object(item)
 }
@@ -88,7 +91,7 @@ fn offered(published: &Published<'_>, route: &Route, amount: Raw, grants: Grants
             "maxTimeoutSeconds": config.challenge.lifetime,
             "extra": {
                 "mechanism": mechanism.as_str(),
-                "grants": { "requests": grants.requests, "seconds": grants.seconds },
+                "grants": grants_to_json(grants),
             },
         })
     };

@@ -147,7 +147,7 @@ proptest! {
         let mut written = session_entry();
         (written.amount, written.pay_to) = (terms.amount().unwrap(), Account(key));
         (written.extra.challenge, written.extra.valid_before) = (nonce, UnixSeconds(until));
-        written.extra.grants = Grants { requests: grants.0, seconds: grants.1 };
+        written.extra.grants = Grants::of_requests(grants.0, grants.1);
         (written.extra.route, written.extra.track) = (route, Track::NanoSession(terms));
         prop_assert_eq!(PaymentRequirements::read(&written.to_json()).unwrap(), written.clone());
         let session = written.session().unwrap();
