@@ -25,9 +25,9 @@ use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
     Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Grants, Pattern, PriceTable, RequestHead, Route,
-    RouteName, Terms, UpstreamName,
+    RouteName, Terms, Unit, UpstreamName,
 };
-use faregate::store::capabilities::Capabilities;
+use faregate::store::capabilities::{Capabilities, Wish};
 use faregate::store::{
     CapabilityId, CapabilityRecord, Filter, Grant, Grantee, Health, Holder, Intent, Lease, LeaseRequest,
     Meters, PaymentJournal, PaymentRecord, PaymentState, StoreError, StoreHealth,
@@ -63,7 +63,7 @@ fn route() -> RouteName {
 }
 
 fn terms() -> Terms {
-    Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 } }
+    Terms { amount: PRICE, grants: Grants::of_requests(NonZeroU32::new(100).unwrap(), 3600) }
 }
 
 fn pay_to() -> Account {
@@ -212,6 +212,7 @@ fn table(routes: u32) -> PriceTable {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive: false,
+        meter: None,
         rules: None,
     };
     PriceTable::new((0..routes).map(route).collect()).unwrap()
@@ -287,11 +288,19 @@ impl Meters for Plenty {
         Grantee { id, .. }: Grantee,
         _: UnixSeconds,
     ) -> Result<Grant, StoreError> {
-        let (block, expires_at, uses) = (intent.block, LATER, u32::MAX);
-        let record = CapabilityRecord { id, block, route: route(), uses, expires_at, revoked: false };
+        let (block, expires_at, stock) = (intent.block, LATER, u128::from(u32::MAX));
+        let record = CapabilityRecord {
+            id,
+            block,
+            route: route(),
+            unit: Unit::Use,
+            stock,
+            expires_at,
+            revoked: false,
+        };
         let lease = Lease {
             granted: 0,
-            remaining: uses,
+            remaining: stock,
             elsewhere: 0,
             broken: 0,
             expires_at: UnixSeconds(0),
@@ -301,14 +310,22 @@ impl Meters for Plenty {
     }
 
     async fn capability(&self, id: CapabilityId) -> Result<Option<CapabilityRecord>, StoreError> {
-        let (block, expires_at) = (hash_of(id), LATER);
-        Ok(Some(CapabilityRecord { id, block, route: route(), uses: u32::MAX, expires_at, revoked: false }))
+        let (block, expires_at, stock) = (hash_of(id), LATER, u128::from(u32::MAX));
+        Ok(Some(CapabilityRecord {
+            id,
+            block,
+            route: route(),
+            unit: Unit::Use,
+            stock,
+            expires_at,
+            revoked: false,
+        }))
     }
 
     async fn lease(&self, request: LeaseRequest, _: UnixSeconds) -> Result<Lease, StoreError> {
         Ok(Lease {
             granted: request.want,
-            remaining: u32::MAX / 2,
+            remaining: u128::from(u32::MAX / 2),
             elsewhere: 0,
             broken: 0,
             expires_at: LATER,
@@ -396,7 +413,7 @@ fn capabilities(c: &mut Criterion) {
             // The step visits all of them, in places that are far apart in memory.
             number = (number + 7_919) % CACHED;
             let found = at_once(held.find(id(number))).unwrap().unwrap();
-            at_once(held.reserve(&found, Metering::Leased)).unwrap().commit();
+            at_once(held.reserve(&found, Wish::one(Metering::Leased))).unwrap().commit();
         });
     });
     group.finish();

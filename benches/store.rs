@@ -360,7 +360,7 @@ fn route() -> RouteName {
 }
 
 fn terms() -> Terms {
-    Terms { amount: PRICE, grants: Grants { requests: NonZeroU32::MAX, seconds: 3600 } }
+    Terms { amount: PRICE, grants: Grants::of_requests(NonZeroU32::MAX, 3600) }
 }
 
 fn intent(number: u64) -> Intent {
@@ -512,6 +512,7 @@ impl Shop {
             proof: PaymentProof::NanoTxn { block },
         };
         let ask = Ask {
+            hold: None,
             route: route(),
             standing: Arc::default(),
             quoted: Some(terms.into()),

@@ -89,7 +89,13 @@ pub struct Money {
     pub amount_raw: Option<Bytes>,
     /// Uses that the capability has left.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remaining: Option<u32>,
+    pub remaining: Option<u64>,
+    /// What the purse has left.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_text")]
+    pub balance_raw: Option<Bytes>,
+    /// What the request was charged, if a purse paid for it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_text")]
+    pub cost_raw: Option<Bytes>,
 }
 
 impl RequestLine {
@@ -414,7 +420,14 @@ mod tests {
         });
         assert_eq!(written(&entry("/a\"b")), free);
         let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
-        let money = Money { payer: text("p"), block: text("b"), amount_raw: text("1"), remaining: Some(4) };
+        let money = Money {
+            payer: text("p"),
+            block: text("b"),
+            amount_raw: text("1"),
+            remaining: Some(4),
+            balance_raw: None,
+            cost_raw: None,
+        };
         let (upstream, upstream_ms) = (Some("127.0.0.1:1".parse().unwrap()), Some(Duration::from_micros(5)));
         let paid = Entry { money, upstream, upstream_ms, reason: Some("R"), client: None, ..*entry("/") };
         let paid = written(&paid);

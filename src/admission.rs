@@ -11,6 +11,7 @@
 //! between two of them: an answer is kept before its use is spent, and a use is given back before the
 //! client learns that its request failed ([money guide](crate::guide::money), crash points).
 
+mod answer_meter;
 mod event_stream;
 mod recorder;
 
@@ -20,9 +21,12 @@ use http::{HeaderMap, StatusCode};
 use crate::cashier::{Admitted, Cashier, How};
 use crate::ledger::Ledger;
 use crate::metrics::{Outcome, UseResult};
+use crate::nano::Raw;
+use crate::routes::Unit;
 use crate::routes::{ChargeOn, Metering};
 use crate::store::Store;
 use crate::store::capabilities::{BrokenAnswer, Capabilities, Use};
+pub use answer_meter::AnswerMeter;
 use event_stream::EventStream;
 use recorder::Recorder;
 
@@ -60,7 +64,11 @@ pub struct AnswerTraits {
 
 /// The right to an upstream, of a free request or of one that holds a use.
 #[derive(Debug)]
-pub struct Admission(Stage);
+pub struct Admission {
+    stage: Stage,
+    /// What was charged to a purse, once that is known.
+    charged: Option<Raw>,
+}
 
 #[derive(Debug)]
 enum Stage {
@@ -118,7 +126,7 @@ pub struct HeldUse {
 /// # use faregate::{admission::{AnsweringUse, Ending}, cashier::Cashier, ledger::Ledger};
 /// # use faregate::{metrics::UseResult, store::Store};
 /// async fn once<L: Ledger, S: Store>(answering: AnsweringUse, cashier: &Cashier<L, S>) -> UseResult {
-///     answering.close(cashier, Ending::Whole).await
+///     answering.close(cashier, Ending::Whole).await.0
 /// }
 /// ```
 ///
@@ -127,7 +135,7 @@ pub struct HeldUse {
 /// ```compile_fail,E0451
 /// # use faregate::{admission::AnsweringUse, cashier::Admitted};
 /// fn forge(admitted: Admitted) -> AnsweringUse {
-///     AnsweringUse { admitted, recorder: None, events: None, charge_on: Default::default(), has_failed: false }
+///     AnsweringUse { admitted, recorder: None, events: None, meter: None, charge_on: Default::default(), has_failed: false }
 /// }
 /// ```
 ///
@@ -138,7 +146,7 @@ pub struct HeldUse {
 /// # use faregate::{metrics::UseResult, store::Store};
 /// async fn twice<L: Ledger, S: Store>(answering: AnsweringUse, cashier: &Cashier<L, S>) -> UseResult {
 ///     let _first = answering.close(cashier, Ending::Whole).await;
-///     answering.close(cashier, Ending::Failed).await
+///     answering.close(cashier, Ending::Failed).await.0
 /// }
 /// ```
 #[derive(Debug)]
@@ -149,6 +157,8 @@ pub struct AnsweringUse {
     recorder: Option<Recorder>,
     /// Set if the answer is a stream of events.
     events: Option<EventStream>,
+    /// Set if a purse pays for what the answer uses.
+    meter: Option<Box<AnswerMeter>>,
     charge_on: ChargeOn,
     /// Whether the answer said at its end that the call has failed, in a way that is not charged for.
     has_failed: bool,
@@ -169,13 +179,13 @@ impl HeldUse {
         headers: &HeaderMap,
     ) -> AnsweringUse {
         let Self { mut admitted, charge_on } = self;
-        if admitted.taken.metering() == Metering::Strict {
+        if is_recorded_first(&admitted) {
             Box::pin(record(capabilities, &mut admitted.taken)).await;
         }
         let largest = admitted.keeping.as_ref().map(|it| it.largest);
         let recorder = largest.map(|it| Recorder::begin(it, status, headers));
         let events = EventStream::begin(headers);
-        AnsweringUse { admitted, recorder, events, charge_on, has_failed: false }
+        AnsweringUse { admitted, recorder, events, meter: None, charge_on, has_failed: false }
     }
 
     /// Closes a use without an answer that counts. It is given back, but to a client that hangs up
@@ -210,8 +220,15 @@ impl AnsweringUse {
     /// Keeps the answer if it is to be kept, then spends the use or gives it back. A kept answer is the
     /// client's, however the connection ends; so is a stream of events once it has one of them. Any other
     /// answer that breaks off gives its use back at most twice before one is spent, whoever broke it.
-    pub async fn close<L: Ledger, S: Store>(self, cashier: &Cashier<L, S>, mut ending: Ending) -> UseResult {
-        let Self { admitted, recorder, events, has_failed, .. } = self;
+    ///
+    /// A purse is charged with what was used, however the connection ends. That comes second.
+    pub async fn close<L: Ledger, S: Store>(
+        self,
+        cashier: &Cashier<L, S>,
+        mut ending: Ending,
+    ) -> (UseResult, Option<Raw>) {
+        let Self { admitted, recorder, events, meter, has_failed, .. } = self;
+        let how_it_ended = ending;
         if has_failed {
             // It began, so it counts among those that broke off: a client that sets its own deadline could
             // read it again and again.
@@ -228,9 +245,12 @@ impl AnsweringUse {
             }
         }
         let Admitted { taken, keeping, .. } = admitted;
-        let result = match ending {
-            Ending::Whole => commit(taken),
-            Ending::ClientGone | Ending::Failed => Box::pin(broke(cashier.capabilities(), taken)).await,
+        let result = match (meter, ending) {
+            (Some(meter), _) => charge(cashier.capabilities(), taken, meter.finish(how_it_ended)).await,
+            (None, Ending::Whole) => (commit(taken), None),
+            (None, Ending::ClientGone | Ending::Failed) => {
+                (Box::pin(broke(cashier.capabilities(), taken)).await, None)
+            }
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);
@@ -249,6 +269,32 @@ async fn broke<S: Store>(capabilities: &Capabilities<S>, taken: Use) -> UseResul
         BrokenAnswer::GivenBack => UseResult::GivenBack,
         BrokenAnswer::Committed => UseResult::Committed,
     }
+}
+
+/// Whether a use is spent durably before its answer leaves. What is taken of a purse is known only at the end.
+fn is_recorded_first(admitted: &Admitted) -> bool {
+    admitted.taken.metering() == Metering::Strict && admitted.taken.held().record().unit == Unit::Use
+}
+
+/// Charges a purse with what the answer cost, as far as that is there. Under strict metering that is durable when
+/// this returns.
+async fn charge<S: Store>(
+    capabilities: &Capabilities<S>,
+    mut taken: Use,
+    cost: Raw,
+) -> (UseResult, Option<Raw>) {
+    fail::fail_point!("use-answered", |_| std::process::abort());
+    let lacking = cost.get().saturating_sub(taken.reserved());
+    if lacking > 0 {
+        let _got = Box::pin(capabilities.take_more(&mut taken, lacking)).await;
+    }
+    let strict = taken.metering() == Metering::Strict;
+    let held = std::sync::Arc::clone(taken.held());
+    let charged = taken.charge(cost.get());
+    if strict && let Err(error) = Box::pin(capabilities.report_now(&held)).await {
+        tracing::warn!(%error, "what an answer cost was not recorded at once");
+    }
+    (UseResult::Committed, Some(Raw::new(charged)))
 }
 
 /// How a request with a right ends, if nothing fails.
@@ -270,22 +316,26 @@ async fn record<S: Store>(capabilities: &Capabilities<S>, taken: &mut Use) {
 }
 
 impl Admission {
+    const fn at(stage: Stage) -> Self {
+        Self { stage, charged: None }
+    }
+
     /// Of a free request.
     #[must_use]
     pub const fn free() -> Self {
-        Self(Stage::Free)
+        Self::at(Stage::Free)
     }
 
     /// Of a request that holds a use.
     #[must_use]
     pub const fn held(held: HeldUse) -> Self {
-        Self(Stage::Held(held))
+        Self::at(Stage::Held(held))
     }
 
     /// What a verdict admitted, until it is closed; `None` for a free request.
     #[must_use]
     pub const fn admitted(&self) -> Option<&Admitted> {
-        match &self.0 {
+        match &self.stage {
             Stage::Held(HeldUse { admitted, .. }) | Stage::Answering(AnsweringUse { admitted, .. }) => {
                 Some(admitted)
             }
@@ -296,7 +346,7 @@ impl Admission {
     /// Whether an answer with `status` is charged for. A redirect that is not is counted.
     #[must_use]
     pub fn judge(&self, status: StatusCode, traits: AnswerTraits) -> Charge {
-        let Stage::Held(HeldUse { admitted, charge_on }) = &self.0 else { return Charge::Excused };
+        let Stage::Held(HeldUse { admitted, charge_on }) = &self.stage else { return Charge::Excused };
         if !charge_on.charges(status.as_u16()) {
             return Charge::Failed;
         }
@@ -333,16 +383,16 @@ impl Admission {
             Stage::Free => (Stage::FreeAnswering, None),
             later @ (Stage::FreeAnswering | Stage::Answering(_) | Stage::Closed(_)) => (later, None),
         };
-        self.0 = next;
+        self.stage = next;
         result
     }
 
     /// Whether [`Admission::answer`] with this charge asks the store: what fails there is found by its request.
     #[must_use]
     pub fn answer_asks_store(&self, charge: Charge) -> bool {
-        let Stage::Held(HeldUse { admitted, .. }) = &self.0 else { return false };
+        let Stage::Held(HeldUse { admitted, .. }) = &self.stage else { return false };
         match charge {
-            Charge::Taken => admitted.taken.metering() == Metering::Strict,
+            Charge::Taken => is_recorded_first(admitted),
             Charge::Failed => true,
             Charge::Excused | Charge::Redirected => false,
         }
@@ -351,12 +401,15 @@ impl Admission {
     /// Whether [`Admission::close`] asks the store if the answer was whole: the answer is kept there.
     #[must_use]
     pub const fn keeps_answer(&self) -> bool {
-        matches!(&self.0, Stage::Answering(AnsweringUse { recorder: Some(_), .. }))
+        matches!(&self.stage, Stage::Answering(AnsweringUse { recorder: Some(_), .. }))
     }
 
     /// A part of the answer's body passes; `end` says that it is the last.
     pub fn part(&mut self, part: Option<&Bytes>, end: bool) {
-        let Stage::Answering(AnsweringUse { recorder, events, .. }) = &mut self.0 else { return };
+        let Stage::Answering(AnsweringUse { recorder, events, meter, .. }) = &mut self.stage else { return };
+        if let Some((meter, part)) = meter.as_mut().zip(part) {
+            meter.part(part);
+        }
         if let Some(recorder) = recorder {
             recorder.part(part, end);
         }
@@ -365,11 +418,59 @@ impl Admission {
         }
     }
 
+    /// Reads what the answer, which has begun, uses, if a purse pays for it.
+    pub fn measure(&mut self, meter: AnswerMeter) {
+        if let Stage::Answering(answering) = &mut self.stage
+            && answering.admitted.taken.held().record().unit == Unit::Raw
+        {
+            answering.meter = Some(Box::new(meter));
+        }
+    }
+
+    /// A trailer says what the answer cost.
+    pub fn cost_trailer(&mut self, value: &[u8]) {
+        if let Stage::Answering(AnsweringUse { meter: Some(meter), .. }) = &mut self.stage {
+            meter.trailer(value);
+        }
+    }
+
+    /// Whether the answer costs so much more than its purse has that it is to be cut off. Takes what it costs more
+    /// than was set aside.
+    #[must_use]
+    pub fn is_overdrawn<S: Store>(&mut self, capabilities: &Capabilities<S>) -> bool {
+        let Stage::Answering(AnsweringUse { meter: Some(meter), admitted, .. }) = &mut self.stage else {
+            return false;
+        };
+        let taken = &mut admitted.taken;
+        let lacking = meter.so_far().get().saturating_sub(taken.reserved());
+        if lacking == 0 {
+            return false;
+        }
+        let lacking = lacking.saturating_sub(capabilities.extend(taken, lacking));
+        meter.cuts(lacking.saturating_sub(taken.held().remaining()))
+    }
+
+    /// What is said at the end of the answer of its cost, if something is.
+    #[must_use]
+    pub fn last_words(&self) -> Option<Bytes> {
+        let Stage::Answering(AnsweringUse { meter: Some(meter), admitted, .. }) = &self.stage else {
+            return None;
+        };
+        let taken = &admitted.taken;
+        meter.last_words(taken.reserved().saturating_add(taken.held().remaining()))
+    }
+
+    /// What was charged to a purse, once the admission is closed.
+    #[must_use]
+    pub const fn charged(&self) -> Option<Raw> {
+        self.charged
+    }
+
     /// The answer says at its end that it is to be judged as `status`. A use that was durably spent before the
     /// answer left stays spent.
     pub fn ends_as(&mut self, status: StatusCode) {
-        if let Stage::Answering(answering) = &mut self.0 {
-            let is_spent = answering.admitted.taken.metering() == Metering::Strict;
+        if let Stage::Answering(answering) = &mut self.stage {
+            let is_spent = is_recorded_first(&answering.admitted);
             answering.has_failed = !is_spent && !answering.charge_on.charges(status.as_u16());
         }
     }
@@ -383,15 +484,19 @@ impl Admission {
     ) -> Option<UseResult> {
         let result = match self.take() {
             Stage::Held(held) => held.close(cashier.capabilities(), ending).await,
-            Stage::Answering(answering) => answering.close(cashier, ending).await,
+            Stage::Answering(answering) => {
+                let (result, charged) = answering.close(cashier, ending).await;
+                self.charged = charged;
+                result
+            }
             Stage::Free if ending == Ending::Failed => {
-                self.0 = Stage::Closed(Outcome::UpstreamFailed);
+                self.stage = Stage::Closed(Outcome::UpstreamFailed);
                 return None;
             }
             Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => return None,
         };
         if result == UseResult::GivenBack && ending != Ending::ClientGone {
-            self.0 = Stage::Closed(Outcome::UpstreamFailed);
+            self.stage = Stage::Closed(Outcome::UpstreamFailed);
         }
         Some(result)
     }
@@ -405,7 +510,7 @@ impl Admission {
             }
             Stage::Free | Stage::FreeAnswering | Stage::Closed(_) => None,
         };
-        self.0 = Stage::Closed(Outcome::UpstreamFailed);
+        self.stage = Stage::Closed(Outcome::UpstreamFailed);
         taken.map(|taken| {
             capabilities.fail(taken);
             UseResult::GivenBack
@@ -415,7 +520,7 @@ impl Admission {
     /// How the request ended, or how it stands.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match (&self.0, self.admitted()) {
+        match (&self.stage, self.admitted()) {
             (Stage::Closed(outcome), _) => *outcome,
             (_, admitted) => admitted.map_or(Outcome::Free, how),
         }
@@ -424,6 +529,6 @@ impl Admission {
     /// Takes the stage out and leaves the request closed as it stands.
     fn take(&mut self) -> Stage {
         let closed = Stage::Closed(self.outcome());
-        std::mem::replace(&mut self.0, closed)
+        std::mem::replace(&mut self.stage, closed)
     }
 }

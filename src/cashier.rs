@@ -37,13 +37,13 @@ use crate::entropy::Entropy;
 use crate::ledger::Ledger;
 use crate::ledger::work::WorkServer;
 use crate::metrics::{Metrics, ReachedLimit};
-use crate::nano::{BlockHash, Threshold, UnixSeconds};
+use crate::nano::{BlockHash, Raw, Threshold, UnixSeconds};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
-use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms};
-use crate::store::capabilities::{CachedCapability, Capabilities, NoUse};
+use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms, Unit};
+use crate::store::capabilities::{CachedCapability, Capabilities, NoUse, Wish};
 use crate::store::{Holder, Store, Unsound};
 use crate::sync::{Mutex, PoisonError};
 use crate::x402::{WorkPolicy, WorkTerms};
@@ -80,10 +80,60 @@ struct Wanted<'a> {
     terms: Option<Terms>,
     metering: Metering,
     /// As in [`Ask`].
+    hold: Option<Raw>,
+    /// As in [`Ask`].
     down: Option<NonZeroU64>,
 }
 
 impl Wanted<'_> {
+    /// What the request takes of a capability of this unit: of a purse what it may cost by the meter, or where the
+    /// route has none the price of a request. `None` if that is not known.
+    fn takes_of(&self, unit: Unit) -> Option<u128> {
+        match unit {
+            Unit::Use => Some(1),
+            Unit::Raw => {
+                let each = || self.terms.map(|it| it.each().unwrap_or(it.amount));
+                self.hold.or_else(each).map(Raw::get)
+            }
+        }
+    }
+
+    /// What is taken of `held`.
+    ///
+    /// # Errors
+    /// [`Wait::NoRate`], if it is a purse and the price is not known.
+    fn wish(&self, held: &CachedCapability) -> Result<Wish, Denied> {
+        let amount = self.takes_of(held.record().unit).ok_or(Denied::Wait(Wait::NoRate))?;
+        Ok(Wish { amount, metering: self.metering })
+    }
+
+    /// Why nothing can be taken of a capability that is used up, or of a purse with less than the request may cost.
+    fn exhausted(&self, held: &CachedCapability, used_up: Refusal) -> Denied {
+        let left = held.remaining();
+        let needed = self.takes_of(Unit::Raw).filter(|_| held.record().unit == Unit::Raw && left > 0);
+        let Some(needed) = needed else { return used_up.into() };
+        let explanation = format!(
+            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; ask for less, \
+             or pay for another purse"
+        );
+        Denied::explained(Refusal::CapabilityExhausted, explanation)
+    }
+
+    /// Refuses the payment for a purse that is smaller than what the request may cost, or while that is not known. It
+    /// stays good for others.
+    fn refuse_too_small(&self, challenge: &Challenge) -> Result<(), Denied> {
+        let (unit, stock) = challenge.offer().terms.stock();
+        let needed = self.takes_of(unit).ok_or(Denied::Wait(Wait::NoRate))?;
+        if unit == Unit::Use || stock >= needed {
+            return Ok(());
+        }
+        let explanation = format!(
+            "the payment buys a purse of {stock} raw, and the request may cost {needed} raw: nothing was charged; \
+             send it with the request that it was made for, or with one that asks for less"
+        );
+        Err(Denied::explained(Refusal::InsufficientAmount, explanation))
+    }
+
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
         self.standing.bearing(self.route, self.terms, challenge.bought())
@@ -281,9 +331,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, standing, quoted, metering, presented, identified, client, down, url } = ask;
+        let Ask { route, standing, quoted, metering, hold, presented, identified, client, down, url } = ask;
         let terms = quoted.map(|it| it.terms);
-        let wanted = Wanted { route: &route, standing: &standing, terms, metering, down };
+        let wanted = Wanted { route: &route, standing: &standing, terms, metering, hold, down };
         let place = standing.place();
         // What cannot be served is not sold.
         let bill = |late: Option<&Challenge>, refused| match (down, quoted) {
@@ -356,7 +406,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, terms, metering, down } = wanted;
+        let Wanted { route, standing, terms, down, .. } = wanted;
         let now = self.0.clock.now();
         let (held, elsewhere) = match self.recognised_before(token) {
             Some(held) => {
@@ -379,7 +429,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let dearer = bearing == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
         if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
-            let left = Some((held.remaining(), record.expires_at));
+            let left = Some((held.left(), record.expires_at));
             let route = record.route.clone();
             return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
         }
@@ -389,8 +439,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(pause) = down {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
-        let taken = self.take(&held, How::Unlocked, metering).await;
-        taken.map_err(|why| Denied::no_use(&why, Refusal::CapabilityExhausted.into()))
+        let taken = self.take(&held, How::Unlocked, wanted.wish(&held)?).await;
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::CapabilityExhausted)))
     }
 
     /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
@@ -429,13 +479,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         name.is_foreign() || self.0.settings.load().routes.contains(name.configured())
     }
 
-    async fn take(
-        &self,
-        held: &Arc<CachedCapability>,
-        how: How,
-        metering: Metering,
-    ) -> Result<Admitted, NoUse> {
-        let taken = self.0.capabilities.reserve(held, metering).await?;
+    async fn take(&self, held: &Arc<CachedCapability>, how: How, wish: Wish) -> Result<Admitted, NoUse> {
+        let taken = self.0.capabilities.reserve(held, wish).await?;
         Ok(Admitted { taken, said: self.said(held).clone(), how, keeping: None })
     }
 
@@ -446,7 +491,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             let capability = Capability {
                 id: record.id,
                 route: record.route.clone(),
-                uses: record.uses,
+                uses: record.uses(),
                 expires_at: record.expires_at,
             };
             CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.purchase())
@@ -464,6 +509,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         self.refuse_moved(&challenge, block, wanted)?;
+        wanted.refuse_too_small(&challenge)?;
         let opens = wanted.bearing(&challenge) == Bearing::Opens;
         let held = match self.in_hand(block, &challenge).filter(|_| opens) {
             Some(held) => held,
@@ -472,8 +518,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 self.fly(checked, (None, client), wanted.down, look_up).await?
             }
         };
-        let taken = self.take(&held, How::Paid, wanted.metering).await;
-        taken.map_err(|why| Denied::no_use(&why, Refusal::DuplicateBlockHash.into()))
+        let taken = self.take(&held, How::Paid, wanted.wish(&held)?).await;
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::DuplicateBlockHash)))
     }
 
     /// The proof, checked as far as arithmetic can: for this route, good, and in time, unless what it

@@ -11,6 +11,7 @@ mod exit_codes;
 pub mod explain;
 mod failure;
 pub mod manual;
+mod metered;
 pub mod pay;
 pub mod payments;
 pub mod pool;

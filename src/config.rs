@@ -19,6 +19,7 @@ mod listen;
 mod listen_address;
 mod listeners;
 mod mechanisms;
+mod meter;
 mod mirror;
 mod nano;
 mod nodes;

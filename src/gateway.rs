@@ -14,7 +14,7 @@
 //!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
 //!    own way ([`preflight::decide`]). The route's rules turn some away ([`Rulebook`]), and later let some pass
 //!    without a bill. An MCP endpoint's body is read to learn what it calls
-//!    ([`calls::price`]). A free request goes on at step 7.
+//!    ([`calls::price`]), and what it carries to pay for it ([`mcp::EnclosedCall`]). A free request goes on at step 7.
 //! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
 //!    payment identifier, the request it stands for ([`idempotency::read`]).
 //! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
@@ -28,13 +28,13 @@
 //! 9. **Choose**, [`Gateway::upstream_peer`]: a healthy address of the upstream, another one if a
 //!    connection fails.
 //! 10. **Forward**, [`hop::request`] and [`forward::request`]: the request becomes one of the upstream's
-//!     version of HTTP, payment headers are removed, the gateway's own are added.
+//!     version of HTTP, payment headers and a payment in the body are removed, the gateway's own headers added.
 //! 11. **Answer**, [`Gateway::response_filter`]: [`hop::answer`] makes it one of the client's version; an
 //!     upstream's own bill fails ([`UpstreamBills::check`]);
 //!     [`forward::response`] cleans the answer, leads its redirects back to the gateway
 //!     ([`redirect::rewrite`]) and adds the receipt; [`Admission::answer`] records the use under strict
 //!     metering, or gives it back if the answer is not charged for. [`Admission::part`] sees each part of
-//!     the body.
+//!     the body. What was paid in the body has its receipt there.
 //! 12. **Fail**, [`Gateway::fail_to_proxy`], instead of or after step 11: the use is given back, then the
 //!     client is told. While Pingora waits for an upstream that takes no more of a body, it can do neither: then
 //!     the request is dropped, and [`departure::if_dropped`] does both.
@@ -62,6 +62,8 @@ mod framing;
 mod grpc;
 mod hop;
 mod idempotency;
+mod mcp;
+mod metered;
 mod preflight;
 mod presented;
 mod rejection;
@@ -102,7 +104,7 @@ use pingora::upstreams::peer::Peer;
 use tracing::Instrument;
 
 use crate::access_log::{AccessLog, RequestLine};
-use crate::admission::{Charge, Ending};
+use crate::admission::{Admission, AnswerMeter, Charge, Ending};
 use crate::cashier::{Cashier, Client};
 use crate::ledger::Ledger;
 use crate::listen::{self, Connection};
@@ -187,7 +189,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         let client = context.caller.client();
         context.unpaid = client.and_then(|it| self.unpaid.enter(it, &limits));
         let is_one_too_many = client.is_some() && context.unpaid.is_none();
-        if is_one_too_many && presented::has_proof(session) {
+        if is_one_too_many && (presented::has_proof(session) || mcp::may_enclose(session, &context.tariff)) {
             context.unpaid = client.and_then(|it| self.unpaid.enter_with_proof(it, &limits));
         }
         let mut decision = Decision::Reject(Rejection::Overloaded(ReachedLimit::ClientUnpaid));
@@ -248,6 +250,21 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
         }
     }
 
+    /// Sees to it that a part of a metered answer is paid for, and adds to the last what it cost.
+    fn measure(&self, admission: &mut Admission, body: &mut Option<Bytes>, is_last: bool) -> Result<()> {
+        if admission.is_overdrawn(self.cashier.capabilities()) {
+            let why = "the purse is dry";
+            return Error::e_explain(ErrorType::Custom("Overdrawn"), why);
+        }
+        if let Some(words) = admission.last_words().filter(|_| is_last) {
+            *body = Some(match body.take() {
+                Some(part) => [part, words].concat().into(),
+                None => words,
+            });
+        }
+        Ok(())
+    }
+
     /// Closes the request's admission, if it has one that is open.
     async fn close(&self, context: &mut Context, ending: Ending) {
         let Some(forwarding) = context.forwarding.as_mut() else { return };
@@ -263,6 +280,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             Some(span) => Box::pin(closing.instrument(span)).await,
             None => closing.await,
         };
+        // A request is closed twice, by its failure and by its log line.
+        if let (Some(charged), Some(_)) = (forwarding.admission.charged(), result) {
+            self.metrics.charged(context.at_route.series.label(), charged);
+        }
         self.count(context, result);
     }
 
@@ -447,19 +468,21 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         if !context.has_body {
             context.awaits_answer(session.req_header());
         }
-        match &context.forwarding {
-            Some(forwarding) => {
-                forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
-                if let Some(trace) = &context.trace {
-                    request.insert_header(TRACEPARENT, trace.traceparent())?;
-                    if !trace.goes_on() {
-                        request.remove_header(TRACESTATE);
-                    }
-                }
-                request.insert_header(X_REQUEST_ID, context.request_id.value())
-            }
-            None => not_admitted(),
+        let Some(forwarding) = &context.forwarding else { return not_admitted() };
+        forward::request(session, request, forwarding, &context.caller, context.body.is_some())?;
+        if let Some(metered) = &context.metered {
+            metered.request(request)?;
         }
+        if let Some(trace) = &context.trace {
+            request.insert_header(TRACEPARENT, trace.traceparent())?;
+            if !trace.goes_on() {
+                request.remove_header(TRACESTATE);
+            }
+        }
+        if let Some(call) = &mut context.call {
+            call.request(request)?;
+        }
+        request.insert_header(X_REQUEST_ID, context.request_id.value())
     }
 
     async fn request_body_filter(
@@ -469,6 +492,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         end_of_stream: bool,
         context: &mut Box<Context>,
     ) -> Result<()> {
+        if let Some(metered) = &context.metered {
+            metered.request_body(body);
+        }
+        if let Some(call) = &mut context.call {
+            call.request_body(body);
+        }
         if end_of_stream {
             context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
@@ -510,7 +539,9 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             session.set_read_timeout(forwarding.upstream.idle(forwarding.is_quiet));
         }
         self.upstream_bills.check(response, context)?;
+        let meter = context.metered.as_mut().map(|it| it.answer(response));
         let charge = forward::response(session.req_header(), response, context)?;
+        metered::announce(response, meter.as_ref().and_then(AnswerMeter::known))?;
         response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
         forwarding.drops_body |= charge == Charge::Redirected;
@@ -522,8 +553,15 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             Some(span) => Box::pin(answering.instrument(span)).await,
             None => answering.await,
         };
+        if let Some(meter) = meter {
+            forwarding.admission.measure(meter);
+        }
         self.count(context, result);
-        Ok(())
+        // What is kept of an answer is what the server said.
+        match &mut context.call {
+            Some(call) => call.answer(session, response),
+            None => Ok(()),
+        }
     }
 
     fn response_body_filter(
@@ -538,6 +576,12 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
                 *body = None;
             }
             forwarding.admission.part(body.as_ref(), end_of_stream);
+            if context.metered.is_some() {
+                return self.measure(&mut forwarding.admission, body, end_of_stream).map(|()| None);
+            }
+        }
+        if let Some(call) = &mut context.call {
+            call.answer_body(body, end_of_stream);
         }
         Ok(None)
     }
@@ -548,11 +592,16 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         trailers: &mut HeaderMap,
         context: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
+        let cost = context.metered.as_ref().and_then(|_| metered::said(trailers));
+        if let Some((forwarding, cost)) = context.forwarding.as_mut().zip(cost) {
+            forwarding.admission.cost_trailer(&cost);
+        }
         forward::trailers(trailers);
         if let (Some(forwarding), Some(status)) = (context.forwarding.as_mut(), grpc::said(trailers)) {
             forwarding.admission.ends_as(status);
         }
-        Ok(None)
+        // What is held goes before the trailers, and so in their place.
+        Ok(context.call.as_mut().and_then(|it| it.end()))
     }
 
     async fn fail_to_proxy(

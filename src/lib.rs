@@ -4,11 +4,12 @@
 //!
 //! Each module names only modules above it in this list. `tests/it/tidy.rs` checks it.
 //!
-//! `vocabulary` is a macro for all of them.
+//! `vocabulary` is a macro for all of them, `letter_case` tells texts that differ in it.
 //!
 //! Pure modules, without clock, randomness, lock, socket or file:
 //! * [`nano`]: the currency: amounts, accounts, blocks, signatures, work.
 //! * [`money`]: prices in other currencies, and their exchange into raw, exactly.
+//! * [`usage`]: what an answer used, and what that costs.
 //! * [`routes`]: the price table: what a request costs.
 //! * [`x402`]: the JSON objects and headers of the x402 protocol.
 //! * [`payment`]: the rules for a payment, as types that follow one another.
@@ -45,8 +46,10 @@ mod vocabulary;
 
 pub mod guide;
 
+mod letter_case;
 pub mod nano;
 pub mod money;
+pub mod usage;
 pub mod routes;
 pub mod x402;
 pub mod payment;

@@ -9,7 +9,6 @@ mod calls;
 mod conditions;
 mod head;
 mod host;
-mod letter_case;
 mod own_headers;
 mod pattern;
 mod precedence;
@@ -30,8 +29,12 @@ use blake2::{Blake2b, Digest};
 
 use crate::money::{Cost, Exchange};
 use crate::nano::Raw;
+use crate::usage::MeterPlan;
 
-pub use calls::{CallFault, CallPrices, ClaimedCall, Line, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+pub use calls::{
+    BillForm, CAPABILITY_KEY, CallFault, CallPrices, ClaimedCall, Enclosed, Line, Lines, MAX_BATCH,
+    MAX_DEPTH, MemberText, ObjectText, PAYMENT_KEY, Price, Quote, replaced,
+};
 pub use conditions::{
     ConditionFault, Conditions, Doubt, HeaderCondition, MAX_CONDITION_NAME, MAX_CONDITION_VALUE,
     MAX_CONDITIONS, Met, QueryCondition, Unclear,
@@ -156,17 +159,137 @@ impl fmt::Display for UpstreamName {
 /// What one payment buys on its route.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Grants {
-    /// The number of requests.
-    pub requests: NonZeroU32,
-    /// How long after the grant they can be made, in seconds.
+    pub buys: Measure,
+    /// How long after the grant it can be used, in seconds.
     pub seconds: u64,
+}
+
+/// In what is counted what a payment buys.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Measure {
+    /// So many requests.
+    Requests(NonZeroU32),
+    /// A purse of as many raw as the price: each request costs what it uses.
+    Balance,
+}
+
+impl Grants {
+    /// So many requests within so many seconds.
+    #[must_use]
+    pub const fn of_requests(requests: NonZeroU32, seconds: u64) -> Self {
+        Self { buys: Measure::Requests(requests), seconds }
+    }
+
+    /// The price as a balance, to be used within so many seconds.
+    #[must_use]
+    pub const fn of_balance(seconds: u64) -> Self {
+        Self { buys: Measure::Balance, seconds }
+    }
+
+    /// As it is stored, and covered by a challenge's MAC: the number of requests, 0 for a balance.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        self.requests().map_or(0, NonZeroU32::get)
+    }
+
+    /// The inverse of [`Grants::count`].
+    #[must_use]
+    pub fn of_count(count: u32, seconds: u64) -> Self {
+        Self { buys: NonZeroU32::new(count).map_or(Measure::Balance, Measure::Requests), seconds }
+    }
+
+    /// The number of requests; `None` for a balance.
+    #[must_use]
+    pub const fn requests(self) -> Option<NonZeroU32> {
+        match self.buys {
+            Measure::Requests(requests) => Some(requests),
+            Measure::Balance => None,
+        }
+    }
 }
 
 impl fmt::Display for Grants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let within = humantime::format_duration(Duration::from_secs(self.seconds));
-        let noun = if self.requests == NonZeroU32::MIN { "request" } else { "requests" };
-        write!(f, "{} {noun} within {within}", self.requests)
+        match self.buys {
+            Measure::Requests(NonZeroU32::MIN) => write!(f, "1 request within {within}"),
+            Measure::Requests(requests) => write!(f, "{requests} requests within {within}"),
+            Measure::Balance => write!(f, "as much as was paid, within {within}"),
+        }
+    }
+}
+
+/// What a capability is counted in.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Unit {
+    /// Each request takes one.
+    Use,
+    /// A purse: each request takes what it costs.
+    Raw,
+}
+
+/// What is left of a capability.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    Uses(u64),
+    /// Of a purse.
+    Balance(Raw),
+}
+
+impl Left {
+    /// So much of this unit.
+    #[must_use]
+    pub fn new(unit: Unit, amount: u128) -> Self {
+        match unit {
+            Unit::Use => Self::Uses(u64::try_from(amount).unwrap_or(u64::MAX)),
+            Unit::Raw => Self::Balance(Raw::new(amount)),
+        }
+    }
+
+    /// What it is called in headers and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uses(_) => "remaining",
+            Self::Balance(_) => "balance",
+        }
+    }
+}
+
+/// A count as a number; raw as text, since no number of JSON is so exact.
+impl serde::Serialize for Left {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Uses(uses) => serializer.serialize_u64(*uses),
+            Self::Balance(raw) => serializer.collect_str(raw),
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uses(uses) => uses.fmt(f),
+            Self::Balance(raw) => raw.fmt(f),
+        }
+    }
+}
+
+impl Terms {
+    /// What a payment buys, in its unit.
+    #[must_use]
+    pub fn stock(self) -> (Unit, u128) {
+        match self.grants.buys {
+            Measure::Requests(requests) => (Unit::Use, u128::from(requests.get())),
+            Measure::Balance => (Unit::Raw, self.amount.get()),
+        }
+    }
+
+    /// The price of one request, rounded up; `None` where it depends on what the request uses.
+    #[must_use]
+    pub fn each(self) -> Option<Raw> {
+        let requests = self.grants.requests()?;
+        Some(Raw::new(self.amount.get().div_ceil(u128::from(requests.get()))))
     }
 }
 
@@ -350,6 +473,9 @@ pub struct Route {
     /// What must be true of a request beside its method and path.
     pub conditions: Conditions,
     pub access: Access,
+    /// How a request is charged for what it uses, where what it costs is known only afterwards. Then `access` has
+    /// the price of a purse.
+    pub meter: Option<Arc<MeterPlan>>,
     pub upstream: UpstreamName,
     /// What the upstream does not see of a path.
     pub strip: Option<Strip>,

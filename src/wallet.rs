@@ -241,12 +241,12 @@ impl Wallet {
                 Err(error) => return Err(WalletError::AfterRedirect { error: Box::new(error), so_far }),
             };
             paid.proof = paid.proof.or(so_far.proof);
-            paid.capability = paid.capability.or(so_far.capability);
+            paid.capability = paid.capability.or(so_far.capability.map(|it| *it));
             match next(&paid) {
                 Some(following) if hops < MAX_REDIRECTS => request = following,
                 Some(_) | None => return Ok(paid),
             }
-            so_far = SoFar { proof: paid.proof, capability: paid.capability };
+            so_far = SoFar { proof: paid.proof, capability: paid.capability.map(Box::new) };
             hops = hops.saturating_add(1);
         }
     }

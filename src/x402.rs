@@ -9,6 +9,7 @@ mod facilitate;
 mod fault;
 mod fields;
 mod header;
+pub mod mcp;
 mod offer;
 mod payload;
 pub mod payment_identifier;
@@ -26,6 +27,7 @@ pub use offer::{NanoOffer, NanoOffers, ProofRequest};
 pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
 pub use required::{
     Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy, WorkTerms,
+    grants_to_json,
 };
 pub use session::{NoSession, SessionId, SessionTerms, TAG_MODULUS};
 pub use session_headers::session_headers;

@@ -253,7 +253,7 @@ impl<S: Store + OperatorJournal> Admin<S> {
         let terms = gift.terms.grants;
         if told.flag("dry_run") {
             return Ok(json!({
-                "id": null, "token": null, "route": gift.route.as_str(), "uses": terms.requests,
+                "id": null, "token": null, "route": gift.route.as_str(), "uses": terms.requests(),
                 "expires_at": views::time(self.cashier.now().plus(terms.seconds)), "fresh": true, "dry_run": true,
             }));
         }
@@ -262,12 +262,12 @@ impl<S: Store + OperatorJournal> Admin<S> {
         repeat_unknown(|| self.store.note_given(given.record.id, &remark, now)).await?;
         let record = &given.record;
         tracing::info!(
-            capability = %record.id, route = record.route.as_str(), uses = record.uses, by = remark.who, note = remark.why,
+            capability = %record.id, route = record.route.as_str(), uses = record.uses(), by = remark.who, note = remark.why,
             fresh = given.fresh, "capability given away"
         );
         Ok(json!({
             "id": record.id.to_string(), "token": given.token.expose(), "route": record.route.as_str(),
-            "uses": record.uses, "expires_at": views::time(record.expires_at), "fresh": given.fresh,
+            "uses": record.uses(), "expires_at": views::time(record.expires_at), "fresh": given.fresh,
             "dry_run": false,
         }))
     }
@@ -391,7 +391,12 @@ fn gift(route: &Route, rates: &Rates, told: &Arguments) -> Outcome<FreeGrant> {
             return Err(Problem::bad(detail));
         }
     };
-    let requests = told.parsed::<NonZeroU32>("uses")?.unwrap_or(sold.grants.requests);
+    let (Some(each), Some(bought)) = (sold.each(), sold.grants.requests()) else {
+        return Err(Problem::bad(
+            "the route is metered: what is bought of it is a balance, and cannot be given",
+        ));
+    };
+    let requests = told.parsed::<NonZeroU32>("uses")?.unwrap_or(bought);
     let seconds = match told.text("within") {
         None => sold.grants.seconds,
         Some(text) => {
@@ -405,12 +410,11 @@ fn gift(route: &Route, rates: &Rates, told: &Arguments) -> Outcome<FreeGrant> {
         return Err(Problem::bad("`within`: from 1s to 366d"));
     }
     // As much for each use as a payment, so that it is none the worse if the route is moved.
-    let each = sold.amount.get().div_ceil(u128::from(sold.grants.requests.get()));
-    let amount = Raw::new(each.saturating_mul(u128::from(requests.get())));
+    let amount = Raw::new(each.get().saturating_mul(u128::from(requests.get())));
     Ok(FreeGrant {
         route: route.name.clone(),
         place: route.standing.place(),
-        terms: Terms { amount, grants: Grants { requests, seconds } },
+        terms: Terms { amount, grants: Grants::of_requests(requests, seconds) },
         key: told.text("Idempotency-Key").map(str::to_owned),
     })
 }

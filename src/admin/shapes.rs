@@ -79,16 +79,26 @@ static REMARK: Shape = Shape {
         one("note", Member::Text, "Why"),
     ],
 };
+static PURSE: Shape = Shape {
+    name: "Purse",
+    fields: &[
+        one("bought_raw", Member::Text, "What was paid into it"),
+        one("spent_raw", Member::Text, "What of it is gone"),
+        one("leased_raw", Member::Text, "What of the rest instances have set aside"),
+        one("left_raw", Member::Text, "What can still be spent"),
+    ],
+};
 pub(super) static CAPABILITY: Shape = Shape {
     name: "Capability",
     fields: &[
         one("id", Member::Text, "Its public name"),
         one("state", Member::Text, "open, used_up, expired or revoked"),
         one("route", Member::Text, "What it opens"),
-        one("uses", Member::Count, "How many requests it was for"),
-        one("spent", Member::Count, "How many of them are gone"),
-        one("leased", Member::Count, "How many of the others instances have set aside"),
-        one("left", Member::Count, "How many can still be made"),
+        maybe("uses", Member::Count, "How many requests it was for; null for a purse"),
+        maybe("spent", Member::Count, "How many of them are gone"),
+        maybe("leased", Member::Count, "How many of the others instances have set aside"),
+        maybe("left", Member::Count, "How many can still be made"),
+        maybe("purse", Member::One(&PURSE), "What it holds, if it is a purse"),
         one("granted_at", Member::Time, "When it was made"),
         one("expires_at", Member::Time, "The first second at which it is no longer good"),
         one("free", Member::Flag, "Whether it was given away"),

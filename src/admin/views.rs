@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::money::Cost;
 use crate::nano::UnixSeconds;
 use crate::rates::RateStatus;
-use crate::routes::{Access, PreflightRule, Route, RouteName, Strip};
+use crate::routes::{Access, PreflightRule, Route, RouteName, Strip, Unit};
 use crate::store::PaymentRecord;
 use crate::store::operator::{CapabilityEntry, ManualAct};
 
@@ -43,7 +43,7 @@ pub fn payment(payment: &PaymentRecord) -> Value {
         "block": intent.block.to_string(),
         "payer": intent.payer.to_string(),
         "pay_to": intent.pay_to.to_string(),
-        "requests": intent.terms.grants.requests.get(),
+        "requests": intent.terms.grants.requests(),
         "within_seconds": intent.terms.grants.seconds,
         "valid_before": time(intent.valid_before),
     })
@@ -52,7 +52,8 @@ pub fn payment(payment: &PaymentRecord) -> Value {
 /// A capability, as it is at `now`.
 pub(super) fn capability(entry: &CapabilityEntry, now: UnixSeconds) -> Value {
     let record = &entry.record;
-    let unspent = record.uses.saturating_sub(entry.spent);
+    let uses = |amount: u128| (record.unit == Unit::Use).then(|| u64::try_from(amount).unwrap_or(u64::MAX));
+    let unspent = record.stock.saturating_sub(entry.spent);
     let state = if record.revoked {
         "revoked"
     } else if record.expires_at <= now {
@@ -62,15 +63,22 @@ pub(super) fn capability(entry: &CapabilityEntry, now: UnixSeconds) -> Value {
     } else {
         "open"
     };
+    let left = if state == "open" { unspent } else { 0 };
     let paid = !entry.is_free();
     json!({
         "id": record.id.to_string(),
         "state": state,
         "route": record.route.as_str(),
-        "uses": record.uses,
-        "spent": entry.spent,
-        "leased": entry.leased,
-        "left": if state == "open" { unspent } else { 0 },
+        "uses": uses(record.stock),
+        "spent": uses(entry.spent),
+        "leased": uses(entry.leased),
+        "left": uses(left),
+        "purse": (record.unit == Unit::Raw).then(|| json!({
+            "bought_raw": record.stock.to_string(),
+            "spent_raw": entry.spent.to_string(),
+            "leased_raw": entry.leased.to_string(),
+            "left_raw": left.to_string(),
+        })),
         "granted_at": time(entry.granted_at),
         "expires_at": time(record.expires_at),
         "free": !paid,
@@ -120,12 +128,13 @@ pub fn route(route: &Route) -> Value {
         Access::Free => Value::Null,
         Access::Calls(prices) => json!({
             "calls": prices.lines().map(|(line, price)| (line.to_string(), price.to_string().into())).collect::<Map<_, _>>(),
-            "requests": prices.grants.requests,
+            "bills": prices.bills.as_str(),
+            "requests": prices.grants.requests(),
             "seconds": prices.grants.seconds,
         }),
         Access::Priced(listed) => {
             let mut price = price(listed.price);
-            price.insert("requests".to_owned(), listed.grants.requests.get().into());
+            price.insert("requests".to_owned(), json!(listed.grants.requests()));
             price.insert("seconds".to_owned(), listed.grants.seconds.into());
             price.into()
         }

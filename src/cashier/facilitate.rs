@@ -114,7 +114,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     pub fn quote(&self, order: &Order) -> Result<Vec<PaymentRequirements>, Wait> {
         let settings = self.0.settings.load();
         let seconds = order.seconds.unwrap_or(settings.lifetime);
-        let grants = Grants { requests: NonZeroU32::MIN, seconds: REPEATABLE_FOR };
+        let grants = Grants::of_requests(NonZeroU32::MIN, REPEATABLE_FOR);
         let quoted = Quoted { terms: Terms { amount: order.amount, grants }, exchange: order.exchange };
         let wanted = settings.mechanisms.iter().copied().filter(|it| order.wants(*it));
         let challenges = self.challenges(wanted, (&order.route, Place::default()), quoted, seconds, None)?;
@@ -157,7 +157,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let (route, terms) = (&demand.route, Some(challenge.offer().terms));
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
-                let wanted = Wanted { route, standing: &standing, terms, metering, down };
+                let wanted = Wanted { route, standing: &standing, terms, metering, hold: None, down };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

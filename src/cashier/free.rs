@@ -74,8 +74,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 return Err(FreeGrantError::KeyUsed);
             }
         }
-        let CapabilityRecord { id, uses, expires_at, .. } = record;
-        let capability = Capability { id, route: record.route.clone(), uses, expires_at };
+        let CapabilityRecord { id, expires_at, .. } = record;
+        let capability = Capability { id, route: record.route.clone(), uses: record.uses(), expires_at };
         Ok(Given { token: Token::issue(&self.0.keys, &capability), record, fresh })
     }
 

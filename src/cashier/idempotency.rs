@@ -29,7 +29,6 @@ use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::CapabilityId;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
-use crate::routes::Metering;
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
 use crate::store::{Answer, Forget, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
@@ -76,6 +75,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Proof { nonce, offer, evidence } = proof;
         let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
         self.refuse_moved(&challenge, block, wanted)?;
+        wanted.refuse_too_small(&challenge)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
         let (checked, look_up) =
             self.admissible(challenge, evidence, wanted, Some(identified), client).await?;
@@ -103,7 +103,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 settled @ (Ok(_) | Err(Unsettled::Wait(_))) => settled?,
             },
         };
-        self.serve(&held, identified, lane, wanted.metering).await
+        self.serve(&held, identified, lane, wanted).await
     }
 
     /// Whether a payment is granted under the id. Then nothing is settled for a proof that comes late,
@@ -226,7 +226,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         held: &Arc<CachedCapability>,
         identified: IdentifiedRequest,
         lane: Lane,
-        metering: Metering,
+        wanted: Wanted<'_>,
     ) -> Result<Verdict, Denied> {
         let own = held.purchase().identifier.as_deref();
         if own.is_some_and(|id| *id != identified.id) {
@@ -236,7 +236,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(answer) = self.kept(held).await? {
             return self.replay(held, answer).ok_or_else(gone);
         }
-        let admitted = match self.take(held, How::Paid, metering).await {
+        let admitted = match self.take(held, How::Paid, wanted.wish(held)?).await {
             Ok(admitted) => admitted,
             // Another instance may have answered in between. It keeps an answer before it spends the use.
             Err(NoUse::Exhausted) => {

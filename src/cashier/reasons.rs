@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use crate::nano::{BlockHash, UnixSeconds};
-use crate::routes::RouteName;
+use crate::routes::{Left, RouteName};
 
 /// Why a request has to come again.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,6 +62,6 @@ pub struct Moved {
     pub dearer: bool,
     /// The payment's block.
     pub block: BlockHash,
-    /// Uses left and when they end, of a capability.
-    pub left: Option<(u32, UnixSeconds)>,
+    /// What is left and when it ends, of a capability.
+    pub left: Option<(Left, UnixSeconds)>,
 }

@@ -24,6 +24,7 @@ use crate::payment::{
     BlockFacts, Confirmed, IdentifiedRequest, Intent, Nonce, Particular, Purchase, Refusal, Seen, nano_txn,
 };
 use crate::repeats::Repeats;
+use crate::routes::Unit;
 use crate::store::capabilities::{self, LEASE_SECONDS};
 use crate::store::settle::{self, Claim, Claimed, SettleError};
 use crate::store::{Grantee, PaymentRecord, PaymentState, Store, StoreError};
@@ -367,7 +368,12 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let confirmed = confirmed?;
         let Intent { block, terms, .. } = *confirmed.intent();
         let id = CapabilityId::of_payment(block);
-        let want = capabilities::chunk(terms.grants.requests.get());
+        let (unit, stock) = terms.stock();
+        let want = match unit {
+            Unit::Use => capabilities::chunk(stock, 1),
+            // What a request takes of a purse is not known here. The first one finds half of it leased.
+            Unit::Raw => stock.div_euclid(2),
+        };
         let grantee = Grantee { id, holder: self.capabilities.holder(), want, ttl: LEASE_SECONDS };
         fail::fail_point!("payment-confirmed", |_| std::process::abort());
         let settled = settle::settle(&*self.store, confirmed, grantee, self.clock.now()).await;

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::lanes::Lane;
 use super::proof::Proof;
 use super::reasons::{IdentifierRefusal, Moved, Wait};
-use crate::nano::BlockHash;
+use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
@@ -25,6 +25,8 @@ pub struct Ask {
     /// billed, and what was bought or offered before is served.
     pub quoted: Option<Quoted>,
     pub metering: Metering,
+    /// What the request may cost by the route's meter; `None` where the route has none.
+    pub hold: Option<Raw>,
     pub presented: Presented,
     /// The payment identifier that came with a proof, and the request it stands for.
     pub identified: Option<IdentifiedRequest>,

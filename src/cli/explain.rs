@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::arguments::{self, ConfigArgs};
 use super::check::load;
 use super::failure::{EX_DATAERR, EX_USAGE, Failure};
+use super::metered;
 use crate::admin::views;
 use crate::config::{Config, Unmatched};
 use crate::gateway::discovery::Documents;
@@ -28,7 +29,7 @@ pub struct ExplainArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// The request's body, for routes whose price depends on it (`mcp`)
+    /// The request's body, for routes whose price depends on it (`mcp`, `meter`)
     #[arg(short = 'd', long, value_name = "JSON")]
     pub data: Option<String>,
     /// A header of the request, `Name: value`; may be repeated
@@ -258,7 +259,10 @@ impl<'a> Explanation<'a> {
         let grants = match &route.access {
             Access::Free => return writeln!(out, "costs     nothing"),
             Access::Priced(listed) => {
-                write_cost(listed.price, out)?;
+                match &route.meter {
+                    Some(plan) => metered::write(plan, self.data, out)?,
+                    None => write_cost(listed.price, out)?,
+                }
                 listed.grants
             }
             Access::Calls(prices) => {
@@ -272,6 +276,9 @@ impl<'a> Explanation<'a> {
                         writeln!(out, "buys      {}", route.name.part(&part))?;
                     }
                     Some(Err(fault)) => writeln!(out, "answer    {}: {fault}", refused_with(&fault))?,
+                }
+                if prices.bills.takes_enclosed() {
+                    writeln!(out, "bills     {}", prices.bills.as_str())?;
                 }
                 prices.grants
             }
@@ -312,6 +319,12 @@ impl<'a> Explanation<'a> {
         })
     }
 
+    /// What is held for `--data` on the winning route; `None` if it does not matter there.
+    fn metered(&self, route: Option<&Arc<Route>>) -> Option<Value> {
+        let plan = route.and_then(|it| it.meter.as_ref())?;
+        self.data.map(|data| metered::json(plan, data))
+    }
+
     fn write_destinations(&self, upstream: &UpstreamName, out: &mut impl Write) -> io::Result<()> {
         self.destinations(upstream).iter().try_for_each(|url| writeln!(out, "goes to   {upstream}: {url}"))
     }
@@ -342,6 +355,7 @@ impl<'a> Explanation<'a> {
             "beaten": winner.map(|it| self.beaten(it).map(told).collect::<Vec<_>>()).unwrap_or_default(),
             "failed": self.failed().map(told).collect::<Vec<_>>(),
             "call": self.quote(winner),
+            "metered": self.metered(winner),
             "mechanisms": winner.filter(|it| !matches!(it.access, Access::Free)).map(|it| self.mechanisms(it)),
             "upstream": upstream.map(UpstreamName::as_str),
             "goes_to": upstream.map(|it| self.destinations(it)).unwrap_or_default(),

@@ -307,6 +307,9 @@ fn summary(paid: &Paid) -> Vec<String> {
         let verb = if remaining == 1 { "is" } else { "are" };
         lines.push(format!("{} {verb} paid for", counted(remaining, "more request")));
     }
+    if let Some(balance) = paid.capability.as_ref().and_then(|it| it.balance) {
+        lines.push(format!("{} left in the purse", balance.xno()));
+    }
     if paid.response.status() == StatusCode::SERVICE_UNAVAILABLE {
         lines.push("status 503: the gateway cannot serve this now; try again later".to_owned());
     } else if !paid.response.status().is_success() {
@@ -323,7 +326,9 @@ fn summary(paid: &Paid) -> Vec<String> {
 
 /// How what was bought can be used by hand.
 fn send_again(capability: &Capability) -> String {
-    let left = capability.remaining.map_or(String::new(), |it| format!(", {} left", counted(it, "request")));
+    let uses = capability.remaining.map(|it| format!(", {} left", counted(it, "request")));
+    let balance = capability.balance.map(|it| format!(", {} left", it.xno()));
+    let left = uses.or(balance).unwrap_or_default();
     format!("it is paid for{left}: send it again with -H 'PAYMENT-CAPABILITY: {}'", capability.token())
 }
 
@@ -354,6 +359,7 @@ fn capability_json(capability: &Capability) -> Value {
     json!({
         "token": capability.token(),
         "remaining": capability.remaining,
+        "balance": capability.balance,
         "expires": capability.expires_at.map(|at| at.0),
     })
 }

@@ -8,7 +8,8 @@ use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{McpFile, Piece};
 use crate::money::Cost;
-use crate::routes::{CallPrices, Grants, Lines, Price};
+use crate::nano::Raw;
+use crate::routes::{BillForm, CallPrices, Grants, Lines, Price};
 
 /// The largest body that can be read before the request is forwarded, in bytes: Pingora keeps this
 /// much of a body to send it again.
@@ -36,6 +37,7 @@ pub(super) fn calls(
         methods: lines(judge, file.methods),
         tools: lines(judge, file.tools),
         otherwise: otherwise.map(|it| it.unwrap_or(Price::Refused)),
+        bills: judge.choice(file.bills, BillForm::ALL, BillForm::as_str).map(Option::unwrap_or_default),
     })?;
     if !prices.lines().any(|(_, price)| matches!(price, Price::Costs(_))) {
         let hint = "give a tool or `tools/call` a price, or write `free: true` instead of `mcp`";
@@ -84,6 +86,15 @@ fn price(text: &str) -> Result<Price, String> {
         "free" => Ok(Price::Free),
         "refuse" => Ok(Price::Refused),
         amount => self::amount(amount).map(Price::Costs),
+    }
+}
+
+/// An amount of XNO that is not zero.
+pub(super) fn raw(text: &str) -> Result<Raw, String> {
+    match Raw::with_unit(text) {
+        Ok(amount) if amount.is_zero() => Err("a price of zero".to_owned()),
+        Ok(amount) => Ok(amount),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -318,6 +318,7 @@ sections! {
         mechanisms: Vec<Value>,
         case_sensitive: bool,
         mcp: Value,
+        meter: Value,
         allow: Vec<Value>,
         deny: Vec<Value>,
         limit: Value,
@@ -336,6 +337,38 @@ sections! {
         methods: Value,
         tools: Value,
         otherwise: String,
+        bills: String,
+    }
+    "routes[].meter" => MeterFile {
+        deposit: String,
+        within: String,
+        usage: Value,
+        rates: Value,
+        hold: String,
+        overdraft: String,
+        announce: String,
+        include_usage: String,
+    }
+    "routes[].meter.usage" => UsageFile {
+        json: Value,
+    }
+    "routes[].meter.usage.json" => PointersFile {
+        model: String,
+        input: String,
+        cached: String,
+        output: String,
+        tokens: String,
+        cost: String,
+    }
+    "routes[].meter.rates.*" => RateFile {
+        input: String,
+        cached: String,
+        cache_write: String,
+        output: String,
+        tokens: String,
+        bytes: String,
+        seconds: String,
+        per: Value,
     }
     "routes[].grants" => GrantsFile {
         requests: Count,

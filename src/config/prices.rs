@@ -9,6 +9,7 @@ use super::conditions;
 use super::document::{below, item};
 use super::judge::{Judge, Judged, Reported, all};
 use super::mechanisms::{self, ByRoute, Offered};
+use super::meter;
 use super::mirror::{Given, GrantsFile, Piece, RouteFile, UnmatchedFile};
 use super::rules::{self, RulePieces};
 use super::upstream::Upstreams;
@@ -33,8 +34,6 @@ pub const MAX_NAME: usize = 200;
 pub const MAX_DESCRIPTION: usize = 500;
 /// The longest media type, in bytes.
 const MAX_MIME_TYPE: usize = 127;
-/// The longest `within`, in seconds.
-const MAX_WITHIN: u64 = 366 * 24 * 3600;
 const DEFAULT_WITHIN: u64 = 3600;
 
 const PRICE_HINT: &str =
@@ -153,7 +152,14 @@ fn route(
     let name = name(judge, &path, file.name, known_pattern());
     let formerly = formerly(judge, file.formerly);
     let standing = standing(known_pattern(), conditions.as_ref().map_err(|it| *it), formerly);
-    let access = access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp);
+    let prices =
+        [file.price.given_path(), file.free.given_path(), file.grants.given_path(), file.mcp.given_path()];
+    let meter = meter::plan(judge, file.meter, prices);
+    let access = match &meter {
+        Ok(None) => access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp),
+        Ok(Some(plan)) => Ok(meter::access(plan)),
+        Err(reported) => Err(*reported),
+    };
     let rule_pieces = RulePieces {
         allow: file.allow,
         deny: file.deny,
@@ -162,17 +168,14 @@ fn route(
         mode: file.mode,
         enforce: file.enforce,
     };
-    if let Ok(Access::Free) = access {
-        for path in priced_only.into_iter().chain(rule_pieces.of_a_price()).flatten() {
-            let key = path.rsplit('.').next().unwrap_or_default();
-            judge.fault(&path, format_args!("`{key}` without a price"), PRICE_HINT);
-        }
+    let is_free = matches!(access, Ok(Access::Free));
+    if is_free {
+        without_price(judge, priced_only.into_iter().chain(rule_pieces.of_a_price()).flatten());
     }
     let (identifiers, place) = (file.payment_identifier, file.mechanisms.path.clone());
     let mechanisms = mechanisms::list(judge, file.mechanisms);
     let names_payers = matches!(&mechanisms, Ok(Some(list)) if !list.contains(&Mechanism::NanoSession))
         || mechanisms.is_err();
-    let is_free = matches!(access, Ok(Access::Free));
     let rules = rules::rules(judge, rule_pieces, is_free, names_payers);
     let line = |it: Judged<Option<String>>| it.map(Option::unwrap_or_default);
     let route = all!(Route {
@@ -181,6 +184,7 @@ fn route(
         pattern,
         conditions,
         access,
+        meter,
         strip,
         upstream: named_upstream(judge, file.upstream, known),
         description: line(judge.one_line(file.description, MAX_DESCRIPTION, |_| true, "a description")),
@@ -200,6 +204,14 @@ fn route(
         offered.insert(route.name.clone(), Offered { mechanisms, path: place });
     }
     Ok(route)
+}
+
+/// Refuses these keys, which say something of a price, on a route that has none.
+fn without_price(judge: &mut Judge<'_>, keys: impl Iterator<Item = String>) {
+    for path in keys {
+        let key = path.rsplit('.').next().unwrap_or_default();
+        judge.fault(&path, format_args!("`{key}` without a price"), PRICE_HINT);
+    }
 }
 
 const NAME_HINT: &str = "at most 200 printable ASCII characters, without `#`";
@@ -311,10 +323,9 @@ fn access(
 fn grants(judge: &mut Judge<'_>, file: GrantsFile) -> Judged<Grants> {
     let range = NonZeroU32::MIN.get()..=NonZeroU32::MAX.get();
     let requests = judge.count(file.requests, range, 1);
-    all!(Grants {
-        requests: requests.map(|it| NonZeroU32::new(it).unwrap_or(NonZeroU32::MIN)),
-        seconds: judge.seconds(file.within, 1..=MAX_WITHIN, DEFAULT_WITHIN),
-    })
+    let seconds = judge.seconds(file.within, 1..=meter::MAX_WITHIN, DEFAULT_WITHIN);
+    let requests = requests.map(|it| NonZeroU32::new(it).unwrap_or(NonZeroU32::MIN));
+    Ok(Grants::of_requests(requests?, seconds?))
 }
 
 /// `type/subtype`, perhaps with parameters.

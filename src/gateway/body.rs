@@ -1,7 +1,7 @@
 //! A request's body, read before the request is decided and forwarded as it came.
 //!
 //! Pingora keeps what is read in its retry buffer and replays it to the upstream from there. For a body
-//! that does not fit it replays nothing and waits for ever, so no bound may be above [`MAX_BODY`]. All
+//! that does not fit it replays nothing and waits for ever. So of a body above [`MAX_BODY`] only the end is kept there. All
 //! bodies in memory share one budget, of which each client has a share. A request beyond it is shed.
 
 use std::sync::Arc;
@@ -57,15 +57,15 @@ impl BodyBudget {
         Self { bytes: Arc::new(Semaphore::new(bytes)), shares: Shares::default(), per_client, within }
     }
 
-    /// Reads the whole body of a request by `client`, at most `bound` bytes and at most [`MAX_BODY`]. It is forwarded
-    /// all the same.
+    /// Reads the whole body of a request by `client`, at most `bound` bytes, and at most [`MAX_BODY`] of one that does
+    /// not say how long it is. Pingora forwards it all the same if it is no longer than [`MAX_BODY`]. Of a longer one it
+    /// forwards the end, in whose place the whole must be put ([`Metered::request_body`](super::metered::Metered)).
     pub(super) async fn read(
         &self,
         session: &mut Session,
         client: Option<Client>,
         bound: usize,
     ) -> Result<Body, Rejection> {
-        let bound = bound.min(MAX_BODY);
         let headers = &session.req_header().headers;
         // By its headers: asking the connection itself would fix how it is read, and no tunnel could
         // follow.
@@ -75,14 +75,15 @@ impl BodyBudget {
         }
         let declared = headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
+        // Of a longer body Pingora can only keep the end, and so has to know when that begins.
+        let bound = if declared.is_some() { bound } else { bound.min(MAX_BODY) };
         if declared.is_some_and(|length| length > bound) {
             return Err(Rejection::BodyTooLong(bound));
         }
         if declared != Some(0) {
             invite(session).await?;
         }
-        session.as_downstream_mut().enable_retry_buffering();
-        match timeout(self.within, self.gather(session, client, bound)).await {
+        match timeout(self.within, self.gather(session, client, (bound, declared))).await {
             Ok(read) => read,
             Err(_) => Err(Rejection::BodyTooSlow),
         }
@@ -92,13 +93,19 @@ impl BodyBudget {
         &self,
         session: &mut Session,
         client: Option<Client>,
-        bound: usize,
+        (bound, declared): (usize, Option<usize>),
     ) -> Result<Body, Rejection> {
         let mut bytes = Vec::new();
         let share = client.and_then(|it| self.shares.take(it, 0, self.per_client));
         let mut permit = BodyPermit { bytes: None, share };
         let lost = |error: Box<Error>| Rejection::Lost(error.into_down());
-        while let Some(part) = session.as_downstream_mut().read_request_body().await.map_err(lost)? {
+        loop {
+            let left = declared.map(|it| it.saturating_sub(bytes.len()));
+            if left.is_none_or(|it| it <= MAX_BODY) {
+                session.as_downstream_mut().enable_retry_buffering();
+            }
+            let part = session.as_downstream_mut().read_request_body().await.map_err(lost)?;
+            let Some(part) = part else { break };
             if bytes.len().saturating_add(part.len()) > bound {
                 return Err(Rejection::BodyTooLong(bound));
             }

@@ -13,6 +13,8 @@ use pingora::upstreams::peer::Peer;
 use super::body::BodyPermit;
 use super::client::Caller;
 use super::grpc;
+use super::mcp::EnclosedCall;
+use super::metered::Metered;
 use super::request_id::RequestId;
 use super::rulebook::Unbilled;
 use super::tariff::{AtRoute, Tariff};
@@ -28,7 +30,7 @@ use crate::metrics::Outcome;
 use crate::nano::BlockHash;
 use crate::payment::Refusal;
 use crate::payment::capability::CapabilityText;
-use crate::routes::{CanonicalTarget, Strip};
+use crate::routes::{CanonicalTarget, Left, Strip};
 use crate::store::capabilities::CachedCapability;
 use crate::traces::{Trace, Traces};
 
@@ -52,6 +54,10 @@ pub struct Context {
     pub(super) at_upstream: Option<AtUpstream>,
     /// The memory of a body that was read before the decision.
     pub(super) body: Option<BodyPermit>,
+    /// Set for a request to a route with a meter.
+    pub(super) metered: Option<Box<Metered>>,
+    /// Set for a call that is paid or billed inside its messages.
+    pub(super) call: Option<Box<EnclosedCall>>,
     /// Whether the request has a body.
     pub(super) has_body: bool,
     /// Why it is not billed although it has a price.
@@ -106,12 +112,15 @@ impl Payment {
 
     fn money(&self) -> Money {
         match self {
-            Self::Served { said, held } => Money {
-                payer: Some(said.payer()),
-                block: Some(said.block()),
-                amount_raw: Some(said.amount()),
-                remaining: Some(held.remaining()),
-            },
+            Self::Served { said, held } => {
+                let (remaining, balance_raw) = match held.left() {
+                    Left::Uses(uses) => (Some(uses), None),
+                    Left::Balance(raw) => (None, Some(raw.to_string().into())),
+                };
+                let (payer, block, amount_raw) =
+                    (Some(said.payer()), Some(said.block()), Some(said.amount()));
+                Money { payer, block, amount_raw, remaining, balance_raw, cost_raw: None }
+            }
             Self::Shown(block) => Money { block: Some(block.to_string().into()), ..Money::default() },
         }
     }
@@ -219,6 +228,8 @@ impl Context {
             unpaid: None,
             at_upstream: None,
             body: None,
+            metered: None,
+            call: None,
             has_body: false,
             unbilled: None,
             origin: None,
@@ -339,6 +350,9 @@ impl Context {
         outcome: Outcome,
     ) -> Box<Entry> {
         let chosen = self.forwarding.as_ref().and_then(|it| it.chosen.as_ref());
+        let money = self.noted.payment.as_ref().map(Payment::money).unwrap_or_default();
+        let charged = self.forwarding.as_ref().and_then(|it| it.admission.charged());
+        let cost_raw = charged.map(|it| it.to_string().into());
         Box::new(Entry {
             time: clock::for_logs(),
             request_id: self.request_id.value().clone(),
@@ -352,7 +366,7 @@ impl Context {
             reason: self.noted.refusal.map(Refusal::code),
             upstream: chosen.and_then(|it| it.peer.address().as_inet()).copied(),
             upstream_ms: self.noted.upstream_took,
-            money: self.noted.payment.as_ref().map(Payment::money).unwrap_or_default(),
+            money: Money { cost_raw, ..money },
         })
     }
 

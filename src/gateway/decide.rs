@@ -1,7 +1,6 @@
 //! The one place where a request's admission is decided: it is read, its route is found, and the
 //! cashier is asked if it has a price.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::Method;
@@ -89,18 +88,9 @@ async fn find_and_price<L: Ledger, S: Store>(
             }
         };
     };
-    let may_pay = !route.access.is_free() && presented::has_proof(session);
-    admit_client(rulebook, context, &route, may_pay)?;
-    let sale = match &route.access {
-        Access::Priced(listed) => {
-            Some(Sale { route: route.name.clone(), listed: *listed, calls: NonZeroU32::MIN, body: None })
-        }
-        // Boxed, as all that few requests come to: what a future may hold is copied with each request.
-        Access::Calls(prices) => Box::pin(calls::price(session, context, &route.name, prices)).await?,
-        Access::Free => None,
-    };
+    let (sale, may_pay) = priced(rulebook, session, context, &route).await?;
     match sale {
-        Some(sale) => sell((cashier, rulebook), session, context, route, sale, target).await,
+        Some(sale) => sell((cashier, rulebook), session, context, route, (sale, may_pay), target).await,
         None => {
             if may_pay {
                 // What it calls is free: it pays nothing.
@@ -109,6 +99,39 @@ async fn find_and_price<L: Ledger, S: Store>(
             forward(context, Destination::of(&route), target, Admission::free(), false)
         }
     }
+}
+
+/// What a request to `route` is to be sold, `None` if that is free; and whether it may pay, so that it was not counted.
+async fn priced(
+    rulebook: &Rulebook,
+    session: &mut Session,
+    context: &mut Context,
+    route: &Route,
+) -> Result<(Option<Sale>, bool), Rejection> {
+    let has_proof = !route.access.is_free() && presented::has_proof(session);
+    let (prices, may_enclose) = match &route.access {
+        Access::Calls(prices) => (prices, prices.bills.takes_enclosed()),
+        Access::Priced(listed) => {
+            admit_client(rulebook, context, route, has_proof)?;
+            let sale = match &route.meter {
+                None => Sale::of(route.name.clone(), *listed),
+                Some(plan) => {
+                    Box::pin(calls::price_metered(session, context, &route.name, *listed, plan)).await?
+                }
+            };
+            return Ok((Some(sale), has_proof));
+        }
+        Access::Free => return admit_client(rulebook, context, route, false).map(|()| (None, false)),
+    };
+    let may_pay = has_proof || may_enclose;
+    admit_client(rulebook, context, route, may_pay)?;
+    // Boxed, as all that few requests come to: what a future may hold is copied with each request.
+    let sale = Box::pin(calls::price(session, context, &route.name, prices)).await;
+    if sale.is_err() && !has_proof && may_enclose {
+        // It carries no payment that can be read.
+        admit_client(rulebook, context, route, false)?;
+    }
+    Ok((sale?, may_pay))
 }
 
 /// Refuses a body where none is due, and a method that no route takes.
@@ -148,19 +171,21 @@ async fn sell<L: Ledger, S: Store>(
     session: &mut Session,
     context: &mut Context,
     route: Arc<Route>,
-    sale: Sale,
+    (sale, may_pay): (Sale, bool),
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
-    let (presented, extensions) = presented::read(session, &sale.route, &route.standing)?;
+    let enclosed = sale.enclosed.as_ref();
+    let (presented, extensions) = presented::read(session, enclosed, &sale.route, &route.standing)?;
     // One rate for all challenges of a bill, and for whatever else is decided of the request.
     let quoted = context.tariff.rates.quote(sale.listed);
     let (mut identified, mut url, mut span) = (None, None, None);
     if let Presented::Proof(proof) = &presented {
         rulebook.admit_payment(&route, proof.payer())?;
-    } else if presented::has_proof(session) {
-        // The header of a proof has something else in it, such as a capability: it was not counted yet.
+    } else if may_pay {
+        // Where a proof may be is something else, such as a capability, or nothing: it was not counted yet.
         admit_client(rulebook, context, &route, false)?;
-    } else if matches!(presented, Presented::Nothing) {
+    }
+    if matches!(presented, Presented::Nothing) {
         let (client, terms) = (context.caller.client(), quoted.map(|it| it.terms));
         if let Some(unbilled) = rulebook.unbilled(&route, client, (terms, sale.calls)) {
             let decision = forward(context, Destination::of(&route), target, Admission::free(), false)?;
@@ -178,6 +203,7 @@ async fn sell<L: Ledger, S: Store>(
         span = Some(context.request_id.span());
     }
     let ask = Ask {
+        hold: sale.hold,
         route: sale.route,
         standing: Arc::clone(&route.standing),
         quoted,

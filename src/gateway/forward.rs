@@ -21,7 +21,7 @@ use crate::cashier::{Admitted, How};
 use crate::listen::forwarded::parts;
 use crate::nano::Network;
 use crate::payment::capability::CapabilityText;
-use crate::routes::is_own_header;
+use crate::routes::{Left, is_own_header};
 use crate::store::capabilities::CachedCapability;
 use crate::x402::{self, Credential, SettlementResponse};
 
@@ -198,7 +198,8 @@ pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) ->
 
 /// The receipt of an admitted request, whose answer is `charged` for or not.
 pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Receipt {
-    receipt(admitted.taken.held(), &admitted.said, admitted.how, u32::from(!charged))
+    let unspent = if charged { 0 } else { admitted.taken.reserved() };
+    receipt(admitted.taken.held(), &admitted.said, admitted.how, unspent)
 }
 
 /// The headers that say what a client has.
@@ -215,17 +216,23 @@ impl Receipt {
     }
 }
 
-/// The headers that say what a client has: its capability, and with a payment what it paid. `unspent`
-/// uses come back to what is left.
-pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u32) -> Receipt {
+/// The headers that say what a client has: its capability, and with a payment what it paid. What is `unspent`
+/// comes back to what is left.
+pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u128) -> Receipt {
     let (record, purchase) = (held.record(), held.purchase());
-    let remaining = held.remaining().saturating_add(unspent);
+    let left = Left::new(record.unit, held.remaining().saturating_add(unspent));
     let token = said.token();
-    let (mut left, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let (mut amount, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let amount = match left {
+        Left::Uses(uses) => amount.format(uses),
+        Left::Balance(raw) => amount.format(raw.get()),
+    };
     let parts = [
         token.as_ref(),
-        b"; remaining=",
-        left.format(remaining).as_bytes(),
+        b"; ",
+        left.name().as_bytes(),
+        b"=",
+        amount.as_bytes(),
         b"; expires=",
         until.format(record.expires_at.0).as_bytes(),
     ];
@@ -235,7 +242,7 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
     }
     let notice = x402::CapabilityNotice {
         token: Credential::new(String::from_utf8_lossy(&token).into_owned()),
-        remaining: u64::from(remaining),
+        left,
         expires: record.expires_at,
     };
     let outcome = x402::SettlementOutcome::Settled {

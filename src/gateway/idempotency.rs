@@ -66,7 +66,7 @@ pub(super) async fn read(
 pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Replay) -> Result<()> {
     let Replay { answer, held, said } = replay;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let body = answer.body.clone().unwrap_or_default();
+    let mut body = answer.body.clone().unwrap_or_default();
     let mut response = ResponseHeader::build(status, Some(answer.headers.len().saturating_add(8)))?;
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.as_slice())?;
@@ -81,6 +81,9 @@ pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Re
     }
     if framing::ends_with_head(&session.req_header().method, status) {
         return reply::write(session, &context.request_id, response, None).await;
+    }
+    if let Some(call) = &context.call {
+        body = call.with_receipt(&mut response, body);
     }
     response.insert_header(CONTENT_LENGTH, body.len())?;
     reply::write(session, &context.request_id, response, Some(Bytes::from(body))).await

@@ -1,5 +1,7 @@
 //! Reads what came with a request: a proof of payment, a capability, or nothing.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
 use serde_json::{Map, Value};
@@ -7,7 +9,7 @@ use serde_json::{Map, Value};
 use super::rejection::Rejection;
 use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
 use crate::cashier::{Presented, Proof};
-use crate::routes::{RouteName, Standing};
+use crate::routes::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY, RouteName, Standing};
 use crate::x402::{self, PaymentPayload};
 
 /// The header with the proof. The second name is that of x402's first version.
@@ -15,15 +17,59 @@ static PROOF_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("payment-signature"), HeaderName::from_static("x-payment")];
 const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("payment-capability");
 
-/// What came with a request to `route`, which may have had other names, and the extensions of its envelope.
+/// What came with a request to `route`, which may have had other names, in its headers or `enclosed` in its body, and
+/// the extensions of its envelope.
 pub(super) fn read(
     session: &Session,
+    enclosed: Option<&Enclosed>,
     route: &RouteName,
     standing: &Standing,
 ) -> Result<(Presented, Map<String, Value>), Rejection> {
-    read_headers(session, route, standing).map_err(|rejection| {
+    let (payment, capability) =
+        enclosed.map_or((None, None), |it| (it.payment.as_deref(), it.capability.as_deref()));
+    let read = match (payment, capability) {
+        (Some(_), _) if has_proof(session) => Err(Rejection::Unreadable(format!(
+            "one payment came in a header and one in _meta[\"{PAYMENT_KEY}\"]: send one of them; nothing was charged"
+        ))),
+        (Some(payment), _) => read_enclosed(payment),
+        (None, Some(token)) if !has_proof(session) => read_token(token).map(|it| (it, Map::new())),
+        (None, _) => read_headers(session, route, standing),
+    };
+    read.map_err(|rejection| {
         if let Rejection::Unreadable(why) = rejection { Rejection::UnreadablePayment(why) } else { rejection }
     })
+}
+
+/// A payment in the body, as JSON. What is in a header is the same in base64.
+fn read_enclosed(json: &str) -> Result<(Presented, Map<String, Value>), Rejection> {
+    let why = |why: &dyn fmt::Display| format!("_meta[\"{PAYMENT_KEY}\"]: {why}");
+    if json.len() > x402::MAX_HEADER_BYTES {
+        return Err(Rejection::Unreadable(why(&"too long")));
+    }
+    let value: Value = serde_json::from_str(json).map_err(|error| Rejection::Unreadable(why(&error)))?;
+    Ok(match PaymentPayload::read(&value) {
+        Ok(payload) => of_payload(payload),
+        Err(fault) => (Presented::Malformed(why(&fault)), Map::new()),
+    })
+}
+
+/// A capability in the body, as JSON: its token, or the object of a result that has it.
+fn read_token(json: &str) -> Result<Presented, Rejection> {
+    let value: Value = serde_json::from_str(json).unwrap_or_default();
+    let token = value.get("token").unwrap_or(&value).as_str();
+    match token.filter(|it| it.len() <= x402::MAX_HEADER_BYTES) {
+        Some(token) => Ok(Presented::Token(token.to_owned())),
+        None => Err(Rejection::Unreadable(format!("_meta[\"{CAPABILITY_KEY}\"]: expected a token"))),
+    }
+}
+
+fn of_payload(payload: PaymentPayload) -> (Presented, Map<String, Value>) {
+    let PaymentPayload { presented, extensions, .. } = payload;
+    let presented = match presented {
+        x402::Payload::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
+        x402::Payload::Access { credential } => Presented::Token(credential.expose().to_owned()),
+    };
+    (presented, extensions)
 }
 
 fn read_headers(
@@ -35,12 +81,7 @@ fn read_headers(
     for name in &PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
-                Ok(PaymentPayload { presented: x402::Payload::Payment(payment), extensions, .. }) => {
-                    Ok((Presented::Proof(Box::new(Proof::from(*payment))), extensions))
-                }
-                Ok(PaymentPayload {
-                    presented: x402::Payload::Access { credential }, extensions, ..
-                }) => Ok((Presented::Token(credential.expose().to_owned()), extensions)),
+                Ok(payload) => Ok(of_payload(payload)),
                 Err(x402::Malformed::Refused(why)) => {
                     Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))
                 }
@@ -109,7 +150,7 @@ mod tests {
     fn a_capability_has_at_most_the_length_of_a_header() {
         let presented = |length: usize| {
             let session = with(&format!("PAYMENT-CAPABILITY: {}\r\n", "a".repeat(length)));
-            read(&session, &RouteName::new("GET /"), &Standing::default())
+            read(&session, None, &RouteName::new("GET /"), &Standing::default())
         };
         let (token, _) = presented(x402::MAX_HEADER_BYTES).unwrap();
         assert!(matches!(token, Presented::Token(it) if it.len() == x402::MAX_HEADER_BYTES));

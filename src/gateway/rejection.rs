@@ -9,7 +9,6 @@ use pingora::prelude::{Error, Result};
 use super::reply::{Reply, come_again, plain};
 use crate::cashier::Wait;
 use crate::metrics::{Outcome, ReachedLimit};
-use crate::routes::CallFault;
 use crate::x402::payment_identifier::BadIdentifier;
 
 /// The methods that RFC 9110 names and that are forwarded, if a route says so.
@@ -29,8 +28,8 @@ pub(super) enum Rejection {
     Untraceable,
     /// `Expect` asks for something else than `100-continue`.
     UnknownExpectation,
-    /// A call that is not for sale.
-    NotOffered(CallFault),
+    /// What it calls is not for sale, or has no price.
+    NotOffered(String),
     /// Its body is of a kind that cannot be priced by what it calls.
     UnsupportedBody(&'static str),
     /// Its body is longer than this many bytes.
@@ -102,7 +101,7 @@ impl Rejection {
                 "unknown_expectation",
                 "the only expectation that is known is `Expect: 100-continue`",
             ),
-            Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", fault.to_string()),
+            Self::NotOffered(fault) => plain(StatusCode::FORBIDDEN, "not_offered", fault),
             Self::UnsupportedBody(why) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_body", why),
             Self::BodyTooLong(bound) => {
                 let why = format!("a body of at most {bound} bytes is taken here");

@@ -16,9 +16,10 @@ use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
-use super::{bill, forward, grpc, idempotency, preflight};
+use super::{bill, forward, grpc, idempotency, mcp, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
+use crate::routes::Left;
 
 /// How long, and for how many bytes, a client that is still sending is read after its answer.
 const LINGER: Duration = Duration::from_secs(5);
@@ -88,12 +89,12 @@ fn gone(moved: &Moved) -> Reply {
         "{why}: nothing was charged, do not pay again for it; ask the operator to refund what is left, or \
          to let it open the route that took its place; to buy what is sold here, send the request without it"
     );
-    let (remaining, expires) = left.unzip();
+    let (left, expires) = left.unzip();
     let body = json!({
         "error": "route_gone",
         "message": message,
         "transaction": block.lower_hex(),
-        "remaining": remaining,
+        (left.map_or("remaining", Left::name)): left,
         "expires": expires,
     });
     let body = body.to_string().into();
@@ -117,7 +118,6 @@ fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHe
     } else {
         let mut response = ResponseHeader::build(status, Some(12))?;
         response.insert_header(CONTENT_TYPE, "application/json")?;
-        response.insert_header(CONTENT_LENGTH, body.len())?;
         (response, Some(body))
     };
     response.insert_header(CACHE_CONTROL, "no-store")?;
@@ -129,7 +129,28 @@ fn written(asked: Asked, context: &Context, answer: Reply) -> Result<(ResponseHe
     if let Some(cors) = &context.tariff.cors {
         cors.expose(&mut response, context.origin.as_deref())?;
     }
+    let body = body.map(|body| in_result(context, &mut response, body)).transpose()?;
+    if let Some(body) = &body {
+        response.insert_header(CONTENT_LENGTH, body.len())?;
+    }
     Ok((response, body))
+}
+
+/// The body of an answer of the gateway's own, as the result of the call that asks for it in this form.
+fn in_result(context: &Context, response: &mut ResponseHeader, body: Bytes) -> Result<Bytes> {
+    // What cannot be read is no call that could have a result.
+    let call = context.call.as_ref().filter(|_| response.status != StatusCode::BAD_REQUEST);
+    let result = call.and_then(|it| it.own_answer(&body, &response.headers));
+    let Some((kind, result)) = result else { return Ok(body) };
+    let of_a_bill: Vec<_> =
+        response.headers.keys().filter(|it| mcp::is_of_a_bill(it.as_str())).cloned().collect();
+    for name in &of_a_bill {
+        let _removed = response.remove_header(name).is_some();
+    }
+    // The transport of JSON-RPC has worked.
+    response.set_status(StatusCode::OK)?;
+    response.insert_header(CONTENT_TYPE, kind)?;
+    Ok(result)
 }
 
 /// A JSON object with the request's id as its last member, which needs no escape.

@@ -21,7 +21,7 @@ use crate::cashier::{Admitted, Client, How};
 use crate::clock::Clock;
 use crate::metrics::Outcome;
 use crate::nano::{Account, UnixSeconds};
-use crate::routes::{ChargeOn, CountedBy, RateLimit, Route, RouteName, Rules, Terms};
+use crate::routes::{ChargeOn, CountedBy, Measure, RateLimit, Route, RouteName, Rules, Terms};
 use crate::sync::{Mutex, PoisonError};
 
 /// Clients and payers that are counted at once. Beyond, the oldest begin again.
@@ -145,8 +145,12 @@ impl Unbilled {
             }
             Self::Shadow(None) => ("Faregate-Shadow", "rate_unavailable".into()),
             Self::Shadow(Some(Terms { amount, grants })) => {
-                let text =
-                    format!("amount={amount}; requests={}; within={}", grants.requests, grants.seconds);
+                let text = match grants.buys {
+                    Measure::Requests(count) => {
+                        format!("amount={amount}; requests={count}; within={}", grants.seconds)
+                    }
+                    Measure::Balance => format!("amount={amount}; balance; within={}", grants.seconds),
+                };
                 ("Faregate-Shadow", text.into())
             }
         }
@@ -205,7 +209,7 @@ impl Rulebook {
         let payer = held.purchase().payer;
         self.admit_payment(route, Some(payer))?;
         let Some(limit) = rules.limit else { return Ok(()) };
-        let is_first = held.remaining().saturating_add(1) >= held.record().uses;
+        let is_first = held.remaining().saturating_add(admitted.taken.reserved()) >= held.record().stock;
         let who = match (limit.by, admitted.how) {
             (CountedBy::Payer, How::Unlocked) => Some(Counted::Payer(payer)),
             (CountedBy::Payer, How::Paid) => (!is_first).then_some(Counted::Payer(payer)),
@@ -286,8 +290,7 @@ mod tests {
     use crate::nano::Raw;
     use crate::routes::{Enforcement, Grants};
 
-    const TERMS: Terms =
-        Terms { amount: Raw::new(7), grants: Grants { requests: NonZeroU32::MIN, seconds: 60 } };
+    const TERMS: Terms = Terms { amount: Raw::new(7), grants: Grants::of_requests(NonZeroU32::MIN, 60) };
 
     const ONE: (Option<Terms>, NonZeroU32) = (Some(TERMS), NonZeroU32::MIN);
 

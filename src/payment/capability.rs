@@ -42,7 +42,7 @@ impl fmt::Display for CapabilityId {
 pub struct Capability {
     pub id: CapabilityId,
     pub route: RouteName,
-    /// The number of uses that were bought.
+    /// The number of uses that were bought; 0 for a purse.
     pub uses: u32,
     /// The first second at which it is no longer valid.
     pub expires_at: UnixSeconds,

@@ -158,7 +158,7 @@ fn feed(part: &mut dyn FnMut(&[u8]), random: &[u8], offer: &Offer) {
     part(&u64::try_from(route.len()).unwrap_or(u64::MAX).to_be_bytes());
     part(route);
     part(&terms.amount.to_be_bytes());
-    part(&terms.grants.requests.get().to_be_bytes());
+    part(&terms.grants.count().to_be_bytes());
     part(&terms.grants.seconds.to_be_bytes());
     part(&pay_to.0);
     part(&valid_before.0.to_be_bytes());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn offer(pay_to: u8) -> Offer {
-        let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
+        let grants = Grants::of_requests(std::num::NonZeroU32::MIN, 60);
         Offer {
             mechanism: Mechanism::NanoTxn,
             route: RouteName::new("quote"),

@@ -4,7 +4,9 @@
 //! as a payment for one route is valid only there. A call that is on no line has the price `otherwise`,
 //! so that it is never free by accident.
 
+mod enclosed;
 mod message;
+mod text;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -18,8 +20,10 @@ use super::Grants;
 use crate::money::Cost;
 use crate::nano::Raw;
 
+pub use enclosed::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY};
 use message::{Call, calls};
 pub use message::{CallFault, MAX_BATCH, MAX_DEPTH};
+pub use text::{MemberText, ObjectText, replaced};
 
 /// The longest name of what a payment buys on a route, in bytes. A longer one becomes a digest.
 const MAX_PART: usize = 100;
@@ -35,6 +39,46 @@ pub struct CallPrices {
     pub tools: Lines,
     /// The price of a call that is on no line.
     pub otherwise: Price,
+    pub bills: BillForm,
+}
+
+vocabulary! {
+    /// Which form the bill for a call of a tool has.
+    #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+    pub enum BillForm {
+        /// HTTP 402. What is in `_meta` is not looked at.
+        #[default]
+        Http = "http",
+        /// A result of the tool, which is an error (x402 v2, transport MCP).
+        Result = "result",
+        /// A result for a client whose call has a key of x402 in `_meta`, else HTTP 402.
+        Both = "both",
+    }
+    /// The name in the configuration.
+    pub fn as_str;
+}
+
+impl BillForm {
+    /// Whether payments and capabilities are taken from `_meta`.
+    #[must_use]
+    pub const fn takes_enclosed(self) -> bool {
+        match self {
+            Self::Http => false,
+            Self::Result | Self::Both => true,
+        }
+    }
+
+    /// Whether the call that carried `enclosed` is billed in its result. Only a call of a tool has a result that may
+    /// be an error, and a notification has none.
+    #[must_use]
+    pub fn is_result_for(self, enclosed: &Enclosed) -> bool {
+        let reads_results = match self {
+            Self::Http => false,
+            Self::Result => true,
+            Self::Both => enclosed.speaks_x402,
+        };
+        reads_results && enclosed.calls_tool && enclosed.id.is_some()
+    }
 }
 
 /// The price on one line.

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::letter_case::fold;
 use super::request::{CanonicalSegment, CanonicalTarget, MAX_PATH, NotCanonical};
+use crate::letter_case::fold;
 
 /// The most segments of one pattern. It limits the depth of a look-up.
 pub const MAX_SEGMENTS: usize = 64;

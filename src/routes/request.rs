@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::letter_case::fold;
+use crate::letter_case::fold;
 
 /// The longest path of a request as received, in bytes. A longer one is refused before it is read.
 pub const MAX_PATH: usize = 4096;

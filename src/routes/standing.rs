@@ -100,12 +100,14 @@ impl Standing {
     }
 }
 
-/// Whether a use costs more `now` than `then`.
+/// Whether a use costs more `now` than `then`. What is left of a purse is worth as much wherever it is spent; what a
+/// request costs by the meter, a use was not bought for.
 fn is_dearer(now: Terms, then: Terms) -> bool {
-    let [(each, rest, uses), (paid, paid_rest, bought)] = [now, then].map(|terms| {
-        let (amount, uses) = (terms.amount.get(), u128::from(terms.grants.requests.get()));
-        (amount.div_euclid(uses), amount.rem_euclid(uses), uses)
-    });
+    let [asked, had] = [now, then].map(|it| Some((it.amount.get(), u128::from(it.grants.requests()?.get()))));
+    let Some((had, bought)) = had else { return false };
+    let Some((asked, uses)) = asked else { return true };
+    let (each, rest) = (asked.div_euclid(uses), asked.rem_euclid(uses));
+    let (paid, paid_rest) = (had.div_euclid(bought), had.rem_euclid(bought));
     // The rests are below 2^32, so that nothing overflows.
     each > paid || (each == paid && rest.saturating_mul(bought) > paid_rest.saturating_mul(uses))
 }

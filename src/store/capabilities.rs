@@ -26,10 +26,9 @@ use super::settle::Settled;
 use super::{CapabilityId, Grant, Grantee, Holder, Lease, Meters, PaymentJournal, StoreError, StoreHealth};
 use crate::clock::Clock;
 use crate::payment::Purchase;
-use crate::routes::Metering;
 use crate::shutdown::StopSignal;
 
-pub use leases::{LEASE_SECONDS, NoUse, REVOKED_WITHIN, chunk};
+pub use leases::{LEASE_SECONDS, NoUse, REVOKED_WITHIN, Wish, chunk};
 pub use meter::{BrokenAnswer, CachedCapability, Use};
 
 /// All cached capabilities, over the store `S`.
@@ -153,12 +152,12 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         }
     }
 
-    /// Takes one use. Asks the store only when the leased uses are used up or have lapsed.
+    /// Takes what a request wants. Asks the store only when what is leased is used up or has lapsed.
     ///
     /// # Errors
     /// [`NoUse`].
-    pub async fn reserve(&self, held: &Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
-        let taken = self.leases.reserve(held, metering).await?;
+    pub async fn reserve(&self, held: &Arc<CachedCapability>, wish: Wish) -> Result<Use, NoUse> {
+        let taken = self.leases.reserve(held, wish).await?;
         let pause = taken.held().meter().pause(self.leases.clock.now());
         match pause {
             None => Ok(taken),
@@ -188,6 +187,25 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
     /// [`StoreError`]. The use is spent here, and its report is repeated in the background.
     pub async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
         self.leases.commit_durably(taken).await
+    }
+
+    /// Takes as much of `amount` more of a purse as is leased and free, for an answer that costs more than was set
+    /// aside. Gives how much.
+    pub fn extend(&self, taken: &mut Use, amount: u128) -> u128 {
+        self.leases.extend(taken, amount)
+    }
+
+    /// As [`Capabilities::extend`], but asks the store if need be.
+    pub async fn take_more(&self, taken: &mut Use, amount: u128) -> u128 {
+        self.leases.take_more(taken, amount).await
+    }
+
+    /// Reports what was spent of a capability, and returns when that is durable.
+    ///
+    /// # Errors
+    /// [`StoreError`]. The report is repeated in the background.
+    pub async fn report_now(&self, held: &Arc<CachedCapability>) -> Result<(), StoreError> {
+        self.leases.report_now(held).await
     }
 
     /// Ends a capability at once, here and in the store. False if there is none.

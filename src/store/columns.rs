@@ -1,12 +1,10 @@
 //! How rows are read, once for all engines. An engine says only how it reads one column.
 
-use std::num::NonZeroU32;
-
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
-use crate::routes::{Grants, Place, RouteName, Terms};
+use crate::routes::{Grants, Place, RouteName, Terms, Unit};
 use crate::store::deposits::{Deposit, SeenDeposit, SweepBlock, SweepRecord};
-use crate::store::encoding::{action, decode_block, decode_headers, state, sweep_state};
+use crate::store::encoding::{action, amounts_of, decode_block, decode_headers, state, sweep_state};
 use crate::store::escrow::{Share, StoredCapability};
 use crate::store::operator::{CapabilityEntry, ManualAct, Remark};
 use crate::store::{
@@ -49,6 +47,19 @@ pub(super) trait Columns {
         number.ok_or_else(|| self.unreadable(column))
     }
 
+    /// Amounts of one unit: the columns of integers, and that of bytes.
+    fn amounts<const N: usize>(
+        &self,
+        integers: [usize; N],
+        bytes: usize,
+    ) -> Result<(Unit, [u128; N]), Self::Fault> {
+        let mut numbers = [0; N];
+        for (number, column) in numbers.iter_mut().zip(integers) {
+            *number = self.integer(column)?.ok_or_else(|| self.unreadable(column))?;
+        }
+        amounts_of(numbers, self.blob(bytes)?).ok_or_else(|| self.unreadable(bytes))
+    }
+
     fn time(&self, column: usize) -> Result<UnixSeconds, Self::Fault> {
         self.number(column).map(UnixSeconds)
     }
@@ -85,23 +96,24 @@ pub(super) fn payment<R: Columns>(row: &R) -> Result<PaymentRecord, R::Fault> {
 }
 
 fn grants<R: Columns>(row: &R, requests: usize, seconds: usize) -> Result<Grants, R::Fault> {
-    let count = NonZeroU32::new(row.small(requests)?).ok_or_else(|| row.unreadable(requests))?;
-    Ok(Grants { requests: count, seconds: row.number(seconds)? })
+    Ok(Grants::of_count(row.small(requests)?, row.number(seconds)?))
 }
 
 /// A row of the engine's columns of a capability.
 pub(super) fn capability<R: Columns>(row: &R) -> Result<StoredCapability, R::Fault> {
+    let (unit, [stock, spent]) = row.amounts([4, 7], 9)?;
     Ok(StoredCapability {
         payment: row.number(0)?,
         record: CapabilityRecord {
             id: CapabilityId(row.bytes(1)?),
             block: BlockHash(row.bytes(2)?),
             route: RouteName::new(row.text(3)?),
-            uses: row.small(4)?,
+            unit,
+            stock,
             expires_at: row.time(5)?,
             revoked: row.flag(6)?,
         },
-        spent: row.small(7)?,
+        spent,
         broken: row.small(8)?,
     })
 }
@@ -113,14 +125,24 @@ pub(super) fn entry<R: Columns>(row: &R) -> Result<CapabilityEntry, R::Fault> {
         sequence: payment,
         record,
         spent,
-        leased: row.small(9)?,
-        payer: Account(row.bytes(10)?),
-        amount: row.raw(11)?,
-        granted_at: row.time(12)?,
-        revoked_at: row.integer(13)?.map(|it| UnixSeconds(it.cast_unsigned())),
-        given: manual_act(row, 14)?,
-        revoked_by: manual_act(row, 17)?,
+        leased: row.small::<u32>(10).map(u128::from)?.saturating_add(summed(row, 11)?),
+        payer: Account(row.bytes(12)?),
+        amount: row.raw(13)?,
+        granted_at: row.time(14)?,
+        revoked_at: row.integer(15)?.map(|it| UnixSeconds(it.cast_unsigned())),
+        given: manual_act(row, 16)?,
+        revoked_by: manual_act(row, 19)?,
     })
+}
+
+/// The sum of amounts that stand one behind the other, each in 32 hexadecimal digits.
+fn summed<R: Columns>(row: &R, column: usize) -> Result<u128, R::Fault> {
+    let bytes = hex::decode(row.text(column)?).map_err(|_| row.unreadable(column))?;
+    let (amounts, rest) = bytes.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(row.unreadable(column));
+    }
+    Ok(amounts.iter().fold(0, |sum: u128, it| sum.saturating_add(u128::from_be_bytes(*it))))
 }
 
 /// What was done by hand, if anything was: when, who and why, from this column on.
@@ -133,18 +155,19 @@ fn manual_act<R: Columns>(row: &R, column: usize) -> Result<Option<ManualAct>, R
 
 /// The columns of a share, in the order of [`share`].
 pub(super) const SHARE_COLUMNS: &str =
-    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken";
+    "holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, broken, amounts";
 
 pub(super) fn share<R: Columns>(row: &R) -> Result<Share, R::Fault> {
+    let (_, [outstanding, late, granted, remaining, elsewhere]) = row.amounts([2, 3, 4, 5, 6], 9)?;
     Ok(Share {
         holder: Holder(row.bytes(0)?),
         sequence: row.number(1)?,
-        outstanding: row.small(2)?,
-        late: row.small(3)?,
+        outstanding,
+        late,
         answer: Lease {
-            granted: row.small(4)?,
-            remaining: row.small(5)?,
-            elsewhere: row.small(6)?,
+            granted,
+            remaining,
+            elsewhere,
             expires_at: row.time(7)?,
             broken: row.small(8)?,
             revoked: false,

@@ -1,6 +1,7 @@
 //! How values are stored if a database has no type for them: the same in each engine.
 
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
+use crate::routes::Unit;
 use crate::store::deposits::{Mark, SweepState};
 use crate::store::{CapabilityId, Filter, PaymentState};
 use crate::sweep::Action;
@@ -19,6 +20,34 @@ pub(super) fn most(limit: usize) -> i64 {
 /// The place before which a search goes on: after everything if there is none.
 pub(super) fn below(before: Option<u64>) -> i64 {
     before.and_then(|it| i64::try_from(it).ok()).unwrap_or(i64::MAX)
+}
+
+/// The amounts of a row: uses as integers, and no bytes. What a purse holds is in no integer of a database; it is 16
+/// bytes for each, big-endian, and the integers are 0.
+pub(super) fn amounts<const N: usize>(unit: Unit, amounts: [u128; N]) -> ([i64; N], Option<Vec<u8>>) {
+    match unit {
+        Unit::Use => (amounts.map(|it| i64::try_from(it).unwrap_or(i64::MAX)), None),
+        Unit::Raw => ([0; N], Some(amounts.iter().flat_map(|it| it.to_be_bytes()).collect())),
+    }
+}
+
+/// The inverse of [`amounts`]. `None` for bytes that are not so many amounts.
+pub(super) fn amounts_of<const N: usize>(
+    integers: [i64; N],
+    bytes: Option<&[u8]>,
+) -> Option<(Unit, [u128; N])> {
+    let mut amounts = [0; N];
+    let Some(bytes) = bytes else {
+        for (amount, integer) in amounts.iter_mut().zip(integers) {
+            *amount = u128::try_from(integer).ok()?;
+        }
+        return Some((Unit::Use, amounts));
+    };
+    let (cells, []) = bytes.as_chunks::<16>() else { return None };
+    for (amount, cell) in amounts.iter_mut().zip(cells) {
+        *amount = u128::from_be_bytes(*cell);
+    }
+    (cells.len() == N).then_some((Unit::Raw, amounts))
 }
 
 /// The codes of what is done by hand.
@@ -155,6 +184,18 @@ mod tests {
         assert_eq!(condition(Some(PaymentState::Parked)), "AND p.state <> 2 AND p.state = 1");
         assert_eq!(in_sweep_state(None), "");
         assert_eq!(in_sweep_state(Some(SweepState::Superseded)), "AND state = 2");
+    }
+
+    #[test]
+    fn amounts_of_both_units_come_back_as_they_were() {
+        for (unit, kept) in [(Unit::Use, [0, 7]), (Unit::Raw, [0, 7]), (Unit::Raw, [u128::MAX, 1 << 64])] {
+            let (integers, bytes) = amounts(unit, kept);
+            assert_eq!(bytes.is_some(), unit == Unit::Raw);
+            assert_eq!(amounts_of(integers, bytes.as_deref()), Some((unit, kept)));
+        }
+        assert_eq!(amounts_of([0], Some(&[0; 15])), None, "too short");
+        assert_eq!(amounts_of([0], Some(&[0; 32])), None, "one too many");
+        assert_eq!(amounts_of([-1], None), None);
     }
 
     /// The id of a capability is the beginning of its block's hash, but for those of earlier versions.

@@ -1,9 +1,12 @@
-//! The arithmetic of one capability's uses: bought, spent, or set aside for instances.
+//! The arithmetic of one capability: bought, spent, or set aside for instances. In its unit: uses, or the raw of a
+//! purse.
 //!
 //! Pure. An engine loads an [`Escrow`], applies one call, and writes the [`Changes`]. At every moment
-//! `spent` + what all shares have out + what remains = `uses`.
+//! `spent` + what all shares have out + what remains = `stock`.
 
 use crate::nano::UnixSeconds;
+use crate::routes::Unit;
+use crate::store::encoding::amounts;
 use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest};
 
 /// A row of the capabilities.
@@ -12,8 +15,8 @@ pub(super) struct StoredCapability {
     /// The place of its payment in the journal.
     pub(super) payment: u64,
     pub(super) record: CapabilityRecord,
-    /// How many of its uses are gone.
-    pub(super) spent: u32,
+    /// How much of it is gone.
+    pub(super) spent: u128,
     /// Answers that broke off since a use was last spent.
     pub(super) broken: u32,
 }
@@ -21,13 +24,14 @@ pub(super) struct StoredCapability {
 impl CapabilityRecord {
     /// The capability `id`, as `intent` buys it at `now`.
     pub(super) fn bought(intent: &Intent, id: CapabilityId, now: UnixSeconds) -> Self {
-        let grants = intent.terms.grants;
+        let (unit, stock) = intent.terms.stock();
         Self {
             id,
             block: intent.block,
             route: intent.route.clone(),
-            uses: grants.requests.get(),
-            expires_at: now.plus(grants.seconds),
+            unit,
+            stock,
+            expires_at: now.plus(intent.terms.grants.seconds),
             revoked: false,
         }
     }
@@ -36,8 +40,10 @@ impl CapabilityRecord {
 /// What is counted of a capability.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Counts {
-    /// Uses that are gone.
-    pub(super) spent: u32,
+    /// What was bought.
+    pub(super) stock: u128,
+    /// What is gone.
+    pub(super) spent: u128,
     /// Answers that broke off since a use was last spent.
     pub(super) broken: u32,
 }
@@ -45,6 +51,8 @@ pub(super) struct Counts {
 /// The result of one call: its answer, and what to write.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Changes {
+    /// What the amounts are in.
+    pub(super) unit: Unit,
     pub(super) answer: Lease,
     /// The capability's new counts, if one changed.
     pub(super) counts: Option<Counts>,
@@ -55,10 +63,11 @@ pub(super) struct Changes {
 /// One capability's uses and who has some of them.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Escrow {
-    /// How many uses were bought.
-    uses: u32,
-    /// How many of them are gone.
-    spent: u32,
+    unit: Unit,
+    /// How much was bought.
+    stock: u128,
+    /// How much of it is gone.
+    spent: u128,
     /// Answers that broke off since a use was last spent.
     broken: u32,
     /// Whether uses may be handed out: neither expired nor revoked.
@@ -74,10 +83,10 @@ pub(super) struct Share {
     /// The number of its last call.
     pub(super) sequence: u64,
     /// Uses it has out, live.
-    pub(super) outstanding: u32,
+    pub(super) outstanding: u128,
     /// Uses it had out when a lease lapsed and has not accounted for since. They are back in the
     /// capability; a request that was under way at that moment may still report one of them.
-    pub(super) late: u32,
+    pub(super) late: u128,
     /// The answer to its last call; `answer.expires_at` is when `outstanding` lapses.
     pub(super) answer: Lease,
 }
@@ -89,8 +98,8 @@ pub(super) enum Misfit {
     OutOfOrder { came: u64, last: u64 },
     #[error("a holder's calls count from 1; 0 is the grant")]
     NoNumber,
-    #[error("{used} uses spent and {returned} returned are more than the {out} the holder had")]
-    MoreThanOut { used: u32, returned: u32, out: u64 },
+    #[error("{used} spent and {returned} returned are more than the {out} the holder had")]
+    MoreThanOut { used: u128, returned: u128, out: u128 },
 }
 
 impl Escrow {
@@ -98,7 +107,8 @@ impl Escrow {
     pub(super) fn new(capability: &StoredCapability, shares: Vec<Share>, now: UnixSeconds) -> Self {
         let record = &capability.record;
         Self {
-            uses: record.uses,
+            unit: record.unit,
+            stock: record.stock,
             spent: capability.spent,
             broken: capability.broken,
             open: !record.revoked && now < record.expires_at,
@@ -126,18 +136,16 @@ impl Escrow {
 
     fn changes(&self, mut after: Self, answer: Lease) -> Changes {
         after.shares.retain(|share| !self.shares.contains(share));
-        let [before, now] = [self, &after].map(|it| Counts { spent: it.spent, broken: it.broken });
-        Changes { answer, counts: (now != before).then_some(now), shares: after.shares }
+        let [before, now] =
+            [self, &after].map(|it| Counts { stock: it.stock, spent: it.spent, broken: it.broken });
+        Changes { unit: self.unit, answer, counts: (now != before).then_some(now), shares: after.shares }
     }
 
     /// Uses neither spent nor leased to anyone.
-    fn remaining(&self) -> u32 {
-        let out = self.shares.iter().fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
-        debug_assert!(
-            u64::from(self.spent).saturating_add(u64::from(out)) <= u64::from(self.uses),
-            "more uses are out than were bought: {self:?}"
-        );
-        self.uses.saturating_sub(self.spent).saturating_sub(out)
+    fn remaining(&self) -> u128 {
+        let out = self.shares.iter().fold(0_u128, |sum, share| sum.saturating_add(share.outstanding));
+        debug_assert!(self.spent.saturating_add(out) <= self.stock, "more is out than was bought: {self:?}");
+        self.stock.saturating_sub(self.spent).saturating_sub(out)
     }
 
     /// Opens a share for the holder of a grant (its call number 0) with up to `want` uses. A holder that
@@ -193,7 +201,7 @@ impl Escrow {
     }
 
     /// Gives `own`, which is not among the shares, up to `want` uses and puts it there.
-    fn hand_out(&mut self, mut own: Share, sequence: u64, want: u32, expires_at: UnixSeconds) -> Lease {
+    fn hand_out(&mut self, mut own: Share, sequence: u64, want: u128, expires_at: UnixSeconds) -> Lease {
         let free = self.remaining().saturating_sub(own.outstanding);
         let granted = if self.open { want.min(free) } else { 0 };
         own.sequence = sequence;
@@ -206,12 +214,12 @@ impl Escrow {
         answer
     }
 
-    fn answer(&self, own: &Share, granted: u32, expires_at: UnixSeconds) -> Lease {
+    fn answer(&self, own: &Share, granted: u128, expires_at: UnixSeconds) -> Lease {
         let elsewhere = self
             .shares
             .iter()
             .filter(|share| share.holder != own.holder)
-            .fold(0_u32, |sum, share| sum.saturating_add(share.outstanding));
+            .fold(0_u128, |sum, share| sum.saturating_add(share.outstanding));
         Lease {
             granted,
             remaining: self.remaining(),
@@ -224,6 +232,13 @@ impl Escrow {
 }
 
 impl Share {
+    /// What it has, as it is stored: outstanding, late, and what its last answer said was granted, remained and was
+    /// elsewhere.
+    pub(super) fn amounts(&self, unit: Unit) -> ([i64; 5], Option<Vec<u8>>) {
+        let Lease { granted, remaining, elsewhere, .. } = self.answer;
+        amounts(unit, [self.outstanding, self.late, granted, remaining, elsewhere])
+    }
+
     const fn new(holder: Holder) -> Self {
         let answer = Lease {
             granted: 0,
@@ -238,9 +253,9 @@ impl Share {
 
     /// Accounts for `used` and `returned`: out of what is live, then out of what lapsed. Gives how
     /// many of `used` were late.
-    fn report(&mut self, used: u32, returned: u32) -> Result<u32, Misfit> {
-        let out = u64::from(self.outstanding).saturating_add(u64::from(self.late));
-        if u64::from(used).saturating_add(u64::from(returned)) > out {
+    fn report(&mut self, used: u128, returned: u128) -> Result<u128, Misfit> {
+        let out = self.outstanding.saturating_add(self.late);
+        if used.saturating_add(returned) > out {
             return Err(Misfit::MoreThanOut { used, returned, out });
         }
         let late = self.take(used);
@@ -249,7 +264,7 @@ impl Share {
     }
 
     /// Takes `count` off what is out, live ones first. Gives how many were not live.
-    fn take(&mut self, count: u32) -> u32 {
+    fn take(&mut self, count: u128) -> u128 {
         let live = count.min(self.outstanding);
         let late = count.saturating_sub(live);
         self.outstanding = self.outstanding.saturating_sub(live);
@@ -262,7 +277,7 @@ impl Share {
 mod tests {
     use super::*;
     use crate::nano::BlockHash;
-    use crate::routes::RouteName;
+    use crate::routes::{RouteName, Unit};
 
     const ID: CapabilityId = CapabilityId([1; 16]);
     const ONE: Holder = Holder([1; 16]);
@@ -283,7 +298,8 @@ mod tests {
                 id: ID,
                 block: BlockHash([1; 32]),
                 route: RouteName::new("GET /"),
-                uses: 10,
+                unit: Unit::Use,
+                stock: 10,
                 expires_at: UnixSeconds(500),
                 revoked: false,
             };
@@ -297,7 +313,7 @@ mod tests {
 
         /// Writes what an engine would write.
         fn write(&mut self, changes: Changes) -> Lease {
-            if let Some(Counts { spent, broken }) = changes.counts {
+            if let Some(Counts { spent, broken, .. }) = changes.counts {
                 (self.capability.spent, self.capability.broken) = (spent, broken);
             }
             for share in changes.shares {
@@ -307,7 +323,7 @@ mod tests {
             changes.answer
         }
 
-        fn grant(&mut self, holder: Holder, want: u32) -> Lease {
+        fn grant(&mut self, holder: Holder, want: u128) -> Lease {
             let changes = self.escrow().apply_grant(Grantee { id: ID, holder, want, ttl: TTL }, self.now);
             self.write(changes)
         }
@@ -324,7 +340,7 @@ mod tests {
     }
 
     /// Granted, remaining and elsewhere.
-    fn numbers(lease: Lease) -> [u32; 3] {
+    fn numbers(lease: Lease) -> [u128; 3] {
         [lease.granted, lease.remaining, lease.elsewhere]
     }
 

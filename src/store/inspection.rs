@@ -10,7 +10,7 @@ pub struct Inspection {
 }
 
 /// What must hold, and a query that counts the rows that break it, for SQLite and PostgreSQL.
-pub(super) const INVARIANTS: [(&str, &str); 5] = [
+pub(super) const INVARIANTS: [(&str, &str); 6] = [
     (
         "every payment has claimed its hash",
         "SELECT count(*) FROM payments AS p LEFT JOIN claims AS c ON c.block = p.block \
@@ -35,6 +35,11 @@ pub(super) const INVARIANTS: [(&str, &str); 5] = [
         "no more uses are spent and leased than were bought",
         "SELECT count(*) FROM capabilities AS k WHERE k.uses < k.spent + coalesce( \
          (SELECT sum(l.outstanding) FROM leases AS l WHERE l.payment = k.payment), 0)",
+    ),
+    (
+        "no more is spent of a purse than was bought",
+        "SELECT count(*) FROM capabilities AS k \
+         WHERE substr(k.balance, 17, 16) > substr(k.balance, 1, 16)",
     ),
 ];
 

@@ -1,4 +1,6 @@
-//! Capabilities and their uses: what a payment is settled into, and who has leased how much of it.
+//! Capabilities: what a payment is settled into, and who has leased how much of it.
+//!
+//! Amounts of a capability are in its unit: uses, or the raw of a purse.
 
 use std::future::Future;
 
@@ -6,7 +8,7 @@ use super::StoreError;
 use crate::nano::{BlockHash, UnixSeconds};
 use crate::payment::Intent;
 use crate::payment::capability::CapabilityId;
-use crate::routes::RouteName;
+use crate::routes::{RouteName, Unit};
 
 /// A capability as it is stored. The token is not in it: it is computed from this and a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,11 +16,23 @@ pub struct CapabilityRecord {
     pub id: CapabilityId,
     pub block: BlockHash,
     pub route: RouteName,
-    /// How many uses were bought.
-    pub uses: u32,
+    pub unit: Unit,
+    /// How much was bought.
+    pub stock: u128,
     /// The first instant at which it is no longer good.
     pub expires_at: UnixSeconds,
     pub revoked: bool,
+}
+
+impl CapabilityRecord {
+    /// The uses that were bought, as they stand in its token: 0 for a purse.
+    #[must_use]
+    pub fn uses(&self) -> u32 {
+        match self.unit {
+            Unit::Use => u32::try_from(self.stock).unwrap_or(u32::MAX),
+            Unit::Raw => 0,
+        }
+    }
 }
 
 /// One instance of the gateway, for as long as it runs: random, never used again.
@@ -31,8 +45,8 @@ pub struct Grantee {
     /// The id of the capability, if the grant makes it.
     pub id: CapabilityId,
     pub holder: Holder,
-    /// Uses to lease at most.
-    pub want: u32,
+    /// How much to lease at most.
+    pub want: u128,
     /// Seconds until the lease lapses.
     pub ttl: u64,
 }
@@ -43,7 +57,7 @@ pub enum Grant {
     /// The payment is granted, by this call or by an earlier one under the same challenge.
     Granted {
         record: CapabilityRecord,
-        /// Uses leased to the caller in the same step.
+        /// What is leased to the caller in the same step.
         lease: Lease,
         /// Whether this call made the grant.
         fresh: bool,
@@ -54,18 +68,18 @@ pub enum Grant {
     IdHeld(BlockHash),
 }
 
-/// Uses of one capability set aside for one instance.
+/// What of one capability is set aside for one instance.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Lease {
-    /// Uses handed out by this call.
-    pub granted: u32,
-    /// Uses still in the store after it: neither spent nor leased to anyone.
-    pub remaining: u32,
-    /// Uses leased to other instances. They may come back.
-    pub elsewhere: u32,
-    /// Answers that broke off since a use was last spent, those of this call among them.
+    /// Handed out by this call.
+    pub granted: u128,
+    /// Still in the store after it: neither spent nor leased to anyone.
+    pub remaining: u128,
+    /// Leased to other instances. It may come back.
+    pub elsewhere: u128,
+    /// Answers that broke off since something was last spent, those of this call among them.
     pub broken: u32,
-    /// When this holder's unreported uses go back to the capability.
+    /// When what this holder did not report goes back to the capability.
     pub expires_at: UnixSeconds,
     /// Whether the capability is revoked at the time of the call, also of a repeated call.
     pub revoked: bool,
@@ -79,14 +93,14 @@ pub struct LeaseRequest {
     /// Counts this holder's calls for this capability, from 1 ([`Meters::grant`] is number 0). A call
     /// that repeats the last number changes nothing and gets the same numbers.
     pub sequence: u64,
-    /// Uses spent since the last report, out of those leased.
-    pub used: u32,
-    /// Uses handed back unspent.
-    pub returned: u32,
+    /// Spent since the last report, out of what is leased.
+    pub used: u128,
+    /// Handed back unspent.
+    pub returned: u128,
     /// Answers that broke off. They are counted after what was `used`, which sets the count to 0.
     pub broken: u32,
-    /// Uses wanted.
-    pub want: u32,
+    /// Wanted.
+    pub want: u128,
     /// Seconds until the lease lapses. Each call renews it.
     pub ttl: u64,
 }

@@ -65,9 +65,9 @@ pub struct CapabilityEntry {
     pub sequence: u64,
     pub record: CapabilityRecord,
     /// Uses that are gone.
-    pub spent: u32,
-    /// Uses that instances have leased.
-    pub leased: u32,
+    pub spent: u128,
+    /// What instances have leased.
+    pub leased: u128,
     pub payer: Account,
     /// What was paid, in raw. Zero: it was given away.
     pub amount: Raw,

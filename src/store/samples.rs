@@ -20,7 +20,7 @@ pub(super) fn intent(challenge: u8) -> Intent {
         signature: Signature([9; 64]),
         work: None,
     };
-    let grants = Grants { requests: NonZeroU32::MIN, seconds: 60 };
+    let grants = Grants::of_requests(NonZeroU32::MIN, 60);
     Intent {
         block: BlockHash([1; 32]),
         signed: Some(signed),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use http::{HeaderMap, HeaderValue, Method};
 use reqwest::Request;
 
-use crate::nano::UnixSeconds;
+use crate::nano::{Raw, UnixSeconds};
 
 /// The most capabilities that are kept; one more replaces the oldest.
 const MAX_HELD: usize = 1024;
@@ -39,7 +39,10 @@ impl RequestTarget {
 pub struct Capability {
     /// Whoever has it can use up what is left.
     token: HeaderValue,
+    /// Uses; of a capability that has some.
     pub remaining: Option<u64>,
+    /// Of a purse.
+    pub balance: Option<Raw>,
     pub expires_at: Option<UnixSeconds>,
 }
 
@@ -104,7 +107,7 @@ impl HeldCapabilities {
         headers: &HeaderMap,
     ) -> Option<Capability> {
         let capability = read(headers)?;
-        if capability.remaining == Some(0) {
+        if capability.remaining == Some(0) || capability.balance == Some(Raw::ZERO) {
             self.forget(&capability.token);
             return Some(capability);
         }
@@ -120,17 +123,18 @@ impl HeldCapabilities {
     }
 }
 
-/// `<token>; remaining=<uses>; expires=<Unix seconds>`.
+/// `<token>; remaining=<uses>; expires=<Unix seconds>`, with `balance=<raw>` for a purse.
 fn read(headers: &HeaderMap) -> Option<Capability> {
     let text = headers.get(super::CAPABILITY)?.to_str().ok()?;
     let mut parts = text.split(';').map(str::trim);
     let token = parts.next().filter(|token| !token.is_empty())?;
     let mut token = HeaderValue::from_str(token).ok()?;
     token.set_sensitive(true);
-    let mut capability = Capability { token, remaining: None, expires_at: None };
+    let mut capability = Capability { token, remaining: None, balance: None, expires_at: None };
     for (name, value) in parts.filter_map(|part| part.split_once('=')) {
         match name {
             "remaining" => capability.remaining = value.parse().ok(),
+            "balance" => capability.balance = value.parse().ok(),
             "expires" => capability.expires_at = value.parse().ok().map(UnixSeconds),
             _ => {}
         }
@@ -155,7 +159,10 @@ mod tests {
         let held = HeldCapabilities::default();
         let left = held.note(&place("/x"), Some("r".to_owned()), &headers("T; remaining=2; expires=77"));
         let token = HeaderValue::from_static("T");
-        assert_eq!(left, Some(Capability { token, remaining: Some(2), expires_at: Some(UnixSeconds(77)) }));
+        assert_eq!(
+            left,
+            Some(Capability { token, remaining: Some(2), balance: None, expires_at: Some(UnixSeconds(77)) })
+        );
         assert_eq!(held.for_place(&place("/x")).unwrap(), "T");
         assert!(held.for_place(&place("/y")).is_none());
         assert_eq!(held.for_route(&place("/y"), "r").unwrap(), "T");

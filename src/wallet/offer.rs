@@ -307,7 +307,7 @@ mod tests {
                 challenge: [1; 32],
                 valid_before: UnixSeconds(1),
                 route: route.to_owned(),
-                grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+                grants: Grants::of_requests(NonZeroU32::MIN, 60),
                 exchange: None,
                 track,
             },

@@ -76,7 +76,7 @@ impl Paid {
     }
 
     fn so_far(&self) -> SoFar {
-        SoFar { proof: self.proof.clone(), capability: self.capability.clone() }
+        SoFar { proof: self.proof.clone(), capability: self.capability.clone().map(Box::new) }
     }
 }
 
@@ -87,7 +87,7 @@ pub struct SoFar {
     pub proof: Option<Box<Proof>>,
     /// What is left of the capability that was bought or used. With its token the request can be sent
     /// again without another payment.
-    pub capability: Option<Capability>,
+    pub capability: Option<Box<Capability>>,
 }
 
 impl fmt::Display for SoFar {
@@ -204,7 +204,7 @@ impl WalletError {
             | Self::AnswerLost { proof, .. } => (Some(proof), None),
             Self::AnswerBroken { so_far, .. }
             | Self::AnswerTooLong { so_far, .. }
-            | Self::AfterRedirect { so_far, .. } => (so_far.proof.as_deref(), so_far.capability.as_ref()),
+            | Self::AfterRedirect { so_far, .. } => (so_far.proof.as_deref(), so_far.capability.as_deref()),
             Self::NoRequest(_)
             | Self::DayLimit(_)
             | Self::BodyNotRepeatable

@@ -9,7 +9,7 @@ use super::session::{SessionId, SessionTerms};
 use super::{FieldFault, X402_VERSION, encode_header, readable, serde_json_form};
 use crate::money::{Exchange, Fiat};
 use crate::nano::{Account, Network, Raw, Threshold, UnixSeconds};
-use crate::routes::Grants;
+use crate::routes::{Grants, Measure};
 
 /// The content of the header `PAYMENT-REQUIRED` and of the body of a 402
 /// ([protocol guide](crate::guide::protocol), "The challenge"), as this gateway writes it. A client that
@@ -284,8 +284,7 @@ impl Extra {
         json.insert("mechanism".to_owned(), self.track.as_str().into());
         json.insert("validBefore".to_owned(), self.valid_before.0.into());
         json.insert("route".to_owned(), self.route.as_str().into());
-        let grants = json!({ "requests": self.grants.requests.get(), "seconds": self.grants.seconds });
-        json.insert("grants".to_owned(), grants);
+        json.insert("grants".to_owned(), grants_to_json(self.grants));
         if let Some(Exchange { price, rate }) = &self.exchange {
             let (number, currency) = (price.number.to_string(), price.currency.as_str());
             let exchange = json!({ "price": number, "currency": currency, "rate": rate.to_string() });
@@ -343,13 +342,25 @@ pub(super) fn read_exchange(fields: &Fields<'_>) -> Result<Exchange, FieldFault>
     Ok(Exchange { price, rate: fields.parsed("rate")? })
 }
 
+/// What a payment buys: `requests`, or for a purse `balance: true`, within `seconds`.
+#[must_use]
+pub fn grants_to_json(grants: Grants) -> Value {
+    match grants.buys {
+        Measure::Requests(requests) => json!({ "requests": requests, "seconds": grants.seconds }),
+        Measure::Balance => json!({ "balance": true, "seconds": grants.seconds }),
+    }
+}
+
 fn read_grants(fields: &Fields<'_>) -> Result<Grants, FieldFault> {
+    if fields.optional("balance").is_some() && fields.flag("balance")? {
+        return Ok(Grants::of_balance(fields.integer("seconds")?));
+    }
     let requests = fields.integer("requests")?;
     let requests = u32::try_from(requests)
         .ok()
         .and_then(NonZeroU32::new)
         .ok_or_else(|| fields.wrong("requests", format_args!("{requests} is not from 1 to {}", u32::MAX)))?;
-    Ok(Grants { requests, seconds: fields.integer("seconds")? })
+    Ok(Grants::of_requests(requests, fields.integer("seconds")?))
 }
 
 readable!(PaymentRequired);

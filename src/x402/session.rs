@@ -6,7 +6,6 @@
 //! verified the MAC. Sources: NanoSession revisions 5 (sections 2.3, 3.1, 3.2), 6 and 7 (section 4).
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -121,7 +120,7 @@ impl fmt::Display for SessionId {
         bytes.extend(self.nonce);
         bytes.extend(self.pay_to.0);
         bytes.extend(self.price.to_be_bytes());
-        bytes.extend(self.grants.requests.get().to_be_bytes());
+        bytes.extend(self.grants.count().to_be_bytes());
         bytes.extend(self.grants.seconds.to_be_bytes());
         bytes.extend(self.valid_before.0.to_be_bytes());
         bytes.extend(self.exchange.iter().flat_map(Exchange::to_bytes));
@@ -148,10 +147,7 @@ impl FromStr for SessionId {
             nonce: rest.take()?,
             pay_to: Account(rest.take()?),
             price: Raw::from_be_bytes(rest.take()?),
-            grants: Grants {
-                requests: NonZeroU32::new(u32::from_be_bytes(rest.take()?)).ok_or(NoSession)?,
-                seconds: u64::from_be_bytes(rest.take()?),
-            },
+            grants: Grants::of_count(u32::from_be_bytes(rest.take()?), u64::from_be_bytes(rest.take()?)),
             valid_before: UnixSeconds(u64::from_be_bytes(rest.take()?)),
             exchange: match version {
                 EXCHANGED => Some(Exchange::from_bytes(rest.take()?).ok_or(NoSession)?),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Fields, excerpt};
 use super::{Credential, FieldFault, X402_VERSION, encode_header, push_text, readable, serde_json_form};
 use crate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
+use crate::routes::Left;
 
 /// The result of a payment ([protocol guide](crate::guide::protocol), "Settlement"). A receipt that cannot
 /// be read does not say whether the payment succeeded.
@@ -43,8 +44,7 @@ pub enum SettlementOutcome {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CapabilityNotice {
     pub token: Credential,
-    /// The number of uses that are left.
-    pub remaining: u64,
+    pub left: Left,
     pub expires: UnixSeconds,
 }
 
@@ -165,13 +165,16 @@ pub fn failed_text(transaction: Option<BlockHash>, reason: &str, message: Option
 
 impl CapabilityNotice {
     fn to_json(&self) -> Value {
-        json!({ "token": self.token.expose(), "remaining": self.remaining, "expires": self.expires })
+        json!({ "token": self.token.expose(), (self.left.name()): self.left, "expires": self.expires })
     }
 
     fn read(fields: &Fields<'_>) -> Result<Self, FieldFault> {
         Ok(Self {
             token: Credential::new(fields.text("token")?.to_owned()),
-            remaining: fields.integer("remaining")?,
+            left: match fields.optional_parsed("balance")? {
+                Some(balance) => Left::Balance(balance),
+                None => Left::Uses(fields.integer("remaining")?),
+            },
             expires: UnixSeconds(fields.integer("expires")?),
         })
     }

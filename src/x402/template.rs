@@ -222,7 +222,7 @@ mod tests {
                 pay_to: Account(pay_to), max_timeout_seconds,
                 extra: Extra {
                     challenge, valid_before: UnixSeconds(at), route,
-                    grants: Grants { requests: NonZeroU32::new(requests).unwrap(), seconds }, track,
+                    grants: Grants::of_count(requests, seconds), track,
                     exchange: exchange.map(|it| it.parse().unwrap()),
                 },
             }
@@ -285,7 +285,7 @@ mod tests {
                 challenge: [1; 32],
                 valid_before: UnixSeconds(1),
                 route: route.to_owned(),
-                grants: Grants { requests: NonZeroU32::MIN, seconds: 1 },
+                grants: Grants::of_requests(NonZeroU32::MIN, 1),
                 exchange: exchange.map(|it| it.parse().unwrap()),
                 track: Track::NanoSignature,
             },
@@ -305,7 +305,7 @@ mod tests {
             challenge: [1; 32],
             valid_before: UnixSeconds(1),
             route: name,
-            grants: Grants { requests: NonZeroU32::MIN, seconds: 1 },
+            grants: Grants::of_requests(NonZeroU32::MIN, 1),
             exchange: None,
             track: Track::NanoSignature,
         };

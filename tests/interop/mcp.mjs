@@ -18,6 +18,7 @@ import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
+import { parsePaymentRequired } from "@x402/core/schemas";
 import { wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { z } from "zod";
 
@@ -77,7 +78,7 @@ function printed(child, stream, pattern) {
 }
 
 /** A gateway of its own in front of `upstream`, which sells these `tools`. */
-async function gateway(upstream, name, tools) {
+async function gateway(upstream, name, tools, bills = "http") {
   const config = join(FOLDER, `${name}.yaml`);
   writeFileSync(config, `
 public_url: http://127.0.0.1:8402
@@ -96,6 +97,7 @@ routes:
     grants: { requests: 2, within: 1h }
     description: Two tools
     mcp:
+      bills: ${bills}
       methods: { initialize: free, ping: free, tools/list: free, logging/setLevel: free }
       tools: ${tools}
   - { match: GET /mcp, upstream: tools, free: true }
@@ -113,8 +115,8 @@ routes:
   return { url: `http://${address}`, close };
 }
 
-/** A fetch that pays by `mechanism`, up to `cap` raw, and keeps the last capability it was given. */
-function paying(mechanism, cap) {
+/** A client that pays by `mechanism`, up to `cap` raw. */
+function wallet(mechanism, cap) {
   const client = new x402Client();
   client.register("nano:mainnet", {
     scheme: "exact",
@@ -123,6 +125,12 @@ function paying(mechanism, cap) {
   client.registerPolicy((_version, entries) => entries.filter((it) => it.extra.mechanism === mechanism));
   const maxAmountPerPayment = cap.toString();
   client.setSpendControls({ allowedAssets: [{ network: "nano:mainnet", asset: "XNO", maxAmountPerPayment }] });
+  return client;
+}
+
+/** A fetch that pays as `wallet` does, and keeps the last capability it was given. */
+function paying(mechanism, cap) {
+  const client = wallet(mechanism, cap);
   const kept = { token: null };
   const watching = async (input, init) => {
     const answer = await fetch(input, init);
@@ -167,6 +175,40 @@ async function sells(url, called, mechanism) {
   assert.equal(called.at(-1), "search 2", "what reached the server last");
   await transport.terminateSession();
   for (const it of [client, held.client, poor.client]) await it.close();
+}
+
+/**
+ * Billed in results and paid in `_meta`, by the official SDK and the payments of x402's own library, put together as
+ * x402's library for MCP does it. That one, `@x402/mcp`, is not on every registry.
+ */
+async function sellsInResults(url, called, mechanism) {
+  const payments = wallet(mechanism, 2n * 10n ** 27n);
+  const { client, transport } = await connect(url, {});
+  const before = payer.signed.length;
+  const call = async (query, meta) => client.callTool({ name: "search", arguments: { query }, ...(meta && { _meta: meta }) });
+
+  const unpaid = await call("1");
+  assert.equal(unpaid.isError, true);
+  assert.deepEqual(JSON.parse(unpaid.content[0].text), unpaid.structuredContent);
+  const bill = parsePaymentRequired(unpaid.structuredContent);
+  assert.ok(bill.success, JSON.stringify(bill.error));
+  const query = `über "${mechanism}" \u2028 😀`;
+  const paid = await call(query, { "x402/payment": await payments.createPaymentPayload(unpaid.structuredContent) });
+  assert.equal(paid.content[0].text, `search: ${query}`, "the tool's answer");
+  assert.equal(called.at(-1), `search ${query}`);
+  assert.equal(payer.signed.length, before + 1, "blocks signed for one call");
+  const receipt = paid._meta["x402/payment-response"];
+  assert.deepEqual([receipt.success, receipt.network, receipt.payer], [true, "nano:mainnet", payer.address]);
+  const held = paid._meta["faregate/capability"];
+  assert.equal((await call("2", { "faregate/capability": held })).content[0].text, "search: 2");
+  const spent = await call("3", { "faregate/capability": held.token });
+  assert.deepEqual([spent.isError, spent.structuredContent.error], [true, "CAPABILITY_EXHAUSTED"]);
+  const dear = await client.callTool({ name: "render-page", arguments: { query: "4" } });
+  await assert.rejects(payments.createPaymentPayload(dear.structuredContent), "a price above the cap");
+  assert.equal(payer.signed.length, before + 1, "blocks signed in all");
+  assert.equal(called.at(-1), "search 2", "what reached the server last");
+  await transport.terminateSession();
+  await client.close();
 }
 
 /** The tools of the public server, whose answers are streams of events. */
@@ -231,6 +273,11 @@ for (const mechanism of ["nanoTxn", "nanoSignature"]) {
 }
 await trial("@agentcash/discovery", "openapi.json", () => publishes(gate.url));
 await gate.close();
+const inResults = await gateway(upstream.url, "mcp-results", '{ search: 0.001 XNO, "render-*": 0.01 XNO }', "result");
+for (const mechanism of ["nanoTxn", "nanoSignature"]) {
+  await trial("@x402/core", `${mechanism}, MCP`, () => sellsInResults(inResults.url, called, mechanism));
+}
+await inResults.close();
 upstream.close();
 
 const result = await outcome(async () => {

@@ -184,6 +184,37 @@ fn explain_knows_what_the_gateway_answers_itself() {
 }
 
 #[test]
+fn explain_says_what_is_held_for_what_is_used() {
+    let explained = |data, url| explained_with(data, "POST", url, false).0;
+    let chat = "/v1/chat/completions";
+    let listed = explained(None, chat);
+    for part in [
+        "deposit   0.05 XNO (50000000000000000000000000000 raw)\n",
+        "costs     what it uses (openai)",
+        "rate      *: input 2 XNO, output 8 XNO per 1M",
+        "rate      gpt-4o-mini: input 0.15 XNO, cached 0.075 XNO, output 0.6 XNO per 1M",
+        "hold      0.002 XNO (2000000000000000000000000000 raw), or what it bounds itself to",
+    ] {
+        assert!(listed.contains(part), "{part:?} is not in:\n{listed}");
+    }
+    let mini = r#"{"model":"gpt-4o-mini","max_tokens":1000}"#;
+    let bounded = explained(Some(mini), chat);
+    assert!(bounded.contains("rate      gpt-4o-mini: "), "{bounded}");
+    // Of 41 bytes and 1,000 tokens.
+    assert!(bounded.contains("hold      0.00060615 XNO"), "{bounded}");
+    assert!(explained(Some("{}"), chat).contains("rate      *: "));
+    assert!(explained(Some("[]"), chat).contains("answer    400: the body is not a JSON object"));
+    let jobs = explained(None, "/v1/jobs");
+    assert!(jobs.contains("deposit   0.05 XNO (50000000000000000000000000000 raw)"), "{jobs}");
+    assert!(jobs.contains("costs     what it uses (json)"), "{jobs}");
+    let bounded = json(&explained_with(Some(mini), "POST", chat, true).0);
+    assert_eq!(
+        (&bounded["metered"]["xno"], &bounded["metered"]["rate"]),
+        (&"0.00060615 XNO".into(), &"gpt-4o-mini".into())
+    );
+}
+
+#[test]
 fn explain_says_what_a_call_costs() {
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
     let other = call.replace("search", "list");

@@ -146,6 +146,7 @@ fn keys_of(value: &Value, path: &str, into: &mut BTreeSet<String>) {
                     "rates.currencies",
                     "routes[].mcp.methods",
                     "routes[].mcp.tools",
+                    "routes[].meter.rates",
                     "routes[].query",
                     "routes[].headers",
                 ]
@@ -237,7 +238,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(route.charge_on, ChargeOn::Below500);
     let Access::Priced(listed) = &route.access else { panic!("it is priced") };
     assert_eq!(listed.price.raw(), Some(Raw::new(10_u128.pow(27))));
-    assert_eq!((listed.grants.requests.get(), listed.grants.seconds), (1, 3600));
+    assert_eq!((listed.grants.count(), listed.grants.seconds), (1, 3600));
 }
 
 #[test]
@@ -362,7 +363,7 @@ fn a_variable_can_be_a_number_but_no_structure() {
         file(NANO, "routes: [{ match: /a, upstream: api, price: 1 raw, grants: { requests: \"${N}\" } }]");
     let config = parse_with(&text, |_| Some("7".to_owned())).unwrap();
     let Access::Priced(listed) = &config.table.routes()[0].access else { panic!("it is priced") };
-    assert_eq!(listed.grants.requests.get(), 7);
+    assert_eq!(listed.grants.count(), 7);
     let text = file(NANO, "routes: [{ match: /a, upstream: api, price: \"${P}\" }]");
     let faults = parse_with(&text, |_| Some("1 raw, free: true".to_owned())).unwrap_err();
     assert_eq!(faults.faults[0].key, "routes[0].price");

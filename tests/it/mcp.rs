@@ -2,7 +2,9 @@
 //! one way and forwarded as it came.
 
 mod bodies;
+mod in_result;
 mod prices;
+mod receipts;
 mod sales;
 
 use faregate::x402::{NanoOffer, NanoOffers};

@@ -42,7 +42,7 @@ fn facts(block: &StateBlock, pays: u128, confirmed: bool) -> BlockFacts {
 /// A `nanoSignature` payment of 120 raw for a price of 100, seen before it is confirmed.
 fn seen() -> Seen {
     let block = block(TREASURY);
-    let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
+    let grants = Grants::of_requests(std::num::NonZeroU32::MIN, 60);
     let offer = Offer {
         exchange: None,
         mechanism: Mechanism::NanoSignature,

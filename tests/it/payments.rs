@@ -116,10 +116,7 @@ fn intent(block: &StateBlock) -> Intent {
         mechanism: Mechanism::NanoTxn,
         challenge: Nonce(block.hash().0),
         route: RouteName::new("a, \"b\""),
-        terms: Terms {
-            amount: Raw::new(ONE_XNO),
-            grants: Grants { requests: NonZeroU32::MIN, seconds: 3600 },
-        },
+        terms: Terms { amount: Raw::new(ONE_XNO), grants: Grants::of_requests(NonZeroU32::MIN, 3600) },
         payer: block.account,
         amount: Raw::new(ONE_XNO),
         pay_to: block.destination(),

@@ -436,6 +436,31 @@ async fn what_was_bought_under_a_name_that_was_moved_waits_for_the_rate() {
     shop.rig.end().await;
 }
 
+/// The route was metered when the purse was bought.
+#[tokio::test]
+async fn a_purse_pays_a_price_in_a_currency_by_the_rate_of_the_moment() {
+    let shop = Shop::open("0.8").await;
+    let rig = &shop.rig;
+    let metered = "\n  - { name: dollars, match: \"GET /dollars\", upstream: api, \
+        meter: { deposit: 0.05 XNO, within: 10h, usage: header, hold: 0.01 XNO } }\n";
+    rig.services.reload(&rig.config("", metered)).await.unwrap();
+    let paid = rig.pay(&rig.payer(1, PLENTY), "/dollars").await;
+    assert_eq!(paid.status(), 200);
+    let (token, _) = header(&paid, "payment-capability").split_once("; balance=").unwrap();
+    shop.wait(2 * 3600 + 1);
+    rig.services.reload(&shop.config()).await.unwrap();
+    let show = async || rig.get("/dollars", &[("PAYMENT-CAPABILITY", token)]).await;
+    let answer = show().await;
+    assert_eq!((answer.status().as_u16(), error(answer).await), (503, "rate_unavailable".to_owned()));
+    shop.quote("0.8").await;
+    let answer = show().await;
+    assert_eq!(answer.status(), 200);
+    // The meter's hold, and a fifth of 0.025 XNO.
+    let left = format!("; balance={};", Raw::with_unit("0.035 XNO").unwrap());
+    assert!(header(&answer, "payment-capability").contains(&left), "{answer:?}");
+    shop.rig.end().await;
+}
+
 /// The two headers of a session carry all that the MAC covers.
 #[tokio::test]
 async fn a_session_in_a_currency_is_paid_by_its_headers_alone() {

@@ -14,7 +14,7 @@ use faregate::routes::{
 use proptest::prelude::*;
 
 fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
-    let terms = Terms { amount: Raw::new(1), grants: Grants { requests: NonZeroU32::MIN, seconds: 60 } };
+    let terms = Terms { amount: Raw::new(1), grants: Grants::of_requests(NonZeroU32::MIN, 60) };
     Route {
         name: RouteName::new(&format!("{text} {case_sensitive}")),
         standing: std::sync::Arc::default(),
@@ -32,6 +32,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive,
+        meter: None,
         rules: None,
     }
 }

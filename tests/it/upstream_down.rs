@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use faregate::clock::Clock;
 use faregate::listen;
+use faregate::routes::Grants;
 use faregate::store::{Begin, Claims};
 use faregate::x402::PaymentProof;
 use pingora::apps::http_app::HttpServer;
@@ -174,7 +175,7 @@ async fn a_payment_under_an_id_that_was_journalled_is_not_broadcast_while_it_is_
     let proof = proof_under_id(&offer, &PaymentProof::NanoTxn { block }, ID);
     // By an instance that was killed before it broadcast it.
     let mut intent = intent(&offer, block, ("sick", "/sick/x"));
-    intent.terms.grants.requests = 5.try_into().unwrap();
+    intent.terms.grants = Grants::of_count(5, intent.terms.grants.seconds);
     let begun = rig.services.store().begin(&intent, Clock::system().now()).await.unwrap();
     assert!(matches!(begun, Begin::Fresh(_)), "{begun:?}");
     becomes_sick(&rig, &works).await;

@@ -53,7 +53,7 @@ fn entry(track: Track) -> PaymentRequirements {
             challenge: [0xAB; 32],
             valid_before: UnixSeconds(1_800_000_000),
             route: "GET /v1/quote/{symbol}".to_owned(),
-            grants: Grants { requests: NonZeroU32::new(100).unwrap(), seconds: 3600 },
+            grants: Grants::of_requests(NonZeroU32::new(100).unwrap(), 3600),
             exchange: None,
             track,
         },
@@ -196,7 +196,7 @@ proptest! {
             entry.extra.challenge = bits;
             entry.extra.valid_before = UnixSeconds(numbers.1);
             entry.extra.route.clone_from(&route);
-            entry.extra.grants = Grants { requests: numbers.3, seconds: numbers.2 };
+            entry.extra.grants = Grants::of_requests(numbers.3, numbers.2);
         }
         prop_assert_eq!(PaymentRequired::read(&written.to_json()).unwrap(), written.clone());
         let offers = NanoOffers::from_header(written.to_header());

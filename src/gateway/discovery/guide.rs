@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Published;
 use crate::payment::Mechanism;
-use crate::routes::{Access, Line, Price, Route};
+use crate::routes::{Access, BillForm, Line, Price, Route};
 
 const HOW: &str = "\
 ## How to pay
@@ -101,6 +101,7 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
                 covered(route),
                 described(route)
             )?;
+            out.push_str(bills(prices.bills));
             for (line, price) in prices.lines() {
                 if price == Price::Refused {
                     continue;
@@ -112,6 +113,21 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
                 }
             }
             Ok(())
+        }
+    }
+}
+
+/// How an MCP endpoint bills.
+const fn bills(form: BillForm) -> &'static str {
+    match form {
+        BillForm::Http => "",
+        BillForm::Result => {
+            "  - the bill for a tool is its result, with `isError` and `structuredContent`; the payment goes into \
+             `_meta[\"x402/payment\"]` of the call, or into the header as elsewhere\n"
+        }
+        BillForm::Both => {
+            "  - the bill for a tool is its result if the call has a key of x402 in `_meta`, else HTTP 402; the payment \
+             goes into `_meta[\"x402/payment\"]` of the call, or into the header as elsewhere\n"
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::money::Cost;
 use crate::nano::Network;
 use crate::payment::Mechanism;
 use crate::routes::{Access, CallPrices, Line, Listed, Price, Route};
-use crate::x402::{Asset, Scheme, X402_VERSION};
+use crate::x402::{Asset, Scheme, X402_VERSION, grants_to_json};
 
 pub(super) fn write(published: &Published<'_>) -> String {
     let mut resources: Vec<String> = Vec::new();
@@ -72,7 +72,10 @@ fn item(published: &Published<'_>, route: &Route) -> Value {
     match &route.access {
         Access::Free => {}
         Access::Priced(listed) => put("terms", offered(published, route, *listed)),
-        Access::Calls(prices) => put("calls", calls(published, route, prices)),
+        Access::Calls(prices) => {
+            put("calls", calls(published, route, prices));
+            put("bills", prices.bills.as_str().into());
+        }
     }
     Value::Object(item)
 }
@@ -89,7 +92,7 @@ fn offered(published: &Published<'_>, route: &Route, Listed { price, grants }: L
             "maxTimeoutSeconds": config.challenge.lifetime,
             "extra": {
                 "mechanism": mechanism.as_str(),
-                "grants": { "requests": grants.requests, "seconds": grants.seconds },
+                "grants": grants_to_json(grants),
             },
         });
         match price {

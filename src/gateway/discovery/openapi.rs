@@ -18,7 +18,7 @@ use super::Published;
 use crate::money::Cost;
 use crate::nano::{Network, Raw};
 use crate::routes::{Access, CallPrices, Line, Listed, Price, Route};
-use crate::x402::{Asset, Scheme};
+use crate::x402::{Asset, Scheme, grants_to_json};
 
 pub(super) fn write(published: &Published<'_>) -> String {
     let config = published.config;
@@ -197,8 +197,7 @@ fn x402(published: &Published<'_>, route: &Route, amount: Option<Raw>) -> Value 
     });
     let Some(fields) = terms.as_object_mut() else { return terms };
     if let Some(grants) = route.access.grants() {
-        let grants = json!({ "requests": grants.requests, "seconds": grants.seconds });
-        fields.insert("grants".to_owned(), grants);
+        fields.insert("grants".to_owned(), grants_to_json(grants));
     }
     if let Some(amount) = amount {
         fields.insert("amount".to_owned(), amount.to_string().into());

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::routes::letter_case::fold;
+use crate::letter_case::fold;
 
 /// The most messages of one batch.
 pub const MAX_BATCH: usize = 100;
@@ -62,6 +62,10 @@ pub enum CallFault {
     Claimed,
     #[error("the price of the batch is over 2^128 - 1 raw")]
     Sum,
+    #[error(
+        "nothing is paid inside a batch: send the calls one by one, or what pays for all of them in a header"
+    )]
+    EnclosedInBatch,
 }
 
 impl CallFault {
@@ -156,7 +160,7 @@ fn name(text: &str) -> Result<String, CallFault> {
     Ok(text.to_owned())
 }
 
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 

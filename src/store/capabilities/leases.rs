@@ -26,8 +26,8 @@ pub const LEASE_SECONDS: u64 = 10;
 /// Seconds within which an instance that reaches the store learns that a capability is revoked. It asks for what
 /// it has leased each 5 s, counted in whole seconds, looks after that each half second, and the store has its time.
 pub const REVOKED_WITHIN: u64 = 7;
-/// Uses leased at once at most.
-const LARGEST_CHUNK: u32 = 256;
+/// What so many requests take is leased at once at most.
+const LARGEST_CHUNK: u128 = 256;
 /// How long spent uses wait, to be reported together.
 const REPORT_AFTER: Duration = Duration::from_millis(200);
 /// How long they wait once those of one capability should not.
@@ -40,7 +40,7 @@ const IDLE_SECONDS: u64 = 2;
 /// Why no use could be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum NoUse {
-    /// All are spent.
+    /// All is spent, or less is left than the request may cost.
     #[error("the capability is used up")]
     Exhausted,
     /// The operator ended it.
@@ -56,11 +56,27 @@ pub enum NoUse {
     Store(#[from] StoreError),
 }
 
-/// How many uses to lease of a capability that has `left` uses: half, so that another instance finds some
-/// and the last uses are counted exactly.
+/// How much to lease of a capability of which `left` is left, for requests that take `each`: half, so that another
+/// instance finds some and the last are counted exactly.
 #[must_use]
-pub fn chunk(left: u32) -> u32 {
-    left.div_euclid(2).clamp(1, LARGEST_CHUNK)
+pub fn chunk(left: u128, each: u128) -> u128 {
+    left.div_euclid(2).clamp(each, each.saturating_mul(LARGEST_CHUNK))
+}
+
+/// What a request wants to take of a capability.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// In its unit: 1 of uses.
+    pub amount: u128,
+    pub metering: Metering,
+}
+
+impl Wish {
+    /// One use.
+    #[must_use]
+    pub const fn one(metering: Metering) -> Self {
+        Self { amount: 1, metering }
+    }
 }
 
 /// The leases of one instance, over the store `S`.
@@ -92,28 +108,24 @@ impl<S: Meters + StoreHealth> Leases<S> {
     }
 
     /// [`Capabilities::reserve`](super::Capabilities::reserve).
-    pub(super) async fn reserve(
-        &self,
-        held: &Arc<CachedCapability>,
-        metering: Metering,
-    ) -> Result<Use, NoUse> {
-        if self.try_take(held) {
-            return Ok(self.taken(held, metering));
+    pub(super) async fn reserve(&self, held: &Arc<CachedCapability>, wish: Wish) -> Result<Use, NoUse> {
+        if self.try_take(held, wish) {
+            return Ok(self.taken(held, wish));
         }
-        if held.meter().is_spent() {
+        if held.meter().is_spent(wish.amount) {
             return Err(used_up(&held.meter()));
         }
         // Boxed: what a future may hold is copied with each request.
-        Box::pin(self.lease_first(Arc::clone(held), metering)).await
+        Box::pin(self.lease_first(Arc::clone(held), wish)).await
     }
 
     /// Takes one use once it is this request's turn to lease some.
-    async fn lease_first(&self, mut held: Arc<CachedCapability>, metering: Metering) -> Result<Use, NoUse> {
+    async fn lease_first(&self, mut held: Arc<CachedCapability>, wish: Wish) -> Result<Use, NoUse> {
         loop {
             let unresolved = held.calls.lock().await;
             let out = self.enlist(&held);
             if Arc::ptr_eq(&out, &held) {
-                return self.lease(&held, unresolved, metering).await;
+                return self.lease(&held, unresolved, wish).await;
             }
             // While this request waited, the cache dropped the capability and another request loaded it
             // again.
@@ -146,48 +158,86 @@ impl<S: Meters + StoreHealth> Leases<S> {
         &self,
         held: &Arc<CachedCapability>,
         mut unresolved: Calls<'_>,
-        metering: Metering,
+        wish: Wish,
     ) -> Result<Use, NoUse> {
-        if self.try_take(held) {
-            return Ok(self.taken(held, metering));
+        let Wish { amount, metering } = wish;
+        if self.try_take(held, wish) {
+            return Ok(self.taken(held, wish));
         }
         loop {
-            let want = match metering {
-                Metering::Leased => chunk(held.meter().stored()),
-                Metering::Strict => 1,
+            let want = {
+                let meter = held.meter();
+                match metering {
+                    Metering::Leased => chunk(meter.stored(), amount).max(meter.lacks(amount)),
+                    Metering::Strict => meter.lacks(amount),
+                }
             };
             let granted = self.call(held, &mut unresolved, want, false).await?;
-            if self.try_take(held) {
-                return Ok(self.taken(held, metering));
+            if self.try_take(held, wish) {
+                return Ok(self.taken(held, wish));
             }
             let meter = held.meter();
-            if meter.is_spent() {
+            if meter.is_spent(amount) {
                 return Err(used_up(&meter));
             }
-            // Other requests took the leased uses. There may be more, and a use that was given back
+            // Other requests took what was leased. There may be more, and what was given back
             // meanwhile is free at the next attempt.
             if granted == 0 {
-                return Err(if meter.may_come_back() { NoUse::Busy } else { NoUse::Exhausted });
+                return Err(if meter.may_come_back(amount) { NoUse::Busy } else { NoUse::Exhausted });
             }
         }
     }
 
-    fn try_take(&self, held: &CachedCapability) -> bool {
-        held.meter().take(self.clock.now(), !self.store.is_writable())
+    fn try_take(&self, held: &CachedCapability, wish: Wish) -> bool {
+        held.meter().take(wish.amount, self.clock.now(), !self.store.is_writable())
     }
 
-    fn taken(&self, held: &Arc<CachedCapability>, metering: Metering) -> Use {
-        Use::taken(Arc::clone(held), Arc::clone(&self.reports), metering)
+    fn taken(&self, held: &Arc<CachedCapability>, wish: Wish) -> Use {
+        Use::taken(Arc::clone(held), Arc::clone(&self.reports), (wish.metering, wish.amount))
     }
 
     /// [`Capabilities::commit_durably`](super::Capabilities::commit_durably).
     pub(super) async fn commit_durably(&self, taken: &mut Use) -> Result<(), StoreError> {
         taken.spend();
         let held = Arc::clone(taken.held());
+        self.report_now(&held).await
+    }
+
+    /// Takes as much of `amount` more for a request under way as is left, and asks the store if need be. Gives how much.
+    pub(super) async fn take_more(&self, taken: &mut Use, amount: u128) -> u128 {
+        let held = Arc::clone(taken.held());
+        let mut got = self.extend(taken, amount);
         let mut unresolved = held.calls.lock().await;
-        // Another request's report may have included this use.
+        while got < amount {
+            let want = amount.saturating_sub(got);
+            match self.call(&held, &mut unresolved, want, false).await {
+                Ok(granted) if granted > 0 => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(capability = %held.record().id, %error, "an answer that cost more than was set aside was charged less");
+                    break;
+                }
+            }
+            let more = self.extend(taken, want);
+            if more == 0 {
+                break;
+            }
+            got = got.saturating_add(more);
+        }
+        got
+    }
+
+    /// Takes as much of `amount` more as is leased and free. Gives how much.
+    pub(super) fn extend(&self, taken: &mut Use, amount: u128) -> u128 {
+        taken.extend(amount, self.clock.now(), !self.store.is_writable())
+    }
+
+    /// Reports what was spent, and returns when that is durable.
+    pub(super) async fn report_now(&self, held: &Arc<CachedCapability>) -> Result<(), StoreError> {
+        let mut unresolved = held.calls.lock().await;
+        // Another request's report may have included it.
         let reported = !held.meter().has_unreported() && unresolved.is_none();
-        if reported { Ok(()) } else { self.call(&held, &mut unresolved, 0, false).await.map(drop) }
+        if reported { Ok(()) } else { self.call(held, &mut unresolved, 0, false).await.map(drop) }
     }
 
     /// The answer to a use broke off, or its client was gone before there was one. The break is counted
@@ -220,9 +270,9 @@ impl<S: Meters + StoreHealth> Leases<S> {
         &self,
         held: &Arc<CachedCapability>,
         unresolved: &mut Option<Box<LeaseRequest>>,
-        want: u32,
+        want: u128,
         hand_back: bool,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<u128, StoreError> {
         if let Some(request) = unresolved.as_deref().copied() {
             match self.complete(held, request).await {
                 // It was not applied the first time either: the same call gets the same answer.
@@ -244,7 +294,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
         outcome
     }
 
-    fn request(&self, held: &CachedCapability, want: u32, hand_back: bool) -> LeaseRequest {
+    fn request(&self, held: &CachedCapability, want: u128, hand_back: bool) -> LeaseRequest {
         let UseTally { used, returned, broken } = held.meter().draw_up(hand_back, self.clock.now());
         LeaseRequest {
             capability: held.record().id,
@@ -258,7 +308,11 @@ impl<S: Meters + StoreHealth> Leases<S> {
         }
     }
 
-    async fn complete(&self, held: &Arc<CachedCapability>, request: LeaseRequest) -> Result<u32, StoreError> {
+    async fn complete(
+        &self,
+        held: &Arc<CachedCapability>,
+        request: LeaseRequest,
+    ) -> Result<u128, StoreError> {
         let lease = self.store.lease(request, self.clock.now()).await?;
         held.meter().take_in(lease, tally(&request));
         Ok(lease.granted)

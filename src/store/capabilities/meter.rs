@@ -1,4 +1,5 @@
-//! The meter of one cached capability: which of its uses are leased here, taken, spent, reported.
+//! The meter of one cached capability: what of it is leased here, taken, spent, reported. In its unit: uses, or the
+//! raw of a purse.
 //!
 //! Arithmetic under a lock that is never held across an await. [`super::leases`] decides what to ask the
 //! store, and when.
@@ -13,12 +14,12 @@ use super::failures::Failures;
 use crate::nano::UnixSeconds;
 use crate::payment::Purchase;
 use crate::payment::capability::CapabilityText;
-use crate::routes::Metering;
+use crate::routes::{Left, Metering};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often one use is given back because its answer broke off.
 const BREAKS_FORGIVEN: u32 = 2;
-/// So many spent uses of one capability are reported soon: a crash gives back those that were not.
+/// So many requests that spent of one capability are reported soon: a crash gives back what was not.
 const REPORT_AT: u32 = 128;
 /// How many redirects in a row are not charged for.
 const REDIRECTS_FORGIVEN: u32 = 5;
@@ -72,10 +73,16 @@ impl CachedCapability {
         self.text.get_or_init(make)
     }
 
-    /// Uses left without those under way, as far as is known here.
+    /// What is left without what is under way, as far as is known here.
     #[must_use]
-    pub fn remaining(&self) -> u32 {
+    pub fn remaining(&self) -> u128 {
         self.meter().remaining()
+    }
+
+    /// As [`CachedCapability::remaining`], with what it is counted in.
+    #[must_use]
+    pub fn left(&self) -> Left {
+        Left::new(self.record.unit, self.remaining())
     }
 
     // A few additions: no await and no panic while it is locked.
@@ -88,17 +95,19 @@ impl CachedCapability {
 #[derive(Debug)]
 pub(super) struct Meter {
     /// Leased and free to be taken.
-    available: u32,
+    available: u128,
     /// Taken by requests under way.
-    reserved: u32,
+    reserved: u128,
     /// On their way back to the store.
-    returning: u32,
+    returning: u128,
     /// Spent and not reported.
-    unreported: u32,
+    unreported: u128,
+    /// By so many requests.
+    unreported_requests: u32,
     /// Left in the store when it was last asked.
-    stored: u32,
+    stored: u128,
     /// Leased by other instances when it was last asked.
-    elsewhere: u32,
+    elsewhere: u128,
     lapses_at: UnixSeconds,
     last_taken: UnixSeconds,
     /// Answers that broke off since a use was last spent, as far as the store knows or is being asked.
@@ -120,8 +129,8 @@ pub(super) struct Meter {
 /// The uses that a lease call takes out of the meter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UseTally {
-    pub(super) used: u32,
-    pub(super) returned: u32,
+    pub(super) used: u128,
+    pub(super) returned: u128,
     pub(super) broken: u32,
 }
 
@@ -133,6 +142,7 @@ impl Meter {
             reserved: 0,
             returning: 0,
             unreported: 0,
+            unreported_requests: 0,
             stored: lease.remaining,
             elsewhere: lease.elsewhere,
             lapses_at: lease.expires_at,
@@ -149,14 +159,14 @@ impl Meter {
     }
 
     /// Uses left, without those under way.
-    fn remaining(&self) -> u32 {
+    fn remaining(&self) -> u128 {
         let here = self.available.saturating_add(self.returning);
         here.saturating_add(self.stored).saturating_add(self.elsewhere)
     }
 
-    /// Whether no use is left anywhere and none can come back.
-    pub(super) fn is_spent(&self) -> bool {
-        self.revoked || (self.asked && self.remaining() == 0 && self.reserved == 0)
+    /// Whether `amount` is not left anywhere and cannot come back.
+    pub(super) fn is_spent(&self, amount: u128) -> bool {
+        self.revoked || (self.asked && self.remaining().saturating_add(self.reserved) < amount)
     }
 
     pub(super) const fn is_revoked(&self) -> bool {
@@ -168,23 +178,29 @@ impl Meter {
         self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()
     }
 
-    /// Whether uses may become free that cannot be taken at this moment.
-    pub(super) fn may_come_back(&self) -> bool {
-        self.elsewhere > 0 || self.reserved > 0 || self.available > 0
+    /// Whether `amount` may become free that cannot be taken at this moment. What the store has and does not hand out
+    /// does not: the capability has expired.
+    pub(super) fn may_come_back(&self, amount: u128) -> bool {
+        self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
+    }
+
+    /// How much more must be leased before `amount` can be taken.
+    pub(super) fn lacks(&self, amount: u128) -> u128 {
+        amount.saturating_sub(self.available)
     }
 
     pub(super) fn has_unreported(&self) -> bool {
-        self.unreported > 0 || self.unreported_breaks > 0
+        self.unreported_requests > 0 || self.unreported_breaks > 0
     }
 
     /// Whether its spent uses are reported soon: there are many, or no leased one is left here. Other
     /// instances then know exactly whether the last are spent.
     fn should_be_reported(&self) -> bool {
-        self.unreported == REPORT_AT || (self.available == 0 && self.reserved == 0)
+        self.unreported_requests == REPORT_AT || (self.available == 0 && self.reserved == 0)
     }
 
     /// Left in the store when it was last asked.
-    pub(super) fn stored(&self) -> u32 {
+    pub(super) fn stored(&self) -> u128 {
         self.stored
     }
 
@@ -202,32 +218,36 @@ impl Meter {
         self.revoked = true;
     }
 
-    /// Takes a leased and free use. Another instance may have leased the uses of a lapsed lease. But while
-    /// the store takes no writes (`alone`) no instance can, so these uses are served.
-    pub(super) fn take(&mut self, now: UnixSeconds, alone: bool) -> bool {
+    /// Takes `amount` of what is leased and free. Another instance may have leased what was of a lapsed lease. But while
+    /// the store takes no writes (`alone`) no instance can, so it is served.
+    pub(super) fn take(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> bool {
         if self.revoked || (self.lapses_at <= now && !alone) {
             return false;
         }
-        let Some(left) = self.available.checked_sub(1) else { return false };
+        let Some(left) = self.available.checked_sub(amount) else { return false };
         self.available = left;
-        self.reserved = self.reserved.saturating_add(1);
+        self.reserved = self.reserved.saturating_add(amount);
         self.last_taken = now;
         true
     }
 
-    /// Spends a taken use. True if the capability must be added to the list of those to report.
-    fn spend(&mut self) -> bool {
-        self.reserved = self.reserved.saturating_sub(1);
-        self.unreported = self.unreported.saturating_add(1);
+    /// Spends `charge` of what was `taken`, and puts the rest back. True if the capability must be added to the list
+    /// of those to report.
+    fn spend(&mut self, taken: u128, charge: u128) -> bool {
+        let charge = charge.min(taken);
+        self.put_back(taken);
+        self.available = self.available.saturating_sub(charge);
+        self.unreported = self.unreported.saturating_add(charge);
+        self.unreported_requests = self.unreported_requests.saturating_add(1);
         (self.broken, self.unreported_breaks) = (0, 0);
         self.redirects = 0;
         !std::mem::replace(&mut self.queued, true)
     }
 
-    /// Puts a taken use back.
-    fn put_back(&mut self) {
-        self.reserved = self.reserved.saturating_sub(1);
-        self.available = self.available.saturating_add(1);
+    /// Puts back what was taken.
+    fn put_back(&mut self, taken: u128) {
+        self.reserved = self.reserved.saturating_sub(taken);
+        self.available = self.available.saturating_add(taken);
     }
 
     /// An answer broke off.
@@ -265,6 +285,7 @@ impl Meter {
     /// `hand_back`.
     pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> UseTally {
         self.queued = false;
+        self.unreported_requests = 0;
         let returned =
             if hand_back || self.lapses_at <= now { std::mem::take(&mut self.available) } else { 0 };
         self.returning = self.returning.saturating_add(returned);
@@ -276,6 +297,9 @@ impl Meter {
     /// Puts back a tally that the store did not apply.
     pub(super) fn take_back(&mut self, tally: UseTally) {
         self.unreported = self.unreported.saturating_add(tally.used);
+        if tally.used > 0 {
+            self.unreported_requests = self.unreported_requests.saturating_add(1);
+        }
         self.available = self.available.saturating_add(tally.returned);
         self.returning = self.returning.saturating_sub(tally.returned);
         self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
@@ -326,13 +350,16 @@ impl Reports {
     }
 }
 
-/// One use of a capability, taken and not yet spent. If it is dropped, it goes back.
+/// What a request takes of a capability, not yet spent: one use, or of a purse what it may cost. If it is dropped, it
+/// goes back.
 #[derive(Debug)]
 #[must_use = "a use is committed or given back"]
 pub struct Use {
     held: Arc<CachedCapability>,
     reports: Arc<Reports>,
     metering: Metering,
+    /// In the capability's unit.
+    reserved: u128,
     open: bool,
 }
 
@@ -345,13 +372,42 @@ pub enum BrokenAnswer {
 }
 
 impl Use {
-    /// A use that [`Meter::take`] took.
+    /// What [`Meter::take`] took.
     pub(super) const fn taken(
         held: Arc<CachedCapability>,
         reports: Arc<Reports>,
-        metering: Metering,
+        (metering, reserved): (Metering, u128),
     ) -> Self {
-        Self { held, reports, metering, open: true }
+        Self { held, reports, metering, reserved, open: true }
+    }
+
+    /// How much it is, in the capability's unit.
+    #[must_use]
+    pub const fn reserved(&self) -> u128 {
+        self.reserved
+    }
+
+    /// Takes more of a purse, as much of `amount` as is leased and free. Gives how much that was.
+    pub(super) fn extend(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> u128 {
+        if !self.open {
+            return 0;
+        }
+        let mut meter = self.held.meter();
+        let more = amount.min(meter.available);
+        if !meter.take(more, now, alone) {
+            return 0;
+        }
+        drop(meter);
+        self.reserved = self.reserved.saturating_add(more);
+        more
+    }
+
+    /// Spends `amount` of a purse, and gives the rest back: the client has its answer. Gives what was spent: what was
+    /// reserved at most.
+    pub fn charge(mut self, amount: u128) -> u128 {
+        self.held.meter().failures = Failures::default();
+        self.spend_some(amount);
+        amount.min(self.reserved)
     }
 
     #[must_use]
@@ -389,11 +445,15 @@ impl Use {
     }
 
     pub(super) fn spend(&mut self) {
+        self.spend_some(self.reserved);
+    }
+
+    pub(super) fn spend_some(&mut self, charge: u128) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
         let mut meter = self.held.meter();
-        let report = meter.spend();
+        let report = meter.spend(self.reserved, charge);
         let hurries = meter.should_be_reported();
         drop(meter);
         if report {
@@ -408,7 +468,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         if self.open {
-            self.held.meter().put_back();
+            self.held.meter().put_back(self.reserved);
         }
     }
 }
@@ -423,7 +483,7 @@ mod tests {
     const NOTHING_REPORTED: UseTally = UseTally { used: 0, returned: 0, broken: 0 };
 
     /// A meter with `granted` uses here, leased for 10 seconds.
-    fn with(granted: u32) -> Meter {
+    fn with(granted: u128) -> Meter {
         Meter::new(Lease { granted, ..NOTHING }, false, NOW)
     }
 
@@ -436,9 +496,9 @@ mod tests {
         assert!(!without().is_out(), "nothing was leased");
         let mut meter = with(1);
         assert!(meter.is_out(), "a use is free");
-        assert!(meter.take(NOW, false));
+        assert!(meter.take(1, NOW, false));
         assert!(meter.is_out(), "it is taken");
-        meter.spend();
+        meter.spend(1, 1);
         assert!(meter.is_out() && meter.has_unreported(), "it is spent and not reported");
         let tally = meter.draw_up(false, NOW);
         assert_eq!((tally.used, tally.returned), (1, 0));
@@ -460,44 +520,44 @@ mod tests {
 
     #[test]
     fn a_use_may_come_back_from_another_instance_from_a_request_and_to_the_next_attempt() {
-        assert!(!without().may_come_back());
+        assert!(!without().may_come_back(1));
         assert!(
-            Meter::new(Lease { elsewhere: 1, ..NOTHING }, false, NOW).may_come_back(),
+            Meter::new(Lease { elsewhere: 1, ..NOTHING }, false, NOW).may_come_back(1),
             "another instance"
         );
         let mut meter = with(1);
-        assert!(meter.may_come_back(), "it was put back meanwhile");
-        assert!(meter.take(NOW, false));
-        assert!(meter.may_come_back(), "the request that has it may give it back");
-        meter.spend();
-        assert!(!meter.may_come_back(), "it is spent");
+        assert!(meter.may_come_back(1), "it was put back meanwhile");
+        assert!(meter.take(1, NOW, false));
+        assert!(meter.may_come_back(1), "the request that has it may give it back");
+        meter.spend(1, 1);
+        assert!(!meter.may_come_back(1), "it is spent");
     }
 
     #[test]
     fn a_capability_is_spent_when_no_use_is_left_anywhere() {
-        assert!(without().is_spent());
-        assert!(!with(1).is_spent(), "one is here");
+        assert!(without().is_spent(1));
+        assert!(!with(1).is_spent(1), "one is here");
         for left in [Lease { remaining: 1, ..NOTHING }, Lease { elsewhere: 1, ..NOTHING }] {
-            assert!(!Meter::new(left, false, NOW).is_spent(), "{left:?}");
+            assert!(!Meter::new(left, false, NOW).is_spent(1), "{left:?}");
         }
         let unasked = Lease { expires_at: UnixSeconds(0), ..NOTHING };
-        assert!(!Meter::new(unasked, false, NOW).is_spent(), "the store was not asked");
-        assert!(Meter::new(unasked, true, NOW).is_spent(), "it is revoked");
-        assert!(Meter::new(Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent());
+        assert!(!Meter::new(unasked, false, NOW).is_spent(1), "the store was not asked");
+        assert!(Meter::new(unasked, true, NOW).is_spent(1), "it is revoked");
+        assert!(Meter::new(Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent(1));
         let mut meter = with(1);
-        assert!(meter.take(NOW, false));
-        assert!(!meter.is_spent(), "a request has it");
+        assert!(meter.take(1, NOW, false));
+        assert!(!meter.is_spent(1), "a request has it");
         let mut meter = with(1);
         meter.draw_up(true, NOW);
-        assert!(!meter.is_spent(), "it is on its way back");
+        assert!(!meter.is_spent(1), "it is on its way back");
     }
 
     #[test]
     fn many_spent_uses_and_the_last_leased_one_are_reported_soon() {
-        let mut meter = with(REPORT_AT + 2);
+        let mut meter = with(u128::from(REPORT_AT) + 2);
         for spent in 1..=REPORT_AT + 2 {
-            assert!(meter.take(NOW, false));
-            meter.spend();
+            assert!(meter.take(1, NOW, false));
+            meter.spend(1, 1);
             assert_eq!(meter.should_be_reported(), spent == REPORT_AT || spent == REPORT_AT + 2, "{spent}");
         }
     }
@@ -507,7 +567,7 @@ mod tests {
         assert!(!without().is_idle(2, NOW.plus(5)), "there is none");
         let mut meter = with(2);
         assert!(!meter.is_idle(2, NOW.plus(1)) && meter.is_idle(2, NOW.plus(2)), "since it came");
-        assert!(meter.take(NOW.plus(2), false));
+        assert!(meter.take(1, NOW.plus(2), false));
         assert!(!meter.is_idle(2, NOW.plus(3)) && meter.is_idle(2, NOW.plus(4)), "since one was taken");
     }
 
@@ -515,20 +575,20 @@ mod tests {
     fn a_report_that_was_not_applied_is_made_again() {
         let mut meter = with(3);
         for _ in 0..2 {
-            assert!(meter.take(NOW, false));
+            assert!(meter.take(1, NOW, false));
         }
-        assert!(meter.spend(), "to be reported");
-        assert!(!meter.spend(), "it is in the list already");
+        assert!(meter.spend(1, 1), "to be reported");
+        assert!(!meter.spend(1, 1), "it is in the list already");
         for _ in 0..=BREAKS_FORGIVEN {
             meter.note_break();
         }
         let tally = meter.draw_up(true, NOW);
         assert_eq!((tally.used, tally.returned, tally.broken), (2, 1, 3));
-        assert!(!meter.forgives() && !meter.take(NOW, false), "all was taken out");
+        assert!(!meter.forgives() && !meter.take(1, NOW, false), "all was taken out");
         meter.take_back(tally);
         assert!(!meter.forgives(), "the breaks still count");
-        assert!(meter.take(NOW, false), "the free use is here again");
-        meter.put_back();
+        assert!(meter.take(1, NOW, false), "the free use is here again");
+        meter.put_back(1);
         let again = meter.draw_up(true, NOW);
         assert_eq!((again.used, again.returned, again.broken), (2, 1, 3));
         meter.take_in(NOTHING, again);
@@ -545,7 +605,7 @@ mod tests {
         assert!(!meter.is_ageing(9, NOW.plus(10)) && meter.is_ageing(10, NOW.plus(10)));
         meter.take_in(Lease { revoked: true, ..answer }, NOTHING_REPORTED);
         meter.take_in(answer, NOTHING_REPORTED);
-        assert!(meter.is_spent() && !meter.take(NOW, false), "revoked for ever");
+        assert!(meter.is_spent(1) && !meter.take(1, NOW, false), "revoked for ever");
     }
 
     #[test]
@@ -554,8 +614,8 @@ mod tests {
         assert!((0..5).all(|_| meter.forgives_redirect()));
         assert!(!meter.forgives_redirect());
         assert!(!meter.forgives_redirect());
-        assert!(meter.take(NOW, false));
-        meter.spend();
+        assert!(meter.take(1, NOW, false));
+        meter.spend(1, 1);
         assert!(meter.forgives_redirect(), "a use was spent in between");
     }
 

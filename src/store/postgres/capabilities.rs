@@ -12,8 +12,9 @@ use super::fault::Fault;
 use super::query::{Value, apply, begin_batch, column, commit_batch, or_undone, query};
 use super::rows::CAPABILITY_COLUMNS;
 use crate::nano::UnixSeconds;
+use crate::routes::Unit;
 use crate::store::columns::{self, Columns, SHARE_COLUMNS};
-use crate::store::encoding::{hashes_from, stored, stored_name};
+use crate::store::encoding::{amounts, hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{
     CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest, OutstandingGrants,
@@ -31,14 +32,18 @@ const BY_ITEM: &str = "SELECT payment FROM capabilities WHERE name = item.id
         UNION ALL SELECT b.payment FROM claims AS c JOIN capabilities AS b ON b.payment = c.sequence
         WHERE c.block BETWEEN item.first AND item.last AND b.name IS NULL";
 
+/// Whether something is left of a capability `k`. Amounts of 16 bytes sort as they are.
+pub(super) const LEFT: &str =
+    "(k.spent < k.uses OR substring(k.balance FROM 17) < substring(k.balance FROM 1 FOR 16))";
+
 /// What a batch of grants has beside the intents: the [`Opening`]s.
 pub(super) const OPENINGS: &str =
-    "capability, first, last, name, uses, expires_at, holder, lent, remaining, lapses_at";
+    "capability, first, last, name, uses, expires_at, holder, lent, remaining, lapses_at, balance, amounts";
 
 /// The arrays of [`OPENINGS`].
 pub(super) const OPENING_ARRAYS: &str =
     "$18::bytea[], $19::bytea[], $20::bytea[], $21::bytea[], $22::bigint[],
-            $23::bigint[], $24::bytea[], $25::bigint[], $26::bigint[], $27::bigint[]";
+            $23::bigint[], $24::bytea[], $25::bigint[], $26::bigint[], $27::bigint[], $28::bytea[], $29::bytea[]";
 
 /// Nothing has the id of the item's capability: neither by its name, nor by the hash of its payment. Of hashes that
 /// begin with it, one that bought nothing yet does not count.
@@ -51,12 +56,12 @@ pub(super) const FREE: &str = "(SELECT true FROM capabilities AS k WHERE k.name 
 /// Makes the capabilities of the items whose payments are in `granted`, each with the share of its first
 /// holder, who has all out that it was lent.
 pub(super) const OPEN: &str = ", bought AS (
-        INSERT INTO capabilities (payment, name, uses, expires_at)
-        SELECT sequence, name, uses, expires_at FROM granted JOIN item USING (block)
+        INSERT INTO capabilities (payment, name, uses, expires_at, balance)
+        SELECT sequence, name, uses, expires_at, balance FROM granted JOIN item USING (block)
     ), shared AS (
         INSERT INTO leases
-            (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at)
-        SELECT sequence, holder, 0, lent, 0, lent, remaining, 0, lapses_at FROM granted JOIN item USING (block)
+            (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere, expires_at, amounts)
+        SELECT sequence, holder, 0, lent, 0, lent, remaining, 0, lapses_at, amounts FROM granted JOIN item USING (block)
     )";
 
 /// A capability that is made together with its payment, or as soon as that is granted.
@@ -80,18 +85,27 @@ impl Opening {
 pub(super) fn opening_arrays(openings: &[Opening]) -> Vec<Value> {
     let records = || openings.iter().map(|it| &it.record);
     let leases = || openings.iter().map(|it| it.lease);
+    let stocks = || records().map(|it| amounts(it.unit, [it.stock, 0]));
+    let shares = || {
+        openings.iter().map(|it| {
+            let Lease { granted, remaining, .. } = it.lease;
+            amounts(it.record.unit, [granted, 0, granted, remaining, 0])
+        })
+    };
     let bounds = || records().map(|it| bounds(it.id));
     vec![
         column(bounds().map(|[id, _, _]| id)),
         column(bounds().map(|[_, first, _]| first)),
         column(bounds().map(|[_, _, last]| last)),
         column(records().map(|it| stored_name(it.id, it.block))),
-        column(records().map(|it| i64::from(it.uses))),
+        column(stocks().map(|([uses, _], _)| uses)),
         column(records().map(|it| stored(it.expires_at.0))),
         column(openings.iter().map(|it| it.holder.0.to_vec())),
-        column(leases().map(|it| i64::from(it.granted))),
-        column(leases().map(|it| i64::from(it.remaining))),
+        column(shares().map(|([lent, ..], _)| lent)),
+        column(shares().map(|([_, _, _, remaining, _], _)| remaining)),
         column(leases().map(|it| stored(it.expires_at.0))),
+        column(stocks().map(|(_, bytes)| bytes)),
+        column(shares().map(|(_, bytes)| bytes)),
     ]
 }
 
@@ -139,12 +153,15 @@ pub(super) async fn open(
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     refuse_taken(transaction, grantee.id).await?;
     let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
-    let sql = "INSERT INTO capabilities (payment, name, uses, expires_at) VALUES ($1, $2, $3, $4)";
-    let values: [&(dyn ToSql + Sync); 4] = [
+    let sql =
+        "INSERT INTO capabilities (payment, name, uses, expires_at, balance) VALUES ($1, $2, $3, $4, $5)";
+    let ([uses, _], balance) = amounts(record.unit, [record.stock, 0]);
+    let values: [&(dyn ToSql + Sync); 5] = [
         &stored(payment.sequence),
         &stored_name(record.id, record.block),
-        &i64::from(record.uses),
+        &uses,
         &stored(record.expires_at.0),
+        &balance,
     ];
     query(transaction, sql, &values).await?;
     let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
@@ -231,7 +248,7 @@ async fn lease_together(client: &Client, calls: Arc<Vec<Leasing>>) -> Result<Vec
     let sql = format!("SELECT {SHARE_COLUMNS}, payment FROM leases WHERE payment = ANY($1)");
     let mut shares: BTreeMap<u64, Vec<Share>> = BTreeMap::new();
     for row in query(client, &sql, &[&payments]).await? {
-        shares.entry(row.number(9)?).or_default().push(columns::share(&row)?);
+        shares.entry(row.number(10)?).or_default().push(columns::share(&row)?);
     }
     let mut answers = Vec::with_capacity(calls.len());
     let mut changed = Vec::new();
@@ -250,36 +267,40 @@ async fn lease_together(client: &Client, calls: Arc<Vec<Leasing>>) -> Result<Vec
 
 /// The statements that write what the calls of a batch changed.
 fn write_together(changed: &[(u64, Changes)]) -> [(&'static str, Vec<Value>); 2] {
-    let counts = || changed.iter().filter_map(|(payment, it)| Some((*payment, it.counts?)));
+    let counts = || changed.iter().filter_map(|(payment, it)| Some((*payment, it.unit, it.counts?)));
+    let spent = || counts().map(|(_, unit, it)| amounts(unit, [it.stock, it.spent]));
     let shares =
         || changed.iter().flat_map(|(payment, it)| it.shares.iter().map(move |share| (*payment, share)));
-    let count = "UPDATE capabilities AS k SET spent = c.spent, broken = c.broken
-        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS c(payment, spent, broken)
+    let cells = || changed.iter().flat_map(|(_, it)| it.shares.iter().map(|share| share.amounts(it.unit)));
+    let count = "UPDATE capabilities AS k SET spent = c.spent, broken = c.broken, balance = c.balance
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[]) AS c(payment, spent, broken, balance)
         WHERE k.payment = c.payment";
     let counted = vec![
-        column(counts().map(|(payment, _)| stored(payment))),
-        column(counts().map(|(_, it)| i64::from(it.spent))),
-        column(counts().map(|(_, it)| i64::from(it.broken))),
+        column(counts().map(|(payment, ..)| stored(payment))),
+        column(spent().map(|([_, spent], _)| spent)),
+        column(counts().map(|(_, _, it)| i64::from(it.broken))),
+        column(spent().map(|(_, bytes)| bytes)),
     ];
     let share = "INSERT INTO leases (payment, holder, sequence, outstanding, late, granted, remaining, elsewhere,
-            expires_at, broken)
+            expires_at, broken, amounts)
         SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
+            $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bytea[])
         ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence,
             outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted,
             remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at,
-            broken = excluded.broken";
+            broken = excluded.broken, amounts = excluded.amounts";
     let shared = vec![
         column(shares().map(|(payment, _)| stored(payment))),
         column(shares().map(|(_, it)| it.holder.0.to_vec())),
         column(shares().map(|(_, it)| stored(it.sequence))),
-        column(shares().map(|(_, it)| i64::from(it.outstanding))),
-        column(shares().map(|(_, it)| i64::from(it.late))),
-        column(shares().map(|(_, it)| i64::from(it.answer.granted))),
-        column(shares().map(|(_, it)| i64::from(it.answer.remaining))),
-        column(shares().map(|(_, it)| i64::from(it.answer.elsewhere))),
+        column(cells().map(|([outstanding, ..], _)| outstanding)),
+        column(cells().map(|([_, late, ..], _)| late)),
+        column(cells().map(|([_, _, granted, ..], _)| granted)),
+        column(cells().map(|([_, _, _, remaining, _], _)| remaining)),
+        column(cells().map(|([.., elsewhere], _)| elsewhere)),
         column(shares().map(|(_, it)| stored(it.answer.expires_at.0))),
         column(shares().map(|(_, it)| i64::from(it.answer.broken))),
+        column(cells().map(|(_, bytes)| bytes)),
     ];
     [(count, counted), (share, shared)]
 }
@@ -310,24 +331,28 @@ pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) 
 
 /// Writes what a call changed, and gives its answer.
 async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) -> Result<Lease, Fault> {
-    if let Some(Counts { spent, broken }) = changes.counts {
-        let sql = "UPDATE capabilities SET spent = $2, broken = $3 WHERE payment = $1";
-        let values: [&(dyn ToSql + Sync); 3] = [&stored(payment), &i64::from(spent), &i64::from(broken)];
+    let unit = changes.unit;
+    if let Some(Counts { stock, spent, broken }) = changes.counts {
+        let ([_, spent], balance) = amounts(unit, [stock, spent]);
+        let sql = "UPDATE capabilities SET spent = $2, broken = $3, balance = $4 WHERE payment = $1";
+        let values: [&(dyn ToSql + Sync); 4] = [&stored(payment), &spent, &i64::from(broken), &balance];
         query(transaction, sql, &values).await?;
     }
     for share in &changes.shares {
-        write_share(transaction, payment, share).await?;
+        write_share(transaction, payment, unit, share).await?;
     }
     Ok(changes.answer)
 }
 
 /// As [`Engine::outstanding`](crate::store::Engine::outstanding).
 pub(super) async fn outstanding(client: &Client, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
-    let sql = "SELECT p.route, p.price::text, p.requests, max(p.seconds), substring(p.challenge FROM 13 FOR 4), \
+    let sql = format!(
+        "SELECT p.route, p.price::text, p.requests, max(p.seconds), substring(p.challenge FROM 13 FOR 4), \
          count(*), sum(k.uses - k.spent)::bigint \
          FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
-         WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND k.spent < k.uses GROUP BY 1, p.price, 3, 5";
-    let found = query(client, sql, &[&stored(now.0)]).await?;
+         WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND {LEFT} GROUP BY 1, p.price, 3, 5"
+    );
+    let found = query(client, &sql, &[&stored(now.0)]).await?;
     found.iter().map(columns::outstanding).collect()
 }
 
@@ -336,26 +361,33 @@ async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share
     query(transaction, &sql, &[&stored(payment)]).await?.iter().map(columns::share).collect()
 }
 
-async fn write_share(transaction: &Transaction<'_>, payment: u64, share: &Share) -> Result<(), Fault> {
+async fn write_share(
+    transaction: &Transaction<'_>,
+    payment: u64,
+    unit: Unit,
+    share: &Share,
+) -> Result<(), Fault> {
     let sql = format!(
-        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+        "INSERT INTO leases (payment, {SHARE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          ON CONFLICT (payment, holder) DO UPDATE SET sequence = excluded.sequence, \
          outstanding = excluded.outstanding, late = excluded.late, granted = excluded.granted, \
          remaining = excluded.remaining, elsewhere = excluded.elsewhere, expires_at = excluded.expires_at, \
-         broken = excluded.broken"
+         broken = excluded.broken, amounts = excluded.amounts"
     );
     let holder = &share.holder.0[..];
-    let values: [&(dyn ToSql + Sync); 10] = [
+    let ([outstanding, late, granted, remaining, elsewhere], bytes) = share.amounts(unit);
+    let values: [&(dyn ToSql + Sync); 11] = [
         &stored(payment),
         &holder,
         &stored(share.sequence),
-        &i64::from(share.outstanding),
-        &i64::from(share.late),
-        &i64::from(share.answer.granted),
-        &i64::from(share.answer.remaining),
-        &i64::from(share.answer.elsewhere),
+        &outstanding,
+        &late,
+        &granted,
+        &remaining,
+        &elsewhere,
         &stored(share.answer.expires_at.0),
         &i64::from(share.answer.broken),
+        &bytes,
     ];
     query(transaction, &sql, &values).await.map(drop)
 }

@@ -62,7 +62,7 @@ pub(super) fn arrays<'a>(
         column(intents().map(|it| it.challenge.0.to_vec())),
         column(intents().map(|it| it.route.as_str().to_owned())),
         column(intents().map(|it| it.terms.amount.to_string())),
-        column(intents().map(|it| i64::from(it.terms.grants.requests.get()))),
+        column(intents().map(|it| i64::from(it.terms.grants.count()))),
         column(intents().map(|it| stored(it.terms.grants.seconds))),
         column(intents().map(|it| it.payer.0.to_vec())),
         column(intents().map(|it| it.amount.to_string())),

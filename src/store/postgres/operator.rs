@@ -3,7 +3,7 @@
 use deadpool_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::capabilities::{BY_ID, bounds};
+use super::capabilities::{BY_ID, LEFT, bounds};
 use super::fault::Fault;
 use super::query::{apply, query};
 use super::rows::{CAPABILITY_COLUMNS, NO_PAYMENT, PAYMENT_COLUMNS};
@@ -16,6 +16,8 @@ use crate::store::{CapabilityId, Filter, PaymentRecord};
 /// What follows [`CAPABILITY_COLUMNS`] in the columns of [`columns::entry`], with the tables. `$1` is the time.
 const ENTRY: &str = "coalesce((SELECT sum(l.outstanding) FROM leases AS l \
      WHERE l.payment = k.payment AND l.expires_at > $1::bigint), 0)::bigint, \
+     coalesce((SELECT encode(string_agg(substring(l.amounts FROM 1 FOR 16), ''::bytea), 'hex') FROM leases AS l \
+     WHERE l.payment = k.payment AND l.expires_at > $1::bigint), ''), \
      p.payer, p.amount::text, p.updated_at, k.revoked_at, \
      g.at, coalesce(g.who, ''), coalesce(g.why, ''), r.at, coalesce(r.who, ''), coalesce(r.why, '') \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
@@ -55,7 +57,7 @@ pub(super) async fn search_capabilities(
         "SELECT {CAPABILITY_COLUMNS}, {ENTRY} WHERE k.payment < $2 \
          AND ($3::text IS NULL OR p.route = $3 OR starts_with(p.route, $3 || '#')) \
          AND ($4::bytea IS NULL OR p.payer = $4) \
-         AND (NOT $5::boolean OR (k.revoked_at IS NULL AND k.expires_at > $1 AND k.spent < k.uses)) \
+         AND (NOT $5::boolean OR (k.revoked_at IS NULL AND k.expires_at > $1 AND {LEFT})) \
          AND (NOT $6::boolean OR {NO_PAYMENT}) ORDER BY k.payment DESC LIMIT $7"
     );
     let values: [&(dyn ToSql + Sync); 7] = [

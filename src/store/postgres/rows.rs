@@ -16,7 +16,7 @@ pub(super) const PAYMENT_COLUMNS: &str = "p.sequence, p.block, p.signed, p.mecha
 /// The columns of a capability, in the order of
 /// [`columns::capability`](crate::store::columns::capability).
 pub(super) const CAPABILITY_COLUMNS: &str = "k.payment, coalesce(k.name, substring(p.block FROM 1 FOR 16)), \
-     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken";
+     p.block, p.route, k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken, k.balance";
 
 /// Whether a payment `p` is none: a capability was given away.
 pub(super) const NO_PAYMENT: &str = "p.amount = 0";

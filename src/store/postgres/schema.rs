@@ -12,7 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 7] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, EXCHANGES];
+const MIGRATIONS: [&str; 8] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, EXCHANGES];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///
@@ -168,6 +168,14 @@ CREATE TABLE operator_acts (
 );
 
 CREATE TRIGGER operator_acts_are_kept BEFORE DELETE OR TRUNCATE ON operator_acts EXECUTE FUNCTION kept();
+";
+
+/// Purses: capabilities that hold raw. A `balance` is what was bought and what of it is gone; `amounts` of a share are
+/// `outstanding`, `late`, `granted`, `remaining` and `elsewhere`. Each amount is 16 bytes, big-endian, and the integers
+/// beside them are 0.
+const PURSES: &str = "
+ALTER TABLE capabilities ADD COLUMN balance bytea CHECK (length(balance) = 32);
+ALTER TABLE leases ADD COLUMN amounts bytea CHECK (length(amounts) = 80);
 ";
 
 /// How the price of a payment came about, if it is in another currency: `0.02 USD at 0.83`.

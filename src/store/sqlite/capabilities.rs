@@ -4,16 +4,20 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::fault::Fault;
 use crate::nano::UnixSeconds;
+use crate::routes::Unit;
 use crate::store::columns::{self, SHARE_COLUMNS};
-use crate::store::encoding::{hashes_from, stored, stored_name};
+use crate::store::encoding::{amounts, hashes_from, stored, stored_name};
 use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
 use crate::store::{
     CapabilityId, CapabilityRecord, Grantee, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
 };
 
 const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
-     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken \
+     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken, k.balance \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment";
+
+/// Whether something is left of a capability `k`. Amounts of 16 bytes sort as they are.
+pub(super) const LEFT: &str = "(k.spent < k.uses OR substr(k.balance, 17, 16) < substr(k.balance, 1, 16))";
 
 fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
@@ -50,13 +54,17 @@ pub(super) fn open(
         return Err(Fault::Unfit(format!("payment {} bought the capability of this id", other.record.block)));
     }
     let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
-    db.prepare_cached("INSERT INTO capabilities (payment, name, uses, expires_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![
-            stored(payment.sequence),
-            stored_name(record.id, record.block),
-            record.uses,
-            stored(record.expires_at.0)
-        ])?;
+    let ([uses, _], balance) = amounts(record.unit, [record.stock, 0]);
+    db.prepare_cached(
+        "INSERT INTO capabilities (payment, name, uses, expires_at, balance) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        stored(payment.sequence),
+        stored_name(record.id, record.block),
+        uses,
+        stored(record.expires_at.0),
+        balance
+    ])?;
     let capability = StoredCapability { payment: payment.sequence, record, spent: 0, broken: 0 };
     let changes = Escrow::new(&capability, Vec::new(), now).apply_grant(grantee, now);
     let lease = write(db, capability.payment, changes)?;
@@ -96,23 +104,28 @@ pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Res
 
 /// Writes what a call changed, and gives its answer.
 fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault> {
-    if let Some(Counts { spent, broken }) = changes.counts {
-        db.prepare_cached("UPDATE capabilities SET spent = ?2, broken = ?3 WHERE payment = ?1")?
-            .execute(params![stored(payment), spent, broken])?;
+    let unit = changes.unit;
+    if let Some(Counts { stock, spent, broken }) = changes.counts {
+        let ([_, spent], balance) = amounts(unit, [stock, spent]);
+        db.prepare_cached(
+            "UPDATE capabilities SET spent = ?2, broken = ?3, balance = ?4 WHERE payment = ?1",
+        )?
+        .execute(params![stored(payment), spent, broken, balance])?;
     }
     for share in &changes.shares {
-        write_share(db, payment, share)?;
+        write_share(db, payment, unit, share)?;
     }
     Ok(changes.answer)
 }
 
 /// As [`Engine::outstanding`](crate::store::Engine::outstanding).
 pub(super) fn outstanding(db: &Connection, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
-    let mut statement = db.prepare_cached(
+    let sql = format!(
         "SELECT p.route, p.price, p.requests, max(p.seconds), substr(p.challenge, 13, 4), count(*), \
          sum(k.uses - k.spent) FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
-         WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND k.spent < k.uses GROUP BY 1, 2, 3, 5",
-    )?;
+         WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND {LEFT} GROUP BY 1, 2, 3, 5"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_map([stored(now.0)], |row| columns::outstanding(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }
@@ -124,22 +137,24 @@ fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-fn write_share(db: &Connection, payment: u64, share: &Share) -> Result<(), Fault> {
+fn write_share(db: &Connection, payment: u64, unit: Unit, share: &Share) -> Result<(), Fault> {
     let sql = format!(
         "INSERT OR REPLACE INTO leases (payment, {SHARE_COLUMNS}) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
     );
+    let ([outstanding, late, granted, remaining, elsewhere], bytes) = share.amounts(unit);
     db.prepare_cached(&sql)?.execute(params![
         stored(payment),
         share.holder.0,
         stored(share.sequence),
-        share.outstanding,
-        share.late,
-        share.answer.granted,
-        share.answer.remaining,
-        share.answer.elsewhere,
+        outstanding,
+        late,
+        granted,
+        remaining,
+        elsewhere,
         stored(share.answer.expires_at.0),
         share.answer.broken,
+        bytes,
     ])?;
     Ok(())
 }

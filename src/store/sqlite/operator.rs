@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::capabilities;
+use super::capabilities::{self, LEFT};
 use super::fault::Fault;
 use super::rows::{NO_PAYMENT, PAYMENT_COLUMNS};
 use crate::nano::UnixSeconds;
@@ -13,8 +13,10 @@ use crate::store::{CapabilityId, Filter, PaymentRecord};
 
 /// The columns of [`columns::entry`]; `?1` is the time.
 const ENTRY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 16)), p.block, p.route, \
-     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken, \
+     k.uses, k.expires_at, k.revoked_at IS NOT NULL, k.spent, k.broken, k.balance, \
      coalesce((SELECT sum(l.outstanding) FROM leases AS l WHERE l.payment = k.payment AND l.expires_at > ?1), 0), \
+     coalesce((SELECT group_concat(hex(substr(l.amounts, 1, 16)), '') FROM leases AS l \
+        WHERE l.payment = k.payment AND l.expires_at > ?1), ''), \
      p.payer, p.amount, p.updated_at, k.revoked_at, \
      g.at, coalesce(g.who, ''), coalesce(g.why, ''), r.at, coalesce(r.who, ''), coalesce(r.why, '') \
      FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
@@ -53,7 +55,7 @@ pub(super) fn search_capabilities(
         "{ENTRY} WHERE k.payment < ?2 \
          AND (?3 IS NULL OR p.route = ?3 OR substr(p.route, 1, length(?3) + 1) = ?3 || '#') \
          AND (?4 IS NULL OR p.payer = ?4) \
-         AND (NOT ?5 OR (k.revoked_at IS NULL AND k.expires_at > ?1 AND k.spent < k.uses)) \
+         AND (NOT ?5 OR (k.revoked_at IS NULL AND k.expires_at > ?1 AND {LEFT})) \
          AND (NOT ?6 OR {NO_PAYMENT}) ORDER BY k.payment DESC LIMIT ?7"
     );
     let mut statement = db.prepare_cached(&sql)?;

@@ -64,7 +64,7 @@ pub(super) fn insert_values<R>(
         &intent.challenge.0,
         &intent.route.as_str(),
         &intent.terms.amount.to_be_bytes(),
-        &intent.terms.grants.requests.get(),
+        &intent.terms.grants.count(),
         &stored(intent.terms.grants.seconds),
         &intent.payer.0,
         &intent.amount.to_be_bytes(),

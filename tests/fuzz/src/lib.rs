@@ -12,6 +12,7 @@ pub mod mcp;
 pub mod node_answer;
 pub mod target;
 pub mod token;
+pub mod usage;
 pub mod websocket;
 
 mod json;
@@ -20,7 +21,7 @@ mod json;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("block", block::run),
     ("config", config::run),
     ("envelope", envelope::run),
@@ -29,5 +30,6 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("node_answer", node_answer::run),
     ("target", target::run),
     ("token", token::run),
+    ("usage", usage::run),
     ("websocket", websocket::run),
 ];

@@ -5,7 +5,11 @@ use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
 use faregate::nano::Raw;
-use faregate::routes::{CallPrices, ClaimedCall, Grants, Lines, MAX_BATCH, MAX_DEPTH, Price, Quote};
+use faregate::routes::{
+    BillForm, CAPABILITY_KEY, CallPrices, ClaimedCall, Enclosed, Grants, Lines, MAX_BATCH, MAX_DEPTH,
+    PAYMENT_KEY, Price, Quote,
+};
+use faregate::x402::mcp::{PAYMENT_RESPONSE_KEY, ResultMeta, WholeReceipt, with_meta};
 use jiter::{JsonErrorType, JsonValue};
 
 use crate::json;
@@ -19,8 +23,9 @@ enum Seen {
 }
 
 fn prices(methods: BTreeMap<String, Price>, tools: BTreeMap<String, Price>, otherwise: Price) -> CallPrices {
-    let grants = Grants { requests: NonZeroU32::MIN, seconds: 60 };
-    CallPrices { bound: 1 << 20, grants, methods: Lines::new(methods), tools: Lines::new(tools), otherwise }
+    let grants = Grants::of_requests(NonZeroU32::MIN, 60);
+    let (methods, tools, bills) = (Lines::new(methods), Lines::new(tools), BillForm::Both);
+    CallPrices { bound: 1 << 20, grants, methods, tools, otherwise, bills }
 }
 
 /// Everything is offered for 1 raw.
@@ -28,8 +33,10 @@ static OPEN: LazyLock<CallPrices> =
     LazyLock::new(|| prices(BTreeMap::new(), BTreeMap::new(), Price::Costs(Raw::new(1).into())));
 
 /// A body whose calls are priced is read by the second parser in the same way: each call is on the line
-/// that this parser sees, no key is there twice, and the limits hold.
+/// that this parser sees, no key is there twice, and the limits hold. A payment in it is the one that this parser
+/// sees, and is cut out of the text with nothing else. Read as an answer, it has its receipt where this parser looks.
 pub fn run(body: &[u8]) {
+    check_receipt(body);
     let quote = OPEN.quote(body);
     let read = JsonValue::parse(body, false);
     // As it is built here, it has no type for integers beyond 64 bits.
@@ -49,6 +56,79 @@ pub fn run(body: &[u8]) {
     check_names(&seen);
     check_sum(body, &seen, &quote);
     check_claims(body, &seen);
+    check_enclosed(body, &value, &quote);
+}
+
+/// A receipt that is put in is there for the second parser, however the answer comes in pieces.
+fn check_receipt(answer: &[u8]) {
+    let meta = ResultMeta { payment_response: Some("{\"success\":true}".to_owned()), capability: None };
+    let text = std::str::from_utf8(answer).ok();
+    let with = text.and_then(|it| with_meta(it, "1", &meta));
+    let middle = answer.len() / 2;
+    let mut receipt = WholeReceipt::new("1".to_owned(), meta);
+    let mut passed = receipt.part(&answer[..middle]);
+    passed.extend(receipt.part(&answer[middle..]));
+    passed.extend(receipt.end());
+    let Some(with) = with else { return };
+    // A byte order mark or the like behind the object is no part of it, and passes.
+    assert_eq!(String::from_utf8_lossy(&passed), with);
+    let Ok(seen) = JsonValue::parse(with.as_bytes(), false) else {
+        assert!(JsonValue::parse(answer, false).is_err(), "it could be read before: {with}");
+        return;
+    };
+    let given = json::field(&seen, "result").and_then(|it| json::field(it, "_meta"));
+    let given = given.and_then(|it| json::field(it, PAYMENT_RESPONSE_KEY));
+    assert_eq!(given, JsonValue::parse(b"{\"success\":true}", false).ok().as_ref(), "{with}");
+}
+
+/// What is enclosed is what the second parser finds there. The rest is the same text but for it, and costs the same.
+fn check_enclosed(body: &[u8], value: &JsonValue<'_>, quote: &Quote) {
+    let Ok(read) = Enclosed::read(body) else { return };
+    let params = json::field(value, "params");
+    let meta =
+        params.and_then(|it| json::field(it, "_meta")).filter(|_| matches!(value, JsonValue::Object(_)));
+    let mut count = 0;
+    for (key, own) in [(PAYMENT_KEY, &read.payment), (CAPABILITY_KEY, &read.capability)] {
+        let seen = meta.and_then(|it| json::field(it, key));
+        let own =
+            own.as_ref().map(|it| JsonValue::parse(it.as_bytes(), false).expect("a part of what was read"));
+        assert_eq!(own.as_ref(), seen, "{key}");
+        count += usize::from(seen.is_some());
+    }
+    let Some(rest) = &read.rest else {
+        assert_eq!(count, 0, "it goes on with the body");
+        return;
+    };
+    assert!(count > 0, "nothing was to be cut");
+    let left = JsonValue::parse(rest.as_bytes(), false)
+        .unwrap_or_else(|error| panic!("the rest is not JSON: {error}"));
+    assert!(
+        is_without(value, &left, &["params", "_meta"]),
+        "more or less than what is enclosed is gone: {rest}"
+    );
+    assert_eq!(OPEN.quote(rest.as_bytes()).as_ref(), Ok(quote));
+    let again = Enclosed::read(rest.as_bytes()).expect("the rest can be read");
+    assert!(!again.shows_something() && again.id == read.id && again.rest.is_none());
+    let before = body.iter().zip(rest.as_bytes()).take_while(|(one, other)| one == other).count();
+    let behind = body.iter().rev().zip(rest.bytes().rev()).take_while(|(one, other)| *one == other).count();
+    assert!(
+        count > 1 || before + behind >= rest.len(),
+        "the rest is not byte for byte what was sent: {rest}"
+    );
+}
+
+/// Whether `left` is `whole` without what is enclosed in the object at `path`, in the same order.
+fn is_without(whole: &JsonValue<'_>, left: &JsonValue<'_>, path: &[&str]) -> bool {
+    let (JsonValue::Object(whole), JsonValue::Object(left)) = (whole, left) else { return false };
+    let stays = |key: &str| !path.is_empty() || ![PAYMENT_KEY, CAPABILITY_KEY].contains(&key);
+    let mut stay = whole.iter().filter(|(key, _)| stays(key));
+    let same = left.iter().all(|(key, left)| {
+        stay.next().is_some_and(|(own, whole)| {
+            let leads_on = path.split_first().filter(|(first, _)| **first == &**key);
+            own == key && leads_on.map_or_else(|| whole == left, |(_, path)| is_without(whole, left, path))
+        })
+    });
+    same && stay.next().is_none()
 }
 
 fn check_names(seen: &[Seen]) {

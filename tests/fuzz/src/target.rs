@@ -27,7 +27,7 @@ const ROUTES: [(&str, bool); 12] = [
 
 fn route(pattern: &str, case_sensitive: bool) -> Route {
     let pattern = Pattern::parse(pattern).expect(pattern);
-    let grants = Grants { requests: std::num::NonZeroU32::MIN, seconds: 60 };
+    let grants = Grants::of_requests(std::num::NonZeroU32::MIN, 60);
     Route {
         name: RouteName::new(pattern.as_str()),
         standing: Arc::new(Standing::new(&pattern, &Conditions::default(), Vec::new())),
@@ -45,6 +45,7 @@ fn route(pattern: &str, case_sensitive: bool) -> Route {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive,
+        meter: None,
         rules: None,
     }
 }

@@ -95,7 +95,7 @@ fn an_offer(given: &mut Unstructured<'_>) -> Result<Offer> {
         mechanism: *given.choose(&Mechanism::ALL)?,
         terms: Terms {
             amount: Raw::new(given.arbitrary()?),
-            grants: Grants { requests, seconds: given.arbitrary()? },
+            grants: Grants::of_requests(requests, given.arbitrary()?),
         },
         pay_to: Account(given.arbitrary()?),
         valid_before: UnixSeconds(given.arbitrary()?),
@@ -127,8 +127,8 @@ fn challenge(given: &mut Unstructured<'_>) -> Result<()> {
         0 => nonce.0[bit / 8] ^= 1 << (bit % 8),
         1 => changed.terms.amount = Raw::new(offer.terms.amount.get() ^ 1 << (bit % 128)),
         2 => {
-            changed.terms.grants.requests =
-                NonZeroU32::new(offer.terms.grants.requests.get() ^ one_bit).unwrap_or(NonZeroU32::MAX)
+            changed.terms.grants =
+                Grants::of_count(offer.terms.grants.count() ^ one_bit, offer.terms.grants.seconds)
         }
         3 => changed.terms.grants.seconds ^= 1 << (bit % 64),
         4 => changed.valid_before.0 ^= 1 << (bit % 64),

@@ -41,7 +41,7 @@ macro_rules! replays {
     };
 }
 
-replays! { block config envelope http_head mcp node_answer target token websocket }
+replays! { block config envelope http_head mcp node_answer target token usage websocket }
 
 #[test]
 fn every_target_has_all_its_parts() {

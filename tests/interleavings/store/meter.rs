@@ -8,7 +8,7 @@ use shuttle::future::{block_on, spawn, yield_now};
 use shuttle::rand::Rng;
 use tokio::sync::watch;
 
-use super::capabilities::{BrokenAnswer, Capabilities, LEASE_SECONDS, NoUse};
+use super::capabilities::{BrokenAnswer, Capabilities, LEASE_SECONDS, NoUse, Wish};
 use super::model::Model;
 use super::samples::{NOW, USES, hash, holder, id, sent};
 use super::settle::Settled;
@@ -23,7 +23,7 @@ use crate::routes::Metering;
 use crate::sync::Mutex;
 
 /// Requests at all instances together; what each tries to take is more than there is.
-const REQUESTS: u32 = 8;
+const REQUESTS: u128 = 8;
 /// Uses that a request tries to take, one after the other.
 const TRIES: u8 = 3;
 
@@ -90,15 +90,15 @@ impl StoreHealth for Far {
 /// What happened to the requests.
 #[derive(Default)]
 struct Tally {
-    spent: u32,
-    under_way: u32,
+    spent: u128,
+    under_way: u128,
     called_used_up: u32,
 }
 
 /// What goes wrong, and what time does.
 #[derive(Clone, Copy)]
 struct Plan {
-    instances: u32,
+    instances: u128,
     /// Answers of the store get lost.
     lossy: bool,
     /// Seconds that pass at once, at some moment.
@@ -115,7 +115,7 @@ impl Plan {
 
     /// Uses that may be out and spent together: those bought, and what was under way when a lease
     /// lapsed, which is one for each request at most.
-    const fn bound(self) -> u32 {
+    const fn bound(self) -> u128 {
         if self.lapses() { USES + REQUESTS } else { USES }
     }
 }
@@ -131,7 +131,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
     let strict = shuttle::rand::thread_rng().gen_bool(0.3);
     let metering = if strict { Metering::Strict } else { Metering::Leased };
     for _ in 0..TRIES {
-        match capabilities.reserve(&held, metering).await {
+        match capabilities.reserve(&held, Wish::one(metering)).await {
             Ok(mut taken) => {
                 {
                     let mut tally = tally.lock().unwrap();
@@ -144,7 +144,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                 yield_now().await;
                 let dice = shuttle::rand::thread_rng().gen_range(0..5);
                 // Counted before it happens, so that who takes it next is not counted first.
-                let counted = |spent: u32| {
+                let counted = |spent: u128| {
                     let mut tally = tally.lock().unwrap();
                     tally.under_way -= 1;
                     tally.spent += spent;
@@ -158,7 +158,7 @@ async fn request(capabilities: Arc<Capabilities<Far>>, tally: Arc<Mutex<Tally>>,
                     1 => {
                         drop(counted(0));
                         let broken = capabilities.broke(taken).await;
-                        tally.lock().unwrap().spent += u32::from(broken == BrokenAnswer::Committed);
+                        tally.lock().unwrap().spent += u128::from(broken == BrokenAnswer::Committed);
                     }
                     2 if metering == Metering::Strict => {
                         drop(counted(1));
@@ -317,9 +317,9 @@ fn uses_leased_with_the_grant_are_added_once() {
                 assert!(Arc::ptr_eq(&held, &admitted.await.unwrap()));
             }
             for _ in 0..USES {
-                own.reserve(&held, Metering::Leased).await.unwrap().commit();
+                own.reserve(&held, Wish::one(Metering::Leased)).await.unwrap().commit();
             }
-            let none = own.reserve(&held, Metering::Leased).await;
+            let none = own.reserve(&held, Wish::one(Metering::Leased)).await;
             assert!(matches!(none, Err(NoUse::Exhausted)), "{none:?}");
         });
     });

@@ -30,7 +30,7 @@ async fn begun(rig: &Rig, block: StateBlock, amount: Raw) {
         mechanism: Mechanism::NanoTxn,
         challenge: Nonce([7; 32]),
         route: RouteName::new("quote"),
-        terms: Terms { amount, grants: Grants { requests: 1.try_into().unwrap(), seconds: 3600 } },
+        terms: Terms { amount, grants: Grants::of_requests(1.try_into().unwrap(), 3600) },
         payer: block.account,
         amount,
         pay_to: block.destination(),

@@ -81,8 +81,9 @@ fn cashier(ledger: &Arc<NodeLedger>) -> Cashier<NodeLedger, Model> {
 }
 
 fn ask(presented: Presented) -> Ask {
-    let grants = Grants { requests: 1.try_into().unwrap(), seconds: 3600 };
+    let grants = Grants::of_requests(1.try_into().unwrap(), 3600);
     Ask {
+        hold: None,
         route: RouteName::new("thing"),
         standing: Arc::default(),
         quoted: Some(Terms { amount: Raw::new(5), grants }.into()),

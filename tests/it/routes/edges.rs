@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use faregate::routes::{CallFault, CallPrices, Lines, MAX_SEGMENTS, Precedence, Price, Quote};
+use faregate::routes::{BillForm, CallFault, CallPrices, Lines, MAX_SEGMENTS, Precedence, Price, Quote};
 
 use super::*;
 
@@ -84,10 +84,11 @@ fn tools(lines: &[&str]) -> CallPrices {
         lines.iter().zip(1..).map(|(line, raw)| ((*line).to_owned(), Price::Costs(Raw::new(raw).into())));
     CallPrices {
         bound: 1000,
-        grants: Grants { requests: NonZeroU32::MIN, seconds: 60 },
+        grants: Grants::of_requests(NonZeroU32::MIN, 60),
         methods: Lines::default(),
         tools: Lines::new(prices.collect::<BTreeMap<_, _>>()),
         otherwise: Price::Refused,
+        bills: BillForm::Http,
     }
 }
 

@@ -265,7 +265,8 @@ impl Meters for Connection {
             }
             let lease = self.world.store.lease(asked, now).await?;
             if self.reported.lock().unwrap().insert(request.sequence) {
-                *self.unreported.lock().unwrap().entry(id).or_default() -= i64::from(request.used);
+                *self.unreported.lock().unwrap().entry(id).or_default() -=
+                    i64::try_from(request.used).unwrap();
             }
             Ok(lease)
         })

@@ -56,6 +56,7 @@ impl Town {
     async fn ask_under(&self, asked: &Asked<'_>, presented: Presented) -> Told {
         let instance = self.someone();
         let ask = Ask {
+            hold: None,
             route: asked.ware.0.clone(),
             standing: Arc::default(),
             quoted: Some(asked.ware.1.into()),
@@ -108,7 +109,7 @@ impl Town {
     async fn forward_under(&self, instance: &Arc<Instance>, asked: &Asked<'_>, admitted: Admitted) -> Told {
         let (world, id) = (&self.world, asked.identified.id);
         let (capability, block) = (admitted.taken.held().record().id, admitted.taken.held().record().block);
-        let uses = i64::from(admitted.taken.held().record().uses);
+        let uses = i64::from(admitted.taken.held().record().uses());
         let mut body = [0; 8];
         world.fill(&mut body);
         {
@@ -170,7 +171,7 @@ pub(super) async fn namer(town: Arc<Town>, key: SecretKey, mechanism: Mechanism,
         let ware = wares()[town.world.below(2) as usize].clone();
         let token = Purchase::new(&town, &key, mechanism, &ware, number).run().await;
         if let Some(token) = token {
-            let left = ware.1.grants.requests.get() - 1;
+            let left = ware.1.grants.count() - 1;
             people::use_up(&town, &ware, &token, left).await;
         }
         spent = spent.checked_add(ware.1.amount).unwrap();

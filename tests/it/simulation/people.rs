@@ -10,7 +10,7 @@ use faregate::nano::{Account, BlockHash, Raw, SecretKey, StateBlock};
 use faregate::payment::capability::CapabilityId;
 use faregate::payment::challenge::Challenge;
 use faregate::payment::{Mechanism, Refusal, nano_session, nano_signature};
-use faregate::routes::{Grants, RouteName, Terms};
+use faregate::routes::{Grants, RouteName, Terms, Unit};
 use faregate::store::capabilities::BrokenAnswer;
 
 use super::instance::Instance;
@@ -46,14 +46,20 @@ pub(super) struct Book {
 pub(super) fn wares() -> [(RouteName, Terms); 2] {
     let terms = |amount, requests: u32| Terms {
         amount: Raw::new(amount),
-        grants: Grants { requests: requests.try_into().unwrap(), seconds: 3600 },
+        grants: Grants::of_requests(requests.try_into().unwrap(), 3600),
     };
     [(RouteName::new("cheap"), terms(10, 1)), (RouteName::new("dear"), terms(30, 3))]
 }
 
+/// A purse: what a request costs is known afterwards.
+fn tokens() -> (RouteName, Terms) {
+    (RouteName::new("tokens"), Terms { amount: Raw::new(200), grants: Grants::of_balance(3600) })
+}
+
 /// How one request ended for its client.
 enum Answer {
-    Served,
+    /// What it cost: one use, or so many raw.
+    Served(u128),
     /// The upstream failed; nothing was delivered.
     Failed,
     /// Come again.
@@ -71,8 +77,20 @@ impl Town {
 
     /// Sends a request to some instance; an admitted one is forwarded and its outcome settled.
     async fn ask(&self, ware: &(RouteName, Terms), presented: Presented, patient: bool) -> Answer {
+        self.ask_for(ware, presented, None, patient).await
+    }
+
+    /// As [`Town::ask`], for something that may cost so many raw.
+    async fn ask_for(
+        &self,
+        ware: &(RouteName, Terms),
+        presented: Presented,
+        hold: Option<Raw>,
+        patient: bool,
+    ) -> Answer {
         let instance = self.someone();
         let ask = Ask {
+            hold,
             route: ware.0.clone(),
             standing: Arc::default(),
             quoted: Some(ware.1.into()),
@@ -100,8 +118,8 @@ impl Town {
 
     async fn forward(&self, instance: &Instance, admitted: Admitted, patient: bool) -> Answer {
         let id = admitted.taken.held().record().id;
-        let uses = i64::from(admitted.taken.held().record().uses);
-        self.book.lock().unwrap().bought.insert(id, uses);
+        let stock = i64::try_from(admitted.taken.held().record().stock).unwrap();
+        self.book.lock().unwrap().bought.insert(id, stock);
         tokio::time::sleep(Duration::from_millis(5 + self.world.below(2_000))).await;
         if instance.life.is_over() {
             return Answer::Lost;
@@ -110,14 +128,36 @@ impl Town {
             instance.till.capabilities().fail(admitted.taken);
             return Answer::Failed;
         }
-        if !patient && self.world.chance(30) {
+        let is_purse = admitted.taken.held().record().unit == Unit::Raw;
+        if !patient && !is_purse && self.world.chance(30) {
             self.break_off(instance, admitted).await;
             return Answer::Lost;
         }
-        *self.book.lock().unwrap().served.entry(id).or_default() += 1;
-        *instance.unreported.lock().unwrap().entry(id).or_default() += 1;
+        let cost = if is_purse { self.charge(instance, admitted).await } else { Self::commit(admitted) };
+        let counted = i64::try_from(cost).unwrap();
+        *self.book.lock().unwrap().served.entry(id).or_default() += counted;
+        *instance.unreported.lock().unwrap().entry(id).or_default() += counted;
+        Answer::Served(cost)
+    }
+
+    fn commit(admitted: Admitted) -> u128 {
         admitted.taken.commit();
-        Answer::Served
+        1
+    }
+
+    /// The answer costs less than was set aside for it, or more, as far as there is more.
+    async fn charge(&self, instance: &Instance, admitted: Admitted) -> u128 {
+        let mut taken = admitted.taken;
+        let cost = u128::from(self.world.below(u64::try_from(taken.reserved()).unwrap() + 4));
+        let lacking = cost.saturating_sub(taken.reserved());
+        if lacking > 0 {
+            let more = instance.till.capabilities().take_more(&mut taken, lacking);
+            let _ = tokio::time::timeout(CLIENT_TIMEOUT, more).await;
+        }
+        if instance.life.is_over() {
+            return 0;
+        }
+        taken.charge(cost)
     }
 
     /// The answer breaks off. Returns what became of the use, if the gateway lives to say it.
@@ -207,7 +247,8 @@ pub(super) struct Paid {
 pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism, purchases: u64) -> Raw {
     let mut spent = Raw::ZERO;
     for _ in 0..purchases {
-        let ware = wares()[town.world.below(2) as usize].clone();
+        let [cheap, dear] = wares();
+        let ware = [cheap, dear, tokens()][town.world.below(3) as usize].clone();
         let paid = buy(&town, &key, mechanism, &ware).await;
         spent = spent.checked_add(paid).unwrap();
         town.book.lock().unwrap().purchases += 1;
@@ -219,7 +260,7 @@ pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism
 /// Buys one thing; what it cost.
 async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) -> Raw {
     let world = &town.world;
-    let mut left = ware.1.grants.requests.get();
+    let (unit, mut left) = ware.1.stock();
     let mut cost = ware.1.amount;
     // Every block signed for this purchase: all build on one frontier, so one at most is confirmed.
     let mut signed_for: Vec<Paid> = Vec::new();
@@ -260,9 +301,12 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
         if !patient {
             impatience -= 1;
         }
-        match town.ask(ware, presented, patient).await {
-            Answer::Served => {
-                left -= 1;
+        // To the last raw: nothing of a purse is lost.
+        let hold = (unit == Unit::Raw).then(|| Raw::new(left.min(1 + u128::from(world.below(40)))));
+        match town.ask_for(ware, presented, hold, patient).await {
+            Answer::Served(used) => {
+                // After a crash there may be more in a purse than its owner knows.
+                left = left.saturating_sub(used);
                 cost = paid.challenge.due();
             }
             Answer::Failed | Answer::Lost => {}
@@ -282,7 +326,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
 pub(super) async fn use_up(town: &Town, ware: &(RouteName, Terms), token: &str, mut left: u32) {
     while left > 0 {
         match town.ask(ware, Presented::Token(token.to_owned()), true).await {
-            Answer::Served => left -= 1,
+            Answer::Served(_) => left -= 1,
             Answer::Failed | Answer::Lost => {}
             Answer::Wait => tokio::time::sleep(Duration::from_millis(700)).await,
             Answer::Bill(bill) => {
@@ -370,7 +414,7 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
             };
             town.world.present(block.hash(), challenge.nonce());
             let answer = town.ask(ware, presented, true).await;
-            let got = matches!(answer, Answer::Served | Answer::Failed);
+            let got = matches!(answer, Answer::Served(_) | Answer::Failed);
             town.world.hold(!got, || format!("the eavesdropper was served with {}", block.hash()));
             break;
         }
@@ -385,6 +429,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
     loop {
         let instance = town.someone();
         let ask = Ask {
+            hold: None,
             route: ware.0.clone(),
             standing: Arc::default(),
             quoted: Some(ware.1.into()),
@@ -401,7 +446,7 @@ pub(super) async fn breaker(town: Arc<Town>, key: SecretKey) {
             && !instance.life.is_over()
         {
             let record = admitted.taken.held().record();
-            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses));
+            town.book.lock().unwrap().bought.insert(record.id, i64::from(record.uses()));
             town.break_off(&instance, admitted).await;
         }
         tokio::time::sleep(Duration::from_millis(town.world.below(1_000))).await;

@@ -37,6 +37,7 @@ pub(super) fn under_an_id() -> IdentifiedRequest {
 fn request_for(ware: usize, presented: Presented) -> Ask {
     let (route, terms) = wares()[ware].clone();
     Ask {
+        hold: None,
         route,
         standing: Arc::default(),
         quoted: Some(terms.into()),

@@ -126,6 +126,7 @@ impl Street {
         let client = if self.world.ablation == Ablation::OneClient { at([192, 0, 2, 1]) } else { client };
         let metering = Metering::Leased;
         let ask = Ask {
+            hold: None,
             route,
             standing: Arc::default(),
             quoted: Some(terms.into()),

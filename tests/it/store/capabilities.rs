@@ -8,7 +8,7 @@ use faregate::clock::Clock;
 use faregate::nano::UnixSeconds;
 use faregate::routes::Metering;
 use faregate::store::capabilities::{
-    BrokenAnswer, CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use,
+    BrokenAnswer, CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use, Wish,
 };
 use faregate::store::{LeaseRequest, Meters};
 
@@ -37,12 +37,12 @@ async fn answers_that_break_off_are_counted_in_the_store() {
     for (number, expected) in [(1, back), (2, back), (3, spent)] {
         let here = instance(&store, number);
         let held = found(&here).await;
-        let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+        let taken = here.reserve(&held, Wish::one(Metering::Strict)).await.unwrap();
         assert_eq!(here.broke(taken).await, expected, "instance {number}");
         if expected == spent {
             // The next use has its own.
             for expected in [back, back, spent] {
-                let taken = here.reserve(&held, Metering::Strict).await.unwrap();
+                let taken = here.reserve(&held, Wish::one(Metering::Strict)).await.unwrap();
                 assert_eq!(here.broke(taken).await, expected);
             }
         }
@@ -52,8 +52,8 @@ async fn answers_that_break_off_are_counted_in_the_store() {
 /// Where the uses of the capability are, for an instance that has none of them.
 #[derive(Debug, Eq, PartialEq)]
 struct InStore {
-    remaining: u32,
-    leased: u32,
+    remaining: u128,
+    leased: u128,
 }
 
 /// Asks the store. `sequence` counts the calls.
@@ -79,16 +79,16 @@ async fn a_revocation_elsewhere_ends_a_capability_with_the_next_report() {
     let (here, there) = (instance(&store, 1), instance(&store, 2));
     let held = found(&here).await;
     // The first call tells how many there are, so that the second takes several.
-    here.reserve(&held, Metering::Leased).await.unwrap().commit();
-    let mut taken = here.reserve(&held, Metering::Leased).await.unwrap();
+    here.reserve(&held, Wish::one(Metering::Leased)).await.unwrap().commit();
+    let mut taken = here.reserve(&held, Wish::one(Metering::Leased)).await.unwrap();
     assert!(held.remaining() > 1, "more is leased here");
     assert!(there.revoke(id(hash(1))).await.unwrap());
     // Until it hears of it, an instance serves what it has.
-    here.reserve(&held, Metering::Leased).await.unwrap().give_back();
+    here.reserve(&held, Wish::one(Metering::Leased)).await.unwrap().give_back();
     here.commit_durably(&mut taken).await.unwrap();
-    let refused = here.reserve(&held, Metering::Leased).await;
+    let refused = here.reserve(&held, Wish::one(Metering::Leased)).await;
     assert!(matches!(refused, Err(NoUse::Revoked)), "{refused:?}");
-    let elsewhere = there.reserve(&found(&there).await, Metering::Leased).await;
+    let elsewhere = there.reserve(&found(&there).await, Wish::one(Metering::Leased)).await;
     assert!(matches!(elsewhere, Err(NoUse::Revoked)), "{elsewhere:?}");
 }
 
@@ -99,22 +99,22 @@ async fn strict_metering_leases_one_use_and_records_it_at_once() {
     let capabilities = instance(&store, 1);
     let held = found(&capabilities).await;
     for spent in 0..USES {
-        let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
+        let mut taken = capabilities.reserve(&held, Wish::one(Metering::Strict)).await.unwrap();
         assert_eq!(
-            look(&store, u64::from(spent) * 2 + 1).await,
+            look(&store, spent as u64 * 2 + 1).await,
             InStore { remaining: USES - spent - 1, leased: 1 },
             "one is out"
         );
         capabilities.commit_durably(&mut taken).await.unwrap();
         assert_eq!(
-            look(&store, u64::from(spent) * 2 + 2).await,
+            look(&store, spent as u64 * 2 + 2).await,
             InStore { remaining: USES - spent - 1, leased: 0 },
             "and spent"
         );
         // What the gateway does with it later changes nothing.
         taken.commit();
     }
-    let none = capabilities.reserve(&held, Metering::Strict).await;
+    let none = capabilities.reserve(&held, Wish::one(Metering::Strict)).await;
     assert!(matches!(none, Err(NoUse::Exhausted)), "{none:?}");
 }
 
@@ -124,7 +124,7 @@ async fn a_strict_use_that_is_recorded_is_not_given_back() {
     bought(&store).await;
     let capabilities = instance(&store, 1);
     let held = found(&capabilities).await;
-    let mut taken = capabilities.reserve(&held, Metering::Strict).await.unwrap();
+    let mut taken = capabilities.reserve(&held, Wish::one(Metering::Strict)).await.unwrap();
     capabilities.commit_durably(&mut taken).await.unwrap();
     assert_eq!(capabilities.broke(taken).await, BrokenAnswer::Committed);
     assert_eq!(look(&store, 1).await, InStore { remaining: USES - 1, leased: 0 });
@@ -155,23 +155,23 @@ impl Time {
 /// Takes uses until there are no more.
 async fn take_all(capabilities: &Capabilities<Model>) -> Vec<Use> {
     let (cached, mut taken) = (found(capabilities).await, Vec::new());
-    while let Ok(one) = capabilities.reserve(&cached, Metering::Leased).await {
+    while let Ok(one) = capabilities.reserve(&cached, Wish::one(Metering::Leased)).await {
         taken.push(one);
     }
     taken
 }
 
-fn commit_all(taken: Vec<Use>) -> u32 {
-    let count = u32::try_from(taken.len()).unwrap();
+fn commit_all(taken: Vec<Use>) -> u128 {
+    let count = u128::try_from(taken.len()).unwrap();
     taken.into_iter().for_each(Use::commit);
     count
 }
 
 /// Takes one use, so that half of the others are leased here, and spends it durably.
-async fn lease_half(capabilities: &Capabilities<Model>) -> u32 {
+async fn lease_half(capabilities: &Capabilities<Model>) -> u128 {
     let cached = found(capabilities).await;
     for _ in 0..2 {
-        let mut one = capabilities.reserve(&cached, Metering::Leased).await.unwrap();
+        let mut one = capabilities.reserve(&cached, Wish::one(Metering::Leased)).await.unwrap();
         capabilities.commit_durably(&mut one).await.unwrap();
     }
     2
@@ -228,7 +228,7 @@ async fn a_lease_is_renewed_before_it_lapses_while_a_request_is_under_way() {
         let here = Arc::clone(&here);
         async move { here.run(shutdown).await }
     });
-    let under_way = here.reserve(&found(&here).await, Metering::Leased).await.unwrap();
+    let under_way = here.reserve(&found(&here).await, Wish::one(Metering::Leased)).await.unwrap();
     let mut spent = 0;
     for second in 1..=3 * LEASE_SECONDS {
         time.set(second);
@@ -254,7 +254,7 @@ async fn a_spent_use_is_reported_within_a_quarter_of_a_second() {
         let here = Arc::clone(&here);
         async move { here.run(shutdown).await }
     });
-    let taken = here.reserve(&found(&here).await, Metering::Leased).await.unwrap();
+    let taken = here.reserve(&found(&here).await, Wish::one(Metering::Leased)).await.unwrap();
     // The next one is far.
     look_over().await;
     let before = look(&store, 1).await;
@@ -351,8 +351,8 @@ async fn a_revocation_ends_a_capability_that_the_cache_has_dropped() {
     let here = Capabilities::new(Arc::clone(&store), Clock::from_fn(|| NOW), holder(1), 0);
     lease_half(&here).await;
     let held = here.known(id(hash(1))).expect("uses of it are out");
-    here.reserve(&held, Metering::Leased).await.unwrap().give_back();
+    here.reserve(&held, Wish::one(Metering::Leased)).await.unwrap().give_back();
     assert!(here.revoke(id(hash(1))).await.unwrap());
-    let refused = here.reserve(&held, Metering::Leased).await;
+    let refused = here.reserve(&held, Wish::one(Metering::Leased)).await;
     assert!(matches!(refused, Err(NoUse::Revoked)), "{refused:?}");
 }

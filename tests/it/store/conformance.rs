@@ -5,7 +5,9 @@ mod identifiers;
 
 use std::sync::Arc;
 
+use faregate::nano::Raw;
 use faregate::nano::{BlockHash, UnixSeconds};
+use faregate::routes::{Grants, Terms, Unit};
 use faregate::store::{
     Begin, CLOCK_GRACE, CapabilityRecord, Filter, Grant, Grantee, Health, Intent, Lease, LeaseRequest,
     PaymentRecord, PaymentState, Store, StoreError, Unsound,
@@ -19,7 +21,7 @@ use self::identifiers::{
     of_many_payments_under_one_id_one_is_made, of_two_payments_under_one_id_the_first_holds_it,
     the_first_answer_to_a_granted_payment_is_kept,
 };
-use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent, signed};
+use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, purse, sent, signed};
 
 const LATER: UnixSeconds = UnixSeconds(NOW.0 + 5);
 
@@ -36,7 +38,7 @@ async fn granted(
     store: &impl Store,
     intent: &Intent,
     by: u8,
-    want: u32,
+    want: u128,
     ttl: u64,
 ) -> (CapabilityRecord, Lease, bool) {
     match store.grant(intent, Grantee { ttl, ..grantee(intent.block, by, want) }, NOW).await.unwrap() {
@@ -46,7 +48,7 @@ async fn granted(
 }
 
 /// A report by holder `by` on what `block` bought.
-fn report(block: BlockHash, by: u8, sequence: u64, used: u32, returned: u32, want: u32) -> LeaseRequest {
+fn report(block: BlockHash, by: u8, sequence: u64, used: u128, returned: u128, want: u128) -> LeaseRequest {
     LeaseRequest {
         capability: id(block),
         holder: holder(by),
@@ -60,7 +62,7 @@ fn report(block: BlockHash, by: u8, sequence: u64, used: u32, returned: u32, wan
 }
 
 /// The answer about a capability that is not revoked.
-const fn lent(granted: u32, remaining: u32, elsewhere: u32, expires_at: UnixSeconds) -> Lease {
+const fn lent(granted: u128, remaining: u128, elsewhere: u128, expires_at: UnixSeconds) -> Lease {
     Lease { granted, remaining, elsewhere, broken: 0, expires_at, revoked: false }
 }
 
@@ -212,7 +214,8 @@ async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
         id: id(hash(1)),
         block: hash(1),
         route: intent.route.clone(),
-        uses: USES,
+        unit: Unit::Use,
+        stock: USES,
         expires_at: NOW.plus(GOOD_FOR),
         revoked: false,
     };
@@ -223,7 +226,7 @@ async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
 }
 
 async fn a_grant_leases_no_more_than_was_bought<S: Store>(store: Arc<S>) {
-    let (_, lease, _) = granted(&*store, &sent(hash(1), 1), 1, u32::MAX, 30).await;
+    let (_, lease, _) = granted(&*store, &sent(hash(1), 1), 1, u128::MAX, 30).await;
     assert_eq!((lease.granted, lease.remaining), (USES, 0));
 }
 
@@ -303,9 +306,41 @@ async fn a_repeated_report_counts_once<S: Store>(store: Arc<S>) {
     assert_eq!(next.remaining, USES - 9, "2 and 7 are spent, nothing twice");
 }
 
+async fn a_purse_is_counted_in_raw<S: Store>(store: Arc<S>) {
+    let intent = Intent { terms: purse(), ..sent(hash(1), 1) };
+    let (record, lease, _) = granted(&*store, &intent, 1, 4, 30).await;
+    assert_eq!((record.unit, record.stock, record.uses()), (Unit::Raw, USES, 0));
+    assert_eq!(lease, lent(4, USES - 4, 0, NOW.plus(30)));
+    assert_eq!(store.capability(id(hash(1))).await, Ok(Some(record)));
+    assert_eq!(store.payment(hash(1)).await.unwrap().unwrap().intent, intent);
+    let other = store.lease(report(hash(1), 2, 1, 0, 0, 99), LATER).await.unwrap();
+    assert_eq!((other.granted, other.remaining, other.elsewhere), (USES - 4, 0, 4));
+    let spent = store.lease(report(hash(1), 1, 1, 3, 1, 0), LATER).await.unwrap();
+    assert_eq!((spent.granted, spent.remaining, spent.elsewhere), (0, 1, USES - 4));
+}
+
+/// A purse with all the money there is, of which single raw are spent. The model counts them one by one.
+pub(crate) async fn a_purse_holds_amounts_of_any_size<S: Store>(store: Arc<S>) {
+    let all = u128::MAX;
+    let terms = Terms { amount: Raw::new(all), grants: Grants::of_balance(GOOD_FOR) };
+    let intent = Intent { terms, amount: Raw::new(all), ..sent(hash(1), 1) };
+    let (record, lease, _) = granted(&*store, &intent, 1, all / 2, 30).await;
+    assert_eq!((record.stock, lease), (all, lent(all / 2, all / 2 + 1, 0, NOW.plus(30))));
+    let other = store.lease(report(hash(1), 2, 1, 0, 0, 7), LATER).await.unwrap();
+    assert_eq!((other.granted, other.remaining, other.elsewhere), (7, all / 2 - 6, all / 2));
+    let spent = store.lease(report(hash(1), 1, 1, all / 2 - 1, 1, 0), LATER).await.unwrap();
+    assert_eq!((spent.granted, spent.remaining, spent.elsewhere), (0, all / 2 - 5, 7));
+    let (again, ..) = granted(&*store, &intent, 3, 1, 30).await;
+    assert_eq!(again, record);
+    let rest = store.lease(report(hash(1), 3, 1, 1, 0, all), LATER).await.unwrap();
+    assert_eq!((rest.granted, rest.remaining), (all / 2 - 6, 0));
+    let last = store.lease(report(hash(1), 3, 2, all / 2 - 6, 0, 1), LATER).await.unwrap();
+    assert_eq!((last.granted, last.remaining, last.elsewhere), (0, 0, 7));
+}
+
 async fn nobody_reports_more_than_it_has<S: Store>(store: Arc<S>) {
     granted(&*store, &sent(hash(1), 1), 1, 4, 30).await;
-    for (used, returned) in [(5, 0), (0, 5), (3, 2), (u32::MAX, u32::MAX)] {
+    for (used, returned) in [(5, 0), (0, 5), (3, 2), (u128::MAX, u128::MAX)] {
         let answer = store.lease(report(hash(1), 1, 1, used, returned, 0), LATER).await;
         assert!(is_unfit(&answer), "{answer:?}");
     }
@@ -598,6 +633,7 @@ hold! {
     one_id_names_one_capability,
     a_lease_counts_what_was_spent_and_handed_back,
     a_repeated_report_counts_once,
+    a_purse_is_counted_in_raw,
     nobody_reports_more_than_it_has,
     a_lapsed_lease_goes_back,
     a_call_renews_the_lease,

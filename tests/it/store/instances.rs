@@ -223,7 +223,7 @@ async fn the_doctor_tells_what_is_sound_and_what_is_not() {
     let tool = rusqlite::Connection::open(rig.folder.path().join("faregate.db")).unwrap();
     tool.execute_batch("UPDATE capabilities SET spent = uses").unwrap();
     tool.execute_batch(
-        "INSERT OR REPLACE INTO leases SELECT payment, x'00', 1, 5, 0, 5, 0, 0, 0, 0 FROM capabilities",
+        "INSERT OR REPLACE INTO leases SELECT payment, x'00', 1, 5, 0, 5, 0, 0, 0, 0, NULL FROM capabilities",
     )
     .unwrap();
     drop(tool);

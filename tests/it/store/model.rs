@@ -51,7 +51,7 @@ enum Use {
 struct LastAnswer {
     sequence: u64,
     answer: Lease,
-    late: u32,
+    late: u128,
 }
 
 fn unfit<T>(reason: &str) -> Result<T, StoreError> {
@@ -154,8 +154,8 @@ impl Capability {
         }
     }
 
-    fn count(&self, wanted: impl Fn(Use) -> bool) -> u32 {
-        self.uses.iter().filter(|it| wanted(**it)).count() as u32
+    fn count(&self, wanted: impl Fn(Use) -> bool) -> u128 {
+        self.uses.iter().filter(|it| wanted(**it)).count() as u128
     }
 
     fn lapse(&mut self, now: UnixSeconds) {
@@ -169,7 +169,7 @@ impl Capability {
         }
     }
 
-    fn answer(&self, holder: Holder, granted: u32, expires_at: UnixSeconds) -> Lease {
+    fn answer(&self, holder: Holder, granted: u128, expires_at: UnixSeconds) -> Lease {
         Lease {
             granted,
             remaining: self.count(|it| it == Use::Free),
@@ -180,14 +180,14 @@ impl Capability {
         }
     }
 
-    fn hand_out(&mut self, holder: Holder, want: u32, now: UnixSeconds) -> u32 {
+    fn hand_out(&mut self, holder: Holder, want: u128, now: UnixSeconds) -> u128 {
         if self.record.revoked || self.record.expires_at <= now {
             return 0;
         }
-        (0..want.min(self.record.uses)).filter(|_| self.shift(Use::Free, Use::Out(holder))).count() as u32
+        (0..want.min(self.record.stock)).filter(|_| self.shift(Use::Free, Use::Out(holder))).count() as u128
     }
 
-    fn join(&mut self, holder: Holder, want: u32, ttl: u64, now: UnixSeconds) -> Lease {
+    fn join(&mut self, holder: Holder, want: u128, ttl: u64, now: UnixSeconds) -> Lease {
         match self.holders.get(&holder.0) {
             Some(last) if last.sequence == 0 => Lease { revoked: self.record.revoked, ..last.answer },
             Some(last) => self.answer(holder, 0, last.answer.expires_at),
@@ -214,7 +214,7 @@ impl Capability {
         self.lapse(now);
         let mut late = self.holders.get(&holder.0).map_or(0, |last| last.late);
         let had = self.count(|it| it == Use::Out(holder)) + late;
-        if u64::from(request.used) + u64::from(request.returned) > u64::from(had) {
+        if request.used.saturating_add(request.returned) > had {
             return unfit("more than it had");
         }
         let before = self.count(|it| it == Use::Spent);
@@ -359,16 +359,17 @@ impl Meters for Model {
                 }
                 None => state.add(intent, PaymentState::Granted, now).intent,
             };
-            let uses = bought.terms.grants.requests.get();
+            let (unit, stock) = bought.terms.stock();
             let record = CapabilityRecord {
                 id,
                 block: bought.block,
                 route: bought.route,
-                uses,
+                unit,
+                stock,
                 expires_at: now.plus(bought.terms.grants.seconds),
                 revoked: false,
             };
-            let uses = vec![Use::Free; uses as usize];
+            let uses = vec![Use::Free; stock as usize];
             state.capabilities.insert(id, Capability { record, uses, broken: 0, holders: BTreeMap::new() });
         }
         let capability = state.capabilities.values_mut().find(|it| it.record.block == intent.block).unwrap();

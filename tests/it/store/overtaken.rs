@@ -101,8 +101,9 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
 pub(crate) fn ask(header: &str) -> Ask {
     let payload = x402::PaymentPayload::from_header(header).unwrap();
     let x402::Payload::Payment(payment) = payload.presented else { panic!("a payment") };
-    let grants = Grants { requests: 5.try_into().unwrap(), seconds: 3600 };
+    let grants = Grants::of_requests(5.try_into().unwrap(), 3600);
     Ask {
+        hold: None,
         route: RouteName::new("search"),
         standing: Arc::default(),
         quoted: Some(Terms { amount: Raw::new(10_u128.pow(27)), grants }.into()),

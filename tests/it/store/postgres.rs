@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_postgres::NoTls;
 
 use super::cluster::{Database, database};
+use super::conformance;
 use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent, set_back, signed};
 
 async fn grant(store: &PostgresStore, block: BlockHash) -> Result<Grant, StoreError> {
@@ -494,7 +495,7 @@ async fn an_engine_says_what_is_claimed_and_what_is_out_and_tells_of_each_call()
             terms: sale.terms,
             place: sale.challenge.place(),
             capabilities: 2,
-            uses: u64::from(2 * USES),
+            uses: 2 * USES as u64,
         };
         assert_eq!(engine.outstanding(NOW).await, Ok(vec![alike]));
         assert_eq!(engine.outstanding(NOW.plus(GOOD_FOR)).await, Ok(Vec::new()), "they have expired");
@@ -648,4 +649,12 @@ async fn the_password_is_the_first_line_of_a_file_that_only_its_owner_may_read()
         tokio::join!(PostgresStore::open(&options), crate::patience::soon("it is asked", asked));
     assert_eq!(sent, "s3cr3t\0");
     assert!(matches!(opened, Err(PostgresFault::Unreachable(_))), "the server hung up");
+}
+
+#[tokio::test]
+async fn a_purse_holds_amounts_of_any_size() {
+    let Some(database) = database().await else { return };
+    let store = Arc::new(database.open().await);
+    conformance::a_purse_holds_amounts_of_any_size(Arc::clone(&store)).await;
+    store.close().await;
 }

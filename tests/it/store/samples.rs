@@ -1,7 +1,5 @@
 //! Payments to try a store with.
 
-use std::num::NonZeroU32;
-
 use faregate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, UnixSeconds, Work};
 use faregate::payment::{IdentifiedRequest, IdentifierKey, Mechanism, Nonce, RequestDigest};
 use faregate::routes::{Grants, RouteName, Terms};
@@ -14,7 +12,7 @@ pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub(crate) const GOOD_FOR: u64 = 100;
 
 /// How many uses it buys.
-pub(crate) const USES: u32 = 10;
+pub(crate) const USES: u128 = 10;
 
 /// What the operator's page says to run if a payment was recorded by a clock that was ahead.
 pub(crate) fn set_back(time: UnixSeconds) -> String {
@@ -43,7 +41,7 @@ pub(crate) fn id(block: BlockHash) -> CapabilityId {
 }
 
 /// The instance `by`, which gets up to `want` uses of what `block` buys, for 30 seconds.
-pub(crate) fn grantee(block: BlockHash, by: u8, want: u32) -> Grantee {
+pub(crate) fn grantee(block: BlockHash, by: u8, want: u128) -> Grantee {
     Grantee { id: id(block), holder: holder(by), want, ttl: 30 }
 }
 
@@ -63,6 +61,11 @@ pub(crate) fn signed(block: BlockHash, previous: BlockHash, challenge: u8) -> In
     Intent { signed: Some(block_itself), mechanism: Mechanism::NanoTxn, ..sent(block, challenge) }
 }
 
+/// A purse of as many raw as other payments buy uses.
+pub(crate) fn purse() -> Terms {
+    Terms { amount: Raw::new(USES), grants: Grants::of_balance(GOOD_FOR) }
+}
+
 /// A `nanoSignature` payment.
 pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
     Intent {
@@ -71,10 +74,7 @@ pub(crate) fn sent(block: BlockHash, challenge: u8) -> Intent {
         mechanism: Mechanism::NanoSignature,
         challenge: Nonce([challenge; 32]),
         route: RouteName::new("GET /v1/quote/{symbol}"),
-        terms: Terms {
-            amount: Raw::new(10_u128.pow(26)),
-            grants: Grants { requests: NonZeroU32::new(USES).unwrap(), seconds: GOOD_FOR },
-        },
+        terms: Terms { amount: Raw::new(10_u128.pow(26)), grants: Grants::of_count(USES as u32, GOOD_FOR) },
         payer: Account([0x77; 32]),
         amount: Raw::new(10_u128.pow(26) + 1),
         pay_to: Account([0x55; 32]),

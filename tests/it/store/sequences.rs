@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::cluster::database;
 use super::model::Model;
-use super::samples::{NOW, grantee, hash, holder, id, sent, signed, under_id};
+use super::samples::{NOW, grantee, hash, holder, id, purse, sent, signed, under_id};
 
 /// Payments there are: two on one frontier, one on another, one sent by its payer.
 const PAYMENTS: u8 = 4;
@@ -23,20 +23,71 @@ const IDS: u8 = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
-    Begin { payment: u8, challenge: u8, under: Option<u8> },
-    Advance { payment: u8, from: PaymentState, or_from: PaymentState, to: PaymentState },
-    Grant { payment: u8, challenge: u8, under: Option<u8>, stranger: bool, holder: u8, want: u32, ttl: u64 },
-    Lease { payment: u8, holder: u8, ahead: u64, used: u32, returned: u32, broken: u32, want: u32, ttl: u64 },
-    Identified { id: u8 },
-    Keep { payment: u8, length: Option<usize> },
-    Kept { payment: u8 },
-    Forget { ids: u64, answers: u64, limit: u32 },
-    Revoke { payment: u8 },
-    Mark { payment: u8 },
-    Payment { payment: u8 },
-    Capability { payment: u8 },
-    Scan { after: u64, state: Option<PaymentState>, limit: usize },
-    Wait { seconds: u64 },
+    Begin {
+        payment: u8,
+        challenge: u8,
+        under: Option<u8>,
+    },
+    Advance {
+        payment: u8,
+        from: PaymentState,
+        or_from: PaymentState,
+        to: PaymentState,
+    },
+    Grant {
+        payment: u8,
+        challenge: u8,
+        under: Option<u8>,
+        stranger: bool,
+        holder: u8,
+        want: u128,
+        ttl: u64,
+    },
+    Lease {
+        payment: u8,
+        holder: u8,
+        ahead: u64,
+        used: u128,
+        returned: u128,
+        broken: u32,
+        want: u128,
+        ttl: u64,
+    },
+    Identified {
+        id: u8,
+    },
+    Keep {
+        payment: u8,
+        length: Option<usize>,
+    },
+    Kept {
+        payment: u8,
+    },
+    Forget {
+        ids: u64,
+        answers: u64,
+        limit: u32,
+    },
+    Revoke {
+        payment: u8,
+    },
+    Mark {
+        payment: u8,
+    },
+    Payment {
+        payment: u8,
+    },
+    Capability {
+        payment: u8,
+    },
+    Scan {
+        after: u64,
+        state: Option<PaymentState>,
+        limit: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
 }
 
 fn intent(payment: u8, challenge: u8, under: Option<u8>) -> Intent {
@@ -45,7 +96,9 @@ fn intent(payment: u8, challenge: u8, under: Option<u8>) -> Intent {
         2 => signed(hash(payment), hash(101), challenge),
         _ => sent(hash(payment), challenge),
     };
-    Intent { identified: under.map(|id| under_id(id, payment)), ..intent }
+    // Every second one buys a purse.
+    let terms = if payment.is_multiple_of(2) { intent.terms } else { purse() };
+    Intent { identified: under.map(|id| under_id(id, payment)), terms, ..intent }
 }
 
 /// Mostly without an id.
@@ -71,14 +124,14 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(payment, challenge, under)| Call::Begin { payment, challenge, under }),
         3 => (payment.clone(), state(), state(), state())
             .prop_map(|(payment, from, or_from, to)| Call::Advance { payment, from, or_from, to }),
-        4 => (payment.clone(), challenge, under(), prop::bool::weighted(0.1), 0..HOLDERS, 0..12_u32, 0..40_u64).prop_map(
+        4 => (payment.clone(), challenge, under(), prop::bool::weighted(0.1), 0..HOLDERS, 0..12_u128, 0..40_u64).prop_map(
             |(payment, challenge, under, stranger, holder, want, ttl)| Call::Grant {
                 payment, challenge, under, stranger, holder, want, ttl
             }
         ),
         10 => (
             payment.clone(), 0..HOLDERS, prop_oneof![1 => Just(0_u64), 6 => Just(1), 1 => Just(2)],
-            0..4_u32, 0..3_u32, 0..3_u32, 0..8_u32, 0..40_u64
+            0..4_u128, 0..3_u128, 0..3_u32, 0..8_u128, 0..40_u64
         ).prop_map(|(payment, holder, ahead, used, returned, broken, want, ttl)| Call::Lease {
             payment, holder, ahead, used, returned, broken, want, ttl
         }),

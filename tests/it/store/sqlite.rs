@@ -18,6 +18,7 @@ use faregate::store::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::conformance;
 use super::samples::{NOW, grantee, hash, id, sent, set_back, signed};
 
 fn open(path: &Path) -> SqliteStore {
@@ -504,4 +505,12 @@ fn a_store_serves_callers_of_any_runtime() {
         runtime.block_on(grant(&store, hash(number))).unwrap();
         assert!(runtime.block_on(store.payment(hash(number))).unwrap().is_some());
     }
+}
+
+#[tokio::test]
+async fn a_purse_holds_amounts_of_any_size() {
+    let directory = TempDir::new().unwrap();
+    let store = Arc::new(open(&directory.path().join("store.db")));
+    conformance::a_purse_holds_amounts_of_any_size(Arc::clone(&store)).await;
+    store.close().await;
 }

@@ -22,7 +22,7 @@ async fn grant_all(store: &PostgresStore, calls: &[(Intent, Grantee)]) -> Vec<Re
 
 fn is_fresh(answer: &Result<Grant, StoreError>, block: BlockHash) -> bool {
     matches!(answer, Ok(Grant::Granted { record, lease, fresh: true })
-        if record.block == block && record.uses == USES && lease.granted == 1 && lease.remaining == USES - 1)
+        if record.block == block && record.stock == USES && lease.granted == 1 && lease.remaining == USES - 1)
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ async fn has_kept_everything(store: &Engine) {
         assert_eq!((payment.intent.identified, payment.intent.exchange), (None, None));
         assert_eq!(store.begin(&payment.intent, now).await.unwrap(), Begin::Existing(payment.clone()));
         let capability = faregate::store::CapabilityId::of_payment(payment.intent.block);
-        assert_eq!(store.capability(capability).await.unwrap().unwrap().uses, 100);
+        assert_eq!(store.capability(capability).await.unwrap().unwrap().uses(), 100);
         let request = LeaseRequest {
             capability,
             holder: holder(1),

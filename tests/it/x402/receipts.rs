@@ -1,6 +1,7 @@
 //! The receipt in `PAYMENT-RESPONSE`, as the official clients and x402.Nano's parser read it.
 
 use faregate::nano::{Account, BlockHash, Network, Raw, UnixSeconds};
+use faregate::routes::Left;
 use faregate::x402::{CapabilityNotice, Credential, SettlementOutcome, SettlementResponse, decode_header};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -16,7 +17,7 @@ fn settled() -> SettlementResponse {
             amount: Raw::new(7),
             capability: Some(CapabilityNotice {
                 token: Credential::new("t0ken".to_owned()),
-                remaining: 99,
+                left: Left::Uses(99),
                 expires: UnixSeconds(1_800_000_000),
             }),
         },

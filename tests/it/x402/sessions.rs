@@ -148,7 +148,7 @@ proptest! {
         let mut written = session_entry();
         (written.amount, written.pay_to) = (terms.amount().unwrap(), Account(key));
         (written.extra.challenge, written.extra.valid_before) = (nonce, UnixSeconds(until));
-        written.extra.grants = Grants { requests: grants.0, seconds: grants.1 };
+        written.extra.grants = Grants::of_requests(grants.0, grants.1);
         (written.extra.route, written.extra.track) = (route, Track::NanoSession(terms));
         written.extra.exchange = rate.map(|it| format!("0.02 USD at {it}").parse().unwrap());
         prop_assert_eq!(PaymentRequirements::read(&written.to_json()).unwrap(), written.clone());

@@ -5,7 +5,7 @@
 ///
 /// Each character is folded by itself, to one character. `ſ` and `s` have one capital letter, so have `σ`
 /// and `ς`; the Kelvin sign and `K` have one small letter.
-pub(super) fn fold(text: &str) -> String {
+pub(crate) fn fold(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().map(fold_character).collect() }
 }
 
