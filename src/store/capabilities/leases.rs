@@ -165,12 +165,11 @@ impl<S: Meters + StoreHealth> Leases<S> {
             return Ok(self.taken(held, wish));
         }
         loop {
-            let want = {
-                let meter = held.meter();
-                match metering {
-                    Metering::Leased => chunk(meter.stored(), amount).max(meter.lacks(amount)),
-                    Metering::Strict => meter.lacks(amount),
-                }
+            // Never less than the request takes: what is free here now may be another's before the answer comes, and
+            // if nothing was asked for, nothing being granted says nothing.
+            let want = match metering {
+                Metering::Leased => chunk(held.meter().stored(), amount),
+                Metering::Strict => amount,
             };
             let granted = self.call(held, &mut unresolved, want, false).await?;
             if self.try_take(held, wish) {

@@ -184,11 +184,6 @@ impl Meter {
         self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
     }
 
-    /// How much more must be leased before `amount` can be taken.
-    pub(super) fn lacks(&self, amount: u128) -> u128 {
-        amount.saturating_sub(self.available)
-    }
-
     pub(super) fn has_unreported(&self) -> bool {
         self.unreported_requests > 0 || self.unreported_breaks > 0
     }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use faregate::nano::Raw;
 use faregate::usage::{
-    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates,
-    UsageSource,
+    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates, UsageSource,
 };
 use jiter::JsonValue;
 use serde_json::Value;
