@@ -11,10 +11,10 @@ use pingora::prelude::{Result, Session};
 use super::calls::{Sale, plain_json};
 use super::context::Context;
 use super::rejection::Rejection;
-use crate::admission::AnswerMeter;
+use crate::admission::{AnswerMeter, Charge};
 use crate::config::MAX_BODY;
 use crate::nano::Raw;
-use crate::routes::{Route, Terms};
+use crate::routes::{Route, Terms, Unit};
 use crate::usage::{Admitted, AnswerHead, MeterPlan};
 
 /// With this the upstream says what an answer costs, and the gateway says it to the client.
@@ -74,6 +74,11 @@ impl Metered {
         }
     }
 
+    /// Whether a body longer than what Pingora would keep stays with the request: until its answer begins.
+    pub(super) fn keeps_long_body(&self) -> bool {
+        self.whole.as_ref().is_some_and(|it| it.len() > MAX_BODY)
+    }
+
     /// The body as the upstream gets it, in the place of what Pingora kept of it.
     pub(super) fn request_body(&self, body: &mut Option<Bytes>) {
         if let (Some(whole), Some(_)) = (&self.whole, &body) {
@@ -106,10 +111,16 @@ impl Metered {
     }
 }
 
-/// Says what an answer costs that its upstream has said beforehand.
-pub(super) fn announce(response: &mut ResponseHeader, cost: Option<Raw>) -> Result<()> {
-    match cost {
-        Some(cost) => response.insert_header(COST, cost.to_string()),
+/// Says what an answer costs that its upstream has said beforehand, if a purse pays for it: as much as is there.
+pub(super) fn announce(
+    response: &mut ResponseHeader,
+    context: &Context,
+    (charge, cost): (Charge, Option<Raw>),
+) -> Result<()> {
+    let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
+    let purse = admitted.filter(|it| charge == Charge::Taken && it.taken.held().record().unit == Unit::Raw);
+    match cost.zip(purse) {
+        Some((cost, purse)) => response.insert_header(COST, cost.get().min(purse.taken.most()).to_string()),
         None => Ok(()),
     }
 }
