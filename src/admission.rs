@@ -258,9 +258,7 @@ impl AnsweringUse {
                 }
             }
             (None, Ending::Whole) => (commit(taken), None),
-            (None, Ending::ClientGone | Ending::Failed) => {
-                (Box::pin(broke(capabilities, taken)).await, None)
-            }
+            (None, Ending::ClientGone | Ending::Failed) => (Box::pin(broke(capabilities, taken)).await, None),
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);
@@ -435,6 +433,13 @@ impl Admission {
         if let Some((events, part)) = events.as_mut().zip(part) {
             events.part(part);
         }
+    }
+
+    /// The most that a purse pays for an answer that is to be charged for so; `None` if no purse does.
+    #[must_use]
+    pub fn most(&self, charge: Charge) -> Option<Raw> {
+        let taken = &self.admitted().filter(|_| charge == Charge::Taken)?.taken;
+        (taken.held().record().unit == Unit::Raw).then(|| Raw::new(taken.most()))
     }
 
     /// Reads what the answer, which has begun, uses, if a purse pays for it.

@@ -310,6 +310,9 @@ fn begin_series(metrics: &Metrics, config: &Config, tariff: &Tariff) {
         if !matches!(route.access, Access::Free) {
             metrics.begin_sales(label, config.mechanisms.get(&route.name).unwrap_or(&config.nano.mechanisms));
         }
+        if route.meter.is_some() {
+            metrics.begin_meter(label);
+        }
     }
     metrics.begin_route(tariff.documents.label.label());
     metrics.begin_route(tariff.by_no_route.label());

@@ -280,6 +280,10 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
             Some(span) => Box::pin(closing.instrument(span)).await,
             None => closing.await,
         };
+        // A request is closed twice, by its failure and by its log line.
+        if let (Some(charged), Some(_)) = (forwarding.admission.charged(), result) {
+            self.metrics.charged(context.at_route.series.label(), charged);
+        }
         self.count(context, result);
     }
 
@@ -543,9 +547,10 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             permit.release();
         }
         let charge = forward::response(session.req_header(), response, context)?;
-        metered::announce(response, context, (charge, meter.as_ref().and_then(AnswerMeter::known)))?;
         response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
+        let known = meter.as_ref().and_then(AnswerMeter::known);
+        metered::announce(response, known.zip(forwarding.admission.most(charge)))?;
         forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
         let request_id = &context.request_id;

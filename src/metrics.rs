@@ -237,6 +237,8 @@ declare! {
     capabilities_active: IntGauge;
     /// Uses of capabilities, by whether they were committed or given back.
     capability_uses_total: IntCounterVec[route, result];
+    /// What requests were charged that purses paid for, in XNO.
+    purse_charged_xno_total: CounterVec[route];
     /// Capabilities removed from the cache because it was full.
     capability_evictions_total: IntCounter;
     /// Whether the node answers.
@@ -471,6 +473,16 @@ impl Metrics {
     /// Records how long a block took to be confirmed.
     pub fn confirmed(&self, took: Duration) {
         self.confirmation_duration_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Shows the counter of what a metered route charges at 0.
+    pub fn begin_meter(&self, route: &str) {
+        let _at_zero = self.purse_charged_xno_total.with_label_values(&[route]);
+    }
+
+    /// Counts what a request to `route` was charged that a purse paid for.
+    pub fn charged(&self, route: &str, amount: Raw) {
+        self.purse_charged_xno_total.with_label_values(&[route]).inc_by(xno(amount));
     }
 
     /// Counts one use of a capability for `route`.

@@ -29,10 +29,8 @@ pub use rates::{Counts, Per, Rate, Rates};
 /// How one route charges for what is used.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MeterPlan {
-    /// What one payment buys, or the least of it.
+    /// What one payment buys. More, if the request may cost more.
     pub deposit: Raw,
-    /// Whether a client may pay more than the deposit.
-    pub at_least: bool,
     /// How long what was paid can be used, in seconds.
     pub seconds: u64,
     pub source: UsageSource,
@@ -44,7 +42,6 @@ pub struct MeterPlan {
     pub announce: bool,
     /// Whether an OpenAI stream is asked for its usage where the client does not ask (`include_usage`).
     pub ask_usage: bool,
-    pub refund: Refund,
 }
 
 /// Who says what was used.
@@ -98,20 +95,6 @@ vocabulary! {
         Finish = "finish",
         /// It is cut off.
         Cut = "cut",
-    }
-    /// The name in the configuration.
-    pub fn as_str;
-}
-
-vocabulary! {
-    /// Whether what is left is given back.
-    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-    pub enum Refund {
-        /// What is left is lost when the time is over.
-        #[default]
-        Never = "never",
-        /// It is sent back when the purse is closed.
-        OnClose = "on_close",
     }
     /// The name in the configuration.
     pub fn as_str;

@@ -13,8 +13,7 @@ const fn refused_with(why: &NoRate) -> u16 {
 
 /// What is paid before, and what is held for a request with this body; without a body, every rate.
 pub(super) fn write(plan: &MeterPlan, body: Option<&str>, out: &mut impl Write) -> io::Result<()> {
-    let or_more = if plan.at_least { ", or more" } else { "" };
-    writeln!(out, "deposit   {} ({} raw){or_more}", plan.deposit.xno(), plan.deposit)?;
+    writeln!(out, "deposit   {} ({} raw)", plan.deposit.xno(), plan.deposit)?;
     writeln!(out, "costs     what it uses ({})", plan.source.as_str())?;
     if body.is_none() && plan.reads_request() {
         plan.rates.lines().try_for_each(|rate| writeln!(out, "rate      {rate}"))?;

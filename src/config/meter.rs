@@ -7,12 +7,10 @@ use serde_yaml::{Mapping, Value};
 use super::calls;
 use super::document::below;
 use super::judge::{Judge, Judged, all};
-use super::mirror::{DepositFile, Given, MeterFile, Piece, PointersFile, RateFile, UsageFile};
+use super::mirror::{Given, MeterFile, Piece, PointersFile, RateFile, UsageFile};
 use crate::nano::Raw;
 use crate::routes::{Access, Grants, Terms};
-use crate::usage::{
-    JsonPointers, MAX_MODEL, MeterPlan, Overdraft, Per, Pointer, Rate, Rates, Refund, UsageSource,
-};
+use crate::usage::{JsonPointers, MAX_MODEL, MeterPlan, Overdraft, Per, Pointer, Rate, Rates, UsageSource};
 
 /// The longest `within`, of a purse or of requests, in seconds.
 pub(super) const MAX_WITHIN: u64 = 366 * 24 * 3600;
@@ -22,7 +20,7 @@ const DEFAULT_WITHIN: u64 = 24 * 3600;
 /// The line for every model that has none of its own.
 const ANY: &str = "*";
 
-const DEPOSIT_HINT: &str = "write `deposit: 0.05 XNO`, or `deposit: { at_least: 0.05 XNO }`";
+const DEPOSIT_HINT: &str = "write `deposit: 0.05 XNO`";
 const USAGE_HINT: &str = "write one of: openai, anthropic, header, bytes, seconds; or `{ json: { input: /usage/in, output: /usage/out } }`";
 const RATES_HINT: &str =
     "write `rates: { \"*\": { input: 2 XNO, output: 8 XNO, per: 1M } }`, with what `usage` counts";
@@ -83,11 +81,11 @@ pub(super) fn plan(
         Ok(source) => rates(judge, file.rates, source),
         Err(reported) => Err(*reported),
     };
-    let bought = deposit(judge, file.deposit);
+    let deposit = judge.need_text(file.deposit, DEPOSIT_HINT, calls::amount);
     let place = file.hold.path.clone();
     let hold = judge.need_text(file.hold, HOLD_HINT, calls::amount);
-    let hold = match (hold, bought) {
-        (Ok(hold), Ok((deposit, _))) if hold > deposit => {
+    let hold = match (hold, deposit) {
+        (Ok(hold), Ok(deposit)) if hold > deposit => {
             let message = "more than the deposit: a purse that was just paid for could not be used";
             Err(judge.fault(&place, message, "write less, or a larger `deposit`"))
         }
@@ -102,8 +100,7 @@ pub(super) fn plan(
         outcome = Err(judge.fault(&place, format_args!("together with `usage: {}`", source.as_str()), hint));
     }
     let plan = all!(MeterPlan {
-        deposit: bought.map(|(amount, _)| amount),
-        at_least: bought.map(|(_, at_least)| at_least),
+        deposit,
         seconds: judge.seconds(file.within, 1..=MAX_WITHIN, DEFAULT_WITHIN),
         source,
         rates,
@@ -113,7 +110,6 @@ pub(super) fn plan(
             .map(Option::unwrap_or_default),
         announce: judge.choice(file.announce, Announced::ALL, Announced::as_str).map(|it| it.is_some()),
         ask_usage: ask.map(|it| it.is_some()),
-        refund: judge.choice(file.refund, Refund::ALL, Refund::as_str).map(Option::unwrap_or_default),
     })?;
     outcome.map(|()| Some(Arc::new(plan)))
 }
@@ -121,16 +117,6 @@ pub(super) fn plan(
 /// What a payment buys on a metered route.
 pub(super) fn access(plan: &MeterPlan) -> Access {
     Access::Priced(Terms { amount: plan.deposit, grants: Grants::of_balance(plan.seconds) })
-}
-
-/// The amount, and whether a client may pay more.
-fn deposit(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<(Raw, bool)> {
-    if matches!(&piece.given, Given::Is(Value::Mapping(_))) {
-        let file: DepositFile = judge.section(piece)?;
-        let amount = judge.need_text(file.at_least, DEPOSIT_HINT, calls::amount)?;
-        return Ok((amount, true));
-    }
-    judge.need_text(as_text(piece), DEPOSIT_HINT, calls::amount).map(|amount| (amount, false))
 }
 
 fn source(judge: &mut Judge<'_>, piece: Piece<Value>) -> Judged<UsageSource> {

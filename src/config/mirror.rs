@@ -329,7 +329,7 @@ sections! {
         bills: String,
     }
     "routes[].meter" => MeterFile {
-        deposit: Value,
+        deposit: String,
         within: String,
         usage: Value,
         rates: Value,
@@ -337,10 +337,6 @@ sections! {
         overdraft: String,
         announce: String,
         include_usage: String,
-        refund: String,
-    }
-    "routes[].meter.deposit" => DepositFile {
-        at_least: String,
     }
     "routes[].meter.usage" => UsageFile {
         json: Value,

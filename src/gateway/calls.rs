@@ -1,6 +1,7 @@
-//! What a request to an MCP server's endpoint calls, and so what it costs.
+//! What a request costs whose body says so: what it calls of an MCP server, or how much a model may answer.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName};
@@ -8,14 +9,19 @@ use pingora::prelude::Session;
 
 use super::context::Context;
 use super::mcp::EnclosedCall;
+use super::metered::Metered;
 use super::presented::header;
 use super::rejection::Rejection;
 use crate::nano::Raw;
 use crate::routes::{CallFault, CallPrices, ClaimedCall, Enclosed, Quote, RouteName, Terms};
+use crate::usage::MeterPlan;
 
 /// What a client says beforehand that its body calls.
 const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
 const MCP_NAME: HeaderName = HeaderName::from_static("mcp-name");
+
+/// The longest body that is read to learn what its answer may cost, in bytes.
+const LONGEST: usize = 8 * 1024 * 1024;
 
 /// What is to be sold to a request.
 #[derive(Debug)]
@@ -70,6 +76,35 @@ pub(super) async fn price(
             Some(Sale { route: route.part(&part), terms, calls, hold: None, body: Some(body), enclosed })
         }
     })
+}
+
+/// What is sold to a request to `route`, for which a payment of `terms` buys a purse. A request that may cost more
+/// than that is offered a purse that is as large.
+pub(super) async fn price_metered(
+    session: &mut Session,
+    context: &mut Context,
+    route: &RouteName,
+    terms: Terms,
+    plan: &Arc<MeterPlan>,
+) -> Result<Sale, Rejection> {
+    let mut body = None;
+    if plan.reads_request() {
+        plain_json(&session.req_header().headers)?;
+        let read = context.tariff.bodies.read(session, context.caller.client(), LONGEST).await?;
+        context.body = Some(read.permit);
+        body = Some(read.bytes);
+    }
+    let metered = Metered::admit(plan, body.as_deref()).map_err(|why| {
+        if why.is_not_offered() {
+            Rejection::NotOffered(why.to_string())
+        } else {
+            Rejection::Unreadable(why.to_string())
+        }
+    })?;
+    let hold = metered.hold();
+    context.metered = Some(Box::new(metered));
+    let terms = Terms { amount: terms.amount.max(hold), ..terms };
+    Ok(Sale { hold: Some(hold), body, ..Sale::of(route.clone(), terms) })
 }
 
 fn reject(fault: CallFault) -> Rejection {

@@ -12,7 +12,6 @@ use super::calls::{self, Sale};
 use super::context::Context;
 use super::decision::{Billed, Decision, Destination, forward};
 use super::idempotency::{self, PaidRequest};
-use super::metered;
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::rulebook::Rulebook;
@@ -116,7 +115,9 @@ async fn priced(
             admit_client(rulebook, context, route, has_proof)?;
             let sale = match &route.meter {
                 None => Sale::of(route.name.clone(), *terms),
-                Some(plan) => Box::pin(metered::price(session, context, route, *terms, plan)).await?,
+                Some(plan) => {
+                    Box::pin(calls::price_metered(session, context, &route.name, *terms, plan)).await?
+                }
             };
             return Ok((Some(sale), has_proof));
         }

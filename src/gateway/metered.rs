@@ -6,21 +6,15 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::prelude::{Result, Session};
+use pingora::prelude::Result;
 
-use super::calls::{Sale, plain_json};
-use super::context::Context;
-use super::rejection::Rejection;
-use crate::admission::{AnswerMeter, Charge};
+use crate::admission::AnswerMeter;
 use crate::config::MAX_BODY;
 use crate::nano::Raw;
-use crate::routes::{Route, Terms, Unit};
-use crate::usage::{Admitted, AnswerHead, MeterPlan};
+use crate::usage::{Admitted, AnswerHead, MeterPlan, NoRate};
 
 /// With this the upstream says what an answer costs, and the gateway says it to the client.
 const COST: HeaderName = HeaderName::from_static("faregate-cost");
-/// The longest body that is read to learn what it asks for, in bytes.
-const LONGEST: usize = 8 * 1024 * 1024;
 
 /// What the answer to an admitted request is measured by.
 #[derive(Debug)]
@@ -31,38 +25,23 @@ pub(super) struct Metered {
     whole: Option<Bytes>,
 }
 
-/// What is sold to a request to `route`, for which a payment of `terms` buys a purse. A request that may cost more
-/// than that is offered a purse that is as large.
-pub(super) async fn price(
-    session: &mut Session,
-    context: &mut Context,
-    route: &Route,
-    terms: Terms,
-    plan: &Arc<MeterPlan>,
-) -> Result<Sale, Rejection> {
-    let mut body = None;
-    if plan.reads_request() {
-        plain_json(&session.req_header().headers)?;
-        let read = context.tariff.bodies.read(session, context.caller.client(), LONGEST).await?;
-        context.body = Some(read.permit);
-        body = Some(read.bytes);
-    }
-    let admitted = plan.admit(body.as_deref()).map_err(|why| {
-        if why.is_not_offered() {
-            Rejection::NotOffered(why.to_string())
-        } else {
-            Rejection::Unreadable(why.to_string())
-        }
-    })?;
-    let hold = admitted.hold;
-    let long = body.as_ref().filter(|it| it.len() > MAX_BODY);
-    let whole = admitted.body.as_ref().or(long).map(|it| Bytes::from(it.clone()));
-    context.metered = Some(Box::new(Metered { plan: Arc::clone(plan), admitted, whole }));
-    let terms = Terms { amount: terms.amount.max(hold), ..terms };
-    Ok(Sale { hold: Some(hold), body, ..Sale::of(route.name.clone(), terms) })
-}
-
 impl Metered {
+    /// Of a request with this `body`, if it was read, that the plan admits.
+    ///
+    /// # Errors
+    /// [`NoRate`], if the request cannot be priced.
+    pub(super) fn admit(plan: &Arc<MeterPlan>, body: Option<&[u8]>) -> std::result::Result<Self, NoRate> {
+        let admitted = plan.admit(body)?;
+        let long = body.filter(|it| it.len() > MAX_BODY);
+        let whole = admitted.body.as_deref().or(long).map(Bytes::copy_from_slice);
+        Ok(Self { plan: Arc::clone(plan), admitted, whole })
+    }
+
+    /// What is set aside for the request.
+    pub(super) const fn hold(&self) -> Raw {
+        self.admitted.hold
+    }
+
     /// The request as the upstream gets it: what it answers must be readable.
     pub(super) fn request(&self, request: &mut RequestHeader) -> Result<()> {
         let _removed = request.remove_header(&ACCEPT_ENCODING).is_some();
@@ -111,16 +90,10 @@ impl Metered {
     }
 }
 
-/// Says what an answer costs that its upstream has said beforehand, if a purse pays for it: as much as is there.
-pub(super) fn announce(
-    response: &mut ResponseHeader,
-    context: &Context,
-    (charge, cost): (Charge, Option<Raw>),
-) -> Result<()> {
-    let admitted = context.forwarding.as_ref().and_then(|it| it.admission.admitted());
-    let purse = admitted.filter(|it| charge == Charge::Taken && it.taken.held().record().unit == Unit::Raw);
-    match cost.zip(purse) {
-        Some((cost, purse)) => response.insert_header(COST, cost.get().min(purse.taken.most()).to_string()),
+/// Says what an answer costs that its upstream has said beforehand, and the most that its purse pays.
+pub(super) fn announce(response: &mut ResponseHeader, said: Option<(Raw, Raw)>) -> Result<()> {
+    match said {
+        Some((cost, most)) => response.insert_header(COST, cost.min(most).to_string()),
         None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use faregate::nano::Raw;
 use faregate::usage::{
     Admitted, AnswerHead, Counts, Ending, Gauge, MAX_COUNT, MeterPlan, NoRate, Overdraft, Per, Rate, Rates,
-    Refund, UsageSource,
+    UsageSource,
 };
 use proptest::prelude::*;
 
@@ -36,7 +36,6 @@ fn plan(source: UsageSource) -> MeterPlan {
     let dear = Rate { output: Raw::new(1000), ..rate("dear") };
     MeterPlan {
         deposit: Raw::new(10 * HOLD),
-        at_least: false,
         seconds: 3600,
         source,
         rates: Rates::new([rate("mini"), dear, Rate { input: Raw::new(4), ..rate("*") }]),
@@ -44,7 +43,6 @@ fn plan(source: UsageSource) -> MeterPlan {
         overdraft: Overdraft::default(),
         announce: false,
         ask_usage: false,
-        refund: Refund::default(),
     }
 }
 

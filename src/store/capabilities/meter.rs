@@ -186,9 +186,10 @@ impl Meter {
         self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()
     }
 
-    /// Whether `amount` may become free that cannot be taken at this moment.
+    /// Whether `amount` may become free that cannot be taken at this moment. What the store has and does not hand out
+    /// does not: the capability has expired.
     pub(super) fn may_come_back(&self, amount: u128) -> bool {
-        self.remaining().saturating_add(self.reserved) >= amount
+        self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
     }
 
     /// How much more must be leased before `amount` can be taken.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faregate::nano::Raw;
 use faregate::usage::{
-    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates, Refund,
+    AnswerHead, Ending, Gauge, JsonPointers, MAX_COUNT, MeterPlan, Overdraft, Per, Rate, Rates,
     UsageSource,
 };
 use jiter::JsonValue;
@@ -40,7 +40,6 @@ fn plan(choice: u8) -> MeterPlan {
     };
     MeterPlan {
         deposit: Raw::new(1_000_000),
-        at_least: false,
         seconds: 60,
         source,
         rates: Rates::new([rate("m", 2), rate("*", 3)]),
@@ -48,7 +47,6 @@ fn plan(choice: u8) -> MeterPlan {
         overdraft: Overdraft::default(),
         announce: false,
         ask_usage: true,
-        refund: Refund::default(),
     }
 }
 
@@ -137,6 +135,10 @@ fn check_request(plan: &MeterPlan, body: &[u8]) {
     let mut made: Value = serde_json::from_slice(&made).expect("JSON");
     let options = made.get_mut("stream_options").and_then(Value::as_object_mut).expect("options");
     assert_eq!(options.remove("include_usage"), Some(Value::Bool(true)));
+    if let Some(refused) = value.pointer("/stream_options/include_usage") {
+        assert_eq!(*refused, Value::Bool(false));
+        options.insert("include_usage".to_owned(), refused.clone());
+    }
     if options.is_empty() && value.get("stream_options").is_none_or(Value::is_null) {
         let put = made.as_object_mut().expect("an object");
         match value.get("stream_options") {

@@ -5,16 +5,12 @@ use tokio::sync::watch;
 use super::*;
 use crate::rig::signature;
 
-/// Two routes beside those of the module: what is downloaded, with little set aside, and what may be overpaid.
+/// What is downloaded.
 const MORE: &str = r#"
   - name: file
     match: "POST /file"
     upstream: api
     meter: { deposit: 10000 raw, within: 1h, usage: bytes, hold: 2000 raw, rates: { "*": { bytes: 1 raw, per: 1 } } }
-  - name: more
-    match: "POST /more"
-    upstream: api
-    meter: { deposit: { at_least: 10000 raw }, within: 1h, usage: header, hold: 2000 raw }
 "#;
 
 fn more(answer: impl Fn(&crate::scripted::Seen) -> Reply + Send + Sync + 'static) -> Plan {
@@ -160,17 +156,17 @@ async fn a_bound_of_another_api_bounds_nothing() {
     rig.end().await;
 }
 
-/// What one payment paid is what its purse has: the route says that it may be more.
+/// The price is the least that a block sent beforehand must pay. Once what it paid beyond that was nobody's.
 #[tokio::test]
 async fn who_pays_more_has_more() {
     let rig = Rig::with(more(|_| Reply::text(200, "done").with("Faregate-Cost", "1 raw"))).await;
     let key = rig.payer(1, PLENTY);
-    let bill = post(&rig, "/more", &json!({}), &[]).await;
+    let bill = post(&rig, "/cost", &json!({}), &[]).await;
     let offer = offers(&bill).offers.pop().unwrap();
     let block = rig.devnet.send_block(&key, offer.pay_to, Raw::new(25_000)).unwrap();
     rig.devnet.process(block).unwrap();
     let proof = signature(&key, &block, &offer);
-    let paid = post(&rig, "/more", &json!({}), &[("PAYMENT-SIGNATURE", &proof)]).await;
+    let paid = post(&rig, "/cost", &json!({}), &[("PAYMENT-SIGNATURE", &proof)]).await;
     assert_eq!((paid.status().as_u16(), purse(&paid).1), (200, 25_000 - 2000));
     rig.end().await;
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use faregate::config::{Config, Faults};
 use faregate::nano::Raw;
 use faregate::routes::{Access, Grants};
-use faregate::usage::{JsonPointers, MeterPlan, Overdraft, Per, Rate, Refund, UsageSource};
+use faregate::usage::{JsonPointers, MeterPlan, Overdraft, Per, Rate, UsageSource};
 
 fn parse(meter: &str) -> Result<Config, Faults> {
     let text = format!(
@@ -40,13 +40,13 @@ fn lines(plan: &MeterPlan) -> Vec<Rate> {
 fn a_meter_means_what_it_says() {
     let plan = plan(
         "{ deposit: 0.05 XNO, within: 2h, usage: openai, hold: 0.002 XNO, overdraft: cut, announce: stream, \
-         include_usage: ask, refund: on_close, rates: { \
+         include_usage: ask, rates: { \
          gpt-4o.mini: { input: 0.15 XNO, cached: 0.075 XNO, output: 0.60 XNO, per: 1M }, \
          \"*\": { input: 2 XNO, output: 8 XNO, per: 1k } } }",
     );
-    assert_eq!((plan.deposit, plan.at_least, plan.seconds), (xno("0.05"), false, 7200));
+    assert_eq!((plan.deposit, plan.seconds), (xno("0.05"), 7200));
     assert_eq!((&plan.source, plan.hold), (&UsageSource::OpenAi, xno("0.002")));
-    assert_eq!((plan.overdraft, plan.refund), (Overdraft::Cut, Refund::OnClose));
+    assert_eq!(plan.overdraft, Overdraft::Cut);
     assert!(plan.announce && plan.ask_usage);
     let any = Rate {
         line: "*".to_owned(),
@@ -71,11 +71,9 @@ fn a_meter_means_what_it_says() {
 
 #[test]
 fn the_defaults_of_a_meter_are_those_of_the_documentation() {
-    let plan = plan(
-        "{ deposit: { at_least: 1 XNO }, usage: seconds, rates: { \"*\": { seconds: 1 raw } }, hold: 1 XNO }",
-    );
-    assert_eq!((plan.deposit, plan.at_least, plan.seconds), (xno("1"), true, 24 * 3600));
-    assert_eq!((plan.overdraft, plan.refund), (Overdraft::Finish, Refund::Never));
+    let plan = plan("{ deposit: 1 XNO, usage: seconds, rates: { \"*\": { seconds: 1 raw } }, hold: 1 XNO }");
+    assert_eq!((plan.deposit, plan.seconds), (xno("1"), 24 * 3600));
+    assert_eq!(plan.overdraft, Overdraft::Finish);
     assert!(!plan.announce && !plan.ask_usage);
     assert_eq!(lines(&plan)[0].per, Per::One);
     let plan =
@@ -110,7 +108,7 @@ fn places_in_json_are_read() {
 fn a_meter_with_several_faults_gives_all_of_them() {
     let faults = parse(
         "{ deposit: 1, within: 5s ago, usage: openai, hold: 0 XNO, overdraft: stop, announce: no, include_usage: add, \
-         refund: always, rates: { a: { input: x, bytes: 1 XNO }, b: {}, c: 7 } }",
+         rates: { a: { input: x, bytes: 1 XNO }, b: {}, c: 7 } }",
     );
     let faults = faults.unwrap_err();
     let keys: Vec<_> = faults.faults.iter().map(|it| it.key.rsplit("meter.").next().unwrap()).collect();
@@ -121,7 +119,6 @@ fn a_meter_with_several_faults_gives_all_of_them() {
         "overdraft",
         "announce",
         "include_usage",
-        "refund",
         "rates.a.input",
         "rates.a.bytes",
         "rates.b",
