@@ -426,16 +426,18 @@ impl Use {
         more
     }
 
-    /// The answer has used `amount` more than is taken for it, and no more than that. Nothing else can have it from
-    /// now on. Gives how much of it is not there, after what other answers have used.
+    /// The answer has used `amount` more than is taken for it, and no more than that. What of it is there nothing else
+    /// can have from now on. Gives how much of it is not there, after what other answers have used.
     pub fn owe(&mut self, amount: u128) -> u128 {
         if amount == 0 && self.owed == 0 {
             return 0;
         }
         let mut meter = self.held.meter();
-        meter.owed = meter.owed.saturating_sub(self.owed).saturating_add(amount);
-        self.owed = amount;
-        let lacking = meter.owed.saturating_sub(meter.untaken()).min(amount);
+        let others = meter.owed.saturating_sub(self.owed);
+        let there = amount.min(meter.untaken().saturating_sub(others));
+        meter.owed = others.saturating_add(there);
+        self.owed = there;
+        let lacking = amount.saturating_sub(there);
         let asks = meter.lacks_for_answers() > 0 && !std::mem::replace(&mut meter.queued, true);
         drop(meter);
         if asks {
