@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
 use faregate::payment::{IdentifierKey, RequestDigest};
+use faregate::routes::Unit;
 use faregate::store::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
@@ -359,7 +360,10 @@ impl Meters for Model {
                 }
                 None => state.add(intent, PaymentState::Granted, now).intent,
             };
-            let (unit, stock) = bought.terms.stock();
+            let (unit, stock) = match bought.terms.stock() {
+                (Unit::Raw, _) => (Unit::Raw, bought.amount.get()),
+                uses => uses,
+            };
             let record = CapabilityRecord {
                 id,
                 block: bought.block,
