@@ -53,6 +53,11 @@ impl Metered {
         }
     }
 
+    /// Whether a body longer than what Pingora would keep stays with the request: until its answer begins.
+    pub(super) fn keeps_long_body(&self) -> bool {
+        self.whole.as_ref().is_some_and(|it| it.len() > MAX_BODY)
+    }
+
     /// The body as the upstream gets it, in the place of what Pingora kept of it.
     pub(super) fn request_body(&self, body: &mut Option<Bytes>) {
         if let (Some(whole), Some(_)) = (&self.whole, &body) {
@@ -85,10 +90,10 @@ impl Metered {
     }
 }
 
-/// Says what an answer costs that its upstream has said beforehand.
-pub(super) fn announce(response: &mut ResponseHeader, cost: Option<Raw>) -> Result<()> {
-    match cost {
-        Some(cost) => response.insert_header(COST, cost.to_string()),
+/// Says what an answer costs that its upstream has said beforehand, and the most that its purse pays.
+pub(super) fn announce(response: &mut ResponseHeader, said: Option<(Raw, Raw)>) -> Result<()> {
+    match said {
+        Some((cost, most)) => response.insert_header(COST, cost.min(most).to_string()),
         None => Ok(()),
     }
 }

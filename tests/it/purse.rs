@@ -15,6 +15,8 @@ use crate::patience::soon;
 use crate::rig::{Ending, PLENTY, Plan, Rig, error, header, offers};
 use crate::scripted::Reply;
 
+mod payers;
+
 /// One raw for a token of input, four for one of output; the purse has 10,000.
 const ROUTES: &str = r#"
   - name: chat

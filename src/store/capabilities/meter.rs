@@ -104,6 +104,8 @@ pub(super) struct Meter {
     unreported: u128,
     /// By so many requests.
     unreported_requests: u32,
+    /// What answers under way have used beyond what is taken for them: it is theirs, wherever it is.
+    owed: u128,
     /// Left in the store when it was last asked.
     stored: u128,
     /// Leased by other instances when it was last asked.
@@ -143,6 +145,7 @@ impl Meter {
             returning: 0,
             unreported: 0,
             unreported_requests: 0,
+            owed: 0,
             stored: lease.remaining,
             elsewhere: lease.elsewhere,
             lapses_at: lease.expires_at,
@@ -160,6 +163,11 @@ impl Meter {
 
     /// Uses left, without those under way.
     fn remaining(&self) -> u128 {
+        self.untaken().saturating_sub(self.owed)
+    }
+
+    /// What no request has taken.
+    fn untaken(&self) -> u128 {
         let here = self.available.saturating_add(self.returning);
         here.saturating_add(self.stored).saturating_add(self.elsewhere)
     }
@@ -182,6 +190,16 @@ impl Meter {
     /// does not: the capability has expired.
     pub(super) fn may_come_back(&self, amount: u128) -> bool {
         self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
+    }
+
+    /// Whether `amount` is left beside what answers under way have used.
+    pub(super) fn covers(&self, amount: u128) -> bool {
+        self.owed == 0 || self.remaining() >= amount
+    }
+
+    /// What is to be leased for answers under way that have used it.
+    pub(super) fn lacks_for_answers(&self) -> u128 {
+        self.owed.saturating_sub(self.available).min(self.stored)
     }
 
     pub(super) fn has_unreported(&self) -> bool {
@@ -355,6 +373,8 @@ pub struct Use {
     metering: Metering,
     /// In the capability's unit.
     reserved: u128,
+    /// What of the meter's `owed` is this answer's.
+    owed: u128,
     open: bool,
 }
 
@@ -373,7 +393,7 @@ impl Use {
         reports: Arc<Reports>,
         (metering, reserved): (Metering, u128),
     ) -> Self {
-        Self { held, reports, metering, reserved, open: true }
+        Self { held, reports, metering, reserved, owed: 0, open: true }
     }
 
     /// How much it is, in the capability's unit.
@@ -384,6 +404,7 @@ impl Use {
 
     /// Takes more of a purse, as much of `amount` as is leased and free. Gives how much that was.
     pub(super) fn extend(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> u128 {
+        let amount = self.within_reach(amount);
         if !self.open {
             return 0;
         }
@@ -392,9 +413,55 @@ impl Use {
         if !meter.take(more, now, alone) {
             return 0;
         }
+        let paid = self.owed.min(more);
+        meter.owed = meter.owed.saturating_sub(paid);
         drop(meter);
+        self.owed = self.owed.saturating_sub(paid);
         self.reserved = self.reserved.saturating_add(more);
         more
+    }
+
+    /// The answer has used `amount` more than is taken for it, and no more than that. What of it is there nothing else
+    /// can have from now on. Gives how much of it is not there, after what other answers have used.
+    pub fn owe(&mut self, amount: u128) -> u128 {
+        if amount == 0 && self.owed == 0 {
+            return 0;
+        }
+        let mut meter = self.held.meter();
+        let others = meter.owed.saturating_sub(self.owed);
+        let there = amount.min(meter.untaken().saturating_sub(others));
+        meter.owed = others.saturating_add(there);
+        self.owed = there;
+        let lacking = amount.saturating_sub(there);
+        let asks = meter.lacks_for_answers() > 0 && !std::mem::replace(&mut meter.queued, true);
+        drop(meter);
+        if asks {
+            self.reports.push(&self.held);
+        }
+        lacking
+    }
+
+    /// How much of `amount` other answers have left to this one.
+    pub(super) fn within_reach(&self, amount: u128) -> u128 {
+        let meter = self.held.meter();
+        let others = meter.owed.saturating_sub(self.owed);
+        if others == 0 { amount } else { amount.min(meter.untaken().saturating_sub(others)) }
+    }
+
+    /// The most that the answer can be charged, as far as is known here.
+    #[must_use]
+    pub fn most(&self) -> u128 {
+        let meter = self.held.meter();
+        let others = meter.owed.saturating_sub(self.owed);
+        self.reserved.saturating_add(meter.untaken().saturating_sub(others))
+    }
+
+    fn owe_nothing(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if owed > 0 {
+            let mut meter = self.held.meter();
+            meter.owed = meter.owed.saturating_sub(owed);
+        }
     }
 
     /// Spends `amount` of a purse, and gives the rest back: the client has its answer. Gives what was spent: what was
@@ -447,6 +514,7 @@ impl Use {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        self.owe_nothing();
         let mut meter = self.held.meter();
         let report = meter.spend(self.reserved, charge);
         let hurries = meter.should_be_reported();
@@ -463,6 +531,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         if self.open {
+            self.owe_nothing();
             self.held.meter().put_back(self.reserved);
         }
     }
