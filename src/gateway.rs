@@ -254,7 +254,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     fn measure(&self, admission: &mut Admission, body: &mut Option<Bytes>, is_last: bool) -> Result<()> {
         if admission.is_overdrawn(self.cashier.capabilities()) {
             let why = "the purse is dry";
-            return Error::e_explain(ErrorType::Custom("Overdrawn"), why);
+            return Error::e_explain(respond::OVERDRAWN, why);
         }
         if is_last && let Some(words) = admission.last_words() {
             *body = Some(match body.take() {

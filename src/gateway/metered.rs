@@ -30,10 +30,11 @@ impl Metered {
     ///
     /// # Errors
     /// [`NoRate`], if the request cannot be priced.
-    pub(super) fn admit(plan: &Arc<MeterPlan>, body: Option<&[u8]>) -> std::result::Result<Self, NoRate> {
-        let admitted = plan.admit(body)?;
+    pub(super) fn admit(plan: &Arc<MeterPlan>, body: Option<&Bytes>) -> std::result::Result<Self, NoRate> {
+        let mut admitted = plan.admit(body.map(|it| &**it))?;
         let long = body.filter(|it| it.len() > MAX_BODY);
-        let whole = admitted.body.as_deref().or(long).map(Bytes::copy_from_slice);
+        // Not copied: a body counts once for what bodies may take.
+        let whole = admitted.body.take().map(Bytes::from).or_else(|| long.cloned());
         Ok(Self { plan: Arc::clone(plan), admitted, whole })
     }
 

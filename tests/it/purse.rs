@@ -381,6 +381,14 @@ async fn a_stream_that_outruns_its_purse_is_cut_or_goes_on_within_its_hold() {
         assert_eq!(charged(&rig, 1).await, [Some(DEPOSIT)], "all there was, and no more");
         rig.end().await;
     }
+    // Nothing has left yet: then it is said what became of the money.
+    let upstream = streaming(chunk("Hello", Some((0, 3000))), String::new()).await;
+    let rig = rig_before(&upstream, ", overdraft: cut").await;
+    let answer = buy(&rig, &rig.payer(1, PLENTY), "/chat", &json!({ "model": "small" })).await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(error(answer).await, "purse_dry");
+    assert_eq!(charged(&rig, 1).await, [Some(DEPOSIT)]);
+    rig.end().await;
     let upstream = streaming(first, chunk("llo", Some((0, 3001)))).await;
     let rig = rig_before(&upstream, "").await;
     let mut answer = buy(&rig, &rig.payer(1, PLENTY), "/chat", &json!({ "model": "small" })).await;

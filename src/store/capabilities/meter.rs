@@ -192,6 +192,13 @@ impl Meter {
         self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
     }
 
+    /// What other answers under way leave to the one that owes `own`: without limit if they have used nothing, since
+    /// the store may have more than is known here.
+    fn left_to(&self, own: u128) -> u128 {
+        let others = self.owed.saturating_sub(own);
+        if others == 0 { u128::MAX } else { self.untaken().saturating_sub(others) }
+    }
+
     /// Whether `amount` is left beside what answers under way have used.
     pub(super) fn covers(&self, amount: u128) -> bool {
         self.owed == 0 || self.remaining() >= amount
@@ -404,12 +411,11 @@ impl Use {
 
     /// Takes more of a purse, as much of `amount` as is leased and free. Gives how much that was.
     pub(super) fn extend(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> u128 {
-        let amount = self.within_reach(amount);
         if !self.open {
             return 0;
         }
         let mut meter = self.held.meter();
-        let more = amount.min(meter.available);
+        let more = amount.min(meter.left_to(self.owed)).min(meter.available);
         if !meter.take(more, now, alone) {
             return 0;
         }
@@ -443,17 +449,14 @@ impl Use {
 
     /// How much of `amount` other answers have left to this one.
     pub(super) fn within_reach(&self, amount: u128) -> u128 {
-        let meter = self.held.meter();
-        let others = meter.owed.saturating_sub(self.owed);
-        if others == 0 { amount } else { amount.min(meter.untaken().saturating_sub(others)) }
+        amount.min(self.held.meter().left_to(self.owed))
     }
 
     /// The most that the answer can be charged, as far as is known here.
     #[must_use]
     pub fn most(&self) -> u128 {
         let meter = self.held.meter();
-        let others = meter.owed.saturating_sub(self.owed);
-        self.reserved.saturating_add(meter.untaken().saturating_sub(others))
+        self.reserved.saturating_add(meter.untaken().saturating_sub(meter.owed.saturating_sub(self.owed)))
     }
 
     fn owe_nothing(&mut self) {
