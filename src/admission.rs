@@ -221,7 +221,8 @@ impl AnsweringUse {
     /// client's, however the connection ends; so is a stream of events once it has one of them. Any other
     /// answer that breaks off gives its use back at most twice before one is spent, whoever broke it.
     ///
-    /// A purse is charged with what was used, however the connection ends. That comes second.
+    /// A purse is charged with what was used, however the connection ends. That comes second. Where the upstream failed,
+    /// nothing is known of what was used and no event was handed on, what was set aside is treated like a use.
     pub async fn close<L: Ledger, S: Store>(
         self,
         cashier: &Cashier<L, S>,
@@ -235,7 +236,8 @@ impl AnsweringUse {
             ending = Ending::Failed;
         }
         let whole = ending == Ending::Whole;
-        if events.is_some_and(|it| it.has_event()) {
+        let has_event = events.is_some_and(|it| it.has_event());
+        if has_event {
             ending = Ending::Whole;
         }
         if let Some(answer) = recorder.and_then(|it| it.finish(whole)) {
@@ -245,12 +247,18 @@ impl AnsweringUse {
             }
         }
         let Admitted { taken, keeping, .. } = admitted;
+        let capabilities = cashier.capabilities();
         let result = match (meter, ending) {
-            (Some(meter), _) => charge(cashier.capabilities(), taken, meter.finish(how_it_ended)).await,
-            (None, Ending::Whole) => (commit(taken), None),
-            (None, Ending::ClientGone | Ending::Failed) => {
-                (Box::pin(broke(cashier.capabilities(), taken)).await, None)
+            (Some(meter), _) => {
+                let fails = how_it_ended == Ending::Failed && !has_event && !meter.counts_parts();
+                if has_failed || fails {
+                    broke_unpriced(capabilities, taken).await
+                } else {
+                    charge(capabilities, taken, meter.finish(how_it_ended)).await
+                }
             }
+            (None, Ending::Whole) => (commit(taken), None),
+            (None, Ending::ClientGone | Ending::Failed) => (Box::pin(broke(capabilities, taken)).await, None),
         };
         // The next request under the same payment identifier has its turn now.
         drop(keeping);
@@ -268,6 +276,15 @@ async fn broke<S: Store>(capabilities: &Capabilities<S>, taken: Use) -> UseResul
     match capabilities.broke(taken).await {
         BrokenAnswer::GivenBack => UseResult::GivenBack,
         BrokenAnswer::Committed => UseResult::Committed,
+    }
+}
+
+/// As [`broke`], of an answer paid from a purse of which nobody has said what it used.
+async fn broke_unpriced<S: Store>(capabilities: &Capabilities<S>, taken: Use) -> (UseResult, Option<Raw>) {
+    let reserved = taken.reserved();
+    match Box::pin(broke(capabilities, taken)).await {
+        UseResult::Committed => (UseResult::Committed, Some(Raw::new(reserved))),
+        UseResult::GivenBack => (UseResult::GivenBack, Some(Raw::ZERO)),
     }
 }
 
@@ -418,6 +435,13 @@ impl Admission {
         }
     }
 
+    /// The most that a purse pays for an answer that is to be charged for so; `None` if no purse does.
+    #[must_use]
+    pub fn most(&self, charge: Charge) -> Option<Raw> {
+        let taken = &self.admitted().filter(|_| charge == Charge::Taken)?.taken;
+        (taken.held().record().unit == Unit::Raw).then(|| Raw::new(taken.most()))
+    }
+
     /// Reads what the answer, which has begun, uses, if a purse pays for it.
     pub fn measure(&mut self, meter: AnswerMeter) {
         if let Stage::Answering(answering) = &mut self.stage
@@ -442,12 +466,12 @@ impl Admission {
             return false;
         };
         let taken = &mut admitted.taken;
-        let lacking = meter.so_far().get().saturating_sub(taken.reserved());
-        if lacking == 0 {
-            return false;
+        let mut lacking = meter.so_far().get().saturating_sub(taken.reserved());
+        if lacking > 0 {
+            lacking = lacking.saturating_sub(capabilities.extend(taken, lacking));
         }
-        let lacking = lacking.saturating_sub(capabilities.extend(taken, lacking));
-        meter.cuts(lacking.saturating_sub(taken.held().remaining()))
+        // What is elsewhere, in the store or leased by others, is there for one answer only.
+        meter.cuts(taken.owe(lacking))
     }
 
     /// What is said at the end of the answer of its cost, if something is.
@@ -456,8 +480,7 @@ impl Admission {
         let Stage::Answering(AnsweringUse { meter: Some(meter), admitted, .. }) = &self.stage else {
             return None;
         };
-        let taken = &admitted.taken;
-        meter.last_words(taken.reserved().saturating_add(taken.held().remaining()))
+        meter.last_words(admitted.taken.most())
     }
 
     /// What was charged to a purse, once the admission is closed.
@@ -483,7 +506,13 @@ impl Admission {
         ending: Ending,
     ) -> Option<UseResult> {
         let result = match self.take() {
-            Stage::Held(held) => held.close(cashier.capabilities(), ending).await,
+            Stage::Held(held) => {
+                let taken = &held.admitted.taken;
+                let hold = (taken.held().record().unit == Unit::Raw).then(|| Raw::new(taken.reserved()));
+                let result = held.close(cashier.capabilities(), ending).await;
+                self.charged = hold.filter(|_| result == UseResult::Committed);
+                result
+            }
             Stage::Answering(answering) => {
                 let (result, charged) = answering.close(cashier, ending).await;
                 self.charged = charged;

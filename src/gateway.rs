@@ -254,9 +254,9 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
     fn measure(&self, admission: &mut Admission, body: &mut Option<Bytes>, is_last: bool) -> Result<()> {
         if admission.is_overdrawn(self.cashier.capabilities()) {
             let why = "the purse is dry";
-            return Error::e_explain(ErrorType::Custom("Overdrawn"), why);
+            return Error::e_explain(respond::OVERDRAWN, why);
         }
-        if let Some(words) = admission.last_words().filter(|_| is_last) {
+        if is_last && let Some(words) = admission.last_words() {
             *body = Some(match body.take() {
                 Some(part) => [part, words].concat().into(),
                 None => words,
@@ -502,7 +502,8 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
             context.awaits_answer(session.req_header());
             // Pingora would write this as a last chunk, and then the last chunk (RFC 9112 section 7.1).
             *body = body.take().filter(|it| !it.is_empty());
-            if let Some(permit) = &mut context.body {
+            let keeps = context.metered.as_ref().is_some_and(|it| it.keeps_long_body());
+            if let Some(permit) = context.body.as_mut().filter(|_| !keeps) {
                 permit.release();
             }
             // What follows a request for a tunnel belongs to the tunnel.
@@ -540,10 +541,16 @@ impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
         }
         self.upstream_bills.check(response, context)?;
         let meter = context.metered.as_mut().map(|it| it.answer(response));
+        if meter.is_some()
+            && let Some(permit) = &mut context.body
+        {
+            permit.release();
+        }
         let charge = forward::response(session.req_header(), response, context)?;
-        metered::announce(response, meter.as_ref().and_then(AnswerMeter::known))?;
         response.insert_header(X_REQUEST_ID, context.request_id.value())?;
         let Some(forwarding) = context.forwarding.as_mut() else { return Ok(()) };
+        let known = meter.as_ref().and_then(AnswerMeter::known);
+        metered::announce(response, known.zip(forwarding.admission.most(charge)))?;
         forwarding.drops_body |= charge == Charge::Redirected;
         let head = (response.status, &response.headers);
         let request_id = &context.request_id;

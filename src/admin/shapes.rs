@@ -59,7 +59,7 @@ pub(super) static PAYMENT: Shape = Shape {
         one("block", Member::Text, "The hash of its block"),
         one("payer", Member::Text, "The account that paid"),
         one("pay_to", Member::Text, "The address of the pool"),
-        one("requests", Member::Count, "How many requests it buys"),
+        maybe("requests", Member::Count, "How many requests it buys; null for a purse"),
         one("within_seconds", Member::Count, "For how long"),
         one("valid_before", Member::Time, "When its challenge expires"),
     ],

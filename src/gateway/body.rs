@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::prelude::{Error, Session};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,7 +30,7 @@ pub struct BodyBudget {
 /// A whole body.
 #[derive(Debug)]
 pub(super) struct Body {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     pub(super) permit: BodyPermit,
 }
 
@@ -71,7 +72,7 @@ impl BodyBudget {
         // follow.
         let framed = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         if !framed && session.as_http1().is_some() {
-            return Ok(Body { bytes: Vec::new(), permit: BodyPermit::default() });
+            return Ok(Body { bytes: Bytes::new(), permit: BodyPermit::default() });
         }
         let declared = headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
@@ -113,7 +114,7 @@ impl BodyBudget {
             self.widen(&mut permit, part.len()).map_err(Rejection::Overloaded)?;
             bytes.extend_from_slice(&part);
         }
-        Ok(Body { bytes, permit })
+        Ok(Body { bytes: bytes.into(), permit })
     }
 
     /// Takes `more` bytes of the budget for a body.

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
@@ -35,7 +36,7 @@ pub(super) struct Sale {
     /// What the request may cost by the route's meter; `None` if the route has none.
     pub(super) hold: Option<Raw>,
     /// The request's body as the upstream gets it, if it was read to find the price.
-    pub(super) body: Option<Vec<u8>>,
+    pub(super) body: Option<Bytes>,
     /// What it carries for the gateway.
     pub(super) enclosed: Option<Enclosed>,
 }
@@ -73,7 +74,7 @@ pub(super) async fn price(
         Quote::Free => None,
         Quote::Costs { part, amount, calls } => {
             let listed = Listed { price: amount, grants: prices.grants };
-            let body = rest.map_or(body.bytes, String::into_bytes);
+            let body = rest.map_or(body.bytes, Bytes::from);
             Some(Sale { route: route.part(&part), listed, calls, hold: None, body: Some(body), enclosed })
         }
     })
@@ -95,7 +96,7 @@ pub(super) async fn price_metered(
         context.body = Some(read.permit);
         body = Some(read.bytes);
     }
-    let metered = Metered::admit(plan, body.as_deref()).map_err(|why| {
+    let metered = Metered::admit(plan, body.as_ref()).map_err(|why| {
         if why.is_not_offered() {
             Rejection::NotOffered(why.to_string())
         } else {

@@ -25,7 +25,7 @@ pub(super) struct PaidRequest<'a> {
     pub(super) route: &'a Route,
     pub(super) target: &'a CanonicalTarget,
     /// Its body, if it was read before.
-    pub(super) body: Option<Vec<u8>>,
+    pub(super) body: Option<Bytes>,
 }
 
 /// The id that a payment came under, and the request it stands for. The body is read for it, because

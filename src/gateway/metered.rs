@@ -30,10 +30,11 @@ impl Metered {
     ///
     /// # Errors
     /// [`NoRate`], if the request cannot be priced.
-    pub(super) fn admit(plan: &Arc<MeterPlan>, body: Option<&[u8]>) -> std::result::Result<Self, NoRate> {
-        let admitted = plan.admit(body)?;
+    pub(super) fn admit(plan: &Arc<MeterPlan>, body: Option<&Bytes>) -> std::result::Result<Self, NoRate> {
+        let mut admitted = plan.admit(body.map(|it| &**it))?;
         let long = body.filter(|it| it.len() > MAX_BODY);
-        let whole = admitted.body.as_deref().or(long).map(Bytes::copy_from_slice);
+        // Not copied: a body counts once for what bodies may take.
+        let whole = admitted.body.take().map(Bytes::from).or_else(|| long.cloned());
         Ok(Self { plan: Arc::clone(plan), admitted, whole })
     }
 
@@ -51,6 +52,11 @@ impl Metered {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether a body longer than what Pingora would keep stays with the request: until its answer begins.
+    pub(super) fn keeps_long_body(&self) -> bool {
+        self.whole.as_ref().is_some_and(|it| it.len() > MAX_BODY)
     }
 
     /// The body as the upstream gets it, in the place of what Pingora kept of it.
@@ -85,10 +91,10 @@ impl Metered {
     }
 }
 
-/// Says what an answer costs that its upstream has said beforehand.
-pub(super) fn announce(response: &mut ResponseHeader, cost: Option<Raw>) -> Result<()> {
-    match cost {
-        Some(cost) => response.insert_header(COST, cost.to_string()),
+/// Says what an answer costs that its upstream has said beforehand, and the most that its purse pays.
+pub(super) fn announce(response: &mut ResponseHeader, said: Option<(Raw, Raw)>) -> Result<()> {
+    match said {
+        Some((cost, most)) => response.insert_header(COST, cost.min(most).to_string()),
         None => Ok(()),
     }
 }

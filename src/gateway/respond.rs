@@ -229,6 +229,9 @@ pub(super) fn begins_answer(status: StatusCode) -> bool {
     !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
+/// An answer cost more than its purse has.
+pub(super) const OVERDRAWN: ErrorType = ErrorType::Custom("Overdrawn");
+
 /// The answer to a request whose upstream failed; `None` if no client is left to answer.
 pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Option<Failure> {
     let status = status_of(error)?;
@@ -239,6 +242,12 @@ pub(super) fn failure(session: &Session, context: &Context, error: &Error) -> Op
         let message =
             "the body did not arrive in time: send the whole request again, with what it was paid with";
         return Some(Failure { status, answer: Some(plain(status, "body_too_slow", message)) });
+    }
+    if *error.etype() == OVERDRAWN {
+        let status = StatusCode::FORBIDDEN;
+        let message = "the answer costs more than the purse has, and was cut off: what it had used was charged; pay for another \
+             purse, or ask for less";
+        return Some(Failure { status, answer: Some(plain(status, "purse_dry", message)) });
     }
     let answer = upstream_failed(context, status, *error.etype() == UPSTREAM_BILL);
     Some(Failure { status, answer: Some(answer) })

@@ -7,6 +7,8 @@
 //! [`meter`] counts the uses of one capability. [`leases`] moves uses between the store and this instance.
 
 // Paths are written out because `tests/interleavings` compiles this file by its path too.
+#[path = "capabilities/counts.rs"]
+mod counts;
 #[path = "capabilities/failures.rs"]
 mod failures;
 #[path = "capabilities/leases.rs"]

@@ -5,6 +5,7 @@
 //! `spent` + what all shares have out + what remains = `stock`.
 
 use crate::nano::UnixSeconds;
+use crate::payment::Mechanism;
 use crate::routes::Unit;
 use crate::store::encoding::amounts;
 use crate::store::{CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest};
@@ -22,9 +23,15 @@ pub(super) struct StoredCapability {
 }
 
 impl CapabilityRecord {
-    /// The capability `id`, as `intent` buys it at `now`.
+    /// The capability `id`, as `intent` buys it at `now`. A purse has what was paid, which may be more than the price;
+    /// the tag of a session is none of it.
     pub(super) fn bought(intent: &Intent, id: CapabilityId, now: UnixSeconds) -> Self {
-        let (unit, stock) = intent.terms.stock();
+        let (unit, stock) = match (intent.terms.stock(), intent.mechanism) {
+            ((Unit::Raw, _), Mechanism::NanoTxn | Mechanism::NanoSignature) => {
+                (Unit::Raw, intent.amount.get())
+            }
+            (bought, _) => bought,
+        };
         Self {
             id,
             block: intent.block,

@@ -49,13 +49,19 @@ pub(super) struct Asked {
 pub(super) fn openai(body: Option<&[u8]>, ask: bool) -> Result<Asked, NoRate> {
     let body = body.ok_or(NoRate::NoBody)?;
     let read = Body::read(body, OPENAI_KEYS, Some(STREAM_OPTIONS))?;
-    let bounds = [
-        number(&read, "max_tokens")?,
-        number(&read, "max_completion_tokens")?,
-        number(&read, "max_output_tokens")?,
-    ];
-    // Where several are written, which of them counts differs between servers.
-    let bound = bounds.into_iter().flatten().max();
+    let of_completions = [number(&read, "max_tokens")?, number(&read, "max_completion_tokens")?];
+    // Where both are written, which of them counts differs between servers.
+    let of_completions = of_completions.into_iter().flatten().max();
+    let of_responses = number(&read, "max_output_tokens")?;
+    // Servers ignore what the other API has, and with it a bound that is no bound.
+    let has = |key: &str| read.get(key).is_some_and(|it| !it.is_null());
+    let bound = match (has("messages") || has("prompt"), has("input")) {
+        (true, false) => of_completions,
+        (false, true) => of_responses,
+        (true, true) => of_completions.zip(of_responses).map(|(one, other)| one.max(other)),
+        // No server answers to this.
+        (false, false) => of_completions.max(of_responses),
+    };
     // `best_of` completions are made, and `n` of them shown.
     let times = number(&read, "n")?.max(number(&read, "best_of")?).unwrap_or(1);
     let output = bound.map(|it| it.saturating_mul(times));
@@ -104,7 +110,7 @@ fn model(value: Option<&Value>) -> Result<Option<String>, NoRate> {
     }
 }
 
-/// The body of a stream of completions with `include_usage`; `None` if it is none, or says itself whether it wants it.
+/// The body of a stream of completions with `include_usage`; `None` if it is none, or asks for it itself.
 fn with_usage(read: &Body, body: &[u8]) -> Result<Option<Vec<u8>>, NoRate> {
     let is_stream = match read.get("stream") {
         None | Some(Value::Null | Value::Bool(false)) => false,
@@ -116,24 +122,25 @@ fn with_usage(read: &Body, body: &[u8]) -> Result<Option<Vec<u8>>, NoRate> {
     if !is_stream || !completes || read.get("input").is_some() {
         return Ok(None);
     }
-    // What is replaced: the opening bracket of the body or of its options, or `null`.
+    // What is replaced: the opening bracket of the body or of its options, `null` or `false`.
     let (start, replaced, by) = match read.get(STREAM_OPTIONS) {
         None => {
             let start = body.iter().position(|it| *it == b'{');
             (start, "{", format!("{{\"{STREAM_OPTIONS}\":{{\"{INCLUDE_USAGE}\":true}},"))
         }
-        Some(Value::Null) => (start_of_options(body), "null", format!("{{\"{INCLUDE_USAGE}\":true}}")),
+        Some(Value::Null) => (start_of(OPTIONS, body), "null", format!("{{\"{INCLUDE_USAGE}\":true}}")),
         Some(Value::Object(options)) => {
             if let Some(fault) = options.keys().find_map(|key| body::misspelled(key, &[INCLUDE_USAGE])) {
                 return Err(fault);
             }
+            let comma = if options.is_empty() { "" } else { "," };
             match options.get(INCLUDE_USAGE) {
-                None => {}
-                Some(Value::Bool(_)) => return Ok(None),
+                None => (start_of(OPTIONS, body), "{", format!("{{\"{INCLUDE_USAGE}\":true{comma}")),
+                Some(Value::Bool(true)) => return Ok(None),
+                // A client that asks for no usage would pay the hold for whatever it uses.
+                Some(Value::Bool(false)) => (start_of(ASKS, body), "false", "true".to_owned()),
                 Some(_) => return Err(NoRate::Value(INCLUDE_USAGE, "`true` or `false`")),
             }
-            let comma = if options.is_empty() { "" } else { "," };
-            (start_of_options(body), "{", format!("{{\"{INCLUDE_USAGE}\":true{comma}"))
         }
         Some(_) => return Err(NoRate::Value(STREAM_OPTIONS, "an object")),
     };
@@ -142,11 +149,18 @@ fn with_usage(read: &Body, body: &[u8]) -> Result<Option<Vec<u8>>, NoRate> {
     Ok(Some([before, by.as_bytes(), after].concat()))
 }
 
-/// Where the value of the body's `stream_options` begins.
-fn start_of_options(body: &[u8]) -> Option<usize> {
-    static PLACES: &[Place] =
-        &[Place { role: Role::Options, path: Cow::Borrowed(&[Step::To(Cow::Borrowed(STREAM_OPTIONS))]) }];
-    let mut scanner = Scanner::new(Places::Fixed(PLACES));
+/// The body's `stream_options`.
+static OPTIONS: &[Place] =
+    &[Place { role: Role::Options, path: Cow::Borrowed(&[Step::To(Cow::Borrowed(STREAM_OPTIONS))]) }];
+/// What they say of `include_usage`.
+static ASKS: &[Place] = &[Place {
+    role: Role::Options,
+    path: Cow::Borrowed(&[Step::To(Cow::Borrowed(STREAM_OPTIONS)), Step::To(Cow::Borrowed(INCLUDE_USAGE))]),
+}];
+
+/// Where the value at a place of the body begins.
+fn start_of(places: &'static [Place], body: &[u8]) -> Option<usize> {
+    let mut scanner = Scanner::new(Places::Fixed(places));
     body.iter().position(|byte| {
         scanner.feed(std::slice::from_ref(byte));
         scanner.is_taking()
@@ -171,6 +185,12 @@ mod tests {
             (r#"{"model":"a","max_output_tokens":5,"n":2,"best_of":4}"#, Some(20)),
             (r#"{"model":"a","n":4}"#, None),
             (r#"{"messages":[{"max_tokens":9}]}"#, None),
+            (r#"{"messages":[],"max_tokens":9,"max_output_tokens":90}"#, Some(9)),
+            (r#"{"messages":[],"input":null,"max_output_tokens":1}"#, None),
+            (r#"{"input":"a","max_output_tokens":5,"max_tokens":1}"#, Some(5)),
+            (r#"{"input":"a","max_completion_tokens":1}"#, None),
+            (r#"{"prompt":"a","input":"a","max_output_tokens":1}"#, None),
+            (r#"{"prompt":"a","input":"a","max_output_tokens":1,"max_tokens":4}"#, Some(4)),
         ] {
             assert_eq!(asked(body).unwrap().output, expected, "{body}");
         }
@@ -249,7 +269,10 @@ mod tests {
                 r#"{"messages":[],"str\u0065am_options":{ "x":{}},"stream":true}"#,
                 Some(r#"{"messages":[],"str\u0065am_options":{"include_usage":true, "x":{}},"stream":true}"#),
             ),
-            (r#"{"messages":[],"stream_options":{"include_usage":false},"stream":true}"#, None),
+            (
+                r#"{"messages":[],"stream_options":{"x":false,"include_usage": false},"stream":true}"#,
+                Some(r#"{"messages":[],"stream_options":{"x":false,"include_usage": true},"stream":true}"#),
+            ),
             (r#"{"messages":[],"stream_options":{"include_usage":true},"stream":true}"#, None),
             (r#"{"messages":[],"stream":false}"#, None),
             (r#"{"messages":[]}"#, None),

@@ -143,13 +143,19 @@ impl Client {
 }
 
 async fn rig(options: &str) -> (Rig, Server) {
+    rig_that_takes("price: 1 raw, grants: { requests: 5, within: 1h }", options).await
+}
+
+async fn rig_that_takes(price: &str, options: &str) -> (Rig, Server) {
     let server = Server::start().await;
     let more = format!("  grpc: {{ url: \"{}\", protocol: h2c{options} }}\n", server.listening.url);
-    let routes = r#"
-  - { name: call, match: "/svc/**", upstream: grpc, price: 1 raw, grants: { requests: 5, within: 1h } }
-  - { match: "/free/**", upstream: api, free: true }
-"#;
-    let plan = Plan { more, routes: routes.to_owned(), listen: Some("h2c: true"), ..Plan::default() };
+    let routes = format!(
+        r#"
+  - {{ name: call, match: "/svc/**", upstream: grpc, {price} }}
+  - {{ match: "/free/**", upstream: api, free: true }}
+"#
+    );
+    let plan = Plan { more, routes, listen: Some("h2c: true"), ..Plan::default() };
     (Rig::with(plan).await, server)
 }
 
@@ -218,6 +224,22 @@ async fn an_answer_that_fails_at_its_end_is_given_back_twice_for_one_use() {
         assert_eq!(ended.code(), "13");
         eventually("the use is counted", async || Uses::of(&rig, "call") == Uses { committed, given_back })
             .await;
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_metered_call_that_fails_at_its_end_costs_nothing_twice() {
+    let meter = "meter: { deposit: 10000 raw, within: 1h, usage: header, hold: 2000 raw }";
+    let (rig, _server) = rig_that_takes(meter, "").await;
+    let client = Client::connect(&rig).await;
+    let token = pay(&rig, &client, &rig.payer(1, PLENTY)).await.token();
+    let mut count = 1;
+    for (method, costs) in [("Broken", "0"), ("Broken", "0"), ("Broken", "2000"), ("Ok", "2000")] {
+        client.call(method, &[("payment-capability", token.as_str())]).await.unwrap();
+        count += 1;
+        let line = rig.lines(count).await.pop().unwrap();
+        assert_eq!(line["cost_raw"], costs, "{method}: {line}");
     }
     rig.end().await;
 }

@@ -15,6 +15,8 @@ use crate::patience::soon;
 use crate::rig::{Ending, PLENTY, Plan, Rig, error, header, offers};
 use crate::scripted::Reply;
 
+mod payers;
+
 /// One raw for a token of input, four for one of output; the purse has 10,000.
 const ROUTES: &str = r#"
   - name: chat
@@ -379,6 +381,14 @@ async fn a_stream_that_outruns_its_purse_is_cut_or_goes_on_within_its_hold() {
         assert_eq!(charged(&rig, 1).await, [Some(DEPOSIT)], "all there was, and no more");
         rig.end().await;
     }
+    // Nothing has left yet: then it is said what became of the money.
+    let upstream = streaming(chunk("Hello", Some((0, 3000))), String::new()).await;
+    let rig = rig_before(&upstream, ", overdraft: cut").await;
+    let answer = buy(&rig, &rig.payer(1, PLENTY), "/chat", &json!({ "model": "small" })).await;
+    assert_eq!(answer.status(), 403);
+    assert_eq!(error(answer).await, "purse_dry");
+    assert_eq!(charged(&rig, 1).await, [Some(DEPOSIT)]);
+    rig.end().await;
     let upstream = streaming(first, chunk("llo", Some((0, 3001)))).await;
     let rig = rig_before(&upstream, "").await;
     let mut answer = buy(&rig, &rig.payer(1, PLENTY), "/chat", &json!({ "model": "small" })).await;

@@ -188,7 +188,8 @@ impl<S: Meters + StoreHealth> Leases<S> {
     }
 
     fn try_take(&self, held: &CachedCapability, wish: Wish) -> bool {
-        held.meter().take(wish.amount, self.clock.now(), !self.store.is_writable())
+        let mut meter = held.meter();
+        meter.covers(wish.amount) && meter.take(wish.amount, self.clock.now(), !self.store.is_writable())
     }
 
     fn taken(&self, held: &Arc<CachedCapability>, wish: Wish) -> Use {
@@ -205,6 +206,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
     /// Takes as much of `amount` more for a request under way as is left, and asks the store if need be. Gives how much.
     pub(super) async fn take_more(&self, taken: &mut Use, amount: u128) -> u128 {
         let held = Arc::clone(taken.held());
+        let amount = taken.within_reach(amount);
         let mut got = self.extend(taken, amount);
         let mut unresolved = held.calls.lock().await;
         while got < amount {
@@ -393,7 +395,8 @@ impl<S: Meters + StoreHealth> Leases<S> {
         hand_back: bool,
     ) -> Option<(CapabilityId, StoreError)> {
         let mut unresolved = held.calls.lock().await;
-        let reported = self.call(held, &mut unresolved, 0, hand_back).await;
+        let want = if hand_back { 0 } else { held.meter().lacks_for_answers() };
+        let reported = self.call(held, &mut unresolved, want, hand_back).await;
         reported.err().map(|error| (held.record().id, error))
     }
 }

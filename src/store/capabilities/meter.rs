@@ -10,11 +10,12 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 use super::super::{CapabilityRecord, Lease, LeaseRequest};
+use super::counts::{Counts, KeptCounts};
 use super::failures::Failures;
 use crate::nano::UnixSeconds;
 use crate::payment::Purchase;
 use crate::payment::capability::CapabilityText;
-use crate::routes::{Left, Metering};
+use crate::routes::{Left, Metering, Unit};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How often one use is given back because its answer broke off.
@@ -41,7 +42,7 @@ pub(super) type Calls<'a> = tokio::sync::MutexGuard<'a, Option<Box<LeaseRequest>
 impl CachedCapability {
     /// A capability of which `lease` was received. The lease's time is 0 if the store was not asked.
     pub(super) fn new(record: CapabilityRecord, purchase: Purchase, lease: Lease, now: UnixSeconds) -> Self {
-        let meter = Meter::new(lease, record.revoked, now);
+        let meter = Meter::new(record.unit, lease, record.revoked, now);
         Self {
             record,
             purchase,
@@ -94,20 +95,9 @@ impl CachedCapability {
 /// Where the uses of one capability are, as far as this instance knows.
 #[derive(Debug)]
 pub(super) struct Meter {
-    /// Leased and free to be taken.
-    available: u128,
-    /// Taken by requests under way.
-    reserved: u128,
-    /// On their way back to the store.
-    returning: u128,
-    /// Spent and not reported.
-    unreported: u128,
-    /// By so many requests.
+    counts: KeptCounts,
+    /// By so many requests was spent what is not reported.
     unreported_requests: u32,
-    /// Left in the store when it was last asked.
-    stored: u128,
-    /// Leased by other instances when it was last asked.
-    elsewhere: u128,
     lapses_at: UnixSeconds,
     last_taken: UnixSeconds,
     /// Answers that broke off since a use was last spent, as far as the store knows or is being asked.
@@ -136,15 +126,11 @@ pub(super) struct UseTally {
 
 impl Meter {
     /// Of a capability of which `lease` was received.
-    fn new(lease: Lease, revoked: bool, now: UnixSeconds) -> Self {
+    fn new(unit: Unit, lease: Lease, revoked: bool, now: UnixSeconds) -> Self {
+        let Lease { granted: available, remaining: stored, elsewhere, .. } = lease;
         Self {
-            available: lease.granted,
-            reserved: 0,
-            returning: 0,
-            unreported: 0,
+            counts: KeptCounts::new(unit, Counts { available, stored, elsewhere, ..Counts::default() }),
             unreported_requests: 0,
-            stored: lease.remaining,
-            elsewhere: lease.elsewhere,
             lapses_at: lease.expires_at,
             last_taken: now,
             broken: lease.broken,
@@ -160,13 +146,20 @@ impl Meter {
 
     /// Uses left, without those under way.
     fn remaining(&self) -> u128 {
-        let here = self.available.saturating_add(self.returning);
-        here.saturating_add(self.stored).saturating_add(self.elsewhere)
+        self.counts.read().remaining()
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Counts) -> T) -> T {
+        let mut counts = self.counts.read();
+        let result = change(&mut counts);
+        self.counts.write(counts);
+        result
     }
 
     /// Whether `amount` is not left anywhere and cannot come back.
     pub(super) fn is_spent(&self, amount: u128) -> bool {
-        self.revoked || (self.asked && self.remaining().saturating_add(self.reserved) < amount)
+        let counts = self.counts.read();
+        self.revoked || (self.asked && counts.remaining().saturating_add(counts.reserved) < amount)
     }
 
     pub(super) const fn is_revoked(&self) -> bool {
@@ -175,13 +168,35 @@ impl Meter {
 
     /// Whether the store must still get uses back or reported.
     pub(super) fn is_out(&self) -> bool {
-        self.available > 0 || self.returning > 0 || self.reserved > 0 || self.has_unreported()
+        let counts = self.counts.read();
+        counts.available > 0 || counts.returning > 0 || counts.reserved > 0 || self.has_unreported()
     }
 
     /// Whether `amount` may become free that cannot be taken at this moment. What the store has and does not hand out
     /// does not: the capability has expired.
     pub(super) fn may_come_back(&self, amount: u128) -> bool {
-        self.available.saturating_add(self.reserved).saturating_add(self.elsewhere) >= amount
+        let counts = self.counts.read();
+        counts.available.saturating_add(counts.reserved).saturating_add(counts.elsewhere) >= amount
+    }
+
+    /// What other answers under way leave to the one that owes `own`: without limit if they have used nothing, since
+    /// the store may have more than is known here.
+    fn left_to(&self, own: u128) -> u128 {
+        let counts = self.counts.read();
+        let others = counts.owed.saturating_sub(own);
+        if others == 0 { u128::MAX } else { counts.untaken().saturating_sub(others) }
+    }
+
+    /// Whether `amount` is left beside what answers under way have used.
+    pub(super) fn covers(&self, amount: u128) -> bool {
+        let counts = self.counts.read();
+        counts.owed == 0 || counts.remaining() >= amount
+    }
+
+    /// What is to be leased for answers under way that have used it.
+    pub(super) fn lacks_for_answers(&self) -> u128 {
+        let counts = self.counts.read();
+        counts.owed.saturating_sub(counts.available).min(counts.stored)
     }
 
     pub(super) fn has_unreported(&self) -> bool {
@@ -191,17 +206,18 @@ impl Meter {
     /// Whether its spent uses are reported soon: there are many, or no leased one is left here. Other
     /// instances then know exactly whether the last are spent.
     fn should_be_reported(&self) -> bool {
-        self.unreported_requests == REPORT_AT || (self.available == 0 && self.reserved == 0)
+        let counts = self.counts.read();
+        self.unreported_requests == REPORT_AT || (counts.available == 0 && counts.reserved == 0)
     }
 
     /// Left in the store when it was last asked.
     pub(super) fn stored(&self) -> u128 {
-        self.stored
+        self.counts.read().stored
     }
 
     /// Whether free uses are here and none was taken for `seconds`.
     pub(super) fn is_idle(&self, seconds: u64, now: UnixSeconds) -> bool {
-        self.available > 0 && self.last_taken.plus(seconds) <= now
+        self.counts.read().available > 0 && self.last_taken.plus(seconds) <= now
     }
 
     /// Whether the lease lapses within `seconds`.
@@ -219,9 +235,11 @@ impl Meter {
         if self.revoked || (self.lapses_at <= now && !alone) {
             return false;
         }
-        let Some(left) = self.available.checked_sub(amount) else { return false };
-        self.available = left;
-        self.reserved = self.reserved.saturating_add(amount);
+        let mut counts = self.counts.read();
+        let Some(left) = counts.available.checked_sub(amount) else { return false };
+        counts.available = left;
+        counts.reserved = counts.reserved.saturating_add(amount);
+        self.counts.write(counts);
         self.last_taken = now;
         true
     }
@@ -231,8 +249,10 @@ impl Meter {
     fn spend(&mut self, taken: u128, charge: u128) -> bool {
         let charge = charge.min(taken);
         self.put_back(taken);
-        self.available = self.available.saturating_sub(charge);
-        self.unreported = self.unreported.saturating_add(charge);
+        self.change(|counts| {
+            counts.available = counts.available.saturating_sub(charge);
+            counts.unreported = counts.unreported.saturating_add(charge);
+        });
         self.unreported_requests = self.unreported_requests.saturating_add(1);
         (self.broken, self.unreported_breaks) = (0, 0);
         self.redirects = 0;
@@ -241,8 +261,10 @@ impl Meter {
 
     /// Puts back what was taken.
     fn put_back(&mut self, taken: u128) {
-        self.reserved = self.reserved.saturating_sub(taken);
-        self.available = self.available.saturating_add(taken);
+        self.change(|counts| {
+            counts.reserved = counts.reserved.saturating_sub(taken);
+            counts.available = counts.available.saturating_add(taken);
+        });
     }
 
     /// An answer broke off.
@@ -281,22 +303,27 @@ impl Meter {
     pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> UseTally {
         self.queued = false;
         self.unreported_requests = 0;
-        let returned =
-            if hand_back || self.lapses_at <= now { std::mem::take(&mut self.available) } else { 0 };
-        self.returning = self.returning.saturating_add(returned);
+        let returns = hand_back || self.lapses_at <= now;
+        let (used, returned) = self.change(|counts| {
+            let returned = if returns { std::mem::take(&mut counts.available) } else { 0 };
+            counts.returning = counts.returning.saturating_add(returned);
+            (std::mem::take(&mut counts.unreported), returned)
+        });
         let broken = std::mem::take(&mut self.unreported_breaks);
         self.broken = self.broken.saturating_add(broken);
-        UseTally { used: std::mem::take(&mut self.unreported), returned, broken }
+        UseTally { used, returned, broken }
     }
 
     /// Puts back a tally that the store did not apply.
     pub(super) fn take_back(&mut self, tally: UseTally) {
-        self.unreported = self.unreported.saturating_add(tally.used);
+        self.change(|counts| {
+            counts.unreported = counts.unreported.saturating_add(tally.used);
+            counts.available = counts.available.saturating_add(tally.returned);
+            counts.returning = counts.returning.saturating_sub(tally.returned);
+        });
         if tally.used > 0 {
             self.unreported_requests = self.unreported_requests.saturating_add(1);
         }
-        self.available = self.available.saturating_add(tally.returned);
-        self.returning = self.returning.saturating_sub(tally.returned);
         self.unreported_breaks = self.unreported_breaks.saturating_add(tally.broken);
         self.broken = self.broken.saturating_sub(tally.broken);
     }
@@ -312,10 +339,12 @@ impl Meter {
 
     /// Adds the store's answer to a tally.
     pub(super) fn take_in(&mut self, lease: Lease, tally: UseTally) {
-        self.available = self.available.saturating_add(lease.granted);
-        self.returning = self.returning.saturating_sub(tally.returned);
-        self.stored = lease.remaining;
-        self.elsewhere = lease.elsewhere;
+        self.change(|counts| {
+            counts.available = counts.available.saturating_add(lease.granted);
+            counts.returning = counts.returning.saturating_sub(tally.returned);
+            counts.stored = lease.remaining;
+            counts.elsewhere = lease.elsewhere;
+        });
         self.broken = lease.broken;
         self.lapses_at = lease.expires_at;
         // A revocation by another instance takes effect here with the first answer that shows it.
@@ -355,6 +384,8 @@ pub struct Use {
     metering: Metering,
     /// In the capability's unit.
     reserved: u128,
+    /// What of the meter's `owed` is this answer's.
+    owed: u128,
     open: bool,
 }
 
@@ -373,7 +404,7 @@ impl Use {
         reports: Arc<Reports>,
         (metering, reserved): (Metering, u128),
     ) -> Self {
-        Self { held, reports, metering, reserved, open: true }
+        Self { held, reports, metering, reserved, owed: 0, open: true }
     }
 
     /// How much it is, in the capability's unit.
@@ -388,13 +419,59 @@ impl Use {
             return 0;
         }
         let mut meter = self.held.meter();
-        let more = amount.min(meter.available);
+        let more = amount.min(meter.left_to(self.owed)).min(meter.counts.read().available);
         if !meter.take(more, now, alone) {
             return 0;
         }
+        let paid = self.owed.min(more);
+        meter.change(|counts| counts.owed = counts.owed.saturating_sub(paid));
         drop(meter);
+        self.owed = self.owed.saturating_sub(paid);
         self.reserved = self.reserved.saturating_add(more);
         more
+    }
+
+    /// The answer has used `amount` more than is taken for it, and no more than that. What of it is there nothing else
+    /// can have from now on. Gives how much of it is not there, after what other answers have used.
+    pub fn owe(&mut self, amount: u128) -> u128 {
+        if amount == 0 && self.owed == 0 {
+            return 0;
+        }
+        let mut meter = self.held.meter();
+        let own = self.owed;
+        let there = meter.change(|counts| {
+            let others = counts.owed.saturating_sub(own);
+            let there = amount.min(counts.untaken().saturating_sub(others));
+            counts.owed = others.saturating_add(there);
+            there
+        });
+        self.owed = there;
+        let lacking = amount.saturating_sub(there);
+        let asks = meter.lacks_for_answers() > 0 && !std::mem::replace(&mut meter.queued, true);
+        drop(meter);
+        if asks {
+            self.reports.push(&self.held);
+        }
+        lacking
+    }
+
+    /// How much of `amount` other answers have left to this one.
+    pub(super) fn within_reach(&self, amount: u128) -> u128 {
+        amount.min(self.held.meter().left_to(self.owed))
+    }
+
+    /// The most that the answer can be charged, as far as is known here.
+    #[must_use]
+    pub fn most(&self) -> u128 {
+        let counts = self.held.meter().counts.read();
+        self.reserved.saturating_add(counts.untaken().saturating_sub(counts.owed.saturating_sub(self.owed)))
+    }
+
+    fn owe_nothing(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if owed > 0 {
+            self.held.meter().change(|counts| counts.owed = counts.owed.saturating_sub(owed));
+        }
     }
 
     /// Spends `amount` of a purse, and gives the rest back: the client has its answer. Gives what was spent: what was
@@ -447,6 +524,7 @@ impl Use {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        self.owe_nothing();
         let mut meter = self.held.meter();
         let report = meter.spend(self.reserved, charge);
         let hurries = meter.should_be_reported();
@@ -463,6 +541,7 @@ impl Use {
 impl Drop for Use {
     fn drop(&mut self) {
         if self.open {
+            self.owe_nothing();
             self.held.meter().put_back(self.reserved);
         }
     }
@@ -479,7 +558,7 @@ mod tests {
 
     /// A meter with `granted` uses here, leased for 10 seconds.
     fn with(granted: u128) -> Meter {
-        Meter::new(Lease { granted, ..NOTHING }, false, NOW)
+        Meter::new(Unit::Use, Lease { granted, ..NOTHING }, false, NOW)
     }
 
     fn without() -> Meter {
@@ -517,7 +596,7 @@ mod tests {
     fn a_use_may_come_back_from_another_instance_from_a_request_and_to_the_next_attempt() {
         assert!(!without().may_come_back(1));
         assert!(
-            Meter::new(Lease { elsewhere: 1, ..NOTHING }, false, NOW).may_come_back(1),
+            Meter::new(Unit::Use, Lease { elsewhere: 1, ..NOTHING }, false, NOW).may_come_back(1),
             "another instance"
         );
         let mut meter = with(1);
@@ -533,12 +612,14 @@ mod tests {
         assert!(without().is_spent(1));
         assert!(!with(1).is_spent(1), "one is here");
         for left in [Lease { remaining: 1, ..NOTHING }, Lease { elsewhere: 1, ..NOTHING }] {
-            assert!(!Meter::new(left, false, NOW).is_spent(1), "{left:?}");
+            assert!(!Meter::new(Unit::Use, left, false, NOW).is_spent(1), "{left:?}");
         }
         let unasked = Lease { expires_at: UnixSeconds(0), ..NOTHING };
-        assert!(!Meter::new(unasked, false, NOW).is_spent(1), "the store was not asked");
-        assert!(Meter::new(unasked, true, NOW).is_spent(1), "it is revoked");
-        assert!(Meter::new(Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent(1));
+        assert!(!Meter::new(Unit::Use, unasked, false, NOW).is_spent(1), "the store was not asked");
+        assert!(Meter::new(Unit::Use, unasked, true, NOW).is_spent(1), "it is revoked");
+        assert!(
+            Meter::new(Unit::Use, Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent(1)
+        );
         let mut meter = with(1);
         assert!(meter.take(1, NOW, false));
         assert!(!meter.is_spent(1), "a request has it");

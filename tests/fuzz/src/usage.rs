@@ -134,6 +134,10 @@ fn check_request(plan: &MeterPlan, body: &[u8]) {
     let mut made: Value = serde_json::from_slice(&made).expect("JSON");
     let options = made.get_mut("stream_options").and_then(Value::as_object_mut).expect("options");
     assert_eq!(options.remove("include_usage"), Some(Value::Bool(true)));
+    if let Some(refused) = value.pointer("/stream_options/include_usage") {
+        assert_eq!(*refused, Value::Bool(false));
+        options.insert("include_usage".to_owned(), refused.clone());
+    }
     if options.is_empty() && value.get("stream_options").is_none_or(Value::is_null) {
         let put = made.as_object_mut().expect("an object");
         match value.get("stream_options") {

@@ -307,7 +307,9 @@ async fn a_repeated_report_counts_once<S: Store>(store: Arc<S>) {
 }
 
 async fn a_purse_is_counted_in_raw<S: Store>(store: Arc<S>) {
-    let intent = Intent { terms: purse(), ..sent(hash(1), 1) };
+    // Of the price and what was paid beyond it, all is in the purse.
+    let terms = Terms { amount: Raw::new(USES - 2), ..purse() };
+    let intent = Intent { terms, amount: Raw::new(USES), ..sent(hash(1), 1) };
     let (record, lease, _) = granted(&*store, &intent, 1, 4, 30).await;
     assert_eq!((record.unit, record.stock, record.uses()), (Unit::Raw, USES, 0));
     assert_eq!(lease, lent(4, USES - 4, 0, NOW.plus(30)));

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use faregate::nano::{BlockHash, UnixSeconds};
-use faregate::payment::{IdentifierKey, RequestDigest};
+use faregate::payment::{IdentifierKey, Mechanism, RequestDigest};
+use faregate::routes::Unit;
 use faregate::store::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
@@ -359,7 +360,13 @@ impl Meters for Model {
                 }
                 None => state.add(intent, PaymentState::Granted, now).intent,
             };
-            let (unit, stock) = bought.terms.stock();
+            // The tag of a session is no part of what it buys.
+            let (unit, stock) = match (bought.terms.stock(), bought.mechanism) {
+                ((Unit::Raw, _), Mechanism::NanoTxn | Mechanism::NanoSignature) => {
+                    (Unit::Raw, bought.amount.get())
+                }
+                (other, _) => other,
+            };
             let record = CapabilityRecord {
                 id,
                 block: bought.block,

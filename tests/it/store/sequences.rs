@@ -97,8 +97,11 @@ fn intent(payment: u8, challenge: u8, under: Option<u8>) -> Intent {
         _ => sent(hash(payment), challenge),
     };
     // Every second one buys a purse.
-    let terms = if payment.is_multiple_of(2) { intent.terms } else { purse() };
-    Intent { identified: under.map(|id| under_id(id, payment)), terms, ..intent }
+    let identified = under.map(|id| under_id(id, payment));
+    if payment.is_multiple_of(2) {
+        return Intent { identified, ..intent };
+    }
+    Intent { identified, terms: purse(), amount: purse().amount, ..intent }
 }
 
 /// Mostly without an id.
