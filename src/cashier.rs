@@ -42,7 +42,7 @@ use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
-use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms, Unit};
+use crate::routes::{Bearing, Bought, Listed, Metering, RouteName, Standing, Terms, Unit};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse, Wish};
 use crate::store::{Holder, Store, Unsound};
 use crate::sync::{Mutex, PoisonError};
@@ -76,6 +76,8 @@ const EXPLANATIONS: u32 = 8;
 struct Wanted<'a> {
     route: &'a RouteName,
     standing: &'a Standing,
+    /// As in [`Ask`].
+    listed: Listed,
     /// `None` while they are not known.
     terms: Option<Terms>,
     metering: Metering,
@@ -136,7 +138,7 @@ impl Wanted<'_> {
 
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
-        self.standing.bearing(self.route, self.terms, challenge.bought())
+        self.standing.bearing(self.route, self.listed, self.terms, challenge.bought())
     }
 }
 
@@ -331,9 +333,10 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
-        let Ask { route, standing, quoted, metering, hold, presented, identified, client, down, url } = ask;
+        let Ask { route, standing, listed, quoted, metering, hold, presented, identified, client, down, url } =
+            ask;
         let terms = quoted.map(|it| it.terms);
-        let wanted = Wanted { route: &route, standing: &standing, terms, metering, hold, down };
+        let wanted = Wanted { route: &route, standing: &standing, listed, terms, metering, hold, down };
         let place = standing.place();
         // What cannot be served is not sold.
         let bill = |late: Option<&Challenge>, refused| match (down, quoted) {
@@ -406,7 +409,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, terms, down, .. } = wanted;
+        let Wanted { route, standing, listed, terms, down, .. } = wanted;
         let now = self.0.clock.now();
         let (held, elsewhere) = match self.recognised_before(token) {
             Some(held) => {
@@ -420,9 +423,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             None => Box::pin(self.recognise(token, wanted)).await?,
         };
         let (record, purchase) = (held.record(), held.purchase());
-        let bought =
-            Bought { route: &record.route, terms: purchase.terms, place: purchase.challenge.place() };
-        let bearing = standing.bearing(route, terms, bought);
+        let bought = Bought {
+            route: &record.route,
+            terms: purchase.terms,
+            price: purchase.price(),
+            place: purchase.challenge.place(),
+        };
+        let bearing = standing.bearing(route, listed, terms, bought);
         if bearing == Bearing::Unpriced {
             return Err(Denied::Wait(Wait::NoRate));
         }

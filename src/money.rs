@@ -233,6 +233,16 @@ impl fmt::Display for Decimal {
     }
 }
 
+impl Fiat {
+    /// Both as whole numbers of one part of their currency, of which they are less than 10^36; `None` if they are not
+    /// in the same one.
+    #[must_use]
+    pub fn in_parts_with(self, other: Self) -> Option<(u128, u128)> {
+        let (one, other_parts, _) = self.number.aligned(other.number);
+        (self.currency == other.currency).then_some((one, other_parts))
+    }
+}
+
 impl fmt::Display for Fiat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.number, self.currency)

@@ -19,8 +19,9 @@ use crate::nano::UnixSeconds;
 use crate::repeats::Repeats;
 use crate::routes::{Listed, Quoted, Terms};
 use crate::shutdown::{self, StopSignal};
+use crate::usage::Pointer;
 
-pub use source::{MAX_ANSWER, Pointer, PointerFault, RateFault, RateSource, ReadError, Reading, read};
+pub use source::{MAX_ANSWER, RateFault, RateSource, ReadError, Reading, read};
 
 /// How many readings must agree on a rate that is far from the last one.
 pub const CONFIRMED_BY: u32 = 3;

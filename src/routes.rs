@@ -33,7 +33,7 @@ use crate::usage::MeterPlan;
 
 pub use calls::{
     BillForm, CAPABILITY_KEY, CallFault, CallPrices, ClaimedCall, Enclosed, Line, Lines, MAX_BATCH,
-    MAX_DEPTH, MemberText, ObjectText, PAYMENT_KEY, Price, Quote, replaced,
+    MAX_DEPTH, MemberText, ObjectText, PAYMENT_KEY, Price, Quote, array_items, replaced,
 };
 pub use conditions::{
     ConditionFault, Conditions, Doubt, HeaderCondition, MAX_CONDITION_NAME, MAX_CONDITION_VALUE,

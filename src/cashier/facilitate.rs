@@ -154,10 +154,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let settled = match self.recognised(&proof, demand) {
             Ok(challenge) => {
                 let standing = Standing::default();
-                let (route, terms) = (&demand.route, Some(challenge.offer().terms));
+                let (route, terms) = (&demand.route, challenge.offer().terms);
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
-                let wanted = Wanted { route, standing: &standing, terms, metering, hold: None, down };
+                let (listed, terms) = (terms.into(), Some(terms));
+                let standing = &standing;
+                let wanted = Wanted { route, standing, listed, terms, metering, hold: None, down };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

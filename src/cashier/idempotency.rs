@@ -228,7 +228,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         lane: Lane,
         wanted: Wanted<'_>,
     ) -> Result<Verdict, Denied> {
-        let own = held.purchase().identifier.as_deref();
+        let own = held.purchase().identifier();
         if own.is_some_and(|id| *id != identified.id) {
             return Err(Denied::Identifier(IdentifierRefusal::OtherId));
         }

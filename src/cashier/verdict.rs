@@ -11,7 +11,7 @@ use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
-use crate::routes::{Metering, Quoted, RouteName, Standing};
+use crate::routes::{Listed, Metering, Quoted, RouteName, Standing};
 use crate::store::Answer;
 use crate::store::capabilities::{CachedCapability, Use};
 
@@ -21,6 +21,8 @@ pub struct Ask {
     pub route: RouteName,
     /// The former names of the route, and where it stands.
     pub standing: Arc<Standing>,
+    /// The price as the configuration has it.
+    pub listed: Listed,
     /// What a payment buys at this moment; `None` while no rate is known for the price's currency. Then nothing is
     /// billed, and what was bought or offered before is served.
     pub quoted: Option<Quoted>,

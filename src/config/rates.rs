@@ -13,8 +13,9 @@ use super::nodes;
 use super::web_address::{self, HTTP};
 use crate::ledger::node::is_near;
 use crate::money::{Cost, Currency};
-use crate::rates::{Pointer, RateSettings, RateSource};
+use crate::rates::{RateSettings, RateSource};
 use crate::routes::{Access, PriceTable};
+use crate::usage::Pointer;
 
 const EVERY: Duration = Duration::from_secs(60);
 const MIN_EVERY: Duration = Duration::from_secs(1);

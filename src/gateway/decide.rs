@@ -206,6 +206,7 @@ async fn sell<L: Ledger, S: Store>(
         hold: sale.hold,
         route: sale.route,
         standing: Arc::clone(&route.standing),
+        listed: sale.listed,
         quoted,
         metering: route.metering,
         presented,

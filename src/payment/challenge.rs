@@ -81,7 +81,12 @@ impl Challenge {
     /// What it offers, for comparison with a route.
     #[must_use]
     pub const fn bought(&self) -> Bought<'_> {
-        Bought { route: &self.offer.route, terms: self.offer.terms, place: self.nonce.place() }
+        let Offer { route, terms, exchange, .. } = &self.offer;
+        let price = match exchange {
+            Some(exchange) => Some(exchange.price),
+            None => None,
+        };
+        Bought { route, terms: *terms, price, place: self.nonce.place() }
     }
 
     #[must_use]

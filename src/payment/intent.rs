@@ -3,7 +3,7 @@
 
 use super::challenge::Challenge;
 use super::{BlockFacts, BlockKind, IdentifiedRequest, IdentifierKey, Mechanism, Nonce, Refusal, tag};
-use crate::money::Exchange;
+use crate::money::{Exchange, Fiat};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
 
@@ -42,14 +42,36 @@ pub struct Purchase {
     pub payer: Account,
     /// The amount that the block sends, in raw.
     pub amount: Raw,
-    /// The id that the client gave. Few payments have one, so it has its own place.
-    pub identifier: Option<Box<IdentifierKey>>,
+    /// What few payments have. It has its own place, so that the others need less memory.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Rare {
+    identifier: Option<IdentifierKey>,
+    price: Option<Fiat>,
+}
+
+impl Purchase {
+    /// The id that the client gave.
+    #[must_use]
+    pub fn identifier(&self) -> Option<&IdentifierKey> {
+        self.rare.as_ref()?.identifier.as_ref()
+    }
+
+    /// The price, if it was in another currency.
+    #[must_use]
+    pub fn price(&self) -> Option<Fiat> {
+        self.rare.as_ref()?.price
+    }
 }
 
 impl From<&Intent> for Purchase {
     fn from(intent: &Intent) -> Self {
-        let Intent { block, challenge, terms, payer, amount, identified, .. } = *intent;
-        Self { block, challenge, terms, payer, amount, identifier: identified.map(|it| Box::new(it.id)) }
+        let Intent { block, challenge, terms, payer, amount, identified, exchange, .. } = *intent;
+        let rare = Rare { identifier: identified.map(|it| it.id), price: exchange.map(|it| it.price) };
+        let is_rare = rare.identifier.is_some() || rare.price.is_some();
+        Self { block, challenge, terms, payer, amount, rare: is_rare.then(|| Box::new(rare)) }
     }
 }
 

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::redirect::Policy;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 use tokio::io::AsyncReadExt;
 use url::Url;
 
@@ -17,6 +14,8 @@ use super::RateSettings;
 use crate::money::{Currency, Decimal, MoneyError};
 use crate::nano::UnixSeconds;
 use crate::outbound;
+use crate::routes::{ObjectText, array_items};
+use crate::usage::Pointer;
 
 /// The longest text that is read, in bytes.
 pub const MAX_ANSWER: usize = 256 * 1024;
@@ -54,76 +53,20 @@ impl fmt::Debug for RateSource {
     }
 }
 
-/// The place of a value in a JSON text (RFC 6901): `/nano/usd`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Pointer(Vec<String>);
-
-/// The text is no pointer to a value within another.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "not a JSON pointer: it is made of `/` and a name, again and again (`~1` is a `/` in a name, `~0` a `~`)"
-)]
-pub struct PointerFault;
-
-impl FromStr for Pointer {
-    type Err = PointerFault;
-
-    fn from_str(text: &str) -> Result<Self, PointerFault> {
-        let names = text.strip_prefix('/').ok_or(PointerFault)?.split('/');
-        Ok(Self(names.map(|it| it.replace("~1", "/").replace("~0", "~")).collect()))
-    }
-}
-
-impl fmt::Display for Pointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|it| write!(f, "/{}", it.replace('~', "~0").replace('/', "~1")))
-    }
-}
-
-impl Pointer {
-    /// The value there, as it is written; `None` if there is none, or if there are several: a name that stands twice
-    /// in an object means either, depending on who reads it (RFC 8259, section 4).
-    fn find<'j>(&self, json: &'j RawValue) -> Option<&'j RawValue> {
-        self.0.iter().try_fold(json, |here, name| {
-            if here.get().starts_with('{') {
-                let Members(members) = serde_json::from_str(here.get()).ok()?;
-                let mut named = members.into_iter().filter(|(it, _)| it == name);
-                let (_, value) = named.next()?;
-                return named.next().is_none().then_some(value);
+/// What stands at `pointer` in the JSON text, as it is written; `None` if there is nothing, or if there are several: a
+/// name that stands twice in an object means either, depending on who reads it (RFC 8259, section 4).
+fn find<'t>(text: &'t str, pointer: &Pointer) -> Option<&'t str> {
+    pointer.steps().iter().try_fold(text, |here, step| {
+        let place = match ObjectText::at(here, 0) {
+            Some(object) => object.only(step)?.value.clone(),
+            None => {
+                let is_index = step == "0" || !step.starts_with('0');
+                let index: usize = step.parse().ok().filter(|_| is_index)?;
+                array_items(here, 0)?.get(index)?.clone()
             }
-            let items: Vec<&RawValue> = serde_json::from_str(here.get()).ok()?;
-            let is_index = name == "0" || !name.starts_with('0');
-            let index: usize = name.parse().ok().filter(|_| is_index)?;
-            items.get(index).copied()
-        })
-    }
-}
-
-/// The members of a JSON object, also those that have one name.
-struct Members<'j>(Vec<(String, &'j RawValue)>);
-
-impl<'j> Deserialize<'j> for Members<'j> {
-    fn deserialize<D: Deserializer<'j>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OfObject;
-
-        impl<'j> Visitor<'j> for OfObject {
-            type Value = Members<'j>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'j>>(self, mut map: A) -> Result<Members<'j>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-
-        deserializer.deserialize_map(OfObject)
-    }
+        };
+        here.get(place)
+    })
 }
 
 /// What a source said.
@@ -144,7 +87,7 @@ pub enum ReadError {
     #[error("more than {MAX_ANSWER} bytes")]
     TooLong,
     #[error("not JSON: {0}")]
-    NotJson(serde_json::Error),
+    NotJson(String),
     #[error("{0}")]
     Time(String),
 }
@@ -226,11 +169,12 @@ fn judged(
     time: UnixSeconds,
     now: UnixSeconds,
 ) -> Result<Reading, ReadError> {
-    let json: &RawValue = serde_json::from_slice(text).map_err(ReadError::NotJson)?;
+    let text = std::str::from_utf8(text).map_err(|error| ReadError::NotJson(error.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| ReadError::NotJson(error.to_string()))?;
     let at = match &settings.time {
         None => time,
         Some(pointer) => {
-            let found = pointer.find(json).and_then(when);
+            let found = find(text, pointer).and_then(when);
             found.ok_or_else(|| {
                 ReadError::Time(format!(
                     "there is no time at {pointer}: neither RFC 3339 in UTC nor seconds since 1970"
@@ -245,17 +189,17 @@ fn judged(
         )));
     }
     let rates = settings.currencies.iter().map(|(currency, pointer)| {
-        let found = pointer.find(json).ok_or_else(|| RateFault::Missing(pointer.to_string()));
+        let found = find(text, pointer).ok_or_else(|| RateFault::Missing(pointer.to_string()));
         (*currency, found.and_then(rate))
     });
     Ok(Reading { at: at.min(now), rates: rates.collect() })
 }
 
 /// A rate: a number, or a text of one.
-fn rate(json: &RawValue) -> Result<Decimal, RateFault> {
-    let rate = match serde_json::from_str::<String>(json.get()) {
+fn rate(json: &str) -> Result<Decimal, RateFault> {
+    let rate = match serde_json::from_str::<String>(json) {
         Ok(text) => Decimal::scientific(&text)?,
-        Err(_) => Decimal::scientific(json.get())?,
+        Err(_) => Decimal::scientific(json)?,
     };
     let bounds = (TINY.parse::<Decimal>(), HUGE.parse::<Decimal>());
     match bounds {
@@ -265,8 +209,8 @@ fn rate(json: &RawValue) -> Result<Decimal, RateFault> {
 }
 
 /// A time: RFC 3339 in UTC, or seconds or milliseconds since 1970.
-fn when(json: &RawValue) -> Option<UnixSeconds> {
-    let text = serde_json::from_str::<String>(json.get()).unwrap_or_else(|_| json.get().to_owned());
+fn when(json: &str) -> Option<UnixSeconds> {
+    let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
     let whole = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
     if let Ok(number) = whole.parse::<u64>() {
         let seconds = if number >= MILLISECONDS_FROM { number.div_euclid(1000) } else { number };
@@ -376,14 +320,15 @@ mod tests {
         assert_eq!(rates, ["0.7654", "0.832145"]);
         let found = |pointer: &str, text: &str| {
             let pointer: Pointer = pointer.parse().unwrap();
-            pointer.find(serde_json::from_str(text).unwrap()).map(|it| it.get().to_owned())
+            find(text, &pointer).map(str::to_owned)
         };
         assert_eq!(found("/a/1/b~1c", r#"{"a":[0,{"b/c": 7 }]}"#).as_deref(), Some("7"));
         assert_eq!(found("/~01", r#"{"~1": 7}"#).as_deref(), Some("7"));
         assert_eq!(found("/a/01", r#"{"a":[0,1]}"#), None);
         assert_eq!(found("/a/2", r#"{"a":[0,1]}"#), None);
-        assert_eq!("a/b".parse::<Pointer>(), Err(PointerFault));
-        assert_eq!("/b~1c/~0".parse::<Pointer>().unwrap().to_string(), "/b~1c/~0");
+        assert_eq!(found("/a/0", r#"{"a":[]}"#), None);
+        assert_eq!(found("/a/-1", r#"{"a":[0,1]}"#), None);
+        assert_eq!(found("/a/b", r#"{"a":"b"}"#), None);
     }
 
     #[test]

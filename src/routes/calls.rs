@@ -23,7 +23,7 @@ use crate::nano::Raw;
 pub use enclosed::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY};
 use message::{Call, calls};
 pub use message::{CallFault, MAX_BATCH, MAX_DEPTH};
-pub use text::{MemberText, ObjectText, replaced};
+pub use text::{MemberText, ObjectText, array_items, replaced};
 
 /// The longest name of what a payment buys on a route, in bytes. A longer one becomes a digest.
 const MAX_PART: usize = 100;

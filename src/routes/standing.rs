@@ -9,7 +9,8 @@ use blake2::{Blake2b, Digest};
 
 use super::conditions::Conditions;
 use super::pattern::Pattern;
-use super::{RouteName, Terms};
+use super::{Grants, Listed, RouteName, Terms};
+use crate::money::{Cost, Fiat};
 
 /// A short digest of a route's `match` and conditions, to tell whether its name was moved.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -28,6 +29,8 @@ impl Place {
 pub struct Bought<'a> {
     pub route: &'a RouteName,
     pub terms: Terms,
+    /// The price of it, if that was in another currency.
+    pub price: Option<Fiat>,
     pub place: Place,
 }
 
@@ -39,8 +42,8 @@ pub enum Bearing {
     Elsewhere,
     /// The name was moved to another path, where a use costs more than was paid.
     Dearer,
-    /// The name was moved to another path, and what a use costs there is not known: it is priced in a currency
-    /// that has no rate at the moment.
+    /// The name was moved to another path, and whether a use costs more there is not known: it is priced in another
+    /// currency than it was, which has no rate at the moment.
     Unpriced,
 }
 
@@ -83,31 +86,48 @@ impl Standing {
         std::iter::once(asked.clone()).chain(former)
     }
 
-    /// How what was `bought` stands to what `asked` names, for which a payment buys `now`; `None` if that is not
-    /// known.
+    /// How what was `bought` stands to what `asked` names, which is sold as it is `listed`, for the `terms` of this
+    /// moment; `None` if they are not known.
     #[must_use]
-    pub fn bearing(&self, asked: &RouteName, now: Option<Terms>, bought: Bought<'_>) -> Bearing {
+    pub fn bearing(
+        &self,
+        asked: &RouteName,
+        listed: Listed,
+        terms: Option<Terms>,
+        bought: Bought<'_>,
+    ) -> Bearing {
         if bought.route == asked {
             let moved = !self.places.is_empty() && !self.places.contains(&bought.place);
-            return match now {
-                _ if !moved => Bearing::Opens,
+            if !moved {
+                return Bearing::Opens;
+            }
+            return match is_dearer(listed, terms, bought) {
                 None => Bearing::Unpriced,
-                Some(now) if is_dearer(now, bought.terms) => Bearing::Dearer,
-                Some(_) => Bearing::Opens,
+                Some(true) => Bearing::Dearer,
+                Some(false) => Bearing::Opens,
             };
         }
         if self.names(asked).any(|it| it == *bought.route) { Bearing::Opens } else { Bearing::Elsewhere }
     }
 }
 
-/// Whether a use costs more `now` than `then`. What is left of a purse is worth as much wherever it is spent; what a
-/// request costs by the meter, a use was not bought for.
-fn is_dearer(now: Terms, then: Terms) -> bool {
-    let [asked, had] = [now, then].map(|it| Some((it.amount.get(), u128::from(it.grants.requests()?.get()))));
-    let Some((had, bought)) = had else { return false };
-    let Some((asked, uses)) = asked else { return true };
+/// Whether a use costs more than what was `bought`; `None` if that is not known. What is left of a purse is worth as much
+/// wherever it is spent; what a request costs by the meter, a use was not bought for. Two prices in one currency are
+/// compared in it: between them XNO may have become cheaper, which makes no use dearer.
+fn is_dearer(listed: Listed, terms: Option<Terms>, bought: Bought<'_>) -> Option<bool> {
+    let uses = |grants: Grants| grants.requests().map(|it| u128::from(it.get()));
+    let Some(had) = uses(bought.terms.grants) else { return Some(false) };
+    let Some(uses) = uses(listed.grants) else { return Some(true) };
+    let in_currency = match listed.price {
+        Cost::Raw(_) => None,
+        Cost::Fiat(price) => bought.price.and_then(|it| price.in_parts_with(it)),
+    };
+    let (asked, paid) = match in_currency {
+        Some(parts) => parts,
+        None => (terms?.amount.get(), bought.terms.amount.get()),
+    };
     let (each, rest) = (asked.div_euclid(uses), asked.rem_euclid(uses));
-    let (paid, paid_rest) = (had.div_euclid(bought), had.rem_euclid(bought));
+    let (paid, paid_rest) = (paid.div_euclid(had), paid.rem_euclid(had));
     // The rests are below 2^32, so that nothing overflows.
-    each > paid || (each == paid && rest.saturating_mul(bought) > paid_rest.saturating_mul(uses))
+    Some(each > paid || (each == paid && rest.saturating_mul(had) > paid_rest.saturating_mul(uses)))
 }

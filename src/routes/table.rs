@@ -284,15 +284,16 @@ impl PriceTable {
             former.chain([&route.name]).any(|it| it.as_str() == configured)
         };
         let Some(route) = self.routes.iter().find(named) else { return Bearing::Elsewhere };
-        let now = match &route.access {
+        let listed = match &route.access {
             Access::Free => return Bearing::Opens,
-            Access::Priced(listed) => listed.terms(),
+            Access::Priced(listed) => *listed,
             Access::Calls(prices) => {
                 let price = prices.span().map_or(bought.terms.amount.into(), |(_, most)| most);
-                Listed { price, grants: prices.grants }.terms()
+                Listed { price, grants: prices.grants }
             }
         };
-        route.standing.bearing(&route.name.with_part_of(bought.route), now, bought)
+        let asked = route.name.with_part_of(bought.route);
+        route.standing.bearing(&asked, listed, listed.terms(), bought)
     }
 
     /// The names that the routes have or had.

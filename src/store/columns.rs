@@ -1,5 +1,6 @@
 //! How rows are read, once for all engines. An engine says only how it reads one column.
 
+use crate::money::Exchange;
 use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, Place, RouteName, Terms, Unit};
@@ -80,7 +81,7 @@ pub(super) fn payment<R: Columns>(row: &R) -> Result<PaymentRecord, R::Fault> {
         amount: row.raw(10)?,
         pay_to: Account(row.bytes(11)?),
         valid_before: row.time(12)?,
-        exchange: row.optional_text(18)?.map(|it| it.parse().map_err(|_| row.unreadable(18))).transpose()?,
+        exchange: exchange(row, 18)?,
         identified: identified.map(|(id, request)| IdentifiedRequest {
             id: IdentifierKey(id),
             request: RequestDigest(request),
@@ -183,7 +184,12 @@ pub(super) fn outstanding<R: Columns>(row: &R) -> Result<OutstandingGrants, R::F
         place: Place(row.bytes(4)?),
         capabilities: row.number(5)?,
         uses: row.number(6)?,
+        price: exchange(row, 7)?.map(|it| it.price),
     })
+}
+
+fn exchange<R: Columns>(row: &R, column: usize) -> Result<Option<Exchange>, R::Fault> {
+    row.optional_text(column)?.map(|it| it.parse().map_err(|_| row.unreadable(column))).transpose()
 }
 
 /// A row of `answers::kept`.

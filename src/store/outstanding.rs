@@ -1,5 +1,6 @@
 //! The grants that are out: what a change of the routes would take away.
 
+use crate::money::Fiat;
 use crate::routes::{Bought, Place, RouteName, Terms};
 
 /// Capabilities with uses left that were bought alike.
@@ -7,6 +8,8 @@ use crate::routes::{Bought, Place, RouteName, Terms};
 pub struct OutstandingGrants {
     pub route: RouteName,
     pub terms: Terms,
+    /// The price of it, if that was in another currency.
+    pub price: Option<Fiat>,
     pub place: Place,
     pub capabilities: u64,
     /// Uses that are left of all of them.
@@ -17,6 +20,6 @@ impl OutstandingGrants {
     /// What one of them bought.
     #[must_use]
     pub const fn bought(&self) -> Bought<'_> {
-        Bought { route: &self.route, terms: self.terms, place: self.place }
+        Bought { route: &self.route, terms: self.terms, price: self.price, place: self.place }
     }
 }

@@ -1,5 +1,6 @@
 //! Places in JSON, as RFC 6901 writes them, for upstreams of any kind.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// The most steps of a pointer.
@@ -64,6 +65,13 @@ impl FromStr for Pointer {
     }
 }
 
+/// As it is written: `/usage/prompt_tokens`.
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|it| write!(f, "/{}", it.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
 fn step(text: &str) -> Result<String, PointerFault> {
     let mut parts = text.split('~');
     let mut step = parts.next().unwrap_or_default().to_owned();
@@ -89,6 +97,9 @@ mod tests {
         assert_eq!(steps("/usage/input"), Ok("usage|input".to_owned()));
         assert_eq!(steps("/a~1b/~01/0"), Ok("a/b|~1|0".to_owned()));
         assert_eq!(steps("/"), Ok(String::new()));
+        for text in ["/usage/input", "/a~1b/~01/0", "/"] {
+            assert_eq!(text.parse::<Pointer>().unwrap().to_string(), text);
+        }
         for (text, fault) in [
             ("", PointerFault::NoSlash),
             ("usage", PointerFault::NoSlash),

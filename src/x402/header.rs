@@ -106,4 +106,16 @@ mod tests {
             assert_eq!(serde_json::from_str::<String>(written).unwrap(), text, "{written}");
         }
     }
+
+    /// With serde_json's feature `raw_value`, or `arbitrary_precision`, a key that any client may write makes a text within
+    /// the JSON be read in its place, by this program alone. No dependency may turn them on.
+    #[test]
+    fn json_means_to_this_program_what_it_means_to_others() {
+        for (key, text) in [("RawValue", "{\\\"a\\\":1}"), ("Number", "1")] {
+            let key = format!("$serde_json::private::{key}");
+            let header = STANDARD_ANY.encode(format!("{{\"b\":{{\"{key}\":\"{text}\"}}}}"));
+            let read = decode_header(header).unwrap();
+            assert!(read["b"].get(&key).is_some_and(Value::is_string), "{read:?}");
+        }
+    }
 }

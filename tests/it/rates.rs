@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use faregate::assemble::stranded;
 use faregate::cli::{check, explain};
 use faregate::clock::Clock;
 use faregate::config::Config;
@@ -409,30 +410,52 @@ async fn calls_of_an_mcp_server_are_priced_in_a_currency_and_a_batch_costs_the_s
     shop.rig.end().await;
 }
 
-/// A name that was moved to another path opens it only where a use costs no more, which nobody knows without a rate.
+/// A name that was moved to another path opens it only where a use costs no more. Two prices in one currency are compared
+/// in it, or all that was bought would be lost when XNO became a little cheaper.
 #[tokio::test]
-async fn what_was_bought_under_a_name_that_was_moved_waits_for_the_rate() {
+async fn what_was_bought_under_a_name_that_was_moved_is_good_while_the_price_in_its_currency_is_no_higher() {
     let shop = Shop::open("0.8").await;
     let rig = &shop.rig;
     let key = rig.payer(1, PLENTY);
     let (token, _) = capability(&rig.pay(&key, "/dollars").await);
+    let [bill, _] = rig.bill("/dollars").await;
     let moved = |price: &str| {
         format!(
-            "\n  - {{ name: dollars, match: \"GET /moved\", upstream: api, price: {price} USD, grants: {{ requests: 5, within: 10h }} }}\n"
+            "\n  - {{ name: dollars, match: \"GET /moved\", upstream: api, price: {price}, grants: {{ requests: 5, within: 10h }} }}\n"
         )
     };
-    let status = async |price: &str| {
+    let reload = async |price: &str| {
         rig.services.reload(&rig.config(&shop.more, &moved(price))).await.unwrap();
-        rig.get("/moved", &[("PAYMENT-CAPABILITY", &token)]).await.status().as_u16()
     };
-    assert_eq!(status("0.02").await, 200);
-    assert_eq!(status("0.03").await, 410, "dearer");
+    let show = async || rig.get("/moved", &[("PAYMENT-CAPABILITY", &token)]).await.status().as_u16();
+    let stranded = async |price: &str| {
+        let config = rig.config(&shop.more, &moved(price));
+        stranded(rig.services.store(), &config.table, UnixSeconds(shop.now())).await.unwrap().len()
+    };
+    shop.wait(60);
+    say(&shop.folder, "0.7", shop.now());
+    for (price, status, lost) in [
+        ("0.02 USD", 200, 0),
+        ("0.03 USD", 410, 1),
+        // 0.025 XNO were paid.
+        ("0.025 XNO", 200, 0),
+        ("0.026 XNO", 410, 1),
+        ("0.0125 EUR", 200, 0),
+        ("0.0126 EUR", 410, 0),
+    ] {
+        reload(price).await;
+        assert_eq!((show().await, stranded(price).await), (status, lost), "{price}");
+    }
+    reload("0.02 USD").await;
+    assert_eq!(shop.billed("/moved").await, "0.028572 XNO", "a use is dearer in XNO");
+    let (proof, _) = rig.txn(&key, &bill);
+    assert_eq!(rig.get("/moved", &[("PAYMENT-SIGNATURE", &proof)]).await.status(), 200, "what it was billed");
+
     shop.wait(2 * 3600 + 1);
-    assert_eq!(status("0.03").await, 503, "nobody knows");
-    assert_eq!(status("0.02").await, 503);
-    shop.wait(1);
-    say(&shop.folder, "0.8", shop.now());
-    assert_eq!(status("0.02").await, 200);
+    for (price, status) in [("0.0125 EUR", 503), ("0.03 USD", 410), ("0.02 USD", 200)] {
+        reload(price).await;
+        assert_eq!(show().await, status, "without a rate: {price}");
+    }
     shop.rig.end().await;
 }
 

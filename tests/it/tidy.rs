@@ -24,12 +24,15 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ("outbound", &[], false),
     ("sync", &[], false),
     ("repeats", &["clock"], false),
-    ("rates", &["clock", "money", "nano", "outbound", "repeats", "routes", "shutdown"], false),
+    ("rates", &["clock", "money", "nano", "outbound", "repeats", "routes", "shutdown", "usage"], false),
     ("vault", &["entropy", "nano", "payment"], false),
     ("ledger", &["clock", "entropy", "nano", "outbound", "payment", "repeats"], false),
     (
         "store",
-        &["clock", "nano", "outbound", "payment", "repeats", "routes", "shutdown", "sweep", "sync", "vault"],
+        &[
+            "clock", "money", "nano", "outbound", "payment", "repeats", "routes", "shutdown", "sweep",
+            "sync", "vault",
+        ],
         false,
     ),
     ("metrics", &["money", "nano", "payment"], false),

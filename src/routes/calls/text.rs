@@ -100,6 +100,26 @@ impl ObjectText {
     }
 }
 
+/// Where the items are of the array that begins at `at` in `text`, perhaps after white space; `None` if none does that
+/// can be read.
+#[must_use]
+pub fn array_items(text: &str, at: usize) -> Option<Vec<Range<usize>>> {
+    let mut here = space(text, after(text, at, b'[')?);
+    let mut items = Vec::new();
+    if text.as_bytes().get(here) == Some(&b']') {
+        return Some(items);
+    }
+    loop {
+        let begin = space(text, here);
+        let (_, end) = value::<IgnoredAny>(text, begin)?;
+        items.push(begin..end);
+        if after(text, end, b']').is_some() {
+            return Some(items);
+        }
+        here = after(text, end, b',')?;
+    }
+}
+
 /// The value at `at`, and where it ends.
 fn value<T: DeserializeOwned>(text: &str, at: usize) -> Option<(T, usize)> {
     let mut read = Deserializer::from_str(text.get(at..)?).into_iter::<T>();

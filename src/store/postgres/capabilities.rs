@@ -348,9 +348,9 @@ async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) ->
 pub(super) async fn outstanding(client: &Client, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
     let sql = format!(
         "SELECT p.route, p.price::text, p.requests, max(p.seconds), substring(p.challenge FROM 13 FOR 4), \
-         count(*), sum(k.uses - k.spent)::bigint \
+         count(*), sum(k.uses - k.spent)::bigint, p.exchange \
          FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
-         WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND {LEFT} GROUP BY 1, p.price, 3, 5"
+         WHERE k.revoked_at IS NULL AND k.expires_at > $1 AND {LEFT} GROUP BY 1, p.price, 3, 5, 8"
     );
     let found = query(client, &sql, &[&stored(now.0)]).await?;
     found.iter().map(columns::outstanding).collect()

@@ -122,8 +122,9 @@ fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault
 pub(super) fn outstanding(db: &Connection, now: UnixSeconds) -> Result<Vec<OutstandingGrants>, Fault> {
     let sql = format!(
         "SELECT p.route, p.price, p.requests, max(p.seconds), substr(p.challenge, 13, 4), count(*), \
-         sum(k.uses - k.spent) FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
-         WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND {LEFT} GROUP BY 1, 2, 3, 5"
+         sum(k.uses - k.spent), p.exchange \
+         FROM capabilities AS k JOIN payments AS p ON p.sequence = k.payment \
+         WHERE k.revoked_at IS NULL AND k.expires_at > ?1 AND {LEFT} GROUP BY 1, 2, 3, 5, 8"
     );
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_map([stored(now.0)], |row| columns::outstanding(row))?;

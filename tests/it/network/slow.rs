@@ -86,6 +86,7 @@ fn ask(presented: Presented) -> Ask {
         hold: None,
         route: RouteName::new("thing"),
         standing: Arc::default(),
+        listed: Terms { amount: Raw::new(5), grants }.into(),
         quoted: Some(Terms { amount: Raw::new(5), grants }.into()),
         metering: Metering::Leased,
         presented,

@@ -59,6 +59,7 @@ impl Town {
             hold: None,
             route: asked.ware.0.clone(),
             standing: Arc::default(),
+            listed: asked.ware.1.into(),
             quoted: Some(asked.ware.1.into()),
             metering: Metering::Leased,
             presented,

@@ -40,6 +40,7 @@ fn request_for(ware: usize, presented: Presented) -> Ask {
         hold: None,
         route,
         standing: Arc::default(),
+        listed: terms.into(),
         quoted: Some(terms.into()),
         metering: Metering::Leased,
         presented,

@@ -129,6 +129,7 @@ impl Street {
             hold: None,
             route,
             standing: Arc::default(),
+            listed: terms.into(),
             quoted: Some(terms.into()),
             metering,
             presented,

@@ -106,6 +106,7 @@ pub(crate) fn ask(header: &str) -> Ask {
         hold: None,
         route: RouteName::new("search"),
         standing: Arc::default(),
+        listed: Terms { amount: Raw::new(10_u128.pow(27)), grants }.into(),
         quoted: Some(Terms { amount: Raw::new(10_u128.pow(27)), grants }.into()),
         metering: Metering::Leased,
         presented: Presented::Proof(Box::new(Proof::from(*payment))),

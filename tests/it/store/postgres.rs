@@ -493,6 +493,7 @@ async fn an_engine_says_what_is_claimed_and_what_is_out_and_tells_of_each_call()
         let alike = OutstandingGrants {
             route: sale.route.clone(),
             terms: sale.terms,
+            price: None,
             place: sale.challenge.place(),
             capabilities: 2,
             uses: 2 * USES as u64,
