@@ -76,12 +76,13 @@ impl BillText {
             let is_current = |it: &Arc<Option<EntryTemplate>>| {
                 !(**it).as_ref().is_some_and(|it| it.is_of_another_rate(entry))
             };
-            if !template.load().as_ref().is_some_and(is_current) {
+            let mut written_by = template.load();
+            if !written_by.as_ref().is_some_and(is_current) {
                 template.store(Some(Arc::new(EntryTemplate::new(entry))));
+                written_by = template.load();
             }
-            let template = template.load();
             // A call of an MCP server has a price and a name of its own.
-            let written = template
+            let written = written_by
                 .as_ref()
                 .and_then(|it| (**it).as_ref())
                 .is_some_and(|it| it.write(entry, &addresses.of(entry.pay_to), &mut text));
