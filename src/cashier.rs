@@ -82,6 +82,8 @@ struct Wanted<'a> {
     hold: Option<Raw>,
     /// As in [`Ask`].
     down: Option<NonZeroU64>,
+    /// How long the request waits for its payment's confirmation.
+    wait: Duration,
     /// The purse whose token came beside a proof for it.
     purse: Option<CapabilityId>,
 }
@@ -160,6 +162,8 @@ pub struct Settings {
     pub lifetime: u64,
     /// How long a request waits for its payment's confirmation before it is answered "pending".
     pub wait: Duration,
+    /// Whether a signed block is taken without the `extra` of the bill that it answers.
+    pub without_extra: bool,
     /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
     pub per_client: ClientLimits,
@@ -341,8 +345,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
         let Ask { route, standing, terms, metering, hold, presented, identified, client, down, url } = ask;
+        let wait = self.0.settings.load().wait;
         let mut wanted =
-            Wanted { route: &route, standing: &standing, terms, metering, hold, down, purse: None };
+            Wanted { route: &route, standing: &standing, terms, metering, hold, down, wait, purse: None };
         let place = standing.place();
         // What cannot be served is not sold.
         let bill = |purse: Option<CapabilityId>, late: Option<&Challenge>, refused| match (down, purse) {
@@ -360,6 +365,15 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 // Boxed: what a future may hold is copied with each request.
                 Box::pin(self.accept(*proof, wanted, (identified, client), url)).await
             }
+            Presented::Plain(plain) => match self.plain_proof(&plain, wanted) {
+                Ok(proof) => {
+                    payment = Some((proof.offer.mechanism, proof.block()));
+                    // It cannot be shown again: who sees the block on the network could show it too.
+                    wanted.wait = wait.max(PATIENCE);
+                    Box::pin(self.accept(proof, wanted, (identified, client), url)).await
+                }
+                Err(denied) => Err(denied),
+            },
             Presented::Malformed(why) => Err(Denied::explained(Refusal::MalformedPayload, why)),
             Presented::Refused(refusal) => Err(refusal.into()),
         };
@@ -397,7 +411,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         // A session's proof names no payer who could own an answer. It is bound to its session.
         let decided = match identified.zip(proof.payer()) {
             Some((identified, payer)) => {
-                let under = Under { identified, payer, client, down: wanted.down };
+                let under = Under { identified, payer, client, down: wanted.down, wait: wanted.wait };
                 self.redeem_identified(proof, wanted, under).await
             }
             None => self.redeem(proof, wanted, client).await.map(Verdict::Admit),
@@ -571,7 +585,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(held) => held,
             None => {
                 let (checked, look_up) = self.admissible(challenge, evidence, wanted, None, client).await?;
-                self.fly(checked, (None, client), wanted.down, look_up).await?
+                self.fly(checked, (None, client), (wanted.down, wanted.wait), look_up).await?
             }
         };
         let opened = self.opened(held, wanted).await?;
@@ -648,12 +662,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         checked: Checked,
         (identified, client): (Option<IdentifiedRequest>, Option<Client>),
-        down: Option<NonZeroU64>,
+        (down, wait): (Option<NonZeroU64>, Duration),
         look_up: Option<LookUp>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();
         let key = checked.flight();
-        if let Some(settled) = self.0.flights.join(key, settings.wait).await {
+        if let Some(settled) = self.0.flights.join(key, wait).await {
             return settled;
         }
         // One that is journalled loses nothing by this: it is settled in the background.
@@ -671,7 +685,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let core = Arc::clone(&self.0);
         let settle = || core.settle(checked, identified, client, look_up);
         let (flights, runtime) = (&self.0.flights, &self.0.runtime);
-        let settled = flights.join_or_start(key, limit, settings.wait, runtime, settle).await;
+        let settled = flights.join_or_start(key, limit, wait, runtime, settle).await;
         if matches!(settled, Err(Unsettled::Wait(Wait::Overloaded)))
             && limit.client.is_some_and(|it| flights.has_its_share(it))
         {

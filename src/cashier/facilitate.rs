@@ -138,8 +138,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let (route, terms) = (&demand.route, challenge.offer().terms);
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
-                let wanted =
-                    Wanted { route, standing: &standing, terms, metering, hold: None, down, purse: None };
+                let wanted = Wanted {
+                    route,
+                    standing: &standing,
+                    terms,
+                    metering,
+                    hold: None,
+                    down,
+                    wait: self.0.settings.load().wait,
+                    purse: None,
+                };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

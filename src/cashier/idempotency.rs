@@ -59,6 +59,7 @@ pub(super) struct Under {
     pub(super) client: Option<Client>,
     /// As in [`Ask`](super::Ask).
     pub(super) down: Option<NonZeroU64>,
+    pub(super) wait: Duration,
 }
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
@@ -69,7 +70,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         wanted: Wanted<'_>,
         under: Under,
     ) -> Result<Verdict, Denied> {
-        let Under { identified, payer, client, down } = under;
+        let Under { identified, payer, client, down, wait } = under;
+        let down = (down, wait);
         let block = proof.block();
         let Proof { nonce, offer, evidence, .. } = proof;
         let challenge = self.challenge(nonce, offer, wanted)?;
@@ -126,7 +128,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         under: Under,
         mut look_up: LookUp,
     ) -> Result<Arc<CachedCapability>, Denied> {
-        let Under { identified, payer, client, down } = under;
+        let Under { identified, payer, client, down, wait } = under;
+        let down = (down, wait);
         let same_proof =
             first.intent.block == checked.hash() && first.intent.challenge == checked.challenge().nonce();
         let may_join = first.intent.payer == payer && (same_proof || is_payers);

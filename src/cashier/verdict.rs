@@ -14,6 +14,7 @@ use crate::payment::{IdentifiedRequest, Mechanism, Purchase, Refusal};
 use crate::routes::{Metering, RouteName, Standing, Terms};
 use crate::store::Answer;
 use crate::store::capabilities::{CachedCapability, Use};
+use crate::x402::PlainPayment;
 
 /// What the cashier needs to know about a request to a priced route.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub enum Presented {
     /// A capability's token, as received.
     Token(String),
     Proof(Box<Proof>),
+    /// A signed block without the bill that it answers.
+    Plain(Box<PlainPayment>),
     /// A payment header that holds no proof, and what is wrong with it.
     Malformed(String),
     /// A payment that was refused before it became a proof.

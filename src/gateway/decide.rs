@@ -177,8 +177,13 @@ async fn sell<L: Ledger, S: Store>(
     let enclosed = sale.enclosed.as_ref();
     let (presented, extensions) = presented::read(session, enclosed, &sale.route, &route.standing)?;
     let (mut identified, mut url, mut span) = (None, None, None);
-    if let Presented::Proof(proof) = &presented {
-        rulebook.admit_payment(&route, proof.payer())?;
+    let payer = match &presented {
+        Presented::Proof(proof) => Some(proof.payer()),
+        Presented::Plain(plain) => Some(Some(plain.block.account)),
+        Presented::Nothing | Presented::Token(_) | Presented::Malformed(_) | Presented::Refused(_) => None,
+    };
+    if let Some(payer) = payer {
+        rulebook.admit_payment(&route, payer)?;
     } else if may_pay {
         // Where a proof may be is something else, such as a capability, or nothing: it was not counted yet.
         admit_client(rulebook, context, &route, false)?;
@@ -193,7 +198,7 @@ async fn sell<L: Ledger, S: Store>(
         }
     }
     // A capability is not a payment: an id beside it has nothing to make idempotent.
-    if matches!(presented, Presented::Proof(_)) {
+    if payer.is_some() {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
         identified = Box::pin(idempotency::read(session, context, request, &extensions)).await?;
         url = Some(context.public_url().join(target.as_str()));

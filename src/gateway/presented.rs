@@ -10,7 +10,7 @@ use super::rejection::Rejection;
 use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
 use crate::cashier::{Presented, Proof};
 use crate::routes::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY, RouteName, Standing};
-use crate::x402::{self, PaymentPayload};
+use crate::x402::{self, PaymentPayload, PlainPayment};
 
 /// The header with the proof. The second name is that of x402's first version.
 static PROOF_HEADERS: [HeaderName; 2] =
@@ -94,6 +94,12 @@ fn read_headers(
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
                 Ok(payload) => Ok(beside(of_payload(payload), headers)),
+                Err(x402::Malformed::Refused(x402::FieldFault::NotEchoed { .. }))
+                    if let Ok(plain) = PlainPayment::from_header(&value) =>
+                {
+                    let extensions = plain.extensions.clone();
+                    Ok((Presented::Plain(Box::new(plain)), extensions))
+                }
                 Err(x402::Malformed::Refused(why)) => {
                     Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))
                 }

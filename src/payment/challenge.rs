@@ -5,7 +5,7 @@
 //! the key once offered exactly these terms, even if the price table has changed since.
 
 use super::address_pool::AddressPool;
-use super::capability::CapabilityId;
+use super::capability_id::CapabilityId;
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, Network, Raw, UnixSeconds};

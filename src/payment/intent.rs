@@ -1,7 +1,7 @@
 //! The stages that all mechanisms share: a payment as the journal stores it, one that was seen on the
 //! ledger, and one that the ledger has confirmed.
 
-use super::capability::CapabilityId;
+use super::capability_id::CapabilityId;
 use super::challenge::{self, Challenge};
 use super::{BlockFacts, BlockKind, IdentifiedRequest, IdentifierKey, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};

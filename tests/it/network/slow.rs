@@ -69,6 +69,7 @@ fn cashier(ledger: &Arc<NodeLedger>) -> Cashier<NodeLedger, Model> {
             lifetime: 120,
             // Longer than is allowed here: how long it takes is measured.
             wait: Duration::from_secs(1000),
+            without_extra: false,
             pending_settlements: 10,
             per_client: ClientLimits { settlements: 10, lookups: 10 },
             per_caller: ClientLimits { settlements: 10, lookups: 10 },

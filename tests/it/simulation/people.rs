@@ -567,6 +567,7 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                         Presented::Proof(proof) => Presented::Proof(proof.clone()),
                         Presented::Nothing
                         | Presented::Token(_)
+                        | Presented::Plain(_)
                         | Presented::Malformed(_)
                         | Presented::Refused(_) => return,
                     };
