@@ -297,6 +297,7 @@ impl Meters for Plenty {
             stock,
             expires_at,
             revoked: false,
+            added_to: None,
         };
         let lease = Lease {
             granted: 0,
@@ -319,6 +320,7 @@ impl Meters for Plenty {
             stock,
             expires_at,
             revoked: false,
+            added_to: None,
         }))
     }
 

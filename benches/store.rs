@@ -469,6 +469,7 @@ impl Shop {
                     routes: BTreeSet::from([route()]),
                     lifetime: 120,
                     wait: Duration::from_secs(10),
+                    without_extra: false,
                     pending_settlements: 1024,
                     per_client: limits(),
                     per_caller: limits(),

@@ -355,6 +355,7 @@ fn settings(config: &Config) -> cashier::Settings {
         by_route: config.mechanisms.clone(),
         lifetime: config.challenge.lifetime,
         wait: config.settlement.wait,
+        without_extra: config.x402.without_extra,
         pending_settlements: usize::try_from(config.limits.pending_settlements).unwrap_or(usize::MAX),
         per_client: ClientLimits {
             settlements: config.limits.per_client.settlements,
@@ -421,6 +422,7 @@ async fn tariff(
         cors: config.cors.clone().map(|it| CorsPolicy { origins: it.origins, credentials: it.credentials }),
         preflight: config.preflight,
         challenge_lifetime: config.challenge.lifetime,
+        rail_hint: config.x402.rail_hint.clone(),
         work: nodes::work_terms(&config.nano),
         limits: EdgeLimits {
             idle_connection: config.limits.idle_connection,

@@ -40,7 +40,7 @@ use crate::metrics::{Metrics, ReachedLimit};
 use crate::nano::{BlockHash, Raw, Threshold, UnixSeconds};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
-use crate::payment::challenge::Challenge;
+use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
 use crate::routes::{Bearing, Bought, Listed, Metering, RouteName, Standing, Terms, Unit};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse, Wish};
@@ -85,6 +85,19 @@ struct Wanted<'a> {
     hold: Option<Raw>,
     /// As in [`Ask`].
     down: Option<NonZeroU64>,
+    /// How long the request waits for its payment's confirmation.
+    wait: Duration,
+    /// The purse whose token came beside a proof for it.
+    purse: Option<CapabilityId>,
+}
+
+/// What a payment opens.
+#[derive(Clone, Debug)]
+struct Opened {
+    /// What requests take from.
+    held: Arc<CachedCapability>,
+    /// The payment, if it was added to that purse.
+    added: Option<Arc<CachedCapability>>,
 }
 
 impl Wanted<'_> {
@@ -111,14 +124,25 @@ impl Wanted<'_> {
 
     /// Why nothing can be taken of a capability that is used up, or of a purse with less than the request may cost.
     fn exhausted(&self, held: &CachedCapability, used_up: Refusal) -> Denied {
+        let used = |purse| Denied::Refused { refusal: used_up, explanation: None, late: None, purse };
+        if held.record().unit == Unit::Use {
+            return used(None);
+        }
+        let sells_purses = self.terms.is_some_and(|it| it.stock().0 == Unit::Raw);
+        let purse = Some(held.record().id).filter(|_| sells_purses);
         let left = held.remaining();
-        let needed = self.takes_of(Unit::Raw).filter(|_| held.record().unit == Unit::Raw && left > 0);
-        let Some(needed) = needed else { return used_up.into() };
-        let explanation = format!(
-            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; ask for less, \
-             or pay for another purse"
-        );
-        Denied::explained(Refusal::CapabilityExhausted, explanation)
+        let needed = self.takes_of(Unit::Raw).filter(|_| left > 0);
+        let Some(needed) = needed else { return used(purse) };
+        let advice = match purse {
+            Some(_) => {
+                "ask for less, or pay and send this token with the payment, which is added to the purse"
+            }
+            None => "ask for less, or pay",
+        };
+        let explanation = Some(format!(
+            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; {advice}"
+        ));
+        Denied::Refused { refusal: Refusal::CapabilityExhausted, explanation, late: None, purse }
     }
 
     /// Refuses the payment for a purse that is smaller than what the request may cost, or while that is not known. It
@@ -138,7 +162,9 @@ impl Wanted<'_> {
 
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
-        self.standing.bearing(self.route, self.listed, self.terms, challenge.bought())
+        let route = challenge.offer().route.without_purse();
+        let bought = Bought { route: &route, ..challenge.bought() };
+        self.standing.bearing(self.route, self.listed, self.terms, bought)
     }
 }
 
@@ -153,6 +179,8 @@ pub struct Settings {
     pub lifetime: u64,
     /// How long a request waits for its payment's confirmation before it is answered "pending".
     pub wait: Duration,
+    /// Whether a signed block is taken without the `extra` of the bill that it answers.
+    pub without_extra: bool,
     /// Settlements under way at once. Beyond that, new ones are shed.
     pub pending_settlements: usize,
     pub per_client: ClientLimits,
@@ -336,23 +364,41 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let Ask { route, standing, listed, quoted, metering, hold, presented, identified, client, down, url } =
             ask;
         let terms = quoted.map(|it| it.terms);
-        let wanted = Wanted { route: &route, standing: &standing, listed, terms, metering, hold, down };
+        let wait = self.0.settings.load().wait;
+        let (standing, purse) = (&standing, None);
+        let mut wanted =
+            Wanted { route: &route, standing, listed, terms, metering, hold, down, wait, purse };
         let place = standing.place();
         // What cannot be served is not sold.
-        let bill = |late: Option<&Challenge>, refused| match (down, quoted) {
-            (Some(pause), _) => Verdict::Wait(Wait::UpstreamDown(pause)),
-            (None, None) => Verdict::Wait(Wait::NoRate),
-            (None, Some(quoted)) => self.bill(&route, quoted, place, late, refused),
+        let bill = |purse: Option<CapabilityId>, late: Option<&Challenge>, refused| {
+            if let Some(pause) = down {
+                return Verdict::Wait(Wait::UpstreamDown(pause));
+            }
+            let Some(quoted) = quoted else { return Verdict::Wait(Wait::NoRate) };
+            match purse {
+                None => self.bill(&route, quoted, place, late, refused),
+                Some(id) => self.bill(&route.adding_to(id.0), quoted, place, late, refused),
+            }
         };
         let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return bill(None, None),
+            Presented::Nothing => return bill(None, None, None),
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
+                wanted.purse = self.purse_beside(&proof, wanted);
                 // Boxed: what a future may hold is copied with each request.
                 Box::pin(self.accept(*proof, wanted, (identified, client), url)).await
             }
+            Presented::Plain(plain) => match self.plain_proof(&plain, wanted, quoted) {
+                Ok(proof) => {
+                    payment = Some((proof.offer.mechanism, proof.block()));
+                    // It cannot be shown again: who sees the block on the network could show it too.
+                    wanted.wait = wait.max(PATIENCE);
+                    Box::pin(self.accept(proof, wanted, (identified, client), url)).await
+                }
+                Err(denied) => Err(denied),
+            },
             Presented::Malformed(why) => Err(Denied::explained(Refusal::MalformedPayload, why)),
             Presented::Refused(refusal) => Err(refusal.into()),
         };
@@ -367,12 +413,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 }
                 Verdict::Wait(wait)
             }
-            Err(Denied::Refused { refusal, explanation, late }) => {
+            Err(Denied::Refused { refusal, explanation, late, purse }) => {
                 let (mechanism, block) = payment.unzip();
                 self.0.metrics.refusal(route.label(), refusal.code(), mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
-                bill(late.as_deref(), Some(refused))
+                let purse = purse.or_else(|| late.as_ref()?.adds_to());
+                bill(purse, late.as_deref(), Some(refused))
             }
         }
     }
@@ -389,7 +436,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         // A session's proof names no payer who could own an answer. It is bound to its session.
         let decided = match identified.zip(proof.payer()) {
             Some((identified, payer)) => {
-                let under = Under { identified, payer, client, down: wanted.down };
+                let under = Under { identified, payer, client, down: wanted.down, wait: wanted.wait };
                 self.redeem_identified(proof, wanted, under).await
             }
             None => self.redeem(proof, wanted, client).await.map(Verdict::Admit),
@@ -415,7 +462,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(held) => {
                 let bought = &held.record().route;
                 let elsewhere = bought != route && !standing.names(route).any(|it| it == *bought);
-                if !elsewhere && held.record().expires_at <= now {
+                if !elsewhere && held.expires_at() <= now {
                     return Err(Refusal::CapabilityExpired.into());
                 }
                 (held, elsewhere)
@@ -435,8 +482,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         }
         let dearer = bearing == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
-        if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
-            let left = Some((held.left(), record.expires_at));
+        if (gone || dearer) && held.expires_at() > now && held.remaining() > 0 {
+            let left = Some((held.left(), held.expires_at()));
             let route = record.route.clone();
             return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
         }
@@ -446,15 +493,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(pause) = down {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
-        let taken = self.take(&held, How::Unlocked, wanted.wish(&held)?).await;
-        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::CapabilityExhausted)))
+        let opened = Opened { held, added: None };
+        let taken = self.take(&opened, How::Unlocked, wanted.wish(&opened.held)?).await;
+        taken
+            .map_err(|why| Denied::no_use(&why, wanted.exhausted(&opened.held, Refusal::CapabilityExhausted)))
     }
 
     /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
     /// token that was recognised before.
     fn recognised_before(&self, token: &str) -> Option<Arc<CachedCapability>> {
         let held = self.0.capabilities.cached(capability::id_in(token)?)?;
-        held.said().is_some_and(|it| it.is_presented(token)).then_some(held)
+        held.is_presented(token).then_some(held)
     }
 
     /// The capability of a token that is real, and whether it was bought for something else.
@@ -469,14 +518,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             .names(route)
             .map(|name| capability::recognise(&self.0.keys, token, &name, now))
             .find(|it| !matches!(it, Err(Refusal::WrongResource)));
-        let (id, elsewhere) = match recognised {
-            Some(claimed) => (claimed?.id, false),
-            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        let (id, until, elsewhere) = match recognised.transpose()? {
+            Some(claimed) => (claimed.id, claimed.expires_at, false),
+            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, UnixSeconds(0), true),
         };
         let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
         let held =
             found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
+        // A payment may have been added at another instance.
+        held.is_good_until(until);
         Ok((held, elsewhere))
     }
 
@@ -486,23 +537,67 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         name.is_foreign() || self.0.settings.load().routes.contains(name.configured())
     }
 
-    async fn take(&self, held: &Arc<CachedCapability>, how: How, wish: Wish) -> Result<Admitted, NoUse> {
+    async fn take(&self, opened: &Opened, how: How, wish: Wish) -> Result<Admitted, NoUse> {
+        let Opened { held, added } = opened;
         let taken = self.0.capabilities.reserve(held, wish).await?;
-        Ok(Admitted { taken, said: self.said(held).clone(), how, keeping: None })
+        Ok(Admitted { taken, said: self.said(opened), how, keeping: None, added: added.clone() })
     }
 
-    /// What is said of what a payment bought, with its token.
-    fn said<'h>(&self, held: &'h CachedCapability) -> &'h CapabilityText {
-        held.said_as(|| {
+    /// What is said of what a payment opens, with its token.
+    fn said(&self, opened: &Opened) -> CapabilityText {
+        let Opened { held, added } = opened;
+        let token = || {
             let record = held.record();
             let capability = Capability {
                 id: record.id,
                 route: record.route.clone(),
                 uses: record.uses(),
-                expires_at: record.expires_at,
+                expires_at: held.expires_at(),
             };
-            CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.purchase())
-        })
+            Token::issue(&self.0.keys, &capability)
+        };
+        match added {
+            None => held.said_as(|| CapabilityText::new(&token(), held.purchase())),
+            // Of the payment that came with this request, which the next ones do not have.
+            Some(added) => CapabilityText::new(&token(), added.purchase()),
+        }
+    }
+
+    /// The purse whose token came beside a proof of a payment for it. An expired one shows who may add to it, too.
+    fn purse_beside(&self, proof: &Proof, wanted: Wanted<'_>) -> Option<CapabilityId> {
+        let token = proof.beside.as_deref()?;
+        let id = proof.offer.route.adds_to().map(CapabilityId)?;
+        let now = self.0.clock.now();
+        let is_real = |name: RouteName| {
+            let recognised = capability::recognise(&self.0.keys, token, &name, now);
+            matches!(recognised, Ok(_) | Err(Refusal::CapabilityExpired))
+        };
+        let is_real =
+            capability::id_in(token) == Some(id) && wanted.standing.names(wanted.route).any(is_real);
+        is_real.then_some(id)
+    }
+
+    /// The challenge that a proof answers: for a purse if that one's token came with it, else for one of its own.
+    fn challenge(&self, nonce: Nonce, offer: Offer, wanted: Wanted<'_>) -> Result<Challenge, Refusal> {
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        let stands = challenge.adds_to().is_none() || challenge.adds_to() == wanted.purse;
+        Ok(if stands { challenge } else { challenge.apart() })
+    }
+
+    /// What requests take from that bring the payment which bought `held`.
+    async fn opened(&self, held: Arc<CachedCapability>, wanted: Wanted<'_>) -> Result<Opened, Denied> {
+        let Some(id) = held.record().added_to else { return Ok(Opened { held, added: None }) };
+        if wanted.purse != Some(id) {
+            let explanation = format!("the payment was added to purse {id}: send that purse's token with it");
+            return Err(Denied::explained(Refusal::WrongResource, explanation));
+        }
+        let found = self.0.capabilities.topped_up(id).await;
+        let found = found.map_err(|it| Denied::no_store(&it, "a purse could not be looked up"))?;
+        let purse = found.ok_or(Refusal::CapabilityUnknown)?;
+        if purse.expires_at() <= self.0.clock.now() {
+            return Err(Refusal::CapabilityExpired.into());
+        }
+        Ok(Opened { held: purse, added: Some(held) })
     }
 
     /// Redeems a proof of payment for one use.
@@ -513,8 +608,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         client: Option<Client>,
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
-        let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        let Proof { nonce, offer, evidence, .. } = proof;
+        let challenge = self.challenge(nonce, offer, wanted)?;
         self.refuse_moved(&challenge, block, wanted)?;
         wanted.refuse_too_small(&challenge)?;
         let opens = wanted.bearing(&challenge) == Bearing::Opens;
@@ -522,11 +617,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(held) => held,
             None => {
                 let (checked, look_up) = self.admissible(challenge, evidence, wanted, None, client).await?;
-                self.fly(checked, (None, client), wanted.down, look_up).await?
+                self.fly(checked, (None, client), (wanted.down, wanted.wait), look_up).await?
             }
         };
-        let taken = self.take(&held, How::Paid, wanted.wish(&held)?).await;
-        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::DuplicateBlockHash)))
+        let opened = self.opened(held, wanted).await?;
+        let taken = self.take(&opened, How::Paid, wanted.wish(&opened.held)?).await;
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&opened.held, Refusal::DuplicateBlockHash)))
     }
 
     /// The proof, checked as far as arithmetic can: for this route, good, and in time, unless what it
@@ -602,12 +698,12 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         &self,
         checked: Checked,
         (identified, client): (Option<IdentifiedRequest>, Option<Client>),
-        down: Option<NonZeroU64>,
+        (down, wait): (Option<NonZeroU64>, Duration),
         look_up: Option<LookUp>,
     ) -> SettlementResult {
         let settings = self.0.settings.load_full();
         let key = checked.flight();
-        if let Some(settled) = self.0.flights.join(key, settings.wait).await {
+        if let Some(settled) = self.0.flights.join(key, wait).await {
             return settled;
         }
         // One that is journalled loses nothing by this: it is settled in the background.
@@ -625,7 +721,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let core = Arc::clone(&self.0);
         let settle = || core.settle(checked, identified, client, look_up);
         let (flights, runtime) = (&self.0.flights, &self.0.runtime);
-        let settled = flights.join_or_start(key, limit, settings.wait, runtime, settle).await;
+        let settled = flights.join_or_start(key, limit, wait, runtime, settle).await;
         if matches!(settled, Err(Unsettled::Wait(Wait::Overloaded)))
             && limit.client.is_some_and(|it| flights.has_its_share(it))
         {

@@ -34,6 +34,7 @@ mod traces;
 mod upstream;
 mod web_address;
 mod work_server;
+mod x402;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,7 @@ pub use upstream::{
     UpstreamAuth, UpstreamConfig, UpstreamUrl,
 };
 pub use work_server::WorkMaker;
+pub use x402::{RailHint, X402Config};
 
 /// A whole configuration, checked. Prints without secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,6 +83,7 @@ pub struct Config {
     pub logged_requests: LoggedRequests,
     /// Where spans of requests are sent; `None` if nowhere.
     pub tracing: Option<Tracing>,
+    pub x402: X402Config,
     /// The listener for other servers that sell for Nano; `None` if it is off.
     pub facilitator: Option<FacilitatorConfig>,
     pub nano: Nano,
@@ -231,6 +234,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
             })
             .map(Option::unwrap_or_default),
         tracing: judge.optional(file.tracing, traces::tracing),
+        x402: judge.section(file.x402).and_then(|it| x402::x402(judge, it)),
         facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
         nano,

@@ -67,6 +67,7 @@ mod metered;
 mod preflight;
 mod presented;
 mod rejection;
+mod rail_hint;
 mod redirect;
 mod refusal_lines;
 mod reply;

@@ -5,6 +5,7 @@
 //! ledger, so that the answer of a node is checked before it is used.
 
 pub mod capability;
+mod capability_id;
 pub mod challenge;
 pub mod payment_identifier;
 mod intent;

@@ -24,7 +24,7 @@ pub use fault::{FieldFault, Malformed, URL_BOUND};
 pub(crate) use header::push_text;
 pub use header::{UnreadableHeader, decode_header, encode_header, encode_text};
 pub use offer::{NanoOffer, NanoOffers, ProofRequest};
-pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PresentedPayment};
+pub use payload::{Credential, Payload, PaymentPayload, PaymentProof, PlainPayment, PresentedPayment};
 pub use required::{
     Asset, Extra, PaymentRequired, PaymentRequirements, Resource, Scheme, Track, WorkPolicy, WorkTerms,
     grants_to_json,

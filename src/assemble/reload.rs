@@ -60,6 +60,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
         ("drain", old.drain != new.drain),
         ("admin", (&old.admin, &old.admin_token_file) != (&new.admin, &new.admin_token_file)),
         ("access_log", old.logged_requests != new.logged_requests),
+        ("x402", old.x402 != new.x402),
         ("facilitator", old.facilitator != new.facilitator),
         ("nano", old.nano != new.nano),
         ("challenge", old.challenge != new.challenge),

@@ -158,8 +158,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
                 let (listed, terms) = (terms.into(), Some(terms));
-                let standing = &standing;
-                let wanted = Wanted { route, standing, listed, terms, metering, hold: None, down };
+                let (standing, wait) = (&standing, self.0.settings.load().wait);
+                let wanted =
+                    Wanted { route, standing, listed, terms, metering, hold: None, down, wait, purse: None };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

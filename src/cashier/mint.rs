@@ -4,16 +4,19 @@
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 
-use super::Cashier;
+use super::denied::Denied;
+use super::proof::{Evidence, Proof};
 use super::reasons::Wait;
 use super::verdict::{Bill, Refused, Verdict};
+use super::{Cashier, Wanted};
 use crate::entropy::NoEntropy;
 use crate::ledger::Ledger;
 use crate::nano::UnixSeconds;
-use crate::payment::Mechanism;
 use crate::payment::challenge::{Challenge, Offer};
+use crate::payment::{Mechanism, Refusal};
 use crate::routes::{Place, Quoted, RouteName};
 use crate::store::Store;
+use crate::x402::{FieldFault, PlainPayment};
 
 impl<L: Ledger, S: Store> Cashier<L, S> {
     /// A bill for one payment of what is `quoted` on `route`, with what was `refused`. For a payment that came
@@ -60,6 +63,50 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             })?;
         self.0.metrics.challenge(route.label());
         Ok(minted)
+    }
+
+    /// What a signed block claims that came without the bill which it answers: that it pays what one payment on the
+    /// route costs now, to an address of the pool. Nothing shows who was billed, so it is good only while nobody but its
+    /// signer can have it: its account must not have gone on to it yet, and a copy of it gets nothing.
+    pub(super) fn plain_proof(
+        &self,
+        plain: &PlainPayment,
+        wanted: Wanted<'_>,
+        quoted: Option<Quoted>,
+    ) -> Result<Proof, Denied> {
+        let settings = self.0.settings.load();
+        if !settings.without_extra {
+            let fault = FieldFault::NotEchoed { path: "accepted.extra".to_owned() };
+            return Err(Denied::explained(Refusal::MalformedPayload, format!("payment-signature: {fault}")));
+        }
+        let Wanted { route, standing, .. } = wanted;
+        let Quoted { terms, exchange } = quoted.ok_or(Denied::Wait(Wait::NoRate))?;
+        if !self.offered(route).contains(&Mechanism::NanoTxn) {
+            let explanation = "no signed block is taken here: pay as `accepts` says".to_owned();
+            return Err(Denied::explained(Refusal::MalformedPayload, explanation));
+        }
+        if plain.amount != terms.amount {
+            let explanation = format!("{} raw is asked for: nothing was charged", terms.amount);
+            return Err(Denied::explained(Refusal::InsufficientAmount, explanation));
+        }
+        let valid_before = self.0.clock.now().plus(settings.lifetime);
+        let mut random: [u8; 16] = self.0.entropy.bytes().map_err(|_| Denied::Wait(Wait::Overloaded))?;
+        let [.., p, q, r, s] = &mut random;
+        [*p, *q, *r, *s] = standing.place().0;
+        let offer = Offer {
+            mechanism: Mechanism::NanoTxn,
+            route: route.clone(),
+            terms,
+            pay_to: plain.pay_to,
+            valid_before,
+            exchange,
+        };
+        if !self.0.pool.has(plain.pay_to) {
+            return Err(Refusal::WrongDestination.into());
+        }
+        let challenge = Challenge::mint(&self.0.keys, &self.0.pool, random, offer);
+        let evidence = Evidence::Txn(plain.block);
+        Ok(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence, beside: None })
     }
 
     fn mint(

@@ -10,10 +10,11 @@ use super::reasons::{IdentifierRefusal, Moved, Wait};
 use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
-use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
+use crate::payment::{IdentifiedRequest, Mechanism, Purchase, Refusal};
 use crate::routes::{Listed, Metering, Quoted, RouteName, Standing};
 use crate::store::Answer;
 use crate::store::capabilities::{CachedCapability, Use};
+use crate::x402::PlainPayment;
 
 /// What the cashier needs to know about a request to a priced route.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub enum Presented {
     /// A capability's token, as received.
     Token(String),
     Proof(Box<Proof>),
+    /// A signed block without the bill that it answers.
+    Plain(Box<PlainPayment>),
     /// A payment header that holds no proof, and what is wrong with it.
     Malformed(String),
     /// A payment that was refused before it became a proof.
@@ -80,6 +83,24 @@ pub struct Admitted {
     pub how: How,
     /// Set if the answer is to be kept under the client's payment identifier.
     pub keeping: Option<Keeping>,
+    /// The payment that came with the request, if it was added to the purse that the request takes from.
+    pub added: Option<Arc<CachedCapability>>,
+}
+
+impl Replay {
+    /// As [`Admitted::purchase`].
+    #[must_use]
+    pub fn purchase(&self) -> &Purchase {
+        self.added.as_ref().unwrap_or(&self.held).purchase()
+    }
+}
+
+impl Admitted {
+    /// The payment that came with the request, or else the one that bought what it takes from.
+    #[must_use]
+    pub fn purchase(&self) -> &Purchase {
+        self.added.as_ref().unwrap_or_else(|| self.taken.held()).purchase()
+    }
 }
 
 /// What admitted a request.
@@ -104,8 +125,10 @@ pub struct Keeping {
 #[derive(Debug)]
 pub struct Replay {
     pub answer: Answer,
-    /// What the payment bought.
+    /// What the payment bought, or the purse that it was added to.
     pub held: Arc<CachedCapability>,
+    /// As in [`Admitted`].
+    pub added: Option<Arc<CachedCapability>>,
     pub said: CapabilityText,
 }
 

@@ -130,6 +130,7 @@ sections! {
         admin: Value,
         access_log: Value,
         tracing: Value,
+        x402: Value,
         facilitator: Value,
         nano: Value,
         challenge: Value,
@@ -189,6 +190,20 @@ sections! {
     "tracing" => TracingFile {
         otlp: String,
         sample: Value,
+    }
+    "x402" => X402File {
+        without_extra: bool,
+        rail_hint: Value,
+    }
+    "x402.rail_hint" => RailHintFile {
+        why: String,
+        docs: String,
+        site: String,
+        agent_readme: String,
+        bootstrap: String,
+        topup: String,
+        faucets: Vec<Value>,
+        spec: String,
     }
     "facilitator" => FacilitatorFile {
         listen: Value,

@@ -4,7 +4,7 @@
 //! answers 502 if there is more than 4,096 bytes of it. So the head of a bill stays below that, whatever is
 //! configured and asked for. What does not fit is left out of `PAYMENT-REQUIRED` and `PAYMENT-RESPONSE` in
 //! this order: the end of the URL, which the client decides; the refusal's message; the description; the
-//! media type; the schema of the payment identifier; the last entries of `accepts`. The first entry always
+//! media type; the hint how to get XNO; the schema of the payment identifier; the last entries of `accepts`. The first entry always
 //! stays, and the body has it all.
 
 use http::StatusCode;
@@ -13,8 +13,10 @@ use serde_json::Value;
 use super::bill_text::{BillParts, declared};
 use super::context::Context;
 use super::decision::Billed;
+use super::rail_hint::RAIL_HINT;
 use super::reply::{Reply, failed};
 use super::request_id::X_REQUEST_ID;
+use crate::config::RailHint;
 use crate::nano::BlockHash;
 use crate::routes::{CanonicalTarget, Route};
 use crate::x402::payment_identifier::PAYMENT_IDENTIFIER;
@@ -44,11 +46,11 @@ pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
     let (seconds, work) = (context.tariff.challenge_lifetime, context.tariff.work);
     let entries: Vec<_> = bill.challenges.iter().map(|it| it.requirements(seconds, work)).collect();
     let url = context.join(target.as_str());
-    let text = &context.at_route.bills;
+    let (text, hint) = (&context.at_route.bills, context.tariff.rail_hint.as_ref());
     let whole = BillParts {
         accepts: &text.accepts(&entries, &context.tariff.addresses),
         code,
-        extensions: text.extensions(&route),
+        extensions: text.extensions(&route, hint),
         description: &route.description,
         mime_type: &route.mime_type,
         url: &url,
@@ -61,7 +63,7 @@ pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
     let headers = if bytes(&headers) <= room {
         headers
     } else {
-        let required = required(&route, code, url, entries);
+        let required = required((&route, hint), code, url, entries);
         let head = Head { required, target: Named::whole(&target), refused, session };
         head.within(room, |target| context.join(target))
     };
@@ -70,7 +72,12 @@ pub(super) fn payment_required(context: &Context, billed: Billed) -> Reply {
     Reply { status: StatusCode::PAYMENT_REQUIRED, headers, message, body: body.into() }
 }
 
-fn required(route: &Route, code: &str, url: String, accepts: Vec<PaymentRequirements>) -> PaymentRequired {
+fn required(
+    (route, hint): (&Route, Option<&RailHint>),
+    code: &str,
+    url: String,
+    accepts: Vec<PaymentRequirements>,
+) -> PaymentRequired {
     PaymentRequired {
         error: Some(code.to_owned()),
         resource: Resource {
@@ -79,7 +86,7 @@ fn required(route: &Route, code: &str, url: String, accepts: Vec<PaymentRequirem
             mime_type: Some(route.mime_type.clone()).filter(|it| !it.is_empty()),
         },
         accepts,
-        extensions: declared(route),
+        extensions: declared(route, hint),
     }
 }
 
@@ -154,6 +161,9 @@ impl Head<'_> {
             return true;
         }
         if resource.mime_type.take().is_some() {
+            return true;
+        }
+        if self.required.extensions.remove(RAIL_HINT).is_some() {
             return true;
         }
         let declared = self.required.extensions.get_mut(PAYMENT_IDENTIFIER).and_then(Value::as_object_mut);
@@ -369,7 +379,7 @@ mod tests {
         let said = |description: &str, mime_type: &str| {
             let (description, mime_type) = (description.to_owned(), mime_type.to_owned());
             let route = Route { description, mime_type, ..Route::clone(&config.table.routes()[0]) };
-            let resource = required(&route, UNPAID, "https://a".to_owned(), vec![entry()]).resource;
+            let resource = required((&route, None), UNPAID, "https://a".to_owned(), vec![entry()]).resource;
             (resource.description, resource.mime_type)
         };
         assert_eq!(said("", ""), (None, None));

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 
+use super::rail_hint::{self, RAIL_HINT};
+use crate::config::RailHint;
 use crate::nano::Account;
 use crate::routes::{PaymentIdentifiers, Route};
 use crate::x402::payment_identifier::{PAYMENT_IDENTIFIER, declaration};
@@ -95,8 +97,8 @@ impl BillText {
     }
 
     /// The extensions that the bills of `route` declare, as JSON; empty if there are none.
-    pub(super) fn extensions(&self, route: &Route) -> &str {
-        self.extensions.get_or_init(|| match declared(route) {
+    pub(super) fn extensions(&self, route: &Route, hint: Option<&RailHint>) -> &str {
+        self.extensions.get_or_init(|| match declared(route, hint) {
             declared if declared.is_empty() => String::new(),
             declared => Value::Object(declared).to_string(),
         })
@@ -104,10 +106,11 @@ impl BillText {
 }
 
 /// What a bill says beside its challenges.
-pub(super) fn declared(route: &Route) -> Map<String, Value> {
+pub(super) fn declared(route: &Route, hint: Option<&RailHint>) -> Map<String, Value> {
     let policy = route.payment_identifier;
-    let declared = policy.map(|it| declaration(it == PaymentIdentifiers::Required));
-    declared.into_iter().map(|it| (PAYMENT_IDENTIFIER.to_owned(), it)).collect()
+    let identifier = policy.map(|it| (PAYMENT_IDENTIFIER, declaration(it == PaymentIdentifiers::Required)));
+    let hint = hint.map(|it| (RAIL_HINT, rail_hint::extension(it)));
+    identifier.into_iter().chain(hint).map(|(key, it)| (key.to_owned(), it)).collect()
 }
 
 impl BillParts<'_> {
@@ -173,9 +176,9 @@ mod tests {
     fn a_bill_of_a_route_without_payment_identifiers_has_no_extensions() {
         let config = config("url: http://a");
         let route = Route { payment_identifier: None, ..Route::clone(&config.table.routes()[0]) };
-        assert_eq!(BillText::default().extensions(&route), "");
+        assert_eq!(BillText::default().extensions(&route, None), "");
         let route = Route { payment_identifier: Some(PaymentIdentifiers::Optional), ..route };
         let text = BillText::default();
-        assert!(text.extensions(&route).starts_with(&format!("{{\"{PAYMENT_IDENTIFIER}\":{{")));
+        assert!(text.extensions(&route, None).starts_with(&format!("{{\"{PAYMENT_IDENTIFIER}\":{{")));
     }
 }

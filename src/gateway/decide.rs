@@ -179,8 +179,13 @@ async fn sell<L: Ledger, S: Store>(
     // One rate for all challenges of a bill, and for whatever else is decided of the request.
     let quoted = context.tariff.rates.quote(sale.listed);
     let (mut identified, mut url, mut span) = (None, None, None);
-    if let Presented::Proof(proof) = &presented {
-        rulebook.admit_payment(&route, proof.payer())?;
+    let payer = match &presented {
+        Presented::Proof(proof) => Some(proof.payer()),
+        Presented::Plain(plain) => Some(Some(plain.block.account)),
+        Presented::Nothing | Presented::Token(_) | Presented::Malformed(_) | Presented::Refused(_) => None,
+    };
+    if let Some(payer) = payer {
+        rulebook.admit_payment(&route, payer)?;
     } else if may_pay {
         // Where a proof may be is something else, such as a capability, or nothing: it was not counted yet.
         admit_client(rulebook, context, &route, false)?;
@@ -195,7 +200,7 @@ async fn sell<L: Ledger, S: Store>(
         }
     }
     // A capability is not a payment: an id beside it has nothing to make idempotent.
-    if matches!(presented, Presented::Proof(_)) {
+    if payer.is_some() {
         let request = PaidRequest { route: &route, target: &target, body: sale.body };
         identified = Box::pin(idempotency::read(session, context, request, &extensions)).await?;
         url = Some(context.public_url().join(target.as_str()));

@@ -20,6 +20,7 @@ use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::listen::forwarded::parts;
 use crate::nano::Network;
+use crate::payment::Purchase;
 use crate::payment::capability::CapabilityText;
 use crate::routes::{Left, is_own_header};
 use crate::store::capabilities::CachedCapability;
@@ -199,7 +200,7 @@ pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) ->
 /// The receipt of an admitted request, whose answer is `charged` for or not.
 pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Receipt {
     let unspent = if charged { 0 } else { admitted.taken.reserved() };
-    receipt(admitted.taken.held(), &admitted.said, admitted.how, unspent)
+    receipt((admitted.taken.held(), admitted.purchase()), &admitted.said, admitted.how, unspent)
 }
 
 /// The headers that say what a client has.
@@ -218,9 +219,13 @@ impl Receipt {
 
 /// The headers that say what a client has: its capability, and with a payment what it paid. What is `unspent`
 /// comes back to what is left.
-pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u128) -> Receipt {
-    let (record, purchase) = (held.record(), held.purchase());
-    let left = Left::new(record.unit, held.remaining().saturating_add(unspent));
+pub(super) fn receipt(
+    (held, purchase): (&CachedCapability, &Purchase),
+    said: &CapabilityText,
+    how: How,
+    unspent: u128,
+) -> Receipt {
+    let left = Left::new(held.record().unit, held.remaining().saturating_add(unspent));
     let token = said.token();
     let (mut amount, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
     let amount = match left {
@@ -234,7 +239,7 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
         b"=",
         amount.as_bytes(),
         b"; expires=",
-        until.format(record.expires_at.0).as_bytes(),
+        until.format(held.expires_at().0).as_bytes(),
     ];
     let capability = parts.concat().into();
     if how != How::Paid {
@@ -243,7 +248,7 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
     let notice = x402::CapabilityNotice {
         token: Credential::new(String::from_utf8_lossy(&token).into_owned()),
         left,
-        expires: record.expires_at,
+        expires: held.expires_at(),
     };
     let outcome = x402::SettlementOutcome::Settled {
         transaction: purchase.block,

@@ -10,7 +10,7 @@ use super::rejection::Rejection;
 use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
 use crate::cashier::{Presented, Proof};
 use crate::routes::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY, RouteName, Standing};
-use crate::x402::{self, PaymentPayload};
+use crate::x402::{self, PaymentPayload, PlainPayment};
 
 /// The header with the proof. The second name is that of x402's first version.
 static PROOF_HEADERS: [HeaderName; 2] =
@@ -72,6 +72,18 @@ fn of_payload(payload: PaymentPayload) -> (Presented, Map<String, Value>) {
     (presented, extensions)
 }
 
+/// Adds the token that came beside a proof: the payment may be for the purse that it opens.
+fn beside(
+    (mut presented, extensions): (Presented, Map<String, Value>),
+    headers: &HeaderMap,
+) -> (Presented, Map<String, Value>) {
+    if let Presented::Proof(proof) = &mut presented {
+        let token = header(headers, &CAPABILITY_HEADER).ok().flatten();
+        proof.beside = token.filter(|it| it.len() <= x402::MAX_HEADER_BYTES);
+    }
+    (presented, extensions)
+}
+
 fn read_headers(
     session: &Session,
     route: &RouteName,
@@ -81,7 +93,13 @@ fn read_headers(
     for name in &PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
-                Ok(payload) => Ok(of_payload(payload)),
+                Ok(payload) => Ok(beside(of_payload(payload), headers)),
+                Err(x402::Malformed::Refused(x402::FieldFault::NotEchoed { .. }))
+                    if let Ok(plain) = PlainPayment::from_header(&value) =>
+                {
+                    let extensions = plain.extensions.clone();
+                    Ok((Presented::Plain(Box::new(plain)), extensions))
+                }
                 Err(x402::Malformed::Refused(why)) => {
                     Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))
                 }
@@ -89,19 +107,17 @@ fn read_headers(
             };
         }
     }
-    let presented = if let Some(block) = header(headers, &BLOCK_HEADER)? {
+    if let Some(block) = header(headers, &BLOCK_HEADER)? {
         let id = header(headers, &SESSION_HEADER)?;
-        session_headers::read(&block, id.as_deref(), standing.names(route))
-            .unwrap_or_else(Presented::Malformed)
-    } else {
-        match header(headers, &CAPABILITY_HEADER)? {
-            Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
-                return Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")));
-            }
-            token => token.map_or(Presented::Nothing, Presented::Token),
+        let read = session_headers::read(&block, id.as_deref(), standing.names(route));
+        return Ok(beside((read.unwrap_or_else(Presented::Malformed), Map::new()), headers));
+    }
+    match header(headers, &CAPABILITY_HEADER)? {
+        Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
+            Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")))
         }
-    };
-    Ok((presented, Map::new()))
+        token => Ok((token.map_or(Presented::Nothing, Presented::Token), Map::new())),
+    }
 }
 
 /// Whether a proof of payment came with a request, valid or not.

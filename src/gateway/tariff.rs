@@ -20,7 +20,7 @@ use super::body::BodyBudget;
 use super::discovery::Documents;
 use super::upstream::Upstream;
 use crate::access_log::LoggedRequests;
-use crate::config::{Origins, PublicUrl};
+use crate::config::{Origins, PublicUrl, RailHint};
 use crate::listen::TrustedProxies;
 use crate::metrics::RouteSeries;
 use crate::rates::Rates;
@@ -51,6 +51,8 @@ pub struct Tariff {
     pub preflight: PreflightRule,
     /// `maxTimeoutSeconds` of a bill, in seconds.
     pub challenge_lifetime: u64,
+    /// What a bill says about how XNO is got.
+    pub rail_hint: Option<RailHint>,
     /// What a bill says about a block's work.
     pub work: WorkTerms,
     pub limits: EdgeLimits,

@@ -16,6 +16,9 @@ const MAX_DEPTH: u32 = 128;
 /// How many open containers can lead to a place, and one more.
 const LEVELS: usize = super::pointer::MAX_STEPS + 1;
 
+/// So many bytes of a text are looked at one by one.
+const SHORT: usize = 16;
+
 /// What a place is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Role {
@@ -129,6 +132,8 @@ struct Found {
 #[derive(Clone, Debug)]
 pub(super) struct Scanner {
     places: Places,
+    /// The steps of their paths.
+    steps: Vec<Steps>,
     found: Vec<Found>,
     at: At,
     /// How many containers are open, and which of them are objects, the innermost in the lowest bit.
@@ -141,7 +146,7 @@ pub(super) struct Scanner {
     /// Places at or below the next value.
     next: u16,
     /// The place whose value passes, and how many containers were open when it began.
-    taking: Option<(usize, u32)>,
+    taking: Option<(u32, u32)>,
     /// Whether the text that passes is counted.
     counting: bool,
     /// Whether a backslash was the last byte of a text or key.
@@ -157,6 +162,7 @@ impl Scanner {
     pub(super) fn new(places: Places) -> Self {
         let found = vec![Found::default(); places.all().len()];
         let mut scanner = Self {
+            steps: Steps::of(places.all()),
             places,
             found,
             at: At::Value,
@@ -250,6 +256,12 @@ impl Scanner {
             match self.at {
                 At::Broken => return,
                 At::InText | At::InKey => rest = self.string(rest),
+                At::InScalar if is_scalar(*byte) => {
+                    let end = rest.iter().position(|it| !is_scalar(*it)).unwrap_or(rest.len());
+                    let (scalar, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
+                    self.keep(scalar);
+                    rest = after;
+                }
                 At::Value
                 | At::FirstItem
                 | At::FirstKey
@@ -273,22 +285,27 @@ impl Scanner {
             self.of_string(first);
             return rest;
         }
-        let end = memchr::memchr2(b'"', b'\\', part).unwrap_or(part.len());
+        let end = end_of_plain(part);
         let (plain, rest) = part.split_at_checked(end).unwrap_or((part, &[]));
-        self.of_string(plain);
         match rest.split_first() {
-            None => rest,
+            None => {
+                self.of_string(plain);
+                rest
+            }
             Some((b'\\', after)) => {
+                self.of_string(plain);
                 self.escaped = true;
                 self.of_string(b"\\");
                 after
             }
             Some((_, after)) => {
-                self.keep(b"\"");
                 if self.at == At::InKey {
-                    self.at = At::Colon;
-                    self.next = self.below_key();
+                    self.keep(plain);
+                    self.keep(b"\"");
+                    self.end_key(plain);
                 } else {
+                    self.of_string(plain);
+                    self.keep(b"\"");
                     self.end_value();
                 }
                 after
@@ -296,12 +313,30 @@ impl Scanner {
         }
     }
 
+    /// A key has passed, of which this is the last part.
+    fn end_key(&mut self, last: &[u8]) {
+        self.at = At::Colon;
+        if self.key.is_empty() {
+            // As most keys: there is no escape in it, and nothing to be put together.
+            self.next = self.below_key(last, false);
+            return;
+        }
+        self.add_to_key(last);
+        let key = std::mem::take(&mut self.key);
+        self.next = self.below_key(&key, memchr::memchr(b'\\', &key).is_some());
+        self.key = key;
+    }
+
+    fn add_to_key(&mut self, part: &[u8]) {
+        // One byte more than can be right shows that the key is too long.
+        let room = MAX_KEY.saturating_add(1).saturating_sub(self.key.len());
+        self.key.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+
     fn of_string(&mut self, part: &[u8]) {
         self.keep(part);
         if self.at == At::InKey {
-            // One byte more than can be right shows that the key is too long.
-            let room = MAX_KEY.saturating_add(1).saturating_sub(self.key.len());
-            self.key.extend_from_slice(part.get(..room).unwrap_or(part));
+            self.add_to_key(part);
         } else if self.counting {
             self.text = self.text.saturating_add(u64::try_from(part.len()).unwrap_or(u64::MAX));
         }
@@ -310,10 +345,6 @@ impl Scanner {
     /// A byte outside of texts and keys.
     fn byte(&mut self, byte: u8) {
         if self.at == At::InScalar {
-            if is_scalar(byte) {
-                self.keep(&[byte]);
-                return;
-            }
             self.end_value();
         }
         self.keep(&[byte]);
@@ -368,14 +399,13 @@ impl Scanner {
     /// Begins to keep or count the next value, if its place is looked for.
     fn begin_place(&mut self) {
         let steps = level(self.depth);
-        let ends =
-            |(index, place): &(usize, &Place)| self.next & bit(*index) != 0 && place.path.len() == steps;
-        let Some((index, place)) = self.places.all().iter().enumerate().find(ends) else { return };
+        let mut here = among(self.places.all(), self.next);
+        let Some((index, place)) = here.find(|(_, place)| place.path.len() == steps) else { return };
         if place.role == Role::Text {
             self.counting = true;
             return;
         }
-        let Some(found) = self.found.get_mut(index) else { return };
+        let Some(found) = self.found.get_mut(level(index)) else { return };
         match found.progress {
             Progress::Nothing => {
                 found.progress = Progress::Begun;
@@ -389,8 +419,13 @@ impl Scanner {
     }
 
     fn keep(&mut self, part: &[u8]) {
-        let Some((index, _)) = self.taking else { return };
-        let Some(found) = self.found.get_mut(index) else { return };
+        if let Some((index, _)) = self.taking {
+            self.keep_at(index, part);
+        }
+    }
+
+    fn keep_at(&mut self, index: u32, part: &[u8]) {
+        let Some(found) = self.found.get_mut(level(index)) else { return };
         if found.bytes.len().saturating_add(part.len()) > MAX_VALUE {
             found.progress = Progress::Doubtful;
             self.changes = self.changes.saturating_add(1);
@@ -407,7 +442,7 @@ impl Scanner {
         {
             self.taking = None;
             self.changes = self.changes.saturating_add(1);
-            if let Some(found) = self.found.get_mut(index) {
+            if let Some(found) = self.found.get_mut(level(index)) {
                 found.progress = Progress::Whole;
             }
         }
@@ -450,28 +485,28 @@ impl Scanner {
         self.objects & 1 == 1
     }
 
-    /// The places at or below the value of the key that has passed.
-    fn below_key(&self) -> u16 {
+    /// The places at or below the value of the key that has passed, in which something `is_escaped` or not.
+    fn below_key(&self, key: &[u8], is_escaped: bool) -> u16 {
         let open = self.open_places();
-        if open == 0 || self.key.len() > MAX_KEY {
+        if open == 0 || key.len() > MAX_KEY {
             return 0;
         }
-        if !self.key.contains(&b'\\') {
-            return self.led_to(open, |step| step.as_bytes() == self.key);
+        if !is_escaped {
+            return self.led_to(open, key);
         }
-        let mut quoted = Vec::with_capacity(self.key.len().saturating_add(2));
+        let mut quoted = Vec::with_capacity(key.len().saturating_add(2));
         quoted.push(b'"');
-        quoted.extend_from_slice(&self.key);
+        quoted.extend_from_slice(key);
         quoted.push(b'"');
         let key: String = serde_json::from_slice(&quoted).unwrap_or_default();
-        self.led_to(open, |step| step == key)
+        self.led_to(open, key.as_bytes())
     }
 
     /// The places at or below the next item of the innermost list.
     fn below_index(&self) -> u16 {
         let open = self.open_places();
         let index = self.indexes.get(level(self.depth)).copied().unwrap_or_default();
-        if open == 0 { 0 } else { self.led_to(open, |step| step == index.to_string()) }
+        if open == 0 { 0 } else { self.led_to(open, itoa::Buffer::new().format(index).as_bytes()) }
     }
 
     /// The places below the innermost container.
@@ -479,23 +514,68 @@ impl Scanner {
         self.below.get(level(self.depth)).copied().unwrap_or_default()
     }
 
-    /// Those of the `open` places to which such a step leads from the innermost container.
-    fn led_to(&self, open: u16, is_step: impl Fn(&str) -> bool) -> u16 {
+    /// Those of the `open` places to which the step with this text leads from the innermost container.
+    fn led_to(&self, open: u16, step: &[u8]) -> u16 {
         let from = level(self.depth).saturating_sub(1);
-        let leads = |place: &Place| match place.path.get(from) {
-            Some(Step::To(step)) => is_step(step),
-            Some(Step::Any) => true,
-            None => false,
-        };
-        let all = self.places.all().iter().enumerate();
-        all.filter(|(index, place)| open & bit(*index) != 0 && leads(place))
-            .fold(0, |places, (index, _)| places | bit(index))
+        self.steps.get(from).map_or(0, |it| it.lead(step)) & open
     }
 }
 
-/// The bit of a place; none beyond the sixteenth.
-fn bit(index: usize) -> u16 {
-    u32::try_from(index).ok().and_then(|index| 1_u16.checked_shl(index)).unwrap_or_default()
+/// The steps that lead on from containers of one depth.
+#[derive(Clone, Debug, Default)]
+struct Steps {
+    /// The places to which any step leads.
+    any: u16,
+    /// Each text, and the places to which it leads.
+    to: Vec<(Cow<'static, str>, u16)>,
+}
+
+impl Steps {
+    /// For each depth from 0.
+    fn of(places: &[Place]) -> Vec<Self> {
+        let depths = places.iter().map(|it| it.path.len()).max().unwrap_or_default();
+        let mut all = vec![Self::default(); depths];
+        for (index, place) in (0_u32..).zip(places) {
+            let place_bit = 1_u16.checked_shl(index).unwrap_or_default();
+            for (steps, step) in all.iter_mut().zip(&*place.path) {
+                match step {
+                    Step::Any => steps.any |= place_bit,
+                    Step::To(text) => match steps.to.iter_mut().find(|(known, _)| known == text) {
+                        Some((_, places)) => *places |= place_bit,
+                        None => steps.to.push((text.clone(), place_bit)),
+                    },
+                }
+            }
+        }
+        all
+    }
+
+    fn lead(&self, step: &[u8]) -> u16 {
+        // Most texts differ in length or in the first byte.
+        let is_it = |text: &str| {
+            text.len() == step.len() && text.as_bytes().first() == step.first() && text.as_bytes() == step
+        };
+        self.to.iter().find(|(text, _)| is_it(text)).map_or(0, |(_, places)| *places) | self.any
+    }
+}
+
+/// How far a text goes without a quotation mark or a backslash. Most texts are short.
+fn end_of_plain(part: &[u8]) -> usize {
+    let is_end = |it: &u8| matches!(it, b'"' | b'\\');
+    let (start, rest) = part.split_at_checked(SHORT).unwrap_or((part, &[]));
+    let of_rest = || memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len()).saturating_add(start.len());
+    start.iter().position(is_end).unwrap_or_else(of_rest)
+}
+
+/// The `places` of these bits, each with its index.
+fn among(places: &[Place], bits: u16) -> impl Iterator<Item = (u32, &Place)> {
+    let mut bits = bits;
+    std::iter::from_fn(move || {
+        let index = bits.trailing_zeros();
+        // The lowest bit is taken off; of none there is no place.
+        bits &= bits.wrapping_sub(1);
+        Some((index, places.get(level(index))?))
+    })
 }
 
 /// A depth as an index.

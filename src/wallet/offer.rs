@@ -120,7 +120,12 @@ impl PayableEntry {
     }
 
     pub(super) fn route(&self) -> Option<String> {
-        self.offer.route.clone()
+        self.offer.bought_at()
+    }
+
+    /// Whether what is paid can be added to a purse whose token comes with it.
+    pub(super) fn adds_to_purse(&self) -> bool {
+        self.offer.adds_to_purse()
     }
 
     /// The message that `nanoSignature` signs for `hash`; `None` for the other mechanisms.

@@ -12,6 +12,7 @@ use super::required::check_currency;
 use super::session::SessionTerms;
 use super::{FieldFault, PaymentProof, Track, WorkTerms, X402_VERSION, readable};
 use crate::nano::{Account, Raw, UnixSeconds};
+use crate::routes::RouteName;
 
 /// The entries of a 402 that can be paid in XNO.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +130,18 @@ impl NanoOffer {
             fields.insert("extensions".to_owned(), Value::Object(Map::from_iter([extension])));
         }
         payload
+    }
+
+    /// The route whose capability is paid for, if the server names it.
+    #[must_use]
+    pub fn bought_at(&self) -> Option<String> {
+        Some(RouteName::new(self.route.as_deref()?).without_purse().as_str().to_owned())
+    }
+
+    /// Whether what is paid can be added to a purse whose token comes with it.
+    #[must_use]
+    pub fn adds_to_purse(&self) -> bool {
+        self.route.as_deref().is_some_and(|it| RouteName::new(it).adds_to().is_some())
     }
 
     /// The text that names this offer, `extra.challenge` or `extra.nonce`, where it has one: nobody

@@ -9,7 +9,7 @@ use super::required::check_currency;
 use super::{
     FieldFault, PaymentRequirements, Resource, Track, X402_VERSION, encode_header, readable, serde_json_form,
 };
-use crate::nano::{Account, BlockHash, Signature, StateBlock};
+use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock};
 
 /// What a `PAYMENT-SIGNATURE` header holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,34 @@ pub struct PresentedPayment {
     /// The entry of `accepts`, as the client sent it back.
     pub accepted: PaymentRequirements,
     pub proof: PaymentProof,
+}
+
+/// A signed block and the six fields of the entry that it answers, as the foundation's `exact` scheme on Nano has them
+/// (`specs/schemes/exact/scheme_exact_nano.md`): without `extra`, so that nothing binds it to a bill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlainPayment {
+    /// In raw.
+    pub amount: Raw,
+    pub pay_to: Account,
+    pub block: StateBlock,
+    pub extensions: Map<String, Value>,
+}
+
+impl PlainPayment {
+    fn read_fields(fields: &Fields<'_>) -> Result<Self, FieldFault> {
+        fields.version()?;
+        let accepted = fields.object("accepted")?;
+        check_currency(&accepted)?;
+        if accepted.optional("extra").is_some() {
+            return Err(accepted.wrong("extra", "an entry with it is read as a whole"));
+        }
+        Ok(Self {
+            amount: accepted.parsed("amount")?,
+            pay_to: accepted.parsed("payTo")?,
+            block: fields.object("payload")?.object("block")?.read()?,
+            extensions: fields.extensions()?,
+        })
+    }
 }
 
 /// The proof in the field `payload`. The fields that it has tell its mechanism.
@@ -211,4 +239,5 @@ fn agree(proof: &PaymentProof, accepted: &PaymentRequirements) -> Result<(), Fie
 }
 
 readable!(PaymentPayload);
+readable!(PlainPayment);
 serde_json_form!(PaymentPayload);

@@ -17,6 +17,7 @@ mod config;
 mod crash_points;
 mod devnet;
 mod dialects;
+mod drafts;
 mod discovery;
 mod disk_full;
 mod doctor;

@@ -82,6 +82,7 @@ impl Instance {
                 routes: super::people::wares().map(|it| it.0).into_iter().collect(),
                 lifetime: 20,
                 wait: Duration::from_secs(3),
+                without_extra: false,
                 pending_settlements: limits.pending,
                 per_client: ClientLimits { settlements: limits.per_client, lookups: limits.lookups },
                 per_caller: ClientLimits { settlements: limits.per_client, lookups: limits.lookups },

@@ -86,6 +86,7 @@ pub(crate) fn sibling<L: Ledger>(rig: &Rig, ledger: L) -> Cashier<L, Engine> {
             routes: std::collections::BTreeSet::from([RouteName::new("search")]),
             lifetime: 120,
             wait: Duration::from_secs(10),
+            without_extra: false,
             pending_settlements: 10,
             per_client: ClientLimits { settlements: 10, lookups: 10 },
             per_caller: ClientLimits { settlements: 10, lookups: 10 },
