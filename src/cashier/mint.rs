@@ -94,7 +94,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             pay_to: plain.pay_to,
             valid_before,
         };
-        if !self.0.pool.is_payee(plain.pay_to) {
+        if !self.0.pool.has(plain.pay_to) {
             return Err(Refusal::WrongDestination.into());
         }
         let challenge = Challenge::mint(&self.0.keys, &self.0.pool, random, offer);
