@@ -101,7 +101,7 @@ impl AddressPool {
     /// Whether a challenge that was made for this deployment asked for a payment into this pool. What
     /// a seed has billed is its own, however large the pool was. A list is compared with `pay_to`.
     #[must_use]
-    pub(crate) fn is_payee(&self, pay_to: Account) -> bool {
+    pub(super) fn is_payee(&self, pay_to: Account) -> bool {
         self.seed.is_some() || self.has(pay_to)
     }
 
