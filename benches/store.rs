@@ -516,6 +516,7 @@ impl Shop {
             hold: None,
             route: route(),
             standing: Arc::default(),
+            listed: terms.into(),
             quoted: Some(terms.into()),
             metering: Metering::Leased,
             presented: Presented::Proof(Box::new(Proof::from(payment))),

@@ -366,8 +366,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let terms = quoted.map(|it| it.terms);
         let wait = self.0.settings.load().wait;
         let (standing, purse) = (&standing, None);
-        let mut wanted =
-            Wanted { route: &route, standing, listed, terms, metering, hold, down, wait, purse };
+        let mut wanted = Wanted { route: &route, standing, listed, terms, metering, hold, down, wait, purse };
         let place = standing.place();
         // What cannot be served is not sold.
         let bill = |purse: Option<CapabilityId>, late: Option<&Challenge>, refused| {
