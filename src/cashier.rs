@@ -13,6 +13,7 @@ mod denied;
 pub mod facilitate;
 mod flights;
 mod free;
+mod handed_on;
 mod idempotency;
 mod lanes;
 mod look_ups;
@@ -23,6 +24,7 @@ mod recovery;
 mod settlement;
 mod troubles;
 mod unsettled;
+mod used_proofs;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,9 +58,11 @@ use look_ups::{LookUp, LookUps};
 use proof::Checked;
 use troubles::Troubles;
 use unsettled::{SettlementResult, Unsettled};
+use used_proofs::UsedProofs;
 
 pub use client::{Client, Share, Shares};
 pub use free::{FreeGrant, FreeGrantError, Given};
+pub use handed_on::{HandedOn, Holding, NotHeld};
 pub use idempotency::IdentifierSettings;
 pub use proof::{Evidence, Proof};
 pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
@@ -224,6 +228,7 @@ struct Core<L, S> {
     flights: Flights,
     lanes: Lanes,
     look_ups: LookUps,
+    used_proofs: UsedProofs,
     troubles: Troubles,
     runtime: tokio::runtime::Handle,
     /// How many refusals were explained at some cost, and in which second.
@@ -250,6 +255,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             flights: Flights::default(),
             lanes: Lanes::default(),
             look_ups: LookUps::default(),
+            used_proofs: UsedProofs::default(),
             troubles: Troubles::default(),
             runtime: parts.runtime,
             explained: Mutex::new((UnixSeconds(0), 0)),
@@ -330,6 +336,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let decided = match presented {
             Presented::Nothing => return bill(None, None),
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
+            Presented::Derived(derived) => {
+                Box::pin(self.unlock_derived(*derived, wanted)).await.map(Verdict::Admit)
+            }
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
                 // Boxed: what a future may hold is copied with each request.
@@ -391,7 +400,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, terms, down, .. } = wanted;
+        let Wanted { route, standing, .. } = wanted;
         let now = self.0.clock.now();
         let (held, elsewhere) = match self.recognised_before(token) {
             Some(held) => {
@@ -404,6 +413,19 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             None => Box::pin(self.recognise(token, wanted)).await?,
         };
+        self.open(&held, elsewhere, wanted).await
+    }
+
+    /// Takes a use of a capability that was shown, if it is for what is wanted; `elsewhere` if it was bought for
+    /// something else.
+    async fn open(
+        &self,
+        held: &Arc<CachedCapability>,
+        elsewhere: bool,
+        wanted: Wanted<'_>,
+    ) -> Result<Admitted, Denied> {
+        let Wanted { route, standing, terms, down, .. } = wanted;
+        let now = self.0.clock.now();
         let (record, purchase) = (held.record(), held.purchase());
         let bought =
             Bought { route: &record.route, terms: purchase.terms, place: purchase.challenge.place() };
@@ -420,8 +442,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(pause) = down {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
-        let taken = self.take(&held, How::Unlocked, wanted).await;
-        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::CapabilityExhausted)))
+        let taken = self.take(held, How::Unlocked, wanted).await;
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(held, Refusal::CapabilityExhausted)))
     }
 
     /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
@@ -447,11 +469,14 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(claimed) => (claimed?.id, false),
             None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
         };
+        Ok((self.find(id, elsewhere).await?, elsewhere))
+    }
+
+    /// The capability of a token that is real; `elsewhere` if it was bought for something else.
+    async fn find(&self, id: CapabilityId, elsewhere: bool) -> Result<Arc<CachedCapability>, Denied> {
         let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
-        let held =
-            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
-        Ok((held, elsewhere))
+        Ok(found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?)
     }
 
     /// Whether some route has this name or had it, or it names a resource of the facilitator's callers,

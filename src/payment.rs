@@ -6,6 +6,9 @@
 
 pub mod capability;
 pub mod challenge;
+pub mod derived;
+#[cfg(feature = "gateway")]
+pub mod dpop;
 pub mod payment_identifier;
 mod intent;
 mod key;

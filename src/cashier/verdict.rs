@@ -10,6 +10,7 @@ use super::reasons::{IdentifierRefusal, Moved, Wait};
 use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
+use crate::payment::derived::{Derived, NotOpened};
 use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
 use crate::routes::{Metering, RouteName, Standing, Terms};
 use crate::store::Answer;
@@ -43,6 +44,8 @@ pub enum Presented {
     Nothing,
     /// A capability's token, as received.
     Token(String),
+    /// A token that was derived from one and opens this request, or why it does not ([`Cashier::recognise_derived`](super::Cashier::recognise_derived)).
+    Derived(Box<Result<Derived, NotOpened>>),
     Proof(Box<Proof>),
     /// A payment header that holds no proof, and what is wrong with it.
     Malformed(String),

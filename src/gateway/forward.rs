@@ -221,7 +221,7 @@ impl Receipt {
 pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u128) -> Receipt {
     let (record, purchase) = (held.record(), held.purchase());
     let left = Left::new(record.unit, held.remaining().saturating_add(unspent));
-    let token = said.token();
+    let (token, expires) = (said.token(), said.valid_until(record.expires_at));
     let (mut amount, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
     let amount = match left {
         Left::Uses(uses) => amount.format(uses),
@@ -234,7 +234,7 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
         b"=",
         amount.as_bytes(),
         b"; expires=",
-        until.format(record.expires_at.0).as_bytes(),
+        until.format(expires.0).as_bytes(),
     ];
     let capability = parts.concat().into();
     if how != How::Paid {
@@ -243,7 +243,7 @@ pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, 
     let notice = x402::CapabilityNotice {
         token: Credential::new(String::from_utf8_lossy(&token).into_owned()),
         left,
-        expires: record.expires_at,
+        expires,
     };
     let outcome = x402::SettlementOutcome::Settled {
         transaction: purchase.block,

@@ -86,6 +86,12 @@ impl CachedCapability {
         Left::new(self.record.unit, self.remaining())
     }
 
+    /// Whether the operator has ended it, as far as is known here.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.meter().revoked
+    }
+
     // A few additions: no await and no panic while it is locked.
     pub(super) fn meter(&self) -> MutexGuard<'_, Meter> {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)

@@ -500,7 +500,8 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                         Presented::Nothing
                         | Presented::Token(_)
                         | Presented::Malformed(_)
-                        | Presented::Refused(_) => return,
+                        | Presented::Refused(_)
+                        | Presented::Derived(_) => return,
                     };
                     town.world.present(block.hash(), challenge.nonce());
                     let _answer = town.ask(&ware, again, false).await;
