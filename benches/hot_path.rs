@@ -289,6 +289,7 @@ impl Meters for Plenty {
             stock,
             expires_at,
             revoked: false,
+            added_to: None,
         };
         let lease = Lease {
             granted: 0,
@@ -311,6 +312,7 @@ impl Meters for Plenty {
             stock,
             expires_at,
             revoked: false,
+            added_to: None,
         }))
     }
 

@@ -42,7 +42,7 @@ use crate::metrics::{Metrics, ReachedLimit};
 use crate::nano::{BlockHash, Raw, Threshold, UnixSeconds};
 use crate::payment::address_pool::AddressPool;
 use crate::payment::capability::{self, Capability, CapabilityId, CapabilityText, Token};
-use crate::payment::challenge::Challenge;
+use crate::payment::challenge::{Challenge, Offer};
 use crate::payment::{IdentifiedRequest, MacKeys, Mechanism, Nonce, Refusal};
 use crate::routes::{Bearing, Bought, Metering, RouteName, Standing, Terms, Unit};
 use crate::store::capabilities::{CachedCapability, Capabilities, NoUse, Wish};
@@ -86,6 +86,17 @@ struct Wanted<'a> {
     hold: Option<Raw>,
     /// As in [`Ask`].
     down: Option<NonZeroU64>,
+    /// The purse whose token came beside a proof for it.
+    purse: Option<CapabilityId>,
+}
+
+/// What a payment opens.
+#[derive(Clone, Debug)]
+struct Opened {
+    /// What requests take from.
+    held: Arc<CachedCapability>,
+    /// The payment, if it was added to that purse.
+    added: Option<Arc<CachedCapability>>,
 }
 
 impl Wanted<'_> {
@@ -101,14 +112,24 @@ impl Wanted<'_> {
     /// Why nothing can be taken of a capability that is used up, or of a purse with less than the request may cost.
     fn exhausted(&self, held: &CachedCapability, used_up: Refusal) -> Denied {
         let (left, needed) = (held.remaining(), self.takes_of(Unit::Raw));
-        if held.record().unit == Unit::Use || left == 0 {
+        if held.record().unit == Unit::Use {
             return used_up.into();
         }
-        let explanation = format!(
-            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; ask for less, \
-             or pay for another purse"
-        );
-        Denied::explained(Refusal::CapabilityExhausted, explanation)
+        let (unit, _) = self.terms.stock();
+        let purse = Some(held.record().id).filter(|_| unit == Unit::Raw);
+        if left == 0 {
+            return Denied::Refused { refusal: used_up, explanation: None, late: None, purse };
+        }
+        let advice = match purse {
+            Some(_) => {
+                "ask for less, or pay and send this token with the payment, which is added to the purse"
+            }
+            None => "ask for less, or pay",
+        };
+        let explanation = Some(format!(
+            "the purse has {left} raw left, and the request may cost {needed} raw: nothing was charged; {advice}"
+        ));
+        Denied::Refused { refusal: Refusal::CapabilityExhausted, explanation, late: None, purse }
     }
 
     /// Refuses the payment for a purse that is smaller than what the request may cost. It stays good for others.
@@ -127,7 +148,8 @@ impl Wanted<'_> {
 
     /// How what a challenge offers stands to it.
     fn bearing(&self, challenge: &Challenge) -> Bearing {
-        self.standing.bearing(self.route, self.terms, challenge.bought())
+        let route = challenge.offer().route.without_purse();
+        self.standing.bearing(self.route, self.terms, Bought { route: &route, ..challenge.bought() })
     }
 }
 
@@ -325,22 +347,25 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     /// Decides one request to a priced route.
     pub async fn decide(&self, ask: Ask) -> Verdict {
         let Ask { route, standing, terms, metering, hold, presented, identified, client, down, url } = ask;
-        let wanted = Wanted { route: &route, standing: &standing, terms, metering, hold, down };
+        let mut wanted =
+            Wanted { route: &route, standing: &standing, terms, metering, hold, down, purse: None };
         let place = standing.place();
         // What cannot be served is not sold.
-        let bill = |late: Option<&Challenge>, refused| match down {
-            Some(pause) => Verdict::Wait(Wait::UpstreamDown(pause)),
-            None => self.bill(&route, terms, place, late, refused),
+        let bill = |purse: Option<CapabilityId>, late: Option<&Challenge>, refused| match (down, purse) {
+            (Some(pause), _) => Verdict::Wait(Wait::UpstreamDown(pause)),
+            (None, None) => self.bill(&route, terms, place, late, refused),
+            (None, Some(id)) => self.bill(&route.adding_to(id.0), terms, place, late, refused),
         };
         let mut payment = None;
         let decided = match presented {
-            Presented::Nothing => return bill(None, None),
+            Presented::Nothing => return bill(None, None, None),
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
             Presented::Derived(derived) => {
                 Box::pin(self.unlock_derived(*derived, wanted)).await.map(Verdict::Admit)
             }
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
+                wanted.purse = self.purse_beside(&proof, wanted);
                 // Boxed: what a future may hold is copied with each request.
                 Box::pin(self.accept(*proof, wanted, (identified, client), url)).await
             }
@@ -358,12 +383,13 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 }
                 Verdict::Wait(wait)
             }
-            Err(Denied::Refused { refusal, explanation, late }) => {
+            Err(Denied::Refused { refusal, explanation, late, purse }) => {
                 let (mechanism, block) = payment.unzip();
                 self.0.metrics.refusal(route.label(), refusal.code(), mechanism);
                 let message = explanation.unwrap_or_else(|| refusal.advice().to_owned());
                 let refused = Refused { refusal, mechanism, block, message };
-                bill(late.as_deref(), Some(refused))
+                let purse = purse.or_else(|| late.as_ref()?.adds_to());
+                bill(purse, late.as_deref(), Some(refused))
             }
         }
     }
@@ -406,21 +432,21 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(held) => {
                 let bought = &held.record().route;
                 let elsewhere = bought != route && !standing.names(route).any(|it| it == *bought);
-                if !elsewhere && held.record().expires_at <= now {
+                if !elsewhere && held.expires_at() <= now {
                     return Err(Refusal::CapabilityExpired.into());
                 }
                 (held, elsewhere)
             }
             None => Box::pin(self.recognise(token, wanted)).await?,
         };
-        self.open(&held, elsewhere, wanted).await
+        self.open(held, elsewhere, wanted).await
     }
 
     /// Takes a use of a capability that was shown, if it is for what is wanted; `elsewhere` if it was bought for
     /// something else.
     async fn open(
         &self,
-        held: &Arc<CachedCapability>,
+        held: Arc<CachedCapability>,
         elsewhere: bool,
         wanted: Wanted<'_>,
     ) -> Result<Admitted, Denied> {
@@ -431,8 +457,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Bought { route: &record.route, terms: purchase.terms, place: purchase.challenge.place() };
         let dearer = standing.bearing(route, terms, bought) == Bearing::Dearer;
         let gone = elsewhere && !self.is_route(&record.route);
-        if (gone || dearer) && record.expires_at > now && held.remaining() > 0 {
-            let left = Some((held.left(), record.expires_at));
+        if (gone || dearer) && held.expires_at() > now && held.remaining() > 0 {
+            let left = Some((held.left(), held.expires_at()));
             let route = record.route.clone();
             return Err(Denied::Moved(Box::new(Moved { route, dearer, block: record.block, left })));
         }
@@ -442,15 +468,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if let Some(pause) = down {
             return Err(Denied::Wait(Wait::UpstreamDown(pause)));
         }
-        let taken = self.take(held, How::Unlocked, wanted).await;
-        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(held, Refusal::CapabilityExhausted)))
+        let opened = Opened { held, added: None };
+        let taken = self.take(&opened, How::Unlocked, wanted).await;
+        taken
+            .map_err(|why| Denied::no_use(&why, wanted.exhausted(&opened.held, Refusal::CapabilityExhausted)))
     }
 
     /// The cached capability whose token this is. Its text is compared, so that no MAC is computed for a
     /// token that was recognised before.
     fn recognised_before(&self, token: &str) -> Option<Arc<CachedCapability>> {
         let held = self.0.capabilities.cached(capability::id_in(token)?)?;
-        held.said().is_some_and(|it| it.is_presented(token)).then_some(held)
+        held.is_presented(token).then_some(held)
     }
 
     /// The capability of a token that is real, and whether it was bought for something else.
@@ -465,18 +493,28 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             .names(route)
             .map(|name| capability::recognise(&self.0.keys, token, &name, now))
             .find(|it| !matches!(it, Err(Refusal::WrongResource)));
-        let (id, elsewhere) = match recognised {
-            Some(claimed) => (claimed?.id, false),
-            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, true),
+        let (id, until, elsewhere) = match recognised.transpose()? {
+            Some(claimed) => (claimed.id, claimed.expires_at, false),
+            None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, UnixSeconds(0), true),
         };
-        Ok((self.find(id, elsewhere).await?, elsewhere))
+        Ok((self.find(id, until, elsewhere).await?, elsewhere))
     }
 
-    /// The capability of a token that is real; `elsewhere` if it was bought for something else.
-    async fn find(&self, id: CapabilityId, elsewhere: bool) -> Result<Arc<CachedCapability>, Denied> {
+    /// The capability of a token that is real and says that it is good `until` then; `elsewhere` if it was bought for
+    /// something else.
+    async fn find(
+        &self,
+        id: CapabilityId,
+        until: UnixSeconds,
+        elsewhere: bool,
+    ) -> Result<Arc<CachedCapability>, Denied> {
         let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
-        Ok(found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?)
+        let held =
+            found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
+        // A payment may have been added at another instance.
+        held.is_good_until(until);
+        Ok(held)
     }
 
     /// Whether some route has this name or had it, or it names a resource of the facilitator's callers,
@@ -485,29 +523,68 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         name.is_foreign() || self.0.settings.load().routes.contains(name.configured())
     }
 
-    async fn take(
-        &self,
-        held: &Arc<CachedCapability>,
-        how: How,
-        wanted: Wanted<'_>,
-    ) -> Result<Admitted, NoUse> {
+    async fn take(&self, opened: &Opened, how: How, wanted: Wanted<'_>) -> Result<Admitted, NoUse> {
+        let Opened { held, added } = opened;
         let wish = Wish { amount: wanted.takes_of(held.record().unit), metering: wanted.metering };
         let taken = self.0.capabilities.reserve(held, wish).await?;
-        Ok(Admitted { taken, said: self.said(held).clone(), how, keeping: None })
+        Ok(Admitted { taken, said: self.said(opened), how, keeping: None, added: added.clone() })
     }
 
-    /// What is said of what a payment bought, with its token.
-    fn said<'h>(&self, held: &'h CachedCapability) -> &'h CapabilityText {
-        held.said_as(|| {
+    /// What is said of what a payment opens, with its token.
+    fn said(&self, opened: &Opened) -> CapabilityText {
+        let Opened { held, added } = opened;
+        let token = || {
             let record = held.record();
             let capability = Capability {
                 id: record.id,
                 route: record.route.clone(),
                 uses: record.uses(),
-                expires_at: record.expires_at,
+                expires_at: held.expires_at(),
             };
-            CapabilityText::new(&Token::issue(&self.0.keys, &capability), held.purchase())
-        })
+            Token::issue(&self.0.keys, &capability)
+        };
+        match added {
+            None => held.said_as(|| CapabilityText::new(&token(), held.purchase())),
+            // Of the payment that came with this request, which the next ones do not have.
+            Some(added) => CapabilityText::new(&token(), added.purchase()),
+        }
+    }
+
+    /// The purse whose token came beside a proof of a payment for it. An expired one shows who may add to it, too.
+    fn purse_beside(&self, proof: &Proof, wanted: Wanted<'_>) -> Option<CapabilityId> {
+        let token = proof.beside.as_deref()?;
+        let id = proof.offer.route.adds_to().map(CapabilityId)?;
+        let now = self.0.clock.now();
+        let is_real = |name: RouteName| {
+            let recognised = capability::recognise(&self.0.keys, token, &name, now);
+            matches!(recognised, Ok(_) | Err(Refusal::CapabilityExpired))
+        };
+        let is_real =
+            capability::id_in(token) == Some(id) && wanted.standing.names(wanted.route).any(is_real);
+        is_real.then_some(id)
+    }
+
+    /// The challenge that a proof answers: for a purse if that one's token came with it, else for one of its own.
+    fn challenge(&self, nonce: Nonce, offer: Offer, wanted: Wanted<'_>) -> Result<Challenge, Refusal> {
+        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        let stands = challenge.adds_to().is_none() || challenge.adds_to() == wanted.purse;
+        Ok(if stands { challenge } else { challenge.apart() })
+    }
+
+    /// What requests take from that bring the payment which bought `held`.
+    async fn opened(&self, held: Arc<CachedCapability>, wanted: Wanted<'_>) -> Result<Opened, Denied> {
+        let Some(id) = held.record().added_to else { return Ok(Opened { held, added: None }) };
+        if wanted.purse != Some(id) {
+            let explanation = format!("the payment was added to purse {id}: send that purse's token with it");
+            return Err(Denied::explained(Refusal::WrongResource, explanation));
+        }
+        let found = self.0.capabilities.topped_up(id).await;
+        let found = found.map_err(|it| Denied::no_store(&it, "a purse could not be looked up"))?;
+        let purse = found.ok_or(Refusal::CapabilityUnknown)?;
+        if purse.expires_at() <= self.0.clock.now() {
+            return Err(Refusal::CapabilityExpired.into());
+        }
+        Ok(Opened { held: purse, added: Some(held) })
     }
 
     /// Redeems a proof of payment for one use.
@@ -518,8 +595,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         client: Option<Client>,
     ) -> Result<Admitted, Denied> {
         let block = proof.block();
-        let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        let Proof { nonce, offer, evidence, .. } = proof;
+        let challenge = self.challenge(nonce, offer, wanted)?;
         self.refuse_moved(&challenge, block, wanted)?;
         wanted.refuse_too_small(&challenge)?;
         let opens = wanted.bearing(&challenge) == Bearing::Opens;
@@ -530,8 +607,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 self.fly(checked, (None, client), wanted.down, look_up).await?
             }
         };
-        let taken = self.take(&held, How::Paid, wanted).await;
-        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&held, Refusal::DuplicateBlockHash)))
+        let opened = self.opened(held, wanted).await?;
+        let taken = self.take(&opened, How::Paid, wanted).await;
+        taken.map_err(|why| Denied::no_use(&why, wanted.exhausted(&opened.held, Refusal::DuplicateBlockHash)))
     }
 
     /// The proof, checked as far as arithmetic can: for this route, good, and in time, unless what it

@@ -102,6 +102,27 @@ impl RouteName {
         other.0.split_once(PART).map_or_else(|| self.clone(), |(_, part)| self.part(part))
     }
 
+    /// The name under which a payment for the route adds to the purse with this id.
+    #[must_use]
+    pub fn adding_to(&self, purse: [u8; 16]) -> Self {
+        self.part(&format!("{ADDS_TO}{}", hex::encode(purse)))
+    }
+
+    /// The id of the purse that a payment under this name adds to.
+    #[must_use]
+    pub fn adds_to(&self) -> Option<[u8; 16]> {
+        let (_, part) = self.0.split_once(PART)?;
+        let mut id = [0; 16];
+        hex::decode_to_slice(part.strip_prefix(ADDS_TO)?, &mut id).ok()?;
+        Some(id)
+    }
+
+    /// This name, without the purse that a payment under it adds to.
+    #[must_use]
+    pub fn without_purse(&self) -> Self {
+        if self.adds_to().is_some() { Self(Arc::from(self.configured())) } else { self.clone() }
+    }
+
     /// The name of the route in the configuration, without the part.
     #[must_use]
     pub fn configured(&self) -> &str {
@@ -125,6 +146,8 @@ impl Borrow<str> for RouteName {
 
 /// Separates the name of a route from a part of it. No configured name contains it.
 pub const PART: char = '#';
+/// Begins the part that names a purse.
+const ADDS_TO: char = '+';
 
 impl fmt::Display for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -154,7 +154,14 @@ pub struct Wallet {
 /// The result of a request that was sent without a payment.
 enum FirstAnswer {
     Answered(Box<Paid>),
-    Billed(PayableBill),
+    Billed(Billed),
+}
+
+/// What a request is billed.
+struct Billed {
+    bill: PayableBill,
+    /// The token that was shown in vain.
+    shown: Option<HeaderValue>,
 }
 
 /// The result of a request that was sent with a proof or a capability.
@@ -255,14 +262,14 @@ impl Wallet {
     /// One request without redirects. It is paid for only if it `may_pay`.
     async fn request_once(&self, request: &Request, may_pay: bool) -> Result<Paid, WalletError> {
         let place = RequestTarget::of(request);
-        let mut bill = match self.ask(request, &place).await? {
+        let mut billed = match self.ask(request, &place).await? {
             FirstAnswer::Answered(paid) => return Ok(*paid),
             FirstAnswer::Billed(_) if !may_pay => {
                 return Err(WalletError::BilledAgain { to: request.url().path().to_owned() });
             }
-            FirstAnswer::Billed(bill) => bill,
+            FirstAnswer::Billed(billed) => billed,
         };
-        self.choose(&bill)?;
+        self.choose(&billed.bill)?;
         let turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(_another_payment) => {
@@ -270,26 +277,27 @@ impl Wallet {
                 // The other payment may have bought this too, and the bill may have expired.
                 match self.ask(request, &place).await? {
                     FirstAnswer::Answered(paid) => return Ok(*paid),
-                    FirstAnswer::Billed(fresh) => bill = fresh,
+                    FirstAnswer::Billed(fresh) => billed = fresh,
                 }
                 turn
             }
         };
-        let entry = self.choose(&bill)?;
+        let entry = self.choose(&billed.bill)?;
+        let purse = billed.shown.as_ref().filter(|_| entry.adds_to_purse());
         if let Some(allowance) = &self.allowance {
             allowance.allows(entry.amount()).await?;
         }
-        self.pay(request, &place, entry, turn).await
+        self.pay((request, purse), &place, entry, turn).await
     }
 
     /// Sends a request with the capability that fits it, if any. A bill names its route, so a capability
     /// that was bought at another path of the route is found too.
     async fn ask(&self, request: &Request, place: &RequestTarget) -> Result<FirstAnswer, WalletError> {
         let mut token = self.held.for_place(place);
-        let mut route = None;
+        let (mut route, mut shown) = (None, None);
         loop {
-            let shown = token.clone().map(|token| (CAPABILITY, token));
-            let response = match self.show(request, shown, Duration::ZERO).await? {
+            let headers = token.as_ref().map(|token| (CAPABILITY, token));
+            let response = match self.show(request, headers.as_slice(), Duration::ZERO).await? {
                 Shown::Answered(response) => response,
                 Shown::NotYet { waited } => {
                     return Err(unreachable_origin(place.origin(), format!("busy for {waited:?}")));
@@ -309,11 +317,12 @@ impl Wallet {
                 .map_err(|error| WalletError::NotAGateway { origin: place.origin().to_owned(), error })?;
             if let Some(spent) = token {
                 self.held.forget(&spent);
+                shown = Some(spent);
             }
             route = bill.route();
             token = route.as_deref().and_then(|route| self.held.for_route(place, route));
             if token.is_none() {
-                return Ok(FirstAnswer::Billed(bill));
+                return Ok(FirstAnswer::Billed(Billed { bill, shown }));
             }
         }
     }
@@ -328,10 +337,10 @@ impl Wallet {
         Ok(entry)
     }
 
-    /// Pays by `entry` and redeems the payment. Money is spent only here.
+    /// Pays by `entry` and redeems the payment, which is added to `purse` if that is named. Money is spent only here.
     async fn pay(
         &self,
-        request: &Request,
+        (request, purse): (&Request, Option<&HeaderValue>),
         place: &RequestTarget,
         entry: &PayableEntry,
         mut turn: MutexGuard<'_, Option<StateBlock>>,
@@ -351,10 +360,10 @@ impl Wallet {
                 }
                 *turn = Some(block);
                 drop(turn);
-                self.redeem(request, place, entry, &block, proof).await
+                self.redeem((request, purse), place, entry, &block, proof).await
             }
             Mechanism::NanoTxn => {
-                let redeemed = self.redeem(request, place, entry, &block, proof).await;
+                let redeemed = self.redeem((request, purse), place, entry, &block, proof).await;
                 // After a refusal the next payment may build on the same predecessor: at most one of the
                 // two can be confirmed. Otherwise it waits until the node shows this block.
                 let may_be_out = match &redeemed {
@@ -372,7 +381,7 @@ impl Wallet {
     /// Shows the proof until the gateway has decided. Whatever it says, no other block is made.
     async fn redeem(
         &self,
-        request: &Request,
+        (request, purse): (&Request, Option<&HeaderValue>),
         place: &RequestTarget,
         entry: &PayableEntry,
         block: &StateBlock,
@@ -381,8 +390,9 @@ impl Wallet {
         let (mut entry, mut proof) = (entry.clone(), Box::new(proof));
         let mut resigns = 0_u32;
         loop {
-            let header = Some((SIGNATURE, proof.header().clone()));
-            let response = match self.show(request, header, self.options.settle_wait).await {
+            let mut headers = vec![(SIGNATURE, proof.header())];
+            headers.extend(purse.map(|token| (CAPABILITY, token)));
+            let response = match self.show(request, &headers, self.options.settle_wait).await {
                 Ok(Shown::Answered(response)) => response,
                 Ok(Shown::NotYet { waited }) => return Err(WalletError::Pending { proof, waited }),
                 Ok(Shown::Lost(error)) => return Err(WalletError::AnswerLost { proof, error }),
@@ -435,23 +445,23 @@ impl Wallet {
         signed.ok_or(OfferError::TooLong)
     }
 
-    /// Sends a copy of `request` with one more header. Repeats it while the gateway says "not yet", and
+    /// Sends a copy of `request` with more headers. Repeats it while the gateway says "not yet", and
     /// for `patience` also while no answer comes.
     async fn show(
         &self,
         request: &Request,
-        header: Option<(HeaderName, HeaderValue)>,
+        headers: &[(HeaderName, &HeaderValue)],
         patience: Duration,
     ) -> Result<Shown, WalletError> {
         let mut waited = Duration::ZERO;
         loop {
             let mut copy = request.try_clone().ok_or(WalletError::BodyNotRepeatable)?;
-            if let Some((name, value)) = &header {
-                copy.headers_mut().insert(name.clone(), value.clone());
+            for (name, value) in headers {
+                copy.headers_mut().insert(name.clone(), (*value).clone());
             }
             let (pause, end) = match self.http.execute(copy).await {
                 Ok(response) => {
-                    let shown = header.as_ref().map(|(name, _)| *name == SIGNATURE);
+                    let shown = headers.first().map(|(name, _)| *name == SIGNATURE);
                     match shown.and_then(|proof| offer::not_yet(&response, proof)) {
                         Some(pause) => (pause, Shown::NotYet { waited }),
                         None => return Ok(Shown::Answered(response)),

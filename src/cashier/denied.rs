@@ -4,6 +4,7 @@
 use super::reasons::{IdentifierRefusal, Moved, Wait};
 use super::troubles;
 use super::unsettled::Unsettled;
+use crate::payment::capability::CapabilityId;
 use crate::payment::challenge::Challenge;
 use crate::payment::{Mechanism, Particular, Refusal};
 use crate::store::StoreError;
@@ -18,6 +19,8 @@ pub(super) enum Denied {
         explanation: Option<String>,
         /// The challenge of a payment that came too late.
         late: Option<Box<Challenge>>,
+        /// The purse that a payment may be added to.
+        purse: Option<CapabilityId>,
     },
     Wait(Wait),
     Identifier(IdentifierRefusal),
@@ -27,7 +30,7 @@ pub(super) enum Denied {
 
 impl Denied {
     pub(super) fn explained(refusal: Refusal, explanation: String) -> Self {
-        Self::Refused { refusal, explanation: Some(explanation), late: None }
+        Self::Refused { refusal, explanation: Some(explanation), late: None, purse: None }
     }
 
     /// A proof came after its challenge had expired.
@@ -35,7 +38,7 @@ impl Denied {
         let refusal = Refusal::PaymentExpired;
         match challenge.offer().mechanism {
             Mechanism::NanoTxn | Mechanism::NanoSignature => {
-                Self::Refused { refusal, explanation: None, late: Some(Box::new(challenge)) }
+                Self::Refused { refusal, explanation: None, late: Some(Box::new(challenge)), purse: None }
             }
             Mechanism::NanoSession => Self::explained(refusal, Particular::SessionOver.to_string()),
         }
@@ -61,7 +64,7 @@ impl Denied {
 
 impl From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused { refusal, explanation: None, late: None }
+        Self::Refused { refusal, explanation: None, late: None, purse: None }
     }
 }
 

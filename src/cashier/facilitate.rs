@@ -138,7 +138,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
                 let (route, terms) = (&demand.route, challenge.offer().terms);
                 // The upstream is the caller's own.
                 let (metering, down) = (Metering::Strict, None);
-                let wanted = Wanted { route, standing: &standing, terms, metering, hold: None, down };
+                let wanted =
+                    Wanted { route, standing: &standing, terms, metering, hold: None, down, purse: None };
                 self.redeem(proof, wanted, caller).await.map_err(Unpaid::from)
             }
             Err(refusal) => Err(Unpaid::Refused(refusal)),

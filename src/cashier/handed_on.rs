@@ -71,8 +71,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         if claim.expires_at <= self.0.clock.now() && !elsewhere {
             return Err(Refusal::CapabilityExpired.into());
         }
-        let held = self.find(claim.id, elsewhere).await?;
-        let mut admitted = self.open(&held, elsewhere, wanted).await?;
+        let until = if elsewhere { UnixSeconds(0) } else { claim.expires_at };
+        let held = self.find(claim.id, until, elsewhere).await?;
+        let opened = self.open(held, elsewhere, wanted).await;
+        if let Err(Denied::Refused { refusal: Refusal::CapabilityExhausted, .. }) = opened {
+            // A payment is added to a purse by those who have the token that it was sold with.
+            let explanation = "what the token spends from has not enough left for the request: nothing was charged; ask \
+                               for less, ask who gave you the token, or pay for what will be your own";
+            return Err(Denied::explained(Refusal::CapabilityExhausted, explanation.to_owned()));
+        }
+        let mut admitted = opened?;
         admitted.said = admitted.said.by(derived.token(), derived.expires_at());
         Ok(admitted)
     }
@@ -108,6 +116,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             NotHeld::NoStore
         })?;
         let held = found.ok_or(NotHeld::Token(NotOpened::Unknown))?;
+        held.is_good_until(claim.expires_at);
         Ok(Holding { held, restrictions, expires_at, now: self.0.clock.now() })
     }
 }

@@ -22,12 +22,11 @@ use super::proof::{Checked, Proof};
 use super::reasons::{IdentifierRefusal, Wait};
 use super::unsettled::{SettlementResult, Unsettled};
 use super::verdict::{Admitted, How, Keeping, Replay, Verdict};
-use super::{Cashier, Core, Wanted};
+use super::{Cashier, Core, Opened, Wanted};
 use crate::clock::Stopwatch;
 use crate::ledger::Ledger;
 use crate::nano::{Account, UnixSeconds};
 use crate::payment::capability::CapabilityId;
-use crate::payment::challenge::Challenge;
 use crate::payment::{IdentifiedRequest, IdentifierKey};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::{CachedCapability, NoUse};
@@ -72,8 +71,8 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     ) -> Result<Verdict, Denied> {
         let Under { identified, payer, client, down } = under;
         let block = proof.block();
-        let Proof { nonce, offer, evidence } = proof;
-        let challenge = Challenge::recognise(&self.0.keys, &self.0.pool, nonce, offer)?;
+        let Proof { nonce, offer, evidence, .. } = proof;
+        let challenge = self.challenge(nonce, offer, wanted)?;
         self.refuse_moved(&challenge, block, wanted)?;
         wanted.refuse_too_small(&challenge)?;
         // Always, even if this very proof was seen before: its signature is what names the payer.
@@ -233,15 +232,16 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             return Err(Denied::Identifier(IdentifierRefusal::OtherId));
         }
         let gone = || Denied::Identifier(IdentifierRefusal::Gone);
+        let opened = self.opened(Arc::clone(held), wanted).await?;
         if let Some(answer) = self.kept(held).await? {
-            return self.replay(held, answer).ok_or_else(gone);
+            return self.replay(&opened, answer).ok_or_else(gone);
         }
-        let admitted = match self.take(held, How::Paid, wanted).await {
+        let admitted = match self.take(&opened, How::Paid, wanted).await {
             Ok(admitted) => admitted,
             // Another instance may have answered in between. It keeps an answer before it spends the use.
             Err(NoUse::Exhausted) => {
                 let answer = self.kept(held).await?;
-                return answer.and_then(|it| self.replay(held, it)).ok_or_else(gone);
+                return answer.and_then(|it| self.replay(&opened, it)).ok_or_else(gone);
             }
             Err(why) => return Err(Denied::no_use(&why, gone())),
         };
@@ -260,16 +260,17 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
     }
 
     /// A kept answer, given again; `None` if only the fact that there was one is kept.
-    fn replay(&self, held: &Arc<CachedCapability>, answer: Answer) -> Option<Verdict> {
+    fn replay(&self, opened: &Opened, answer: Answer) -> Option<Verdict> {
         let whole = answer.body.is_some();
-        let (held, said) = (Arc::clone(held), self.said(held).clone());
-        whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, said })))
+        let Opened { held, added } = opened.clone();
+        let said = self.said(opened);
+        whole.then(|| Verdict::Replay(Box::new(Replay { answer, held, added, said })))
     }
 
     /// Keeps the answer to an admitted request, before its use is spent: a crash between the two favours
     /// the payer. False if it could not be kept.
     pub async fn keep(&self, admitted: &Admitted, answer: &Answer) -> bool {
-        let block = admitted.taken.held().record().block;
+        let block = admitted.purchase().block;
         let now = self.0.clock.now();
         match repeat_unknown(|| self.0.store.keep(block, answer, now)).await {
             Ok(_first) => true,

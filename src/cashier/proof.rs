@@ -14,6 +14,8 @@ pub struct Proof {
     pub nonce: Nonce,
     pub offer: Offer,
     pub evidence: Evidence,
+    /// The token of a capability that came beside it.
+    pub beside: Option<String>,
 }
 
 /// What shows that it paid. It agrees with the offer's mechanism.
@@ -42,7 +44,7 @@ impl Proof {
             valid_before: session.valid_before,
         };
         let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: None });
-        Self { nonce: Nonce(session.nonce), offer, evidence }
+        Self { nonce: Nonce(session.nonce), offer, evidence, beside: None }
     }
 
     /// The account that claims to have paid, if the proof names one. It is proven once the evidence is
@@ -106,7 +108,7 @@ impl From<x402::PresentedPayment> for Proof {
             pay_to: accepted.pay_to,
             valid_before: extra.valid_before,
         };
-        Self { nonce: Nonce(extra.challenge), offer, evidence }
+        Self { nonce: Nonce(extra.challenge), offer, evidence, beside: None }
     }
 }
 

@@ -68,7 +68,9 @@ impl<L: Ledger, S: Store> Core<L, S> {
             Ok(held) => {
                 let Purchase { amount, payer, .. } = held.purchase();
                 let route = held.record().route.label();
-                tracing::info!(%block, %mechanism, route, amount_raw = %amount, %payer, duration_ms, "payment granted");
+                let purse = held.record().added_to;
+                let purse = purse.as_ref().map(tracing::field::display);
+                tracing::info!(%block, %mechanism, route, amount_raw = %amount, %payer, purse, duration_ms, "payment granted");
                 if let Some(spell) = self.troubles.settlement.over() {
                     let (after_s, times) = (spell.lasted.as_secs(), spell.times);
                     tracing::info!(after_s, times, "payments are settled again");
@@ -370,6 +372,8 @@ impl<L: Ledger, S: Store> Core<L, S> {
         let id = CapabilityId::of_payment(block);
         let (unit, stock) = terms.stock();
         let want = match unit {
+            // It is added to a purse.
+            Unit::Raw if confirmed.intent().adds_to().is_some() => 0,
             Unit::Use => capabilities::chunk(stock, 1),
             // What a request takes of a purse is not known here. The first one finds half of it leased.
             Unit::Raw => stock.div_euclid(2),

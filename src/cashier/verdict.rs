@@ -11,7 +11,7 @@ use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
 use crate::payment::derived::{Derived, NotOpened};
-use crate::payment::{IdentifiedRequest, Mechanism, Refusal};
+use crate::payment::{IdentifiedRequest, Mechanism, Purchase, Refusal};
 use crate::routes::{Metering, RouteName, Standing, Terms};
 use crate::store::Answer;
 use crate::store::capabilities::{CachedCapability, Use};
@@ -79,6 +79,24 @@ pub struct Admitted {
     pub how: How,
     /// Set if the answer is to be kept under the client's payment identifier.
     pub keeping: Option<Keeping>,
+    /// The payment that came with the request, if it was added to the purse that the request takes from.
+    pub added: Option<Arc<CachedCapability>>,
+}
+
+impl Replay {
+    /// As [`Admitted::purchase`].
+    #[must_use]
+    pub fn purchase(&self) -> &Purchase {
+        self.added.as_ref().unwrap_or(&self.held).purchase()
+    }
+}
+
+impl Admitted {
+    /// The payment that came with the request, or else the one that bought what it takes from.
+    #[must_use]
+    pub fn purchase(&self) -> &Purchase {
+        self.added.as_ref().unwrap_or_else(|| self.taken.held()).purchase()
+    }
 }
 
 /// What admitted a request.
@@ -103,8 +121,10 @@ pub struct Keeping {
 #[derive(Debug)]
 pub struct Replay {
     pub answer: Answer,
-    /// What the payment bought.
+    /// What the payment bought, or the purse that it was added to.
     pub held: Arc<CachedCapability>,
+    /// As in [`Admitted`].
+    pub added: Option<Arc<CachedCapability>>,
     pub said: CapabilityText,
 }
 

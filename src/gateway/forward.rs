@@ -20,6 +20,7 @@ use crate::admission::{AnswerTraits, Charge};
 use crate::cashier::{Admitted, How};
 use crate::listen::forwarded::parts;
 use crate::nano::Network;
+use crate::payment::Purchase;
 use crate::payment::capability::CapabilityText;
 use crate::routes::{Left, is_own_header};
 use crate::store::capabilities::CachedCapability;
@@ -199,7 +200,7 @@ pub(super) fn vary_by_price(response: &mut ResponseHeader, context: &Context) ->
 /// The receipt of an admitted request, whose answer is `charged` for or not.
 pub(super) fn receipt_of(admitted: &Admitted, charged: bool) -> Receipt {
     let unspent = if charged { 0 } else { admitted.taken.reserved() };
-    receipt(admitted.taken.held(), &admitted.said, admitted.how, unspent)
+    receipt((admitted.taken.held(), admitted.purchase()), &admitted.said, admitted.how, unspent)
 }
 
 /// The headers that say what a client has.
@@ -218,10 +219,14 @@ impl Receipt {
 
 /// The headers that say what a client has: its capability, and with a payment what it paid. What is `unspent`
 /// comes back to what is left.
-pub(super) fn receipt(held: &CachedCapability, said: &CapabilityText, how: How, unspent: u128) -> Receipt {
-    let (record, purchase) = (held.record(), held.purchase());
-    let left = Left::new(record.unit, held.remaining().saturating_add(unspent));
-    let (token, expires) = (said.token(), said.valid_until(record.expires_at));
+pub(super) fn receipt(
+    (held, purchase): (&CachedCapability, &Purchase),
+    said: &CapabilityText,
+    how: How,
+    unspent: u128,
+) -> Receipt {
+    let left = Left::new(held.record().unit, held.remaining().saturating_add(unspent));
+    let (token, expires) = (said.token(), said.valid_until(held.expires_at()));
     let (mut amount, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
     let amount = match left {
         Left::Uses(uses) => amount.format(uses),

@@ -64,14 +64,14 @@ pub(super) async fn read(
 
 /// Answers a request with what was answered before.
 pub(super) async fn replay(session: &mut Session, context: &Context, replay: &Replay) -> Result<()> {
-    let Replay { answer, held, said } = replay;
+    let Replay { answer, held, said, .. } = replay;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let mut body = answer.body.clone().unwrap_or_default();
     let mut response = ResponseHeader::build(status, Some(answer.headers.len().saturating_add(8)))?;
     for (name, value) in &answer.headers {
         response.append_header(name.clone(), value.as_slice())?;
     }
-    for (name, text) in forward::receipt(held, said, How::Paid, 0).headers() {
+    for (name, text) in forward::receipt((held, replay.purchase()), said, How::Paid, 0).headers() {
         response.insert_header(name, reply::value(text)?)?;
     }
     response.insert_header(forward::REPLAYED, "true")?;

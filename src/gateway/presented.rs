@@ -76,6 +76,18 @@ fn of_payload(payload: PaymentPayload) -> (Presented, Map<String, Value>) {
     (presented, extensions)
 }
 
+/// Adds the token that came beside a proof: the payment may be for the purse that it opens.
+fn beside(
+    (mut presented, extensions): (Presented, Map<String, Value>),
+    headers: &HeaderMap,
+) -> (Presented, Map<String, Value>) {
+    if let Presented::Proof(proof) = &mut presented {
+        let token = header(headers, &CAPABILITY_HEADER).ok().flatten();
+        proof.beside = token.filter(|it| it.len() <= x402::MAX_HEADER_BYTES);
+    }
+    (presented, extensions)
+}
+
 fn read_headers(
     session: &Session,
     route: &RouteName,
@@ -85,7 +97,7 @@ fn read_headers(
     for name in &PROOF_HEADERS {
         if let Some(value) = header(headers, name)? {
             return match PaymentPayload::from_header(&value) {
-                Ok(payload) => Ok(of_payload(payload)),
+                Ok(payload) => Ok(beside(of_payload(payload), headers)),
                 Err(x402::Malformed::Refused(why)) => {
                     Ok((Presented::Malformed(format!("{name}: {why}")), Map::new()))
                 }
@@ -93,14 +105,12 @@ fn read_headers(
             };
         }
     }
-    let presented = if let Some(block) = header(headers, &BLOCK_HEADER)? {
+    if let Some(block) = header(headers, &BLOCK_HEADER)? {
         let id = header(headers, &SESSION_HEADER)?;
-        session_headers::read(&block, id.as_deref(), standing.names(route))
-            .unwrap_or_else(Presented::Malformed)
-    } else {
-        token(session)?.map_or(Presented::Nothing, Presented::Token)
-    };
-    Ok((presented, Map::new()))
+        let read = session_headers::read(&block, id.as_deref(), standing.names(route));
+        return Ok(beside((read.unwrap_or_else(Presented::Malformed), Map::new()), headers));
+    }
+    Ok((token(session)?.map_or(Presented::Nothing, Presented::Token), Map::new()))
 }
 
 /// The token in the header for it.

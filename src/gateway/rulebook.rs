@@ -204,7 +204,7 @@ impl Rulebook {
     ) -> Result<(), Rejection> {
         let Some(rules) = route.rules.as_deref() else { return Ok(()) };
         let held = admitted.taken.held();
-        let payer = held.purchase().payer;
+        let payer = admitted.purchase().payer;
         self.admit_payment(route, Some(payer))?;
         let Some(limit) = rules.limit else { return Ok(()) };
         let is_first = held.remaining().saturating_add(admitted.taken.reserved()) >= held.record().stock;

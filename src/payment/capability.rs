@@ -123,20 +123,21 @@ impl fmt::Debug for Token {
 /// Written once, into one piece of memory. Prints as `****`.
 #[derive(Clone)]
 pub struct CapabilityText {
-    /// Token, payer, block and amount, one behind the other.
+    /// The first second at which the token is no longer valid if that is before its capability's, the length of the
+    /// amount, payer, block, amount and token, one behind the other.
     text: Bytes,
-    /// Where the payer begins: after the token.
-    payer: usize,
-    /// The first second at which the token is no longer valid, if that is before its capability's.
-    until: UnixSeconds,
 }
+
+/// Where the length of the amount is.
+const AMOUNT_LENGTH: usize = 8;
+const PAYER: usize = AMOUNT_LENGTH + 1;
+/// Where the block begins: after `nano_` and the 60 characters of an account.
+const BLOCK: usize = PAYER + 65;
+/// Where the amount begins: after the 64 digits of a hash.
+const AMOUNT: usize = BLOCK + 64;
 
 /// The length of a token that a payment buys: [`LENGTH`] bytes in base64 without padding.
 pub(super) const TEXT_LENGTH: usize = (LENGTH * 4).div_ceil(3);
-/// `nano_` and the 60 characters of an account.
-const ACCOUNT: usize = 65;
-/// The digits of a hash.
-const HASH: usize = 64;
 
 impl CapabilityText {
     /// The text of a capability that has this `token` and was bought by `purchase`.
@@ -144,16 +145,18 @@ impl CapabilityText {
     pub fn new(token: &Token, purchase: &Purchase) -> Self {
         let (payer, block, amount) =
             (purchase.payer.to_string(), purchase.block.to_string(), purchase.amount.to_string());
-        let text = [token.expose(), &payer, &block, &amount].concat().into();
-        Self { text, payer: token.expose().len(), until: UnixSeconds(u64::MAX) }
+        // Of 39 digits at most.
+        let length = [u8::try_from(amount.len()).unwrap_or_default()];
+        let until = u64::MAX.to_be_bytes();
+        let parts = [payer.as_bytes(), block.as_bytes(), amount.as_bytes(), token.expose().as_bytes()];
+        Self { text: [&until[..], &length, &parts.concat()].concat().into() }
     }
 
     /// The same of another `token` for the capability, which is valid `until` then at most.
     #[must_use]
     pub fn by(&self, token: &Token, until: UnixSeconds) -> Self {
-        let token = token.expose().as_bytes();
-        let (_, rest) = self.text.split_at(self.payer);
-        Self { text: [token, rest].concat().into(), payer: token.len(), until }
+        let same = self.text.get(AMOUNT_LENGTH..self.token_at()).unwrap_or_default();
+        Self { text: [&until.0.to_be_bytes(), same, token.expose().as_bytes()].concat().into() }
     }
 
     /// Whether a client presents this token, with or without the `; remaining=…` that it was sent with.
@@ -161,7 +164,7 @@ impl CapabilityText {
     #[must_use]
     pub fn is_presented(&self, presented: &str) -> bool {
         let text = bare(presented).as_bytes();
-        let (token, _) = self.text.split_at(self.payer);
+        let (_, token) = self.text.split_at(self.token_at());
         let differing = token.iter().zip(text).fold(0, |all, (own, other)| all | (own ^ other));
         token.len() == text.len() && std::hint::black_box(differing) == 0
     }
@@ -169,39 +172,37 @@ impl CapabilityText {
     /// The token. Send it only to the client that presented it, or that paid.
     #[must_use]
     pub fn token(&self) -> Bytes {
-        self.text.slice(..self.payer)
+        self.text.slice(self.token_at()..)
     }
 
     /// The first second at which the token is no longer valid, of a capability that ends at `expires_at`.
     #[must_use]
     pub fn valid_until(&self, expires_at: UnixSeconds) -> UnixSeconds {
-        self.until.min(expires_at)
+        let until = self.text.first_chunk().map_or(u64::MAX, |it| u64::from_be_bytes(*it));
+        expires_at.min(UnixSeconds(until))
     }
 
     /// The account that paid.
     #[must_use]
     pub fn payer(&self) -> Bytes {
-        self.text.slice(self.payer..self.block_at())
+        self.text.slice(PAYER..BLOCK)
     }
 
     /// The hash of the payment's block.
     #[must_use]
     pub fn block(&self) -> Bytes {
-        self.text.slice(self.block_at()..self.amount_at())
+        self.text.slice(BLOCK..AMOUNT)
     }
 
     /// What was paid, in raw.
     #[must_use]
     pub fn amount(&self) -> Bytes {
-        self.text.slice(self.amount_at()..)
+        self.text.slice(AMOUNT..self.token_at())
     }
 
-    const fn block_at(&self) -> usize {
-        self.payer.saturating_add(ACCOUNT)
-    }
-
-    const fn amount_at(&self) -> usize {
-        self.block_at().saturating_add(HASH)
+    fn token_at(&self) -> usize {
+        let length = self.text.get(AMOUNT_LENGTH).copied().unwrap_or_default();
+        AMOUNT.saturating_add(usize::from(length))
     }
 }
 

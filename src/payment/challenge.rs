@@ -5,10 +5,11 @@
 //! the key once offered exactly these terms, even if the price table has changed since.
 
 use super::address_pool::AddressPool;
+use super::capability::CapabilityId;
 use super::key::MacKeys;
 use super::{Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, Network, Raw, UnixSeconds};
-use crate::routes::{Bought, RouteName, Terms};
+use crate::routes::{Bought, RouteName, Terms, Unit};
 use crate::x402;
 
 /// What a challenge offers: all that the MAC covers except the random bytes.
@@ -80,6 +81,19 @@ impl Challenge {
         Bought { route: &self.offer.route, terms: self.offer.terms, place: self.nonce.place() }
     }
 
+    /// The purse that a payment adds to: the challenge was made for whoever holds it.
+    #[must_use]
+    pub fn adds_to(&self) -> Option<CapabilityId> {
+        adds_to(&self.offer.route, self.offer.terms)
+    }
+
+    /// The same challenge for a payment that comes without the purse's token: it buys a purse of its own.
+    #[must_use]
+    pub fn apart(mut self) -> Self {
+        self.offer.route = self.offer.route.without_purse();
+        self
+    }
+
     #[must_use]
     pub const fn offer(&self) -> &Offer {
         &self.offer
@@ -137,6 +151,12 @@ impl Challenge {
             },
         }
     }
+}
+
+/// The purse that a payment of these terms under the name `route` adds to.
+pub(super) fn adds_to(route: &RouteName, terms: Terms) -> Option<CapabilityId> {
+    let (unit, _) = terms.stock();
+    route.adds_to().filter(|_| unit == Unit::Raw).map(CapabilityId)
 }
 
 /// Feeds the bytes that the MAC covers. The route is the only part of variable length, so its length

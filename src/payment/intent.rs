@@ -1,7 +1,8 @@
 //! The stages that all mechanisms share: a payment as the journal stores it, one that was seen on the
 //! ledger, and one that the ledger has confirmed.
 
-use super::challenge::Challenge;
+use super::capability::CapabilityId;
+use super::challenge::{self, Challenge};
 use super::{BlockFacts, BlockKind, IdentifiedRequest, IdentifierKey, Mechanism, Nonce, Refusal, tag};
 use crate::nano::{Account, BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::routes::{RouteName, Terms};
@@ -17,6 +18,7 @@ pub struct Intent {
     /// The challenge that the payment answers. A retry must present the same one: the block is public,
     /// the challenge is not.
     pub challenge: Nonce,
+    /// With the purse that it adds to, if it does.
     pub route: RouteName,
     pub terms: Terms,
     pub payer: Account,
@@ -51,6 +53,12 @@ impl From<&Intent> for Purchase {
 }
 
 impl Intent {
+    /// The purse that the payment adds to, if that is still open when it is granted.
+    #[must_use]
+    pub fn adds_to(&self) -> Option<CapabilityId> {
+        challenge::adds_to(&self.route, self.terms)
+    }
+
     pub(super) fn new(
         challenge: &Challenge,
         block: BlockHash,

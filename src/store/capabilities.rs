@@ -53,7 +53,7 @@ impl moka::Expiry<CapabilityId, Arc<CachedCapability>> for Expiry {
         held: &Arc<CachedCapability>,
         _: std::time::Instant,
     ) -> Option<Duration> {
-        Some(Duration::from_secs(held.record().expires_at.since(self.0.now()).saturating_add(1)))
+        Some(Duration::from_secs(held.expires_at().since(self.0.now()).saturating_add(1)))
     }
 }
 
@@ -152,6 +152,20 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
             }
             Grant::Taken | Grant::IdHeld(_) => Ok(None),
         }
+    }
+
+    /// The purse that a payment was added to, as it is now. `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store did not answer.
+    pub async fn topped_up(&self, id: CapabilityId) -> Result<Option<Arc<CachedCapability>>, StoreError> {
+        let Some(record) = self.leases.store.capability(id).await? else { return Ok(None) };
+        let held = self.find(id).await?;
+        if let Some(held) = &held {
+            held.is_good_until(record.expires_at);
+            held.was_topped_up();
+        }
+        Ok(held)
     }
 
     /// Takes what a request wants. Asks the store only when what is leased is used up or has lapsed.

@@ -99,16 +99,20 @@ fn grants<R: Columns>(row: &R, requests: usize, seconds: usize) -> Result<Grants
 /// A row of the engine's columns of a capability.
 pub(super) fn capability<R: Columns>(row: &R) -> Result<StoredCapability, R::Fault> {
     let (unit, [stock, spent]) = row.amounts([4, 7], 9)?;
+    let route = RouteName::new(row.text(3)?);
+    // Nothing else buys nothing.
+    let added_to = route.adds_to().filter(|_| unit == Unit::Raw && stock == 0).map(CapabilityId);
     Ok(StoredCapability {
         payment: row.number(0)?,
         record: CapabilityRecord {
             id: CapabilityId(row.bytes(1)?),
             block: BlockHash(row.bytes(2)?),
-            route: RouteName::new(row.text(3)?),
+            route: route.without_purse(),
             unit,
             stock,
             expires_at: row.time(5)?,
             revoked: row.flag(6)?,
+            added_to,
         },
         spent,
         broken: row.small(8)?,
@@ -175,7 +179,7 @@ pub(super) fn share<R: Columns>(row: &R) -> Result<Share, R::Fault> {
 /// A row of `capabilities::outstanding`.
 pub(super) fn outstanding<R: Columns>(row: &R) -> Result<OutstandingGrants, R::Fault> {
     Ok(OutstandingGrants {
-        route: RouteName::new(row.text(0)?),
+        route: RouteName::new(row.text(0)?).without_purse(),
         terms: Terms { amount: row.raw(1)?, grants: grants(row, 2, 3)? },
         place: Place(row.bytes(4)?),
         capabilities: row.number(5)?,

@@ -35,12 +35,40 @@ impl CapabilityRecord {
         Self {
             id,
             block: intent.block,
-            route: intent.route.clone(),
+            route: intent.route.without_purse(),
             unit,
             stock,
             expires_at: now.plus(intent.terms.grants.seconds),
             revoked: false,
+            added_to: None,
         }
+    }
+}
+
+/// A purse to which a payment was added.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct ToppedUp {
+    pub(super) counts: Counts,
+    /// It is good at least as long as one that is bought now.
+    pub(super) expires_at: UnixSeconds,
+}
+
+impl StoredCapability {
+    /// Adds what was `bought` at `now` to this purse, so that nothing is left in a purse of its own. `None`, and
+    /// `bought` is left as it is, if this one is not open: what was paid is not lost then.
+    pub(super) fn top_up(&self, bought: &mut CapabilityRecord, now: UnixSeconds) -> Option<ToppedUp> {
+        let own = &self.record;
+        let open = !own.revoked && now < own.expires_at && own.added_to.is_none();
+        if !open || (own.unit, bought.unit) != (Unit::Raw, Unit::Raw) || own.id == bought.id {
+            return None;
+        }
+        let stock = own.stock.checked_add(bought.stock)?;
+        bought.stock = 0;
+        bought.added_to = Some(own.id);
+        Some(ToppedUp {
+            counts: Counts { stock, spent: self.spent, broken: self.broken },
+            expires_at: own.expires_at.max(bought.expires_at),
+        })
     }
 }
 
@@ -309,6 +337,7 @@ mod tests {
                 stock: 10,
                 expires_at: UnixSeconds(500),
                 revoked: false,
+                added_to: None,
             };
             let capability = StoredCapability { payment: 1, record, spent: 0, broken: 0 };
             Self { capability, shares: Vec::new(), now: UnixSeconds(100) }

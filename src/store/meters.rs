@@ -22,6 +22,8 @@ pub struct CapabilityRecord {
     /// The first instant at which it is no longer good.
     pub expires_at: UnixSeconds,
     pub revoked: bool,
+    /// The purse that all of it was added to when it was bought. Then its stock is 0.
+    pub added_to: Option<CapabilityId>,
 }
 
 impl CapabilityRecord {

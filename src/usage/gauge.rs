@@ -140,7 +140,7 @@ impl Gauge {
             (By::Bytes | By::Seconds, _) => self.measured(elapsed),
             (_, Known::Cost(cost)) => cost,
             (_, Known::Faulty) => self.hold,
-            (By::Reports(..), Known::Nothing) if self.is_success => self.estimate(),
+            (By::Reports(..), Known::Nothing) if self.is_success && !self.has_failed() => self.estimate(),
             (By::Reports(..) | By::Header(_), Known::Nothing) => Raw::ZERO,
         }
     }
@@ -153,7 +153,7 @@ impl Gauge {
     ///   contradict each other, or that are there twice; an amount that is none or over 2^128 - 1 raw;
     /// * a successful answer (2xx) ended, and nothing was reported.
     ///
-    /// Any other answer that reports nothing costs nothing. A successful one that broke off before anything was
+    /// Any other answer that reports nothing costs nothing, and so does a stream that ended in an error. A successful one that broke off before anything was
     /// reported costs what its bytes and those of the request come to, each three of them a token, and at most the
     /// hold; where the upstream says amounts, the hold.
     #[must_use]
@@ -165,12 +165,17 @@ impl Gauge {
             (By::Bytes | By::Seconds, _) => self.measured(elapsed),
             (_, Known::Cost(cost)) => cost,
             (_, Known::Faulty) => self.hold,
-            (_, Known::Nothing) if !self.is_success => Raw::ZERO,
+            (_, Known::Nothing) if !self.is_success || self.has_failed() => Raw::ZERO,
             (By::Reports(..) | By::Header(_), Known::Nothing) => match ending {
                 Ending::BrokenOff if !self.says_amount => self.estimate(),
                 Ending::BrokenOff | Ending::Whole => self.hold,
             },
         }
+    }
+
+    /// Whether an event has said that the answer failed, of which the status could say nothing.
+    const fn has_failed(&self) -> bool {
+        matches!(&self.by, By::Reports(_, tally) if tally.has_failed())
     }
 
     /// The memory that is kept of the answer, in bytes.
@@ -299,6 +304,7 @@ fn openai_places(are_events: bool) -> Places {
         place!(Model: "model"),
         place!(Usage: "usage"),
         place!(Type: "type"),
+        place!(Error: "error"),
         place!(ModelWithin: "response" / "model"),
         place!(UsageWithin: "response" / "usage"),
         place!(Text: "delta"),

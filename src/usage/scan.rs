@@ -23,6 +23,8 @@ pub(super) enum Role {
     Usage,
     /// The type of an event.
     Type,
+    /// What went wrong in a stream.
+    Error,
     /// The model and the usage of what an event is about.
     ModelWithin,
     UsageWithin,

@@ -25,6 +25,8 @@ pub(super) struct Tally {
     reported: Option<Reported>,
     /// Whether the last report could not be read, or contradicted itself.
     is_faulty: bool,
+    /// Whether an event has said that the answer failed.
+    has_failed: bool,
 }
 
 /// Counts as they are reported, which is not how they are charged.
@@ -54,12 +56,17 @@ struct Faulty;
 
 impl Tally {
     pub(super) const fn new(format: Format) -> Self {
-        Self { format, model: None, reported: None, is_faulty: false }
+        Self { format, model: None, reported: None, is_faulty: false, has_failed: false }
     }
 
     /// The model that the answer names.
     pub(super) fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    /// Whether an event has said that the answer failed.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// The same, with nothing reported.
@@ -96,7 +103,10 @@ impl Tally {
     /// Some servers report in each event what was used so far: the last report counts.
     fn openai(&mut self, json: &Scanner) -> Result<(), Faulty> {
         // An event of the responses API is about a response.
-        let is_within = word(json.taken(Role::Type)).is_some_and(|it| it.starts_with("response."));
+        let kind = word(json.taken(Role::Type)).unwrap_or_default();
+        let is_within = kind.starts_with("response.");
+        let has_error = !matches!(json.taken(Role::Error), Taken::Nothing | Taken::Value(b"null"));
+        self.has_failed |= has_error || kind == "response.failed" || kind == "error";
         let (model, usage) =
             if is_within { (Role::ModelWithin, Role::UsageWithin) } else { (Role::Model, Role::Usage) };
         self.name(json.taken(model));

@@ -11,6 +11,7 @@ use reqwest::Response;
 
 use crate::nano::{Account, BlockHash, Raw, Signature, StateBlock, Threshold};
 use crate::payment::Mechanism;
+use crate::routes::RouteName;
 use crate::x402::payment_identifier::PaymentIdentifier;
 use crate::x402::{
     MAX_HEADER_BYTES, Malformed, NanoOffer, NanoOffers, PaymentProof, ProofRequest, decode_header,
@@ -120,7 +121,13 @@ impl PayableEntry {
     }
 
     pub(super) fn route(&self) -> Option<String> {
-        self.offer.route.clone()
+        let route = self.offer.route.as_deref()?;
+        Some(RouteName::new(route).without_purse().as_str().to_owned())
+    }
+
+    /// Whether what is paid can be added to a purse whose token comes with it.
+    pub(super) fn adds_to_purse(&self) -> bool {
+        self.offer.route.as_deref().is_some_and(|it| RouteName::new(it).adds_to().is_some())
     }
 
     /// The message that `nanoSignature` signs for `hash`; `None` for the other mechanisms.

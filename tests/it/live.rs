@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::serve::write_private;
 
-/// What the demo pays: 0.0014 XNO.
-const COST: Raw = Raw::new(1_400_000_000_000_000_000_000_000_000);
+/// What the demo pays: 0.0024 XNO.
+const COST: Raw = Raw::new(2_400_000_000_000_000_000_000_000_000);
 
 struct Site {
     folder: TempDir,
@@ -85,8 +85,8 @@ async fn the_demo_says_what_it_costs_pays_and_sends_everything_back() {
     assert_eq!(code, Some(0), "{said}");
     let place = |words: &str| said.find(words).unwrap_or_else(|| panic!("{words:?} is not in\n{said}"));
     assert!(place("What this costs") < place("1. Unpaid"), "{said}");
-    assert!(place("0.0014 XNO") < place("1. Unpaid") && place(&site.payer.to_string()) < place("1. Unpaid"));
-    assert!(place("6. The upstream fails") < place("Sent back: 0.0014 XNO"), "{said}");
+    assert!(place("0.0024 XNO") < place("1. Unpaid") && place(&site.payer.to_string()) < place("1. Unpaid"));
+    assert!(place("7. Tokens of a model") < place("Sent back: 0.0024 XNO"), "{said}");
     assert_eq!(site.holdings(), funds);
     assert_eq!(site.waiting(), COST, "what was said is what was paid, and has come back");
     // A second time with what came back; the addresses are the same.
@@ -123,7 +123,7 @@ async fn a_demo_that_fails_or_is_ended_sends_back_what_it_paid() {
     });
     let (status, said) = crate::patience::within(Duration::from_secs(120), "it ends", ended).await.unwrap();
     assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.contains("Sent back: ") && !said.contains("6. The upstream fails"), "{said}");
+    assert!(said.contains("Sent back: ") && !said.contains("7. Tokens of a model"), "{said}");
     assert_eq!(site.holdings(), COST, "{said}");
 
     // By a node that refuses what the third step asks of it, after the second has paid.
@@ -155,7 +155,7 @@ async fn a_demo_that_cannot_begin_moves_no_money() {
     let site = Site::new(Raw::new(5)).await;
     let (code, said) = site.run().await;
     assert_eq!(code, Some(69), "{said}");
-    assert!(said.contains("0.0014 XNO") && said.contains(&site.payer.to_string()), "{said}");
+    assert!(said.contains("0.0024 XNO") && said.contains(&site.payer.to_string()), "{said}");
     let site = Site::new(Raw::ZERO).await;
     assert_eq!(site.run().await.0, Some(69));
     let output = Command::new(env!("CARGO_BIN_EXE_faregate"))

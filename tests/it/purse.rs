@@ -16,6 +16,7 @@ use crate::rig::{Ending, PLENTY, Plan, Rig, error, header, offers};
 use crate::scripted::Reply;
 
 mod payers;
+mod topping_up;
 
 /// One raw for a token of input, four for one of output; the purse has 10,000.
 const ROUTES: &str = r#"

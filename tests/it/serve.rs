@@ -693,7 +693,16 @@ async fn even_the_most_talkative_log_keeps_what_opens_doors() {
 async fn the_demo_shows_itself() {
     let ended = run(&["demo", "--once"]).await;
     assert_eq!(ended.status.code(), Some(0), "{}", said(&ended.stderr));
-    assert!(said(&ended.stdout).contains("402"), "{}", said(&ended.stdout));
+    let told = said(&ended.stdout);
+    assert!(told.contains("402"), "{told}");
+    // A millionth of an XNO for a token of input, four for one of output.
+    for line in [
+        "200, 1 token of input and 3 of output: it cost 0.000013 XNO, 0.000987 XNO left",
+        "200, 7 tokens of input and 9 of output: it cost 0.000043 XNO, 0.000944 XNO left",
+        "402 CAPABILITY_EXHAUSTED: 1000 tokens could cost more than 0.000944 XNO",
+    ] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
 }
 
 #[tokio::test]

@@ -20,9 +20,9 @@ use crate::ledger::work::{WorkSource, expected_tries};
 use crate::nano::{Account, Raw, Thresholds};
 use crate::vault::Vault;
 
-/// How many payments the story makes, and what they cost together, in raw: four at 0.0001 XNO and one at 0.001 XNO.
-const PAYMENTS: u32 = 5;
-const COST: Raw = Raw::new(1_400_000_000_000_000_000_000_000_000);
+/// How many payments the story makes, and what they cost together, in raw: four at 0.0001 XNO and two at 0.001 XNO.
+const PAYMENTS: u32 = 6;
+const COST: Raw = Raw::new(2_400_000_000_000_000_000_000_000_000);
 /// How long a call to a node may take, as in a configuration.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sending everything back may take; each block needs work and a confirmation.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::live::Live;
 use super::network::Network;
-use super::upstream::DemoApi;
+use super::upstream::{DemoApi, INPUT, MODEL, OUTPUT};
 use crate::assemble::{self, Services};
 use crate::cli::failure::Failure;
 use crate::clock::Clock;
@@ -155,6 +155,14 @@ routes:
   - {{ match: "GET /v1/quote/{{symbol}}", upstream: quotes, price: 0.0001 XNO }}
   - {{ name: search, match: "/v1/search/**", upstream: quotes, price: 0.001 XNO, grants: {{ requests: 5, within: 1h }} }}
   - {{ match: "/v1/flaky", upstream: quotes, price: 0.0001 XNO }}
+  - match: POST /v1/chat/completions
+    name: chat
+    upstream: quotes
+    meter:
+      deposit: 0.001 XNO
+      usage: openai
+      rates: {{ {MODEL}: {{ input: {INPUT} XNO, output: {OUTPUT} XNO, per: 1M }} }}
+      hold: 0.0001 XNO
   - {{ match: "/docs/**", upstream: quotes, free: true }}
 "#
     )

@@ -1,22 +1,35 @@
 //! The demo's story, step by step. A step that does not end as expected is an error.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, Request, Url};
+use serde_json::{Value, json};
 
 use super::stage::Stage;
+use super::upstream::{INPUT, MODEL, OUTPUT};
 use crate::cli::failure::Failure;
+use crate::cli::words::counted;
 use crate::ledger::node::NodeSetupError;
 use crate::nano::Raw;
 use crate::outbound;
 use crate::payment::Mechanism;
 use crate::vault::{Vault, VaultError};
-use crate::wallet::{Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
+use crate::wallet::{Capability, Paid, Wallet, WalletError, WalletOptions, WalletSetupError};
 use crate::x402::{self, NanoOffers, SettlementResponse};
 
 /// The most that the demo's wallet pays for one request, in raw: 0.01 XNO.
 const MAX: Raw = Raw::new(10_000_000_000_000_000_000_000_000_000);
+
+/// What a millionth of an XNO is, in raw: what a token costs for each XNO that a million cost.
+const MILLIONTH: u128 = 1_000_000_000_000_000_000_000_000;
+/// The most tokens that an answer may have, and the most that the last one of the story may have, which is too much.
+const MAX_TOKENS: u32 = 50;
+const TOO_MANY_TOKENS: u32 = 1000;
+/// How often it is looked what is left in a purse, and the pause between two looks.
+const LOOKS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a step did not end as expected.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +74,8 @@ pub(super) async fn tell(stage: &Stage, out: &mut impl Write) -> Result<(), Stor
     pays(stage, out, "3. Paid with nanoSignature", Mechanism::NanoSignature).await?;
     many_uses(stage, out).await?;
     replay(stage, out).await?;
-    upstream_fails(stage, out).await
+    upstream_fails(stage, out).await?;
+    tokens(stage, out).await
 }
 
 fn client() -> Result<Client, StoryError> {
@@ -160,6 +174,73 @@ async fn upstream_fails(stage: &Stage, out: &mut impl Write) -> Result<(), Story
     Ok(())
 }
 
+async fn tokens(stage: &Stage, out: &mut impl Write) -> Result<(), StoryError> {
+    let step = "7. Tokens of a model, for what they cost";
+    writeln!(out, "{step}: POST /v1/chat/completions")?;
+    let missing = |what| StoryError::Missing { step, what };
+    let wallet = wallet(stage, None)?;
+    let first = wallet.request(ask(stage, "Hello.", MAX_TOKENS)?).await?;
+    let payment = first.payment().ok_or(missing("the payment"))?;
+    writeln!(out, "   paid {} with block {}: it is in a purse", payment.amount.xno(), payment.hash)?;
+    let purse = first.capability.clone().ok_or(missing("the purse"))?;
+    let left = completed(step, out, first, payment.amount).await?;
+    let second = wallet.request(ask(stage, "How much do so many words cost?", MAX_TOKENS)?).await?;
+    same(step, "false".to_owned(), second.payment().is_some().to_string())?;
+    let left = completed(step, out, second, left).await?;
+    // What it could cost is more than is left, so that the model is not asked.
+    let told = format!("the purse has {left} raw left,");
+    let mut said = String::new();
+    // What an answer cost is taken when it has been sent, which may be a moment later.
+    for _ in 0..LOOKS {
+        said = refused(step, stage, &purse).await?;
+        if said.contains(&told) {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    if !said.contains(&told) {
+        return Err(StoryError::Value { step, expected: told, found: said });
+    }
+    writeln!(
+        out,
+        "   402 CAPABILITY_EXHAUSTED: {TOO_MANY_TOKENS} tokens could cost more than {}\n",
+        left.xno()
+    )?;
+    Ok(())
+}
+
+/// Asks for more than is in the purse, and expects a bill. Gives what it says.
+async fn refused(step: &'static str, stage: &Stage, purse: &Capability) -> Result<String, StoryError> {
+    let mut request = ask(stage, "Tell me everything.", TOO_MANY_TOKENS)?;
+    let token = HeaderValue::from_str(purse.token());
+    let token = token.map_err(|_| StoryError::Missing { step, what: "the token" })?;
+    request.headers_mut().insert("PAYMENT-CAPABILITY", token);
+    let response = client()?.execute(request).await?;
+    expect(step, StatusCode::PAYMENT_REQUIRED, response.status())?;
+    let body: Value = response.json().await?;
+    Ok(body.get("message").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+/// Expects an answer of the model that is paid from a purse with so much in it. Prints what it cost; gives what is left.
+async fn completed(
+    step: &'static str,
+    out: &mut impl Write,
+    paid: Paid,
+    before: Raw,
+) -> Result<Raw, StoryError> {
+    expect(step, StatusCode::OK, paid.response.status())?;
+    let answer: Value = paid.response.json().await?;
+    let count = |it| answer.pointer(it).and_then(Value::as_u64).unwrap_or_default();
+    let (input, output) = (count("/usage/prompt_tokens"), count("/usage/completion_tokens"));
+    let price = u128::from(input).saturating_mul(INPUT.into());
+    let price = price.saturating_add(u128::from(output).saturating_mul(OUTPUT.into()));
+    let cost = Raw::new(price.saturating_mul(MILLIONTH));
+    let left = before.checked_sub(cost).unwrap_or(Raw::ZERO);
+    let (input, cost, rest) = (counted(input, "token"), cost.xno(), left.xno());
+    writeln!(out, "   200, {input} of input and {output} of output: it cost {cost}, {rest} left")?;
+    Ok(left)
+}
+
 /// Expects status 200, and a payment if it `costs` something. Prints the answer; gives its headers.
 async fn served(
     step: &'static str,
@@ -198,6 +279,16 @@ fn url(stage: &Stage, path: &str) -> Result<Url, StoryError> {
 
 fn get(stage: &Stage, path: &str) -> Result<Request, StoryError> {
     Ok(Request::new(Method::GET, url(stage, path)?))
+}
+
+/// Asks the model.
+fn ask(stage: &Stage, words: &str, most: u32) -> Result<Request, StoryError> {
+    let body =
+        json!({ "model": MODEL, "max_tokens": most, "messages": [{ "role": "user", "content": words }] });
+    let mut request = Request::new(Method::POST, url(stage, "/v1/chat/completions")?);
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    *request.body_mut() = Some(body.to_string().into());
+    Ok(request)
 }
 
 fn bill(step: &'static str, headers: &HeaderMap) -> Result<NanoOffers, StoryError> {

@@ -8,7 +8,13 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::{Value, json};
 
-/// Answers quotes and searches; `/v1/flaky` fails at every other request, beginning with the first.
+/// The model that tokens are sold of, and what a million of them cost, in XNO: of input and of output.
+pub(super) const MODEL: &str = "parrot";
+pub(super) const INPUT: u32 = 1;
+pub(super) const OUTPUT: u32 = 4;
+
+/// Answers quotes and searches; `/v1/flaky` fails at every other request, beginning with the first. And a model, which
+/// says what it was told.
 #[derive(Debug, Default)]
 pub(super) struct DemoApi {
     flaky: AtomicU64,
@@ -19,7 +25,7 @@ impl ServeHttp for DemoApi {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         // One request a connection: the demo's end would wait for an idle one.
         session.set_keepalive(None);
-        let path = session.req_header().uri.path();
+        let path = session.req_header().uri.path().to_owned();
         let (status, body) = if let Some(symbol) = path.strip_prefix("/v1/quote/") {
             (StatusCode::OK, json!({ "symbol": symbol, "price": "1.17" }))
         } else if let Some(words) = path.strip_prefix("/v1/search/") {
@@ -31,6 +37,8 @@ impl ServeHttp for DemoApi {
                 }
                 false => (StatusCode::OK, json!({ "answer": 42 })),
             }
+        } else if path == "/v1/chat/completions" {
+            (StatusCode::OK, completion(&body(session).await))
         } else if path.starts_with("/docs/") {
             (StatusCode::OK, json!({ "docs": "GET /v1/quote/{symbol}, GET /v1/search/{words}" }))
         } else {
@@ -38,6 +46,27 @@ impl ServeHttp for DemoApi {
         };
         answer(status, &body)
     }
+}
+
+async fn body(session: &mut ServerSession) -> Value {
+    let mut body = Vec::new();
+    while let Ok(Some(part)) = session.read_request_body().await {
+        body.extend_from_slice(&part);
+    }
+    serde_json::from_slice(&body).unwrap_or_default()
+}
+
+/// A chat completion as OpenAI's API has it, of a model whose tokens are words.
+fn completion(asked: &Value) -> Value {
+    let told = asked.pointer("/messages/0/content").and_then(Value::as_str).unwrap_or_default();
+    let said = format!("You said: {told}");
+    let (input, output) = (told.split_whitespace().count(), said.split_whitespace().count());
+    json!({
+        "object": "chat.completion",
+        "model": MODEL,
+        "choices": [{ "index": 0, "message": { "role": "assistant", "content": said }, "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": input, "completion_tokens": output },
+    })
 }
 
 fn answer(status: StatusCode, body: &Value) -> Response<Vec<u8>> {

@@ -112,7 +112,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
         if self.try_take(held, wish) {
             return Ok(self.taken(held, wish));
         }
-        if held.meter().is_spent(wish.amount) {
+        if held.meter().is_spent(wish.amount, self.clock.now()) {
             return Err(used_up(&held.meter()));
         }
         // Boxed: what a future may hold is copied with each request.
@@ -143,7 +143,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
     pub(super) fn take_in_first(&self, held: &Arc<CachedCapability>, lease: Lease) -> Arc<CachedCapability> {
         let mut out = self.out();
         let held = Arc::clone(out.entry(held.record().id).or_insert_with(|| Arc::clone(held)));
-        held.meter().take_in_first(lease);
+        held.meter().take_in_first(lease, self.clock.now());
         held
     }
 
@@ -176,7 +176,7 @@ impl<S: Meters + StoreHealth> Leases<S> {
                 return Ok(self.taken(held, wish));
             }
             let meter = held.meter();
-            if meter.is_spent(amount) {
+            if meter.is_spent(amount, self.clock.now()) {
                 return Err(used_up(&meter));
             }
             // Other requests took what was leased. There may be more, and what was given back
@@ -314,8 +314,9 @@ impl<S: Meters + StoreHealth> Leases<S> {
         held: &Arc<CachedCapability>,
         request: LeaseRequest,
     ) -> Result<u128, StoreError> {
-        let lease = self.store.lease(request, self.clock.now()).await?;
-        held.meter().take_in(lease, tally(&request));
+        let now = self.clock.now();
+        let lease = self.store.lease(request, now).await?;
+        held.meter().take_in(lease, tally(&request), now);
         Ok(lease.granted)
     }
 

@@ -5,7 +5,8 @@
 //! store, and when.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -30,7 +31,9 @@ const REDIRECTS_FORGIVEN: u32 = 5;
 pub struct CachedCapability {
     record: CapabilityRecord,
     purchase: Purchase,
-    text: OnceLock<CapabilityText>,
+    /// In Unix seconds: the record's, or later since a payment was added.
+    expires_at: AtomicU64,
+    text: Mutex<Option<CapabilityText>>,
     meter: Mutex<Meter>,
     /// Lease calls are made one after the other. Holds the call whose outcome is unknown.
     pub(super) calls: tokio::sync::Mutex<Option<Box<LeaseRequest>>>,
@@ -44,9 +47,10 @@ impl CachedCapability {
     pub(super) fn new(record: CapabilityRecord, purchase: Purchase, lease: Lease, now: UnixSeconds) -> Self {
         let meter = Meter::new(record.unit, lease, record.revoked, now);
         Self {
+            expires_at: AtomicU64::new(record.expires_at.0),
             record,
             purchase,
-            text: OnceLock::new(),
+            text: Mutex::new(None),
             meter: Mutex::new(meter),
             calls: tokio::sync::Mutex::new(None),
         }
@@ -63,15 +67,33 @@ impl CachedCapability {
         &self.purchase
     }
 
-    /// What is said of it with each request, if somebody has said it with [`CachedCapability::said_as`].
+    /// The first instant at which it is no longer good, as far as is known here.
     #[must_use]
-    pub fn said(&self) -> Option<&CapabilityText> {
-        self.text.get()
+    pub fn expires_at(&self) -> UnixSeconds {
+        UnixSeconds(self.expires_at.load(Ordering::Relaxed))
+    }
+
+    /// A payment was added to it, so that it is good until `until` at least. What is said of it is made again.
+    pub fn is_good_until(&self, until: UnixSeconds) {
+        if self.expires_at.fetch_max(until.0, Ordering::Relaxed) < until.0 {
+            *self.text() = None;
+        }
+    }
+
+    /// There is more in it than was known.
+    pub fn was_topped_up(&self) {
+        self.meter().asked_at = UnixSeconds(0);
+    }
+
+    /// Whether a client presents the token that was said with [`CachedCapability::said_as`].
+    #[must_use]
+    pub fn is_presented(&self, token: &str) -> bool {
+        self.text().as_ref().is_some_and(|it| it.is_presented(token))
     }
 
     /// What is said of it with each request, which `make` writes once.
-    pub fn said_as(&self, make: impl FnOnce() -> CapabilityText) -> &CapabilityText {
-        self.text.get_or_init(make)
+    pub fn said_as(&self, make: impl FnOnce() -> CapabilityText) -> CapabilityText {
+        self.text().get_or_insert_with(make).clone()
     }
 
     /// What is left without what is under way, as far as is known here.
@@ -90,6 +112,11 @@ impl CachedCapability {
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.meter().revoked
+    }
+
+    // Held while it is compared, copied or made: no await while it is locked.
+    fn text(&self) -> MutexGuard<'_, Option<CapabilityText>> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A few additions: no await and no panic while it is locked.
@@ -116,8 +143,10 @@ pub(super) struct Meter {
     revoked: bool,
     /// Whether this capability is in the list of those to report.
     queued: bool,
-    /// Whether the store has said how many are left.
-    asked: bool,
+    /// When the store last said how much is left; 0 if it has not.
+    asked_at: UnixSeconds,
+    /// Whether more can be bought: what the store said is then true for the second in which it said it.
+    grows: bool,
     /// Whether the uses leased with the grant were added.
     has_first: bool,
 }
@@ -145,7 +174,8 @@ impl Meter {
             redirects: 0,
             revoked: revoked || lease.revoked,
             queued: false,
-            asked: lease.expires_at > UnixSeconds(0),
+            asked_at: if lease.expires_at > UnixSeconds(0) { now } else { UnixSeconds(0) },
+            grows: unit == Unit::Raw,
             has_first: lease.granted > 0,
         }
     }
@@ -163,9 +193,10 @@ impl Meter {
     }
 
     /// Whether `amount` is not left anywhere and cannot come back.
-    pub(super) fn is_spent(&self, amount: u128) -> bool {
+    pub(super) fn is_spent(&self, amount: u128, now: UnixSeconds) -> bool {
         let counts = self.counts.read();
-        self.revoked || (self.asked && counts.remaining().saturating_add(counts.reserved) < amount)
+        let is_known = self.asked_at > UnixSeconds(0) && (!self.grows || self.asked_at == now);
+        self.revoked || (is_known && counts.remaining().saturating_add(counts.reserved) < amount)
     }
 
     pub(super) const fn is_revoked(&self) -> bool {
@@ -336,15 +367,15 @@ impl Meter {
 
     /// Adds the uses leased with the grant, unless they were added: a repeated grant gets the same answer
     /// again.
-    pub(super) fn take_in_first(&mut self, lease: Lease) {
+    pub(super) fn take_in_first(&mut self, lease: Lease, now: UnixSeconds) {
         if std::mem::replace(&mut self.has_first, true) {
             return;
         }
-        self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 });
+        self.take_in(lease, UseTally { used: 0, returned: 0, broken: 0 }, now);
     }
 
-    /// Adds the store's answer to a tally.
-    pub(super) fn take_in(&mut self, lease: Lease, tally: UseTally) {
+    /// Adds the store's answer to a tally, of `now`.
+    pub(super) fn take_in(&mut self, lease: Lease, tally: UseTally, now: UnixSeconds) {
         self.change(|counts| {
             counts.available = counts.available.saturating_add(lease.granted);
             counts.returning = counts.returning.saturating_sub(tally.returned);
@@ -355,7 +386,7 @@ impl Meter {
         self.lapses_at = lease.expires_at;
         // A revocation by another instance takes effect here with the first answer that shows it.
         self.revoked |= lease.revoked;
-        self.asked = true;
+        self.asked_at = now;
     }
 }
 
@@ -588,7 +619,7 @@ mod tests {
         let tally = meter.draw_up(true, NOW);
         assert_eq!((tally.used, tally.returned), (0, 2));
         assert!(meter.is_out(), "uses are on their way back");
-        meter.take_in(NOTHING, tally);
+        meter.take_in(NOTHING, tally, NOW);
         assert!(!meter.is_out(), "they are back");
 
         let mut meter = without();
@@ -615,23 +646,24 @@ mod tests {
 
     #[test]
     fn a_capability_is_spent_when_no_use_is_left_anywhere() {
-        assert!(without().is_spent(1));
-        assert!(!with(1).is_spent(1), "one is here");
+        assert!(without().is_spent(1, NOW));
+        assert!(!with(1).is_spent(1, NOW), "one is here");
         for left in [Lease { remaining: 1, ..NOTHING }, Lease { elsewhere: 1, ..NOTHING }] {
-            assert!(!Meter::new(Unit::Use, left, false, NOW).is_spent(1), "{left:?}");
+            assert!(!Meter::new(Unit::Use, left, false, NOW).is_spent(1, NOW), "{left:?}");
         }
         let unasked = Lease { expires_at: UnixSeconds(0), ..NOTHING };
-        assert!(!Meter::new(Unit::Use, unasked, false, NOW).is_spent(1), "the store was not asked");
-        assert!(Meter::new(Unit::Use, unasked, true, NOW).is_spent(1), "it is revoked");
+        assert!(!Meter::new(Unit::Use, unasked, false, NOW).is_spent(1, NOW), "the store was not asked");
+        assert!(Meter::new(Unit::Use, unasked, true, NOW).is_spent(1, NOW), "it is revoked");
         assert!(
-            Meter::new(Unit::Use, Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW).is_spent(1)
+            Meter::new(Unit::Use, Lease { remaining: 1, revoked: true, ..NOTHING }, false, NOW)
+                .is_spent(1, NOW)
         );
         let mut meter = with(1);
         assert!(meter.take(1, NOW, false));
-        assert!(!meter.is_spent(1), "a request has it");
+        assert!(!meter.is_spent(1, NOW), "a request has it");
         let mut meter = with(1);
         meter.draw_up(true, NOW);
-        assert!(!meter.is_spent(1), "it is on its way back");
+        assert!(!meter.is_spent(1, NOW), "it is on its way back");
     }
 
     #[test]
@@ -673,7 +705,7 @@ mod tests {
         meter.put_back(1);
         let again = meter.draw_up(true, NOW);
         assert_eq!((again.used, again.returned, again.broken), (2, 1, 3));
-        meter.take_in(NOTHING, again);
+        meter.take_in(NOTHING, again, NOW);
         assert_eq!(meter.remaining(), 0);
     }
 
@@ -681,13 +713,13 @@ mod tests {
     fn the_stores_answer_replaces_what_was_known() {
         let mut meter = with(1);
         let answer = Lease { granted: 2, remaining: 3, elsewhere: 4, broken: 3, ..NOTHING };
-        meter.take_in(Lease { expires_at: NOW.plus(20), ..answer }, NOTHING_REPORTED);
+        meter.take_in(Lease { expires_at: NOW.plus(20), ..answer }, NOTHING_REPORTED, NOW);
         assert_eq!((meter.remaining(), meter.stored()), (10, 3));
         assert!(!meter.forgives(), "three answers broke off");
         assert!(!meter.is_ageing(9, NOW.plus(10)) && meter.is_ageing(10, NOW.plus(10)));
-        meter.take_in(Lease { revoked: true, ..answer }, NOTHING_REPORTED);
-        meter.take_in(answer, NOTHING_REPORTED);
-        assert!(meter.is_spent(1) && !meter.take(1, NOW, false), "revoked for ever");
+        meter.take_in(Lease { revoked: true, ..answer }, NOTHING_REPORTED, NOW);
+        meter.take_in(answer, NOTHING_REPORTED, NOW);
+        assert!(meter.is_spent(1, NOW) && !meter.take(1, NOW, false), "revoked for ever");
     }
 
     #[test]
@@ -705,8 +737,8 @@ mod tests {
     fn the_uses_of_a_grant_are_added_once() {
         let mut meter = without();
         let lease = Lease { granted: 2, remaining: 3, ..NOTHING };
-        meter.take_in_first(lease);
-        meter.take_in_first(lease);
+        meter.take_in_first(lease, NOW);
+        meter.take_in_first(lease, NOW);
         assert_eq!(meter.remaining(), 5);
     }
 }

@@ -15,7 +15,7 @@ use crate::nano::UnixSeconds;
 use crate::routes::Unit;
 use crate::store::columns::{self, Columns, SHARE_COLUMNS};
 use crate::store::encoding::{amounts, hashes_from, stored, stored_name};
-use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability, ToppedUp};
 use crate::store::{
     CapabilityId, CapabilityRecord, Grantee, Holder, Intent, Lease, LeaseRequest, OutstandingGrants,
     PaymentRecord,
@@ -152,7 +152,16 @@ pub(super) async fn open(
     now: UnixSeconds,
 ) -> Result<(CapabilityRecord, Lease), Fault> {
     refuse_taken(transaction, grantee.id).await?;
-    let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
+    let mut record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
+    if let Some(id) = payment.intent.adds_to()
+        && let Some(purse) = by_id(transaction, id, "FOR UPDATE OF k").await?
+        && let Some(ToppedUp { counts, expires_at }) = purse.top_up(&mut record, now)
+    {
+        let (_, balance) = amounts(Unit::Raw, [counts.stock, counts.spent]);
+        let sql = "UPDATE capabilities SET balance = $2, expires_at = $3 WHERE payment = $1";
+        let values: [&(dyn ToSql + Sync); 3] = [&stored(purse.payment), &balance, &stored(expires_at.0)];
+        query(transaction, sql, &values).await?;
+    }
     let sql =
         "INSERT INTO capabilities (payment, name, uses, expires_at, balance) VALUES ($1, $2, $3, $4, $5)";
     let ([uses, _], balance) = amounts(record.unit, [record.stock, 0]);

@@ -101,9 +101,10 @@ async fn begin_together(client: &Client, calls: Arc<Vec<Beginning>>) -> Result<V
 /// Grants the payments that have nothing in their way: new ones, and those in the journal that are not
 /// granted, for the same challenge and without a client's id.
 async fn grant_together(client: &Client, calls: Arc<Vec<Granting>>) -> Result<Vec<Option<Grant>>, Fault> {
-    let openings: Vec<Opening> =
-        calls.iter().map(|it| Opening::new(&it.intent, it.grantee, it.now)).collect();
-    let items = calls.iter().map(|it| (&it.intent, it.now));
+    // What is added to a purse is granted alone, with that purse locked.
+    let plain = || calls.iter().filter(|it| it.intent.adds_to().is_none());
+    let openings: Vec<Opening> = plain().map(|it| Opening::new(&it.intent, it.grantee, it.now)).collect();
+    let items = plain().map(|it| (&it.intent, it.now));
     let mut arrays = journal::arrays(items, PaymentState::Granted);
     arrays.extend(capabilities::opening_arrays(&openings));
     let sql = format!(
@@ -123,11 +124,12 @@ async fn grant_together(client: &Client, calls: Arc<Vec<Granting>>) -> Result<Ve
         ) {OPEN} SELECT sequence, block FROM granted"
     );
     let written = written(apply_batch(client, &sql, &arrays).await?)?;
-    let answer = |opening: Opening| {
-        let Opening { record, lease, .. } = opening;
+    let mut openings = openings.into_iter().peekable();
+    let answer = |call: &Granting| {
+        let Opening { record, lease, .. } = openings.next_if(|it| it.record.block == call.intent.block)?;
         written.contains_key(&record.block).then_some(Grant::Granted { record, lease, fresh: true })
     };
-    Ok(openings.into_iter().map(answer).collect())
+    Ok(calls.iter().map(answer).collect())
 }
 
 /// The numbers of the payments that a batch wrote.
@@ -218,6 +220,12 @@ async fn grant(client: &mut Client, call: Arc<Granting>) -> Result<Grant, Fault>
         }
         GrantStep::Insert => {
             capabilities::refuse_taken(&transaction, grantee.id).await?;
+            if intent.adds_to().is_some() {
+                drop(transaction);
+                // Granted from the journal, by the next attempt.
+                begin(client, Arc::new(Beginning { intent: intent.clone(), now })).await?;
+                return Err(Fault::Overtaken("the payment was journalled to be granted".to_owned()));
+            }
             None
         }
     };

@@ -7,7 +7,7 @@ use crate::nano::UnixSeconds;
 use crate::routes::Unit;
 use crate::store::columns::{self, SHARE_COLUMNS};
 use crate::store::encoding::{amounts, hashes_from, stored, stored_name};
-use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability};
+use crate::store::escrow::{Changes, Counts, Escrow, Share, StoredCapability, ToppedUp};
 use crate::store::{
     CapabilityId, CapabilityRecord, Grantee, Lease, LeaseRequest, OutstandingGrants, PaymentRecord,
 };
@@ -53,7 +53,14 @@ pub(super) fn open(
     if let Some(other) = by_id(db, grantee.id)? {
         return Err(Fault::Unfit(format!("payment {} bought the capability of this id", other.record.block)));
     }
-    let record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
+    let mut record = CapabilityRecord::bought(&payment.intent, grantee.id, now);
+    if let Some(purse) = payment.intent.adds_to().map_or(Ok(None), |it| by_id(db, it))?
+        && let Some(ToppedUp { counts, expires_at }) = purse.top_up(&mut record, now)
+    {
+        let (_, balance) = amounts(Unit::Raw, [counts.stock, counts.spent]);
+        db.prepare_cached("UPDATE capabilities SET balance = ?2, expires_at = ?3 WHERE payment = ?1")?
+            .execute(params![stored(purse.payment), balance, stored(expires_at.0)])?;
+    }
     let ([uses, _], balance) = amounts(record.unit, [record.stock, 0]);
     db.prepare_cached(
         "INSERT INTO capabilities (payment, name, uses, expires_at, balance) VALUES (?1, ?2, ?3, ?4, ?5)",

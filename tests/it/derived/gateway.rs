@@ -71,7 +71,7 @@ async fn a_token_that_was_handed_on_spends_from_the_same_capability_and_opens_le
     let access = json!({ "x402Version": 2, "payload": { "mode": "access", "credential": child } });
     let answer = rig.get("/v1/search/a", &[("PAYMENT-SIGNATURE", &encode_header(&access))]).await;
     assert_eq!((answer.status().as_u16(), capability(&answer)), (200, (child.clone(), 0)));
-    refused(&rig, "/v1/search/a", &child, "CAPABILITY_EXHAUSTED", "spent").await;
+    refused(&rig, "/v1/search/a", &child, "CAPABILITY_EXHAUSTED", "has not enough left").await;
     seconds.store(end, Ordering::SeqCst);
     refused(&rig, "/v1/search/a", &child, "CAPABILITY_EXPIRED", "was valid until").await;
     assert_eq!(rig.upstream.seen().len(), 5);

@@ -113,7 +113,7 @@ async fn a_payment_at_a_slow_node_takes_a_few_of_its_calls() {
     let challenge = bill.challenges.first().unwrap();
     let block = devnet.send_block(&key(1), challenge.offer().pay_to, Raw::new(5)).unwrap();
     let evidence = Evidence::Txn(block);
-    let proof = Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence };
+    let proof = Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence, beside: None };
     let watch = Stopwatch::start();
     let verdict = cashier.decide(ask(Presented::Proof(Box::new(proof)))).await;
     assert!(matches!(verdict, Verdict::Admit(_)), "{verdict:?}");

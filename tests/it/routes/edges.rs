@@ -138,3 +138,26 @@ fn an_empty_list_says_so() {
     assert!(Lines::default().is_empty());
     assert!(!tools(&["a"]).tools.is_empty());
 }
+
+#[test]
+fn a_name_says_which_purse_a_payment_adds_to_and_no_other_part_does() {
+    let route = RouteName::new("POST /v1/chat");
+    let adding = route.adding_to([0xab; 16]);
+    assert_eq!(adding.as_str(), format!("POST /v1/chat#+{}", "ab".repeat(16)));
+    assert_eq!((adding.adds_to(), adding.without_purse()), (Some([0xab; 16]), route.clone()));
+    assert_eq!((adding.configured(), adding.label()), (route.as_str(), route.as_str()));
+    assert_eq!(adding.adding_to([1; 16]), route.adding_to([1; 16]), "there is one at most");
+    let formerly = RouteName::new("chat").with_part_of(&adding);
+    assert_eq!(formerly.adds_to(), adding.adds_to());
+    for part in [
+        "tool:a",
+        "+",
+        "+abab",
+        &format!("+{}", "g".repeat(32)),
+        &format!("+{}", "a".repeat(34)),
+        "method:+x",
+    ] {
+        let other = route.part(part);
+        assert_eq!((other.adds_to(), other.without_purse()), (None, other.clone()), "{part}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Who uses the gateways of a simulation: honest payers by every mechanism, an eavesdropper who
 //! sees the whole network, a payer who cheats. And the accidents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Book {
     pub(super) served: BTreeMap<CapabilityId, i64>,
     /// Uses bought, by payment.
     pub(super) bought: BTreeMap<CapabilityId, i64>,
+    /// Payments that were added to a purse.
+    added: BTreeSet<BlockHash>,
     /// Answers that a crash may have forgotten.
     pub(super) forgiven: BTreeMap<CapabilityId, i64>,
     /// Answers that broke off and whose uses were given back, by payment.
@@ -56,10 +58,22 @@ fn tokens() -> (RouteName, Terms) {
     (RouteName::new("tokens"), Terms { amount: Raw::new(200), grants: Grants::of_balance(3600) })
 }
 
+impl Book {
+    /// What was bought, of which a request was admitted. A purse is first seen before anything is added to it.
+    fn note(&mut self, admitted: &Admitted, stock: i64) {
+        let bought = self.bought.entry(admitted.taken.held().record().id).or_insert(stock);
+        if let Some(added) = &admitted.added
+            && self.added.insert(added.record().block)
+        {
+            *bought += i64::try_from(added.purchase().terms.stock().1).unwrap();
+        }
+    }
+}
+
 /// How one request ended for its client.
 enum Answer {
-    /// What it cost: one use, or so many raw.
-    Served(u128),
+    /// What it cost: one use, or so many raw; and the token of what it was taken from.
+    Served(u128, String),
     /// The upstream failed; nothing was delivered.
     Failed,
     /// Come again.
@@ -118,8 +132,9 @@ impl Town {
 
     async fn forward(&self, instance: &Instance, admitted: Admitted, patient: bool) -> Answer {
         let id = admitted.taken.held().record().id;
+        let token = String::from_utf8(admitted.said.token().to_vec()).unwrap();
         let stock = i64::try_from(admitted.taken.held().record().stock).unwrap();
-        self.book.lock().unwrap().bought.insert(id, stock);
+        self.book.lock().unwrap().note(&admitted, stock);
         tokio::time::sleep(Duration::from_millis(5 + self.world.below(2_000))).await;
         if instance.life.is_over() {
             return Answer::Lost;
@@ -137,7 +152,7 @@ impl Town {
         let counted = i64::try_from(cost).unwrap();
         *self.book.lock().unwrap().served.entry(id).or_default() += counted;
         *instance.unreported.lock().unwrap().entry(id).or_default() += counted;
-        Answer::Served(cost)
+        Answer::Served(cost, token)
     }
 
     fn commit(admitted: Admitted) -> u128 {
@@ -184,6 +199,22 @@ impl Town {
         }
     }
 
+    /// As [`Town::bill`], for what is added to the purse with this token.
+    async fn bill_for(&self, ware: &(RouteName, Terms), mechanism: Mechanism, token: &str) -> Challenge {
+        // More than can be in it.
+        let hold = Some(Raw::new(u128::MAX));
+        loop {
+            let presented = Presented::Token(token.to_owned());
+            if let Answer::Bill(bill) = self.ask_for(ware, presented, hold, true).await
+                && let Some(challenge) = challenge_by(&bill, mechanism)
+            {
+                self.world.hold(challenge.adds_to().is_some(), || "a purse is not offered more".to_owned());
+                return challenge;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
     /// Kills an instance and starts another in its place.
     fn crash(self: &Arc<Self>, addresses: u32) {
         let fresh = Arc::new(Instance::start(&self.world, addresses));
@@ -210,7 +241,12 @@ pub(super) fn challenge_by(bill: &Bill, mechanism: Mechanism) -> Option<Challeng
 /// The proof by `nanoTxn`: the signed block.
 pub(super) fn txn_proof(challenge: &Challenge, block: StateBlock) -> Presented {
     let evidence = Evidence::Txn(block);
-    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+    Presented::Proof(Box::new(Proof {
+        nonce: challenge.nonce(),
+        offer: challenge.offer().clone(),
+        evidence,
+        beside: None,
+    }))
 }
 
 /// The proof by `nanoSignature`: a signature over the block and the challenge.
@@ -223,13 +259,23 @@ pub(super) fn signature_proof(
     let digest = faregate::nano::noms_digest(&nano_signature::message(block, challenge)).unwrap();
     let claim = nano_signature::SignatureEvidence { block, account, signature: key.sign(&digest) };
     let evidence = Evidence::Signature(claim);
-    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+    Presented::Proof(Box::new(Proof {
+        nonce: challenge.nonce(),
+        offer: challenge.offer().clone(),
+        evidence,
+        beside: None,
+    }))
 }
 
 /// The proof by `nanoSession` of `block`.
 fn session_proof(challenge: &Challenge, block: BlockHash) -> Presented {
     let evidence = Evidence::Session(nano_session::SessionEvidence { block, asked: Some(challenge.due()) });
-    Presented::Proof(Box::new(Proof { nonce: challenge.nonce(), offer: challenge.offer().clone(), evidence }))
+    Presented::Proof(Box::new(Proof {
+        nonce: challenge.nonce(),
+        offer: challenge.offer().clone(),
+        evidence,
+        beside: None,
+    }))
 }
 
 /// A block that was signed for a challenge.
@@ -249,16 +295,29 @@ pub(super) async fn honest(town: Arc<Town>, key: SecretKey, mechanism: Mechanism
     for _ in 0..purchases {
         let [cheap, dear] = wares();
         let ware = [cheap, dear, tokens()][town.world.below(3) as usize].clone();
-        let paid = buy(&town, &key, mechanism, &ware).await;
-        spent = spent.checked_add(paid).unwrap();
-        town.book.lock().unwrap().purchases += 1;
+        let mut purse = None;
+        loop {
+            let paid = buy(&town, &key, mechanism, &ware, &mut purse).await;
+            spent = spent.checked_add(paid).unwrap();
+            town.book.lock().unwrap().purchases += 1;
+            // A purse is topped up, again and again.
+            if purse.is_none() || town.world.chance(50) {
+                break;
+            }
+        }
         tokio::time::sleep(Duration::from_millis(town.world.below(3_000))).await;
     }
     spent
 }
 
-/// Buys one thing; what it cost.
-async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(RouteName, Terms)) -> Raw {
+/// Buys one thing, or adds to a purse that was bought before; what it cost.
+async fn buy(
+    town: &Arc<Town>,
+    key: &SecretKey,
+    mechanism: Mechanism,
+    ware: &(RouteName, Terms),
+    purse: &mut Option<String>,
+) -> Raw {
     let world = &town.world;
     let (unit, mut left) = ware.1.stock();
     let mut cost = ware.1.amount;
@@ -275,7 +334,10 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
                 last.clone()
             }
             (None, _) => {
-                let challenge = town.bill(ware, mechanism).await;
+                let challenge = match purse {
+                    Some(token) => town.bill_for(ware, mechanism, token).await,
+                    None => town.bill(ware, mechanism).await,
+                };
                 if world.is_unsettled(key.account())
                     || signed_for.iter().any(|it| world.truth(it.block.hash()).is_some())
                 {
@@ -291,11 +353,14 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
             }
         };
         let hash = paid.block.hash();
-        let presented = match mechanism {
+        let mut presented = match mechanism {
             Mechanism::NanoTxn => txn_proof(&paid.challenge, paid.block),
             Mechanism::NanoSignature => signature_proof(&paid.challenge, hash, key.account(), key),
             Mechanism::NanoSession => session_proof(&paid.challenge, hash),
         };
+        if let Presented::Proof(proof) = &mut presented {
+            proof.beside.clone_from(purse);
+        }
         world.present(hash, paid.challenge.nonce());
         let patient = impatience == 0 || !world.chance(10);
         if !patient {
@@ -304,7 +369,10 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
         // To the last raw: nothing of a purse is lost.
         let hold = (unit == Unit::Raw).then(|| Raw::new(left.min(1 + u128::from(world.below(40)))));
         match town.ask_for(ware, presented, hold, patient).await {
-            Answer::Served(used) => {
+            Answer::Served(used, token) => {
+                if unit == Unit::Raw {
+                    *purse = Some(token);
+                }
                 // After a crash there may be more in a purse than its owner knows.
                 left = left.saturating_sub(used);
                 cost = paid.challenge.due();
@@ -326,7 +394,7 @@ async fn buy(town: &Arc<Town>, key: &SecretKey, mechanism: Mechanism, ware: &(Ro
 pub(super) async fn use_up(town: &Town, ware: &(RouteName, Terms), token: &str, mut left: u32) {
     while left > 0 {
         match town.ask(ware, Presented::Token(token.to_owned()), true).await {
-            Answer::Served(_) => left -= 1,
+            Answer::Served(..) => left -= 1,
             Answer::Failed | Answer::Lost => {}
             Answer::Wait => tokio::time::sleep(Duration::from_millis(700)).await,
             Answer::Bill(bill) => {
@@ -414,7 +482,7 @@ pub(super) async fn eavesdropper(town: Arc<Town>, key: SecretKey) {
             };
             town.world.present(block.hash(), challenge.nonce());
             let answer = town.ask(ware, presented, true).await;
-            let got = matches!(answer, Answer::Served(_) | Answer::Failed);
+            let got = matches!(answer, Answer::Served(..) | Answer::Failed);
             town.world.hold(!got, || format!("the eavesdropper was served with {}", block.hash()));
             break;
         }

@@ -10,10 +10,10 @@ use faregate::routes::Metering;
 use faregate::store::capabilities::{
     BrokenAnswer, CachedCapability, Capabilities, LEASE_SECONDS, NoUse, Use, Wish,
 };
-use faregate::store::{LeaseRequest, Meters};
+use faregate::store::{Intent, LeaseRequest, Meters};
 
 use super::model::Model;
-use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, sent};
+use super::samples::{GOOD_FOR, NOW, USES, grantee, hash, holder, id, purse, sent};
 use crate::patience::eventually;
 
 fn instance(store: &Arc<Model>, number: u8) -> Capabilities<Model> {
@@ -47,6 +47,36 @@ async fn answers_that_break_off_are_counted_in_the_store() {
             }
         }
     }
+}
+
+/// A purse that was used up here is asked about again in the next second: a payment may have been added elsewhere.
+#[tokio::test]
+async fn what_is_added_to_a_purse_elsewhere_is_found() {
+    let store = Arc::new(Model::default());
+    let of_purse = |number| Intent { terms: purse(), amount: purse().amount, ..sent(hash(number), number) };
+    store.grant(&of_purse(1), grantee(hash(1), 9, 0), NOW).await.unwrap();
+    let now = Arc::new(AtomicU64::new(NOW.0));
+    let clock = {
+        let now = Arc::clone(&now);
+        Clock::from_fn(move || UnixSeconds(now.load(Ordering::SeqCst)))
+    };
+    let here = Capabilities::new(Arc::clone(&store), clock, holder(1), 100);
+    let held = found(&here).await;
+    let all = Wish { amount: USES, metering: Metering::Leased };
+    here.reserve(&held, all).await.unwrap().commit();
+    let is_exhausted = async || matches!(here.reserve(&held, all).await, Err(NoUse::Exhausted));
+    assert!(is_exhausted().await);
+    let added = Intent { route: of_purse(2).route.adding_to(id(hash(1)).0), ..of_purse(2) };
+    store.grant(&added, grantee(hash(2), 9, 0), NOW.plus(5)).await.unwrap();
+    assert!(is_exhausted().await, "the store is not asked for each request in vain");
+    now.fetch_add(1, Ordering::SeqCst);
+    let taken = here.reserve(&held, all).await.unwrap();
+    assert_eq!(taken.reserved(), USES);
+    taken.give_back();
+    // Who added it is told at once, and until when it is good.
+    assert_eq!(held.expires_at(), NOW.plus(GOOD_FOR));
+    let same = here.topped_up(id(hash(1))).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&same, &held) && held.expires_at() == NOW.plus(5 + GOOD_FOR));
 }
 
 /// Where the uses of the capability are, for an instance that has none of them.

@@ -216,6 +216,7 @@ async fn a_grant_makes_the_capability_of_the_terms<S: Store>(store: Arc<S>) {
         stock: USES,
         expires_at: NOW.plus(GOOD_FOR),
         revoked: false,
+        added_to: None,
     };
     assert_eq!(record, expected);
     assert_eq!(lease, lent(4, USES - 4, 0, NOW.plus(30)));
@@ -317,6 +318,50 @@ async fn a_purse_is_counted_in_raw<S: Store>(store: Arc<S>) {
     assert_eq!((other.granted, other.remaining, other.elsewhere), (USES - 4, 0, 4));
     let spent = store.lease(report(hash(1), 1, 1, 3, 1, 0), LATER).await.unwrap();
     assert_eq!((spent.granted, spent.remaining, spent.elsewhere), (0, 1, USES - 4));
+}
+
+async fn a_payment_is_added_to_the_purse_that_it_names<S: Store>(store: Arc<S>) {
+    let of_purse = |number| Intent { terms: purse(), amount: purse().amount, ..sent(hash(number), number) };
+    let first = of_purse(1);
+    let (own, ..) = granted(&*store, &first, 1, 2, 30).await;
+    let naming = |number: u8| {
+        let intent = of_purse(number);
+        Intent { route: intent.route.adding_to(own.id.0), ..intent }
+    };
+    // One that is granted at once, and one from the journal.
+    for (number, journalled) in [(2, false), (3, true)] {
+        let intent = naming(number);
+        if journalled {
+            assert!(matches!(store.begin(&intent, NOW).await, Ok(Begin::Fresh(_))));
+        }
+        let stock = USES * u128::from(number);
+        let later = NOW.plus(u64::from(number));
+        for fresh in [true, false] {
+            let grant = store.grant(&intent, grantee(hash(number), 1, 0), later).await;
+            let Ok(Grant::Granted { record, lease, fresh: was }) = grant else { panic!("{grant:?}") };
+            assert_eq!((record.stock, record.added_to, was), (0, Some(own.id), fresh), "{number}");
+            assert_eq!((lease.granted, lease.remaining), (0, 0));
+            assert_eq!(record.route, first.route, "the purse is no part of what it is for");
+            let now = store.capability(own.id).await.unwrap().unwrap();
+            assert_eq!(
+                (now.stock, now.expires_at),
+                (stock, later.plus(GOOD_FOR)),
+                "added once, and good as long"
+            );
+            assert_eq!(store.capability(record.id).await, Ok(Some(record)));
+        }
+    }
+    let lease = store.lease(report(hash(1), 1, 1, 0, 0, u128::MAX), NOW).await.unwrap();
+    assert_eq!((lease.granted, lease.remaining), (3 * USES - 2, 0));
+    // What cannot be added is a purse of its own: nothing of it is lost.
+    assert_eq!(store.revoke(own.id, NOW).await, Ok(true));
+    let nobodys = Intent { route: of_purse(5).route.adding_to([9; 16]), ..of_purse(5) };
+    let of_uses = Intent { terms: sent(hash(6), 6).terms, ..naming(6) };
+    for (number, intent) in [(4, naming(4)), (5, nobodys), (6, of_uses)] {
+        let (record, lease, fresh) = granted(&*store, &intent, 1, 1, 30).await;
+        assert_eq!((record.stock, record.added_to, fresh), (USES, None, true), "{number}");
+        assert_eq!((lease.granted, lease.remaining), (1, USES - 1), "{number}");
+    }
 }
 
 /// A purse with all the money there is, of which single raw are spent. The model counts them one by one.
@@ -634,6 +679,7 @@ hold! {
     a_lease_counts_what_was_spent_and_handed_back,
     a_repeated_report_counts_once,
     a_purse_is_counted_in_raw,
+    a_payment_is_added_to_the_purse_that_it_names,
     nobody_reports_more_than_it_has,
     a_lapsed_lease_goes_back,
     a_call_renews_the_lease,

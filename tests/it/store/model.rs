@@ -367,15 +367,27 @@ impl Meters for Model {
                 }
                 (other, _) => other,
             };
-            let record = CapabilityRecord {
+            let adds_to = bought.adds_to();
+            let mut record = CapabilityRecord {
                 id,
                 block: bought.block,
-                route: bought.route,
+                route: bought.route.without_purse(),
                 unit,
                 stock,
                 expires_at: now.plus(bought.terms.grants.seconds),
                 revoked: false,
+                added_to: None,
             };
+            if let Some(purse) = adds_to.and_then(|it| state.capabilities.get_mut(&it))
+                && (purse.record.unit, purse.record.revoked) == (Unit::Raw, false)
+                && now < purse.record.expires_at
+            {
+                purse.uses.extend(vec![Use::Free; stock as usize]);
+                purse.record.stock += stock;
+                purse.record.expires_at = purse.record.expires_at.max(record.expires_at);
+                (record.stock, record.added_to) = (0, Some(purse.record.id));
+            }
+            let stock = record.stock;
             let uses = vec![Use::Free; stock as usize];
             state.capabilities.insert(id, Capability { record, uses, broken: 0, holders: BTreeMap::new() });
         }

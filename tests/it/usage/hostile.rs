@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use faregate::usage::{AnswerHead, Ending, JsonPointers, UsageSource};
 
-use super::{EVENTS, HOLD, JSON, admitted, cost, head, plan, read};
+use super::{EVENTS, HOLD, JSON, admitted, broken_off, cost, head, plan, read};
 
 /// The most memory that may be kept of an answer, in bytes.
 const MOST: usize = 256 * 1024;
@@ -118,6 +118,31 @@ fn an_answer_without_a_report_costs_the_hold_and_a_failure_nothing() {
     // What a failure reports is charged for.
     assert_eq!(of(503, Some(JSON), false, usage), 12);
     assert_eq!(of(201, Some("Application/JSON; charset=utf-8"), false, usage), 12);
+}
+
+/// With 200 in its head, such a stream cost the hold, which is what the longest answer would have cost.
+#[test]
+fn a_stream_that_ends_in_an_error_costs_what_was_reported_or_nothing() {
+    let text = "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"}}],\"error\":null}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n";
+    for error in [
+        r#"{"error":{"message":"The server had an error","type":"server_error","param":null,"code":null}}"#,
+        r#"{"type":"error","code":"server_error","message":"no","param":null,"sequence_number":7}"#,
+        r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error"},"usage":null}}"#,
+    ] {
+        let (source, error) = (UsageSource::OpenAi, format!("data: {error}\n\n"));
+        for (stream, expected) in [(format!("{text}{error}"), 0), (format!("{text}{usage}{error}"), 12)] {
+            assert_eq!(cost(&source, EVENTS, &stream).0, expected, "{stream}");
+            assert_eq!(broken_off(&source, EVENTS, &stream), expected, "{stream}");
+            assert_eq!(read(&source, EVENTS, stream.as_bytes()).cost(Duration::ZERO).get(), expected);
+        }
+    }
+    assert_eq!(cost(&UsageSource::OpenAi, EVENTS, text), (HOLD, None), "an error that is null is none");
+    let start =
+        r#"{"type":"message_start","message":{"model":"mini","usage":{"input_tokens":9,"output_tokens":1}}}"#;
+    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    let stream = format!("event: message_start\ndata: {start}\n\nevent: error\ndata: {error}\n\n");
+    assert_eq!(cost(&UsageSource::Anthropic, EVENTS, &stream), (28, Some(28)));
 }
 
 #[test]
