@@ -11,7 +11,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use super::{by_hand, requests, until};
-use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, header, manual_clock};
+use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, header, manual_clock, offers};
 
 const CAPABILITY: &str = "PAYMENT-CAPABILITY";
 const WELL_KNOWN: &str = "/.well-known/x402/capability";
@@ -136,6 +136,38 @@ async fn a_derived_token_spends_from_a_purse() {
         (&held["balance"], &held["route"]) == (&json!("9986"), &json!("cost"))
     })
     .await;
+    rig.end().await;
+}
+
+/// The token that the purse was sold with goes to those who have it, and to nobody else who pays.
+#[tokio::test]
+async fn a_payment_beside_a_derived_token_buys_a_purse_of_its_own() {
+    let routes = r#"
+  - name: cost
+    match: "/cost/**"
+    upstream: api
+    meter: { deposit: 10000 raw, within: 1h, usage: header, hold: 2000 raw }
+"#;
+    let answer =
+        |_: &crate::scripted::Seen| crate::scripted::Reply::text(200, "x").with("Faregate-Cost", "9000 raw");
+    let rig =
+        Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
+    let bare = |answer: &Response| header(answer, "payment-capability").split(';').next().unwrap().to_owned();
+    let token = bare(&rig.pay(&rig.payer(1, PLENTY), "/cost/a").await);
+    let child = narrowed(&token, &[requests("/cost/**")]);
+    let is_dry = async || {
+        let held: Value = show(&rig, WELL_KNOWN, &token).await.json().await.unwrap();
+        held["balance"] == "1000"
+    };
+    eventually("the request is charged", is_dry).await;
+    refused(&rig, "/cost/a", &child, "CAPABILITY_EXHAUSTED", "has not enough left").await;
+    let offer = offers(&show(&rig, "/cost/a", &token).await).offers.into_iter().next().unwrap();
+    let (proof, _) = rig.txn(&rig.payer(2, PLENTY), &offer);
+    let served = rig.get("/cost/a", &[("PAYMENT-SIGNATURE", &proof), (CAPABILITY, &child)]).await;
+    assert_eq!(served.status(), 200);
+    let own = bare(&served);
+    assert!(own != token && own != child && !format!("{:?}", served.headers()).contains(&token));
+    assert!(is_dry().await, "nothing was added to the purse");
     rig.end().await;
 }
 
