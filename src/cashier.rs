@@ -13,6 +13,7 @@ mod denied;
 pub mod facilitate;
 mod flights;
 mod free;
+mod handed_on;
 mod idempotency;
 mod lanes;
 mod look_ups;
@@ -23,6 +24,7 @@ mod recovery;
 mod settlement;
 mod troubles;
 mod unsettled;
+mod used_proofs;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,9 +58,11 @@ use look_ups::{LookUp, LookUps};
 use proof::Checked;
 use troubles::Troubles;
 use unsettled::{SettlementResult, Unsettled};
+use used_proofs::UsedProofs;
 
 pub use client::{Client, Share, Shares};
 pub use free::{FreeGrant, FreeGrantError, Given};
+pub use handed_on::{HandedOn, Holding, NotHeld};
 pub use idempotency::IdentifierSettings;
 pub use proof::{Evidence, Proof};
 pub use reasons::{IdentifierRefusal, Moved, PendingReason, Wait};
@@ -267,6 +271,7 @@ struct Core<L, S> {
     flights: Flights,
     lanes: Lanes,
     look_ups: LookUps,
+    used_proofs: UsedProofs,
     troubles: Troubles,
     runtime: tokio::runtime::Handle,
     /// How many refusals were explained at some cost, and in which second.
@@ -293,6 +298,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             flights: Flights::default(),
             lanes: Lanes::default(),
             look_ups: LookUps::default(),
+            used_proofs: UsedProofs::default(),
             troubles: Troubles::default(),
             runtime: parts.runtime,
             explained: Mutex::new((UnixSeconds(0), 0)),
@@ -383,6 +389,9 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
         let decided = match presented {
             Presented::Nothing => return bill(None, None, None),
             Presented::Token(token) => self.unlock(&token, wanted).await.map(Verdict::Admit),
+            Presented::Derived(derived) => {
+                Box::pin(self.unlock_derived(*derived, wanted)).await.map(Verdict::Admit)
+            }
             Presented::Proof(proof) => {
                 payment = Some((proof.offer.mechanism, proof.block()));
                 wanted.purse = self.purse_beside(&proof, wanted);
@@ -455,7 +464,7 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
 
     /// The hot path: a token, a cache hit, a use.
     async fn unlock(&self, token: &str, wanted: Wanted<'_>) -> Result<Admitted, Denied> {
-        let Wanted { route, standing, listed, terms, down, .. } = wanted;
+        let Wanted { route, standing, .. } = wanted;
         let now = self.0.clock.now();
         let (held, elsewhere) = match self.recognised_before(token) {
             Some(held) => {
@@ -468,6 +477,19 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             }
             None => Box::pin(self.recognise(token, wanted)).await?,
         };
+        self.open(held, elsewhere, wanted).await
+    }
+
+    /// Takes a use of a capability that was shown, if it is for what is wanted; `elsewhere` if it was bought for
+    /// something else.
+    async fn open(
+        &self,
+        held: Arc<CachedCapability>,
+        elsewhere: bool,
+        wanted: Wanted<'_>,
+    ) -> Result<Admitted, Denied> {
+        let Wanted { route, standing, listed, terms, down, .. } = wanted;
+        let now = self.0.clock.now();
         let (record, purchase) = (held.record(), held.purchase());
         let bought = Bought {
             route: &record.route,
@@ -521,13 +543,24 @@ impl<L: Ledger, S: Store> Cashier<L, S> {
             Some(claimed) => (claimed.id, claimed.expires_at, false),
             None => (capability::id_in(token).ok_or(Refusal::WrongResource)?, UnixSeconds(0), true),
         };
+        Ok((self.find(id, until, elsewhere).await?, elsewhere))
+    }
+
+    /// The capability of a token that is real and says that it is good `until` then; `elsewhere` if it was bought for
+    /// something else.
+    async fn find(
+        &self,
+        id: CapabilityId,
+        until: UnixSeconds,
+        elsewhere: bool,
+    ) -> Result<Arc<CachedCapability>, Denied> {
         let found = self.0.capabilities.find(id).await;
         let found = found.map_err(|it| Denied::no_store(&it, "a capability could not be looked up"))?;
         let held =
             found.ok_or(if elsewhere { Refusal::WrongResource } else { Refusal::CapabilityUnknown })?;
         // A payment may have been added at another instance.
         held.is_good_until(until);
-        Ok((held, elsewhere))
+        Ok(held)
     }
 
     /// Whether some route has this name or had it, or it names a resource of the facilitator's callers,

@@ -16,6 +16,7 @@ pub mod pay;
 pub mod payments;
 pub mod pool;
 mod process;
+pub mod purse;
 pub mod recover;
 mod secrets;
 pub mod serve;
@@ -79,6 +80,9 @@ enum MainCommand {
     /// Send a request and pay what it costs
     #[command(after_help = exit_codes::PAY)]
     Pay(Box<pay::PayArgs>),
+    /// What the holder of a token has, and tokens to hand on
+    #[command(subcommand, after_help = exit_codes::PURSE)]
+    Purse(Box<purse::PurseCommand>),
     /// Check the store, the clock, keys, nodes and upstreams
     #[command(after_help = exit_codes::DOCTOR)]
     Doctor(doctor::DoctorArgs),
@@ -185,6 +189,9 @@ fn dispatch(command: MainCommand) -> ExitCode {
         MainCommand::Demo(args) => on_runtime(async { Failure::end(demo::run(&args, &mut out).await) }),
         MainCommand::Devnet(args) => on_runtime(async { Failure::end(devnet::run(args, &mut out).await) }),
         MainCommand::Pay(args) => on_runtime(async { pay::run(*args, &mut out, &mut err).await.into() }),
+        MainCommand::Purse(command) => {
+            on_runtime(async { Failure::end(purse::run(&command, &mut out).await) })
+        }
         MainCommand::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
         MainCommand::Admin(args) => on_runtime(async { Failure::end(admin::run(*args, &mut out).await) }),
         MainCommand::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),

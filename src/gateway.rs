@@ -11,12 +11,13 @@
 //!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]). The request counts among
 //!    its client's unpaid ones ([`Unpaid`]) until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
-//!    ([`target::canonical`]); a published document is answered; the route is found. A preflight goes its
+//!    ([`target::canonical`]); a published document is answered, and who asks what a token is worth ([`holding`]); the route is found. A preflight goes its
 //!    own way ([`preflight::decide`]). The route's rules turn some away ([`Rulebook`]), and later let some pass
 //!    without a bill. An MCP endpoint's body is read to learn what it calls
 //!    ([`calls::price`]), and what it carries to pay for it ([`mcp::EnclosedCall`]). A free request goes on at step 7.
-//! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. With a
-//!    payment identifier, the request it stands for ([`idempotency::read`]).
+//! 4. **What came with it**, [`presented::read`]: a proof of payment, a capability, or nothing. A token that was
+//!    derived from another has to let the request pass ([`presented::derived`]). With a payment identifier, the
+//!    request it stands for ([`idempotency::read`]).
 //! 5. **Decide**, [`Cashier::decide`]: a capability takes a use from the cache (the hot path). A proof
 //!    passes the checks that need no ledger, then joins or starts its settlement. Nothing, or a refused
 //!    payment, gets a bill with fresh challenges.
@@ -60,6 +61,7 @@ pub mod discovery;
 mod forward;
 mod framing;
 mod grpc;
+mod holding;
 mod hop;
 mod idempotency;
 mod mcp;

@@ -7,6 +7,9 @@
 pub mod capability;
 mod capability_id;
 pub mod challenge;
+pub mod derived;
+#[cfg(feature = "gateway")]
+pub mod dpop;
 pub mod payment_identifier;
 mod intent;
 mod key;

@@ -52,6 +52,7 @@ use crate::outbound;
 use crate::payment::{Mechanism, Refusal};
 use crate::vault::Vault;
 
+pub use crate::payment::derived::{DeriveError, Restriction, Thumbprint};
 pub use allowance::{AllowanceError, DayLimit};
 pub use draft::Draft;
 pub use held::Capability;

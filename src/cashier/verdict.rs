@@ -10,6 +10,7 @@ use super::reasons::{IdentifierRefusal, Moved, Wait};
 use crate::nano::{BlockHash, Raw};
 use crate::payment::capability::CapabilityText;
 use crate::payment::challenge::Challenge;
+use crate::payment::derived::{Derived, NotOpened};
 use crate::payment::{IdentifiedRequest, Mechanism, Purchase, Refusal};
 use crate::routes::{Listed, Metering, Quoted, RouteName, Standing};
 use crate::store::Answer;
@@ -48,6 +49,8 @@ pub enum Presented {
     Nothing,
     /// A capability's token, as received.
     Token(String),
+    /// A token that was derived from one and opens this request, or why it does not ([`Cashier::recognise_derived`](super::Cashier::recognise_derived)).
+    Derived(Box<Result<Derived, NotOpened>>),
     Proof(Box<Proof>),
     /// A signed block without the bill that it answers.
     Plain(Box<PlainPayment>),

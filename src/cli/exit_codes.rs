@@ -54,6 +54,15 @@ Exit codes:
   77  it would cost more than --max or --max-per-day
   78  a file cannot be used: the seed's, or those of --ca-file and --spent-file";
 
+pub(super) const PURSE: &str = "\
+Exit codes:
+   0  it is printed
+   1  with --url: the gateway knows no such token
+  64  an argument is wrong, or what is given is no token
+  69  with --url: the gateway cannot be reached, or cannot say it now
+  74  the output cannot be written
+  78  the token's file cannot be used";
+
 pub(super) const DOCTOR: &str = "\
 Exit codes:
    0  everything works, perhaps with warnings

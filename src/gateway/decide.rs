@@ -16,10 +16,11 @@ use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::rulebook::Rulebook;
 use super::tariff::Unmatched;
-use super::{framing, hop, preflight, target};
+use super::{framing, holding, hop, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Cashier, Presented, Verdict};
 use crate::ledger::Ledger;
+use crate::payment::derived::may_be as may_be_derived;
 use crate::routes::{Access, BodyRule, CanonicalTarget, Found, RequestHead, RequestHost, Route};
 use crate::store::Store;
 
@@ -59,6 +60,14 @@ async fn find_and_price<L: Ledger, S: Store>(
     if let Some(document) = tariff.documents.find(&head, &tariff.table).filter(|_| preflight.is_none()) {
         context.at_route = tariff.at(&tariff.documents.label);
         return if is_undue { Err(Rejection::UndueBody) } else { Ok(Decision::Document(document)) };
+    }
+    if preflight.is_none() && holding::is_asked_for(&head, &tariff.table) {
+        context.at_route = tariff.at(&tariff.documents.label);
+        return if is_undue {
+            Err(Rejection::UndueBody)
+        } else {
+            Box::pin(holding::decide(cashier, session)).await
+        };
     }
     context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
     let route = match tariff.table.find(&head) {
@@ -175,14 +184,23 @@ async fn sell<L: Ledger, S: Store>(
     target: CanonicalTarget,
 ) -> Result<Decision, Rejection> {
     let enclosed = sale.enclosed.as_ref();
-    let (presented, extensions) = presented::read(session, enclosed, &sale.route, &route.standing)?;
+    let (mut presented, extensions) = presented::read(session, enclosed, &sale.route, &route.standing)?;
+    if let Presented::Token(token) = &presented
+        && may_be_derived(token)
+    {
+        presented = presented::derived(cashier, session, context, &target, token);
+    }
     // One rate for all challenges of a bill, and for whatever else is decided of the request.
     let quoted = context.tariff.rates.quote(sale.listed);
     let (mut identified, mut url, mut span) = (None, None, None);
     let payer = match &presented {
         Presented::Proof(proof) => Some(proof.payer()),
         Presented::Plain(plain) => Some(Some(plain.block.account)),
-        Presented::Nothing | Presented::Token(_) | Presented::Malformed(_) | Presented::Refused(_) => None,
+        Presented::Nothing
+        | Presented::Token(_)
+        | Presented::Derived(_)
+        | Presented::Malformed(_)
+        | Presented::Refused(_) => None,
     };
     if let Some(payer) = payer {
         rulebook.admit_payment(&route, payer)?;

@@ -6,7 +6,7 @@ use super::context::{Context, Forwarding, Payment};
 use super::discovery::Document;
 use super::rejection::Rejection;
 use crate::admission::Admission;
-use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
+use crate::cashier::{Bill, Holding, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
 use crate::metrics::{Outcome, ReachedLimit};
 use crate::payment::Refusal;
 use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
@@ -24,6 +24,8 @@ pub(super) enum Decision {
     Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
+    /// Say what a token is worth.
+    Holding(Box<Holding>),
     /// Answer an `OPTIONS` request: a cross-origin preflight, or one that is to go no further.
     Preflight,
     Reject(Rejection),
@@ -47,6 +49,7 @@ impl Decision {
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)
+            | Self::Holding(_)
             | Self::Preflight
             | Self::Reject(_) => false,
         }
@@ -68,6 +71,7 @@ impl Decision {
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)
+            | Self::Holding(_)
             | Self::Preflight
             | Self::Reject(_) => false,
         }
@@ -81,7 +85,12 @@ impl Decision {
             Self::Bill(it) => it.bill.refused.as_ref().and_then(|it| it.block).map(Payment::Shown),
             Self::Wait(Wait::Pending { block, .. }) => Some(Payment::Shown(*block)),
             Self::Moved(it) => Some(Payment::Shown(it.block)),
-            Self::Wait(_) | Self::Conflict(_) | Self::Document(_) | Self::Preflight | Self::Reject(_) => None,
+            Self::Wait(_)
+            | Self::Conflict(_)
+            | Self::Document(_)
+            | Self::Holding(_)
+            | Self::Preflight
+            | Self::Reject(_) => None,
         }
     }
 
@@ -106,6 +115,7 @@ impl Decision {
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)
+            | Self::Holding(_)
             | Self::Preflight
             | Self::Reject(_) => None,
         }
@@ -129,7 +139,7 @@ impl Decision {
             ) => Outcome::Unavailable,
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
-            Self::Document(_) | Self::Preflight => Outcome::Free,
+            Self::Document(_) | Self::Holding(_) | Self::Preflight => Outcome::Free,
             Self::Reject(rejection) => rejection.outcome(),
         }
     }

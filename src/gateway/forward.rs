@@ -226,7 +226,7 @@ pub(super) fn receipt(
     unspent: u128,
 ) -> Receipt {
     let left = Left::new(held.record().unit, held.remaining().saturating_add(unspent));
-    let token = said.token();
+    let (token, expires) = (said.token(), said.valid_until(held.expires_at()));
     let (mut amount, mut until) = (itoa::Buffer::new(), itoa::Buffer::new());
     let amount = match left {
         Left::Uses(uses) => amount.format(uses),
@@ -239,7 +239,7 @@ pub(super) fn receipt(
         b"=",
         amount.as_bytes(),
         b"; expires=",
-        until.format(held.expires_at().0).as_bytes(),
+        until.format(expires.0).as_bytes(),
     ];
     let capability = parts.concat().into();
     if how != How::Paid {
@@ -248,7 +248,7 @@ pub(super) fn receipt(
     let notice = x402::CapabilityNotice {
         token: Credential::new(String::from_utf8_lossy(&token).into_owned()),
         left,
-        expires: held.expires_at(),
+        expires,
     };
     let outcome = x402::SettlementOutcome::Settled {
         transaction: purchase.block,

@@ -6,16 +6,20 @@ use http::{HeaderMap, HeaderName};
 use pingora::prelude::Session;
 use serde_json::{Map, Value};
 
+use super::context::Context;
 use super::rejection::Rejection;
 use super::session_headers::{self, BLOCK_HEADER, SESSION_HEADER};
-use crate::cashier::{Presented, Proof};
-use crate::routes::{CAPABILITY_KEY, Enclosed, PAYMENT_KEY, RouteName, Standing};
+use crate::cashier::{Cashier, HandedOn, Presented, Proof};
+use crate::ledger::Ledger;
+use crate::routes::{CAPABILITY_KEY, CanonicalTarget, Enclosed, PAYMENT_KEY, RouteName, Standing};
+use crate::store::Store;
 use crate::x402::{self, PaymentPayload, PlainPayment};
 
 /// The header with the proof. The second name is that of x402's first version.
 static PROOF_HEADERS: [HeaderName; 2] =
     [HeaderName::from_static("payment-signature"), HeaderName::from_static("x-payment")];
 const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("payment-capability");
+const PROOF_OF_KEY: HeaderName = HeaderName::from_static("dpop");
 
 /// What came with a request to `route`, which may have had other names, in its headers or `enclosed` in its body, and
 /// the extensions of its envelope.
@@ -58,7 +62,7 @@ fn read_token(json: &str) -> Result<Presented, Rejection> {
     let value: Value = serde_json::from_str(json).unwrap_or_default();
     let token = value.get("token").unwrap_or(&value).as_str();
     match token.filter(|it| it.len() <= x402::MAX_HEADER_BYTES) {
-        Some(token) => Ok(Presented::Token(token.to_owned())),
+        Some(token) => Ok(Presented::Token(token.trim().to_owned())),
         None => Err(Rejection::Unreadable(format!("_meta[\"{CAPABILITY_KEY}\"]: expected a token"))),
     }
 }
@@ -67,7 +71,7 @@ fn of_payload(payload: PaymentPayload) -> (Presented, Map<String, Value>) {
     let PaymentPayload { presented, extensions, .. } = payload;
     let presented = match presented {
         x402::Payload::Payment(payment) => Presented::Proof(Box::new(Proof::from(*payment))),
-        x402::Payload::Access { credential } => Presented::Token(credential.expose().to_owned()),
+        x402::Payload::Access { credential } => Presented::Token(credential.expose().trim().to_owned()),
     };
     (presented, extensions)
 }
@@ -112,12 +116,41 @@ fn read_headers(
         let read = session_headers::read(&block, id.as_deref(), standing.names(route));
         return Ok(beside((read.unwrap_or_else(Presented::Malformed), Map::new()), headers));
     }
-    match header(headers, &CAPABILITY_HEADER)? {
+    Ok((token(session)?.map_or(Presented::Nothing, Presented::Token), Map::new()))
+}
+
+/// The token in the header for it.
+pub(super) fn token(session: &Session) -> Result<Option<String>, Rejection> {
+    match header(&session.req_header().headers, &CAPABILITY_HEADER)? {
         Some(token) if token.len() > x402::MAX_HEADER_BYTES => {
             Err(Rejection::Unreadable(format!("{CAPABILITY_HEADER}: too long")))
         }
-        token => Ok((token.map_or(Presented::Nothing, Presented::Token), Map::new())),
+        token => Ok(token),
     }
+}
+
+/// The derived token that was presented, or why it does not open the request. A proof of a key goes no further than
+/// here: it was made for the gateway.
+pub(super) fn derived<L: Ledger, S: Store>(
+    cashier: &Cashier<L, S>,
+    session: &mut Session,
+    context: &Context,
+    target: &CanonicalTarget,
+    presented: &str,
+) -> Presented {
+    let request = session.req_header();
+    let proof = || -> Result<(String, String), String> {
+        let missing = "send a DPoP proof of it (RFC 9449) in the header DPoP";
+        let proof = header(&request.headers, &PROOF_OF_KEY)
+            .map_err(|_| "more than one DPoP header, or not ASCII: send one".to_owned())?;
+        Ok((proof.ok_or(missing)?, context.join(target.as_str())))
+    };
+    let method = request.method.as_str();
+    let derived = cashier.recognise_derived(&HandedOn { presented, method, target, proof: &proof });
+    if derived.as_ref().is_ok_and(|it| it.keys().next().is_some()) {
+        let _proof = session.req_header_mut().remove_header(&PROOF_OF_KEY);
+    }
+    Presented::Derived(Box::new(derived))
 }
 
 /// Whether a proof of payment came with a request, valid or not.

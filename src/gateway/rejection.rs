@@ -9,6 +9,8 @@ use pingora::prelude::{Error, Result};
 use super::reply::{Reply, come_again, plain};
 use crate::cashier::Wait;
 use crate::metrics::{Outcome, ReachedLimit};
+use crate::payment::Refusal;
+use crate::payment::derived::NotOpened;
 use crate::x402::payment_identifier::BadIdentifier;
 
 /// The methods that RFC 9110 names and that are forwarded, if a route says so.
@@ -50,6 +52,8 @@ pub(super) enum Rejection {
     BadIdentifier(BadIdentifier),
     /// The route's upstream is not configured.
     NoUpstream,
+    /// A token is asked about that is none.
+    NotHeld(NotOpened),
 }
 
 impl Rejection {
@@ -71,7 +75,8 @@ impl Rejection {
             | Self::PayerNotAllowed
             | Self::Lost(_)
             | Self::NoIdentifier
-            | Self::BadIdentifier(_) => Outcome::Refused,
+            | Self::BadIdentifier(_)
+            | Self::NotHeld(_) => Outcome::Refused,
         }
     }
 
@@ -80,6 +85,12 @@ impl Rejection {
         Ok(match self {
             Self::Unreadable(why) | Self::UnreadablePayment(why) => {
                 plain(StatusCode::BAD_REQUEST, "bad_request", why)
+            }
+            // Never a 402: nothing is for sale there.
+            Self::NotHeld(why) => {
+                let status =
+                    if why == NotOpened::Unknown { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
+                plain(status, why.refusal().map_or("bad_request", Refusal::code), why.to_string())
             }
             Self::NotFound => {
                 plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")

@@ -135,7 +135,7 @@ const NO_ROUTE: &str = "unmatched";
 const EXPOSED: &str = "PAYMENT-REQUIRED, PAYMENT-RESPONSE, PAYMENT-CAPABILITY, Retry-After, X-Request-Id, Faregate-Allowance, Faregate-Shadow, Idempotent-Replayed, X-PAYMENT-ADDRESS, X-PAYMENT-AMOUNT, X-PAYMENT-TAG, X-PAYMENT-SESSION, X-PAYMENT-EXPIRES";
 /// Request headers that a page may send in any case. Official clients send the last one, although it
 /// is the name of a response header.
-const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION, Content-Type, Authorization, Access-Control-Expose-Headers";
+const ALLOWED: &str = "PAYMENT-SIGNATURE, PAYMENT-CAPABILITY, DPoP, X-PAYMENT, X-PAYMENT-BLOCK, X-PAYMENT-SESSION, Content-Type, Authorization, Access-Control-Expose-Headers";
 /// A preflight's header is repeated in its answer up to this many bytes.
 const MAX_ASKED: usize = 2048;
 const PREFLIGHT_SECONDS: &str = "600";

@@ -27,14 +27,42 @@ pub struct Capability {
     pub expires_at: UnixSeconds,
 }
 
+/// What a token says of its capability, whether it is real or not. It names no route, but a digest of one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Claim {
+    pub id: CapabilityId,
+    route: [u8; 8],
+    /// The number of uses that were bought; 0 for a purse.
+    pub uses: u32,
+    /// The first second at which it is no longer valid.
+    pub expires_at: UnixSeconds,
+}
+
+impl Claim {
+    /// Reads the body of a token, without its version.
+    pub(super) fn read(body: &[u8]) -> Self {
+        let mut fields = Fields(body);
+        let (id, route) = (CapabilityId(fields.take()), fields.take());
+        let (uses, expires_at) =
+            (u32::from_be_bytes(fields.take()), UnixSeconds(u64::from_be_bytes(fields.take())));
+        Self { id, route, uses, expires_at }
+    }
+
+    /// Whether the capability was bought for `route`.
+    #[must_use]
+    pub fn is_for(&self, route: &RouteName) -> bool {
+        self.route == route_tag(route)
+    }
+}
+
 /// The text that a client holds. Prints as `****`, since it is worth money.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Token(String);
 
-const TOKEN_DOMAIN: &[u8; 16] = b"faregate token 1";
-const VERSION: u8 = 1;
+pub(super) const TOKEN_DOMAIN: &[u8; 16] = b"faregate token 1";
+pub(super) const VERSION: u8 = 1;
 /// Version, id, route tag, uses, expiry.
-const BODY: usize = 1 + 16 + 8 + 4 + 8;
+pub(super) const BODY: usize = 1 + 16 + 8 + 4 + 8;
 const LENGTH: usize = BODY + 16;
 
 impl Token {
@@ -49,6 +77,11 @@ impl Token {
         bytes.extend(capability.expires_at.0.to_be_bytes());
         let mac = keys.mac_after(TOKEN_DOMAIN, &[VERSION], |part| part(bytes.get(1..).unwrap_or_default()));
         bytes.extend(mac);
+        Self::of_bytes(&bytes)
+    }
+
+    /// The token that these bytes are.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
         Self(base64_simd::URL_SAFE_NO_PAD.encode_to_string(bytes))
     }
 
@@ -69,16 +102,21 @@ impl fmt::Debug for Token {
 /// Written once, into one piece of memory. Prints as `****`.
 #[derive(Clone)]
 pub struct CapabilityText {
-    /// Token, payer, block and amount, one behind the other.
+    /// The first second at which the token is no longer valid if that is before its capability's, the length of the
+    /// amount, payer, block, amount and token, one behind the other.
     text: Bytes,
 }
 
-/// Where the payer begins: after the token, which is [`LENGTH`] bytes in base64 without padding.
-const PAYER: usize = (LENGTH * 4).div_ceil(3);
+/// Where the length of the amount is.
+const AMOUNT_LENGTH: usize = 8;
+const PAYER: usize = AMOUNT_LENGTH + 1;
 /// Where the block begins: after `nano_` and the 60 characters of an account.
 const BLOCK: usize = PAYER + 65;
 /// Where the amount begins: after the 64 digits of a hash.
 const AMOUNT: usize = BLOCK + 64;
+
+/// The length of a token that a payment buys: [`LENGTH`] bytes in base64 without padding.
+pub(super) const TEXT_LENGTH: usize = (LENGTH * 4).div_ceil(3);
 
 impl CapabilityText {
     /// The text of a capability that has this `token` and was bought by `purchase`.
@@ -86,7 +124,18 @@ impl CapabilityText {
     pub fn new(token: &Token, purchase: &Purchase) -> Self {
         let (payer, block, amount) =
             (purchase.payer.to_string(), purchase.block.to_string(), purchase.amount.to_string());
-        Self { text: [token.expose(), &payer, &block, &amount].concat().into() }
+        // Of 39 digits at most.
+        let length = [u8::try_from(amount.len()).unwrap_or_default()];
+        let until = u64::MAX.to_be_bytes();
+        let parts = [payer.as_bytes(), block.as_bytes(), amount.as_bytes(), token.expose().as_bytes()];
+        Self { text: [&until[..], &length, &parts.concat()].concat().into() }
+    }
+
+    /// The same of another `token` for the capability, which is valid `until` then at most.
+    #[must_use]
+    pub fn by(&self, token: &Token, until: UnixSeconds) -> Self {
+        let same = self.text.get(AMOUNT_LENGTH..self.token_at()).unwrap_or_default();
+        Self { text: [&until.0.to_be_bytes(), same, token.expose().as_bytes()].concat().into() }
     }
 
     /// Whether a client presents this token, with or without the `; remaining=…` that it was sent with.
@@ -94,15 +143,22 @@ impl CapabilityText {
     #[must_use]
     pub fn is_presented(&self, presented: &str) -> bool {
         let text = bare(presented).as_bytes();
-        let (token, _) = self.text.split_at(PAYER);
+        let (_, token) = self.text.split_at(self.token_at());
         let differing = token.iter().zip(text).fold(0, |all, (own, other)| all | (own ^ other));
         token.len() == text.len() && std::hint::black_box(differing) == 0
     }
 
-    /// The token. Send it only to the client that paid.
+    /// The token. Send it only to the client that presented it, or that paid.
     #[must_use]
     pub fn token(&self) -> Bytes {
-        self.text.slice(..PAYER)
+        self.text.slice(self.token_at()..)
+    }
+
+    /// The first second at which the token is no longer valid, of a capability that ends at `expires_at`.
+    #[must_use]
+    pub fn valid_until(&self, expires_at: UnixSeconds) -> UnixSeconds {
+        let until = self.text.first_chunk().map_or(u64::MAX, |it| u64::from_be_bytes(*it));
+        expires_at.min(UnixSeconds(until))
     }
 
     /// The account that paid.
@@ -120,7 +176,12 @@ impl CapabilityText {
     /// What was paid, in raw.
     #[must_use]
     pub fn amount(&self) -> Bytes {
-        self.text.slice(AMOUNT..)
+        self.text.slice(AMOUNT..self.token_at())
+    }
+
+    fn token_at(&self) -> usize {
+        let length = self.text.get(AMOUNT_LENGTH).copied().unwrap_or_default();
+        AMOUNT.saturating_add(usize::from(length))
     }
 }
 
@@ -131,7 +192,7 @@ impl fmt::Debug for CapabilityText {
 }
 
 /// A token as presented, without what was sent after it.
-fn bare(presented: &str) -> &str {
+pub(super) fn bare(presented: &str) -> &str {
     let end = memchr::memchr(b';', presented.as_bytes()).unwrap_or(presented.len());
     presented.get(..end).unwrap_or_default().trim()
 }
@@ -149,23 +210,25 @@ pub fn recognise(
     route: &RouteName,
     now: UnixSeconds,
 ) -> Result<Capability, Refusal> {
-    let bytes = bytes_in(presented).ok_or(Refusal::CapabilityUnknown)?;
-    let (body, mac) = bytes.split_at(BODY);
-    let (version, body) = body.split_at(1);
-    if version != [VERSION] || !keys.verify_after(TOKEN_DOMAIN, version, mac, |part| part(body)) {
-        return Err(Refusal::CapabilityUnknown);
-    }
-    let mut fields = Fields(body);
-    let (id, tag) = (CapabilityId(fields.take()), fields.take::<8>());
-    let (uses, expires_at) =
-        (u32::from_be_bytes(fields.take()), UnixSeconds(u64::from_be_bytes(fields.take())));
-    if tag != route_tag(route) {
+    let claim = claim_in(keys, presented).ok_or(Refusal::CapabilityUnknown)?;
+    if !claim.is_for(route) {
         return Err(Refusal::WrongResource);
     }
+    let Claim { id, uses, expires_at, .. } = claim;
     if expires_at <= now {
         return Err(Refusal::CapabilityExpired);
     }
     Ok(Capability { id, route: route.clone(), uses, expires_at })
+}
+
+/// What a token says that a payment bought; `None` for a text that was not made with one of `keys`.
+#[must_use]
+pub fn claim_in(keys: &MacKeys, presented: &str) -> Option<Claim> {
+    let bytes = bytes_in(presented)?;
+    let (body, mac) = bytes.split_at(BODY);
+    let (version, body) = body.split_at(1);
+    let is_real = version == [VERSION] && keys.verify_after(TOKEN_DOMAIN, version, mac, |part| part(body));
+    is_real.then(|| Claim::read(body))
 }
 
 /// The id that a token claims. It counts only if the token is found to be real: by [`recognise`], or because

@@ -69,7 +69,7 @@ impl fmt::Debug for Begun {
 }
 
 /// Calls the function that it is given with each part of the authenticated bytes, in order.
-type Feed<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
+pub(super) type Feed<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 
 impl MacKeys {
     #[must_use]
@@ -111,6 +111,18 @@ impl MacKeys {
                 .is_some_and(|key| after(key, domain, first, &feed).verify_slice(mac).is_ok())
     }
 
+    /// The MACs of all keys over `first` and the parts that `feed` gives, as [`MacKeys::mac_after`].
+    pub(super) fn macs_after<'a>(
+        &'a self,
+        domain: &'a [u8; 16],
+        first: &'a [u8],
+        feed: &'a Feed<'_>,
+    ) -> impl Iterator<Item = [u8; 16]> + 'a {
+        let active = std::iter::once_with(move || self.continued(domain, first, feed));
+        let previous = self.previous.iter().map(move |key| after(key, domain, first, feed));
+        active.chain(previous).map(|mac| mac.finalize().into_bytes().into())
+    }
+
     fn continued(&self, domain: &[u8; 16], first: &[u8], feed: &Feed<'_>) -> Blake2bMac<U16> {
         let mut places = self.begun.iter().map(|it| {
             it.get_or_init(|| Begun {
@@ -126,6 +138,16 @@ impl MacKeys {
         feed(&mut |part| Mac::update(&mut mac, part));
         mac
     }
+}
+
+/// A MAC whose key is another MAC: over `domain` and `part`, one behind the other.
+pub(super) fn chained(mac: [u8; 16], domain: &[u8], part: &[u8]) -> Blake2bMac<U16> {
+    #[expect(clippy::expect_used, reason = "BLAKE2b takes keys of up to 64 bytes")]
+    let mut next =
+        Blake2bMac::new_with_salt_and_personal(Some(&mac), &[], &[]).expect("the length is constant");
+    Mac::update(&mut next, domain);
+    Mac::update(&mut next, part);
+    next
 }
 
 fn after(key: &MacKey, domain: &[u8; 16], first: &[u8], feed: &Feed<'_>) -> Blake2bMac<U16> {

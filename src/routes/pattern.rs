@@ -228,6 +228,16 @@ impl Pattern {
         literal && (self.open || has_slash == self.slash)
     }
 
+    /// Whether it matches a request with this method and target, as of a route that is case-sensitive: its literals and
+    /// the trailing slash are exactly as written.
+    #[must_use]
+    pub fn is_of(&self, method: &str, target: &CanonicalTarget) -> bool {
+        let path = target.decoded().trim_matches('/');
+        let depth = if path.is_empty() { 0 } else { path.split('/').count() };
+        let is_as_deep = if self.open { depth >= self.segments.len() } else { depth == self.segments.len() };
+        is_as_deep && self.admits_method(method) && self.is_exactly(target)
+    }
+
     /// The kind of segment at a position; the more specific, the greater.
     fn rank(&self, position: usize) -> Rank {
         match self.segments.get(position) {

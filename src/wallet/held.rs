@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderValue, Method};
 use reqwest::Request;
 
 use crate::nano::{Raw, UnixSeconds};
+use crate::payment::capability::Token;
+use crate::payment::derived::{self, DeriveError, Restriction};
 
 /// The most capabilities that are kept; one more replaces the oldest.
 const MAX_HELD: usize = 1024;
@@ -52,6 +54,15 @@ impl Capability {
     pub fn token(&self) -> &str {
         // It was made of text.
         self.token.to_str().unwrap_or_default()
+    }
+
+    /// A token to hand on that may do less, for the value of `PAYMENT-CAPABILITY`. It spends from this capability. The
+    /// gateway is not asked ([clients guide](crate::guide::clients), "Handing on less").
+    ///
+    /// # Errors
+    /// [`DeriveError`].
+    pub fn derive(&self, restrictions: &[Restriction]) -> Result<Token, DeriveError> {
+        derived::derive(self.token(), restrictions)
     }
 }
 
@@ -172,6 +183,19 @@ mod tests {
         assert_eq!(held.for_place(&place("/y")).unwrap(), "T");
         held.note(&place("/y"), None, &headers("T; remaining=0"));
         assert!(held.for_place(&place("/x")).is_none() && held.for_place(&place("/y")).is_none());
+    }
+
+    #[test]
+    fn less_than_a_capability_can_be_handed_on() {
+        let text = "AQABAgMEBQYHCAkKCwwNDg8gISIjJCUmJwAAAAUAAAAAa0ngEPDx8vP09fb3-Pn6-_z9_v8";
+        let token = HeaderValue::from_static(text);
+        let capability = Capability { token, remaining: None, balance: None, expires_at: None };
+        let until = [Restriction::Until(UnixSeconds(7))];
+        let handed_on = capability.derive(&until).unwrap();
+        assert_eq!(Ok(&handed_on), derived::derive(text, &until).as_ref());
+        assert_eq!(capability.derive(&[]), Err(DeriveError::NoRestriction));
+        let foreign = Capability { token: HeaderValue::from_static("T"), ..capability };
+        assert_eq!(foreign.derive(&until), Err(DeriveError::NoToken));
     }
 
     /// An answer to a capability names no route.

@@ -272,13 +272,14 @@ fn a_configuration_without_its_option_is_told_how_it_is_named() {
     }
 }
 
-const SUBCOMMANDS: [&str; 15] = [
+const SUBCOMMANDS: [&str; 16] = [
     "demo",
     "serve",
     "check",
     "explain",
     "devnet",
     "pay",
+    "purse",
     "doctor",
     "backup",
     "recover",

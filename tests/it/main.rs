@@ -15,6 +15,7 @@ mod attacks;
 mod cli;
 mod config;
 mod crash_points;
+mod derived;
 mod devnet;
 mod dialects;
 mod drafts;

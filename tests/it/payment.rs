@@ -8,6 +8,7 @@ use faregate::nano::{
 use faregate::payment::address_pool::{AddressPool, INDEXES_PER_MECHANISM};
 use faregate::payment::capability::{Capability, CapabilityId, CapabilityText, Token};
 use faregate::payment::challenge::{Challenge, Offer};
+use faregate::payment::derived::{self, Restriction};
 use faregate::payment::nano_signature::{self, SignatureEvidence};
 use faregate::payment::{BlockFacts, Confirmed, MacKey, MacKeys, Mechanism, Purchase, Refusal, Seen};
 use faregate::routes::{Grants, MAX_QUERY, RouteName, Terms};
@@ -105,7 +106,15 @@ fn a_capability_is_told_by_the_whole_text_of_its_token() {
     assert_eq!(text.payer(), intent.payer.to_string());
     assert_eq!(text.block(), intent.block.to_string());
     assert_eq!(text.amount(), "120");
+    assert_eq!(text.valid_until(UnixSeconds(9)), UnixSeconds(9));
     assert_eq!(format!("{text:?}"), "CapabilityText(****)");
+    let handed_on = derived::derive(token.expose(), &[Restriction::Until(UnixSeconds(7))]).unwrap();
+    let by = text.by(&handed_on, UnixSeconds(7));
+    assert_eq!((by.token().as_ref(), by.payer()), (handed_on.expose().as_bytes(), text.payer()));
+    assert_eq!((by.block(), by.amount()), (text.block(), text.amount()));
+    assert_eq!([6, 9].map(|it| by.valid_until(UnixSeconds(it))), [UnixSeconds(6), UnixSeconds(7)]);
+    assert!(by.is_presented(handed_on.expose()) && !by.is_presented(token.expose()));
+    assert!(!text.is_presented(handed_on.expose()));
     let token = token.expose();
     for presented in [token, &format!("{token}; remaining=3; expires=9"), &format!(" {token} ;x")] {
         assert!(text.is_presented(presented), "{presented}");

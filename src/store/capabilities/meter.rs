@@ -108,6 +108,12 @@ impl CachedCapability {
         Left::new(self.record.unit, self.remaining())
     }
 
+    /// Whether the operator has ended it, as far as is known here.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.meter().revoked
+    }
+
     // Held while it is compared, copied or made: no await while it is locked.
     fn text(&self) -> MutexGuard<'_, Option<CapabilityText>> {
         self.text.lock().unwrap_or_else(PoisonError::into_inner)

@@ -9,8 +9,9 @@ use faregate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use faregate::payment::address_pool::AddressPool;
 use faregate::payment::capability::{self, Capability, CapabilityId, Token};
 use faregate::payment::challenge::{Challenge, Offer};
+use faregate::payment::derived::{self, NotOpened, Restriction, Thumbprint};
 use faregate::payment::{MacKey, MacKeys, Mechanism, Nonce, Refusal};
-use faregate::routes::{Grants, RouteName, Terms};
+use faregate::routes::{CanonicalTarget, Grants, Pattern, RouteName, Terms};
 use faregate::x402::{PaymentRequirements, SessionId, Track, WorkPolicy, WorkTerms};
 
 const OWN: [u8; 32] = [3; 32];
@@ -24,6 +25,9 @@ static OTHER: LazyLock<MacKeys> =
 /// The first byte says what the rest is.
 pub fn run(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
+    if *kind >= 0xc0 {
+        return drop(handed_on(&mut Unstructured::new(rest)));
+    }
     match kind % 4 {
         0 => presented(rest),
         1 => drop(token(&mut Unstructured::new(rest))),
@@ -36,6 +40,9 @@ pub fn run(data: &[u8]) {
 fn presented(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let id = capability::id_in(text);
+    // Nobody can make one without the key.
+    assert!(derived::recognise(&KEYS, text).is_err());
+    let _said = derived::inspect(text);
     for (route, now) in [("quote", 0), ("", u64::MAX - 1)] {
         let Ok(found) = capability::recognise(&KEYS, text, &RouteName::new(route), UnixSeconds(now)) else {
             continue;
@@ -45,6 +52,55 @@ fn presented(data: &[u8]) {
         assert_eq!(id, Some(found.id));
         assert!(found.expires_at.0 > now && found.route.as_str() == route);
     }
+}
+
+fn a_restriction(given: &mut Unstructured<'_>) -> Result<Restriction> {
+    Ok(match given.int_in_range(0..=2)? {
+        0 => Restriction::Until(UnixSeconds(given.arbitrary()?)),
+        1 => Restriction::Key(Thumbprint(given.arbitrary()?)),
+        _ => {
+            let text = given.arbitrary::<&str>()?;
+            Restriction::Requests(Pattern::parse(text).or_else(|_| Pattern::parse("/a/**")).expect("a pattern"))
+        }
+    })
+}
+
+/// A derived token says what it was made with, and nothing else is one.
+fn handed_on(given: &mut Unstructured<'_>) -> Result<()> {
+    let (block, expires_at) = (BlockHash(given.arbitrary()?), UnixSeconds(given.arbitrary()?));
+    let (place, mark) = (given.int_in_range(0..=999)?, given.arbitrary::<u8>()?);
+    let route = a_name(given)?;
+    let id = CapabilityId::of_payment(block);
+    let bought = Token::issue(&KEYS, &Capability { id, route: route.clone(), uses: given.arbitrary()?, expires_at });
+    let mut restrictions = vec![a_restriction(given)?];
+    while given.arbitrary()? {
+        restrictions.push(a_restriction(given)?);
+    }
+    let Ok(token) = derived::derive(bought.expose(), &restrictions) else { return Ok(()) };
+    let text = token.expose();
+    assert!(derived::may_be(text) && !derived::may_be(bought.expose()));
+    let found = derived::recognise(&KEYS, text).expect("its own");
+    assert_eq!((found.restrictions(), found.token()), (restrictions.as_slice(), &token));
+    assert!(found.claim().id == id && found.claim().is_for(&route) && found.expires_at() <= expires_at);
+    assert_eq!(derived::recognise(&ROTATED, text).expect("the previous key").token(), &token);
+    assert_eq!(derived::recognise(&OTHER, text).expect_err("other keys"), NotOpened::Unknown);
+    let target = CanonicalTarget::parse("/a/b").expect("canonical");
+    for now in [UnixSeconds(0), expires_at] {
+        let parts = restrictions.iter().map(|it| derived::derive(bought.expose(), std::slice::from_ref(it)));
+        let parts = parts.map(|it| derived::recognise(&KEYS, it.expect("one").expose()).expect("its own"));
+        let all = parts.into_iter().all(|it| it.admits("GET", &target, now).is_ok());
+        assert_eq!(found.admits("GET", &target, now).is_ok(), all);
+    }
+    let mut wrong = text.as_bytes().to_vec();
+    match (wrong.get_mut(place), mark % 3) {
+        (Some(character), 0 | 1) => *character = mark & 0x7f,
+        (Some(_), _) => drop(wrong.remove(place)),
+        (None, _) => wrong.push(mark & 0x7f),
+    }
+    let wrong = String::from_utf8(wrong).expect("ASCII");
+    let read = wrong.split(';').next().unwrap_or_default().trim();
+    assert_eq!(derived::recognise(&KEYS, &wrong).is_ok(), read == text, "{wrong:?} for {text}");
+    Ok(())
 }
 
 fn a_name(given: &mut Unstructured<'_>) -> Result<RouteName> {

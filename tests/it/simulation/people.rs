@@ -571,7 +571,8 @@ pub(super) async fn cheater(town: Arc<Town>, key: SecretKey) {
                         | Presented::Token(_)
                         | Presented::Plain(_)
                         | Presented::Malformed(_)
-                        | Presented::Refused(_) => return,
+                        | Presented::Refused(_)
+                        | Presented::Derived(_) => return,
                     };
                     town.world.present(block.hash(), challenge.nonce());
                     let _answer = town.ask(&ware, again, false).await;
