@@ -9,6 +9,7 @@
 //! the caller gets a [`Verdict`].
 
 mod client;
+mod closing;
 mod denied;
 pub mod facilitate;
 mod flights;
@@ -58,6 +59,7 @@ use troubles::Troubles;
 use unsettled::{SettlementResult, Unsettled};
 
 pub use client::{Client, Share, Shares};
+pub use closing::Closed;
 pub use free::{FreeGrant, FreeGrantError, Given};
 pub use idempotency::IdentifierSettings;
 pub use proof::{Evidence, Proof};

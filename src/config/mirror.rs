@@ -135,6 +135,7 @@ sections! {
         challenge: Value,
         settlement: Value,
         sweep: Value,
+        refunds: Value,
         store: Value,
         upstreams: Value,
         routes: Vec<Value>,
@@ -246,6 +247,11 @@ sections! {
         representative: String,
         work_server: String,
     }
+    "refunds" => RefundsFile {
+        pay: String,
+        at_least: String,
+        keep: String,
+    }
     "store" => StoreFile {
         path: String,
         free_space: Value,
@@ -301,6 +307,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        refund: String,
         payment_identifier: String,
         preflight: String,
         body: String,
@@ -334,6 +341,7 @@ sections! {
         usage: Value,
         rates: Value,
         hold: String,
+        refund: String,
         overdraft: String,
         announce: String,
         include_usage: String,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::closing;
 use super::context::{Context, Forwarding, Payment};
 use super::discovery::Document;
 use super::rejection::Rejection;
 use crate::admission::Admission;
-use crate::cashier::{Bill, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
+use crate::cashier::{Bill, Closed, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
 use crate::metrics::{Outcome, ReachedLimit};
 use crate::payment::Refusal;
 use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
@@ -24,6 +25,8 @@ pub(super) enum Decision {
     Moved(Box<Moved>),
     /// Answer with what is published about the prices.
     Document(Arc<Document>),
+    /// Answer what became of a capability that was to be closed.
+    Close(Box<Closed>),
     /// Answer an `OPTIONS` request: a cross-origin preflight, or one that is to go no further.
     Preflight,
     Reject(Rejection),
@@ -47,6 +50,7 @@ impl Decision {
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)
+            | Self::Close(_)
             | Self::Preflight
             | Self::Reject(_) => false,
         }
@@ -63,6 +67,7 @@ impl Decision {
         match self {
             Self::Replay(_) | Self::Wait(Wait::Pending { reason: PendingReason::Settlement, .. }) => true,
             Self::Forward(_) => self.holds_use(),
+            Self::Close(closed) => closed.refund().is_some(),
             Self::Wait(_)
             | Self::Bill(_)
             | Self::Conflict(_)
@@ -81,6 +86,7 @@ impl Decision {
             Self::Bill(it) => it.bill.refused.as_ref().and_then(|it| it.block).map(Payment::Shown),
             Self::Wait(Wait::Pending { block, .. }) => Some(Payment::Shown(*block)),
             Self::Moved(it) => Some(Payment::Shown(it.block)),
+            Self::Close(it) => it.refund().map(|it| Payment::Shown(it.payment)),
             Self::Wait(_) | Self::Conflict(_) | Self::Document(_) | Self::Preflight | Self::Reject(_) => None,
         }
     }
@@ -106,6 +112,7 @@ impl Decision {
             | Self::Conflict(_)
             | Self::Moved(_)
             | Self::Document(_)
+            | Self::Close(_)
             | Self::Preflight
             | Self::Reject(_) => None,
         }
@@ -129,6 +136,7 @@ impl Decision {
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
             Self::Document(_) | Self::Preflight => Outcome::Free,
+            Self::Close(closed) => closing::outcome(closed),
             Self::Reject(rejection) => rejection.outcome(),
         }
     }

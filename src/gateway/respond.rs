@@ -16,7 +16,7 @@ use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
-use super::{bill, forward, grpc, idempotency, mcp, preflight};
+use super::{bill, closing, forward, grpc, idempotency, mcp, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
 use crate::routes::Left;
@@ -48,6 +48,7 @@ pub(super) async fn respond(
         Decision::Wait(wait) => come_again(&wait),
         Decision::Conflict(refusal) => conflict(refusal),
         Decision::Moved(moved) => gone(&moved),
+        Decision::Close(closed) => closing::reply(&closed),
         Decision::Reject(rejection) => rejection.reply()?,
     };
     Box::pin(send(session, context, answer)).await.map(|()| None)

@@ -170,12 +170,8 @@ pub fn recognise(
     route: &RouteName,
     now: UnixSeconds,
 ) -> Result<Capability, Refusal> {
-    let bytes = bytes_in(presented).ok_or(Refusal::CapabilityUnknown)?;
-    let (body, mac) = bytes.split_at(BODY);
-    let (version, body) = body.split_at(1);
-    if version != [VERSION] || !keys.verify_after(TOKEN_DOMAIN, version, mac, |part| part(body)) {
-        return Err(Refusal::CapabilityUnknown);
-    }
+    let bytes = authentic(keys, presented).ok_or(Refusal::CapabilityUnknown)?;
+    let (_version, body) = bytes.split_at(1);
     let mut fields = Fields(body);
     let (id, tag) = (CapabilityId(fields.take()), fields.take::<8>());
     let (uses, expires_at) =
@@ -187,6 +183,24 @@ pub fn recognise(
         return Err(Refusal::CapabilityExpired);
     }
     Ok(Capability { id, route: route.clone(), uses, expires_at })
+}
+
+/// The capability of a token that was made with one of `keys`, for whatever route and however old. `None` for any
+/// other text.
+#[must_use]
+pub fn holder_of(keys: &MacKeys, presented: &str) -> Option<CapabilityId> {
+    let bytes = authentic(keys, presented)?;
+    let (_version, body) = bytes.split_at(1);
+    Some(CapabilityId(Fields(body).take()))
+}
+
+/// The bytes of a token that was made with one of `keys`.
+fn authentic(keys: &MacKeys, presented: &str) -> Option<[u8; LENGTH]> {
+    let bytes = bytes_in(presented)?;
+    let (body, mac) = bytes.split_at(BODY);
+    let (version, body) = body.split_at(1);
+    let is_ours = version == [VERSION] && keys.verify_after(TOKEN_DOMAIN, version, mac, |part| part(body));
+    is_ours.then_some(bytes)
 }
 
 /// The id that a token claims. It counts only if the token is found to be real: by [`recognise`], or because

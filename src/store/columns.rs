@@ -225,7 +225,8 @@ pub(super) fn sweep<R: Columns>(row: &R) -> Result<SweepRecord, R::Fault> {
 }
 
 /// The columns of a refund `r` before its amount, in the order of [`refund`].
-pub(super) const REFUND_COLUMNS: &str = "r.payment, k.name, p.block, p.route, p.payer, r.state, r.signed, r.closed_at, r.updated_at";
+pub(super) const REFUND_COLUMNS: &str = "r.payment, k.name, p.block, p.route, p.payer, r.state, r.signed, r.closed_at, r.updated_at, \
+     p.pay_to";
 
 /// A row of a refund: [`REFUND_COLUMNS`], and the amount as the engine reads one.
 pub(super) fn refund<R: Columns>(row: &R) -> Result<RefundRecord, R::Fault> {
@@ -240,7 +241,8 @@ pub(super) fn refund<R: Columns>(row: &R) -> Result<RefundRecord, R::Fault> {
         block: row.blob(6)?.map(|it| decode_block(it).ok_or_else(|| row.unreadable(6))).transpose()?,
         closed_at: row.time(7)?,
         updated_at: row.time(8)?,
-        amount: row.raw(9)?,
+        paid_to: Account(row.bytes(9)?),
+        amount: row.raw(10)?,
     })
 }
 

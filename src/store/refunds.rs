@@ -53,6 +53,8 @@ pub struct RefundRecord {
     pub payment: BlockHash,
     /// The account that paid.
     pub account: Account,
+    /// The address of the pool that it paid to.
+    pub paid_to: Account,
     /// What was left, in raw: zero while it is closing.
     pub amount: Raw,
     pub state: RefundState,
@@ -115,7 +117,10 @@ pub trait RefundJournal: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Closing, StoreError>> + Send;
 
     /// The refund of what is left of this capability, if it is closed.
-    fn refund(&self, id: CapabilityId) -> impl Future<Output = Result<Option<RefundRecord>, StoreError>> + Send;
+    fn refund(
+        &self,
+        id: CapabilityId,
+    ) -> impl Future<Output = Result<Option<RefundRecord>, StoreError>> + Send;
 
     /// Refunds, in the order of their payments.
     fn refunds(

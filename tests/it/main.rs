@@ -45,6 +45,7 @@ mod power_cut;
 mod program;
 mod proxies;
 mod proxy;
+mod refunds;
 mod renamed;
 mod repeats;
 mod purse;

@@ -73,10 +73,10 @@ pub(super) async fn close(
     let changes = Escrow::new(&capability, shares, now).apply_close(now);
     if let Some(left) = capabilities::write(&transaction, payment, changes).await? {
         let (state, amount) = due(record, left, &intent, at_least);
-        let sql = "UPDATE refunds SET state = $2, amount = $3::text::numeric, updated_at = $4 WHERE payment = $1";
+        let sql =
+            "UPDATE refunds SET state = $2, amount = $3::text::numeric, updated_at = $4 WHERE payment = $1";
         let code = i16::from(refund_state_code(state));
-        let values: [&(dyn ToSql + Sync); 4] =
-            [&stored(payment), &code, &amount.to_string(), &stored(now.0)];
+        let values: [&(dyn ToSql + Sync); 4] = [&stored(payment), &code, &amount.to_string(), &stored(now.0)];
         execute(&transaction, sql, &values).await?;
     }
     let refund = of_payment(&transaction, payment).await?.ok_or_else(|| no_payment(id))?;
@@ -93,8 +93,7 @@ fn no_payment(id: CapabilityId) -> Fault {
 pub(super) async fn list(client: &Client, search: RefundSearch) -> Result<Vec<RefundRecord>, Fault> {
     let condition = in_refund_state(search.state, search.unfinished);
     let sql = format!("{} WHERE r.payment > $1 {condition} ORDER BY r.payment LIMIT $2", select());
-    let values: [&(dyn ToSql + Sync); 2] =
-        [&stored(search.after.unwrap_or_default()), &most(search.limit)];
+    let values: [&(dyn ToSql + Sync); 2] = [&stored(search.after.unwrap_or_default()), &most(search.limit)];
     query(client, &sql, &values).await?.iter().map(columns::refund).collect()
 }
 

@@ -12,8 +12,7 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 8] =
-    [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, REFUNDS];
+const MIGRATIONS: [&str; 8] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, REFUNDS];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///

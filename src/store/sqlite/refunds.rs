@@ -171,8 +171,7 @@ pub(super) fn expired(
          AND k.expires_at <= ?3 AND {LEFT} ORDER BY k.expires_at, k.payment LIMIT ?4"
     );
     let mut statement = db.prepare_cached(&sql)?;
-    let values =
-        params![stored(after.expires_at.0), stored(after.sequence), stored(now.0), most(limit)];
+    let values = params![stored(after.expires_at.0), stored(after.sequence), stored(now.0), most(limit)];
     let found = statement.query_map(values, |row| columns::expired_purse(row))?;
     Ok(found.collect::<Result<_, _>>()?)
 }

@@ -9,8 +9,7 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 8] =
-    [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, REFUNDS];
+const MIGRATIONS: [&str; 8] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, REFUNDS];
 
 /// Version 1.
 ///
