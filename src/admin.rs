@@ -30,6 +30,7 @@ use crate::ledger::node::{BreakerState, NodeLedger, NodeStatus, SocketStatus};
 use crate::metrics::Metrics;
 use crate::shutdown::StopSignal;
 use crate::store::operator::OperatorJournal;
+use crate::store::refunds::RefundJournal;
 use crate::store::{Store, Unsound};
 
 pub use api::Api;
@@ -69,7 +70,7 @@ pub struct Admin<S> {
     api: Option<Api>,
 }
 
-impl<S: Store + OperatorJournal> Admin<S> {
+impl<S: Store + OperatorJournal + RefundJournal> Admin<S> {
     /// Without an API, `/v1/…` is not there.
     #[must_use]
     pub const fn new(
@@ -175,7 +176,7 @@ impl<S: Store + OperatorJournal> Admin<S> {
 }
 
 #[async_trait]
-impl<S: Store + OperatorJournal> ServeHttp for Admin<S> {
+impl<S: Store + OperatorJournal + RefundJournal> ServeHttp for Admin<S> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         // One request per connection: an idle connection would delay a shutdown.
         session.set_keepalive(None);

@@ -8,6 +8,7 @@ mod listener_tls;
 mod nodes;
 mod pool;
 mod reach;
+mod refund_watch;
 mod reload;
 mod stranded;
 mod swept;
@@ -50,6 +51,7 @@ use crate::rates::Rates;
 use crate::routes::{Access, RouteName, UpstreamName};
 use crate::shutdown::{self, StopSignal};
 use crate::store::capabilities::Capabilities;
+use crate::store::refunds::ExpiryMark;
 use crate::store::{
     Engine, Holder, OpenError, PostgresFault, PostgresStore, SqliteOptions, SqliteStore, StoreEvent,
     StoreObserver, Unsound,
@@ -60,13 +62,14 @@ use crate::traces::{Traces, TracesError};
 use crate::vault::{self, AdminToken, BearerToken, VaultError};
 
 use deposit_watch::DepositWatch;
+use refund_watch::RefundWatch;
 use swept::SweptCount;
 
 pub use listener_tls::{ListenerTlsError, listener_tls, shared_names};
 pub use nodes::{endpoints, node_client, sockets, work_servers};
 pub use pool::{PoolError, address_pool, pool_accounts};
 pub use stranded::{Stranded, stranded};
-pub use sweeping::{SweepSetupError, sweeper};
+pub use sweeping::{SweepSetupError, refunder, sweeper};
 pub use upstreams::{UpstreamTlsError, UpstreamTlsFault, upstreams_tls};
 
 /// The gateway as it is run: over Nano nodes and the configured store.
@@ -187,9 +190,10 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let watch = deposit_watch(&ledger, &store, &metrics, &clock, &last_look).await;
     tasks.spawn(watch.run(config.clone(), shutdown.clone()));
     let journal = SweepJournal::new(Arc::clone(&store), clock.clone());
-    if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown)? {
+    if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown.clone())? {
         tasks.spawn(sweep);
     }
+    give_back(&mut tasks, &config, (&cashier, &ledger, &store, &tariff), (&metrics, &clock), &shutdown);
     let (order, orders) = mpsc::channel(1);
     let traces = traces(&config, &metrics)?;
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
@@ -237,6 +241,33 @@ fn cashiers_work(tasks: &mut JoinSet<()>, cashier: &Cashier<NodeLedger, Engine>,
     tasks.spawn(async move { log_store_readiness(&watching, until).await });
     let (metering, until) = (cashier.clone(), shutdown.clone());
     tasks.spawn(async move { metering.capabilities().run(until).await });
+}
+
+/// Begins what sends back what is left.
+fn give_back(
+    tasks: &mut JoinSet<()>,
+    config: &Config,
+    (cashier, ledger, store, tariff): (
+        &Cashier<NodeLedger, Engine>,
+        &NodeLedger,
+        &Arc<Engine>,
+        &Arc<ArcSwap<Tariff>>,
+    ),
+    (metrics, clock): (&Arc<Metrics>, &Clock),
+    shutdown: &StopSignal,
+) {
+    let watch = RefundWatch {
+        cashier: cashier.clone(),
+        store: Arc::clone(store),
+        tariff: Arc::clone(tariff),
+        metrics: Arc::clone(metrics),
+        seen: ExpiryMark::default(),
+    };
+    tasks.spawn(watch.run(shutdown.clone()));
+    let paying = sweeping::refunds_in_background(config, ledger, (store, clock), metrics, shutdown.clone());
+    if let Some(paying) = paying {
+        tasks.spawn(paying);
+    }
 }
 
 /// Where spans of requests go.
@@ -421,6 +452,7 @@ async fn tariff(
         upstreams,
         cors: config.cors.clone().map(|it| CorsPolicy { origins: it.origins, credentials: it.credentials }),
         preflight: config.preflight,
+        refunds_at_least: config.refunds.at_least,
         challenge_lifetime: config.challenge.lifetime,
         rail_hint: config.x402.rail_hint.clone(),
         work: nodes::work_terms(&config.nano),
@@ -575,6 +607,7 @@ impl Services {
         let mut held_back = reload::need_restart(&self.fixed, &config);
         config.nano = self.fixed.nano.clone();
         config.facilitator = self.fixed.facilitator.clone();
+        config.refunds = self.fixed.refunds;
         if reload::without_addresses(&mut config.mechanisms, &config.nano.in_use) {
             held_back.push("routes[].mechanisms");
         }

@@ -9,6 +9,7 @@
 //! the caller gets a [`Verdict`].
 
 mod client;
+mod closing;
 mod denied;
 pub mod facilitate;
 mod flights;
@@ -61,6 +62,7 @@ use unsettled::{SettlementResult, Unsettled};
 use used_proofs::UsedProofs;
 
 pub use client::{Client, Share, Shares};
+pub use closing::Closed;
 pub use free::{FreeGrant, FreeGrantError, Given};
 pub use handed_on::{HandedOn, Holding, NotHeld};
 pub use idempotency::IdentifierSettings;

@@ -18,6 +18,7 @@ pub mod pool;
 mod process;
 pub mod purse;
 pub mod recover;
+pub mod refunds;
 mod secrets;
 pub mod serve;
 pub mod sweep;
@@ -98,6 +99,9 @@ enum MainCommand {
     /// Receive what the pool was sent and forward it to the treasury
     #[command(after_help = exit_codes::SWEEP)]
     Sweep(sweep::SweepArgs),
+    /// What is sent back to those who paid
+    #[command(subcommand, after_help = exit_codes::REFUNDS)]
+    Refunds(refunds::RefundsCommand),
     /// The journal of payments
     #[command(subcommand, after_help = exit_codes::PAYMENTS)]
     Payments(payments::PaymentsCommand),
@@ -193,6 +197,7 @@ fn dispatch(command: MainCommand) -> ExitCode {
             on_runtime(async { Failure::end(purse::run(&command, &mut out).await) })
         }
         MainCommand::Sweep(args) => on_runtime(sweep::run(args, &mut out, &mut err)),
+        MainCommand::Refunds(command) => on_runtime(refunds::run(command, &mut out, &mut err)),
         MainCommand::Admin(args) => on_runtime(async { Failure::end(admin::run(*args, &mut out).await) }),
         MainCommand::Payments(command) => on_runtime(payments::run(command, &mut out, &mut err)),
     }

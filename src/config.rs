@@ -26,6 +26,7 @@ mod nodes;
 mod pool;
 mod prices;
 mod rates;
+mod refunds;
 mod rules;
 mod store;
 mod sweep;
@@ -58,6 +59,7 @@ pub use nano::{BlockWork, Nano};
 pub use nodes::{DEFAULT_QUORUM, NodeUrl, SocketUrl};
 pub use pool::{MAX_POOL, MIN_POOL, PoolSource};
 pub use prices::{MAX_DESCRIPTION, MAX_NAME, Unmatched};
+pub use refunds::{RefundPayer, Refunds};
 pub use store::StoreLocation;
 pub use sweep::{Sweep, can_sweep};
 pub use tls::{AcmeChallenge, AcmeConfig, CertificateFiles, TlsListener};
@@ -91,6 +93,7 @@ pub struct Config {
     pub settlement: Settlement,
     /// How the pool is swept; `None` if this gateway does not sweep.
     pub sweep: Option<Sweep>,
+    pub refunds: Refunds,
     pub store: StoreLocation,
     /// By name; every upstream that a route names is here.
     pub upstreams: BTreeMap<UpstreamName, UpstreamConfig>,
@@ -202,6 +205,9 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
     if let Ok(table) = &table {
         prices::warn_of_foreign_patterns(judge, table);
+        if let Ok(nano) = &nano {
+            prices::warn_of_unknown_payers(judge, table, &offered, &nano.mechanisms);
+        }
     }
     if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
@@ -237,6 +243,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         x402: judge.section(file.x402).and_then(|it| x402::x402(judge, it)),
         facilitator,
         sweep: judge.optional(file.sweep, |judge, it| sweep::sweep(judge, it, nano.as_ref().ok())),
+        refunds: judge.section(file.refunds).and_then(|it| refunds::refunds(judge, it, nano.as_ref().ok())),
         nano,
         challenge: judge.section(file.challenge).and_then(|it| limits::challenge(judge, it)),
         settlement: judge.section(file.settlement).and_then(|it| limits::settlement(judge, it)),

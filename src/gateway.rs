@@ -11,7 +11,8 @@
 //!    limits. [`Gateway::request_filter`] finds out who asks ([`Caller`]). The request counts among
 //!    its client's unpaid ones ([`Unpaid`]) until it takes a use.
 //! 3. **Read**, [`decide::decide`]: the framing ([`framing::check`]) and the one canonical target
-//!    ([`target::canonical`]); a published document is answered, and who asks what a token is worth ([`holding`]); the route is found. A preflight goes its
+//!    ([`target::canonical`]); a published document is answered, and who asks what a token is worth ([`holding`]), and a
+//!    capability is closed ([`closing`]); the route is found. A preflight goes its
 //!    own way ([`preflight::decide`]). The route's rules turn some away ([`Rulebook`]), and later let some pass
 //!    without a bill. An MCP endpoint's body is read to learn what it calls
 //!    ([`calls::price`]), and what it carries to pay for it ([`mcp::EnclosedCall`]). A free request goes on at step 7.
@@ -53,6 +54,7 @@ pub mod bill_text;
 pub mod body;
 mod calls;
 mod client;
+pub mod closing;
 mod context;
 mod decide;
 mod decision;
@@ -114,6 +116,7 @@ use crate::listen::{self, Connection};
 use crate::metrics::{Metrics, Outcome, ReachedLimit, UseResult};
 use crate::shutdown::StopSignal;
 use crate::store::Store;
+use crate::store::refunds::RefundJournal;
 use crate::traces::{TRACEPARENT, TRACESTATE, Traces};
 
 use client::Caller;
@@ -150,7 +153,7 @@ pub struct Gateway<L, S> {
     drains: StopSignal,
 }
 
-impl<L: Ledger, S: Store> Gateway<L, S> {
+impl<L: Ledger, S: Store + RefundJournal> Gateway<L, S> {
     /// A gateway that decides by `cashier` and takes its prices from `tariff`, which may be exchanged at
     /// any time: a request keeps the one it started with. `unpaid` counts what unpaid requests take, and
     /// `rulebook` what the rules of routes count. Once `drains` says so, each answer ends its connection. `ids` names
@@ -305,7 +308,7 @@ impl<L: Ledger, S: Store> Gateway<L, S> {
 }
 
 #[async_trait]
-impl<L: Ledger, S: Store> ProxyHttp for Gateway<L, S> {
+impl<L: Ledger, S: Store + RefundJournal> ProxyHttp for Gateway<L, S> {
     // By reference: Pingora's futures hold it, and are moved.
     type CTX = Box<Context>;
 

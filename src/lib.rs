@@ -82,6 +82,8 @@ pub mod admission;
 #[cfg(feature = "gateway")]
 pub mod sweeper;
 #[cfg(feature = "gateway")]
+pub mod refunder;
+#[cfg(feature = "gateway")]
 pub mod reconcile;
 
 #[cfg(feature = "gateway")]

@@ -240,6 +240,14 @@ declare! {
     capability_uses_total: IntCounterVec[route, result];
     /// What requests were charged that purses paid for, in XNO.
     purse_charged_xno_total: CounterVec[route];
+    /// Refunds that this instance has sent and seen confirmed.
+    refunds_total: IntCounter;
+    /// What was sent back with them, in XNO.
+    refunded_xno_total: Counter;
+    /// Refunds that are not confirmed yet, whoever sends them, at the last look; at most 1000 are counted.
+    refunds_waiting: IntGauge;
+    /// What is owed with them, in XNO.
+    refunds_waiting_xno: Gauge;
     /// Capabilities removed from the cache because it was full.
     capability_evictions_total: IntCounter;
     /// Whether the node answers.
@@ -490,6 +498,18 @@ impl Metrics {
     /// Counts what a request to `route` was charged that a purse paid for.
     pub fn charged(&self, route: &str, amount: Raw) {
         self.purse_charged_xno_total.with_label_values(&[route]).inc_by(xno(amount));
+    }
+
+    /// Counts a refund of `amount` that was sent from here and is confirmed.
+    pub fn refunded(&self, amount: Raw) {
+        self.refunds_total.inc();
+        self.refunded_xno_total.inc_by(xno(amount));
+    }
+
+    /// Shows how many refunds are not confirmed, and what is owed with them.
+    pub fn refunds_wait(&self, count: usize, owed: Raw) {
+        self.refunds_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.refunds_waiting_xno.set(xno(owed));
     }
 
     /// Counts one use of a capability for `route`.

@@ -53,6 +53,16 @@ impl Mechanism {
     /// What a 402 offers by default, in this order: many clients take the first entry, and most
     /// support only signed blocks. `nanoSession` is offered only if it is configured.
     pub const DEFAULT: [Self; 2] = [Self::NanoTxn, Self::NanoSignature];
+
+    /// Whether its proof shows that who pays holds the key of the account that sends. Otherwise the account may be an
+    /// exchange's, and what is sent back there is lost to who paid.
+    #[must_use]
+    pub const fn proves_payer(self) -> bool {
+        match self {
+            Self::NanoTxn | Self::NanoSignature => true,
+            Self::NanoSession => false,
+        }
+    }
 }
 
 impl fmt::Display for Mechanism {

@@ -459,6 +459,19 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// Whether what is left of what a payment bought goes back to the account that paid.
+    #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+    pub enum RefundRule {
+        #[default]
+        Never = "never",
+        /// When its holder closes it, and if it is a purse when it runs out.
+        OnClose = "on_close",
+    }
+    /// The name in the configuration.
+    pub fn as_str;
+}
+
+vocabulary! {
     /// Who answers the preflights of cross-origin requests.
     #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
     pub enum PreflightRule {
@@ -510,6 +523,7 @@ pub struct Route {
     pub hidden: bool,
     pub charge_on: ChargeOn,
     pub metering: Metering,
+    pub refund: RefundRule,
     /// `None` if the route does not offer ids and ignores them.
     pub payment_identifier: Option<PaymentIdentifiers>,
     /// `None`: as the whole gateway.

@@ -7,6 +7,7 @@
 //! * [`Answers`]: answers kept for retries.
 //! * [`DepositJournal`](deposits::DepositJournal): deposits and sweeps of the pool.
 //! * [`OperatorJournal`](operator::OperatorJournal): pages for the operator, and what was done by hand.
+//! * [`RefundJournal`](refunds::RefundJournal): what goes back to those who paid.
 //! * [`StoreHealth`]: whether a sale can be recorded.
 //!
 //! Every operation returns only when its effect is durable, is atomic, takes the time as an argument,
@@ -30,6 +31,7 @@ mod meters;
 pub mod operator;
 mod outstanding;
 mod postgres;
+pub mod refunds;
 mod repeat;
 #[cfg(test)]
 mod samples;

@@ -81,17 +81,42 @@ pub fn plan(account: &PoolAccount, rules: &Rules) -> Result<Vec<Step>, NotProven
     if let Some(representative) = rules.representative {
         head = head.with_representative(representative);
     }
-    let mut receivable = account.receivable.clone();
+    let (mut steps, head) = receives(head, &account.receivable, None)?;
+    let amount = head.balance();
+    let block = head.send(rules.treasury, amount)?;
+    steps.push(Step { action: Action::Send, amount, before: amount, block });
+    Ok(steps)
+}
+
+/// The receives after which the account has at least `amount`, and its head after them, the fewest that there can be.
+/// `None` if it has less, received or not.
+///
+/// # Errors
+/// As [`plan`].
+pub fn gather(account: &PoolAccount, amount: Raw) -> Result<Option<(Vec<Step>, ProvenHead)>, NotProven> {
+    if account.total()? < amount {
+        return Ok(None);
+    }
+    receives(account.head, &account.receivable, Some(amount)).map(Some)
+}
+
+/// The receives, the largest first, until there is `enough`, or all.
+fn receives(
+    mut head: ProvenHead,
+    receivable: &[ProvenSend],
+    enough: Option<Raw>,
+) -> Result<(Vec<Step>, ProvenHead), NotProven> {
+    let mut receivable = receivable.to_vec();
     receivable.sort_by_key(|it| (Reverse(it.amount()), it.hash()));
     let mut steps = Vec::with_capacity(receivable.len().saturating_add(1));
     for send in receivable {
+        if enough.is_some_and(|it| head.balance() >= it) {
+            break;
+        }
         let action = if head.is_open() { Action::Receive } else { Action::Open };
         let block = head.receive(&send)?;
         steps.push(Step { action, amount: send.amount(), before: head.balance(), block });
         head = ProvenHead::after(&block);
     }
-    let amount = head.balance();
-    let block = head.send(rules.treasury, amount)?;
-    steps.push(Step { action: Action::Send, amount, before: amount, block });
-    Ok(steps)
+    Ok((steps, head))
 }

@@ -7,8 +7,10 @@
 //! [`Turn`] prevents that on one machine.
 
 mod facts;
+mod hand;
 mod journal;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -18,20 +20,24 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use crate::ledger::node::{NodeLedger, ProcessError, Subtype};
+use crate::ledger::LedgerError;
+use crate::ledger::node::{Balance, NodeLedger};
 use crate::ledger::work::{WorkError, WorkSource};
-use crate::ledger::{Ledger, LedgerError, Sighting};
 use crate::nano::{Account, BlockHash, NotProven, Raw, Thresholds};
 use crate::shutdown::{self, StopSignal};
 use crate::store::StoreError;
 use crate::store::deposits::Deposit;
-use crate::sweep::{self, Action, PoolAccount, Rules, Step};
+use crate::sweep::{self, Action, Rules, Step};
 use crate::vault::{Turn, Vault};
 
+pub use hand::Hand;
 pub use journal::SweepJournal;
 
 /// How many times in a row one account is planned again after a block of its plan failed.
 const SETBACKS: u32 = 3;
+
+/// When a sweep that waited for its turn asks for it again.
+const TURN_PAUSE: Duration = Duration::from_secs(5);
 
 /// A pool account and its index in the seed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -136,6 +142,15 @@ impl SweepRound {
     }
 }
 
+/// The accounts at `indexes` of the vault's seed.
+pub fn places(vault: &Vault, indexes: impl IntoIterator<Item = std::ops::Range<u32>>) -> Arc<[PoolPlace]> {
+    let of_range = |range: std::ops::Range<u32>| {
+        let accounts = vault.accounts(range.clone());
+        range.zip(accounts).map(|(index, account)| PoolPlace { index, account })
+    };
+    indexes.into_iter().flat_map(of_range).collect()
+}
+
 /// The sum, at most [`Raw::MAX`]. Only false amounts from a node could exceed it.
 fn sum(amounts: impl Iterator<Item = Raw>) -> Raw {
     amounts.fold(Raw::ZERO, |sum, it| sum.checked_add(it).unwrap_or(Raw::MAX))
@@ -144,13 +159,12 @@ fn sum(amounts: impl Iterator<Item = Raw>) -> Raw {
 /// Sweeps one pool.
 #[derive(Clone)]
 pub struct Sweeper {
-    ledger: NodeLedger,
-    vault: Vault,
+    hand: Hand,
     places: Arc<[PoolPlace]>,
-    work: WorkSource,
-    settings: SweepSettings,
-    observer: Option<SweepObserver>,
-    journal: Option<SweepJournal>,
+    rules: Rules,
+    at_once: usize,
+    /// What is left in the pool.
+    keep: Raw,
 }
 
 impl fmt::Debug for Sweeper {
@@ -171,31 +185,34 @@ impl Sweeper {
         work: WorkSource,
         settings: SweepSettings,
     ) -> Result<Self, TreasuryInPool> {
-        let places: Arc<[PoolPlace]> = indexes
-            .into_iter()
-            .flat_map(|range| {
-                let accounts = vault.accounts(range.clone());
-                range.zip(accounts).map(|(index, account)| PoolPlace { index, account })
-            })
-            .collect();
-        let treasury = settings.rules.treasury;
+        let places = places(&vault, indexes);
+        let SweepSettings { rules, thresholds, confirm_wait, at_once } = settings;
+        let treasury = rules.treasury;
         if places.iter().any(|it| it.account == treasury) {
             return Err(TreasuryInPool(treasury));
         }
-        Ok(Self { ledger, vault, places, work, settings, observer: None, journal: None })
+        let hand = Hand::new(ledger, vault, work, thresholds, confirm_wait);
+        Ok(Self { hand, places, rules, at_once, keep: Raw::ZERO })
     }
 
     /// Makes the sweeper call `observer` for each block that is confirmed.
     #[must_use]
     pub fn observed_by(mut self, observer: SweepObserver) -> Self {
-        self.observer = Some(observer);
+        self.hand = self.hand.observed_by(observer);
         self
     }
 
     /// Makes the sweeper record in `journal` what it does. It does nothing that cannot be recorded.
     #[must_use]
     pub fn journalled_in(mut self, journal: SweepJournal) -> Self {
-        self.journal = Some(journal);
+        self.hand = self.hand.journalled_in(journal);
+        self
+    }
+
+    /// Makes the sweeper leave at least so much in the pool, if there is as much: in as few accounts as possible.
+    #[must_use]
+    pub const fn keeping(mut self, keep: Raw) -> Self {
+        self.keep = keep;
         self
     }
 
@@ -212,12 +229,21 @@ impl Sweeper {
     /// [`LedgerError`] if no node answered.
     pub async fn worth_sweeping(&self) -> Result<Vec<PoolPlace>, LedgerError> {
         let accounts: Vec<Account> = self.places.iter().map(|it| it.account).collect();
-        let balances = self.ledger.client().balances(&accounts).await?;
-        let worth = self.places.iter().zip(balances).filter(|(_, has)| {
-            let total = has.balance.checked_add(has.receivable).unwrap_or(Raw::MAX);
-            !total.is_zero() && total >= self.settings.rules.minimum
-        });
-        Ok(worth.map(|(place, _)| *place).collect())
+        let balances = self.hand.ledger().client().balances(&accounts).await?;
+        let total = |has: Balance| has.balance.checked_add(has.receivable).unwrap_or(Raw::MAX);
+        let mut worth: Vec<_> = self.places.iter().copied().zip(balances.into_iter().map(total)).collect();
+        if !self.keep.is_zero() {
+            worth.sort_by_key(|(place, total)| (Reverse(*total), place.index));
+            let mut kept = Raw::ZERO;
+            worth.retain(|(_, total)| {
+                let is_kept = kept < self.keep;
+                kept = sum([kept, *total].into_iter());
+                !is_kept
+            });
+            worth.sort_by_key(|(place, _)| place.index);
+        }
+        worth.retain(|(_, total)| !total.is_zero() && *total >= self.rules.minimum);
+        Ok(worth.into_iter().map(|(place, _)| place).collect())
     }
 
     /// The blocks that would empty an account in its present state. Changes nothing.
@@ -230,55 +256,16 @@ impl Sweeper {
 
     /// A plan, and the deposits that it receives.
     async fn read(&self, place: PoolPlace) -> Result<(Vec<Step>, Vec<Deposit>), SweepError> {
-        let (facts, deposits): (PoolAccount, _) =
-            facts::read(&self.ledger, place.account, self.settings.confirm_wait).await?;
-        Ok((sweep::plan(&facts, &self.settings.rules)?, deposits))
+        let (facts, deposits) = self.hand.read(place).await?;
+        Ok((sweep::plan(&facts, &self.rules)?, deposits))
     }
 
     /// Signs and publishes one block of a plan and waits until it is confirmed.
     ///
     /// # Errors
-    /// [`SweepError`]. Whatever the error, read the ledger again to see what became of the block.
+    /// As [`Hand::take`].
     pub async fn take(&self, place: PoolPlace, step: &Step) -> Result<(), SweepError> {
-        let thresholds = self.settings.thresholds;
-        let (subtype, threshold) = match step.action {
-            Action::Open => (Subtype::Open, thresholds.receive),
-            Action::Receive => (Subtype::Receive, thresholds.receive),
-            Action::Send => (Subtype::Send, thresholds.send),
-        };
-        let work = self.work.work(step.block.work_root(), threshold).await?;
-        let block = self.vault.sign(place.index, &step.block, work);
-        let hash = block.hash();
-        fail::fail_point!("sweep-signed", |_| std::process::abort());
-        if let Some(journal) = &self.journal {
-            journal.planned(step).await?;
-        }
-        fail::fail_point!("sweep-planned", |_| std::process::abort());
-        if let Err(ProcessError::Refused(why)) = self.ledger.client().process(&block, subtype).await {
-            // A block that the ledger already has is refused too; the text does not show which.
-            if self.ledger.block(hash).await?.is_none() {
-                return Err(SweepError::Refused { hash, why });
-            }
-        }
-        fail::fail_point!("sweep-published", |_| std::process::abort());
-        // If no node answered, the block may have been published all the same.
-        match self.ledger.await_confirmation(hash, self.settings.confirm_wait).await? {
-            Sighting::Confirmed(_) => {}
-            Sighting::Unconfirmed(_) => return Err(SweepError::Unconfirmed(hash)),
-            Sighting::Unknown => return Err(SweepError::Lost(hash)),
-        }
-        tracing::info!(
-            account = %place.account, block = %hash, action = ?step.action, amount_raw = %step.amount,
-            "a block of a sweep is confirmed"
-        );
-        fail::fail_point!("sweep-confirmed", |_| std::process::abort());
-        if let Some(journal) = &self.journal {
-            journal.confirmed(hash).await;
-        }
-        if let Some(observer) = &self.observer {
-            observer(step);
-        }
-        Ok(())
+        self.hand.take(place, step).await
     }
 
     /// Sweeps one account completely, if possible.
@@ -312,8 +299,8 @@ impl Sweeper {
         done: &mut BTreeSet<BlockHash>,
     ) -> Result<bool, SweepError> {
         let (steps, deposits) = self.read(place).await?;
-        if let (Some(journal), false) = (&self.journal, steps.is_empty()) {
-            journal.came_in(&deposits).await?;
+        if !steps.is_empty() {
+            self.hand.came_in(&deposits).await?;
         }
         for step in &steps {
             let hash = step.block.hash();
@@ -339,15 +326,11 @@ impl Sweeper {
     /// [`LedgerError`] if the pool's balances cannot be read. The error of one account is in its
     /// [`Swept`].
     pub async fn sweep(&self) -> Result<SweepRound, LedgerError> {
-        if let Some(journal) = &self.journal
-            && let Err(error) = journal.resolve(&self.ledger).await
-        {
-            tracing::warn!(%error, "the outcome of an earlier sweep is not known yet");
-        }
+        self.hand.resolve().await;
         let places = self.worth_sweeping().await?;
         let mut accounts: Vec<Swept> = stream::iter(places)
             .map(|place| self.sweep_account(place))
-            .buffer_unordered(self.settings.at_once.max(1))
+            .buffer_unordered(self.at_once.max(1))
             .collect()
             .await;
         accounts.retain(|it| !it.blocks.is_empty() || it.error.is_some());
@@ -355,20 +338,27 @@ impl Sweeper {
         Ok(SweepRound { accounts })
     }
 
-    /// Sweeps at once and then every `every`, until `shutdown`. A round is skipped while another process
-    /// has the [`Turn`] of `seed_file`. A sweep under way is aborted by `shutdown`; the next one
+    /// Sweeps at once and then every `every`, until `shutdown`. A round waits while another process, or the payment of
+    /// refunds, has the [`Turn`] of `seed_file`. A sweep under way is aborted by `shutdown`; the next one
     /// continues from there.
     pub async fn run(self, seed_file: PathBuf, every: Duration, mut shutdown: StopSignal) {
         let rounds = async {
             loop {
-                match Turn::take(&seed_file) {
-                    Ok(Some(_turn)) => self.report(self.sweep().await),
-                    Ok(None) => {
-                        tracing::info!("another process is sweeping this pool, so this round is skipped")
+                let pause = match Turn::take(&seed_file) {
+                    Ok(Some(_turn)) => {
+                        self.report(self.sweep().await);
+                        every
                     }
-                    Err(error) => tracing::error!(%error, "the pool cannot be swept"),
-                }
-                tokio::time::sleep(every).await;
+                    Ok(None) => {
+                        tracing::debug!("blocks of this pool are being made elsewhere: the sweep waits");
+                        every.min(TURN_PAUSE)
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the pool cannot be swept");
+                        every
+                    }
+                };
+                tokio::time::sleep(pause).await;
             }
         };
         tokio::select! {
@@ -382,7 +372,7 @@ impl Sweeper {
             Ok(round) if round.accounts.is_empty() => tracing::debug!("nothing to sweep"),
             Ok(round) => tracing::info!(
                 amount_raw = %round.sent(),
-                treasury = %self.settings.rules.treasury,
+                treasury = %self.rules.treasury,
                 accounts = round.accounts.len(),
                 blocks = round.blocks(),
                 failed = round.failed().count(),

@@ -29,6 +29,7 @@ use crate::rates::Rates;
 use crate::repeats::Repeats;
 use crate::routes::{Access, Grants, Route, RouteName, Terms};
 use crate::store::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
+use crate::store::refunds::{RefundJournal, RefundSearch};
 use crate::store::{CapabilityId, PaymentRecord, PaymentState, Store, StoreError, repeat_unknown};
 use crate::vault::AdminToken;
 
@@ -105,7 +106,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| credential.trim())
 }
 
-impl<S: Store + OperatorJournal> Admin<S> {
+impl<S: Store + OperatorJournal + RefundJournal> Admin<S> {
     /// Answers a request below `/v1`.
     pub(super) async fn api(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         match self.ask(session).await {
@@ -153,6 +154,7 @@ impl<S: Store + OperatorJournal> Admin<S> {
             }
             Operation::GrantCapability => self.grant(told).await,
             Operation::RevokeCapability => self.revoke(told).await,
+            Operation::ListRefunds => self.list_refunds(told).await,
             Operation::ListRoutes => Ok(self.list_routes()),
             Operation::ListNodes => {
                 let (nodes, websockets) = self.nodes();
@@ -270,6 +272,18 @@ impl<S: Store + OperatorJournal> Admin<S> {
             "uses": record.uses(), "expires_at": views::time(record.expires_at), "fresh": given.fresh,
             "dry_run": false,
         }))
+    }
+
+    async fn list_refunds(&self, told: &Arguments) -> Outcome<Value> {
+        let search = RefundSearch {
+            state: None,
+            unfinished: told.flag("open"),
+            after: cursor(told)?,
+            limit: limit(told)?,
+        };
+        let found = self.store.refunds(&search).await?;
+        let next = found.last().filter(|_| found.len() >= search.limit).map(|it| cursor_after(it.sequence));
+        Ok(json!({ "refunds": found.iter().map(views::refund).collect::<Vec<_>>(), "next": next }))
     }
 
     fn list_routes(&self) -> Value {

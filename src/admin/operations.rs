@@ -2,8 +2,8 @@
 //! client and the tools for agents are made.
 
 use super::shapes::{
-    CAPABILITY, CAPABILITY_PAGE, DOCUMENT, DRAINING, GIVEN, NODES, PAYMENT, PAYMENT_PAGE, POOL, RELOADED,
-    ROUTES, STATUS, Shape, UPSTREAMS,
+    CAPABILITY, CAPABILITY_PAGE, DOCUMENT, DRAINING, GIVEN, NODES, PAYMENT, PAYMENT_PAGE, POOL, REFUND_PAGE,
+    RELOADED, ROUTES, STATUS, Shape, UPSTREAMS,
 };
 
 /// Most rows of one page.
@@ -21,6 +21,7 @@ vocabulary! {
         ShowCapability = "show_capability",
         GrantCapability = "grant_capability",
         RevokeCapability = "revoke_capability",
+        ListRefunds = "list_refunds",
         ListRoutes = "list_routes",
         ListNodes = "list_nodes",
         ListUpstreams = "list_upstreams",
@@ -188,6 +189,13 @@ static REVOKE_CAPABILITY: Spec = Spec {
     parameters: &[CAPABILITY_ID, body("reason", Kind::Text(500), "Why, for the record"), BY, DRY_RUN],
     answer: &CAPABILITY,
 };
+static LIST_REFUNDS: Spec = Spec {
+    changes: false,
+    path: "/v1/refunds",
+    about: "List what goes back to those who paid, in the order of their payments.",
+    parameters: &[query("open", Kind::Flag, "Only those that are not confirmed yet"), CURSOR, LIMIT],
+    answer: &REFUND_PAGE,
+};
 static LIST_ROUTES: Spec = Spec {
     changes: false,
     path: "/v1/routes",
@@ -255,6 +263,7 @@ impl Operation {
             Self::ShowCapability => &SHOW_CAPABILITY,
             Self::GrantCapability => &GRANT_CAPABILITY,
             Self::RevokeCapability => &REVOKE_CAPABILITY,
+            Self::ListRefunds => &LIST_REFUNDS,
             Self::ListRoutes => &LIST_ROUTES,
             Self::ListNodes => &LIST_NODES,
             Self::ListUpstreams => &LIST_UPSTREAMS,

@@ -119,6 +119,28 @@ pub(super) static CAPABILITY_PAGE: Shape = Shape {
         maybe("next", Member::Text, "The cursor of the next page"),
     ],
 };
+pub(super) static REFUND: Shape = Shape {
+    name: "Refund",
+    fields: &[
+        one("capability", Member::Text, "The public name of what was closed"),
+        one("state", Member::Text, "closing, owed, signed, confirmed, or nothing: too little was left"),
+        one("route", Member::Text, "What it was bought for"),
+        one("account", Member::Text, "The account that paid"),
+        one("amount_xno", Member::Text, "What is left, in XNO; zero while it is closing"),
+        one("amount_raw", Member::Text, "What is left, in raw; zero while it is closing"),
+        one("payment", Member::Text, "The hash of the payment's block"),
+        maybe("block", Member::Text, "The hash of the block that sends it; null while there is none"),
+        one("closed_at", Member::Time, "When it was closed"),
+        one("updated_at", Member::Time, "When its state changed last"),
+    ],
+};
+pub(super) static REFUND_PAGE: Shape = Shape {
+    name: "RefundPage",
+    fields: &[
+        one("refunds", Member::Many(&REFUND), "The oldest payment first"),
+        maybe("next", Member::Text, "The cursor of the next page"),
+    ],
+};
 pub(super) static GIVEN: Shape = Shape {
     name: "Given",
     fields: &[

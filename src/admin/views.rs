@@ -11,6 +11,7 @@ use crate::rates::RateStatus;
 use crate::routes::{Access, PreflightRule, Route, RouteName, Strip, Unit};
 use crate::store::PaymentRecord;
 use crate::store::operator::{CapabilityEntry, ManualAct};
+use crate::store::refunds::RefundRecord;
 
 /// The last second that is printed as a date.
 const LAST_DATE: u64 = 253_402_300_799;
@@ -46,6 +47,23 @@ pub fn payment(payment: &PaymentRecord) -> Value {
         "requests": intent.terms.grants.requests(),
         "within_seconds": intent.terms.grants.seconds,
         "valid_before": time(intent.valid_before),
+    })
+}
+
+/// What goes back to who paid.
+#[must_use]
+pub fn refund(refund: &RefundRecord) -> Value {
+    json!({
+        "capability": refund.capability.to_string(),
+        "state": refund.state.as_str(),
+        "route": refund.route.as_str(),
+        "account": refund.account.to_string(),
+        "amount_xno": refund.amount.xno().number(),
+        "amount_raw": refund.amount.to_string(),
+        "payment": refund.payment.to_string(),
+        "block": refund.block.map(|it| it.hash().to_string()),
+        "closed_at": time(refund.closed_at),
+        "updated_at": time(refund.updated_at),
     })
 }
 

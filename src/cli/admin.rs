@@ -57,6 +57,8 @@ enum AdminCommand {
     Capabilities(CapabilitiesOf),
     /// The routes with their prices
     Routes,
+    /// What goes back to those who paid
+    Refunds(RefundsArgs),
     /// The Nano nodes and how they are
     Nodes,
     /// The upstreams and whether they are up
@@ -168,6 +170,15 @@ struct CapabilitiesArgs {
 }
 
 #[derive(Args, Clone, Debug)]
+struct RefundsArgs {
+    /// Only those that are not confirmed yet
+    #[arg(long)]
+    open: bool,
+    #[command(flatten)]
+    page: Page,
+}
+
+#[derive(Args, Clone, Debug)]
 struct RevokeArgs {
     /// The id of the capability
     id: String,
@@ -219,6 +230,7 @@ impl AdminCommand {
             }
             Self::Capabilities(CapabilitiesOf::Revoke(args)) => (Operation::RevokeCapability, args.told()),
             Self::Capabilities(CapabilitiesOf::Grant(args)) => (Operation::GrantCapability, args.told()),
+            Self::Refunds(args) => (Operation::ListRefunds, args.told()),
             Self::Routes => (Operation::ListRoutes, Told::new()),
             Self::Nodes => (Operation::ListNodes, Told::new()),
             Self::Upstreams => (Operation::ListUpstreams, Told::new()),
@@ -248,6 +260,17 @@ impl Page {
     fn add_to(&self, told: &mut Told) {
         told.extend(self.limit.map(|it| ("limit".to_owned(), it.into())));
         told.extend(self.cursor.as_ref().map(|it| ("cursor".to_owned(), it.as_str().into())));
+    }
+}
+
+impl RefundsArgs {
+    fn told(&self) -> Told {
+        let mut told = Told::new();
+        if self.open {
+            told.insert("open".to_owned(), true.into());
+        }
+        self.page.add_to(&mut told);
+        told
     }
 }
 

@@ -103,6 +103,15 @@ Exit codes:
   75  with --once: another process is sweeping this pool
   78  the configuration has faults or allows no sweep";
 
+pub(super) const REFUNDS: &str = "\
+Exit codes:
+   0  it is printed, or all that is owed is sent
+   1  of pay: something is not sent yet
+  64  an argument is wrong
+  74  the journal or the output cannot be read or written
+  75  of pay: another process makes blocks of this pool
+  78  the configuration has faults, there is no journal, or the seed cannot be used";
+
 pub(super) const PAYMENTS: &str = "\
 Exit codes:
    0  it is printed; of reconcile: journal and ledger agree

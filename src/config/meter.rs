@@ -9,7 +9,7 @@ use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{Given, MeterFile, Piece, PointersFile, RateFile, UsageFile};
 use crate::nano::Raw;
-use crate::routes::{Access, Grants, Listed};
+use crate::routes::{Access, Grants, Listed, RefundRule, Terms};
 use crate::usage::{JsonPointers, MAX_MODEL, MeterPlan, Overdraft, Per, Pointer, Rate, Rates, UsageSource};
 
 /// The longest `within`, of a purse or of requests, in seconds.
@@ -60,12 +60,13 @@ vocabulary! {
     fn as_str;
 }
 
-/// The plan; `None` if the route has no meter. `prices` are the route's other keys that say what it costs.
+/// The plan, and what becomes of what is left; `None` if the route has no meter. `prices` are the route's other keys that
+/// say what it costs.
 pub(super) fn plan(
     judge: &mut Judge<'_>,
     piece: Piece<Value>,
-    prices: [Option<String>; 4],
-) -> Judged<Option<Arc<MeterPlan>>> {
+    prices: [Option<String>; 5],
+) -> Judged<Option<(Arc<MeterPlan>, RefundRule)>> {
     if !piece.is_given() {
         return Ok(None);
     }
@@ -99,6 +100,7 @@ pub(super) fn plan(
         let hint = "leave `include_usage` out: only OpenAI's API has this option";
         outcome = Err(judge.fault(&place, format_args!("together with `usage: {}`", source.as_str()), hint));
     }
+    let refund = judge.choice(file.refund, RefundRule::ALL, RefundRule::as_str);
     let plan = all!(MeterPlan {
         deposit,
         seconds: judge.seconds(file.within, 1..=MAX_WITHIN, DEFAULT_WITHIN),
@@ -111,7 +113,8 @@ pub(super) fn plan(
         announce: judge.choice(file.announce, Announced::ALL, Announced::as_str).map(|it| it.is_some()),
         ask_usage: ask.map(|it| it.is_some()),
     })?;
-    outcome.map(|()| Some(Arc::new(plan)))
+    outcome?;
+    Ok(Some((Arc::new(plan), refund?.unwrap_or_default())))
 }
 
 /// What a payment buys on a metered route.

@@ -136,6 +136,7 @@ sections! {
         challenge: Value,
         settlement: Value,
         sweep: Value,
+        refunds: Value,
         store: Value,
         upstreams: Value,
         rates: Value,
@@ -262,6 +263,11 @@ sections! {
         representative: String,
         work_server: String,
     }
+    "refunds" => RefundsFile {
+        pay: String,
+        at_least: String,
+        keep: String,
+    }
     "store" => StoreFile {
         path: String,
         free_space: Value,
@@ -327,6 +333,7 @@ sections! {
         hidden: bool,
         charge_on: String,
         metering: String,
+        refund: String,
         payment_identifier: String,
         preflight: String,
         body: String,
@@ -360,6 +367,7 @@ sections! {
         usage: Value,
         rates: Value,
         hold: String,
+        refund: String,
         overdraft: String,
         announce: String,
         include_usage: String,

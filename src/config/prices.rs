@@ -16,8 +16,10 @@ use super::upstream::Upstreams;
 use crate::payment::Mechanism;
 use crate::routes::{
     Access, BodyRule, ChargeOn, Conditions, Found, Grants, Listed, MAX_ALTERNATIVES, Metering, PART, Pattern,
-    PaymentIdentifiers, PreflightRule, PriceTable, Route, RouteName, Standing, TableFault, UpstreamName,
+    PaymentIdentifiers, PreflightRule, PriceTable, RefundRule, Route, RouteName, Standing, TableFault, Terms,
+    UpstreamName,
 };
+use crate::usage::MeterPlan;
 
 /// What happens to a request that no route covers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -140,6 +142,7 @@ fn route(
         file.grants.given_path(),
         file.charge_on.given_path(),
         file.metering.given_path(),
+        file.refund.given_path(),
         file.payment_identifier.given_path(),
         file.mechanisms.given_path(),
     ];
@@ -154,7 +157,7 @@ fn route(
     let standing = standing(known_pattern(), conditions.as_ref().map_err(|it| *it), formerly);
     let prices =
         [file.price.given_path(), file.free.given_path(), file.grants.given_path(), file.mcp.given_path()];
-    let meter = meter::plan(judge, file.meter, prices);
+    let (meter, refund) = metered(judge, file.meter, file.refund, prices);
     let access = match &meter {
         Ok(None) => access(judge, &path, pattern.as_ref().ok(), file.price, file.free, file.grants, file.mcp),
         Ok(Some(plan)) => Ok(meter::access(plan)),
@@ -194,6 +197,7 @@ fn route(
             .choice(file.charge_on, ChargeOn::ALL, ChargeOn::as_str)
             .map(Option::unwrap_or_default),
         metering: judge.choice(file.metering, Metering::ALL, Metering::as_str).map(Option::unwrap_or_default),
+        refund,
         payment_identifier: judge.choice(identifiers, PaymentIdentifiers::ALL, PaymentIdentifiers::as_str),
         preflight: judge.choice(file.preflight, PreflightRule::ALL, PreflightRule::as_str),
         body: judge.choice(file.body, BodyRule::ALL, BodyRule::as_str).map(Option::unwrap_or_default),
@@ -204,6 +208,24 @@ fn route(
         offered.insert(route.name.clone(), Offered { mechanisms, path: place });
     }
     Ok(route)
+}
+
+/// A route's meter, and what becomes of what is left: the meter says it, where there is one. `prices` are the route's
+/// other keys that say what it costs.
+fn metered(
+    judge: &mut Judge<'_>,
+    meter: Piece<Value>,
+    refund: Piece<String>,
+    prices: [Option<String>; 4],
+) -> (Judged<Option<Arc<MeterPlan>>>, Judged<RefundRule>) {
+    let [price, free, grants, mcp] = prices;
+    let plan = meter::plan(judge, meter, [price, free, grants, mcp, refund.given_path()]);
+    let refund = judge.choice(refund, RefundRule::ALL, RefundRule::as_str);
+    match plan {
+        Ok(None) => (Ok(None), refund.map(Option::unwrap_or_default)),
+        Ok(Some((plan, refund))) => (Ok(Some(plan)), Ok(refund)),
+        Err(reported) => (Err(reported), Err(reported)),
+    }
 }
 
 /// Refuses these keys, which say something of a price, on a route that has none.
@@ -397,6 +419,25 @@ fn is_foreign_pattern(segment: &str) -> bool {
         || within('<', '>').is_some()
         || within('[', ']').is_some()
         || within('(', ')').is_some_and(|it| it.contains('|'))
+}
+
+/// Warns of routes that give back what is left, and whose payments show nobody to whom.
+pub(super) fn warn_of_unknown_payers(
+    judge: &mut Judge<'_>,
+    table: &PriceTable,
+    offered: &ByRoute,
+    usual: &[Mechanism],
+) {
+    for (index, route) in table.routes().iter().enumerate() {
+        let mechanisms = offered.get(&route.name).map_or(usual, |it| &it.mechanisms);
+        if route.refund == RefundRule::OnClose && !mechanisms.iter().any(|it| it.proves_payer()) {
+            let message =
+                "`refund: on_close`, and no payment shows who holds the key of the account that paid";
+            let hint =
+                "offer nanoTxn or nanoSignature as well: with nanoSession the account may be an exchange's";
+            judge.warn(&below(&item("routes", index), "match"), message, hint);
+        }
+    }
 }
 
 /// Warns of priced routes whose path is free for another method.

@@ -16,16 +16,17 @@ use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::rulebook::Rulebook;
 use super::tariff::Unmatched;
-use super::{framing, holding, hop, preflight, target};
+use super::{closing, framing, holding, hop, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Cashier, Presented, Verdict};
 use crate::ledger::Ledger;
 use crate::payment::derived::may_be as may_be_derived;
 use crate::routes::{Access, BodyRule, CanonicalTarget, Found, RequestHead, RequestHost, Route};
 use crate::store::Store;
+use crate::store::refunds::RefundJournal;
 
 /// Decides a request. Notes its route and origin in the context.
-pub(super) async fn decide<L: Ledger, S: Store>(
+pub(super) async fn decide<L: Ledger, S: Store + RefundJournal>(
     cashier: &Cashier<L, S>,
     rulebook: &Rulebook,
     session: &mut Session,
@@ -35,7 +36,7 @@ pub(super) async fn decide<L: Ledger, S: Store>(
     decided.unwrap_or_else(Decision::Reject)
 }
 
-async fn find_and_price<L: Ledger, S: Store>(
+async fn find_and_price<L: Ledger, S: Store + RefundJournal>(
     cashier: &Cashier<L, S>,
     rulebook: &Rulebook,
     session: &mut Session,
@@ -68,6 +69,14 @@ async fn find_and_price<L: Ledger, S: Store>(
         } else {
             Box::pin(holding::decide(cashier, session)).await
         };
+    }
+    if closing::is_asked(&head, &tariff.table) {
+        context.at_route = tariff.at(&tariff.documents.label);
+        if preflight.is_some() {
+            return Ok(Decision::Preflight);
+        }
+        // Boxed, as all that few requests come to: what a future may hold is copied with each request.
+        return Box::pin(closing::close(cashier, session, &tariff)).await;
     }
     context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
     let route = match tariff.table.find(&head) {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::closing;
 use super::context::{Context, Forwarding, Payment};
 use super::discovery::Document;
 use super::rejection::Rejection;
 use crate::admission::Admission;
-use crate::cashier::{Bill, Holding, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
+use crate::cashier::{Bill, Closed, Holding, IdentifierRefusal, Moved, PendingReason, Replay, Wait};
 use crate::metrics::{Outcome, ReachedLimit};
 use crate::payment::Refusal;
 use crate::routes::{CanonicalTarget, Route, Strip, UpstreamName};
@@ -26,6 +27,8 @@ pub(super) enum Decision {
     Document(Arc<Document>),
     /// Say what a token is worth.
     Holding(Box<Holding>),
+    /// Answer what became of a capability that was to be closed.
+    Close(Box<Closed>),
     /// Answer an `OPTIONS` request: a cross-origin preflight, or one that is to go no further.
     Preflight,
     Reject(Rejection),
@@ -50,6 +53,7 @@ impl Decision {
             | Self::Moved(_)
             | Self::Document(_)
             | Self::Holding(_)
+            | Self::Close(_)
             | Self::Preflight
             | Self::Reject(_) => false,
         }
@@ -66,6 +70,7 @@ impl Decision {
         match self {
             Self::Replay(_) | Self::Wait(Wait::Pending { reason: PendingReason::Settlement, .. }) => true,
             Self::Forward(_) => self.holds_use(),
+            Self::Close(closed) => closed.refund().is_some(),
             Self::Wait(_)
             | Self::Bill(_)
             | Self::Conflict(_)
@@ -85,6 +90,7 @@ impl Decision {
             Self::Bill(it) => it.bill.refused.as_ref().and_then(|it| it.block).map(Payment::Shown),
             Self::Wait(Wait::Pending { block, .. }) => Some(Payment::Shown(*block)),
             Self::Moved(it) => Some(Payment::Shown(it.block)),
+            Self::Close(it) => it.refund().map(|it| Payment::Shown(it.payment)),
             Self::Wait(_)
             | Self::Conflict(_)
             | Self::Document(_)
@@ -116,6 +122,7 @@ impl Decision {
             | Self::Moved(_)
             | Self::Document(_)
             | Self::Holding(_)
+            | Self::Close(_)
             | Self::Preflight
             | Self::Reject(_) => None,
         }
@@ -140,6 +147,7 @@ impl Decision {
             Self::Replay(_) => Outcome::Replayed,
             Self::Conflict(_) | Self::Moved(_) => Outcome::Refused,
             Self::Document(_) | Self::Holding(_) | Self::Preflight => Outcome::Free,
+            Self::Close(closed) => closing::outcome(closed),
             Self::Reject(rejection) => rejection.outcome(),
         }
     }

@@ -16,7 +16,7 @@ use super::decision::Decision;
 use super::reply::{Reply, come_again, plain, value, write};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::upstream_bill::UPSTREAM_BILL;
-use super::{bill, forward, grpc, holding, idempotency, mcp, preflight};
+use super::{bill, closing, forward, grpc, holding, idempotency, mcp, preflight};
 use crate::cashier::{IdentifierRefusal, Moved};
 use crate::listen::LastWords;
 use crate::routes::Left;
@@ -49,6 +49,7 @@ pub(super) async fn respond(
         Decision::Conflict(refusal) => conflict(refusal),
         Decision::Moved(moved) => gone(&moved),
         Decision::Holding(holding) => holding::reply(&holding),
+        Decision::Close(closed) => closing::reply(&closed),
         Decision::Reject(rejection) => rejection.reply()?,
     };
     Box::pin(send(session, context, answer)).await.map(|()| None)

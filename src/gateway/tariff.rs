@@ -23,6 +23,7 @@ use crate::access_log::LoggedRequests;
 use crate::config::{Origins, PublicUrl, RailHint};
 use crate::listen::TrustedProxies;
 use crate::metrics::RouteSeries;
+use crate::nano::Raw;
 use crate::rates::Rates;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use crate::x402::WorkTerms;
@@ -49,6 +50,8 @@ pub struct Tariff {
     pub cors: Option<CorsPolicy>,
     /// Who answers preflights, unless a route says otherwise.
     pub preflight: PreflightRule,
+    /// If less is left of what is closed, it is not sent back.
+    pub refunds_at_least: Raw,
     /// `maxTimeoutSeconds` of a bill, in seconds.
     pub challenge_lifetime: u64,
     /// What a bill says about how XNO is got.

@@ -231,6 +231,13 @@ pub fn claim_in(keys: &MacKeys, presented: &str) -> Option<Claim> {
     is_real.then(|| Claim::read(body))
 }
 
+/// The capability of a token that was made with one of `keys`, for whatever route and however old. `None` for any
+/// other text.
+#[must_use]
+pub fn holder_of(keys: &MacKeys, presented: &str) -> Option<CapabilityId> {
+    claim_in(keys, presented).map(|it| it.id)
+}
+
 /// The id that a token claims. It counts only if the token is found to be real: by [`recognise`], or because
 /// it is the very text of a capability that was recognised before ([`CapabilityText::is_presented`]).
 #[must_use]

@@ -12,7 +12,7 @@ vocabulary! {
         /// **(ours)** All uses are spent.
         CapabilityExhausted = "CAPABILITY_EXHAUSTED",
         CapabilityExpired = "CAPABILITY_EXPIRED",
-        /// **(ours)** The operator ended it.
+        /// **(ours)** The operator ended it, or its holder closed it.
         CapabilityRevoked = "CAPABILITY_REVOKED",
         CapabilityUnknown = "CAPABILITY_UNKNOWN",
         /// **(ours)** This gateway did not mint the entry that was sent back.
@@ -50,7 +50,8 @@ impl Refusal {
             Self::CapabilityExhausted => "every use of the capability is spent: pay again",
             Self::CapabilityExpired => "the capability's time is over: pay again",
             Self::CapabilityRevoked => {
-                "the operator has revoked the capability: pay again, or ask the operator why"
+                "the capability has ended: its holder has closed it, or the operator has revoked it; pay again, or ask the \
+                 operator why"
             }
             Self::CapabilityUnknown => "this gateway knows no such capability: pay for one",
             Self::ChallengeUnknown => {

@@ -242,6 +242,14 @@ impl<S: PaymentJournal + Meters + StoreHealth> Capabilities<S> {
         }
     }
 
+    /// Reports what this instance has spent of a capability, and hands back what no request under way has.
+    ///
+    /// # Errors
+    /// [`StoreError`]. It is repeated in the background.
+    pub async fn hand_back(&self, id: CapabilityId) -> Result<(), StoreError> {
+        self.leases.hand_back(id).await
+    }
+
     /// Until `shutdown` turns true: reports uses as they are spent, renews leases, hands back idle uses.
     /// Then reports and hands back everything.
     pub async fn run(&self, shutdown: StopSignal) {

@@ -5,9 +5,12 @@ use crate::nano::{Account, BlockHash, Raw, UnixSeconds};
 use crate::payment::{IdentifiedRequest, IdentifierKey, Nonce, RequestDigest};
 use crate::routes::{Grants, Place, RouteName, Terms, Unit};
 use crate::store::deposits::{Deposit, SeenDeposit, SweepBlock, SweepRecord};
-use crate::store::encoding::{action, amounts_of, decode_block, decode_headers, state, sweep_state};
+use crate::store::encoding::{
+    action, amounts_of, decode_block, decode_headers, refund_state, state, sweep_state,
+};
 use crate::store::escrow::{Share, StoredCapability};
 use crate::store::operator::{CapabilityEntry, ManualAct, Remark};
+use crate::store::refunds::{ExpiredPurse, ExpiryMark, RefundRecord};
 use crate::store::{
     Answer, CapabilityId, CapabilityRecord, Holder, Intent, Lease, OutstandingGrants, PaymentRecord,
 };
@@ -231,5 +234,39 @@ pub(super) fn sweep<R: Columns>(row: &R) -> Result<SweepRecord, R::Fault> {
         state: sweep_state(row.small(6)?).ok_or_else(|| row.unreadable(6))?,
         planned_at: row.time(7)?,
         ended_at: row.integer(8)?.map(|it| UnixSeconds(it.cast_unsigned())),
+    })
+}
+
+/// The columns of a refund `r` before its amount, in the order of [`refund`].
+pub(super) const REFUND_COLUMNS: &str = "r.payment, k.name, p.block, p.route, p.payer, r.state, r.signed, r.closed_at, r.updated_at, \
+     p.pay_to";
+
+/// A row of a refund: [`REFUND_COLUMNS`], and the amount as the engine reads one.
+pub(super) fn refund<R: Columns>(row: &R) -> Result<RefundRecord, R::Fault> {
+    let payment = BlockHash(row.bytes(2)?);
+    Ok(RefundRecord {
+        sequence: row.number(0)?,
+        capability: row.optional_bytes(1)?.map_or_else(|| CapabilityId::of_payment(payment), CapabilityId),
+        payment,
+        route: RouteName::new(row.text(3)?),
+        account: Account(row.bytes(4)?),
+        state: refund_state(row.small(5)?).ok_or_else(|| row.unreadable(5))?,
+        block: row.blob(6)?.map(|it| decode_block(it).ok_or_else(|| row.unreadable(6))).transpose()?,
+        closed_at: row.time(7)?,
+        updated_at: row.time(8)?,
+        paid_to: Account(row.bytes(9)?),
+        amount: row.raw(10)?,
+    })
+}
+
+/// The columns of a purse that has run out, in the order of [`expired_purse`].
+pub(super) const EXPIRED_COLUMNS: &str = "k.payment, k.expires_at, k.name, p.block, p.route";
+
+pub(super) fn expired_purse<R: Columns>(row: &R) -> Result<ExpiredPurse, R::Fault> {
+    let payment = BlockHash(row.bytes(3)?);
+    Ok(ExpiredPurse {
+        mark: ExpiryMark { sequence: row.number(0)?, expires_at: row.time(1)? },
+        capability: row.optional_bytes(2)?.map_or_else(|| CapabilityId::of_payment(payment), CapabilityId),
+        route: RouteName::new(row.text(4)?),
     })
 }

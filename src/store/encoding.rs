@@ -3,6 +3,7 @@
 use crate::nano::{Account, BlockHash, Raw, Representative, Signature, StateBlock, Work};
 use crate::routes::Unit;
 use crate::store::deposits::{Mark, SweepState};
+use crate::store::refunds::RefundState;
 use crate::store::{CapabilityId, Filter, PaymentState};
 use crate::sweep::Action;
 
@@ -75,6 +76,12 @@ pub(super) fn in_sweep_state(state: Option<SweepState>) -> String {
     state.map_or_else(String::new, |it| format!("AND state = {}", sweep_state_code(it)))
 }
 
+/// The condition on a list of refunds, written out so that the index of unfinished ones is used.
+pub(super) fn in_refund_state(state: Option<RefundState>, unfinished: bool) -> String {
+    let state = state.map_or_else(String::new, |it| format!("AND r.state = {}", refund_state_code(it)));
+    if unfinished { format!("{state} AND r.state < 3") } else { state }
+}
+
 /// The codes of an enum's values as they are stored, in both directions.
 macro_rules! codes {
     ($kind:ident: $encode:ident, $decode:ident { $($code:literal => $value:ident),* }) => {
@@ -88,9 +95,12 @@ macro_rules! codes {
     };
 }
 
-// Indexes of the schema name 0 (an intent), 2 (granted), and 0 (planned).
+// Indexes of the schema name 0 (an intent), 2 (granted), and 0 (planned), and 0, 1 and 2 of a refund.
 codes!(PaymentState: state_code, state { 0 => Intent, 1 => Parked, 2 => Granted, 3 => Failed });
 codes!(Action: action_code, action { 0 => Open, 1 => Receive, 2 => Send });
+codes!(RefundState: refund_state_code, refund_state {
+    0 => Closing, 1 => Owed, 2 => Signed, 3 => Confirmed, 4 => Nothing
+});
 codes!(SweepState: sweep_state_code, sweep_state { 0 => Planned, 1 => Confirmed, 2 => Superseded });
 
 /// The name under which a capability is stored. `None` if its id is the beginning of its block's hash,

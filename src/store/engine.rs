@@ -6,6 +6,7 @@ use super::deposits::{
     Deposit, DepositJournal, Mark, Noted, SeenDeposit, SweepBlock, SweepRecord, SweepState,
 };
 use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
+use super::refunds::{Closing, ExpiredPurse, ExpiryMark, RefundJournal, RefundRecord, RefundSearch};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
@@ -13,7 +14,7 @@ use super::{
     StoreObserver,
 };
 use crate::clock::Stopwatch;
-use crate::nano::{BlockHash, UnixSeconds};
+use crate::nano::{BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::payment::IdentifierKey;
 
 /// One of the engines, and an observer of each call.
@@ -153,6 +154,15 @@ pass_on! {
         capability_entry(id: CapabilityId, now: UnixSeconds) -> Option<CapabilityEntry>;
         revoke_by(id: CapabilityId, remark: &Remark, now: UnixSeconds) -> bool;
         note_given(id: CapabilityId, remark: &Remark, now: UnixSeconds) -> bool;
+    }
+    RefundJournal {
+        close_capability(id: CapabilityId, at_least: Raw, now: UnixSeconds) -> Closing;
+        refund(id: CapabilityId) -> Option<RefundRecord>;
+        refunds(search: &RefundSearch) -> Vec<RefundRecord>;
+        take_refunds(until: UnixSeconds, most: usize, now: UnixSeconds) -> Vec<RefundRecord>;
+        sign_refund(id: CapabilityId, instead_of: Option<BlockHash>, block: &StateBlock, now: UnixSeconds) -> RefundRecord;
+        confirm_refund(id: CapabilityId, block: BlockHash, now: UnixSeconds) -> bool;
+        expired_purses(after: ExpiryMark, limit: usize, now: UnixSeconds) -> Vec<ExpiredPurse>;
     }
     DepositJournal {
         note_deposits(deposits: &[Deposit], keep: u32, now: UnixSeconds) -> Noted;

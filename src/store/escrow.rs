@@ -85,10 +85,10 @@ pub(super) struct Counts {
 
 /// The result of one call: its answer, and what to write.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Changes {
+pub(super) struct Changes<A = Lease> {
     /// What the amounts are in.
     pub(super) unit: Unit,
-    pub(super) answer: Lease,
+    pub(super) answer: A,
     /// The capability's new counts, if one changed.
     pub(super) counts: Option<Counts>,
     /// The shares that changed.
@@ -169,7 +169,18 @@ impl Escrow {
         Ok(self.changes(after, answer))
     }
 
-    fn changes(&self, mut after: Self, answer: Lease) -> Changes {
+    /// Takes out all that is left of a capability that is closed, once nothing of it is leased. The answer is how much
+    /// that is; `None` while something is.
+    pub(super) fn apply_close(&self, now: UnixSeconds) -> Changes<Option<u128>> {
+        let mut after = self.clone();
+        after.lapse(now);
+        let is_out = after.shares.iter().any(|share| share.outstanding > 0);
+        let left = (!is_out).then(|| after.remaining());
+        after.spent = after.spent.saturating_add(left.unwrap_or_default());
+        self.changes(after, left)
+    }
+
+    fn changes<A>(&self, mut after: Self, answer: A) -> Changes<A> {
         after.shares.retain(|share| !self.shares.contains(share));
         let [before, now] =
             [self, &after].map(|it| Counts { stock: it.stock, spent: it.spent, broken: it.broken });
@@ -438,6 +449,27 @@ mod tests {
             Err(Misfit::MoreThanOut { used: 3, returned: 0, out: 2 }),
             "they are reported once"
         );
+    }
+
+    #[test]
+    fn what_is_left_is_taken_out_when_nothing_is_leased_and_then_nothing_can_be_spent() {
+        let mut book = Book::new();
+        book.grant(ONE, 4);
+        let close = |book: &mut Book| {
+            let Changes { answer, counts, shares, unit } = book.escrow().apply_close(book.now);
+            let lease = Share::new(ONE).answer;
+            book.write(Changes { unit, answer: lease, counts, shares });
+            answer
+        };
+        book.capability.record.revoked = true;
+        assert_eq!((close(&mut book), book.capability.spent), (None, 0), "a request may spend of it");
+        book.lease(LeaseRequest { used: 3, ..call(ONE, 1) }).unwrap();
+        assert_eq!((close(&mut book), book.capability.spent), (None, 3));
+        book.now = UnixSeconds(110);
+        assert_eq!((close(&mut book), book.capability.spent), (Some(7), 10));
+        let late = book.lease(LeaseRequest { used: 1, want: 1, ..call(ONE, 2) }).unwrap();
+        assert_eq!((numbers(late), book.capability.spent), ([0, 0, 0], 10), "what is late comes too late");
+        assert_eq!(close(&mut book), Some(0));
     }
 
     #[test]

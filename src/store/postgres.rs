@@ -19,6 +19,7 @@ mod operator;
 mod options;
 mod probe;
 mod query;
+mod refunds;
 mod replication;
 mod deposits;
 mod rows;
@@ -42,12 +43,13 @@ use super::deposits::{
 };
 use super::free_space::FreeSpace;
 use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
+use super::refunds::{Closing, ExpiredPurse, ExpiryMark, RefundJournal, RefundRecord, RefundSearch};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
     PaymentState, StoreError, StoreHealth,
 };
-use crate::nano::{BlockHash, UnixSeconds};
+use crate::nano::{BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::payment::IdentifierKey;
 
 pub use connect::{check_files, server};
@@ -267,6 +269,62 @@ impl OperatorJournal for PostgresStore {
         now: UnixSeconds,
     ) -> Result<bool, StoreError> {
         self.write(now, |client| Box::pin(operator::note_given(client, id, remark.clone(), now))).await
+    }
+}
+
+impl RefundJournal for PostgresStore {
+    async fn close_capability(
+        &self,
+        id: CapabilityId,
+        at_least: Raw,
+        now: UnixSeconds,
+    ) -> Result<Closing, StoreError> {
+        self.write(now, |client| Box::pin(refunds::close(client, id, at_least, now))).await
+    }
+
+    async fn refund(&self, id: CapabilityId) -> Result<Option<RefundRecord>, StoreError> {
+        self.read(|client| Box::pin(refunds::find(&*client, id))).await
+    }
+
+    async fn refunds(&self, search: &RefundSearch) -> Result<Vec<RefundRecord>, StoreError> {
+        self.read(|client| Box::pin(refunds::list(client, search.clone()))).await
+    }
+
+    async fn take_refunds(
+        &self,
+        until: UnixSeconds,
+        most: usize,
+        now: UnixSeconds,
+    ) -> Result<Vec<RefundRecord>, StoreError> {
+        self.write(now, |client| Box::pin(refunds::take(client, until, most, now))).await
+    }
+
+    async fn sign_refund(
+        &self,
+        id: CapabilityId,
+        instead_of: Option<BlockHash>,
+        block: &StateBlock,
+        now: UnixSeconds,
+    ) -> Result<RefundRecord, StoreError> {
+        self.write(now, |client| Box::pin(refunds::sign(client, id, instead_of, *block, now))).await
+    }
+
+    async fn confirm_refund(
+        &self,
+        id: CapabilityId,
+        block: BlockHash,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, |client| Box::pin(refunds::confirm(client, id, block, now))).await
+    }
+
+    async fn expired_purses(
+        &self,
+        after: ExpiryMark,
+        limit: usize,
+        now: UnixSeconds,
+    ) -> Result<Vec<ExpiredPurse>, StoreError> {
+        self.read(|client| Box::pin(refunds::expired(client, after, limit, now))).await
     }
 }
 

@@ -21,6 +21,7 @@ mod open_error;
 mod deposits;
 mod operator;
 mod reader;
+mod refunds;
 mod rows;
 mod schema;
 mod writer;
@@ -45,12 +46,13 @@ use super::deposits::{
 };
 use super::free_space::FreeSpace;
 use super::operator::{CapabilityEntry, CapabilitySearch, OperatorJournal, PaymentSearch, Remark};
+use super::refunds::{Closing, ExpiredPurse, ExpiryMark, RefundJournal, RefundRecord, RefundSearch};
 use super::{
     Answer, Answers, Begin, CapabilityId, CapabilityRecord, Claims, Filter, Forget, Grant, Grantee, Health,
     Inspection, Intent, Lease, LeaseRequest, Meters, OutstandingGrants, PaymentJournal, PaymentRecord,
     PaymentState, StoreError, StoreHealth, StoreObserver,
 };
-use crate::nano::{BlockHash, UnixSeconds};
+use crate::nano::{BlockHash, Raw, StateBlock, UnixSeconds};
 use crate::payment::IdentifierKey;
 
 pub use backup::{BackupError, backup_sqlite};
@@ -334,6 +336,64 @@ impl OperatorJournal for SqliteStore {
     ) -> Result<bool, StoreError> {
         let remark = remark.clone();
         self.write(now, move |db| operator::note_given(db, id, &remark, now)).await
+    }
+}
+
+impl RefundJournal for SqliteStore {
+    async fn close_capability(
+        &self,
+        id: CapabilityId,
+        at_least: Raw,
+        now: UnixSeconds,
+    ) -> Result<Closing, StoreError> {
+        self.write(now, move |db| refunds::close(db, id, at_least, now)).await
+    }
+
+    async fn refund(&self, id: CapabilityId) -> Result<Option<RefundRecord>, StoreError> {
+        self.readers.ask(move |db| refunds::find(db, id)).await
+    }
+
+    async fn refunds(&self, search: &RefundSearch) -> Result<Vec<RefundRecord>, StoreError> {
+        let search = search.clone();
+        self.readers.ask(move |db| refunds::list(db, &search)).await
+    }
+
+    async fn take_refunds(
+        &self,
+        until: UnixSeconds,
+        most: usize,
+        now: UnixSeconds,
+    ) -> Result<Vec<RefundRecord>, StoreError> {
+        self.write(now, move |db| refunds::take(db, until, most, now)).await
+    }
+
+    async fn sign_refund(
+        &self,
+        id: CapabilityId,
+        instead_of: Option<BlockHash>,
+        block: &StateBlock,
+        now: UnixSeconds,
+    ) -> Result<RefundRecord, StoreError> {
+        let block = *block;
+        self.write(now, move |db| refunds::sign(db, id, instead_of, &block, now)).await
+    }
+
+    async fn confirm_refund(
+        &self,
+        id: CapabilityId,
+        block: BlockHash,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
+        self.write(now, move |db| refunds::confirm(db, id, block, now)).await
+    }
+
+    async fn expired_purses(
+        &self,
+        after: ExpiryMark,
+        limit: usize,
+        now: UnixSeconds,
+    ) -> Result<Vec<ExpiredPurse>, StoreError> {
+        self.readers.ask(move |db| refunds::expired(db, after, limit, now)).await
     }
 }
 

@@ -49,6 +49,7 @@ mod program;
 mod proxies;
 mod proxy;
 mod rates;
+mod refunds;
 mod renamed;
 mod repeats;
 mod purse;

@@ -15,6 +15,7 @@ use crate::patience::soon;
 use crate::rig::{Ending, PLENTY, Plan, Rig, error, header, offers};
 use crate::scripted::Reply;
 
+mod closing;
 mod payers;
 mod topping_up;
 

@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use faregate::nano::Raw;
 use faregate::routes::{
     AbsoluteTarget, Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Found, Grants, MAX_PATH,
-    MAX_QUERY, Metering, NotCanonical, Pattern, PatternError, PriceTable, RequestHead, Route, RouteName,
-    TableFault, Terms, UpstreamName,
+    MAX_QUERY, Metering, NotCanonical, Pattern, PatternError, PriceTable, RefundRule, RequestHead, Route,
+    RouteName, TableFault, Terms, UpstreamName,
 };
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ fn route(text: &str, free: bool, case_sensitive: bool) -> Route {
         mime_type: String::new(),
         hidden: false,
         charge_on: ChargeOn::default(),
+        refund: RefundRule::default(),
         metering: Metering::default(),
         payment_identifier: None,
         preflight: None,

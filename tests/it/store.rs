@@ -10,6 +10,7 @@ mod operator;
 pub(crate) mod overtaken;
 mod postgres;
 mod processes;
+mod refunds;
 pub(crate) mod samples;
 mod sequences;
 pub(crate) mod server;

@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
     ),
     ("admission", &["cashier", "clock", "ledger", "metrics", "nano", "routes", "store", "usage"], false),
     ("sweeper", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "vault"], false),
+    ("refunder", &["clock", "ledger", "nano", "shutdown", "store", "sweep", "sweeper", "vault"], false),
     ("reconcile", &["ledger", "nano", "payment", "store"], false),
     ("listen", &["cashier", "clock", "metrics", "shutdown", "vault"], false),
     (
@@ -126,6 +127,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "payment",
             "rates",
             "reconcile",
+            "refunder",
             "routes",
             "shutdown",
             "store",
@@ -155,6 +157,7 @@ const LAYERS: &[(&str, &[&str], bool)] = &[
             "payment",
             "rates",
             "reconcile",
+            "refunder",
             "routes",
             "shutdown",
             "store",

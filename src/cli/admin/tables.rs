@@ -35,6 +35,16 @@ const fn columns(operation: Operation) -> Option<Columns> {
                 ("ROUTE", "route"),
             ],
         ),
+        Operation::ListRefunds => (
+            "refunds",
+            &[
+                ("CLOSED", "closed_at"),
+                ("STATE", "state"),
+                ("XNO", "amount_xno"),
+                ("CAPABILITY", "capability"),
+                ("ACCOUNT", "account"),
+            ],
+        ),
         Operation::ListRoutes => {
             ("routes", &[("NAME", "name"), ("MATCH", "match"), ("PRICE", "price"), ("UPSTREAM", "upstream")])
         }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::super::closing::CLOSE;
 use super::Published;
 use crate::payment::Mechanism;
-use crate::routes::{Access, BillForm, Line, Price, Route};
+use crate::routes::{Access, BillForm, Line, Price, RefundRule, Route};
 
 const HOW: &str = "\
 ## How to pay
@@ -49,6 +50,14 @@ fn fill(published: &Published<'_>, out: &mut String) -> std::fmt::Result {
         }
     }
     out.push_str(AFTER);
+    if published.priced().any(gives_back) {
+        let close = config.public_url.join(CLOSE);
+        writeln!(
+            out,
+            "\nWhere a price says so, what is left is sent back to the account that paid: `POST {close}` with the token\n\
+             in `PAYMENT-CAPABILITY`. The token is closed for ever. Repeat the request until its `state` is `confirmed`."
+        )?;
+    }
     writeln!(out, "\n## Prices\n")?;
     for route in published.priced() {
         price(route, out)?;
@@ -92,13 +101,14 @@ fn price(route: &Route, out: &mut String) -> std::fmt::Result {
         Access::Free => Ok(()),
         Access::Priced(listed) => {
             let price = format!("{} for {buys}", listed.price.in_full());
-            writeln!(out, "- {}: {price}{}", covered(route), described(route))
+            writeln!(out, "- {}: {price}{}{}", covered(route), back(route), described(route))
         }
         Access::Calls(prices) => {
             writeln!(
                 out,
-                "- {}, an MCP endpoint, by what is called; a payment buys {buys}{}",
+                "- {}, an MCP endpoint, by what is called; a payment buys {buys}{}{}",
                 covered(route),
+                back(route),
                 described(route)
             )?;
             out.push_str(bills(prices.bills));
@@ -136,6 +146,14 @@ const fn bills(form: BillForm) -> &'static str {
 fn covered(route: &Route) -> String {
     let Route { pattern, conditions, .. } = route;
     if conditions.is_empty() { format!("`{pattern}`") } else { format!("`{pattern}` with {conditions}") }
+}
+
+fn gives_back(route: &Route) -> bool {
+    route.refund == RefundRule::OnClose
+}
+
+fn back(route: &Route) -> &'static str {
+    if gives_back(route) { "; what is left is sent back when you close it" } else { "" }
 }
 
 fn described(route: &Route) -> String {

@@ -7,11 +7,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::closing::CLOSE;
 use super::Published;
 use crate::money::Cost;
 use crate::nano::Network;
 use crate::payment::Mechanism;
-use crate::routes::{Access, CallPrices, Line, Listed, Price, Route};
+use crate::routes::{Access, CallPrices, Line, Listed, Price, RefundRule, Route};
 use crate::x402::{Asset, Scheme, X402_VERSION, grants_to_json};
 
 pub(super) fn write(published: &Published<'_>) -> String {
@@ -68,6 +69,9 @@ fn item(published: &Published<'_>, route: &Route) -> Value {
     }
     if !route.mime_type.is_empty() {
         put("mimeType", route.mime_type.as_str().into());
+    }
+    if route.refund == RefundRule::OnClose {
+        put("refund", json!({ "when": route.refund.as_str(), "close": published.origin(route).join(CLOSE) }));
     }
     match &route.access {
         Access::Free => {}

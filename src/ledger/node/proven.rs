@@ -72,6 +72,17 @@ impl NodeLedger {
         listed.iter().map(prove).collect()
     }
 
+    /// The block `hash`, which its account's key has signed. No node can make one up.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotBelieved`], if no node gives contents with that hash, or they are not signed;
+    /// [`LedgerError::Legacy`]; else if no node answered.
+    pub async fn signed_block(&self, hash: BlockHash) -> Result<StateBlock, LedgerError> {
+        let block = self.state_block(hash).await?;
+        block.verify().map_err(|error| LedgerError::NotBelieved(format!("block {hash}: {error}")))?;
+        Ok(block)
+    }
+
     /// Blocks by their recomputed hashes, all that are asked for; `None` for one from before state blocks.
     async fn looked_up(
         &self,

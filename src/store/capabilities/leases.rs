@@ -320,6 +320,15 @@ impl<S: Meters + StoreHealth> Leases<S> {
         Ok(lease.granted)
     }
 
+    /// [`Capabilities::hand_back`](super::Capabilities::hand_back).
+    pub(super) async fn hand_back(&self, id: CapabilityId) -> Result<(), StoreError> {
+        let Some(held) = self.find(id) else { return Ok(()) };
+        match self.settle_up(&held, true).await {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     /// [`Capabilities::run`](super::Capabilities::run).
     pub(super) async fn run(&self, mut shutdown: StopSignal) {
         let mut ticks = sync::interval(LOOK_OVER_EVERY);

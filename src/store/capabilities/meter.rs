@@ -252,9 +252,10 @@ impl Meter {
         self.counts.read().stored
     }
 
-    /// Whether free uses are here and none was taken for `seconds`.
+    /// Whether free uses are here and none was taken for `seconds`, or none can be any more.
     pub(super) fn is_idle(&self, seconds: u64, now: UnixSeconds) -> bool {
-        self.counts.read().available > 0 && self.last_taken.plus(seconds) <= now
+        let counts = self.counts.read();
+        counts.available > counts.owed && (self.revoked || self.last_taken.plus(seconds) <= now)
     }
 
     /// Whether the lease lapses within `seconds`.
@@ -269,7 +270,12 @@ impl Meter {
     /// Takes `amount` of what is leased and free. Another instance may have leased what was of a lapsed lease. But while
     /// the store takes no writes (`alone`) no instance can, so it is served.
     pub(super) fn take(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> bool {
-        if self.revoked || (self.lapses_at <= now && !alone) {
+        !self.revoked && self.take_on(amount, now, alone)
+    }
+
+    /// Takes `amount` more for a request under way, which goes on although the capability has ended meanwhile.
+    fn take_on(&mut self, amount: u128, now: UnixSeconds, alone: bool) -> bool {
+        if self.lapses_at <= now && !alone {
             return false;
         }
         let mut counts = self.counts.read();
@@ -335,14 +341,22 @@ impl Meter {
         self.failures.pause(now)
     }
 
-    /// Takes out what a lease call reports: all spent uses, and all free ones if they lapsed or if
-    /// `hand_back`.
+    /// Takes out what a lease call reports: all spent uses, all free ones if they lapsed, and if `hand_back` those that
+    /// no answer under way has used.
     pub(super) fn draw_up(&mut self, hand_back: bool, now: UnixSeconds) -> UseTally {
         self.queued = false;
         self.unreported_requests = 0;
-        let returns = hand_back || self.lapses_at <= now;
+        let lapsed = self.lapses_at <= now;
         let (used, returned) = self.change(|counts| {
-            let returned = if returns { std::mem::take(&mut counts.available) } else { 0 };
+            let kept = if lapsed {
+                0
+            } else if hand_back {
+                counts.available.min(counts.owed)
+            } else {
+                counts.available
+            };
+            let returned = counts.available.saturating_sub(kept);
+            counts.available = kept;
             counts.returning = counts.returning.saturating_add(returned);
             (std::mem::take(&mut counts.unreported), returned)
         });
@@ -457,7 +471,7 @@ impl Use {
         }
         let mut meter = self.held.meter();
         let more = amount.min(meter.left_to(self.owed)).min(meter.counts.read().available);
-        if !meter.take(more, now, alone) {
+        if !meter.take_on(more, now, alone) {
             return 0;
         }
         let paid = self.owed.min(more);

@@ -126,7 +126,7 @@ pub(super) async fn refuse_taken(client: &impl GenericClient, id: CapabilityId) 
     }
 }
 
-async fn by_id(
+pub(super) async fn by_id(
     client: &impl GenericClient,
     id: CapabilityId,
     lock: &str,
@@ -339,7 +339,11 @@ pub(super) async fn revoke(client: &Client, id: CapabilityId, now: UnixSeconds) 
 }
 
 /// Writes what a call changed, and gives its answer.
-async fn write(transaction: &Transaction<'_>, payment: u64, changes: Changes) -> Result<Lease, Fault> {
+pub(super) async fn write<A>(
+    transaction: &Transaction<'_>,
+    payment: u64,
+    changes: Changes<A>,
+) -> Result<A, Fault> {
     let unit = changes.unit;
     if let Some(Counts { stock, spent, broken }) = changes.counts {
         let ([_, spent], balance) = amounts(unit, [stock, spent]);
@@ -365,7 +369,7 @@ pub(super) async fn outstanding(client: &Client, now: UnixSeconds) -> Result<Vec
     found.iter().map(columns::outstanding).collect()
 }
 
-async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {
+pub(super) async fn shares(transaction: &Transaction<'_>, payment: u64) -> Result<Vec<Share>, Fault> {
     let sql = format!("SELECT {SHARE_COLUMNS} FROM leases WHERE payment = $1");
     query(transaction, &sql, &[&stored(payment)]).await?.iter().map(columns::share).collect()
 }

@@ -89,7 +89,10 @@ pub(super) async fn is_claimed(client: &Client, block: BlockHash) -> Result<bool
 }
 
 /// `PaymentJournal::payment`.
-pub(super) async fn find(client: &Client, block: BlockHash) -> Result<Option<PaymentRecord>, Fault> {
+pub(super) async fn find(
+    client: &impl GenericClient,
+    block: BlockHash,
+) -> Result<Option<PaymentRecord>, Fault> {
     let sql = format!(
         "SELECT {PAYMENT_COLUMNS} FROM claims AS c JOIN payments AS p ON p.sequence = c.sequence \
          WHERE c.block = $1"

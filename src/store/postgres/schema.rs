@@ -12,7 +12,8 @@ const LOCKS: i32 = 0x4641_5245;
 
 /// Step n takes the tables from version n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 8] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, EXCHANGES];
+const MIGRATIONS: [&str; 9] =
+    [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, EXCHANGES, REFUNDS];
 
 /// Version 1: the same tables as in SQLite, for the same reasons.
 ///
@@ -181,6 +182,33 @@ ALTER TABLE leases ADD COLUMN amounts bytea CHECK (length(amounts) = 80);
 /// How the price of a payment came about, if it is in another currency: `0.02 USD at 0.83`.
 const EXCHANGES: &str = "ALTER TABLE payments ADD COLUMN exchange text";
 
+/// Refunds of closed capabilities, as in SQLite.
+const REFUNDS: &str = "
+CREATE TABLE refunds (
+    payment     bigint PRIMARY KEY REFERENCES capabilities (payment),
+    state       smallint NOT NULL CHECK (state BETWEEN 0 AND 4),
+    amount      numeric(39, 0) NOT NULL,
+    signed      bytea,
+    hash        bytea CHECK (length(hash) = 32 AND (hash IS NULL) = (signed IS NULL)),
+    taken_until bigint NOT NULL DEFAULT 0,
+    closed_at   bigint NOT NULL,
+    updated_at  bigint NOT NULL,
+    CHECK ((state IN (2, 3)) = (signed IS NOT NULL))
+);
+
+CREATE INDEX unfinished_refunds ON refunds (state, taken_until, payment) WHERE state < 3;
+CREATE INDEX open_purses ON capabilities (expires_at, payment) WHERE balance IS NOT NULL AND revoked_at IS NULL;
+
+CREATE TRIGGER refunds_are_kept BEFORE DELETE OR TRUNCATE ON refunds EXECUTE FUNCTION kept();
+
+CREATE FUNCTION refund_stays() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'a refund that has ended, or what is owed, is never changed'; END $$;
+CREATE TRIGGER ended_refunds_are_final BEFORE UPDATE ON refunds
+    FOR EACH ROW WHEN (old.state >= 3) EXECUTE FUNCTION refund_stays();
+CREATE TRIGGER refunds_stay_as_large BEFORE UPDATE OF amount ON refunds
+    FOR EACH ROW WHEN (old.state <> 0 AND old.amount <> new.amount) EXECUTE FUNCTION refund_stays();
+";
+
 /// The version of this program.
 pub(super) fn known() -> i32 {
     i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
@@ -200,7 +228,7 @@ pub(super) async fn migrate(client: &mut Client) -> Result<(), PostgresFault> {
     if found == 0 {
         let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace \
              AND relname IN ('payments', 'claims', 'capabilities', 'leases', 'ranges', 'probe', 'journal', \
-             'deposits', 'sweeps', 'operator_acts')";
+             'deposits', 'sweeps', 'operator_acts', 'refunds')";
         let taken: i64 = transaction.query_one(sql, &[]).await?.try_get(0)?;
         if taken > 0 {
             return Err(PostgresFault::Foreign);

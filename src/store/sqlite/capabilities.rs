@@ -19,7 +19,7 @@ const CAPABILITY: &str = "SELECT k.payment, coalesce(k.name, substr(p.block, 1, 
 /// Whether something is left of a capability `k`. Amounts of 16 bytes sort as they are.
 pub(super) const LEFT: &str = "(k.spent < k.uses OR substr(k.balance, 17, 16) < substr(k.balance, 1, 16))";
 
-fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
+pub(super) fn by_id(db: &Connection, id: CapabilityId) -> Result<Option<StoredCapability>, Fault> {
     let sql = format!(
         "{CAPABILITY} JOIN claims AS c ON c.sequence = k.payment \
          WHERE c.block BETWEEN ?1 AND ?2 AND k.name IS NULL"
@@ -110,7 +110,7 @@ pub(super) fn revoke(db: &Connection, id: CapabilityId, now: UnixSeconds) -> Res
 }
 
 /// Writes what a call changed, and gives its answer.
-fn write(db: &Connection, payment: u64, changes: Changes) -> Result<Lease, Fault> {
+pub(super) fn write<A>(db: &Connection, payment: u64, changes: Changes<A>) -> Result<A, Fault> {
     let unit = changes.unit;
     if let Some(Counts { stock, spent, broken }) = changes.counts {
         let ([_, spent], balance) = amounts(unit, [stock, spent]);
@@ -138,7 +138,7 @@ pub(super) fn outstanding(db: &Connection, now: UnixSeconds) -> Result<Vec<Outst
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
+pub(super) fn shares(db: &Connection, payment: u64) -> Result<Vec<Share>, Fault> {
     let sql = format!("SELECT {SHARE_COLUMNS} FROM leases WHERE payment = ?1");
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_map([stored(payment)], |row| columns::share(row))?;

@@ -9,7 +9,8 @@ const APPLICATION_ID: i32 = 0x4641_5245;
 
 /// Step n takes a file from `user_version` n to n + 1. A released step is never edited: a change is a new
 /// step.
-const MIGRATIONS: [&str; 8] = [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, EXCHANGES];
+const MIGRATIONS: [&str; 9] =
+    [FIRST, DEPOSITS, IDENTIFIERS, NO_RANGES, BROKEN, OPERATOR, PURSES, EXCHANGES, REFUNDS];
 
 /// Version 1.
 ///
@@ -217,6 +218,37 @@ ALTER TABLE leases ADD COLUMN amounts BLOB CHECK (length(amounts) = 80);
 
 /// How the price of a payment came about, if it is in another currency: `0.02 USD at 0.83`.
 const EXCHANGES: &str = "ALTER TABLE payments ADD COLUMN exchange TEXT";
+
+/// Refunds of closed capabilities. `hash` is that of the block in `signed`. Nobody else tries to send a refund before
+/// `taken_until`.
+///
+/// Purses that run out are found by an index that only purses pay for. Closed ones have left it.
+const REFUNDS: &str = "
+CREATE TABLE refunds (
+    payment     INTEGER PRIMARY KEY REFERENCES capabilities (payment),
+    state       INTEGER NOT NULL CHECK (state BETWEEN 0 AND 4),
+    amount      BLOB NOT NULL CHECK (length(amount) = 16),
+    signed      BLOB,
+    hash        BLOB CHECK (length(hash) = 32 AND (hash IS NULL) = (signed IS NULL)),
+    taken_until INTEGER NOT NULL DEFAULT 0,
+    closed_at   INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    CHECK ((state IN (2, 3)) = (signed IS NOT NULL))
+) STRICT;
+
+CREATE INDEX unfinished_refunds ON refunds (state, taken_until, payment) WHERE state < 3;
+CREATE INDEX open_purses ON capabilities (expires_at, payment) WHERE balance IS NOT NULL AND revoked_at IS NULL;
+
+CREATE TRIGGER refunds_are_kept BEFORE DELETE ON refunds
+BEGIN SELECT RAISE(ABORT, 'a refund is never deleted'); END;
+
+CREATE TRIGGER ended_refunds_are_final BEFORE UPDATE ON refunds WHEN old.state >= 3
+BEGIN SELECT RAISE(ABORT, 'a refund that has ended is never changed'); END;
+
+CREATE TRIGGER refunds_stay_as_large BEFORE UPDATE OF amount ON refunds
+WHEN old.state <> 0 AND old.amount <> new.amount
+BEGIN SELECT RAISE(ABORT, 'what is owed never changes'); END;
+";
 
 /// Checks that this program may write to the file. Gives its version.
 ///

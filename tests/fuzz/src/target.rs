@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use faregate::nano::Raw;
 use faregate::routes::{
     Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Found, Grants, MAX_PATH, MAX_QUERY, Metering,
-    Pattern, PriceTable, RequestHead, Route, RouteName, Standing, Terms, UpstreamName,
+    Pattern, PriceTable, RefundRule, RequestHead, Route, RouteName, Standing, Terms, UpstreamName,
 };
 
 /// The routes, the most specific first among those that match one path.
@@ -41,6 +41,7 @@ fn route(pattern: &str, case_sensitive: bool) -> Route {
         hidden: false,
         charge_on: ChargeOn::default(),
         metering: Metering::default(),
+        refund: RefundRule::default(),
         payment_identifier: None,
         preflight: None,
         body: BodyRule::default(),
