@@ -9,7 +9,7 @@ use super::document::below;
 use super::judge::{Judge, Judged, all};
 use super::mirror::{Given, MeterFile, Piece, PointersFile, RateFile, UsageFile};
 use crate::nano::Raw;
-use crate::routes::{Access, Grants, Listed, RefundRule, Terms};
+use crate::routes::{Access, Grants, Listed, RefundRule};
 use crate::usage::{JsonPointers, MAX_MODEL, MeterPlan, Overdraft, Per, Pointer, Rate, Rates, UsageSource};
 
 /// The longest `within`, of a purse or of requests, in seconds.

@@ -16,7 +16,7 @@ use super::upstream::Upstreams;
 use crate::payment::Mechanism;
 use crate::routes::{
     Access, BodyRule, ChargeOn, Conditions, Found, Grants, Listed, MAX_ALTERNATIVES, Metering, PART, Pattern,
-    PaymentIdentifiers, PreflightRule, PriceTable, RefundRule, Route, RouteName, Standing, TableFault, Terms,
+    PaymentIdentifiers, PreflightRule, PriceTable, RefundRule, Route, RouteName, Standing, TableFault,
     UpstreamName,
 };
 use crate::usage::MeterPlan;
