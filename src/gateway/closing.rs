@@ -8,14 +8,13 @@ use http::{HeaderName, StatusCode};
 use pingora::prelude::Session;
 use serde_json::json;
 
-use super::decision::Decision;
 use super::presented::header;
 use super::rejection::Rejection;
 use super::reply::{Reply, come_again, plain};
-use super::tariff::Tariff;
 use crate::cashier::{Cashier, Closed};
 use crate::ledger::Ledger;
 use crate::metrics::Outcome;
+use crate::nano::Raw;
 use crate::routes::{Found, PriceTable, RefundRule, RequestHead, RouteName};
 use crate::store::Store;
 use crate::store::refunds::{RefundJournal, RefundRecord, RefundState};
@@ -50,20 +49,19 @@ pub fn gives_back(table: &PriceTable, bought: &RouteName) -> bool {
     })
 }
 
-/// Closes what the request's token opens.
+/// Closes what the request's token opens, if a route of `table` gives back what is left of it.
 pub(super) async fn close<L: Ledger, S: Store + RefundJournal>(
     cashier: &Cashier<L, S>,
     session: &Session,
-    tariff: &Tariff,
-) -> Result<Decision, Rejection> {
+    (table, at_least): (&PriceTable, Raw),
+) -> Result<Closed, Rejection> {
     let token = header(&session.req_header().headers, &CAPABILITY_HEADER)?;
     let token = token.filter(|it| it.len() <= x402::MAX_HEADER_BYTES);
     let token = token.ok_or_else(|| {
         let why = "send the token of what is to be closed in the PAYMENT-CAPABILITY header";
         Rejection::UnreadablePayment(why.to_owned())
     })?;
-    let closed = cashier.close(&token, tariff.refunds_at_least, |it| gives_back(&tariff.table, it)).await;
-    Ok(Decision::Close(Box::new(closed)))
+    Ok(cashier.close(&token, at_least, |it| gives_back(table, it)).await)
 }
 
 /// How the request ends.

@@ -76,7 +76,8 @@ async fn find_and_price<L: Ledger, S: Store + RefundJournal>(
             return Ok(Decision::Preflight);
         }
         // Boxed, as all that few requests come to: what a future may hold is copied with each request.
-        return Box::pin(closing::close(cashier, session, &tariff)).await;
+        let closed = closing::close(cashier, session, (&tariff.table, tariff.refunds_at_least));
+        return Box::pin(closed).await.map(|it| Decision::Close(Box::new(it)));
     }
     context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
     let route = match tariff.table.find(&head) {

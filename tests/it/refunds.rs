@@ -83,7 +83,7 @@ async fn what_is_owed_is_listed_and_sent() {
     home.fund(Mechanism::NanoSignature, 1, ONE_XNO);
     let (code, out, _) = refunds(&home, &["list"]).await;
     assert_eq!((code, out.lines().count()), (0, 3));
-    assert!(out.ends_with("2 refunds, 0.666666666666666666666666666680 XNO not sent yet\n"), "{out}");
+    assert!(out.ends_with("2 refunds, 0.66666666666666666666666666668 XNO not sent yet\n"), "{out}");
     let (code, out, err) = refunds(&home, &["pay", "--dry-run"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("2 refunds, ") && out.contains("would be sent"), "{out}");
