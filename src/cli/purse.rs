@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use humantime::format_rfc3339_seconds;
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -32,6 +32,8 @@ pub enum PurseCommand {
     Show(ShowArgs),
     /// Make a token to hand on, which may do less and spends from the same capability. The gateway is not asked
     Split(SplitArgs),
+    /// Close what a token opens, for ever: what is left goes back to the account that paid, where its route says so
+    Close(CloseArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -52,6 +54,18 @@ pub struct ShowArgs {
     #[arg(long, value_name = "URL")]
     pub url: Option<Url>,
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct CloseArgs {
+    #[command(flatten)]
+    pub token: TokenArgs,
+    /// The gateway that sold it. Ask again to learn how far the refund is
+    #[arg(long, value_name = "URL")]
+    pub url: Url,
+    /// Print the gateway's answer, one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -94,6 +108,7 @@ pub async fn run(command: &PurseCommand, out: &mut (dyn Write + Send)) -> Result
     match command {
         PurseCommand::Show(args) => show(args, out).await,
         PurseCommand::Split(args) => split(args, out),
+        PurseCommand::Close(args) => close(args, out).await,
     }
 }
 
@@ -127,7 +142,7 @@ async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
     let token = args.token.read()?;
     let said = derived::inspect(&token).ok_or_else(no_token)?;
     let held = match &args.url {
-        Some(url) => Some(ask(url, &token).await?),
+        Some(url) => Some(ask(url, Method::GET, "capability", &token).await?),
         None => None,
     };
     if args.json {
@@ -145,9 +160,31 @@ async fn show(args: &ShowArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is left, by the word of the gateway at `url`.
-async fn ask(url: &Url, token: &str) -> Result<Value, Failure> {
-    let place = url.join("/.well-known/x402/capability");
+async fn close(args: &CloseArgs, out: &mut (dyn Write + Send)) -> Result<ExitCode, Failure> {
+    let token = args.token.read()?;
+    derived::inspect(&token).ok_or_else(no_token)?;
+    let answer = ask(&args.url, Method::POST, "close", &token).await?;
+    if args.json {
+        writeln!(out, "{answer}")?;
+    } else {
+        let text = |name: &str| answer.get(name).and_then(Value::as_str);
+        writeln!(out, "state   {}", text("state").unwrap_or("unknown"))?;
+        if let Some(amount) = text("amount_raw").and_then(|it| it.parse::<Raw>().ok()) {
+            writeln!(out, "amount  {} ({amount} raw)", amount.xno())?;
+        }
+        for name in ["account", "block"] {
+            if let Some(value) = text(name) {
+                writeln!(out, "{name:7} {value}")?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the gateway at `url` says to a token at this place of its own.
+async fn ask(url: &Url, method: Method, place: &str, token: &str) -> Result<Value, Failure> {
+    let place = url.join(&format!("/.well-known/x402/{place}"));
     let place = place.map_err(|error| Failure::Usage(format!("`--url` {url}: {error}")))?;
     let unavailable = |why: String| Failure::Unavailable(format!("{place}: {why}"));
     let builder = outbound::http(&[]).map_err(|error| unavailable(error.to_string()))?;
@@ -156,13 +193,13 @@ async fn ask(url: &Url, token: &str) -> Result<Value, Failure> {
     let mut credential = reqwest::header::HeaderValue::try_from(token).map_err(|_| no_token())?;
     credential.set_sensitive(true);
     let unreachable = |error: reqwest::Error| unavailable(outbound::chain(&error.without_url()));
-    let answer = http.get(place.clone()).header("PAYMENT-CAPABILITY", credential).send();
+    let answer = http.request(method, place.clone()).header("PAYMENT-CAPABILITY", credential).send();
     let answer = answer.await.map_err(unreachable)?;
     let status = answer.status();
     let body = answer.bytes().await.map_err(unreachable)?;
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     match status {
-        StatusCode::OK if body.is_object() => Ok(body),
+        StatusCode::OK | StatusCode::ACCEPTED if body.is_object() => Ok(body),
         _ => {
             let said = body.get("message").and_then(Value::as_str).unwrap_or("it has no such address");
             let text = format!("{place}: status {}: {said}", status.as_u16());

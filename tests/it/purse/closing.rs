@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use faregate::cli::purse::{CloseArgs, PurseCommand, TokenArgs, run};
 use faregate::nano::{Account, Raw, SecretKey};
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -61,6 +62,15 @@ async fn outcome(rig: &Rig, token: &str) -> Value {
     wait_for("the refund ends", ended).await
 }
 
+/// What `faregate purse close` prints.
+async fn by_command(rig: &Rig, token: &str) -> Result<String, String> {
+    let token = TokenArgs { token: Some(token.to_owned()), token_file: None };
+    let args = CloseArgs { token, url: rig.url.parse().unwrap(), json: false };
+    let mut out = Vec::new();
+    run(&PurseCommand::Close(args), &mut out).await.map_err(|it| it.to_string())?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
 /// What was sent to an account and waits there, in raw.
 fn came_back(rig: &Rig, account: Account) -> u128 {
     rig.devnet.lattice().receivable_sum(account, true).get()
@@ -85,10 +95,19 @@ async fn what_is_left_comes_back_to_the_raw_and_once() {
     drop(lattice);
     assert_eq!(outcome(&rig, &token).await["block"], ended["block"], "as often as one likes");
     assert_eq!(came_back(&rig, key.account()), left);
+    let told = by_command(&rig, &token).await.unwrap();
+    let account = key.account();
+    assert!(
+        told.starts_with("state   confirmed\namount  ") && told.contains(&format!("({left} raw)")),
+        "{told}"
+    );
+    assert!(told.contains(&format!("account {account}\nblock   ")), "{told}");
+    let (kept, _) = purse(&buy(&rig, &key, "/kept", &ask()).await);
+    assert!(by_command(&rig, &kept).await.is_err_and(|it| it.contains("status 403")));
     let after = spend(&rig, &token, "/chat", &ask()).await;
     assert_eq!(after.status(), 402);
     assert_eq!(error(after).await, "CAPABILITY_REVOKED");
-    assert_eq!(rig.upstream.seen().len(), 2);
+    assert_eq!(rig.upstream.seen().len(), 3);
     eventually("it is counted", async || {
         let text = rig.services.metrics().text().unwrap();
         text.contains("faregate_refunds_total 1\n") && text.contains("faregate_refunds_waiting 0\n")
