@@ -272,7 +272,7 @@ fn a_configuration_without_its_option_is_told_how_it_is_named() {
     }
 }
 
-const SUBCOMMANDS: [&str; 16] = [
+const SUBCOMMANDS: [&str; 17] = [
     "demo",
     "serve",
     "check",
@@ -285,6 +285,7 @@ const SUBCOMMANDS: [&str; 16] = [
     "recover",
     "pool",
     "sweep",
+    "refunds",
     "payments",
     "admin",
     "completions",
