@@ -24,8 +24,8 @@ use faregate::payment::challenge::{Challenge, Offer};
 use faregate::payment::{IdentifierKey, MacKey, MacKeys, Mechanism, Nonce};
 use faregate::routes::Metering;
 use faregate::routes::{
-    Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Grants, Pattern, PriceTable, RequestHead, Route,
-    RouteName, Terms, Unit, UpstreamName,
+    Access, BodyRule, CanonicalTarget, ChargeOn, Conditions, Grants, Pattern, PriceTable, RefundRule,
+    RequestHead, Route, RouteName, Terms, Unit, UpstreamName,
 };
 use faregate::store::capabilities::{Capabilities, Wish};
 use faregate::store::{
@@ -212,6 +212,7 @@ fn table(routes: u32) -> PriceTable {
         preflight: None,
         body: BodyRule::default(),
         case_sensitive: false,
+        refund: RefundRule::default(),
         meter: None,
         rules: None,
     };

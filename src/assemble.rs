@@ -46,6 +46,7 @@ use crate::gateway::upstream::{PeerSecurity, Upstream};
 use crate::ledger::node::{NodeLedger, NodeSetupError};
 use crate::listen::{self, Challenges, Door, DoorRules, Tls};
 use crate::metrics::Metrics;
+use crate::nano::Account;
 use crate::payment::{MacKeys, Mechanism};
 use crate::rates::Rates;
 use crate::routes::{Access, RouteName, UpstreamName};
@@ -174,16 +175,13 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     let rates = Arc::new(Rates::new(config.rates.clone(), clock.clone()));
     // Until the first reading nothing could be sold that is priced in another currency.
     rates.refresh().await;
-    let tariff = tariff(&config, upstreams_tls(&config)?, &rates).await;
+    let tariff = Arc::new(tariff(&config, upstreams_tls(&config)?, &rates).await);
     begin_series(&metrics, &config, &tariff);
-    let tariff = Arc::new(ArcSwap::new(Arc::new(tariff)));
+    let tariff = Arc::new(ArcSwap::new(tariff));
     metrics.configured();
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    // Until the first probe no node counts as up, and nothing would be sold.
-    ledger.probe().await;
-    tasks.spawn(Arc::clone(&ledger).watch(PROBE_EVERY, shutdown.clone()));
-    tasks.spawn(Arc::clone(&ledger).listen(paid, shutdown.clone()));
+    ledgers_work(&mut tasks, &ledger, paid, &shutdown).await;
     tasks.spawn(Arc::clone(&rates).watch(shutdown.clone()));
     cashiers_work(&mut tasks, &cashier, &shutdown);
     let last_look = LastPoolLook::default();
@@ -193,7 +191,8 @@ pub async fn assemble(config: Config, clock: Clock) -> Result<Services, Assemble
     if let Some(sweep) = sweeping::sweep_in_background(&config, &ledger, journal, shutdown.clone())? {
         tasks.spawn(sweep);
     }
-    give_back(&mut tasks, &config, (&cashier, &ledger, &store, &tariff), (&metrics, &clock), &shutdown);
+    let sold = Sold { cashier: &cashier, ledger: &ledger, store: &store, tariff: &tariff };
+    give_back(&mut tasks, &config, &sold, (&metrics, &clock), &shutdown);
     let (order, orders) = mpsc::channel(1);
     let traces = traces(&config, &metrics)?;
     let (door, unpaid) = (Door::for_clients(door_rules(&config), Arc::clone(&metrics)), Unpaid::default());
@@ -231,6 +230,18 @@ fn tokens(config: &Config) -> Result<(Option<BearerToken>, Option<AdminToken>), 
     Ok((callers, admin.map_err(AssembleError::AdminToken)?))
 }
 
+/// Begins what the ledger does beside requests. Until the first probe no node counts as up, and nothing would be sold.
+async fn ledgers_work(
+    tasks: &mut JoinSet<()>,
+    ledger: &Arc<NodeLedger>,
+    paid: Arc<[Account]>,
+    shutdown: &StopSignal,
+) {
+    ledger.probe().await;
+    tasks.spawn(Arc::clone(ledger).watch(PROBE_EVERY, shutdown.clone()));
+    tasks.spawn(Arc::clone(ledger).listen(paid, shutdown.clone()));
+}
+
 /// Begins what the cashier does beside requests.
 fn cashiers_work(tasks: &mut JoinSet<()>, cashier: &Cashier<NodeLedger, Engine>, shutdown: &StopSignal) {
     let (recovering, until) = (cashier.clone(), shutdown.clone());
@@ -243,16 +254,19 @@ fn cashiers_work(tasks: &mut JoinSet<()>, cashier: &Cashier<NodeLedger, Engine>,
     tasks.spawn(async move { metering.capabilities().run(until).await });
 }
 
+/// What is sold, and by whom.
+struct Sold<'a> {
+    cashier: &'a Cashier<NodeLedger, Engine>,
+    ledger: &'a NodeLedger,
+    store: &'a Arc<Engine>,
+    tariff: &'a Arc<ArcSwap<Tariff>>,
+}
+
 /// Begins what sends back what is left.
 fn give_back(
     tasks: &mut JoinSet<()>,
     config: &Config,
-    (cashier, ledger, store, tariff): (
-        &Cashier<NodeLedger, Engine>,
-        &NodeLedger,
-        &Arc<Engine>,
-        &Arc<ArcSwap<Tariff>>,
-    ),
+    &Sold { cashier, ledger, store, tariff }: &Sold<'_>,
     (metrics, clock): (&Arc<Metrics>, &Clock),
     shutdown: &StopSignal,
 ) {

@@ -46,7 +46,7 @@ use crate::payment::Mechanism;
 use crate::rates::RateSettings;
 use crate::routes::{PreflightRule, PriceTable, RouteName, UpstreamName};
 use judge::{Judge, Judged, all};
-use mirror::{AccessLogFile, AdminFile, ConfigFile};
+use mirror::{AccessLogFile, AdminFile, ConfigFile, Piece};
 
 pub use calls::MAX_BODY;
 pub use discovery::Discovery;
@@ -205,9 +205,9 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
     let unmatched = prices::unmatched(judge, file.unmatched, known_names(), table.as_ref().ok());
     if let Ok(table) = &table {
         prices::warn_of_foreign_patterns(judge, table);
-        if let Ok(nano) = &nano {
-            prices::warn_of_unknown_payers(judge, table, &offered, &nano.mechanisms);
-        }
+    }
+    if let (Ok(table), Ok(nano)) = (&table, &nano) {
+        prices::warn_of_unknown_payers(judge, table, &offered, &nano.mechanisms);
     }
     if let (Ok(table), Ok(unmatched), Ok(known)) = (&table, &unmatched, &known) {
         prices::warn_of_free_methods(judge, table, unmatched);
@@ -233,12 +233,7 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         drain: judge.section(file.drain).and_then(|it| listen::drain(judge, it)),
         admin,
         admin_token_file,
-        logged_requests: judge
-            .section(file.access_log)
-            .and_then(|it: AccessLogFile| {
-                judge.choice(it.requests, LoggedRequests::ALL, LoggedRequests::as_str)
-            })
-            .map(Option::unwrap_or_default),
+        logged_requests: logged_requests(judge, file.access_log),
         tracing: judge.optional(file.tracing, traces::tracing),
         x402: judge.section(file.x402).and_then(|it| x402::x402(judge, it)),
         facilitator,
@@ -264,6 +259,12 @@ fn checked(judge: &mut Judge<'_>, value: serde_yaml::Value) -> Judged<Config> {
         limits: judge.section(file.limits).and_then(|it| limits::limits(judge, it)),
         warnings: Judged::Ok(Vec::new()),
     })
+}
+
+fn logged_requests(judge: &mut Judge<'_>, piece: Piece<serde_yaml::Value>) -> Judged<LoggedRequests> {
+    let file: AccessLogFile = judge.section(piece)?;
+    let chosen = judge.choice(file.requests, LoggedRequests::ALL, LoggedRequests::as_str);
+    chosen.map(Option::unwrap_or_default)
 }
 
 /// Warns of upstreams that no request can reach.

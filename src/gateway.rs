@@ -68,6 +68,7 @@ mod hop;
 mod idempotency;
 mod mcp;
 mod metered;
+mod places;
 mod preflight;
 mod presented;
 mod rejection;

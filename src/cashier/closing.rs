@@ -76,7 +76,7 @@ impl<L: Ledger, S: Store + RefundJournal> Cashier<L, S> {
             }
         }
         Ok(match self.close_known(id, at_least).await? {
-            Closing::Refund(refund) => Closed::Refund(Box::new(refund)),
+            Closing::Refund(refund) => Closed::Refund(refund),
             Closing::Unknown => Closed::Unknown,
             Closing::Revoked => Closed::Revoked,
             Closing::NotProven => Closed::NotProven,

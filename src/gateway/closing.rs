@@ -8,6 +8,7 @@ use http::{HeaderName, StatusCode};
 use pingora::prelude::Session;
 use serde_json::json;
 
+use super::places::CLOSE;
 use super::presented::header;
 use super::rejection::Rejection;
 use super::reply::{Reply, come_again, plain};
@@ -20,8 +21,6 @@ use crate::store::Store;
 use crate::store::refunds::{RefundJournal, RefundRecord, RefundState};
 use crate::x402;
 
-/// Where capabilities are closed.
-pub(super) const CLOSE: &str = "/.well-known/x402/close";
 const CAPABILITY_HEADER: HeaderName = HeaderName::from_static("payment-capability");
 
 /// Seconds after which the state of a refund may be another.

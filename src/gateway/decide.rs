@@ -15,7 +15,7 @@ use super::idempotency::{self, PaidRequest};
 use super::presented::{self, header};
 use super::rejection::Rejection;
 use super::rulebook::Rulebook;
-use super::tariff::Unmatched;
+use super::tariff::{Tariff, Unmatched};
 use super::{closing, framing, holding, hop, preflight, target};
 use crate::admission::{Admission, HeldUse};
 use crate::cashier::{Ask, Cashier, Presented, Verdict};
@@ -62,22 +62,15 @@ async fn find_and_price<L: Ledger, S: Store + RefundJournal>(
         context.at_route = tariff.at(&tariff.documents.label);
         return if is_undue { Err(Rejection::UndueBody) } else { Ok(Decision::Document(document)) };
     }
-    if preflight.is_none() && holding::is_asked_for(&head, &tariff.table) {
+    let (holding, closing) =
+        (holding::is_asked_for(&head, &tariff.table), closing::is_asked(&head, &tariff.table));
+    if holding || closing {
         context.at_route = tariff.at(&tariff.documents.label);
-        return if is_undue {
-            Err(Rejection::UndueBody)
-        } else {
-            Box::pin(holding::decide(cashier, session)).await
+        return match () {
+            () if preflight.is_some() => Ok(Decision::Preflight),
+            () if holding && is_undue => Err(Rejection::UndueBody),
+            () => Box::pin(of_token(cashier, session, &tariff, closing)).await,
         };
-    }
-    if closing::is_asked(&head, &tariff.table) {
-        context.at_route = tariff.at(&tariff.documents.label);
-        if preflight.is_some() {
-            return Ok(Decision::Preflight);
-        }
-        // Boxed, as all that few requests come to: what a future may hold is copied with each request.
-        let closed = closing::close(cashier, session, (&tariff.table, tariff.refunds_at_least));
-        return Box::pin(closed).await.map(|it| Decision::Close(Box::new(it)));
     }
     context.varies_by = tariff.table.headers_that_decide(&head).join(", ");
     let route = match tariff.table.find(&head) {
@@ -118,6 +111,22 @@ async fn find_and_price<L: Ledger, S: Store + RefundJournal>(
             forward(context, Destination::of(&route), target, Admission::free(), false)
         }
     }
+}
+
+/// Decides a request to a place of the gateway's own that is about the token that comes with it: to close what it
+/// opens, or to say what it is worth. Boxed where it is called, as all that few requests come to: what a future may hold
+/// is copied with each request.
+async fn of_token<L: Ledger, S: Store + RefundJournal>(
+    cashier: &Cashier<L, S>,
+    session: &Session,
+    tariff: &Tariff,
+    closes: bool,
+) -> Result<Decision, Rejection> {
+    if !closes {
+        return holding::decide(cashier, session).await;
+    }
+    let closed = closing::close(cashier, session, (&tariff.table, tariff.refunds_at_least)).await?;
+    Ok(Decision::Close(Box::new(closed)))
 }
 
 /// What a request to `route` is to be sold, `None` if that is free; and whether it may pay, so that it was not counted.

@@ -5,6 +5,7 @@ use pingora::prelude::Session;
 use serde_json::json;
 
 use super::decision::Decision;
+use super::places::HOLDING;
 use super::presented;
 use super::rejection::Rejection;
 use super::reply::Reply;
@@ -14,11 +15,9 @@ use crate::payment::derived::Restriction;
 use crate::routes::{Found, PriceTable, RequestHead};
 use crate::store::Store;
 
-const PATH: &str = "/.well-known/x402/capability";
-
 /// Whether a request asks for it. A route that names the path letter for letter has it.
 pub(super) fn is_asked_for(request: &RequestHead<'_>, table: &PriceTable) -> bool {
-    request.target.path() == PATH
+    request.target.path() == HOLDING
         && ["GET", "HEAD"].contains(&request.method)
         && match table.find(request) {
             Found::Route(route) => !route.pattern.is_one_path(),

@@ -87,11 +87,7 @@ impl Rejection {
                 plain(StatusCode::BAD_REQUEST, "bad_request", why)
             }
             // Never a 402: nothing is for sale there.
-            Self::NotHeld(why) => {
-                let status =
-                    if why == NotOpened::Unknown { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
-                plain(status, why.refusal().map_or("bad_request", Refusal::code), why.to_string())
-            }
+            Self::NotHeld(why) => not_held(&why),
             Self::NotFound => {
                 plain(StatusCode::NOT_FOUND, "not_found", "no route of this gateway matches the request")
             }
@@ -155,4 +151,10 @@ impl Rejection {
             }
         })
     }
+}
+
+/// Nothing is said of this token.
+fn not_held(why: &NotOpened) -> Reply {
+    let status = if *why == NotOpened::Unknown { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
+    plain(status, why.refusal().map_or("bad_request", Refusal::code), why.to_string())
 }

@@ -68,7 +68,7 @@ pub struct RefundRecord {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Closing {
     /// It is closed, by this call or an earlier one.
-    Refund(RefundRecord),
+    Refund(Box<RefundRecord>),
     /// There is no such capability.
     Unknown,
     /// The operator has ended it, and nothing is paid back.

@@ -144,7 +144,8 @@ fn the_tokens_of_the_guide_are_made_like_that() {
 #[test]
 fn a_restriction_that_is_not_known_is_refused_and_not_passed_over() {
     let (parent, end) = (bought(), 500_u64.to_be_bytes());
-    let unknown: [(Vec<(u8, &[u8])>, Unreadable); 4] = [
+    type Steps<'a> = Vec<(u8, &'a [u8])>;
+    let unknown: [(Steps<'_>, Unreadable); 4] = [
         (vec![(1, &end), (9, b"x")], Unreadable::Kind(9)),
         (vec![(0, b"")], Unreadable::Kind(0)),
         (vec![(3, &[0, 0, 0, 1])], Unreadable::Limit),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::super::closing::CLOSE;
+use super::super::places::CLOSE;
 use super::Published;
 use crate::payment::Mechanism;
 use crate::routes::{Access, BillForm, Line, Price, RefundRule, Route};

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::closing::CLOSE;
+use super::super::places::CLOSE;
 use super::Published;
 use crate::money::Cost;
 use crate::nano::Network;

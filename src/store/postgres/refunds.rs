@@ -56,7 +56,7 @@ pub(super) async fn close(
     let (payment, record) = (capability.payment, &capability.record);
     let intent = journal::find(&transaction, record.block).await?.ok_or_else(|| no_payment(id))?.intent;
     match of_payment(&transaction, payment).await? {
-        Some(refund) if refund.state != RefundState::Closing => return Ok(Closing::Refund(refund)),
+        Some(refund) if refund.state != RefundState::Closing => return Ok(Closing::Refund(Box::new(refund))),
         Some(_) => {}
         None => {
             if let Some(objection) = objection(record, &intent) {
@@ -81,7 +81,7 @@ pub(super) async fn close(
     }
     let refund = of_payment(&transaction, payment).await?.ok_or_else(|| no_payment(id))?;
     transaction.commit().await.map_err(Fault::committing)?;
-    Ok(Closing::Refund(refund))
+    Ok(Closing::Refund(Box::new(refund)))
 }
 
 /// Only a broken store leads here.

@@ -43,7 +43,7 @@ pub(super) fn close(
     let (payment, record) = (capability.payment, &capability.record);
     let intent = journal::find(db, record.block)?.ok_or_else(|| no_payment(id))?.intent;
     match of_payment(db, payment)? {
-        Some(refund) if refund.state != RefundState::Closing => return Ok(Closing::Refund(refund)),
+        Some(refund) if refund.state != RefundState::Closing => return Ok(Closing::Refund(Box::new(refund))),
         Some(_) => {}
         None => {
             if let Some(objection) = objection(record, &intent) {
@@ -74,7 +74,7 @@ pub(super) fn close(
             ])?;
     }
     let refund = of_payment(db, payment)?.ok_or_else(|| no_payment(id))?;
-    Ok(Closing::Refund(refund))
+    Ok(Closing::Refund(Box::new(refund)))
 }
 
 /// Only a broken store leads here.

@@ -43,7 +43,7 @@ async fn grant(store: &Engine, intent: &Intent, want: u128) {
 
 async fn close(store: &Engine, number: u8, now: UnixSeconds) -> RefundRecord {
     match store.close_capability(id(hash(number)), ONE, now).await.unwrap() {
-        Closing::Refund(refund) => refund,
+        Closing::Refund(refund) => *refund,
         other @ (Closing::Unknown | Closing::Revoked | Closing::NotProven) => panic!("{other:?}"),
     }
 }
