@@ -60,7 +60,9 @@ fn a_restriction(given: &mut Unstructured<'_>) -> Result<Restriction> {
         1 => Restriction::Key(Thumbprint(given.arbitrary()?)),
         _ => {
             let text = given.arbitrary::<&str>()?;
-            Restriction::Requests(Pattern::parse(text).or_else(|_| Pattern::parse("/a/**")).expect("a pattern"))
+            Restriction::Requests(
+                Pattern::parse(text).or_else(|_| Pattern::parse("/a/**")).expect("a pattern"),
+            )
         }
     })
 }
@@ -71,7 +73,8 @@ fn handed_on(given: &mut Unstructured<'_>) -> Result<()> {
     let (place, mark) = (given.int_in_range(0..=999)?, given.arbitrary::<u8>()?);
     let route = a_name(given)?;
     let id = CapabilityId::of_payment(block);
-    let bought = Token::issue(&KEYS, &Capability { id, route: route.clone(), uses: given.arbitrary()?, expires_at });
+    let bought =
+        Token::issue(&KEYS, &Capability { id, route: route.clone(), uses: given.arbitrary()?, expires_at });
     let mut restrictions = vec![a_restriction(given)?];
     while given.arbitrary()? {
         restrictions.push(a_restriction(given)?);
