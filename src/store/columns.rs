@@ -248,7 +248,7 @@ pub(super) fn refund<R: Columns>(row: &R) -> Result<RefundRecord, R::Fault> {
         sequence: row.number(0)?,
         capability: row.optional_bytes(1)?.map_or_else(|| CapabilityId::of_payment(payment), CapabilityId),
         payment,
-        route: RouteName::new(row.text(3)?),
+        route: RouteName::new(row.text(3)?).without_purse(),
         account: Account(row.bytes(4)?),
         state: refund_state(row.small(5)?).ok_or_else(|| row.unreadable(5))?,
         block: row.blob(6)?.map(|it| decode_block(it).ok_or_else(|| row.unreadable(6))).transpose()?,
@@ -267,6 +267,6 @@ pub(super) fn expired_purse<R: Columns>(row: &R) -> Result<ExpiredPurse, R::Faul
     Ok(ExpiredPurse {
         mark: ExpiryMark { sequence: row.number(0)?, expires_at: row.time(1)? },
         capability: row.optional_bytes(2)?.map_or_else(|| CapabilityId::of_payment(payment), CapabilityId),
-        route: RouteName::new(row.text(4)?),
+        route: RouteName::new(row.text(4)?).without_purse(),
     })
 }

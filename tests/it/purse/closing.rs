@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use faregate::cli::purse::{CloseArgs, PurseCommand, TokenArgs, run};
-use faregate::nano::{Account, Raw, SecretKey};
+use faregate::nano::{Account, Raw, SecretKey, UnixSeconds};
+use faregate::payment::derived::{self, Restriction};
 use reqwest::Response;
 use serde_json::{Value, json};
 
+use super::topping_up::{large, offer};
 use super::{DEPOSIT, RATES, ask, buy, chunk, post, purse, spend, streaming, used};
 use crate::patience::wait_for;
 use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, manual_clock};
@@ -174,6 +176,13 @@ async fn who_has_no_token_of_this_gateway_learns_nothing_and_nothing_is_looked_u
         assert!(!text.contains(&format!("operation=\"{operation}\"")), "{operation}");
     }
     assert_eq!(rig.get(CLOSE, &[]).await.status(), 404, "only what is posted closes");
+    // Who was handed less than the purse does not close it.
+    let (token, _) = purse(&buy(&rig, &rig.payer(1, PLENTY), "/chat", &ask()).await);
+    let until = Restriction::Until(UnixSeconds(4_000_000_000));
+    let handed_on = derived::derive(&token, &[until]).unwrap();
+    let answer = close(&rig, handed_on.expose()).await;
+    assert_eq!((answer.status().as_u16(), error(answer).await.as_str()), (403, "CAPABILITY_UNKNOWN"));
+    assert_eq!(spend(&rig, handed_on.expose(), "/chat", &ask()).await.status(), 200);
     rig.end().await;
 }
 
@@ -253,5 +262,24 @@ async fn the_published_documents_say_where_what_is_left_comes_back() {
     let guide = rig.get("/llms.txt", &[]).await.text().await.unwrap();
     assert!(guide.contains(&format!("`POST {}{CLOSE}`", rig.url)), "{guide}");
     assert_eq!(guide.matches("what is left is sent back when you close it").count(), 2, "{guide}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn what_was_added_comes_back_to_the_account_that_bought_the_purse() {
+    let rig = Rig::with(Plan { answer: Box::new(|_| used(2000, 1000)), ..plan() }).await;
+    let (own, another) = (rig.payer(1, PLENTY), rig.payer(2, PLENTY));
+    let (token, _) = purse(&buy(&rig, &own, "/chat", &ask()).await);
+    let (proof, _) = rig.txn(&another, &offer(&rig, &token).await);
+    let both = [("PAYMENT-SIGNATURE", proof.as_str()), ("PAYMENT-CAPABILITY", token.as_str())];
+    let paid = post(&rig, "/chat", &large(), &both).await;
+    assert_eq!(paid.status(), 200);
+    let (newer, _) = purse(&paid);
+    let ended = outcome(&rig, &newer).await;
+    // 6,000 for each of the two.
+    let left = 2 * DEPOSIT - 12_000;
+    assert_eq!((&ended["state"], &ended["amount_raw"]), (&json!("confirmed"), &json!(left.to_string())));
+    assert_eq!((came_back(&rig, own.account()), came_back(&rig, another.account())), (left, 0));
+    assert_eq!(outcome(&rig, &token).await["block"], ended["block"], "the earlier token closes the same");
     rig.end().await;
 }

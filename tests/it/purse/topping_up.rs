@@ -29,7 +29,7 @@ async fn dry(rig: &Rig, key: &SecretKey) -> (String, u128) {
 }
 
 /// A request that may cost more than is left in a dry purse, and costs [`COST`] too.
-fn large() -> Value {
+pub(super) fn large() -> Value {
     let mut body = ask();
     body["max_tokens"] = 1500.into();
     body
@@ -40,7 +40,7 @@ fn large_hold() -> u128 {
 }
 
 /// The bill for the purse of this token.
-async fn offer(rig: &Rig, token: &str) -> NanoOffer {
+pub(super) async fn offer(rig: &Rig, token: &str) -> NanoOffer {
     let bill = spend(rig, token, "/chat", &large()).await;
     assert_eq!(bill.status(), 402);
     let offer = offers(&bill).offers.into_iter().next().unwrap();

@@ -213,7 +213,12 @@ async fn purses_that_have_run_out_are_found_until_they_are_closed(store: &Engine
     // One of uses, one that is spent, one that is revoked, two that are neither.
     grant(store, &sent(hash(1), 1), 0).await;
     for number in 2..=5 {
-        grant(store, &for_purse(number), USES).await;
+        let mut intent = for_purse(number);
+        if number == 4 {
+            // It was to be added to a purse that is not open.
+            intent.route = intent.route.adding_to([9; 16]);
+        }
+        grant(store, &intent, USES).await;
         let used = if number == 2 { USES } else { 1 };
         let report = LeaseRequest { used, returned: USES - used, ..call(number, 1, 1) };
         store.lease(report, LATER).await.unwrap();
@@ -230,6 +235,7 @@ async fn purses_that_have_run_out_are_found_until_they_are_closed(store: &Engine
     assert_eq!(store.expired_purses(start, 1, over).await.unwrap(), found[..1]);
     let owed = close(store, 4, over).await;
     assert_eq!((owed.state, owed.amount), (RefundState::Owed, Raw::new(USES - 1)));
+    assert_eq!(owed.route, for_purse(4).route);
     assert_eq!(store.expired_purses(start, 9, over).await.unwrap(), found[1..]);
 }
 
