@@ -9,7 +9,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use super::topping_up::{large, offer};
-use super::{DEPOSIT, RATES, ask, buy, chunk, post, purse, spend, streaming, used};
+use super::{DEPOSIT, RATES, ask, buy, charged, chunk, post, purse, spend, streaming, used};
 use crate::patience::wait_for;
 use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, manual_clock};
 use crate::store::cluster::database;
@@ -270,6 +270,8 @@ async fn what_was_added_comes_back_to_the_account_that_bought_the_purse() {
     let rig = Rig::with(Plan { answer: Box::new(|_| used(2000, 1000)), ..plan() }).await;
     let (own, another) = (rig.payer(1, PLENTY), rig.payer(2, PLENTY));
     let (token, _) = purse(&buy(&rig, &own, "/chat", &ask()).await);
+    // Until it is charged, the purse still covers the next request.
+    charged(&rig, 1).await;
     let (proof, _) = rig.txn(&another, &offer(&rig, &token).await);
     let both = [("PAYMENT-SIGNATURE", proof.as_str()), ("PAYMENT-CAPABILITY", token.as_str())];
     let paid = post(&rig, "/chat", &large(), &both).await;
