@@ -158,7 +158,7 @@ for (const [name, api] of Object.entries(APIS)) {
     const seen = { text: "", used: null };
     const row = { client: `${api.name} (npm)`, version: version(api.name), api: name, purse, how: call.how };
     row.outcome = await outcome(api, client, call, asked, seen);
-    if (call.then === "stall") {
+    if (call.then === "stall" || call.then === "cut") {
       row.passed = await (await fetch(`${PROVIDER}/go-on`, { method: "POST", body: prompt.call })).json();
     }
     console.log(JSON.stringify({ ...row, used: seen.used, ids, said }));

@@ -163,7 +163,7 @@ def play(api, call):
         row["outcome"] = " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         client.close()
-    if call.get("then") == "stall":
+    if call.get("then") in ("stall", "cut"):
         told = urllib.request.Request(f"{PROVIDER}/go-on", data=prompt["call"].encode())
         row["passed"] = json.load(urllib.request.urlopen(told, timeout=30))
     print(json.dumps(row | {"used": seen.used, "ids": ids, "said": said}), flush=True)

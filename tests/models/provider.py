@@ -357,6 +357,9 @@ class Provider(BaseHTTPRequestHandler):
     def reached(self, then, work, request_bytes):
         """The middle of a stream."""
         if then == "cut":
+            with changed:
+                stalls[work.call] = {"request_bytes": request_bytes, "text_bytes": len(TOKEN) * work.begun()}
+                changed.notify_all()
             raise Stopped
         if then == "error":
             self.chunk(b"")
