@@ -160,8 +160,8 @@ enum FirstAnswer {
 /// What a request is billed.
 struct Billed {
     bill: PayableBill,
-    /// The token that was shown in vain.
-    shown: Option<HeaderValue>,
+    /// The token of the purse that does not cover the request, to which what is paid can be added.
+    purse: Option<HeaderValue>,
 }
 
 /// The result of a request that was sent with a proof or a capability.
@@ -283,7 +283,7 @@ impl Wallet {
             }
         };
         let entry = self.choose(&billed.bill)?;
-        let purse = billed.shown.as_ref().filter(|_| entry.adds_to_purse());
+        let purse = billed.purse.as_ref().filter(|_| entry.adds_to_purse());
         if let Some(allowance) = &self.allowance {
             allowance.allows(entry.amount()).await?;
         }
@@ -294,7 +294,7 @@ impl Wallet {
     /// that was bought at another path of the route is found too.
     async fn ask(&self, request: &Request, place: &RequestTarget) -> Result<FirstAnswer, WalletError> {
         let mut token = self.held.for_place(place);
-        let (mut route, mut shown) = (None, None);
+        let mut route = None;
         loop {
             let headers = token.as_ref().map(|token| (CAPABILITY, token));
             let response = match self.show(request, headers.as_slice(), Duration::ZERO).await? {
@@ -315,14 +315,17 @@ impl Wallet {
             }
             let bill = offer::bill(response.headers())
                 .map_err(|error| WalletError::NotAGateway { origin: place.origin().to_owned(), error })?;
-            if let Some(spent) = token {
-                self.held.forget(&spent);
-                shown = Some(spent);
+            if let Some(refused) = token {
+                if bill.adds_to_purse() {
+                    // It is kept, whether this is paid or not: what is left pays for smaller requests.
+                    return Ok(FirstAnswer::Billed(Billed { bill, purse: Some(refused) }));
+                }
+                self.held.forget(&refused);
             }
             route = bill.route();
             token = route.as_deref().and_then(|route| self.held.for_route(place, route));
             if token.is_none() {
-                return Ok(FirstAnswer::Billed(Billed { bill, shown }));
+                return Ok(FirstAnswer::Billed(Billed { bill, purse: None }));
             }
         }
     }

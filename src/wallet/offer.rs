@@ -95,6 +95,11 @@ impl PayableBill {
         self.entries.iter().find_map(PayableEntry::route)
     }
 
+    /// Whether the bill is for a purse that does not cover the request.
+    pub(super) fn adds_to_purse(&self) -> bool {
+        self.entries.iter().any(PayableEntry::adds_to_purse)
+    }
+
     /// The entry under which a block that was sent for `old` can be signed again: it has the same
     /// address, and both are `nanoSignature`. A `nanoTxn` block cannot move to another challenge.
     pub(super) fn renewal_of(&self, old: &PayableEntry) -> Option<PayableEntry> {

@@ -69,6 +69,26 @@ async fn a_block_without_extra_is_taken_once_where_the_setting_says_so() {
     rig.end().await;
 }
 
+/// An id proves nothing of who paid: whoever saw block and id on their way could show both.
+#[tokio::test]
+async fn an_id_brings_no_answer_back_to_a_block_without_extra() {
+    let routes = r#"  - { name: quote, match: "GET /v1/quote/{symbol}", upstream: api, price: 100 raw, payment_identifier: optional }"#;
+    let more = "x402: { without_extra: true }".to_owned();
+    let rig = Rig::with(Plan { more, routes: format!("\n{routes}\n"), ..Plan::default() }).await;
+    let key = rig.payer(1, PLENTY);
+    let [offer, _] = rig.bill(QUOTE).await;
+    let block = rig.devnet.send_block(&key, offer.pay_to, offer.amount).unwrap();
+    let mut payment = plain(offer.amount, &block);
+    payment["extensions"] = json!({ "payment-identifier": { "info": { "id": "pay_0123456789abcdef" } } });
+    let payment = encode_header(&payment);
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        answers.push(rig.get(QUOTE, &[("PAYMENT-SIGNATURE", &payment)]).await.status().as_u16());
+    }
+    assert_eq!((answers, rig.effects().forwarded), (vec![200, 409], 1));
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn a_block_without_extra_is_refused_where_it_does_not_fit() {
     let rig = taking(true).await;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{by_hand, requests, until};
 use crate::rig::{PLENTY, Plan, Rig, capability, error, eventually, header, manual_clock, offers};
+use crate::scripted::{Reply, Seen};
 
 const CAPABILITY: &str = "PAYMENT-CAPABILITY";
 const WELL_KNOWN: &str = "/.well-known/x402/capability";
@@ -111,18 +112,21 @@ async fn a_derived_token_is_forged_bent_or_of_what_was_revoked() {
     rig.end().await;
 }
 
-#[tokio::test]
-async fn a_derived_token_spends_from_a_purse() {
+/// A route where each answer costs so much of a purse of 10,000 raw.
+async fn metered(cost: &'static str) -> Rig {
     let routes = r#"
   - name: cost
     match: "/cost/**"
     upstream: api
     meter: { deposit: 10000 raw, within: 1h, usage: header, hold: 2000 raw }
 "#;
-    let answer =
-        |_: &crate::scripted::Seen| crate::scripted::Reply::text(200, "x").with("Faregate-Cost", "7 raw");
-    let rig =
-        Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
+    let answer = move |_: &Seen| Reply::text(200, "x").with("Faregate-Cost", cost);
+    Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await
+}
+
+#[tokio::test]
+async fn a_derived_token_spends_from_a_purse() {
+    let rig = metered("7 raw").await;
     let paid = rig.pay(&rig.payer(1, PLENTY), "/cost/a").await;
     let token = header(&paid, "payment-capability").split(';').next().unwrap().to_owned();
     let child = narrowed(&token, &[requests("/cost/b")]);
@@ -142,16 +146,7 @@ async fn a_derived_token_spends_from_a_purse() {
 /// The token that the purse was sold with goes to those who have it, and to nobody else who pays.
 #[tokio::test]
 async fn a_payment_beside_a_derived_token_buys_a_purse_of_its_own() {
-    let routes = r#"
-  - name: cost
-    match: "/cost/**"
-    upstream: api
-    meter: { deposit: 10000 raw, within: 1h, usage: header, hold: 2000 raw }
-"#;
-    let answer =
-        |_: &crate::scripted::Seen| crate::scripted::Reply::text(200, "x").with("Faregate-Cost", "9000 raw");
-    let rig =
-        Rig::with(Plan { routes: routes.to_owned(), answer: Box::new(answer), ..Plan::default() }).await;
+    let rig = metered("9000 raw").await;
     let bare = |answer: &Response| header(answer, "payment-capability").split(';').next().unwrap().to_owned();
     let token = bare(&rig.pay(&rig.payer(1, PLENTY), "/cost/a").await);
     let child = narrowed(&token, &[requests("/cost/**")]);

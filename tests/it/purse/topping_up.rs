@@ -146,6 +146,15 @@ async fn a_wallet_tops_up_its_purse() {
         assert_eq!(*first.get_or_insert(id), id, "it is one purse");
         charged(&rig, rig.upstream.seen().len()).await;
     }
+    // What it will not pay for leaves it its purse, for requests that ask for less.
+    let mut dearer = ask();
+    dearer["max_tokens"] = 4000.into();
+    let dearer = rig.http.post(format!("{}/chat", rig.url)).json(&dearer).build().unwrap();
+    assert!(matches!(rich.request(dearer).await, Err(WalletError::TooExpensive { .. })));
+    let small = rig.http.post(format!("{}/chat", rig.url)).json(&ask()).build().unwrap();
+    let served = rich.request(small).await.unwrap();
+    assert_eq!((served.response.status().as_u16(), served.payment().is_some()), (200, false));
+    assert_eq!(served.capability.unwrap().balance, Some(Raw::new(left - hold_of(&ask()))));
     let poor = wallet(DEPOSIT - 1).request(request()).await;
     assert!(matches!(poor, Err(WalletError::TooExpensive { .. })));
     rig.end().await;
